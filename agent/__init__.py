@@ -1,0 +1,1 @@
+"""Decides: reads an observation, emits a plan, checks it, runs the rounds."""

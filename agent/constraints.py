@@ -1,0 +1,176 @@
+"""What a plan may not do. Pure: a plan and an observation in, violations out; nothing is repaired or renormalised."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from mosaic.types import ActionPlan, Mixture, Observation, Violation
+from training.mixture import check_mixture
+from training.pool import Pool
+
+LOW_RELIABILITY = ("unknown", "low")
+ACTED_UPON = 0.01
+
+
+def distance(a: Mapping[str, float], b: Mapping[str, float]) -> float:
+    """L1 distance of two weight vectors, 0-2; a missing name weighs 0."""
+    return math.fsum(abs(a.get(name, 0.0) - b.get(name, 0.0)) for name in sorted({*a, *b}))
+
+
+def bucket_weights(plan: ActionPlan, dataset: str, proportions: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """The weights a plan gives a data set's buckets: its own, or the pool's proportions where it names none."""
+    return dict(plan.bucket_weights.get(dataset) or proportions.get(dataset, {}))
+
+
+def cells(plan: ActionPlan, proportions: Mapping[str, Mapping[str, float]]) -> dict[tuple[str, str], float]:
+    """The plan as one distribution over (data set, bucket)."""
+    return {
+        (dataset, bucket): ratio * weight
+        for dataset, ratio in plan.ratios.items()
+        for bucket, weight in bucket_weights(plan, dataset, proportions).items()
+    }
+
+
+def plan_distance(a: ActionPlan, b: ActionPlan, proportions: Mapping[str, Mapping[str, float]]) -> float:
+    """L1 distance of two plans over all (data set, bucket) cells, 0-2."""
+    first, second = cells(a, proportions), cells(b, proportions)
+    return math.fsum(abs(first.get(c, 0.0) - second.get(c, 0.0)) for c in sorted({*first, *second}))
+
+
+def mixture_of(plan: ActionPlan, observation: Observation) -> Mixture:
+    """The mixture that would execute a plan in this round."""
+    return Mixture(
+        ratios=plan.ratios,
+        bucket_weights=plan.bucket_weights,
+        focus=plan.focus,
+        budget=observation.budget_per_round,
+        seed=observation.seed,
+        min_quality=observation.limits.min_quality,
+        max_repeat=observation.limits.max_repeat,
+    )
+
+
+def check_plan(plan: ActionPlan, observation: Observation, pool: Pool) -> list[Violation]:
+    """Every reason why a plan may not run now; an empty list lets it pass."""
+    violations = _names(plan, observation)
+    if violations:
+        return violations
+    violations += check_mixture(pool, mixture_of(plan, observation))
+    violations += _budget(observation)
+    violations += _stock(plan, observation)
+    violations += _steps(plan, observation)
+    violations += _reliability(plan, observation)
+    violations += _repeats(plan, observation)
+    violations += _floors(plan, observation)
+    return violations
+
+
+def _names(plan: ActionPlan, observation: Observation) -> list[Violation]:
+    known = sorted(observation.stock)
+    found = []
+    for field in ("ratios", "bucket_weights", "focus"):
+        for dataset in getattr(plan, field):
+            if dataset not in observation.stock:
+                found.append(Violation(path=f"{field}.{dataset}", rule="unknown_dataset", value=dataset, limit=known))
+    for dataset, weights in plan.bucket_weights.items():
+        buckets = sorted(observation.bucket_proportions.get(dataset, {}))
+        for bucket in weights:
+            if dataset in observation.stock and bucket not in buckets:
+                path = f"bucket_weights.{dataset}.{bucket}"
+                found.append(Violation(path=path, rule="unknown_bucket", value=bucket, limit=buckets))
+    names = [o.name for o in observation.objectives]
+    for objective in plan.expected:
+        if objective not in names:
+            path = f"expected.{objective}"
+            found.append(Violation(path=path, rule="unknown_objective", value=objective, limit=names))
+    return found
+
+
+def _budget(observation: Observation) -> list[Violation]:
+    if observation.budget_per_round <= observation.budget_left:
+        return []
+    hint = "the total budget is used up; stop here or raise budget.tokens_total"
+    limit, value = observation.budget_left, observation.budget_per_round
+    return [Violation(path="ratios", rule="budget", value=value, limit=limit, hint=hint)]
+
+
+def _stock(plan: ActionPlan, observation: Observation) -> list[Violation]:
+    found = []
+    for (dataset, bucket), share in cells(plan, observation.bucket_proportions).items():
+        stock = observation.stock[dataset].get(bucket)
+        available = (stock.tokens if stock else 0) * observation.limits.max_repeat
+        asked = math.floor(share * observation.budget_per_round)
+        if asked > available:
+            path = f"bucket_weights.{dataset}.{bucket}"
+            hint = f"the bucket holds {available} tokens of quality {observation.limits.min_quality} or better"
+            found.append(Violation(path=path, rule="stock", value=asked, limit=available, hint=hint))
+    return found
+
+
+def _steps(plan: ActionPlan, observation: Observation) -> list[Violation]:
+    limits, last = observation.limits, observation.last_plan
+    found = []
+    if limits.max_ratio_step is not None:
+        step = distance(plan.ratios, last.ratios)
+        if step > limits.max_ratio_step + 1e-9:
+            hint = "move the ratios less far from the last executed plan"
+            value, limit = round(step, 4), limits.max_ratio_step
+            found.append(Violation(path="ratios", rule="step", value=value, limit=limit, hint=hint))
+    if limits.max_bucket_step is not None:
+        for dataset in sorted(plan.ratios):
+            before = bucket_weights(last, dataset, observation.bucket_proportions)
+            after = bucket_weights(plan, dataset, observation.bucket_proportions)
+            step = distance(after, before)
+            if step > limits.max_bucket_step + 1e-9:
+                hint = "move the bucket weights less far from the last executed plan"
+                path, value = f"bucket_weights.{dataset}", round(step, 4)
+                found.append(Violation(path=path, rule="step", value=value, limit=limits.max_bucket_step, hint=hint))
+    return found
+
+
+def _reliability(plan: ActionPlan, observation: Observation) -> list[Violation]:
+    """A slice of unknown or low reliability may not be acted upon: its bucket's weight may not rise."""
+    found = []
+    for objective in observation.objectives:
+        for profile in observation.profile.of(objective.name):
+            if profile.reliability not in LOW_RELIABILITY:
+                continue
+            for dataset in objective.datasets:
+                after = bucket_weights(plan, dataset, observation.bucket_proportions).get(profile.slice, 0.0)
+                before = bucket_weights(observation.last_plan, dataset, observation.bucket_proportions)
+                limit = before.get(profile.slice, 0.0)
+                if after > limit + ACTED_UPON:
+                    path = f"bucket_weights.{dataset}.{profile.slice}"
+                    hint = f"slice {profile.slice} of {objective.name} has {profile.reliability} reliability: leave it"
+                    value, rounded = round(after, 4), round(limit, 4)
+                    found.append(Violation(path=path, rule="reliability", value=value, limit=rounded, hint=hint))
+    return found
+
+
+def _repeats(plan: ActionPlan, observation: Observation) -> list[Violation]:
+    found = []
+    for past in observation.history:
+        if past.plan is None or not past.dominated or plan.focus != past.plan.focus:
+            continue
+        step = plan_distance(plan, past.plan, observation.bucket_proportions)
+        if step < observation.limits.near_repeat:
+            hint = f"round {past.round} tried this and is dominated; move further away from it"
+            value, limit = round(step, 4), observation.limits.near_repeat
+            found.append(Violation(path="ratios", rule="near_repeat", value=value, limit=limit, hint=hint))
+    return found
+
+
+def _floors(plan: ActionPlan, observation: Observation) -> list[Violation]:
+    found = []
+    for objective in observation.objectives:
+        if objective.name not in observation.below_floor or not objective.datasets:
+            continue
+        before = math.fsum(observation.last_plan.ratios.get(d, 0.0) for d in objective.datasets)
+        after = math.fsum(plan.ratios.get(d, 0.0) for d in objective.datasets)
+        if after < before - 1e-9:
+            path = f"ratios.{objective.datasets[0]}"
+            hint = f"{objective.name} is below its floor {objective.floor}: the share of its data sets may not fall"
+            value, limit = round(after, 4), round(before, 4)
+            found.append(Violation(path=path, rule="floor", value=value, limit=limit, hint=hint))
+    return found

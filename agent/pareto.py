@@ -1,0 +1,81 @@
+"""Which rounds are worth keeping, and which one is the result. Pure arithmetic over selection scores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import moocore
+import numpy as np
+
+from mosaic.types import ObjectiveSpec, Round, Score
+
+REFERENCE = 1.0
+SPAN = 4.0
+LEAST_NOISE = 0.01
+
+
+def dominates(a: Sequence[float], b: Sequence[float], tolerance: Sequence[float]) -> bool:
+    """Whether `a` is nowhere worse than `b` and somewhere better by more than the tolerance.
+
+    A gain within the noise never costs a round its place. The relation is irreflexive and transitive, so that a
+    set of rounds always has members that nobody dominates.
+    """
+    return all(x >= y for x, y in zip(a, b, strict=True)) and any(
+        x > y + t for x, y, t in zip(a, b, tolerance, strict=True)
+    )
+
+
+def archive(rounds: Sequence[Round], objectives: Sequence[str], noise: Mapping[str, float]) -> list[int]:
+    """Numbers of the accepted rounds that no accepted round dominates, whatever the order they came in."""
+    tolerance = [noise.get(o, LEAST_NOISE) for o in objectives]
+    points = {r.round: p for r in rounds if r.accepted and (p := r.point(list(objectives))) is not None}
+    return [n for n, p in points.items() if not any(dominates(q, p, tolerance) for m, q in points.items() if m != n)]
+
+
+def hypervolume(points: Sequence[Sequence[float]]) -> float:
+    """Share of the box from 1 to 5 in every objective that the points dominate, 0-1 (moocore; maximised)."""
+    inside = np.array([p for p in points if all(math.isfinite(x) and x > REFERENCE for x in p)], dtype=float)
+    if len(inside) == 0:
+        return 0.0
+    dimensions = inside.shape[1]
+    reference = [REFERENCE] * dimensions
+    return float(moocore.hypervolume(inside, ref=reference, maximise=True)) / SPAN**dimensions
+
+
+def floors_broken(scores: Mapping[str, Mapping[str, Score]], objectives: Sequence[ObjectiveSpec]) -> list[str]:
+    """Objectives whose selection interval reaches below their floor; an unscored one with a floor is broken."""
+    broken = []
+    for objective in objectives:
+        low = scores[objective.name]["selection"].low
+        if objective.floor is not None and (low is None or low < objective.floor):
+            broken.append(objective.name)
+    return broken
+
+
+def verdict(round_: Round, objectives: Sequence[ObjectiveSpec]) -> tuple[bool, str]:
+    """Whether a round may enter the archive, and why: all objectives scored, floors held on the lower bound."""
+    unscored = [o.name for o in objectives if round_.scores[o.name]["selection"].mean is None]
+    if unscored:
+        return False, f"not scored: {', '.join(unscored)}"
+    broken = floors_broken(round_.scores, objectives)
+    if broken:
+        parts = [f"{o.name} {round_.scores[o.name]['selection'].low:.2f} < {o.floor}" for o in objectives if o.name in broken]
+        return False, f"below the floor on the lower bound: {', '.join(parts)}"
+    return True, "all floors held" if any(o.floor is not None for o in objectives) else "all objectives scored"
+
+
+def merit(point: Sequence[float], objectives: Sequence[ObjectiveSpec]) -> tuple[float, float]:
+    """How good a single point is: least total shortfall below targets first, then the volume it dominates alone."""
+    shortfall = sum(max(0.0, o.target - x) for o, x in zip(objectives, point, strict=True) if o.target is not None)
+    return -round(shortfall, 9), hypervolume([point])
+
+
+def choose(rounds: Sequence[Round], kept: Sequence[int], objectives: Sequence[ObjectiveSpec]) -> int | None:
+    """The archived round of greatest merit, the earliest of equals; None for an empty archive."""
+    names = [o.name for o in objectives]
+    candidates = [(r, p) for r in rounds if r.round in set(kept) and (p := r.point(names)) is not None]
+    if not candidates:
+        return None
+    best = max(candidates, key=lambda pair: (merit(pair[1], objectives), -pair[0].round))
+    return best[0].round

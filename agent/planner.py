@@ -1,0 +1,58 @@
+"""The seam of planning: a planner is a function of history, given as one observation and tools to look closer."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Protocol
+
+from pydantic import Field
+
+from mosaic.types import ActionPlan, Noun, Observation
+from tools.toolbox import Toolbox
+
+
+class Planner(Protocol):
+    """Proposes the next plan. `kind` names it in journal and report."""
+
+    kind: str
+
+    def propose(self, observation: Observation, toolbox: Toolbox) -> ActionPlan:
+        """The plan for `observation.round`. Raises BoundaryError where it cannot, UsageError where nothing is allowed."""
+        ...
+
+
+OnFailure = Literal["need", "static", "random", "profile", "stop"]
+
+
+class _PlannerConfig(Noun):
+    on_failure: OnFailure = "need"
+    max_repairs: int = Field(default=3, ge=0, le=10)
+
+
+class ProfilePlannerConfig(_PlannerConfig):
+    """Deterministic: reads the failure profile through the tools and learns from the rounds of this run."""
+
+    kind: Literal["profile"] = "profile"
+
+
+class StaticPlannerConfig(_PlannerConfig):
+    """The pools' own proportions, every round."""
+
+    kind: Literal["static"] = "static"
+
+
+class RandomPlannerConfig(_PlannerConfig):
+    """Draws around the pools' proportions in log-ratio space; `spread` is the standard deviation of a log-ratio."""
+
+    kind: Literal["random"] = "random"
+    spread: float = Field(default=1.0, gt=0, le=5)
+
+
+class NeedPlannerConfig(_PlannerConfig):
+    """Splits the budget in proportion to need = valid x (6 - score) x weight (methods 1b)."""
+
+    kind: Literal["need"] = "need"
+
+
+PlannerConfig = Annotated[
+    ProfilePlannerConfig | StaticPlannerConfig | RandomPlannerConfig | NeedPlannerConfig, Field(discriminator="kind")
+]

@@ -1,0 +1,1 @@
+"""Planners: implementations of the seam in `agent.planner`."""

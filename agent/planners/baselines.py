@@ -1,0 +1,74 @@
+"""Planners to be compared with: the pools' proportions, random draws around them, and need."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from agent.planners.space import plan_inside
+from mosaic.types import ActionPlan, Observation
+from tools.toolbox import Toolbox
+
+
+class StaticPlanner:
+    """The pools' own proportions, every round: what one gets by concatenating the data."""
+
+    kind = "static"
+
+    def propose(self, observation: Observation, toolbox: Toolbox) -> ActionPlan:
+        toolbox.conclude("the pools' own proportions")
+        proportions = observation.bucket_proportions
+        return ActionPlan(
+            rationale="The pools' own proportions.",
+            ratios=observation.proportions,
+            bucket_weights=proportions,
+            expected={o.name: 0.0 for o in observation.objectives},
+        )
+
+
+class RandomPlanner:
+    """Log-normal draws around the pools' proportions, each moved back inside the limits."""
+
+    kind = "random"
+
+    def __init__(self, spread: float = 1.0) -> None:
+        self.spread = spread
+
+    def propose(self, observation: Observation, toolbox: Toolbox) -> ActionPlan:
+        generator = np.random.default_rng([observation.seed, observation.round])
+
+        def draw(weights: Mapping[str, float]) -> dict[str, float]:
+            return {n: w * math.exp(self.spread * generator.standard_normal()) for n, w in sorted(weights.items())}
+
+        ratios = draw(observation.proportions)
+        buckets = {dataset: draw(weights) for dataset, weights in sorted(observation.bucket_proportions.items())}
+        toolbox.conclude(f"a draw around the pools' proportions with spread {self.spread} in log-ratios")
+        return plan_inside("A random draw around the pools' proportions.", ratios, buckets, observation)
+
+
+class NeedPlanner:
+    """Budget in proportion to need, in two levels: objective, then slice (methods 1b).
+
+    A slice's mean need is (6 - mean score) times its complexity, read from the slice's name.
+    """
+
+    kind = "need"
+
+    def propose(self, observation: Observation, toolbox: Toolbox) -> ActionPlan:
+        ratios: dict[str, float] = {dataset: 0.0 for dataset in observation.stock}
+        buckets: dict[str, dict[str, float]] = {}
+        for objective in observation.objectives:
+            need = {}
+            for profile in observation.profile.of(objective.name):
+                if profile.score.mean is not None:
+                    weight = int(profile.slice.rsplit("_", 1)[-1])
+                    need[profile.slice] = profile.score.n_scored * (6 - profile.score.mean) * weight
+            for dataset in objective.datasets:
+                share = {b: need[b] for b in observation.bucket_proportions[dataset] if b in need}
+                ratios[dataset] += math.fsum(share.values()) / len(objective.datasets)
+                if share:
+                    buckets[dataset] = share
+            toolbox.conclude(f"{objective.name}: need {math.fsum(need.values()):.0f}")
+        return plan_inside("Budget in proportion to need.", ratios, buckets, observation)

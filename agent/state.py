@@ -1,0 +1,134 @@
+"""What a run is, folded from its journal, and the settings its agent works under."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import Field
+
+from agent.pareto import archive, hypervolume
+from mosaic.journal import Journal
+from mosaic.types import ActionPlan, Calibration, Limits, Noun, ObjectiveSpec, Round, Score
+
+
+class StopConfig(Noun):
+    """When to stop before the planned rounds are used up.
+
+    `patience`: after so many rounds in a row whose gain lies within the noise. `at_targets`: as soon as an archived
+    round reaches every target.
+    """
+
+    patience: int | None = Field(default=None, ge=1)
+    at_targets: bool = False
+
+
+class CalibrationConfig(Noun):
+    """How often the static mixture is trained before round 1; the spread of its scores is the noise."""
+
+    repeats: int = Field(default=3, ge=1, le=20)
+
+
+class Settings(Noun):
+    """What the agent may do, and what for."""
+
+    rounds: int = Field(ge=1)
+    seed: int
+    objectives: list[ObjectiveSpec]
+    limits: Limits
+    tokens_per_round: int
+    calibration: CalibrationConfig
+    stop: StopConfig
+    max_repairs: int
+
+    @property
+    def names(self) -> list[str]:
+        return [o.name for o in self.objectives]
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Scores on the audit suites: of the base and, where a round was chosen, of that round."""
+
+    chosen: int | None
+    stop: str
+    base: dict[str, Score]
+    scores: dict[str, Score]
+
+
+@dataclass(frozen=True)
+class RunState:
+    """All that has happened. `files` is round -> objective -> role -> digests of responses, judgments, scores."""
+
+    rounds: list[Round]
+    calibration: Calibration | None
+    audit: Audit | None
+    files: dict[int, dict[str, Any]] = field(default_factory=dict)
+    calibration_files: dict[str, Any] | None = None
+    objectives: tuple[str, ...] = ()
+
+    @property
+    def latest_files(self) -> dict[str, Any] | None:
+        """What the model executed last left: the last planned round's, the first calibration repeat's, the base's."""
+        if not self.rounds:
+            return None
+        if self.rounds[-1].plan is None and self.calibration_files:
+            return self.calibration_files
+        return self.files[self.rounds[-1].round]
+
+    @property
+    def last_plan(self) -> ActionPlan | None:
+        """The plan executed last: of the last round, or the calibration's."""
+        plans = [r.plan for r in self.rounds if r.plan]
+        return plans[-1] if plans else self.calibration.mixture if self.calibration else None
+
+    @property
+    def noise(self) -> dict[str, float]:
+        return self.calibration.noise if self.calibration else {}
+
+    @property
+    def archive(self) -> list[int]:
+        return archive(self.rounds, self.objectives, self.noise)
+
+    @property
+    def hypervolumes(self) -> list[float]:
+        """Hypervolume of all accepted rounds after each round."""
+        values = []
+        for end in range(1, len(self.rounds) + 1):
+            points = [r.point(list(self.objectives)) for r in self.rounds[:end] if r.accepted]
+            values.append(hypervolume([p for p in points if p is not None]))
+        return values
+
+
+def fold(journal: Journal, objectives: list[str]) -> RunState:
+    """Read a run from its journal: only finished steps count."""
+    rounds, files = [], {}
+    for step in journal.steps("record"):
+        if step.state == "done" and step.result:
+            rounds.append(Round.model_validate(step.result["round"]))
+            files[rounds[-1].round] = step.result["files"]
+    calibration = next((s.result for s in journal.steps("calibration") if s.state == "done"), None)
+    audit = next((s.result for s in journal.steps("audit") if s.state == "done"), None)
+    measured = Calibration.model_validate(calibration["calibration"]) if calibration else None
+    rounds = mark_dominated(rounds, objectives, measured.noise if measured else {})
+    return RunState(
+        rounds=rounds,
+        calibration=measured,
+        calibration_files=calibration["files"] if calibration else None,
+        audit=None
+        if audit is None
+        else Audit(
+            chosen=audit["chosen"],
+            stop=audit["stop"],
+            base={o: Score.model_validate(s) for o, s in audit["base"].items()},
+            scores={o: Score.model_validate(s) for o, s in audit["scores"].items()},
+        ),
+        files=files,
+        objectives=tuple(objectives),
+    )
+
+
+def mark_dominated(rounds: list[Round], objectives: list[str], noise: dict[str, float]) -> list[Round]:
+    """The same rounds, each saying whether it is out of the archive now."""
+    kept = set(archive(rounds, objectives, noise))
+    return [r.model_copy(update={"dominated": r.round not in kept}) for r in rounds]

@@ -1,0 +1,1 @@
+"""Measures: a model becomes judgments, judgments become labels, labels become scores and profiles."""

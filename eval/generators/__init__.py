@@ -1,0 +1,1 @@
+"""Generators: implementations of the seam in `eval.generator`."""

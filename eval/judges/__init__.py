@@ -1,0 +1,1 @@
+"""Judges: implementations of the seam in `eval.judge`."""

@@ -1,0 +1,94 @@
+"""Suites: prompts with their prompt-side labels, in three disjoint roles, and the check of their own references."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from eval.judge import Judge
+from eval.judges.verifier import check_rules
+from eval.objective import Malformed, Objective
+from eval.run import judge_and_score
+from mosaic.errors import UsageError
+from mosaic.types import Prompt, Response, digest_of
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Prompts of one objective in one role, in file order."""
+
+    objective: str
+    role: str
+    prompts: list[Prompt]
+    digest: str
+
+
+def load_suite(folder: Path, objective: Objective, role: str) -> Suite:
+    """Read `<folder>/<role>.jsonl`. Every fault is a UsageError with file:line.
+
+    The stored slice, weight and validity must be what the objective's prompt-side rules say, so that slice means are
+    comparable between rounds and with pool buckets.
+    """
+    path = folder / f"{role}.jsonl"
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}; a suite folder holds steering, selection and audit.jsonl") from None
+    prompts: list[Prompt] = []
+    seen: dict[str, int] = {}
+    for number, line in enumerate(lines, start=1):
+        where = f"{path}:{number}"
+        try:
+            prompt = Prompt.model_validate_json(line.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{where}: not UTF-8 at byte {error.start}") from None
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            field = ".".join(map(str, first["loc"])) or "(line)"
+            raise UsageError(f"{where}: {field}: {first['msg']}") from None
+        if prompt.id in seen:
+            raise UsageError(f"{where}: the id {prompt.id!r} stands on line {seen[prompt.id]} already")
+        seen[prompt.id] = number
+        if objective.evidence == "answers":
+            _check_labels(prompt, objective, where)
+        prompts.append(prompt)
+    if not prompts:
+        raise UsageError(f"{path}: no prompt in it")
+    return Suite(objective.name, role, prompts, digest_of([p.json_data() for p in prompts]))
+
+
+def _check_labels(prompt: Prompt, objective: Objective, where: str) -> None:
+    try:
+        slice_, weight, valid = objective.prompt_side(prompt.prompt_items, len(prompt.turns), prompt.constraints)
+        check_rules(prompt)
+    except Malformed as error:
+        raise UsageError(f"{where}: {error}") from None
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None
+    stored, derived = (prompt.slice, prompt.weight, prompt.valid), (slice_, weight, valid)
+    if stored != derived:
+        raise UsageError(f"{where}: (slice, weight, valid) is {stored}, but the prompt's own items give {derived}")
+
+
+def check_references(suite: Suite, objective: Objective, judge: Judge) -> None:
+    """Known-good answers must score 5 and known-bad ones less. UsageError naming the prompts that do not."""
+    for kind in ("good", "bad"):
+        prompts = [p for p in suite.prompts if getattr(p, kind)]
+        answers = [
+            Response(id=p.id, answers=a, finish_reasons=["stop"] * len(a), n_tokens=0)
+            for p in prompts
+            if (a := getattr(p, kind))
+        ]
+        part = Suite(suite.objective, suite.role, prompts, suite.digest)
+        _, scored = judge_and_score(objective, part, answers, judge)
+        for prompt, one in zip(prompts, scored, strict=True):
+            right = one.score == 5 if kind == "good" else one.score is not None and one.score < 5
+            if not right:
+                got = one.reason if one.score is None else f"score {one.score:g}"
+                wanted = "score 5" if kind == "good" else "a score below 5"
+                raise UsageError(
+                    f"suite {suite.objective} {suite.role}, prompt {prompt.id}: its {kind} reference answer gives {got}, "
+                    f"not {wanted}; mend the rules or the reference"
+                )

@@ -1,0 +1,19 @@
+"""`python -m mosaic`: the command line. Quick to answer, since nothing heavy is imported before a command needs it."""
+
+import os
+
+# Two OpenMP threads waiting for each other make work on small models many times slower (docs/architecture.md).
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("LANGGRAPH_STRICT_MSGPACK", "true")
+
+
+def main() -> None:
+    """Entry point of the `mosaic` script."""
+    from mosaic.app.cli import run
+
+    run()
+
+
+if __name__ == "__main__":
+    main()

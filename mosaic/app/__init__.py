@@ -1,0 +1,1 @@
+"""The application: config, wiring, views and the command line."""

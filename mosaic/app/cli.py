@@ -1,0 +1,350 @@
+"""The command line. Results go to stdout, logs and progress to stderr; exit codes are those of `mosaic.errors`.
+
+Commands import what they need when they run, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mosaic.errors import MosaicError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+lab_app = typer.Typer(no_args_is_help=True, help="The built-in laboratory: a small base model, pools and suites.")
+pool_app = typer.Typer(no_args_is_help=True, help="Pools: build them from files of chats, count what they hold.")
+app.add_typer(lab_app, name="lab")
+app.add_typer(pool_app, name="pool")
+
+Run = Annotated[str, typer.Argument(help="A run: a path, a name under runs/, or `last`.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+RoundOption = Annotated[int | None, typer.Option("--round", help="Only this round.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a config value: a.b=c.")]
+
+
+def run() -> None:
+    """Run the command line; expected failures print one message and leave with their exit code."""
+    try:
+        app(standalone_mode=True)
+    except MosaicError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted; nothing that was finished is lost", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+
+
+def say(text: str) -> None:
+    """A line for the person, on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def emit(value: Any) -> None:
+    """A JSON result on stdout."""
+    print(json.dumps(value, indent=2, allow_nan=False))
+
+
+@app.command()
+def init(force: Annotated[bool, typer.Option(help="Overwrite an existing file.")] = False) -> None:
+    """Write a commented config, mosaic.yaml, into the current folder."""
+    from mosaic.app.config import write_template
+
+    path = write_template(Path("mosaic.yaml"), force)
+    print(path)
+    say(f"edit it, then: python -m mosaic validate {path}")
+
+
+@lab_app.command("build")
+def lab_build(
+    out: Annotated[Path, typer.Option(help="Folder for the laboratory.")] = Path("lab"),
+    seed: Annotated[int, typer.Option(help="Another seed makes another laboratory.")] = 0,
+) -> None:
+    """Make the laboratory from nothing: pre-train the base model, generate pools and suites."""
+    from mosaic.lab.build import build
+
+    manifest = build(out, seed, progress=say)
+    emit(manifest)
+    say(f"run it with: python -m mosaic run {out / 'config.yaml'}")
+
+
+@app.command()
+def validate(
+    config: Annotated[str, typer.Argument(help="A config file, or `lab`.")],
+    full: Annotated[bool, typer.Option("--full", help="Also two training steps and eight prompts.")] = False,
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Check a config before it costs anything: pool, suites, judges, adapter recipe, dry mixture, estimates."""
+    from mosaic.app.config import load_config
+    from mosaic.app.validation import validate as check
+
+    findings = check(load_config(config, overrides or []), full, say)
+    emit(findings) if as_json else _table("checks", ["check", "result"], [[f["check"], f["result"]] for f in findings])
+    say(f"next: python -m mosaic run {config}")
+
+
+@app.command("run")
+def run_command(
+    config: Annotated[str, typer.Argument(help="A config file, or `lab`.")],
+    run_dir: Annotated[Path | None, typer.Option(help="Where the run lives; default runs/<name>-<n>.")] = None,
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Run the loop: measure, plan, curate, train, measure again, round by round, and audit at the end."""
+    from mosaic.app import runs
+    from mosaic.app.loop import execute
+
+    folder, resolved, new = runs.start(config, overrides or [], run_dir)
+    execute(folder, resolved, new, say)
+    _finish(folder, as_json)
+
+
+@app.command()
+def resume(run: Run, as_json: Json = False) -> None:
+    """Continue a run where its journal ends."""
+    from mosaic.app import runs
+    from mosaic.app.loop import execute
+
+    folder = runs.find_run(run)
+    execute(folder, runs.run_config(folder), False, say)
+    _finish(folder, as_json)
+
+
+def _finish(folder: Path, as_json: bool) -> None:
+    from mosaic.app.views import report_data, report_text
+
+    data = report_data(folder)
+    emit(data) if as_json else print(report_text(data))
+    say(f"wrote {folder}; read more: python -m mosaic report {folder} --html report.html")
+
+
+@app.command()
+def plan(run: Run) -> None:
+    """Propose and check the next plan of a run; execute and record nothing."""
+    from mosaic.app import runs
+    from mosaic.app.loop import propose
+
+    folder = runs.find_run(run)
+    emit(propose(folder, runs.run_config(folder)))
+    say(f"to execute plans: python -m mosaic resume {folder}")
+
+
+@app.command()
+def status(run: Run, as_json: Json = False) -> None:
+    """Where a run stands."""
+    from mosaic.app.runs import find_run
+    from mosaic.app.views import status_data
+
+    folder = find_run(run)
+    data = status_data(folder)
+    emit(data) if as_json else _table(str(folder), ["", ""], [[k, str(v)] for k, v in data.items()])
+    if data["state"] != "finished":
+        say(f"continue: python -m mosaic resume {folder}")
+
+
+@app.command()
+def report(
+    run: Run,
+    as_json: Json = False,
+    html: Annotated[Path | None, typer.Option("--html", help="Also write one self-contained page.")] = None,
+) -> None:
+    """Scores, plans, forecasts and budget of a run."""
+    from mosaic.app.runs import find_run
+    from mosaic.app.views import report_data, report_text
+
+    folder = find_run(run)
+    data = report_data(folder)
+    emit(data) if as_json else print(report_text(data))
+    if html:
+        from mosaic.app.report import write_html
+
+        write_html(folder, data, html)
+        say(f"wrote {html}")
+
+
+@app.command()
+def profile(run: Run, round_: RoundOption = None, as_json: Json = False) -> None:
+    """The failure profile of a round, worst slices first."""
+    from mosaic.app.runs import find_run
+    from mosaic.app.views import profile_data
+
+    data = profile_data(find_run(run), round_)
+    if as_json:
+        emit(data)
+        return
+    rows = [
+        [s["objective"], s["slice"], _number(s["score"]["mean"]), _interval(s["score"]), _number(s["failure_rate"]),
+         s["reliability"], _number(s["change"]) + ("*" if s["significant"] else "")]
+        for s in data["slices"]
+    ]  # fmt: skip
+    header = ["objective", "slice", "mean", "95 %", "failed", "reliability", "change"]
+    _table(f"round {data['round']}", header, rows)
+
+
+@app.command()
+def trace(run: Run, round_: RoundOption = None, as_json: Json = False) -> None:
+    """What was seen, asked, concluded, planned, checked, decided and measured."""
+    from mosaic.app.runs import find_run
+    from mosaic.app.views import trace_data, trace_text
+
+    data = trace_data(find_run(run), round_)
+    emit(data) if as_json else print(trace_text(data))
+
+
+@app.command()
+def export(
+    run: Run,
+    out: Annotated[Path, typer.Option("--out", help="A new folder.")],
+    round_: RoundOption = None,
+) -> None:
+    """Copy out a round's adapter, training set, plan and cards; the chosen round unless one is named."""
+    from mosaic.app.export import export_round
+    from mosaic.app.runs import find_run
+
+    for path in export_round(find_run(run), round_, out):
+        print(path)
+    say("load it: peft.PeftModel.from_pretrained(base, '" + str(out / "adapter") + "')")
+
+
+@pool_app.command("build")
+def pool_build(
+    sources: Annotated[list[Path], typer.Argument(help="JSONL or Parquet files of pool rows.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the pool.")],
+    model: Annotated[Path | None, typer.Option("--model", help="Base model folder, to count tokens.")] = None,
+    max_length: Annotated[int, typer.Option(help="Longer chats become windows of turns.")] = 4096,
+    trust_token_counts: Annotated[bool, typer.Option(help="Take n_tokens as given.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make a pool from files of chats."""
+    from training.pool import build_pool
+
+    pool = build_pool(sources, out, model=model, max_length=max_length, trust_token_counts=trust_token_counts)
+    _pool_stats(pool.stats(), as_json)
+    say(f"wrote {out}; name it as `pool` in a config, then: python -m mosaic validate CONFIG")
+
+
+@pool_app.command("stats")
+def pool_stats(pool: Path, as_json: Json = False) -> None:
+    """Rows and tokens by data set and bucket."""
+    from training.pool import Pool
+
+    _pool_stats(Pool.open(pool).stats(), as_json)
+
+
+def _pool_stats(stats: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        emit(stats)
+        return
+    rows = [
+        [dataset, bucket, f"{cell['rows']:,}", f"{cell['tokens']:,}"]
+        for dataset, entry in stats["datasets"].items()
+        for bucket, cell in entry["buckets"].items()
+    ]
+    _table("pool", ["data set", "bucket", "rows", "tokens"], rows)
+
+
+@app.command()
+def curate(
+    plan: Annotated[Path, typer.Argument(help="A plan, JSON.")],
+    pool: Annotated[Path, typer.Option("--pool")],
+    budget: Annotated[int, typer.Option("--budget", help="Tokens.")],
+    out: Annotated[Path, typer.Option("--out", help="Parquet file of the training set.")],
+    seed: Annotated[int, typer.Option("--seed")] = 1,
+    min_quality: Annotated[int, typer.Option("--min-quality")] = 4,
+    max_repeat: Annotated[int, typer.Option("--max-repeat")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Build the training set that a plan asks for; say what was asked and what was delivered."""
+    from mosaic.app.files import read_plan
+    from mosaic.types import Mixture
+    from training.mixture import curate as select
+    from training.mixture import write_training_set
+    from training.pool import Pool
+
+    wanted = read_plan(plan)
+    opened = Pool.open(pool)
+    mixture = Mixture(
+        ratios=wanted.ratios,
+        bucket_weights=wanted.bucket_weights,
+        focus=wanted.focus,
+        budget=budget,
+        seed=seed,
+        min_quality=min_quality,
+        max_repeat=max_repeat,
+    )
+    curated = select(opened, mixture)
+    write_training_set(opened, curated, out)
+    if as_json:
+        emit(curated.report.json_data())
+    else:
+        rows = [
+            [dataset, bucket, f"{b.requested:,}", f"{b.selected:,}", f"{b.short:,}", str(b.rows), str(b.focus_rows)]
+            for dataset, entry in curated.report.datasets.items()
+            for bucket, b in entry.buckets.items()
+        ]
+        total = curated.report.total
+        rows.append(["total", "", f"{total.requested:,}", f"{total.selected:,}", f"{total.short:,}", str(total.rows),
+                     str(total.focus_rows)])  # fmt: skip
+        _table("tokens", ["data set", "bucket", "requested", "selected", "short", "rows", "focus rows"], rows)
+    say(f"wrote {out}")
+
+
+@app.command()
+def score(
+    objective: Annotated[str, typer.Argument(help="safety, over_refusal or instruction_following.")],
+    items: Annotated[Path, typer.Argument(help="JSONL of stored L3 items.")],
+) -> None:
+    """Stored L3 items to L2, L1, slice, weight and need, a JSON line each; no judge is asked."""
+    from mosaic.app.files import score_lines
+
+    for line in score_lines(objective, items):
+        print(json.dumps(line))
+
+
+@app.command()
+def schema(name: Annotated[str, typer.Argument(help="A file shape; leave it out for the names.")] = "") -> None:
+    """The JSON Schema of a file shape."""
+    from mosaic.app.files import schema_of, schema_names
+
+    if name:
+        emit(schema_of(name))
+    else:
+        print("\n".join(schema_names()))
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Versions, threads, memory, disk, and whether the six packages are this checkout's."""
+    from mosaic.app.doctor import examine
+
+    findings = examine()
+    emit(findings) if as_json else _table("doctor", ["check", "found", "verdict"], [list(f.values()) for f in findings])
+    if any(f["verdict"].startswith("broken") for f in findings):
+        raise typer.Exit(1)
+
+
+def _table(title: str, header: list[str], rows: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for column in header:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _interval(score: dict[str, Any]) -> str:
+    return f"{_number(score['low'])} to {_number(score['high'])}"

@@ -1,0 +1,226 @@
+"""RunConfig: all settings of a run as data, composed of each folder's own config; load, override, digest.
+
+Paths in a config file count from the file's folder. A run keeps its resolved config and can be started again from
+its own folder. YAML is read with the safe loader; unknown keys, wrong types and NaN are refused with the field path.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from agent.approval import AutoApprovalConfig
+from agent.planner import PlannerConfig, ProfilePlannerConfig
+from agent.state import CalibrationConfig, Settings, StopConfig
+from eval.generator import TransformersGeneratorConfig
+from eval.judge import VerifierJudgeConfig
+from mosaic.errors import UsageError
+from mosaic.types import Limits, Noun, ObjectiveSpec
+from tools.executor import ExecutorConfig, InlineExecutorConfig
+from training.trainer import SftConfig
+
+BUNDLED = Path(__file__).parent.parent / "lab" / "data"
+PATHS = ("base_model", "pool")
+
+
+class ObjectiveConfig(Noun):
+    """One objective: its suites' folder, the data sets that serve it, optional floor and target (1-5)."""
+
+    suite: str
+    datasets: list[str] = []
+    floor: float | None = Field(default=None, ge=1, le=5)
+    target: float | None = Field(default=None, ge=1, le=5)
+
+
+class BudgetConfig(Noun):
+    """Training tokens. `tokens_total` covers calibration and rounds; left out, it is just enough for both."""
+
+    tokens_per_round: int = Field(ge=1)
+    tokens_total: int | None = Field(default=None, ge=1)
+
+
+class RunConfig(Noun):
+    """Everything a run depends on."""
+
+    name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
+    seed: int = 1
+    rounds: int = Field(default=5, ge=1, le=1000)
+    base_model: str
+    pool: str
+    objectives: dict[str, ObjectiveConfig] = Field(min_length=1)
+    budget: BudgetConfig
+    limits: Limits = Limits()
+    planner: PlannerConfig = ProfilePlannerConfig()
+    approval: AutoApprovalConfig = AutoApprovalConfig()
+    calibration: CalibrationConfig = CalibrationConfig()
+    stop: StopConfig = StopConfig()
+    training: SftConfig = SftConfig()
+    generator: Annotated[TransformersGeneratorConfig, Field()] = TransformersGeneratorConfig()
+    judge: VerifierJudgeConfig = VerifierJudgeConfig()
+    executor: ExecutorConfig = InlineExecutorConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RunConfig:
+        seen: dict[str, str] = {}
+        for name, objective in self.objectives.items():
+            for dataset in objective.datasets:
+                if dataset in seen:
+                    raise ValueError(
+                        f"objectives.{name}.datasets: {dataset!r} serves {seen[dataset]} already; "
+                        "a data set belongs to one objective"
+                    )
+                seen[dataset] = name
+            if objective.floor is not None and objective.target is not None and objective.floor > objective.target:
+                raise ValueError(f"objectives.{name}: floor {objective.floor} is above target {objective.target}")
+        if not seen:
+            raise ValueError("objectives: no objective has a data set, so there is nothing to train on")
+        need = self.budget.tokens_per_round * self.training.epochs
+        if self.budget.tokens_total is not None and self.budget.tokens_total < need:
+            raise ValueError(
+                f"budget.tokens_total: {self.budget.tokens_total} cannot pay one round of {need} tokens "
+                "(budget.tokens_per_round x training.epochs)"
+            )
+        return self
+
+    @property
+    def tokens_per_round(self) -> int:
+        """What one round may cost: tokens selected, times epochs."""
+        return self.budget.tokens_per_round * self.training.epochs
+
+    @property
+    def tokens_total(self) -> int:
+        return self.budget.tokens_total or self.tokens_per_round * (self.rounds + self.calibration.repeats)
+
+    def settings(self) -> Settings:
+        """What of this the agent works under."""
+        return Settings(
+            rounds=self.rounds,
+            seed=self.seed,
+            objectives=[
+                ObjectiveSpec(name=name, datasets=o.datasets, floor=o.floor, target=o.target)
+                for name, o in self.objectives.items()
+            ],
+            limits=self.limits,
+            tokens_per_round=self.budget.tokens_per_round,
+            calibration=self.calibration,
+            stop=self.stop,
+            max_repairs=self.planner.max_repairs,
+        )
+
+
+def load_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a config: a YAML or JSON file, or the name of a bundled one (`lab`). `overrides` are `a.b=value` (YAML values)."""
+    path = Path(source)
+    if not path.is_file():
+        bundled = BUNDLED / "config.yaml"
+        if source != "lab":
+            raise UsageError(f"{source}: no such config file; `lab` is bundled, `python -m mosaic init` writes one")
+        path = bundled
+    data = _read(path)
+    for override in overrides:
+        _override(data, override)
+    return parse_config(_resolved(data, path.parent.resolve()), str(path))
+
+
+def parse_config(data: dict[str, Any], where: str) -> RunConfig:
+    """Validate plain data; a UsageError names each bad field."""
+    try:
+        return RunConfig.model_validate(data)
+    except ValidationError as error:
+        raise UsageError(f"{where}:\n" + explain(error)) from None
+
+
+def explain(error: ValidationError) -> str:
+    """A line per problem: field path, what is wrong, the value."""
+    lines = []
+    for problem in error.errors(include_url=False):
+        field = ".".join(str(part) for part in problem["loc"]) or "(whole)"
+        value = problem.get("input")
+        shown = "" if isinstance(value, dict | list) else f" (value: {str(value)[:80]!r})"
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            message = "unknown key; see `python -m mosaic schema config` for what is allowed"
+        lines.append(f"  {field}: {message}{shown}")
+    return "\n".join(lines)
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """Field-level difference of two plain values: `path: old -> new`."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        lines = []
+        for key in sorted({*old, *new}):
+            lines += differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+        return lines
+    return [] if old == new else [f"{path}: {json.dumps(old)} -> {json.dumps(new)}"]
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """The safe loader, refusing a mapping that names a key twice."""
+
+
+def _mapping(loader: _UniqueKeys, node: yaml.MappingNode) -> dict[Any, Any]:
+    keys = [loader.construct_object(key) for key, _ in node.value]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise UsageError(f"line {node.start_mark.line + 1}: the key {key!r} stands twice in one mapping")
+    return loader.construct_mapping(node, deep=True)
+
+
+_UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = _UniqueKeys(path.read_text(encoding="utf-8")).get_single_data()
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path}: not valid YAML: {error}") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not UTF-8 at byte {error.start}") from None
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from None
+    if not isinstance(data, dict):
+        raise UsageError(f"{path}: a config is a mapping of keys, this is {type(data).__name__}")
+    return data
+
+
+def _override(data: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise UsageError(f"--set {override}: write it as a.b=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"--set {override}: not a YAML value: {error}") from None
+    keys = path.split(".")
+    for key in keys[:-1]:
+        inner = data.setdefault(key, {})
+        if not isinstance(inner, dict):
+            raise UsageError(f"--set {override}: {key} is a value, not a group of settings")
+        data = inner
+    if keys[-1] == "kind" and isinstance(value, str) and data.get("kind") not in (None, value):
+        data.clear()
+    data[keys[-1]] = value
+
+
+def _resolved(data: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The same data with absolute paths."""
+    for key in PATHS:
+        if isinstance(data.get(key), str):
+            data[key] = str((folder / Path(data[key]).expanduser()).resolve())
+    for objective in (data.get("objectives") or {}).values() if isinstance(data.get("objectives"), dict) else ():
+        if isinstance(objective, dict) and isinstance(objective.get("suite"), str):
+            objective["suite"] = str((folder / Path(objective["suite"]).expanduser()).resolve())
+    return data
+
+
+def write_template(path: Path, force: bool) -> Path:
+    """Write the commented config. UsageError where the file exists and `force` is off."""
+    if path.exists() and not force:
+        raise UsageError(f"{path} exists; edit it, or overwrite it with --force")
+    path.write_text((Path(__file__).parent / "template.yaml").read_text())
+    return path

@@ -1,0 +1,104 @@
+"""The file shapes that people and scripts exchange with MOSAIC: reading them strictly, and their JSON Schemas."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from mosaic.app.config import RunConfig, explain
+from mosaic.errors import UsageError
+from mosaic.types import ActionPlan, CurationReport, Example, Observation, Prompt, Scored
+
+MAX_BYTES = 256 * 1024
+MAX_DEPTH = 16
+
+SCHEMAS: dict[str, type[BaseModel]] = {
+    "config": RunConfig,
+    "plan": ActionPlan,
+    "pool-row": Example,
+    "prompt": Prompt,
+    "scored": Scored,
+    "curation": CurationReport,
+    "observation": Observation,
+}
+
+
+def schema_names() -> list[str]:
+    return list(SCHEMAS)
+
+
+def schema_of(name: str) -> dict[str, Any]:
+    """JSON Schema of a file shape. UsageError with the names there are."""
+    if name not in SCHEMAS:
+        raise UsageError(f"no schema {name!r}; there are {', '.join(SCHEMAS)}")
+    return SCHEMAS[name].model_json_schema()
+
+
+def strict_json(text: str, where: str) -> Any:
+    """JSON without duplicate keys, NaN, excessive size or depth; UsageError naming `where`."""
+    if len(text.encode("utf-8", errors="surrogatepass")) > MAX_BYTES:
+        raise UsageError(f"{where}: longer than {MAX_BYTES:,} bytes")
+    depth = deepest = 0
+    for character in text:
+        if character in "[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif character in "]}":
+            depth -= 1
+    if deepest > MAX_DEPTH:
+        raise UsageError(f"{where}: nested deeper than {MAX_DEPTH} levels")
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        seen: dict[str, Any] = {}
+        for key, value in items:
+            if key in seen:
+                raise UsageError(f"{where}: the key {key!r} stands twice in one object")
+            seen[key] = value
+        return seen
+
+    def constant(name: str) -> Any:
+        raise UsageError(f"{where}: {name} is not a number here")
+
+    try:
+        return json.loads(text, object_pairs_hook=pairs, parse_constant=constant)
+    except ValueError as error:
+        raise UsageError(f"{where}: not valid JSON: {error}") from None
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 text file; UsageError where it is missing or not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not UTF-8 at byte {error.start}") from None
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+
+
+def read_plan(path: Path) -> ActionPlan:
+    """A plan file, every field checked; unknown names are left to the pool's own check."""
+    data = strict_json(read_text(path), str(path))
+    try:
+        return ActionPlan.model_validate(data, strict=True)
+    except ValidationError as error:
+        raise UsageError(f"{path}:\n" + explain(error)) from None
+
+
+def score_lines(objective: str, path: Path) -> Iterator[dict[str, Any]]:
+    """Re-aggregate stored L3 items. A broken line is a UsageError with file:line; a malformed item is `unscored`."""
+    from mosaic.app.wiring import open_objective
+
+    rules = open_objective(objective)
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        if not line.strip():
+            continue
+        data = strict_json(line, f"{path}:{number}")
+        if not isinstance(data, dict) or not isinstance(data.get("id"), str):
+            raise UsageError(f"{path}:{number}: a line is an object with an `id` text")
+        scored = rules.score(data).json_data()
+        keep = ("id", "status", "reason", "valid", "slice", "weight", "label", "score", "need")
+        yield {name: scored[name] for name in keep if not (name == "reason" and scored[name] is None)}

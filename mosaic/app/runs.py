@@ -1,0 +1,91 @@
+"""Run directories: finding them, starting and resuming the loop in them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from mosaic.app.config import RunConfig, differences, load_config, parse_config
+from mosaic.errors import BudgetError, UsageError
+from mosaic.journal import FILE, Journal
+
+RUNS = Path("runs")
+CONFIG = "config.json"
+
+
+def find_run(name: str) -> Path:
+    """A run directory by path, by name under `runs/`, or `last`: the one made last."""
+    if name == "last":
+        found = [p.parent for p in RUNS.glob(f"*/{FILE}")]
+        if not found:
+            raise UsageError(f"no run under {RUNS}/ yet; `python -m mosaic run lab` makes one")
+        return max(found, key=lambda p: (p / CONFIG).stat().st_mtime_ns)
+    for candidate in (Path(name), RUNS / name):
+        if (candidate / FILE).is_file():
+            return candidate
+    raise UsageError(f"{name}: no run directory (neither {name} nor {RUNS / name} holds a {FILE})")
+
+
+def new_run(config: RunConfig) -> Path:
+    """The first free `runs/<name>-<n>`."""
+    number = 1
+    while (RUNS / f"{config.name}-{number}").exists():
+        number += 1
+    return RUNS / f"{config.name}-{number}"
+
+
+def run_config(folder: Path) -> RunConfig:
+    """The resolved config a run was started with."""
+    journal = Journal.open(folder)
+    try:
+        return parse_config(journal.config["run"], str(folder / FILE))
+    finally:
+        journal.close()
+
+
+def start(source: str, overrides: Sequence[str], run_dir: Path | None) -> tuple[Path, RunConfig, bool]:
+    """Prepare a run: (folder, config, whether it is new). An existing folder must have been made with the same config."""
+    config = load_config(source, overrides)
+    folder = run_dir or new_run(config)
+    if (folder / FILE).is_file():
+        old = run_config(folder)
+        changed = differences(old.json_data(), config.json_data())
+        if changed:
+            lines = "\n".join(f"  {line}" for line in changed)
+            raise UsageError(
+                f"{folder} is a run with another config:\n{lines}\n"
+                f"resume it as it is with `python -m mosaic resume {folder}`, or give another --run-dir"
+            )
+        return folder, config, False
+    if folder.exists() and any(folder.iterdir()):
+        raise UsageError(f"{folder} is not empty and no run directory; give another --run-dir")
+    return folder, config, True
+
+
+def create(folder: Path, config: RunConfig, digests: dict[str, object]) -> None:
+    """Make the run directory with its journal. `digests` identify pool, base and suites."""
+    settings = config.settings()
+    need = config.tokens_per_round * (settings.calibration.repeats + 1)
+    if config.tokens_total < need:
+        raise BudgetError(
+            f"budget.tokens_total: {config.tokens_total:,} tokens cannot pay calibration and the first planned round, "
+            f"which take {need:,} ({settings.calibration.repeats} repeats + 1 round of {config.tokens_per_round:,})"
+        )
+    Journal.create(folder, folder.name, {"run": config.json_data(), "inputs": digests}, config.tokens_total).close()
+    text = json.dumps(config.json_data(), indent=2) + "\n"
+    temporary = folder / f".{CONFIG}"
+    temporary.write_text(text)
+    os.replace(temporary, folder / CONFIG)
+
+
+def same_inputs(folder: Path, digests: dict[str, object]) -> None:
+    """UsageError with the field-level difference where pool, base or suites changed since the run began."""
+    journal = Journal.open(folder)
+    old = journal.config["inputs"]
+    journal.close()
+    changed = differences(old, digests)
+    if changed:
+        lines = "\n".join(f"  {line}" for line in changed)
+        raise UsageError(f"the inputs of {folder} changed since it began:\n{lines}\nrestore them, or start another run")

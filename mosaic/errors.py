@@ -1,0 +1,60 @@
+"""The family of failures, sorted by who must act.
+
+::
+
+    MosaicError
+    ├── UsageError        the user: bad config, plan, pool, suite, refused decision   exit 2
+    ├── BudgetError       the user: the budget cannot pay the first planned round     exit 4
+    ├── HeldError         another controller holds the run                            exit 5
+    ├── PausedError       the operator: an endpoint is down, a disk is full           exit 6
+    ├── WaitingError      a person must decide                                        exit 3
+    ├── BoundaryError     the operator: a part behind a seam broke (trainer, server)  exit 1
+    └── DamageError       stored data does not match its digest                       exit 1
+
+A bad item (an unparsable answer, an unscored prompt) is data and has no class here. Anything that is
+not a `MosaicError` is a programmer's mistake and keeps its traceback.
+"""
+
+
+class MosaicError(Exception):
+    """Base of all expected failures; `exit_code` is what the command line returns."""
+
+    exit_code = 1
+
+
+class UsageError(MosaicError):
+    """Input that cannot be used. The message names file, line or field path, value, what is allowed, what next."""
+
+    exit_code = 2
+
+
+class WaitingError(MosaicError):
+    """The run waits for a person's decision."""
+
+    exit_code = 3
+
+
+class BudgetError(MosaicError):
+    """The token budget cannot pay what was asked for."""
+
+    exit_code = 4
+
+
+class HeldError(MosaicError):
+    """Another controller holds the run directory."""
+
+    exit_code = 5
+
+
+class PausedError(MosaicError):
+    """The run stopped at a safe point; `resume` continues when the cause is gone."""
+
+    exit_code = 6
+
+
+class BoundaryError(MosaicError):
+    """A part behind a seam failed: trainer, generator, judge, planner endpoint."""
+
+
+class DamageError(MosaicError):
+    """Stored bytes do not match the digest they are filed under."""

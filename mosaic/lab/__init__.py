@@ -1,0 +1,1 @@
+"""Makes the miniature laboratory: a base model, pools, suites and a config. Data, not a mode."""

@@ -1,0 +1,1 @@
+"""Words: the prompt files and the loader that reads them."""

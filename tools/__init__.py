@@ -1,0 +1,1 @@
+"""Acts: the verbs an agent may use, each asked of the journal before it runs."""

@@ -1,0 +1,37 @@
+"""Curation as a step: a mixture and a pool become a filed training set."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from mosaic.types import CurationReport, Mixture
+from tools.step import Outcome, Steps
+from training.mixture import curate, write_training_set
+from training.pool import Pool
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """A filed training set: digest of its Parquet file, asked against delivered."""
+
+    digest: str
+    report: CurationReport
+
+
+def curate_step(steps: Steps, pool: Pool, mixture: Mixture) -> TrainingSet:
+    """Select rows by the mixture and file them in training order. UsageError where the mixture does not fit the pool."""
+
+    def effect() -> Outcome:
+        curated = curate(pool, mixture)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "training_set.parquet"
+            write_training_set(pool, curated, path)
+            digest = steps.store.put_file(path)
+        result = {"training_set": digest, "report": curated.report.json_data()}
+        return Outcome(result, [("curated", {"training_set": digest, "total": result["report"]["total"]})])
+
+    done = steps.run("curate", {"pool": pool.digest, "mixture": mixture.json_data()}, effect)
+    assert done.result is not None
+    return TrainingSet(done.result["training_set"], CurationReport.model_validate(done.result["report"]))

@@ -1,0 +1,189 @@
+"""A pool: all rows one may train on, as columns. Opened by its manifest, read a bucket and a column at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from mosaic.errors import UsageError
+from mosaic.types import Attribute, Criterion, Range, Stock
+from training.pool_build import INDEX, MANIFEST, ROWS, VERSION, build, text
+
+Mask = npt.NDArray[np.bool_]
+MOST_VALUES = 64
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Where a bucket lies in the columns."""
+
+    dataset: str
+    name: str
+    start: int
+    end: int
+
+
+@dataclass
+class Pool:
+    """A pool folder. Columns are read when first asked for and kept for the pool's life."""
+
+    path: Path
+    manifest: dict[str, Any]
+    _columns: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def open(cls, path: Path) -> Pool:
+        """UsageError where the folder holds no pool of this version."""
+        try:
+            manifest = json.loads((path / MANIFEST).read_text())
+        except (OSError, ValueError) as error:
+            raise UsageError(f"pool {path}: no readable {MANIFEST} ({error}); make one with `mosaic pool build`") from None
+        if manifest.get("version") != VERSION:
+            raise UsageError(f"pool {path} has version {manifest.get('version')}, this release reads {VERSION}; rebuild it")
+        return cls(path, manifest)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the content of all rows."""
+        return str(self.manifest["digest"])
+
+    @property
+    def max_length(self) -> int:
+        return int(self.manifest["max_length"])
+
+    @property
+    def datasets(self) -> list[str]:
+        return list(self.manifest["datasets"])
+
+    @property
+    def attributes(self) -> dict[str, str]:
+        """Attribute -> kind: list, number or text."""
+        return dict(self.manifest["attributes"])
+
+    def buckets(self, dataset: str) -> dict[str, Bucket]:
+        entries = self.manifest["datasets"][dataset]
+        return {name: Bucket(dataset, name, e["start"], e["end"]) for name, e in entries.items()}
+
+    def stock(self, min_quality: int = 1) -> dict[str, dict[str, Stock]]:
+        """Rows and tokens per data set and bucket at or above a quality."""
+        out: dict[str, dict[str, Stock]] = {}
+        for dataset, entries in self.manifest["datasets"].items():
+            out[dataset] = {}
+            for bucket, entry in entries.items():
+                kept = [cell for quality, cell in entry["stock"].items() if int(quality) >= min_quality]
+                out[dataset][bucket] = Stock(rows=sum(c[0] for c in kept), tokens=sum(c[1] for c in kept))
+        return out
+
+    def stats(self) -> dict[str, Any]:
+        """Counts for a person: rows and tokens by data set, bucket and quality."""
+        datasets = {}
+        for dataset, entries in self.manifest["datasets"].items():
+            buckets = {
+                bucket: {
+                    "rows": sum(c[0] for c in entry["stock"].values()),
+                    "tokens": sum(c[1] for c in entry["stock"].values()),
+                    "by_quality": {q: {"rows": c[0], "tokens": c[1]} for q, c in sorted(entry["stock"].items())},
+                }
+                for bucket, entry in entries.items()
+            }
+            totals = {key: sum(b[key] for b in buckets.values()) for key in ("rows", "tokens")}
+            datasets[dataset] = {**totals, "buckets": buckets}
+        totals = {key: sum(d[key] for d in datasets.values()) for key in ("rows", "tokens")}
+        facts = {key: self.manifest[key] for key in ("digest", "max_length", "too_long", "attributes")}
+        return {**totals, **facts, "datasets": datasets}
+
+    def column(self, name: str) -> Any:
+        """A whole index column: numpy for numbers, Arrow for attributes of text and lists."""
+        if name not in self._columns:
+            dictionary = [name] if self.attributes.get(name.removeprefix("attribute:")) == "text" else None
+            table = pq.read_table(self.path / INDEX, columns=[name], read_dictionary=dictionary, use_threads=False)
+            array = table[name].combine_chunks()
+            if isinstance(array, pa.ChunkedArray):
+                array = array.chunk(0) if array.num_chunks else pa.array([], array.type)
+            plain = pa.types.is_integer(array.type) or pa.types.is_floating(array.type)
+            self._columns[name] = array.to_numpy(zero_copy_only=False) if plain else array
+        return self._columns[name]
+
+    def slice(self, name: str, bucket: Bucket) -> Any:
+        return self.column(name)[bucket.start : bucket.end]
+
+    def matches(self, attribute: str, criterion: Criterion, bucket: Bucket) -> Mask:
+        """Which rows of a bucket meet a criterion; a row without the attribute meets none. The attribute must exist."""
+        kind = self.attributes[attribute]
+        values = self.slice(f"attribute:{attribute}", bucket)
+        size = bucket.end - bucket.start
+        if kind == "number":
+            if isinstance(criterion, Range):
+                low = -np.inf if criterion.min is None else criterion.min
+                high = np.inf if criterion.max is None else criterion.max
+                return (values >= low) & (values <= high)
+            wanted = [float(v) for v in criterion if _is_number(v)]
+            return np.isin(values, wanted)
+        if isinstance(criterion, Range):
+            return np.zeros(size, dtype=bool)
+        wanted_text = pa.array([text(v) for v in criterion], pa.string())
+        if kind == "list":
+            flat = pc.is_in(pc.list_flatten(values), value_set=wanted_text).to_numpy(zero_copy_only=False)
+            parents = pc.list_parent_indices(values).to_numpy()
+            mask = np.zeros(size, dtype=bool)
+            mask[parents[flat]] = True
+            return mask
+        hit = pc.is_in(values.dictionary, value_set=wanted_text).to_numpy(zero_copy_only=False)
+        codes = values.indices
+        mask = np.append(hit, False)[pc.fill_null(codes, len(hit)).to_numpy(zero_copy_only=False)]
+        return np.asarray(mask, dtype=bool)
+
+    def attribute_values(self, min_quality: int = 1) -> dict[str, dict[str, list[Attribute]]]:
+        """Data set -> attribute -> values among rows of the quality, at most 64 each; numbers as [least, greatest]."""
+        out: dict[str, dict[str, list[Attribute]]] = {}
+        for dataset in self.datasets:
+            buckets = list(self.buckets(dataset).values())
+            start, end = min(b.start for b in buckets), max(b.end for b in buckets)
+            kept = self.column("quality")[start:end] >= min_quality
+            out[dataset] = {}
+            for name, kind in self.attributes.items():
+                values = self.column(f"attribute:{name}")[start:end]
+                if kind == "number":
+                    known = values[kept & ~np.isnan(values)]
+                    found: list[Attribute] = [float(known.min()), float(known.max())] if len(known) else []
+                else:
+                    chosen = values.filter(pa.array(kept))
+                    flat = pc.list_flatten(chosen) if kind == "list" else chosen
+                    found = sorted(v for v in pc.unique(flat).to_pylist() if v is not None)[:MOST_VALUES]
+                if found:
+                    out[dataset][name] = found
+        return out
+
+    def rows(self, indices: npt.NDArray[np.int64]) -> pa.Table:
+        """`id` and `messages` of the given rows, in the given order; reads only the row groups they lie in."""
+        file = pq.ParquetFile(self.path / ROWS)
+        starts = np.cumsum([0] + [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)])
+        unique, inverse = np.unique(indices, return_inverse=True)
+        parts = []
+        groups = np.searchsorted(starts, unique, side="right") - 1
+        for group in np.unique(groups):
+            inside = unique[groups == group] - starts[group]
+            parts.append(file.read_row_group(int(group)).take(pa.array(inside)))
+        table = pa.concat_tables(parts) if parts else file.schema_arrow.empty_table()
+        return table.take(pa.array(inverse))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def build_pool(
+    sources: Sequence[Path], out: Path, *, model: Path | None, max_length: int, trust_token_counts: bool = False
+) -> Pool:
+    """Make a pool folder from JSONL or Parquet files of rows and open it (see `training.pool_build`)."""
+    build(sources, out, model=model, max_length=max_length, trust_token_counts=trust_token_counts)
+    return Pool.open(out)

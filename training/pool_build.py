@@ -1,0 +1,280 @@
+"""From files of chats to a pool folder: every row checked, tokens counted, long chats windowed, columns written.
+
+Rows are stored by data set, bucket and hash of the id, so that a bucket is one slice of every column and equal keys
+are ordered by id. The same rows in other files or another order make the same pool.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+from pydantic import ValidationError
+
+from mosaic.errors import UsageError
+from mosaic.types import Attribute, Example, canonical_json
+from training.windows import Chat, windows
+
+VERSION = 1
+INDEX, ROWS, MANIFEST = "index.parquet", "rows.parquet", "pool.json"
+COUNT_BATCH = 512
+ROW_GROUP = 8192
+
+
+def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(file:line, row as plain data) of a JSONL or Parquet file. UsageError for anything that is not a row of JSON."""
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file; give JSONL or Parquet files of pool rows")
+    if path.suffix == ".parquet":
+        try:
+            file = pq.ParquetFile(path)
+        except pa.ArrowInvalid as error:
+            raise UsageError(f"{path}: not a Parquet file ({error})") from None
+        number = 0
+        for batch in file.iter_batches(batch_size=4096):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{path}:{number}", _without_nulls(row)
+        return
+    with path.open("rb") as stream:
+        for number, line in enumerate(stream, start=1):
+            where = f"{path}:{number}"
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
+            except UnicodeDecodeError as error:
+                raise UsageError(f"{where}: not UTF-8 at byte {error.start}") from None
+            except (ValueError, RecursionError) as error:
+                raise UsageError(f"{where}: not valid JSON: {error}") from None
+            if not isinstance(row, dict):
+                raise UsageError(f"{where}: a row is an object, this is {type(row).__name__}")
+            yield where, row
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a number here")
+
+
+def _without_nulls(row: dict[str, Any]) -> dict[str, Any]:
+    """Parquet has a column for every attribute; absent ones come back as null."""
+    attributes = row.get("attributes")
+    if isinstance(attributes, dict):
+        row["attributes"] = {k: v for k, v in attributes.items() if v is not None}
+    return {k: v for k, v in row.items() if v is not None}
+
+
+def parse(path: Path, seen: dict[str, str]) -> Iterator[tuple[str, Example]]:
+    """(file:line, example), every field checked; `seen` maps ids to where they stood."""
+    for where, row in read_rows(path):
+        try:
+            example = Example.model_validate(row)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            field = ".".join(str(part) for part in first["loc"]) or "(row)"
+            shown = "" if first["type"] == "missing" else f" (value: {str(first.get('input'))[:60]!r})"
+            raise UsageError(f"{where}: {field}: {first['msg']}{shown}") from None
+        if example.id in seen:
+            raise UsageError(f"{where}: the id {example.id!r} stands at {seen[example.id]} already")
+        seen[example.id] = where
+        if not any(m.role == "assistant" for m in example.messages):
+            raise UsageError(f"{where}: messages: no assistant turn, so there is nothing to learn from")
+        yield where, example
+
+
+class TokenCounter:
+    """Tokens of chats as the trainer will see them: the model's own chat template and tokenizer."""
+
+    def __init__(self, model: Path) -> None:
+        from training.sft import load_tokenizer
+
+        self._tokenizer = load_tokenizer(model)
+        text = self._tokenizer.backend_tokenizer.to_str() + self._tokenizer.chat_template
+        self.digest = hashlib.sha256(text.encode()).hexdigest()
+
+    def __call__(self, chats: Sequence[Chat]) -> list[int]:
+        if not chats:
+            return []
+        texts = self._tokenizer.apply_chat_template(list(chats), tokenize=False)
+        return [len(ids) for ids in self._tokenizer(texts, add_special_tokens=False)["input_ids"]]
+
+
+def build(
+    sources: Sequence[Path], out: Path, *, model: Path | None, max_length: int, trust_token_counts: bool
+) -> dict[str, Any]:
+    """Write the pool folder `out`; its manifest, written last. UsageError with file:line for every fault."""
+    if (out / MANIFEST).exists():
+        raise UsageError(f"--out {out} holds a pool already; name a new folder")
+    if model is None and not trust_token_counts:
+        raise UsageError("tokens cannot be counted: give --model DIR, or --trust-token-counts to take n_tokens as given")
+    counter = TokenCounter(model) if model and not trust_token_counts else None
+    seen: dict[str, str] = {}
+    rows: list[dict[str, Any]] = []
+    too_long = 0
+    batch: list[tuple[str, Example]] = []
+
+    def flush() -> None:
+        nonlocal too_long
+        made = _counted(batch, counter, max_length)
+        too_long += sum(not parts for parts in made)
+        for (_, example), parts in zip(batch, made, strict=True):
+            rows.extend(_rows(example, parts))
+        batch.clear()
+
+    for source in sources:
+        for item in parse(source, seen):
+            batch.append(item)
+            if len(batch) >= COUNT_BATCH:
+                flush()
+    flush()
+    if not rows:
+        raise UsageError(f"{', '.join(map(str, sources))}: no row in them")
+    rows.sort(key=lambda r: (r["dataset"], r["bucket"], r["hash"], r["id"], r["window"]))
+    return write(rows, out, max_length=max_length, tokenizer=counter.digest if counter else None, too_long=too_long)
+
+
+def _counted(
+    batch: list[tuple[str, Example]], counter: TokenCounter | None, max_length: int
+) -> list[list[tuple[Chat, int]]]:
+    """Per example its windows as (messages, tokens): itself where it fits; none where no turn of it fits."""
+    chats = [[m.model_dump() for m in example.messages] for _, example in batch]
+    if counter is None:
+        result = []
+        for (where, example), chat in zip(batch, chats, strict=True):
+            if example.n_tokens is None:
+                raise UsageError(f"{where}: n_tokens is missing; count tokens with --model DIR instead")
+            result.append([(chat, example.n_tokens)])
+        return result
+    counts = counter(chats)
+    return [
+        [(chat, n)] if n <= max_length else windows(chat, max_length, counter)
+        for chat, n in zip(chats, counts, strict=True)
+    ]
+
+
+def _rows(example: Example, parts: list[tuple[Chat, int]]) -> Iterator[dict[str, Any]]:
+    for window, (messages, tokens) in enumerate(parts):
+        yield {
+            "id": example.id,
+            "dataset": example.dataset,
+            "bucket": example.bucket,
+            "hash": xxhash.xxh3_64_intdigest(example.id.encode()),
+            "n_tokens": tokens,
+            "quality": example.quality,
+            "window": window,
+            "windows": len(parts),
+            "messages": messages,
+            "attributes": example.attributes,
+        }
+
+
+def attribute_kinds(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Attribute -> `list`, `number` or `text`, whichever holds all its values."""
+    kinds: dict[str, str] = {}
+    for row in rows:
+        for name, value in row["attributes"].items():
+            kind = _kind(value)
+            known = kinds.setdefault(name, kind)
+            if known != kind:
+                kinds[name] = "list" if "list" in (known, kind) else "text"
+    return dict(sorted(kinds.items()))
+
+
+def _kind(value: Attribute) -> str:
+    if isinstance(value, list):
+        return "list"
+    return "number" if isinstance(value, int | float) and not isinstance(value, bool) else "text"
+
+
+def _cell(value: Attribute | None, kind: str) -> Any:
+    if value is None:
+        return None
+    if kind == "list":
+        return [text(v) for v in value] if isinstance(value, list) else [text(value)]
+    return float(value) if kind == "number" and not isinstance(value, list | str) else text(value)
+
+
+def text(value: Any) -> str:
+    """Attribute values as they are compared: text, with JSON's words for booleans."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+
+
+def write(
+    rows: Sequence[dict[str, Any]], out: Path, *, max_length: int, tokenizer: str | None, too_long: int
+) -> dict[str, Any]:
+    """Write sorted rows as columns: an index that curation scans, and the texts, read only for chosen rows."""
+    kinds = attribute_kinds(rows)
+    content = hashlib.sha256()
+    for row in rows:
+        content.update(hashlib.sha256(canonical_json(row).encode()).digest())
+    out.mkdir(parents=True, exist_ok=True)
+    columns: dict[str, pa.Array] = {
+        "hash": pa.array([r["hash"] for r in rows], pa.uint64()),
+        "n_tokens": pa.array([r["n_tokens"] for r in rows], pa.int32()),
+        "quality": pa.array([r["quality"] for r in rows], pa.int8()),
+        "window": pa.array([r["window"] for r in rows], pa.int16()),
+        "windows": pa.array([r["windows"] for r in rows], pa.int16()),
+    }
+    for name, kind in kinds.items():
+        cells = [_cell(r["attributes"].get(name), kind) for r in rows]
+        if kind == "list":
+            columns[f"attribute:{name}"] = pa.array(cells, pa.list_(pa.string()))
+        elif kind == "number":
+            columns[f"attribute:{name}"] = pa.array(cells, pa.float64())
+        else:
+            columns[f"attribute:{name}"] = pa.array(cells, pa.string())
+    pq.write_table(pa.table(columns), out / INDEX, compression="zstd")
+    texts = pa.table(
+        {"id": pa.array([r["id"] for r in rows]), "messages": pa.array([r["messages"] for r in rows], MESSAGES)}
+    )
+    pq.write_table(texts, out / ROWS, compression="zstd", row_group_size=ROW_GROUP)
+    return write_manifest(
+        out,
+        groups=[(r["dataset"], r["bucket"], r["quality"], r["n_tokens"]) for r in rows],
+        kinds=kinds,
+        digest=content.hexdigest(),
+        max_length=max_length,
+        tokenizer=tokenizer,
+        too_long=too_long,
+    )
+
+
+def write_manifest(
+    out: Path,
+    *,
+    groups: Sequence[tuple[str, str, int, int]],
+    kinds: dict[str, str],
+    digest: str,
+    max_length: int,
+    tokenizer: str | None,
+    too_long: int,
+) -> dict[str, Any]:
+    """The manifest: where each bucket lies, and its rows and tokens by quality. `groups` is per row, in row order."""
+    buckets: dict[str, dict[str, Any]] = {}
+    for position, (dataset, bucket, quality, tokens) in enumerate(groups):
+        entry = buckets.setdefault(dataset, {}).setdefault(bucket, {"start": position, "end": position, "stock": {}})
+        entry["end"] = position + 1
+        stock = entry["stock"].setdefault(str(quality), [0, 0])
+        stock[0] += 1
+        stock[1] += tokens
+    manifest = {
+        "version": VERSION,
+        "rows": len(groups),
+        "digest": digest,
+        "tokenizer": tokenizer,
+        "max_length": max_length,
+        "too_long": too_long,
+        "attributes": kinds,
+        "datasets": buckets,
+    }
+    (out / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+    return manifest

@@ -1,0 +1,246 @@
+"""Supervised fine-tuning: TRL's `SFTTrainer` with a fresh PEFT LoRA, loss on assistant tokens only.
+
+Loss of a step = sum of w_i x token losses over sum of w_i x supervised tokens, w_i being the row's weight (one over
+the number of windows of its chat); with all weights 1 it is TRL's own. Rows are tokenised once, batched by length over
+the whole set, and the batches shuffled by the seed: on CPU packing is slower. No row is truncated or dropped: what the
+pool counted is what is trained, or it is an error.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eval.generators.transformers import check_model_folder
+from mosaic.errors import BoundaryError, UsageError
+from training.adapter import canonicalise
+from training.trainer import Progress, SftConfig, TrainJob, TrainResult
+
+
+def check_recipe(base: Path, config: SftConfig) -> None:
+    """UsageError where the base cannot be trained this way: no chat template, or one without generation markers."""
+    tokenizer = load_tokenizer(base)
+    if "{% generation %}" not in tokenizer.chat_template and "{%- generation" not in tokenizer.chat_template:
+        raise UsageError(
+            f"base_model: the chat template of {base} has no {{% generation %}} markers, so assistant tokens cannot be "
+            "told apart; add them around the assistant's text and its end-of-turn token"
+        )
+    if config.packing and config.dtype == "float32":
+        raise UsageError("training.packing: needs training.dtype bfloat16 and a GPU; leave it off on CPU")
+
+
+def load_tokenizer(base: Path) -> Any:
+    """The tokenizer of a model folder. UsageError without a chat template or with remote code."""
+    from transformers import AutoTokenizer
+
+    check_model_folder(base)
+    tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
+    if not tokenizer.chat_template:
+        raise UsageError(f"{base}: the tokenizer has no chat template, so chats cannot be rendered")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def tokenise(tokenizer: Any, chats: list[list[dict[str, str]]]) -> tuple[list[list[int]], list[list[int]]]:
+    """(input ids, labels) per chat; labels are -100 outside assistant turns."""
+    encoded = tokenizer.apply_chat_template(chats, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
+    ids = [list(row) for row in encoded["input_ids"]]
+    masks = encoded["assistant_masks"]
+    labels = [[t if m else -100 for t, m in zip(row, mask, strict=True)] for row, mask in zip(ids, masks, strict=True)]
+    return ids, labels
+
+
+def by_length(lengths: list[int], batch_size: int, seed: int) -> list[list[int]]:
+    """Row numbers in batches of similar length, the batches in an order drawn by the seed. Ties keep row order."""
+    order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    return [batches[i] for i in np.random.default_rng(seed).permutation(len(batches))]
+
+
+def train(job: TrainJob, progress: Progress | None = None) -> TrainResult:
+    """Train one adapter and save it at `job.out`. UsageError for unusable input, BoundaryError where training breaks."""
+    import pyarrow.parquet as pq
+    import torch
+    from datasets import Dataset
+    from datasets.utils.logging import disable_progress_bar
+    from transformers import AutoModelForCausalLM, TrainerCallback, set_seed
+    from transformers.utils import logging
+
+    disable_progress_bar()
+    logging.disable_progress_bar()
+    base, config = Path(job.base_model), job.config
+    check_recipe(base, config)
+    table = pq.read_table(job.training_set, columns=["id", "messages", "n_tokens", "weight"])
+    if table.num_rows == 0:
+        raise UsageError("the training set is empty: no row fits the plan and the budget")
+    tokenizer = load_tokenizer(base)
+    ids, labels = tokenise(tokenizer, table["messages"].to_pylist())
+    weights = table["weight"].to_pylist()
+    lengths = [len(row) for row in ids]
+    _check_lengths(table, lengths, labels, config)
+    if config.packing and any(w != 1 for w in weights):
+        raise UsageError("training.packing: packed rows cannot carry weights other than 1 (windows of long chats)")
+
+    set_seed(job.seed)
+    epochs = range(1 if config.packing else config.epochs)
+    batches = [batch for epoch in epochs for batch in by_length(lengths, config.batch_size, job.seed + epoch)]
+    if config.max_steps is not None:
+        batches = batches[: config.max_steps * config.gradient_accumulation]
+    order = list(range(len(ids))) if config.packing else [i for batch in batches for i in batch]
+    columns = {"input_ids": [ids[i] for i in order], "labels": [labels[i] for i in order]}
+    if not config.packing:
+        columns["weight"] = [weights[i] for i in order]
+    dataset = Dataset.from_dict(columns)
+    trainable = Path(job.out)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, config.dtype), local_files_only=True)
+
+    class Watch(TrainerCallback):
+        """Passes progress on and stops on a loss that is no number."""
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **rest: Any) -> None:
+            loss = (logs or {}).get("loss")
+            if loss is not None and not math.isfinite(loss):
+                raise BoundaryError(f"training: the loss is {loss} at step {state.global_step}; lower the learning rate")
+            if progress and loss is not None:
+                progress({"step": state.global_step, "steps": state.max_steps, "loss": loss})
+
+    started = time.monotonic()
+    steps = None if config.packing else math.ceil(len(batches) / config.gradient_accumulation)
+    trainer = _trainer(job, model, tokenizer, dataset, steps, Watch())
+    output = trainer.train()
+    trainer.model.save_pretrained(trainable)
+    canonicalise(trainable, job.base_digest)
+    seconds = time.monotonic() - started
+    if not math.isfinite(output.training_loss):
+        raise BoundaryError(f"training: the loss is {output.training_loss}; lower the learning rate")
+    positions = sum(len(b) * max(lengths[i] for i in b) for b in batches)
+    return TrainResult(
+        adapter=str(trainable),
+        tokens=sum(lengths) * config.epochs,
+        supervised=sum(t != -100 for row in labels for t in row) * config.epochs,
+        steps=int(trainer.state.global_step),
+        loss=float(output.training_loss),
+        seconds=seconds,
+        real_token_share=sum(lengths[i] for b in batches for i in b) / positions,
+    )
+
+
+def _trainer(job: TrainJob, model: Any, tokenizer: Any, dataset: Any, steps: int | None, callback: Any) -> Any:
+    import torch
+    from peft import LoraConfig
+    from transformers.trainer_callback import PrinterCallback, ProgressCallback
+    from trl import SFTConfig
+
+    config = job.config
+    gpu = torch.cuda.is_available()
+    arguments = SFTConfig(
+        output_dir=str(Path(job.out).parent / "work"),
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        lr_scheduler_type=config.scheduler,
+        warmup_steps=math.ceil(config.warmup_ratio * steps) if steps else config.warmup_ratio,
+        num_train_epochs=config.epochs if config.packing else 1,
+        max_steps=(config.max_steps or -1) if config.packing else -1,
+        per_device_train_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.gradient_accumulation,
+        gradient_checkpointing=config.gradient_checkpointing,
+        bf16=config.dtype == "bfloat16",
+        use_cpu=not gpu,
+        seed=job.seed,
+        data_seed=job.seed,
+        train_sampling_strategy="random" if config.packing else "sequential",
+        packing=config.packing,
+        max_length=config.max_length,
+        dataset_kwargs=None if config.packing else {"skip_prepare_dataset": True},
+        remove_unused_columns=False,
+        report_to=config.report_to,
+        save_strategy="no",
+        logging_steps=1 if steps is None or steps < 50 else 10,
+        disable_tqdm=True,
+        dataloader_pin_memory=gpu,
+    )
+    peft = LoraConfig(
+        r=config.lora_r,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules="all-linear",
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    trainer = _weighted_trainer()(
+        model=model,
+        args=arguments,
+        train_dataset=dataset,
+        processing_class=tokenizer,
+        peft_config=peft,
+        callbacks=[callback],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    if not config.packing:
+        trainer.data_collator = _Weigher(trainer.data_collator)
+    return trainer
+
+
+class _Weigher:
+    """TRL's collator, with the rows' weights carried beside."""
+
+    def __init__(self, collator: Any) -> None:
+        self.collator = collator
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        import torch
+
+        weights = [row.pop("weight") for row in rows]
+        return {**self.collator(rows), "weight": torch.tensor(weights, dtype=torch.float32)}
+
+
+def _weighted_trainer() -> Any:
+    from trl import SFTTrainer
+
+    class WeightedSFTTrainer(SFTTrainer):
+        """Divides weighted token losses by weighted supervised tokens, over all batches of one optimiser step."""
+
+        def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> Any:
+            if not batch_samples or "weight" not in batch_samples[0]:
+                return super()._get_num_items_in_batch(batch_samples, device)
+            counts = [b["weight"] * b["labels"][:, 1:].ne(-100).sum(dim=1) for b in batch_samples]
+            return sum(c.sum() for c in counts).to(device)
+
+        def compute_loss(
+            self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+        ) -> Any:
+            weight = inputs.pop("weight", None)
+            if weight is None or bool((weight == 1).all()):
+                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            outputs = model(**inputs, use_cache=False, fused_lm_head=True)
+            losses = -outputs.log_probs
+            total = num_items_in_batch
+            if total is None:
+                total = (weight[:, None] * outputs.label_mask).sum()
+            return (weight[:, None] * losses).sum() / total
+
+    return WeightedSFTTrainer
+
+
+def _check_lengths(table: Any, lengths: list[int], labels: list[list[int]], config: SftConfig) -> None:
+    for row, (identifier, counted, length) in enumerate(
+        zip(table["id"].to_pylist(), table["n_tokens"].to_pylist(), lengths, strict=True)
+    ):
+        if counted != length:
+            raise UsageError(
+                f"training set row {row} ({identifier}): the pool counted {counted} tokens, the trainer sees {length}; "
+                "rebuild the pool with this base model"
+            )
+        if length > config.max_length:
+            raise UsageError(
+                f"training set row {row} ({identifier}) has {length} tokens, training.max_length is {config.max_length}; "
+                "rebuild the pool with that --max-length"
+            )
+        if all(t == -100 for t in labels[row]):
+            raise UsageError(f"training set row {row} ({identifier}) has no assistant token to learn from")

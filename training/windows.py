@@ -1,0 +1,65 @@
+"""Long chats as windows of whole turns. A turn is a user message and all that follows until the next.
+
+System messages are repeated in every window. Windows start every second turn (MOSAIC's stride), take turns while
+they fit, and end with the chat: no window is a part of another, and every turn that fits the limit is in one. Where
+two neighbouring turns do not fit together, a window also starts at the turn that would otherwise be lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+Chat = list[dict[str, str]]
+Count = Callable[[Sequence[Chat]], list[int]]
+STRIDE = 2
+
+
+def turns_of(messages: Chat) -> tuple[Chat, list[Chat]]:
+    """(system messages, turns)."""
+    system = [m for m in messages if m["role"] == "system"]
+    turns: list[Chat] = []
+    for message in messages:
+        if message["role"] == "system":
+            continue
+        if message["role"] == "user" or not turns:
+            turns.append([])
+        turns[-1].append(message)
+    return system, turns
+
+
+def spans(lengths: Sequence[int], limit: int) -> list[tuple[int, int]]:
+    """(start, end) of each window over turns of the given lengths; a turn above the limit is in none."""
+    found: list[tuple[int, int]] = []
+    start, last = 0, len(lengths)
+    while start < last:
+        end, used = start, 0
+        while end < last and used + lengths[end] <= limit:
+            used += lengths[end]
+            end += 1
+        covered = found[-1][1] if found else 0
+        if end > start and end > covered:
+            found.append((start, end))
+        if end == last:
+            break
+        start = max(start + 1, min(start + STRIDE, end if end > start else start + 1))
+    return found
+
+
+def windows(messages: Chat, limit: int, count: Count) -> list[tuple[Chat, int]]:
+    """(messages, tokens) of each window of a chat that is longer than `limit`; turns above the limit are left out.
+
+    Turn lengths are counted once each; a window whose joint count is above the limit loses its last turn.
+    """
+    system, turns = turns_of(messages)
+    overhead = count([system])[0] if system else 0
+    lengths = [n - overhead for n in count([system + turn for turn in turns])]
+    result = []
+    for start, end in spans(lengths, limit - overhead):
+        while end > start:
+            chat = system + [m for turn in turns[start:end] for m in turn]
+            tokens = count([chat])[0]
+            if tokens <= limit and any(m["role"] == "assistant" for m in chat):
+                result.append((chat, tokens))
+                break
+            end -= 1
+    return result
