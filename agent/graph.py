@@ -1,6 +1,6 @@
 """The rounds as a LangGraph graph. The checkpoint is a bookmark: each start opens a fresh thread from the journal.
 
-    measure -> calibrate -> observe -> plan -> check -> approve -> curate -> train -> measure ... audit
+measure -> calibrate -> observe -> plan -> check -> approve -> curate -> train -> measure ... audit
 """
 
 from __future__ import annotations

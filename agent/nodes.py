@@ -213,7 +213,12 @@ def plan(services: Services, state: State) -> State:
         step = services.steps.run("plan", inputs, effect)
     except (BoundaryError, UsageError) as error:
         return _replace(services, state, f"{planner.kind} failed: {error}", planner)
-    return {"plan": str((step.result or {})["plan"]), "planner": planner.kind, "violations": [], "attempt": state["attempt"] + 1}
+    return {
+        "plan": str((step.result or {})["plan"]),
+        "planner": planner.kind,
+        "violations": [],
+        "attempt": state["attempt"] + 1,
+    }
 
 
 def check(services: Services, state: State) -> State:
@@ -330,5 +335,3 @@ def _profile(
     services: Services, number: int, evaluation: Evaluation, previous: Mapping[str, list[Scored]] | None
 ) -> FailureProfile:
     return build_profile(number, evaluation.of_role("steering"), services.evaluator.objectives, previous)
-
-

@@ -39,7 +39,9 @@ def calibrate(
         if len(means) > 1:
             spread = stdev(means)
         else:
-            spread = max((s.high - s.low) / 3.92 for s in each if s.high is not None and s.low is not None) if means else 0
+            spread = (
+                max((s.high - s.low) / 3.92 for s in each if s.high is not None and s.low is not None) if means else 0
+            )
         noise[objective] = max(LEAST_NOISE, spread)
     return Calibration(scores=scores, noise=noise, profiles=profiles, mixture=mixture)
 

@@ -60,7 +60,9 @@ def verdict(round_: Round, objectives: Sequence[ObjectiveSpec]) -> tuple[bool, s
         return False, f"not scored: {', '.join(unscored)}"
     broken = floors_broken(round_.scores, objectives)
     if broken:
-        parts = [f"{o.name} {round_.scores[o.name]['selection'].low:.2f} < {o.floor}" for o in objectives if o.name in broken]
+        parts = [
+            f"{o.name} {round_.scores[o.name]['selection'].low:.2f} < {o.floor}" for o in objectives if o.name in broken
+        ]
         return False, f"below the floor on the lower bound: {', '.join(parts)}"
     return True, "all floors held" if any(o.floor is not None for o in objectives) else "all objectives scored"
 

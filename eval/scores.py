@@ -40,7 +40,9 @@ def summarise(scored: Sequence[Scored], seed: int) -> Score:
 def paired_change(before: Sequence[Scored], after: Sequence[Scored], seed: int) -> tuple[float, float] | None:
     """(mean difference, p) over prompts scored both times, by a two-sided sign-flip permutation test; None without any."""
     old = {s.id: s.score for s in before if s.status == "ok" and s.valid and s.score is not None}
-    pairs = [(old[s.id], s.score) for s in after if s.status == "ok" and s.valid and s.score is not None and s.id in old]
+    pairs = [
+        (old[s.id], s.score) for s in after if s.status == "ok" and s.valid and s.score is not None and s.id in old
+    ]
     if not pairs:
         return None
     difference = np.array([b - a for a, b in pairs], dtype=float)

@@ -35,7 +35,9 @@ def load_suite(folder: Path, objective: Objective, role: str) -> Suite:
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}; a suite folder holds steering, selection and audit.jsonl") from None
+        raise UsageError(
+            f"{path}: {error.strerror}; a suite folder holds steering, selection and audit.jsonl"
+        ) from None
     prompts: list[Prompt] = []
     seen: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):

@@ -92,7 +92,12 @@ class Evaluator:
                 tokens = sum(r.n_tokens for r in responses)
                 return Outcome({"responses": digest, "tokens": tokens, "conversations": len(prompts)})
 
-            inputs = {**self.identity, "adapter": adapter, "suite": suite.digest, "shard": [start, start + len(prompts)]}
+            inputs = {
+                **self.identity,
+                "adapter": adapter,
+                "suite": suite.digest,
+                "shard": [start, start + len(prompts)],
+            }
             step = self.steps.run("generate", inputs, effect)
             shards.append(str((step.result or {})["responses"]))
             if self.progress:
@@ -135,6 +140,11 @@ class Evaluator:
                 }
             )
 
-        inputs = {"responses": list(shards), "suite": suite.digest, "objective": objective.name, "judge": self.judge.digest}
+        inputs = {
+            "responses": list(shards),
+            "suite": suite.digest,
+            "objective": objective.name,
+            "judge": self.judge.digest,
+        }
         step = self.steps.run("judge", inputs, effect)
         return {name: str(digest) for name, digest in (step.result or {}).items()}

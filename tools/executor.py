@@ -91,7 +91,9 @@ class SubprocessExecutor:
                         timer.cancel()
                     _end(child)
             if late.is_set():
-                raise BoundaryError(f"training ran longer than executor.max_seconds = {self.config.max_seconds:g}; log: {log}")
+                raise BoundaryError(
+                    f"training ran longer than executor.max_seconds = {self.config.max_seconds:g}; log: {log}"
+                )
             if code != 0:
                 raise BoundaryError(f"training {_death(code)}: {_last_line(log)} (log: {log})")
             if not result_path.is_file():

@@ -132,7 +132,9 @@ def _check_focus(pool: Pool, dataset: str, focus: Focus, min_quality: int) -> li
             return []
     hint = f"no row of quality {min_quality} or better that is not excluded has any of these values"
     path = f"focus.{dataset}.include"
-    return [Violation(path=path, rule="focus_matches_nothing", value=list(focus.include), limit="at least 1 row", hint=hint)]
+    return [
+        Violation(path=path, rule="focus_matches_nothing", value=list(focus.include), limit="at least 1 row", hint=hint)
+    ]
 
 
 def _kept(pool: Pool, bucket: Bucket, min_quality: int, focus: Focus | None) -> Mask:
@@ -267,11 +269,11 @@ def _sums(parts: list[Any]) -> dict[str, int]:
     return {name: sum(getattr(p, name) for p in parts) for name in BucketReport.model_fields}
 
 
-def _ordered(
-    pool: Pool, mixture: Mixture, taken: list[_Taken], extra: list[Ints], report: CurationReport
-) -> Curated:
+def _ordered(pool: Pool, mixture: Mixture, taken: list[_Taken], extra: list[Ints], report: CurationReport) -> Curated:
     """All rows in one seeded order over data sets, and the digest of that order."""
-    rows = np.concatenate([np.concatenate([t.rows, e]) for t, e in zip(taken, extra, strict=True)] or [np.zeros(0, np.int64)])
+    rows = np.concatenate(
+        [np.concatenate([t.rows, e]) for t, e in zip(taken, extra, strict=True)] or [np.zeros(0, np.int64)]
+    )
     topup = np.concatenate(
         [np.r_[np.zeros(len(t.rows), bool), np.ones(len(e), bool)] for t, e in zip(taken, extra, strict=True)]
         or [np.zeros(0, bool)]

@@ -46,9 +46,13 @@ class Pool:
         try:
             manifest = json.loads((path / MANIFEST).read_text())
         except (OSError, ValueError) as error:
-            raise UsageError(f"pool {path}: no readable {MANIFEST} ({error}); make one with `mosaic pool build`") from None
+            raise UsageError(
+                f"pool {path}: no readable {MANIFEST} ({error}); make one with `mosaic pool build`"
+            ) from None
         if manifest.get("version") != VERSION:
-            raise UsageError(f"pool {path} has version {manifest.get('version')}, this release reads {VERSION}; rebuild it")
+            raise UsageError(
+                f"pool {path} has version {manifest.get('version')}, this release reads {VERSION}; rebuild it"
+            )
         return cls(path, manifest)
 
     @property

@@ -112,7 +112,9 @@ def build(
     if (out / MANIFEST).exists():
         raise UsageError(f"--out {out} holds a pool already; name a new folder")
     if model is None and not trust_token_counts:
-        raise UsageError("tokens cannot be counted: give --model DIR, or --trust-token-counts to take n_tokens as given")
+        raise UsageError(
+            "tokens cannot be counted: give --model DIR, or --trust-token-counts to take n_tokens as given"
+        )
     counter = TokenCounter(model) if model and not trust_token_counts else None
     seen: dict[str, str] = {}
     rows: list[dict[str, Any]] = []

@@ -105,7 +105,9 @@ def train(job: TrainJob, progress: Progress | None = None) -> TrainResult:
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **rest: Any) -> None:
             loss = (logs or {}).get("loss")
             if loss is not None and not math.isfinite(loss):
-                raise BoundaryError(f"training: the loss is {loss} at step {state.global_step}; lower the learning rate")
+                raise BoundaryError(
+                    f"training: the loss is {loss} at step {state.global_step}; lower the learning rate"
+                )
             if progress and loss is not None:
                 progress({"step": state.global_step, "steps": state.max_steps, "loss": loss})
 

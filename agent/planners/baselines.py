@@ -57,7 +57,7 @@ class NeedPlanner:
     kind = "need"
 
     def propose(self, observation: Observation, toolbox: Toolbox) -> ActionPlan:
-        ratios: dict[str, float] = {dataset: 0.0 for dataset in observation.stock}
+        ratios: dict[str, float] = dict.fromkeys(observation.stock, 0.0)
         buckets: dict[str, dict[str, float]] = {}
         for objective in observation.objectives:
             need = {}

@@ -104,7 +104,9 @@ def _stocked(
             if not over or not spare:
                 break
             extra, base = math.fsum(over.values()), math.fsum(spare.values())
-            weights = {b: room[b] if b in over else w + (extra * w / base if b in spare else 0.0) for b, w in weights.items()}
+            weights = {
+                b: room[b] if b in over else w + (extra * w / base if b in spare else 0.0) for b, w in weights.items()
+            }
         buckets[dataset] = normal(weights)
     return ratios, buckets
 

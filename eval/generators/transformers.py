@@ -156,7 +156,9 @@ def check_model_folder(folder: Path) -> None:
     except (OSError, ValueError) as error:
         raise UsageError(f"{folder}: no readable config.json ({error}); give a Hugging Face model folder") from None
     if "auto_map" in config:
-        raise UsageError(f"{folder}: config.json asks for remote code (auto_map), which is never run; use a plain model")
+        raise UsageError(
+            f"{folder}: config.json asks for remote code (auto_map), which is never run; use a plain model"
+        )
 
 
 def _as_list(value: Any) -> list[int]:

@@ -311,7 +311,7 @@ def score(
 @app.command()
 def schema(name: Annotated[str, typer.Argument(help="A file shape; leave it out for the names.")] = "") -> None:
     """The JSON Schema of a file shape."""
-    from mosaic.app.files import schema_of, schema_names
+    from mosaic.app.files import schema_names, schema_of
 
     if name:
         emit(schema_of(name))

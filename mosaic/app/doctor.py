@@ -30,7 +30,11 @@ def examine() -> list[dict[str, str]]:
         try:
             rows.append(_row(name, version(name), "ok"))
         except PackageNotFoundError:
-            verdict = "missing: only needed with generator.kind vllm" if name == "vllm" else "missing: pip install -e '.[train]'"
+            verdict = (
+                "missing: only needed with generator.kind vllm"
+                if name == "vllm"
+                else "missing: pip install -e '.[train]'"
+            )
             rows.append(_row(name, "-", verdict))
     rows.append(_row("sqlite", sqlite3.sqlite_version, "ok"))
     threads = os.environ.get("OMP_NUM_THREADS", "-")

@@ -67,7 +67,14 @@ def model_card(folder: Path, round_: Round, report: dict[str, Any]) -> str:
 
 def dataset_card(folder: Path, round_: Round) -> str:
     """What the training set holds and why, asked against delivered."""
-    lines = ["---", "task_categories: [text-generation]", "---", "", f"# Training set of {folder.name}, round {round_.round}", ""]
+    lines = [
+        "---",
+        "task_categories: [text-generation]",
+        "---",
+        "",
+        f"# Training set of {folder.name}, round {round_.round}",
+        "",
+    ]
     lines += ["| data set | bucket | tokens asked | tokens delivered | rows |", "| --- | --- | --- | --- | --- |"]
     for dataset, entry in (round_.curation.datasets if round_.curation else {}).items():
         for bucket, b in entry.buckets.items():

@@ -19,7 +19,9 @@ def write_html(folder: Path, data: dict[str, Any], path: Path) -> None:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=select_autoescape(default=True), undefined=StrictUndefined
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=select_autoescape(default=True),
+        undefined=StrictUndefined,
     )
     environment.filters["score"] = _score
     environment.filters["pretty"] = lambda value: json.dumps(value, indent=1)

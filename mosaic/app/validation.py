@@ -25,7 +25,13 @@ def validate(config: RunConfig, full: bool, say: Callable[[str], None]) -> list[
     """All checks in order; the first that fails raises a UsageError. With `full`, two training steps and eight prompts."""
     say("opening pool, suites and base model")
     inputs = open_inputs(config)
-    findings = [_pool(config, inputs), *_suites(config, inputs), _recipe(config), _mixture(config, inputs), _cost(config)]
+    findings = [
+        _pool(config, inputs),
+        *_suites(config, inputs),
+        _recipe(config),
+        _mixture(config, inputs),
+        _cost(config),
+    ]
     if full:
         say("training two steps and answering eight prompts")
         findings.append(_smoke(config, inputs))
@@ -89,7 +95,10 @@ def _mixture(config: RunConfig, inputs: Inputs) -> dict[str, Any]:
         max_repeat=config.limits.max_repeat,
     )
     total = curate(inputs.pool, mixture).report.total
-    return {"check": "dry mixture", "result": f"{total.selected:,} of {total.requested:,} tokens in {total.rows:,} rows"}
+    return {
+        "check": "dry mixture",
+        "result": f"{total.selected:,} of {total.requested:,} tokens in {total.rows:,} rows",
+    }
 
 
 def _cost(config: RunConfig) -> dict[str, Any]:
@@ -126,4 +135,7 @@ def _smoke(config: RunConfig, inputs: Inputs) -> dict[str, Any]:
         prompts = [roles["steering"].prompts for roles in inputs.suites.values()]
         some = [p for each in prompts for p in each[: max(1, PROMPTS // len(prompts))]]
         answers = TransformersGenerator(base, config.generator).generate(some, Path(done.adapter))
-    return {"check": "smoke", "result": f"loss {done.loss:.3f} after {done.steps} steps, {len(answers)} prompts answered"}
+    return {
+        "check": "smoke",
+        "result": f"loss {done.loss:.3f} after {done.steps} steps, {len(answers)} prompts answered",
+    }

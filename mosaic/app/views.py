@@ -98,7 +98,7 @@ def _seconds(journal: Journal) -> dict[int, dict[str, float]]:
     for step in journal.steps():
         if step.state != "done" or step.round in recorded:
             continue
-        parts = out.setdefault(step.round, {part: 0.0 for part in PARTS})
+        parts = out.setdefault(step.round, dict.fromkeys(PARTS, 0.0))
         seconds = step.seconds or 0.0
         if step.kind in parts:
             parts[step.kind] += seconds
@@ -211,7 +211,9 @@ def trace_text(events: list[dict[str, Any]]) -> str:
                     lines.append(f"    concluded: {call['conclusion']}")
                 else:
                     arguments = json.dumps(call["arguments"])
-                    lines.append(f"    asked {call['tool']} {_short(arguments)} -> {_short(json.dumps(call['result']))}")
+                    lines.append(
+                        f"    asked {call['tool']} {_short(arguments)} -> {_short(json.dumps(call['result']))}"
+                    )
             lines.append(f"    rationale: {event['plan']['rationale']}")
             lines.append(f"    ratios: {json.dumps(event['plan']['ratios'])}")
             lines.append(f"    expected: {json.dumps(event['plan']['expected'])}")
