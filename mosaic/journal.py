@@ -103,7 +103,8 @@ class Journal:
         temporary.unlink(missing_ok=True)
         db = cls._connect(temporary)
         db.executescript(SCHEMA)
-        text, digest = _sealed(config)
+        text = json.dumps(config, allow_nan=False)  # keys in their own order, which is how people wrote them
+        digest = hashlib.sha256(text.encode()).hexdigest()
         meta = {"version": str(VERSION), "run": run, "config": text, "config_digest": digest, "fence": "0"}
         with db:
             db.executemany("insert into meta values (?, ?)", meta.items())

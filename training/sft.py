@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,8 @@ def train(job: TrainJob, progress: Progress | None = None) -> TrainResult:
 
     disable_progress_bar()
     logging.disable_progress_bar()
+    # transformers and peft warn about each other's use of a renamed flag; nobody here can act on it.
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)
     base, config = Path(job.base_model), job.config
     check_recipe(base, config)
     table = pq.read_table(job.training_set, columns=["id", "messages", "n_tokens", "weight"])

@@ -1,0 +1,80 @@
+"""Mixtures measured on a laboratory, outside of any run: the same steps as in a run, remembered in a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.observe import proportions
+from agent.pareto import hypervolume
+from mosaic.app.config import RunConfig
+from mosaic.app.wiring import build_services, open_inputs
+from mosaic.journal import FILE, Journal
+from mosaic.types import Mixture, Score
+from tools.curate import curate_step
+
+UNLIMITED = 10**12
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Selection scores of one mixture: means per objective and per slice."""
+
+    scores: dict[str, Score]
+    slices: dict[str, list[float]]
+
+    @property
+    def means(self) -> dict[str, float]:
+        return {o: float(s.mean or 1.0) for o, s in self.scores.items()}
+
+    @property
+    def volume(self) -> float:
+        return hypervolume([list(self.means.values())])
+
+
+class World:
+    """One laboratory. What was measured once is read from its folder afterwards."""
+
+    def __init__(self, config: RunConfig, folder: Path) -> None:
+        inputs = open_inputs(config)
+        if not (folder / FILE).exists():
+            Journal.create(folder, "world", {"run": config.json_data()}, UNLIMITED).close()
+        journal = Journal.open(folder)
+        journal.acquire()
+        self.config = config
+        self.services = build_services(config, folder, journal, inputs)
+        self.stock = inputs.pool.stock(config.limits.min_quality)
+        self.ratios, self.buckets = proportions(self.stock)
+
+    def base(self, role: str = "selection") -> Measured:
+        return self._evaluate(None, role)
+
+    def measure(
+        self,
+        ratios: Mapping[str, float],
+        buckets: Mapping[str, Mapping[str, float]],
+        seed: int = 1,
+        role: str = "selection",
+    ) -> Measured:
+        """Curate, train and evaluate one mixture."""
+        mixture = Mixture(
+            ratios=dict(ratios),
+            bucket_weights={d: dict(w) for d, w in buckets.items()},
+            budget=self.config.budget.tokens_per_round,
+            seed=seed,
+            min_quality=self.config.limits.min_quality,
+        )
+        training_set = curate_step(self.services.steps, self.services.pool, mixture)
+        return self._evaluate(self.services.trainer.train(training_set, seed).digest, role)
+
+    def _evaluate(self, adapter: str | None, role: str) -> Measured:
+        evaluation = self.services.evaluator.evaluate(adapter, [role])
+        slices: dict[str, list[float]] = {}
+        for objective, items in evaluation.of_role(role).items():
+            values: dict[str, list[float]] = {}
+            for item in items:
+                if item.score is not None and item.slice is not None:
+                    values.setdefault(item.slice, []).append(item.score)
+            slices[objective] = [round(sum(v) / len(v), 2) for _, v in sorted(values.items())]
+        return Measured({o: roles[role] for o, roles in evaluation.scores().items()}, slices)

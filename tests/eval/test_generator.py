@@ -1,0 +1,76 @@
+"""The transformers generator on a tiny random model: replay, batching, adapters."""
+
+import pytest
+
+from eval.generator import TransformersGeneratorConfig
+from eval.generators.transformers import TransformersGenerator
+from mosaic.errors import UsageError
+from mosaic.types import Prompt
+
+
+def prompts(*chats):
+    return [Prompt(id=f"p{i}", turns=list(turns), slice="s", weight=1) for i, turns in enumerate(chats)]
+
+
+@pytest.fixture(scope="module")
+def generator(tiny_model):
+    return TransformersGenerator(tiny_model, TransformersGeneratorConfig(batch_size=4, max_new_tokens=8))
+
+
+CHATS = [("how do i store the bread ?",), ("hello", "the old bridge"), ("a", "b", "please add one"), ("the river",)]
+
+
+def test_answers_do_not_depend_on_batching(tiny_model, generator):
+    single = TransformersGenerator(tiny_model, TransformersGeneratorConfig(batch_size=1, max_new_tokens=8))
+    assert generator.generate(prompts(*CHATS), None) == single.generate(prompts(*CHATS), None)
+
+
+def test_call_k_sees_k_user_turns_and_its_own_earlier_answers(generator, monkeypatch):
+    seen = []
+    encode = generator._encode
+    monkeypatch.setattr(generator, "_encode", lambda chats: seen.append([list(c) for c in chats]) or encode(chats))
+    response = generator.generate(prompts(("a", "b", "please add one")), None)[0]
+    roles = [[m["role"] for m in calls[0]] for calls in seen]
+    assert roles == [["user"], ["user", "assistant", "user"], ["user", "assistant", "user", "assistant", "user"]]
+    assert [m["content"] for m in seen[2][0] if m["role"] == "assistant"] == response.answers[:2]
+    assert len(response.answers) == len(response.finish_reasons) == 3
+
+
+def test_an_adapter_changes_answers_and_leaves_the_base_alone(tiny_model, generator, tmp_path):
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32),
+        LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"),
+    )
+    torch.manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(tmp_path / "adapter")
+    before = generator.generate(prompts(*CHATS), None)
+    adapted = generator.generate(prompts(*CHATS), tmp_path / "adapter")
+    assert adapted != before
+    assert generator.generate(prompts(*CHATS), None) == before
+
+
+def test_likelihood_is_the_models_own(generator):
+    values = generator.log_likelihood(["the bridge is old", "the bridge is old and green ."], None)
+    assert all(v < 0 for v in values)
+
+
+def test_a_folder_without_chat_template_or_with_remote_code_is_refused(tiny_model, tmp_path):
+    import json
+    import shutil
+
+    bare = tmp_path / "bare"
+    shutil.copytree(tiny_model, bare)
+    (bare / "chat_template.jinja").unlink()
+    with pytest.raises(UsageError, match="no chat template"):
+        TransformersGenerator(bare, TransformersGeneratorConfig()).generate(prompts(("a",)), None)
+    config = json.loads((bare / "config.json").read_text())
+    (bare / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModel": "x.Y"}}))
+    with pytest.raises(UsageError, match="remote code"):
+        TransformersGenerator(bare, TransformersGeneratorConfig()).generate(prompts(("a",)), None)
