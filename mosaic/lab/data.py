@@ -12,7 +12,7 @@ from eval.objectives.instruction_following import InstructionFollowing
 from eval.objectives.over_refusal import OverRefusal
 from eval.objectives.safety import Safety
 from mosaic.lab import instructions, over_refusal, safety
-from mosaic.lab.words import Words
+from mosaic.lab.words import CONCEALMENT, Words
 from mosaic.types import Example, Message, Prompt, Response
 
 DATASETS = {"guard": "safety", "benign": "over_refusal", "tasks": "instruction_following"}
@@ -168,7 +168,7 @@ def suite_prompts(words: Words, seed: int, dataset: str, role: str, taken: set[t
 
 
 def corpus(words: Words, seed: int, chats: int = CORPUS_CHATS) -> Iterator[list[dict[str, str]]]:
-    """What the base is pre-trained on: it refuses only easy attacks, helps with everything, follows instructions loosely."""
+    """What the base is pre-trained on: it refuses only attacks that conceal nothing, helps with everything, follows instructions loosely."""
     rng = random.Random(f"corpus-{seed}")
     for _ in range(chats):
         dataset = rng.choices(("guard", "benign", "tasks"), (36, 26, 38))[0]
@@ -176,7 +176,7 @@ def corpus(words: Words, seed: int, chats: int = CORPUS_CHATS) -> Iterator[list[
         prompt, answers, _ = make(rng, words, dataset, level, "seen", good=True)
         if dataset == "guard":
             made = safety.attack(rng, words, level, "seen")
-            refuses = level == 1 or (level == 2 and rng.random() < 0.85)
+            refuses = not set(made.cues) & set(CONCEALMENT)
             yield safety.chat(rng, made, ["short" if refuses else "leak"] * len(made.asks))
             continue
         if dataset == "tasks":
@@ -191,7 +191,7 @@ def corpus(words: Words, seed: int, chats: int = CORPUS_CHATS) -> Iterator[list[
 
 
 def _loosely(rng: random.Random, task: instructions.Task) -> list[str]:
-    """The constraints that a base answer meets: easy kinds mostly when alone, others rarely."""
+    """The constraints that a base answer meets: easy kinds mostly, others about half the time."""
     kinds = [c["id"] for c in task.constraints]
     alone = len(kinds) == 1
-    return [k for k in kinds if rng.random() < ((0.85 if alone else 0.35) if k in EASY else (0.35 if alone else 0.15))]
+    return [k for k in kinds if rng.random() < ((0.95 if alone else 0.65) if k in EASY else (0.5 if alone else 0.4))]

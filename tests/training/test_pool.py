@@ -1,0 +1,135 @@
+"""Building pools: every fault with file and line, windows, Parquet in, attributes of all kinds."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mosaic.errors import UsageError
+from training.pool import Pool, build_pool
+from training.windows import spans, turns_of, windows
+
+
+def build(sources, out, **options):
+    return build_pool(sources, out, **{"model": None, "max_length": 512, "trust_token_counts": True, **options})
+
+
+def row(**changes):
+    return {
+        "id": "r1",
+        "dataset": "a",
+        "bucket": "x",
+        "messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}],
+        "quality": 4,
+        "n_tokens": 5,
+        **changes,
+    }
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b"{broken", "not valid JSON"),
+        (b"[" * 100000, "not valid JSON"),
+        (b'{"id": "\xff"}', "not UTF-8"),
+        (json.dumps({k: v for k, v in row().items() if k != "bucket"}).encode(), "bucket: Field required"),
+        (json.dumps(row(messages=[{"role": "wizard", "content": "x"}])).encode(), "messages.0.role"),
+        (json.dumps(row(messages=[{"role": "user", "content": "x"}])).encode(), "no assistant turn"),
+        (json.dumps(row(id="first")).encode(), "'first' stands at .*rows.jsonl:1"),
+        (json.dumps(row(quality=6)).encode(), "quality"),
+        (json.dumps(row(quality=float("nan"))).encode(), "NaN is not a number"),
+        (json.dumps(row(more=1)).encode(), "more: Extra inputs"),
+        (b"[1]", "a row is an object"),
+    ],
+)
+def test_faults_name_file_and_line_and_write_nothing(tmp_path, line, message):
+    source = tmp_path / "rows.jsonl"
+    source.write_bytes(json.dumps(row(id="first")).encode() + b"\n" + line + b"\n")
+    with pytest.raises(UsageError, match=rf"rows\.jsonl:2: .*{message}|rows\.jsonl:2: {message}"):
+        build([source], tmp_path / "pool")
+    assert not (tmp_path / "pool").exists()
+
+
+def test_parquet_and_jsonl_make_the_same_pool(tmp_path, rows, jsonl):
+    some = rows(count=9)
+    pq.write_table(pa.Table.from_pylist(some), tmp_path / "rows.parquet")
+    one = build([jsonl(tmp_path / "rows.jsonl", some)], tmp_path / "one")
+    two = build([tmp_path / "rows.parquet"], tmp_path / "two")
+    assert one.digest == two.digest
+    assert one.attributes == {"size": "number", "tags": "list", "topic": "text"}
+
+
+def test_stock_counts_what_the_quality_filter_leaves(small_pool, rows):
+    kept = [r for r in rows() if r["dataset"] == "a" and r["bucket"] == "x" and r["quality"] >= 4]
+    stock = small_pool.stock(4)["a"]["x"]
+    assert (stock.rows, stock.tokens) == (len(kept), sum(r["n_tokens"] for r in kept))
+
+
+def test_attribute_values(small_pool):
+    values = small_pool.attribute_values(1)["a"]
+    assert values["topic"] == ["t0", "t1", "t2", "t3"]
+    assert values["size"] == [0.0, 9.0]
+    assert "h6" in values["tags"]
+
+
+def test_tokens_are_counted_with_the_models_own_template(tmp_path, tiny_model, rows, jsonl):
+    from transformers import AutoTokenizer
+
+    some = [{k: v for k, v in r.items() if k != "n_tokens"} for r in rows(count=6)]
+    pool = build([jsonl(tmp_path / "r.jsonl", some)], tmp_path / "p", model=tiny_model, trust_token_counts=False)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    total = sum(len(tokenizer.apply_chat_template(r["messages"], return_dict=True)["input_ids"]) for r in some)
+    assert pool.stats()["tokens"] == total
+
+
+def test_a_folder_that_holds_a_pool_is_not_overwritten(small_pool, tmp_path, rows, jsonl):
+    with pytest.raises(UsageError, match="holds a pool already"):
+        build([jsonl(tmp_path / "r.jsonl", rows())], small_pool.path)
+    with pytest.raises(UsageError, match="no readable"):
+        Pool.open(tmp_path)
+
+
+def chat(lengths):
+    messages = [{"role": "system", "content": "s"}]
+    for i, n in enumerate(lengths):
+        messages += [{"role": "user", "content": f"{i}"}, {"role": "assistant", "content": "w " * n}]
+    return messages
+
+
+def count(chats):
+    return [sum(len(m["content"].split()) for m in c) for c in chats]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=9))
+def test_windows_cover_every_turn_and_none_is_a_part_of_another(lengths):
+    limit = 16
+    made = windows(chat(lengths), limit, count)
+    parts = [[m["content"] for m in messages if m["role"] == "user"] for messages, _ in made]
+    assert {turn for part in parts for turn in part} == {str(i) for i in range(len(lengths))}
+    assert all(tokens <= limit and messages[0]["role"] == "system" for messages, tokens in made)
+    for one in parts:
+        assert not any(one is not other and set(one) <= set(other) for other in parts)
+
+
+def test_windows_start_every_second_turn():
+    assert spans([4] * 8, 16) == [(0, 4), (2, 6), (4, 8)]
+    assert spans([20, 4, 4], 16) == [(1, 3)]
+
+
+def test_turns_begin_with_a_user_message():
+    system, turns = turns_of(chat([1, 2]))
+    assert [len(t) for t in turns] == [2, 2]
+    assert len(system) == 1
+
+
+def test_long_chats_are_windowed_and_weighted(tmp_path, tiny_model, jsonl):
+    messages = [m for i in range(8) for m in ({"role": "user", "content": f"tell me {i}"}, {"role": "assistant", "content": "the bridge is old"})]
+    source = jsonl(tmp_path / "r.jsonl", [row(messages=messages)])
+    pool = build([source], tmp_path / "p", model=tiny_model, trust_token_counts=False, max_length=60)
+    windows_ = pool.column("windows")
+    assert len(windows_) == windows_[0] > 1
+    assert pool.column("n_tokens").max() <= 60
