@@ -18,12 +18,12 @@ Floats = npt.NDArray[np.float64]
 
 LEAST_SHARE = 0.01
 CLIP = 0.0125
-OWN, OWN_SD = 1.0, 0.6
-NEAR, NEAR_SD = 0.3, 0.4
+OWN, OWN_SD = 2.0, 0.6
+NEAR, NEAR_SD = 0.6, 0.4
 FAR, FAR_SD = 0.0, 0.4
 INTERCEPT_SD = 4.0
 NOISE_SD = 0.45
-BASE_NOISE_SD = 1.2
+BASE_NOISE_SD = 2.5
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,54 @@
+"""An observation over the small pool: two objectives, two data sets of three buckets."""
+
+import pytest
+
+from agent.observe import proportions
+from mosaic.types import ActionPlan, Calibration, FailureProfile, Limits, ObjectiveSpec, Observation, Round, Score, SliceProfile
+
+MEANS = {"safety": (4.9, 3.0, 1.2), "over_refusal": (4.8, 4.0, 2.0)}
+
+
+def score(mean, n=40):
+    return Score(mean=mean, low=mean - 0.2, high=mean + 0.2, n_scored=n)
+
+
+def profile(means=MEANS, reliability="high"):
+    slices = [
+        SliceProfile(objective=o, slice=b, score=score(m), failure_rate=(5 - m) / 4, reliability=reliability)
+        for o, values in means.items()
+        for b, m in zip("xyz", values, strict=True)
+    ]
+    return FailureProfile(round=0, slices=sorted(slices, key=lambda s: s.score.mean))
+
+
+@pytest.fixture
+def observe(small_pool):
+    stock = small_pool.stock(2)
+    ratios, buckets = proportions(stock)
+    static = ActionPlan(rationale="static", ratios=ratios, bucket_weights=buckets)
+    scores = {o: {"selection": score(sum(m) / 3)} for o, m in MEANS.items()}
+
+    def make(**changes):
+        values = {
+            "round": 1,
+            "rounds": 5,
+            "seed": 1,
+            "objectives": [
+                ObjectiveSpec(name="safety", datasets=["a"], target=4.5),
+                ObjectiveSpec(name="over_refusal", datasets=["b"], target=4.5),
+            ],
+            "profile": profile(),
+            "history": [Round(round=0, scores=scores, profile=profile({o: (1.5,) * 3 for o in MEANS}), accepted=True)],
+            "archive": [0],
+            "calibration": Calibration(scores=[scores], noise=dict.fromkeys(MEANS, 0.1), profiles=[profile()], mixture=static),
+            "proportions": ratios,
+            "bucket_proportions": buckets,
+            "stock": stock,
+            "last_plan": static,
+            "limits": Limits(min_quality=2),
+            "budget_per_round": 400,
+            "budget_left": 4000,
+        }
+        return Observation(**{**values, **changes})
+
+    return make

@@ -1,0 +1,67 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from agent.pareto import archive, choose, dominates, floors_broken, hypervolume, verdict
+from mosaic.types import FailureProfile, ObjectiveSpec, Round, Score
+
+NAMES = ["s", "o"]
+
+
+def score(mean, half=0.1):
+    return Score(mean=mean, low=None if mean is None else mean - half, high=None if mean is None else mean + half, n_scored=9)
+
+
+def rounds(*points, accepted=True):
+    return [
+        Round(
+            round=i,
+            scores={n: {"selection": score(x)} for n, x in zip(NAMES, p, strict=True)},
+            profile=FailureProfile(round=i, slices=[]),
+            accepted=accepted,
+        )
+        for i, p in enumerate(points, start=1)
+    ]
+
+
+def test_a_gain_within_the_noise_costs_nobody_a_place():
+    made = rounds((3.0, 3.0), (3.05, 3.0), (4.0, 3.0))
+    assert archive(made[:2], NAMES, {"s": 0.1, "o": 0.1}) == [1, 2]
+    assert archive(made, NAMES, {"s": 0.1, "o": 0.1}) == [3]
+
+
+def test_the_archive_does_not_depend_on_order_and_is_never_empty():
+    points = np.random.default_rng(0).uniform(1, 5, (6, 2)).tolist()
+    made = rounds(*points)
+    noise = {"s": 0.3, "o": 0.2}
+    expected = sorted(archive(made, NAMES, noise))
+    assert expected
+    for order in itertools.permutations(made):
+        assert sorted(archive(list(order), NAMES, noise)) == expected
+    for a, b in itertools.permutations(expected, 2):
+        assert not dominates(points[a - 1], points[b - 1], [0.3, 0.2])
+
+
+def test_hypervolume_is_a_share_of_the_scale():
+    assert hypervolume([]) == 0
+    assert hypervolume([[5, 5, 5]]) == pytest.approx(1)
+    assert hypervolume([[3, 3, 3]]) == pytest.approx(1 / 8)
+    assert hypervolume([[3, 3], [2, 5], [1, 5]]) == pytest.approx((4 + 2) / 16)
+
+
+def test_floors_are_held_on_the_lower_bound():
+    objectives = [ObjectiveSpec(name="s", datasets=["a"], floor=2.95), ObjectiveSpec(name="o", datasets=["b"])]
+    made = rounds((3.0, 3.0), (3.2, 3.0))
+    assert [verdict(r, objectives)[0] for r in made] == [False, True]
+    assert floors_broken(made[0].scores, objectives) == ["s"]
+    unscored = rounds((None, 3.0))[0]
+    assert verdict(unscored, objectives) == (False, "not scored: s")
+
+
+def test_the_choice_takes_targets_first_and_volume_second():
+    objectives = [ObjectiveSpec(name="s", datasets=[], target=4.0), ObjectiveSpec(name="o", datasets=[], target=4.0)]
+    made = rounds((5.0, 3.0), (4.0, 4.0), (4.1, 4.2))
+    assert choose(made, [1, 2, 3], objectives) == 3
+    assert choose(made, [1, 2], objectives) == 2
+    assert choose(made, [], objectives) is None

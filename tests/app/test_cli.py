@@ -1,0 +1,164 @@
+"""The command line as a person meets it: bad input gives one clear message and exit code 2."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mosaic.app.config import BUNDLED, load_config
+from mosaic.errors import UsageError
+
+ENV = {**os.environ, "PYTHONPATH": os.getcwd(), "COLUMNS": "200"}
+
+
+def mosaic(*arguments, cwd=None):
+    return subprocess.run(
+        [sys.executable, "-m", "mosaic", *map(str, arguments)], capture_output=True, text=True, cwd=cwd, env=ENV
+    )
+
+
+def test_help_answers_at_once_and_imports_nothing_heavy():
+    started = time.monotonic()
+    done = mosaic("run", "--help")
+    assert done.returncode == 0
+    assert time.monotonic() - started < 3
+    code = (
+        "import sys; from typer.testing import CliRunner; from mosaic.app.cli import app\n"
+        "CliRunner().invoke(app, ['--help'])\n"
+        "print([m for m in ('torch', 'transformers', 'trl', 'langgraph', 'datasets', 'pyarrow', 'scipy') if m in sys.modules])"
+    )
+    seen = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENV)
+    assert seen.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("roundz=3", "roundz: unknown key"),
+        ("rounds=three", "rounds: Input should be a valid integer"),
+        ("budget.tokens_per_round=.nan", "budget.tokens_per_round"),
+        ("budget.tokens_total=10", "cannot pay one round"),
+        ("planner.kind=oracle", "planner"),
+        ("objectives.safety.floor=5", "floor 5.0 is above target"),
+        ("objectives.safety.datasets=[benign]", "a data set belongs to one objective"),
+        ("planner.on_failure", "write it as a.b=value"),
+    ],
+)
+def test_a_bad_config_value_is_named(override, message):
+    with pytest.raises(UsageError) as caught:
+        load_config("lab", [override])
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed: 1\nseed: 2\n", "line 1: the key 'seed' stands twice"),
+        ("[1, 2]", "a config is a mapping"),
+        ("a: [", "not valid YAML"),
+        ("a: !!python/object/apply:os.system [ls]", "not valid YAML"),
+    ],
+)
+def test_a_bad_config_file_is_named(tmp_path, text, message):
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError) as caught:
+        load_config(str(path))
+    assert message in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_errors_are_one_message_and_exit_code_2(tmp_path):
+    for arguments in (["run", "nothing.yaml"], ["report", "nothing"], ["score", "speed", "x"], ["schema", "x"]):
+        done = mosaic(*arguments, cwd=tmp_path)
+        assert done.returncode == 2, arguments
+        assert done.stderr.startswith("error: ")
+        assert "Traceback" not in done.stderr
+        assert done.stdout == ""
+
+
+def test_init_writes_a_config_that_parses(tmp_path):
+    assert mosaic("init", cwd=tmp_path).returncode == 0
+    config = load_config(str(tmp_path / "mosaic.yaml"))
+    assert config.base_model == str(tmp_path / "models/base")
+    assert mosaic("init", cwd=tmp_path).returncode == 2
+
+
+PLAN = {"rationale": "r", "ratios": {"a": 0.5, "b": 0.5}, "bucket_weights": {}, "focus": {}, "expected": {}}
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        ({**PLAN, "ratios": {"a": 0.5, "b": 0.4}}, "weights sum to 0.9"),
+        ({**PLAN, "ratios": {"a": 0.5, "c": 0.5}}, "ratios.c: unknown_dataset"),
+        ({**PLAN, "ratios": {"a": "0.5", "b": 0.5}}, "ratios.a"),
+        ({**PLAN, "ratios": {"a": True, "b": 0.0}}, "ratios.a"),
+        ({**PLAN, "speed": 1}, "speed: unknown key"),
+        ('{"ratios": {"a": NaN}}', "NaN is not a number"),
+        ('{"ratios": {"a": 1, "a": 1}}', "the key 'a' stands twice"),
+        ("[" * 1_000_000, "longer than"),
+        ("[" * 1000, "nested deeper"),
+        ("{", "not valid JSON"),
+    ],
+)
+def test_a_bad_plan_is_refused_with_the_field(small_pool, tmp_path, plan, message):
+    from typer.testing import CliRunner
+
+    from mosaic.app.cli import app
+
+    path = tmp_path / "plan.json"
+    path.write_text(plan if isinstance(plan, str) else json.dumps(plan))
+    out = tmp_path / "set.parquet"
+    result = CliRunner().invoke(app, ["curate", str(path), "--pool", str(small_pool.path), "--budget", "300", "--out", str(out)])
+    assert isinstance(result.exception, UsageError)
+    assert message in str(result.exception)
+    assert not out.exists()
+
+
+def test_curate_prints_its_documented_shape(small_pool, tmp_path):
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps(PLAN))
+    out = tmp_path / "set.parquet"
+    done = mosaic(
+        "curate", path, "--pool", small_pool.path, "--budget", 300, "--seed", 1, "--min-quality", 2, "--out", out, "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    data = json.loads(done.stdout)
+    assert set(data) == {"datasets", "total", "digest"}
+    assert set(data["total"]) == {"requested", "selected", "short", "rows", "focus_rows"}
+    assert set(data["datasets"]["a"]["buckets"]["x"]) == set(data["total"])
+
+
+def test_score_reads_stored_items(tmp_path):
+    path = tmp_path / "items.jsonl"
+    good = {"id": "i1", "instruction_ids": ["startend:quotation"], "strict": [True], "loose": [True]}
+    path.write_text(json.dumps(good) + "\n" + json.dumps({"id": "i2", "strict": []}) + "\n")
+    done = mosaic("score", "instruction_following", path)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert set(lines[0]) == {"id", "status", "valid", "slice", "weight", "label", "score", "need"}
+    assert (lines[0]["score"], lines[1]["status"], lines[1]["score"]) == (5.0, "unscored", None)
+    path.write_text("{oops\n")
+    done = mosaic("score", "safety", path)
+    assert (done.returncode, "items.jsonl:1" in done.stderr) == (2, True)
+
+
+def test_doctor_finds_the_six_packages_here():
+    done = mosaic("doctor", "--json")
+    rows = {row["check"]: row["verdict"] for row in json.loads(done.stdout)}
+    for name in ("mosaic", "agent", "tools", "training", "eval", "prompts"):
+        assert rows[f"package {name}"] == "ok"
+
+
+def test_every_schema_is_json():
+    for name in mosaic("schema").stdout.split():
+        assert json.loads(mosaic("schema", name).stdout)["type"] == "object"
+
+
+def test_the_bundled_config_is_complete():
+    config = load_config("lab")
+    assert str(BUNDLED) in config.base_model
+    assert list(config.objectives) == ["safety", "over_refusal", "instruction_following"]
