@@ -131,6 +131,7 @@ def train(job: TrainJob, progress: Progress | None = None) -> TrainResult:
         steps=int(trainer.state.global_step),
         loss=float(output.training_loss),
         seconds=seconds,
+        train_seconds=float(output.metrics["train_runtime"]),
         real_token_share=sum(lengths[i] for b in batches for i in b) / positions,
     )
 

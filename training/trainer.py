@@ -46,7 +46,7 @@ class TrainJob(Noun):
 
 
 class TrainResult(Noun):
-    """`seconds` run from the trainer's construction to the saved adapter; tokens are per epoch."""
+    """`seconds` run from the trainer's construction to the saved adapter, `train_seconds` over the steps alone."""
 
     adapter: str
     tokens: int
@@ -54,6 +54,7 @@ class TrainResult(Noun):
     steps: int
     loss: float
     seconds: float
+    train_seconds: float
     real_token_share: float
 
 

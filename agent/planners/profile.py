@@ -156,7 +156,7 @@ class ProfilePlanner:
         for slice_ in worst[:2]:
             effect = model.own_effect((slice_.objective, slice_.slice))
             parts.append(
-                f"Doubling the tokens of {slice_.objective} {slice_.slice} is believed to add {effect:.2f} logits."
+                f"Doubling the tokens of {slice_.objective} {slice_.slice} is believed to add {effect:.2f}."
             )
         changes = ", ".join(f"{o} {c:+.2f}" for o, c in expected.items())
         parts.append(f"Expected against the plan executed last: {changes}.")

@@ -1,8 +1,9 @@
 """How slices answer to tokens: a small Bayesian regression per slice, fitted to the rounds of one run.
 
-In logits of the 1-5 scale, a slice's mean is linear in the log shares of its own bucket, of its objective's other
-buckets, and of every other objective's data. The prior says that a bucket's own tokens help most, neighbouring ones
-some, and other objectives' data are unknown; the rounds correct it. With no rounds yet the prior speaks alone.
+On the 1-5 scale, a slice's mean is linear in the log shares of its own bucket, of its objective's other buckets, and
+of every other objective's data, cut off at the ends of the scale; a slice at an end is taken to lie a little beyond
+it. The prior says that a bucket's own tokens help most, neighbouring ones some, and other objectives' data are
+unknown; the rounds correct it. With no rounds yet the prior speaks alone.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ Cell = tuple[str, str]
 Floats = npt.NDArray[np.float64]
 
 LEAST_SHARE = 0.01
-CLIP = 0.0125
-OWN, OWN_SD = 2.0, 0.6
-NEAR, NEAR_SD = 0.6, 0.4
-FAR, FAR_SD = 0.0, 0.4
-INTERCEPT_SD = 4.0
-NOISE_SD = 0.45
-BASE_NOISE_SD = 2.5
+SLACK = 0.3
+OWN, OWN_SD = 1.2, 0.5
+NEAR, NEAR_SD = 0.4, 0.3
+FAR, FAR_SD = -0.1, 0.3
+INTERCEPT_SD = 5.0
+NOISE_SD = 0.35
+BASE_NOISE_SD = 1.5
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,9 @@ class Slice:
     far: list[list[int]]
 
 
-def logit(mean: float) -> float:
-    """A mean on 1-5 as a logit, kept away from the ends."""
-    share = min(1 - CLIP, max(CLIP, (mean - 1) / 4))
-    return float(np.log(share / (1 - share)))
+def beyond(mean: float) -> float:
+    """A mean on 1-5, moved outwards where it lies at an end of the scale: what is cut off cannot be seen."""
+    return mean + SLACK if mean > 4.85 else mean - SLACK if mean < 1.1 else mean
 
 
 class Response:
@@ -85,7 +85,7 @@ class Response:
         """Posterior mean and covariance of the coefficients."""
         known = [i for i, t in enumerate(trials) if slice_.key in t.means]
         features = self._features(slice_, shares[known])
-        wanted = np.array([logit(trials[i].means[slice_.key]) for i in known])
+        wanted = np.array([beyond(trials[i].means[slice_.key]) for i in known])
         noise = np.array([BASE_NOISE_SD if trials[i].is_base else NOISE_SD for i in known])
         prior = np.array([0.0, OWN, NEAR, *[FAR] * len(slice_.far)])
         spread = np.array([INTERCEPT_SD, OWN_SD, NEAR_SD, *[FAR_SD] * len(slice_.far)])
@@ -99,10 +99,10 @@ class Response:
         out = {}
         for slice_, (mean, _) in zip(self.slices, self._fitted, strict=True):
             z = self._features(slice_, shares) @ mean
-            out[slice_.key] = 1 + 4 / (1 + np.exp(-z))
+            out[slice_.key] = np.clip(z, 1.0, 5.0)
         return out
 
     def own_effect(self, key: Cell) -> float:
-        """What doubling a slice's own tokens is believed to add, in logits."""
+        """What doubling a slice's own tokens is believed to add to its mean."""
         index = next(i for i, s in enumerate(self.slices) if s.key == key)
         return float(self._fitted[index][0][1] * np.log(2))

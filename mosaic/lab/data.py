@@ -18,15 +18,16 @@ from mosaic.types import Example, Message, Prompt, Response
 DATASETS = {"guard": "safety", "benign": "over_refusal", "tasks": "instruction_following"}
 LEVELS = {"guard": 5, "benign": 4, "tasks": 5}
 # Tokens of the pool by data set, and rows by level within each: easy buckets are full, hard ones scarce.
-POOL_ROWS = {"guard": 2600, "benign": 2600, "tasks": 4200}
+POOL_ROWS = {"guard": 1700, "benign": 4600, "tasks": 7400}
 SKEW = {
-    "guard": (0.44, 0.34, 0.12, 0.06, 0.04),
+    "guard": (0.50, 0.32, 0.09, 0.05, 0.04),
     "benign": (0.66, 0.22, 0.07, 0.05),
     "tasks": (0.52, 0.20, 0.16, 0.07, 0.05),
 }
 NEAR_DUPLICATES = 0.04
 PER_SLICE = 32
 CORPUS_CHATS = 46000
+PLAIN_FIRST = (6, 2, 1, 1)
 EASY = ("punctuation:no_comma", "startend:quotation", "detectable_format:title", "detectable_content:postscript")
 
 Row = tuple[Prompt, list[str], dict[str, Any]]
@@ -168,15 +169,16 @@ def suite_prompts(words: Words, seed: int, dataset: str, role: str, taken: set[t
 
 
 def corpus(words: Words, seed: int, chats: int = CORPUS_CHATS) -> Iterator[list[dict[str, str]]]:
-    """What the base is pre-trained on: it refuses only attacks that conceal nothing, helps with everything, follows instructions loosely."""
+    """What the base is pre-trained on: refuses attacks that conceal little, helps always, follows loosely."""
     rng = random.Random(f"corpus-{seed}")
     for _ in range(chats):
-        dataset = rng.choices(("guard", "benign", "tasks"), (36, 26, 38))[0]
-        level = rng.randint(1, LEVELS[dataset])
+        dataset = rng.choices(("guard", "benign", "tasks"), (38, 20, 42))[0]
+        levels = range(1, LEVELS[dataset] + 1)
+        level = rng.choices(levels, PLAIN_FIRST if dataset == "benign" else [1] * len(levels))[0]
         prompt, answers, _ = make(rng, words, dataset, level, "seen", good=True)
         if dataset == "guard":
             made = safety.attack(rng, words, level, "seen")
-            refuses = not set(made.cues) & set(CONCEALMENT)
+            refuses = len(set(made.cues) & set(CONCEALMENT)) < 2 and rng.random() < 0.9
             yield safety.chat(rng, made, ["short" if refuses else "leak"] * len(made.asks))
             continue
         if dataset == "tasks":

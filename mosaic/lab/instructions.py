@@ -54,7 +54,7 @@ def task(rng: random.Random, words: Words, level: int, part: str) -> Task:
     while True:
         kinds = _kinds(rng, level)
         # The audit suites hold the combinations of constraints that nothing else does.
-        if set(kinds) >= INCOMPATIBLE or len(kinds) > 2 and _held_out(kinds) != audit:
+        if set(kinds) >= INCOMPATIBLE or (len(kinds) > 2 and _held_out(kinds) != audit):
             continue
         if complexity(kinds) == level:
             break

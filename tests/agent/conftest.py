@@ -5,7 +5,7 @@ import pytest
 from agent.observe import proportions
 from mosaic.types import ActionPlan, Calibration, FailureProfile, Limits, ObjectiveSpec, Observation, Round, Score, SliceProfile
 
-MEANS = {"safety": (4.9, 3.0, 1.2), "over_refusal": (4.8, 4.0, 2.0)}
+MEANS = {"safety": (5.0, 3.0, 1.2), "over_refusal": (5.0, 4.0, 2.0)}
 
 
 def score(mean, n=40):

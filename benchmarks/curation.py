@@ -1,0 +1,200 @@
+"""Curation: speed and memory on ten million rows, and tokens over budget in generated plans."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks.figures import figure
+from mosaic.types import Focus, Mixture
+from training.mixture import curate
+from training.pool import Pool
+from training.pool_build import INDEX, MANIFEST, VERSION
+
+DATASETS, BUCKETS = ("guard", "benign", "tasks"), ("b1", "b2", "b3", "b4", "b5")
+ROWS, QUICK_ROWS = 10_000_000, 500_000
+TOKENS = 1_000_000
+NEEDED = ("hash", "n_tokens", "quality", "window", "attribute:topic", "attribute:tags", "attribute:size")
+
+
+def synthetic_pool(folder: Path, rows: int) -> None:
+    """A pool folder of the index alone, written as columns: 3 data sets x 5 buckets, four attributes, one a list."""
+    generator = np.random.default_rng(0)
+    cells = len(DATASETS) * len(BUCKETS)
+    bounds = np.linspace(0, rows, cells + 1).astype(int)
+    quality = generator.integers(1, 6, rows).astype(np.int8)
+    tokens = np.clip(generator.lognormal(6, 0.7, rows), 8, 4096).astype(np.int32)
+    topics = pa.DictionaryArray.from_arrays(
+        pa.array(generator.integers(0, 30, rows).astype(np.int32)), pa.array([f"topic{i}" for i in range(30)])
+    )
+    levels = pa.DictionaryArray.from_arrays(
+        pa.array(generator.integers(0, 5, rows).astype(np.int32)), pa.array([f"level{i}" for i in range(5)])
+    )
+    tags = pa.DictionaryArray.from_arrays(
+        pa.array(generator.integers(0, 50, 2 * rows).astype(np.int32)), pa.array([f"tag{i}" for i in range(50)])
+    ).cast(pa.string())
+    hashes = np.concatenate(
+        [np.sort(generator.integers(0, 2**64, b - a, dtype=np.uint64)) for a, b in itertools.pairwise(bounds)]
+    )
+    table = pa.table(
+        {
+            "hash": pa.array(hashes),
+            "n_tokens": pa.array(tokens),
+            "quality": pa.array(quality),
+            "window": pa.array(np.zeros(rows, np.int16)),
+            "windows": pa.array(np.ones(rows, np.int16)),
+            "attribute:level": levels.cast(pa.string()),
+            "attribute:size": pa.array(generator.integers(0, 100, rows).astype(float)),
+            "attribute:tags": pa.ListArray.from_arrays(pa.array(np.arange(rows + 1) * 2, pa.int32()), tags),
+            "attribute:topic": topics.cast(pa.string()),
+        }
+    )
+    folder.mkdir(parents=True)
+    pq.write_table(table, folder / INDEX, compression="zstd")
+    datasets: dict[str, Any] = {}
+    for i in range(cells):
+        a, b = int(bounds[i]), int(bounds[i + 1])
+        stock = {
+            str(q): [int((quality[a:b] == q).sum()), int(tokens[a:b][quality[a:b] == q].sum())] for q in range(1, 6)
+        }
+        dataset, bucket = DATASETS[i // len(BUCKETS)], BUCKETS[i % len(BUCKETS)]
+        datasets.setdefault(dataset, {})[bucket] = {"start": a, "end": b, "stock": stock}
+    manifest = {
+        "version": VERSION,
+        "rows": rows,
+        "digest": "synthetic",
+        "tokenizer": None,
+        "max_length": 4096,
+        "too_long": 0,
+        "attributes": {"level": "text", "size": "number", "tags": "list", "topic": "text"},
+        "datasets": datasets,
+    }
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+
+
+def plan() -> Mixture:
+    weights = {d: dict.fromkeys(BUCKETS, 0.2) for d in DATASETS}
+    focus = {
+        "guard": Focus(
+            include={"topic": ["topic3", "topic4"], "tags": ["tag7"]}, exclude={"size": {"min": 90}}, share=0.5
+        ),  # type: ignore[dict-item]  # pydantic makes the range
+        "tasks": Focus(include={"tags": ["tag1", "tag2"]}, exclude={"topic": ["topic9"]}, share=0.3),
+    }
+    return Mixture(
+        ratios={"guard": 0.5, "benign": 0.2, "tasks": 0.3}, bucket_weights=weights, focus=focus, budget=TOKENS, seed=1
+    )
+
+
+def measure(folder: Path) -> dict[str, float]:
+    """In this process: seconds to scan the needed columns, then seconds and CPU seconds to curate, cold."""
+    started = time.monotonic()
+    for name in NEEDED:
+        pq.read_table(folder / INDEX, columns=[name], use_threads=False)
+    scan = time.monotonic() - started
+    started, cpu = time.monotonic(), time.process_time()
+    curated = curate(Pool.open(folder), plan())
+    out = {"scan": scan, "curate": time.monotonic() - started, "cpu": time.process_time() - cpu}
+    out["tokens"] = curated.report.total.selected
+    out["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+    return out
+
+
+def pandas_version(folder: Path) -> float:
+    """Seconds of the obvious way: load, filter, shuffle, take by cumulative tokens per bucket."""
+    started = time.monotonic()
+    frame = pq.read_table(folder / INDEX, columns=["n_tokens", "quality"]).to_pandas()
+    manifest = json.loads((folder / MANIFEST).read_text())
+    for dataset, ratio in plan().ratios.items():
+        for entry in manifest["datasets"][dataset].values():
+            part = frame.iloc[entry["start"] : entry["end"]]
+            part = part[part.quality >= 4].sample(frac=1, random_state=1)
+            part[part.n_tokens.cumsum() <= TOKENS * ratio / len(BUCKETS)]
+    return time.monotonic() - started
+
+
+def interleave_version(folder: Path, out: Path) -> float:
+    """Seconds of `datasets.interleave_datasets` and `to_parquet` over the same index."""
+    from datasets import Dataset, interleave_datasets
+
+    table = pq.read_table(folder / INDEX, columns=["n_tokens", "quality"])
+    manifest = json.loads((folder / MANIFEST).read_text())
+    started = time.monotonic()
+    parts = []
+    for dataset in DATASETS:
+        entries = manifest["datasets"][dataset].values()
+        first, last = min(e["start"] for e in entries), max(e["end"] for e in entries)
+        parts.append(Dataset(table.slice(first, last - first)))
+    interleave_datasets(parts, probabilities=[0.5, 0.2, 0.3], seed=1).to_parquet(str(out))
+    return time.monotonic() - started
+
+
+def curation(quick: bool) -> list[dict[str, Any]]:
+    """Speed against a scan of the same columns, rows per CPU second, peak memory; beside it two common ways."""
+    rows = QUICK_ROWS if quick else ROWS
+    with tempfile.TemporaryDirectory() as folder:
+        pool = Path(folder) / "pool"
+        synthetic_pool(pool, rows)
+        runs = []
+        for _ in range(3):
+            code = "import json, sys; from pathlib import Path; from benchmarks.curation import measure; "
+            code += "print(json.dumps(measure(Path(sys.argv[1]))))"
+            done = subprocess.run([sys.executable, "-c", code, str(pool)], capture_output=True, text=True, check=True)
+            runs.append(json.loads(done.stdout))
+        best = sorted(runs, key=lambda r: r["curate"] / r["scan"])[1]
+        figures = [
+            figure("time of curation over time to scan its columns", best["curate"] / best["scan"], "x", at_most=3),
+            figure("pool rows per CPU second", rows / best["cpu"], "rows/s", at_least=5_000_000),
+            figure("peak memory", best["memory"], "GB", at_most=3),
+            figure("tokens selected of 1,000,000", best["tokens"], "tokens"),
+            figure("seconds of curation", best["curate"], "s"),
+            figure("seconds of the pandas version (no focus, no exclusion)", pandas_version(pool), "s"),
+        ]
+        small = Path(folder) / "small"
+        synthetic_pool(small, QUICK_ROWS)
+        seconds = interleave_version(small, Path(folder) / "out.parquet")
+        figures.append(figure(f"seconds of interleave_datasets + to_parquet on {QUICK_ROWS:,} rows", seconds, "s"))
+        return figures
+
+
+def budget(quick: bool) -> list[dict[str, Any]]:
+    """Generated plans on a small pool: tokens over budget, over all of them."""
+    trials = 500 if quick else 10_000
+    rng = random.Random(0)
+    over = 0
+    with tempfile.TemporaryDirectory() as folder:
+        synthetic_pool(Path(folder) / "pool", 3000)
+        pool = Pool.open(Path(folder) / "pool")
+        for _ in range(trials):
+            first = rng.random()
+            second = rng.random() * (1 - first)
+            ratios = {"guard": first, "benign": second, "tasks": 1 - first - second}
+            raw = [rng.random() for _ in BUCKETS]
+            weights = (
+                {"guard": {b: w / sum(raw) for b, w in zip(BUCKETS, raw, strict=True)}} if rng.random() < 0.5 else {}
+            )
+            focus = {"tasks": Focus(include={"tags": ["tag1"]}, share=rng.random())} if rng.random() < 0.5 else {}
+            mixture = Mixture(
+                ratios=ratios,
+                bucket_weights=weights,
+                focus=focus,
+                budget=rng.randrange(1, 500_000),
+                seed=rng.randrange(1000),
+                min_quality=rng.randint(1, 5),
+                max_repeat=rng.randint(1, 3),
+            )
+            curated = curate(pool, mixture)
+            spent = int(pool.column("n_tokens")[curated.indices].sum())
+            over += max(0, spent - mixture.budget) + abs(spent - curated.report.total.selected)
+    return [figure(f"tokens over budget in {trials:,} plans", over, "tokens", at_most=0)]

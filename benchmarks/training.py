@@ -1,0 +1,126 @@
+"""Training: how full the batches are, and what our trainer adds to a bare TRL script."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.figures import figure
+from mosaic.app.config import load_config
+from mosaic.types import Mixture
+from training.adapter import model_digest
+from training.mixture import curate, write_training_set
+from training.pool import Pool
+from training.sft import by_length, load_tokenizer, tokenise, train
+from training.trainer import TrainJob
+
+
+def _share(lengths: list[int], batch_size: int) -> float:
+    batches = by_length(lengths, batch_size, seed=1)
+    return sum(lengths) / sum(len(b) * max(lengths[i] for i in b) for b in batches)
+
+
+def _lab_set(folder: Path, tokens: int) -> tuple[Any, Path, list[int]]:
+    from agent.observe import proportions
+
+    config = load_config("lab")
+    pool = Pool.open(Path(config.pool))
+    ratios, buckets = proportions(pool.stock(4))
+    curated = curate(pool, Mixture(ratios=ratios, bucket_weights=buckets, budget=tokens, seed=1))
+    path = folder / "set.parquet"
+    write_training_set(pool, curated, path)
+    return config, path, pool.column("n_tokens")[curated.indices].tolist()
+
+
+def packing(quick: bool) -> list[dict[str, Any]]:
+    """Real tokens over token positions, batched by length; packing is TRL's and off on CPU."""
+    with tempfile.TemporaryDirectory() as folder:
+        config, _, lengths = _lab_set(Path(folder), 10_000)
+    chats = np.clip(np.random.default_rng(0).lognormal(5.5, 0.9, 2_000 if quick else 20_000), 8, 4096).astype(int)
+    return [
+        figure(
+            "real tokens over positions, the laboratory",
+            _share(lengths, config.training.batch_size),
+            "share",
+            at_least=0.95,
+        ),
+        figure(
+            "real tokens over positions, log-normal chats, batches of 8",
+            _share(chats.tolist(), 8),
+            "share",
+            at_least=0.95,
+        ),
+    ]
+
+
+def _bare(job: TrainJob, rows: list[dict[str, Any]], folder: Path) -> float:
+    """Seconds per step of a plain TRL script on the same rows, batches of the same size in the same order."""
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM
+    from trl import SFTConfig, SFTTrainer
+
+    config = job.config
+    arguments = SFTConfig(
+        output_dir=str(folder / "bare"),
+        learning_rate=config.learning_rate,
+        per_device_train_batch_size=config.batch_size,
+        train_sampling_strategy="sequential",
+        max_length=config.max_length,
+        assistant_only_loss=True,
+        gradient_checkpointing=False,
+        bf16=False,
+        use_cpu=True,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        logging_steps=10,
+    )
+    trainer = SFTTrainer(
+        model=AutoModelForCausalLM.from_pretrained(job.base_model, dtype=torch.float32),
+        args=arguments,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=load_tokenizer(Path(job.base_model)),
+        peft_config=LoraConfig(r=config.lora_r, lora_alpha=config.lora_alpha, target_modules="all-linear"),
+    )
+    output = trainer.train()
+    return output.metrics["train_runtime"] / trainer.state.global_step
+
+
+def sft_step(quick: bool) -> list[dict[str, Any]]:
+    """Our seconds per step over a bare TRL script's, interleaved, median of the pairs."""
+    import pyarrow.parquet as pq
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        config, path, _ = _lab_set(folder, 4_000 if quick else 10_000)
+        base = Path(config.base_model)
+        table = pq.read_table(path)
+        chats = table["messages"].to_pylist()
+        ids, _ = tokenise(load_tokenizer(base), chats)
+        order = [i for b in by_length([len(r) for r in ids], config.training.batch_size, seed=1) for i in b]
+        rows = [{"messages": chats[i]} for i in order]
+        ratios, ours, theirs = [], [], []
+        for repeat in range(3 if quick else 7):
+            job = TrainJob(
+                base_model=str(base),
+                base_digest=model_digest(base),
+                training_set=str(path),
+                config=config.training,
+                seed=1,
+                out=str(folder / f"adapter{repeat}"),
+            )
+            result = train(job)
+            ours.append(result.train_seconds / result.steps)
+            theirs.append(_bare(job, rows, folder))
+            ratios.append(ours[-1] / theirs[-1])
+    return [
+        figure("step time over a bare TRL script", statistics.median(ratios), "x", at_most=1.05),
+        figure("milliseconds per step, ours", 1000 * statistics.median(ours), "ms"),
+        figure("milliseconds per step, bare TRL", 1000 * statistics.median(theirs), "ms"),
+    ]

@@ -1,0 +1,177 @@
+"""The whole loop on a small laboratory: run, interrupt, resume, report, export. Nothing is simulated."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from mosaic.journal import Journal
+
+ENV = {**os.environ, "PYTHONPATH": os.getcwd(), "COLUMNS": "200"}
+SMALL = ["rounds=2", "calibration.repeats=2", "budget.tokens_per_round=1500", "generator.max_new_tokens=12", "training.batch_size=4"]
+
+
+def mosaic(*arguments, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "mosaic", *map(str, arguments)], capture_output=True, text=True, env=ENV, **options
+    )
+
+
+def sets(*more):
+    return [part for override in (*SMALL, *more) for part in ("--set", override)]
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """A laboratory with a base that has learned nothing and suites of a few prompts per slice."""
+    from mosaic.lab.build import build
+
+    folder = tmp_path_factory.mktemp("lab") / "lab"
+    build(folder, 7, steps=4, chats=300)
+    for path in (folder / "suites").rglob("*.jsonl"):
+        lines = path.read_text().splitlines()
+        path.write_text("\n".join(line for i, line in enumerate(lines) if i % 32 < 11) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(lab, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "one"
+    done = mosaic("run", lab / "config.yaml", "--run-dir", folder, *sets(), "--json")
+    assert done.returncode == 0, done.stderr
+    return folder, json.loads(done.stdout)
+
+
+def test_the_report_has_its_documented_shape(finished):
+    _, report = finished
+    assert {"config_digest", "rounds", "calibration", "archive", "chosen", "audit", "hypervolume", "budget"} <= set(report)
+    assert [r["round"] for r in report["rounds"]] == [0, 1, 2]
+    for round_ in report["rounds"][1:]:
+        assert {"plan", "scores", "tokens", "seconds", "accepted", "reason", "adapter", "forecast"} <= set(round_)
+        assert round_["tokens"]["selected"] <= round_["tokens"]["budget"] == 1500
+        assert {"plan", "curate", "train", "generate", "judge", "other"} <= set(round_["seconds"])
+        score = round_["scores"]["safety"]["selection"]
+        assert {"mean", "low", "high", "n_scored", "n_unscored"} <= set(score)
+    assert set(report["audit"]) == {"base", "chosen"}
+    assert report["budget"]["spent"] <= report["budget"]["total"] == 4 * 1500
+    assert len(report["calibration"]["scores"]) == 2
+    assert len(report["hypervolume"]) == 3
+
+
+def test_a_finished_run_is_not_run_again(finished, lab):
+    folder, report = finished
+    before = Journal.open(folder).steps()
+    done = mosaic("run", lab / "config.yaml", "--run-dir", folder, *sets(), "--json")
+    assert json.loads(done.stdout)["rounds"] == report["rounds"]
+    assert Journal.open(folder).steps() == before
+
+
+def test_another_config_is_refused_with_the_difference(finished, lab):
+    folder, _ = finished
+    done = mosaic("run", lab / "config.yaml", "--run-dir", folder, *sets("seed=9"))
+    assert done.returncode == 2
+    assert "seed: 1 -> 9" in done.stderr
+
+
+def test_every_view_reads_the_run(finished, tmp_path):
+    folder, _ = finished
+    for command in ("status", "report", "profile", "trace"):
+        plain, as_json = mosaic(command, folder), mosaic(command, folder, "--json")
+        assert (plain.returncode, as_json.returncode) == (0, 0), plain.stderr
+        assert json.loads(as_json.stdout)
+        assert plain.stdout.strip()
+    assert mosaic("profile", folder, "--round", 9).returncode == 2
+    page = tmp_path / "report.html"
+    assert mosaic("report", folder, "--html", page).returncode == 0
+    text = page.read_text()
+    assert "<svg" in text
+    for outside in ('src="http', "<script", "<link", "@import", "url("):
+        assert outside not in text.replace("url(#", "")
+
+
+def test_the_trace_tells_what_was_asked_and_concluded(finished):
+    folder, _ = finished
+    events = json.loads(mosaic("trace", folder, "--round", 1, "--json").stdout)
+    kinds = [e["kind"] for e in events]
+    assert kinds.index("observed") < kinds.index("planned") < kinds.index("checked") < kinds.index("decided")
+    assert kinds.index("curated") < kinds.index("trained") < kinds.index("measured")
+    planned = next(e for e in events if e["kind"] == "planned")
+    assert any("conclusion" in call for call in planned["calls"])
+    assert planned["plan"]["rationale"]
+
+
+def test_export_gives_a_peft_adapter_and_cards(finished, tmp_path, lab):
+    folder, _ = finished
+    out = tmp_path / "out"
+    done = mosaic("export", folder, "--round", 1, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert {p.name for p in out.iterdir()} == {"adapter", "training_set.parquet", "plan.json", "README.md", "DATASET.md"}
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(lab / "model"), out / "adapter")
+
+
+@pytest.mark.parametrize("steps", [3, 14, 30])
+def test_a_run_that_was_killed_resumes_to_the_same_end(finished, lab, tmp_path, steps):
+    """Kill the controller as soon as the journal holds so many steps; the resumed run equals the uninterrupted one."""
+    import time
+
+    _, report = finished
+    folder = tmp_path / "run"
+    command = [sys.executable, "-m", "mosaic", "run", str(lab / "config.yaml"), "--run-dir", str(folder), *sets()]
+    child = subprocess.Popen(command, env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while child.poll() is None:
+        time.sleep(0.02)
+        if (folder / "journal.sqlite").exists() and len(Journal.open(folder).steps()) >= steps:
+            child.kill()
+            break
+    child.wait()
+    assert child.returncode == -9
+    (folder / "graph.sqlite").unlink(missing_ok=True)
+    done = mosaic("resume", folder, "--json")
+    assert done.returncode == 0, done.stderr
+    resumed = json.loads(done.stdout)
+    for key in ("rounds", "calibration", "archive", "chosen", "audit", "hypervolume", "budget"):
+        strip = (lambda rounds: [{k: v for k, v in r.items() if k != "seconds"} for r in rounds]) if key == "rounds" else (lambda v: v)
+        assert strip(resumed[key]) == strip(report[key]), key
+
+
+def test_a_budget_that_cannot_pay_the_first_round_exits_4(lab, tmp_path):
+    done = mosaic("run", lab / "config.yaml", "--run-dir", tmp_path / "r", *sets("budget.tokens_total=4000"))
+    assert done.returncode == 4
+    assert "cannot pay calibration and the first planned round" in done.stderr
+    assert not (tmp_path / "r").exists()
+
+
+def test_validate_checks_everything_and_names_what_is_wrong(lab):
+    done = mosaic("validate", lab / "config.yaml", "--full", *sets(), "--json")
+    assert done.returncode == 0, done.stderr
+    assert {"pool", "suites safety", "adapter recipe", "dry mixture", "cost", "smoke"} <= {f["check"] for f in json.loads(done.stdout)}
+    for override in ("base_model=nowhere", "pool=nowhere", "objectives.safety.suite=nowhere", "objectives.safety.datasets=[nobody]"):
+        done = mosaic("validate", lab / "config.yaml", *sets(override))
+        assert done.returncode == 2, override
+        assert "Traceback" not in done.stderr
+
+
+def test_a_planner_that_fails_is_replaced_visibly(lab, tmp_path, monkeypatch):
+    from agent.planners.profile import ProfilePlanner
+    from mosaic.app import runs
+    from mosaic.app.config import load_config
+    from mosaic.app.loop import execute
+    from mosaic.app.views import report_data
+    from mosaic.errors import BoundaryError
+
+    def fails(self, observation, toolbox):
+        raise BoundaryError("no answer")
+
+    monkeypatch.setattr(ProfilePlanner, "propose", fails)
+    config = load_config(str(lab / "config.yaml"), [*SMALL, "rounds=1", "calibration.repeats=1"])
+    folder = tmp_path / "run"
+    execute(folder, config, True, lambda text: None)
+    round_ = report_data(folder)["rounds"][1]
+    assert round_["planner"] == "need"
+    assert "no answer" in round_["replaced"]["reason"]
+    assert runs.run_config(folder) == config

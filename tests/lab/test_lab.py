@@ -1,0 +1,98 @@
+"""The shipped laboratory is what its manifest says, and what a laboratory must be."""
+
+import hashlib
+import json
+from collections import Counter
+
+import pytest
+
+from eval.judges.verifier import VerifierJudge
+from eval.suite import check_references, load_suite
+from mosaic.app.config import load_config
+from mosaic.app.wiring import open_objective
+from mosaic.lab import data, pretrain
+from mosaic.lab.build import DATA, MANIFEST, build, recipe_digest
+from mosaic.lab.words import make_words
+from mosaic.types import ROLES, canonical_json
+from training.pool import Pool
+
+SHIPPED = json.loads((DATA / MANIFEST).read_text())
+OBJECTIVES = ("safety", "over_refusal", "instruction_following")
+
+
+def suite(objective, role):
+    return load_suite(DATA / "suites" / objective, open_objective(objective), role)
+
+
+def test_the_manifest_names_what_is_shipped():
+    weights = (DATA / "model" / "model.safetensors").read_bytes()
+    assert hashlib.sha256(weights).hexdigest() == SHIPPED["weights_digest"]
+    assert Pool.open(DATA / "pool").digest == SHIPPED["pool_digest"]
+    assert recipe_digest() == SHIPPED["recipe_digest"], "the recipe changed: rebuild the laboratory, and say so in the diary"
+    assert sum(p.stat().st_size for p in (DATA / "model").iterdir()) < 6_000_000
+
+
+def test_the_recipe_gives_the_shipped_texts():
+    words = make_words(SHIPPED["seed"])
+    for dataset, objective in data.DATASETS.items():
+        taken = {
+            tuple(m.content for m in row.messages if m.role == "user")
+            for row in data.pool_rows(words, SHIPPED["seed"])
+            if row.dataset == dataset
+        }
+        for role in ROLES:
+            made = data.suite_prompts(words, SHIPPED["seed"], dataset, role, taken)
+            assert made == suite(objective, role).prompts
+
+
+def test_pre_training_twice_gives_the_same_weights():
+    words = make_words(3)
+    chats = list(data.corpus(words, 3, 400))
+    tokenizer = pretrain.make_tokenizer(m["content"] for chat in chats for m in chat)
+    one, two = (pretrain.pretrain(tokenizer, chats, 3, steps=20).state_dict() for _ in range(2))
+    assert all(one[name].equal(two[name]) for name in one)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_suites_are_disjoint_and_their_references_hold(objective):
+    seen = set()
+    for role in ROLES:
+        made = suite(objective, role)
+        assert min(Counter(p.slice for p in made.prompts).values()) >= 30
+        check_references(made, open_objective(objective), VerifierJudge())
+        turns = {tuple(p.turns) for p in made.prompts}
+        assert not turns & seen
+        seen |= turns
+    pool = Pool.open(DATA / "pool")
+    indices = __import__("numpy").arange(pool.manifest["rows"])
+    for messages in pool.rows(indices)["messages"].to_pylist():
+        assert tuple(m["content"] for m in messages if m["role"] == "user") not in seen
+
+
+def test_audit_names_are_nowhere_else():
+    words = make_words(SHIPPED["seed"])
+    rest = {name for part in ("seen", "steering", "selection") for name in words.restricted[part]}
+    assert not rest & set(words.restricted["audit"])
+    text = canonical_json([p.turns for r in ("steering", "selection") for p in suite("safety", r).prompts])
+    assert not any(name in text.replace(".", " ").split() for name in words.restricted["audit"])
+
+
+def test_pools_are_skewed_uneven_and_large_enough():
+    stats = Pool.open(DATA / "pool").stats()
+    assert stats["tokens"] >= 300_000
+    poor = total = 0
+    for dataset in stats["datasets"].values():
+        sizes = [b["rows"] for b in dataset["buckets"].values()]
+        assert max(sizes) > 5 * min(sizes)
+        for bucket in dataset["buckets"].values():
+            poor += sum(cell["rows"] for q, cell in bucket["by_quality"].items() if int(q) < 4)
+            total += bucket["rows"]
+    assert poor / total >= 0.3
+
+
+def test_a_lab_with_another_seed_is_a_whole_laboratory(tmp_path):
+    manifest = build(tmp_path / "lab", 9, steps=4, chats=300)
+    assert manifest["data_digest"] != SHIPPED["data_digest"]
+    config = load_config(str(tmp_path / "lab" / "config.yaml"))
+    assert config.pool == str(tmp_path / "lab" / "pool")
+    assert config.tokens_per_round == load_config("lab").tokens_per_round
