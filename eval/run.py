@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from eval.judge import Judge
 from eval.objective import Objective
@@ -28,7 +28,7 @@ def judge_and_score(
     judgments = judge.judge(suite.objective, suite.prompts, responses)
     scored = []
     for prompt, judgment in zip(suite.prompts, judgments, strict=True):
-        fixed = {"slice": prompt.slice, "weight": prompt.weight, "valid": prompt.valid}
+        fixed: dict[str, Any] = {"slice": prompt.slice, "weight": prompt.weight, "valid": prompt.valid}
         if judgment.status != "ok":
             reason = judgment.reason or judgment.status
             scored.append(Scored(id=prompt.id, status="unscored", reason=reason, **fixed))

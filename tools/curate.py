@@ -29,8 +29,9 @@ def curate_step(steps: Steps, pool: Pool, mixture: Mixture) -> TrainingSet:
             path = Path(folder) / "training_set.parquet"
             write_training_set(pool, curated, path)
             digest = steps.store.put_file(path)
-        result = {"training_set": digest, "report": curated.report.json_data()}
-        return Outcome(result, [("curated", {"training_set": digest, "total": result["report"]["total"]})])
+        report = curated.report.json_data()
+        event = {"training_set": digest, "total": report["total"]}
+        return Outcome({"training_set": digest, "report": report}, [("curated", event)])
 
     done = steps.run("curate", {"pool": pool.digest, "mixture": mixture.json_data()}, effect)
     assert done.result is not None

@@ -84,11 +84,12 @@ class Toolbox:
         names = [o.name for o in self._observation.objectives]
 
         def line(past: Round) -> dict[str, Any]:
+            point: list[float] | list[None] = past.point(names) or [None for _ in names]
             return {
                 "round": past.round,
                 "ratios": past.plan.ratios if past.plan else None,
                 "bucket_weights": past.plan.bucket_weights if past.plan else None,
-                "selection": dict(zip(names, past.point(names) or [None] * len(names), strict=True)),
+                "selection": dict(zip(names, point, strict=True)),
                 "accepted": past.accepted,
                 "forecast": [f.json_data() for f in past.forecast],
             }

@@ -209,16 +209,14 @@ def _stream(keys: Keys, tokens: Any, mask: Mask, quota: int, passes: int) -> tup
     stream_keys, stream_tokens = keys[positions], tokens[positions]
     stock = int(stream_tokens.sum())
     fraction = min(1.0, MARGIN * quota / stock + LEAST_CANDIDATES / len(positions))
-    while True:
-        if fraction >= 1.0:
-            chosen = np.arange(len(positions))
-        else:
-            chosen = np.flatnonzero(stream_keys < np.uint64(int(fraction * 2**64)))
-            if int(stream_tokens[chosen].sum()) <= quota or len(chosen) < TOPUP_CANDIDATES:
-                fraction = min(1.0, fraction * 4)
-                continue
-        order = chosen[np.argsort(stream_keys[chosen], kind="stable")]
-        break
+    chosen = np.arange(len(positions))
+    while fraction < 1.0:
+        below = np.flatnonzero(stream_keys < np.uint64(int(fraction * 2**64)))
+        if int(stream_tokens[below].sum()) > quota and len(below) >= TOPUP_CANDIDATES:
+            chosen = below
+            break
+        fraction *= 4
+    order = chosen[np.argsort(stream_keys[chosen], kind="stable")]
     sums = np.cumsum(stream_tokens[order], dtype=np.int64)
     if passes > 1 and int(sums[-1]) < quota:
         order = np.tile(order, min(passes, -(-quota // int(sums[-1]))))

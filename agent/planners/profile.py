@@ -155,9 +155,7 @@ class ProfilePlanner:
             parts.append(f"{dataset} {bucket} gets {word}: {100 * before:.1f} % to {100 * share:.1f} % of the tokens.")
         for slice_ in worst[:2]:
             effect = model.own_effect((slice_.objective, slice_.slice))
-            parts.append(
-                f"Doubling the tokens of {slice_.objective} {slice_.slice} is believed to add {effect:.2f}."
-            )
+            parts.append(f"Doubling the tokens of {slice_.objective} {slice_.slice} is believed to add {effect:.2f}.")
         changes = ", ".join(f"{o} {c:+.2f}" for o, c in expected.items())
         parts.append(f"Expected against the plan executed last: {changes}.")
         return " ".join(parts)

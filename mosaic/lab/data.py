@@ -130,9 +130,9 @@ def pool_rows(words: Words, seed: int) -> Iterator[Example]:
                 prompt, answers, attributes = make(rng, words, dataset, level, "seen", good=False)
                 quality = grade(judge, objective, prompt, answers)
                 messages = [
-                    Message(role=role, content=text)
+                    message
                     for turn, reply in zip(prompt.turns, answers, strict=True)
-                    for role, text in (("user", turn), ("assistant", reply))
+                    for message in (Message(role="user", content=turn), Message(role="assistant", content=reply))
                 ]
                 copies = 2 if rng.random() < NEAR_DUPLICATES else 1
                 for copy in range(copies):

@@ -59,7 +59,7 @@ def task(rng: random.Random, words: Words, level: int, part: str) -> Task:
         if complexity(kinds) == level:
             break
     topic = rng.choice(words.topics[part])
-    constraints = [{"id": kind, "params": _params(rng, kind)} for kind in kinds]
+    constraints: list[Constraint] = [{"id": kind, "params": _params(rng, kind)} for kind in kinds]
     phrases = [rng.choice(PHRASES[c["id"]][role]).format(**_words(c)) for c in constraints]
     text = " ".join([rng.choice(ASKS[role]).format(topic=topic), *phrases])
     return Task(text, topic, constraints, f"complexity_{level}", level)

@@ -3,7 +3,17 @@
 import pytest
 
 from agent.observe import proportions
-from mosaic.types import ActionPlan, Calibration, FailureProfile, Limits, ObjectiveSpec, Observation, Round, Score, SliceProfile
+from mosaic.types import (
+    ActionPlan,
+    Calibration,
+    FailureProfile,
+    Limits,
+    ObjectiveSpec,
+    Observation,
+    Round,
+    Score,
+    SliceProfile,
+)
 
 MEANS = {"safety": (5.0, 3.0, 1.2), "over_refusal": (5.0, 4.0, 2.0)}
 
@@ -38,9 +48,13 @@ def observe(small_pool):
                 ObjectiveSpec(name="over_refusal", datasets=["b"], target=4.5),
             ],
             "profile": profile(),
-            "history": [Round(round=0, scores=scores, profile=profile({o: (1.5,) * 3 for o in MEANS}), accepted=True)],
+            "history": [
+                Round(round=0, scores=scores, profile=profile(dict.fromkeys(MEANS, (1.5,) * 3)), accepted=True)
+            ],
             "archive": [0],
-            "calibration": Calibration(scores=[scores], noise=dict.fromkeys(MEANS, 0.1), profiles=[profile()], mixture=static),
+            "calibration": Calibration(
+                scores=[scores], noise=dict.fromkeys(MEANS, 0.1), profiles=[profile()], mixture=static
+            ),
             "proportions": ratios,
             "bucket_proportions": buckets,
             "stock": stock,

@@ -10,7 +10,9 @@ NAMES = ["s", "o"]
 
 
 def score(mean, half=0.1):
-    return Score(mean=mean, low=None if mean is None else mean - half, high=None if mean is None else mean + half, n_scored=9)
+    return Score(
+        mean=mean, low=None if mean is None else mean - half, high=None if mean is None else mean + half, n_scored=9
+    )
 
 
 def rounds(*points, accepted=True):

@@ -11,8 +11,9 @@ from tools.toolbox import Toolbox
 
 
 def toolbox(seen, pool):
-    return Toolbox(seen, lambda *wanted: [{"label": {}, "score": 1.0, "failed": True}], lambda p: check_plan(p, seen, pool))
-
+    return Toolbox(
+        seen, lambda *wanted: [{"label": {}, "score": 1.0, "failed": True}], lambda p: check_plan(p, seen, pool)
+    )
 
 
 @pytest.mark.parametrize("planner", [StaticPlanner(), RandomPlanner(), RandomPlanner(3.0), ProfilePlanner()])

@@ -113,7 +113,9 @@ def test_a_bad_plan_is_refused_with_the_field(small_pool, tmp_path, plan, messag
     path = tmp_path / "plan.json"
     path.write_text(plan if isinstance(plan, str) else json.dumps(plan))
     out = tmp_path / "set.parquet"
-    result = CliRunner().invoke(app, ["curate", str(path), "--pool", str(small_pool.path), "--budget", "300", "--out", str(out)])
+    result = CliRunner().invoke(
+        app, ["curate", str(path), "--pool", str(small_pool.path), "--budget", "300", "--out", str(out)]
+    )
     assert isinstance(result.exception, UsageError)
     assert message in str(result.exception)
     assert not out.exists()
@@ -124,7 +126,19 @@ def test_curate_prints_its_documented_shape(small_pool, tmp_path):
     path.write_text(json.dumps(PLAN))
     out = tmp_path / "set.parquet"
     done = mosaic(
-        "curate", path, "--pool", small_pool.path, "--budget", 300, "--seed", 1, "--min-quality", 2, "--out", out, "--json"
+        "curate",
+        path,
+        "--pool",
+        small_pool.path,
+        "--budget",
+        300,
+        "--seed",
+        1,
+        "--min-quality",
+        2,
+        "--out",
+        out,
+        "--json",
     )
     assert done.returncode == 0, done.stderr
     data = json.loads(done.stdout)

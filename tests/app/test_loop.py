@@ -10,7 +10,13 @@ import pytest
 from mosaic.journal import Journal
 
 ENV = {**os.environ, "PYTHONPATH": os.getcwd(), "COLUMNS": "200"}
-SMALL = ["rounds=2", "calibration.repeats=2", "budget.tokens_per_round=1500", "generator.max_new_tokens=12", "training.batch_size=4"]
+SMALL = [
+    "rounds=2",
+    "calibration.repeats=2",
+    "budget.tokens_per_round=1500",
+    "generator.max_new_tokens=12",
+    "training.batch_size=4",
+]
 
 
 def mosaic(*arguments, **options):
@@ -46,7 +52,9 @@ def finished(lab, tmp_path_factory):
 
 def test_the_report_has_its_documented_shape(finished):
     _, report = finished
-    assert {"config_digest", "rounds", "calibration", "archive", "chosen", "audit", "hypervolume", "budget"} <= set(report)
+    assert {"config_digest", "rounds", "calibration", "archive", "chosen", "audit", "hypervolume", "budget"} <= set(
+        report
+    )
     assert [r["round"] for r in report["rounds"]] == [0, 1, 2]
     for round_ in report["rounds"][1:]:
         assert {"plan", "scores", "tokens", "seconds", "accepted", "reason", "adapter", "forecast"} <= set(round_)
@@ -107,7 +115,13 @@ def test_export_gives_a_peft_adapter_and_cards(finished, tmp_path, lab):
     out = tmp_path / "out"
     done = mosaic("export", folder, "--round", 1, "--out", out)
     assert done.returncode == 0, done.stderr
-    assert {p.name for p in out.iterdir()} == {"adapter", "training_set.parquet", "plan.json", "README.md", "DATASET.md"}
+    assert {p.name for p in out.iterdir()} == {
+        "adapter",
+        "training_set.parquet",
+        "plan.json",
+        "README.md",
+        "DATASET.md",
+    }
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
@@ -135,7 +149,11 @@ def test_a_run_that_was_killed_resumes_to_the_same_end(finished, lab, tmp_path, 
     assert done.returncode == 0, done.stderr
     resumed = json.loads(done.stdout)
     for key in ("rounds", "calibration", "archive", "chosen", "audit", "hypervolume", "budget"):
-        strip = (lambda rounds: [{k: v for k, v in r.items() if k != "seconds"} for r in rounds]) if key == "rounds" else (lambda v: v)
+        strip = (
+            (lambda rounds: [{k: v for k, v in r.items() if k != "seconds"} for r in rounds])
+            if key == "rounds"
+            else (lambda v: v)
+        )
         assert strip(resumed[key]) == strip(report[key]), key
 
 
@@ -149,8 +167,15 @@ def test_a_budget_that_cannot_pay_the_first_round_exits_4(lab, tmp_path):
 def test_validate_checks_everything_and_names_what_is_wrong(lab):
     done = mosaic("validate", lab / "config.yaml", "--full", *sets(), "--json")
     assert done.returncode == 0, done.stderr
-    assert {"pool", "suites safety", "adapter recipe", "dry mixture", "cost", "smoke"} <= {f["check"] for f in json.loads(done.stdout)}
-    for override in ("base_model=nowhere", "pool=nowhere", "objectives.safety.suite=nowhere", "objectives.safety.datasets=[nobody]"):
+    assert {"pool", "suites safety", "adapter recipe", "dry mixture", "cost", "smoke"} <= {
+        f["check"] for f in json.loads(done.stdout)
+    }
+    for override in (
+        "base_model=nowhere",
+        "pool=nowhere",
+        "objectives.safety.suite=nowhere",
+        "objectives.safety.datasets=[nobody]",
+    ):
         done = mosaic("validate", lab / "config.yaml", *sets(override))
         assert done.returncode == 2, override
         assert "Traceback" not in done.stderr

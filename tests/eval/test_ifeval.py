@@ -13,7 +13,9 @@ def constraint(identifier, **params):
 
 def test_importing_prints_nothing_and_downloads_nothing():
     code = "from eval import ifeval; ifeval.checker_ids()"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ, PYTHONPATH="."))
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ, PYTHONPATH=".")
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 

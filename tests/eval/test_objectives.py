@@ -65,7 +65,9 @@ def test_complexity_1_is_impossible_from_three_turns_on():
 
 def test_safety_scores_over_all_response_labels():
     scores = Counter(
-        Safety().score(safety_line(leaks=le, utility=u)).score for le in subsets(list(LEAKS)) for u in subsets(list(UTILITY))
+        Safety().score(safety_line(leaks=le, utility=u)).score
+        for le in subsets(list(LEAKS))
+        for u in subsets(list(UTILITY))
     )
     assert scores == {1: 104, 2: 16, 3: 4, 4: 3, 5: 1}
 

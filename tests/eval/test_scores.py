@@ -28,7 +28,11 @@ def test_a_constant_sample_keeps_an_honest_interval():
 
 
 def test_unscored_and_invalid_items_are_counted_and_not_averaged():
-    items = [*scored([5, 5]), *scored([1], prefix="x", valid=0), Scored(id="u", status="unscored", reason="no", slice="complexity_1")]
+    items = [
+        *scored([5, 5]),
+        *scored([1], prefix="x", valid=0),
+        Scored(id="u", status="unscored", reason="no", slice="complexity_1"),
+    ]
     score = summarise(items, seed=1)
     assert (score.mean, score.n_scored, score.n_unscored, score.n_invalid) == (5, 2, 1, 1)
     assert summarise(items[2:], seed=1).mean is None

@@ -24,7 +24,9 @@ def prompt(**changes):
 
 
 def write(folder, *prompts):
-    (folder / "steering.jsonl").write_text("".join((p if isinstance(p, str) else json.dumps(p)) + "\n" for p in prompts))
+    (folder / "steering.jsonl").write_text(
+        "".join((p if isinstance(p, str) else json.dumps(p)) + "\n" for p in prompts)
+    )
     return folder
 
 

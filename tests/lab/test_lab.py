@@ -28,7 +28,9 @@ def test_the_manifest_names_what_is_shipped():
     weights = (DATA / "model" / "model.safetensors").read_bytes()
     assert hashlib.sha256(weights).hexdigest() == SHIPPED["weights_digest"]
     assert Pool.open(DATA / "pool").digest == SHIPPED["pool_digest"]
-    assert recipe_digest() == SHIPPED["recipe_digest"], "the recipe changed: rebuild the laboratory, and say so in the diary"
+    assert recipe_digest() == SHIPPED["recipe_digest"], (
+        "the recipe changed: rebuild the laboratory, and say so in the diary"
+    )
     assert sum(p.stat().st_size for p in (DATA / "model").iterdir()) < 6_000_000
 
 

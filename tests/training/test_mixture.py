@@ -54,7 +54,11 @@ def test_never_over_budget_and_reports_add_up(small_pool, made):
     tokens = int(small_pool.column("n_tokens")[curated.indices].sum())
     report = curated.report
     assert tokens == report.total.selected <= made.budget
-    assert report.total.requested == sum(q for per in quotas(small_pool, made).values() for q in per.values()) <= made.budget
+    assert (
+        report.total.requested
+        == sum(q for per in quotas(small_pool, made).values() for q in per.values())
+        <= made.budget
+    )
     for dataset in report.datasets.values():
         assert dataset.selected == sum(b.selected for b in dataset.buckets.values())
         for bucket in dataset.buckets.values():

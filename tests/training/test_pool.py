@@ -127,7 +127,11 @@ def test_turns_begin_with_a_user_message():
 
 
 def test_long_chats_are_windowed_and_weighted(tmp_path, tiny_model, jsonl):
-    messages = [m for i in range(8) for m in ({"role": "user", "content": f"tell me {i}"}, {"role": "assistant", "content": "the bridge is old"})]
+    messages = [
+        m
+        for i in range(8)
+        for m in ({"role": "user", "content": f"tell me {i}"}, {"role": "assistant", "content": "the bridge is old"})
+    ]
     source = jsonl(tmp_path / "r.jsonl", [row(messages=messages)])
     pool = build([source], tmp_path / "p", model=tiny_model, trust_token_counts=False, max_length=60)
     windows_ = pool.column("windows")

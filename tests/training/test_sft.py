@@ -15,7 +15,10 @@ from training.sft import by_length, load_tokenizer, tokenise, train
 from training.trainer import SftConfig, TrainJob
 
 CHATS = [
-    [{"role": "user", "content": f"how do i store the bread {i} ?"}, {"role": "assistant", "content": "keep it dry ." * (1 + i % 4)}]
+    [
+        {"role": "user", "content": f"how do i store the bread {i} ?"},
+        {"role": "assistant", "content": "keep it dry ." * (1 + i % 4)},
+    ]
     for i in range(12)
 ]
 
@@ -48,7 +51,7 @@ def job(tiny_model, tmp_path):
 
 def test_labels_are_the_assistants_tokens_only(tiny_model):
     tokenizer = load_tokenizer(tiny_model)
-    ids, labels = tokenise(tokenizer, CHATS[:1])
+    _, labels = tokenise(tokenizer, CHATS[:1])
     supervised = tokenizer.decode([t for t in labels[0] if t != -100])
     assert supervised == "keep it dry .<|end|>"
 
@@ -87,7 +90,12 @@ def loss_of(tiny_model, weights, rows):
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
     data = Dataset.from_dict({"input_ids": ids, "labels": labels, "weight": weights})
     made = TrainJob(
-        base_model=str(tiny_model), base_digest="0", training_set="", config=SftConfig(lora_r=4), seed=1, out="/tmp/unused/x"
+        base_model=str(tiny_model),
+        base_digest="0",
+        training_set="",
+        config=SftConfig(lora_r=4),
+        seed=1,
+        out="/tmp/unused/x",
     )
 
     class Silent(__import__("transformers").TrainerCallback):
@@ -134,7 +142,9 @@ def test_a_template_without_generation_markers_is_refused(job, tiny_model, tmp_p
     bare = tmp_path / "bare"
     shutil.copytree(tiny_model, bare)
     template = (bare / "chat_template.jinja").read_text()
-    (bare / "chat_template.jinja").write_text(template.replace("{% generation %}", "").replace("{% endgeneration %}", ""))
+    (bare / "chat_template.jinja").write_text(
+        template.replace("{% generation %}", "").replace("{% endgeneration %}", "")
+    )
     with pytest.raises(UsageError, match="generation"):
         train(job().model_copy(update={"base_model": str(bare)}))
 
@@ -152,7 +162,7 @@ def test_batches_by_length_hold_every_row_once_and_waste_little():
 
 def test_a_child_that_dies_is_reported_as_what_it_was(job, tmp_path, monkeypatch):
     executor = SubprocessExecutor(SubprocessExecutorConfig(max_seconds=0.2), tmp_path / "logs")
-    with pytest.raises(BoundaryError, match="longer than executor.max_seconds"):
+    with pytest.raises(BoundaryError, match=r"longer than executor\.max_seconds"):
         executor.run(job("late"))
     monkeypatch.setattr(subprocess, "Popen", _killed(subprocess.Popen))
     with pytest.raises(BoundaryError, match="signal 9"):
@@ -173,6 +183,8 @@ def test_an_adapter_that_does_not_fit_is_found(job, tiny_model, tmp_path):
     result = train(job())
     check_adapter(tmp_path / "adapter", tiny_model)
     weights = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
-    save_file({k: v[:, :3] if "lora_A" in k else v for k, v in weights.items()}, f"{result.adapter}/adapter_model.safetensors")
+    save_file(
+        {k: v[:, :3] if "lora_A" in k else v for k, v in weights.items()}, f"{result.adapter}/adapter_model.safetensors"
+    )
     with pytest.raises(BoundaryError, match="has shape"):
         check_adapter(tmp_path / "adapter", tiny_model)
