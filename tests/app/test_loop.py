@@ -200,3 +200,23 @@ def test_a_planner_that_fails_is_replaced_visibly(lab, tmp_path, monkeypatch):
     assert round_["planner"] == "need"
     assert "no answer" in round_["replaced"]["reason"]
     assert runs.run_config(folder) == config
+
+
+def test_the_plain_loop_of_the_examples_runs_the_same_nodes(lab, tmp_path):
+    from examples.plain_loop import main
+    from mosaic.app.views import report_data
+
+    folder = tmp_path / "plain"
+    main(folder, str(lab / "config.yaml"), (*SMALL, "rounds=1", "calibration.repeats=1"))
+    report = report_data(folder)
+    assert report["state"] == "finished"
+    assert [r["round"] for r in report["rounds"]] == [0, 1]
+
+
+def test_the_example_configs_parse():
+    from pathlib import Path
+
+    from mosaic.app.config import load_config
+
+    for path in Path("examples").glob("*.yaml"):
+        assert load_config(str(path)).objectives

@@ -1,0 +1,1 @@
+"""Complete configs, and the loop without the graph."""
