@@ -198,8 +198,9 @@ def plan(services: Services, state: State) -> State:
         files = services.state().latest_files or {}
         toolbox = Toolbox(seen, lambda *wanted: examples_of(services.steps.store, files, *wanted), services.check(seen))
         proposed = planner.propose(seen, toolbox)
-        result = {"plan": services.steps.store.put_json(proposed.json_data()), "calls": toolbox.trace()}
-        return Outcome(result, [("planned", {"planner": planner.kind, "plan": proposed.json_data(), **result})])
+        digest, calls = services.steps.store.put_json(proposed.json_data()), toolbox.trace()
+        event = {"planner": planner.kind, "plan": proposed.json_data(), "plan_digest": digest, "calls": calls}
+        return Outcome({"plan": digest}, [("planned", event)])
 
     inputs = {
         "run": services.steps.journal.run,

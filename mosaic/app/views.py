@@ -191,7 +191,7 @@ def trace_data(folder: Path, number: int | None) -> list[dict[str, Any]]:
     """Events of a run or of one round, in order, with what they refer to."""
     journal, _ = load(folder)
     try:
-        return [{"seq": e.seq, "round": e.round, "kind": e.kind, **e.payload} for e in journal.events(number)]
+        return [{**e.payload, "seq": e.seq, "round": e.round, "kind": e.kind} for e in journal.events(number)]
     finally:
         journal.close()
 
