@@ -63,12 +63,14 @@ def _bare(job: TrainJob, rows: list[dict[str, Any]], folder: Path) -> float:
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import AutoModelForCausalLM
+    from transformers.trainer_callback import PrinterCallback
     from trl import SFTConfig, SFTTrainer
 
     config = job.config
     arguments = SFTConfig(
         output_dir=str(folder / "bare"),
         learning_rate=config.learning_rate,
+        num_train_epochs=1,
         per_device_train_batch_size=config.batch_size,
         train_sampling_strategy="sequential",
         max_length=config.max_length,
@@ -88,6 +90,7 @@ def _bare(job: TrainJob, rows: list[dict[str, Any]], folder: Path) -> float:
         processing_class=load_tokenizer(Path(job.base_model)),
         peft_config=LoraConfig(r=config.lora_r, lora_alpha=config.lora_alpha, target_modules="all-linear"),
     )
+    trainer.remove_callback(PrinterCallback)
     output = trainer.train()
     return output.metrics["train_runtime"] / trainer.state.global_step
 
