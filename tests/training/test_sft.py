@@ -121,6 +121,34 @@ def test_weighted_loss_is_the_hand_value(tiny_model):
     assert abs(plain - ours) > 1e-4
 
 
+def test_packed_loss_is_the_unpacked_loss(tiny_model, tmp_path):
+    import torch
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM, TrainerCallback
+
+    from training.sft import _trainer
+
+    rows = CHATS[:4]
+    unpacked, _, _ = loss_of(tiny_model, [1.0] * len(rows), rows)
+    tokenizer = load_tokenizer(tiny_model)
+    ids, labels = tokenise(tokenizer, rows)
+    config = SftConfig(lora_r=4, packing=True, max_length=128, batch_size=1)
+    made = TrainJob(
+        base_model=str(tiny_model), base_digest="0", training_set="", config=config, seed=1, out=str(tmp_path / "x")
+    )
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    data = Dataset.from_dict({"input_ids": ids, "labels": labels})
+    trainer = _trainer(made, model, tokenizer, data, None, TrainerCallback())
+    batches = list(trainer.get_train_dataloader())
+    assert len(batches) < len(rows)
+    count = sum(int((b["labels"] != -100).sum()) for b in batches)
+    with torch.no_grad():
+        packed = sum(
+            float(trainer.compute_loss(trainer.model, dict(b), num_items_in_batch=torch.tensor(count))) for b in batches
+        )
+    assert packed == pytest.approx(unpacked, rel=1e-4)
+
+
 def test_a_count_the_trainer_does_not_see_is_an_error(job):
     with pytest.raises(UsageError, match="the pool counted 99 tokens"):
         train(job(n_tokens=[99] * len(CHATS)))
