@@ -118,6 +118,9 @@ def train(job: TrainJob, progress: Progress | None = None) -> TrainResult:
     steps = None if config.packing else math.ceil(len(batches) / config.gradient_accumulation)
     trainer = _trainer(job, model, tokenizer, dataset, steps, Watch())
     output = trainer.train()
+    broken = [name for name, p in trainer.model.named_parameters() if p.requires_grad and not bool(p.isfinite().all())]
+    if broken:
+        raise BoundaryError(f"training: {broken[0]} is no number after training; lower the learning rate")
     trainer.model.save_pretrained(trainable)
     canonicalise(trainable, job.base_digest)
     seconds = time.monotonic() - started
@@ -167,6 +170,7 @@ def _trainer(job: TrainJob, model: Any, tokenizer: Any, dataset: Any, steps: int
         report_to=config.report_to,
         save_strategy="no",
         logging_steps=1 if steps is None or steps < 50 else 10,
+        logging_nan_inf_filter=False,  # its default replaces a loss that is no number by the mean so far
         disable_tqdm=True,
         dataloader_pin_memory=gpu,
     )

@@ -121,6 +121,12 @@ def test_weighted_loss_is_the_hand_value(tiny_model):
     assert abs(plain - ours) > 1e-4
 
 
+def test_a_loss_that_is_no_number_fails_the_training_and_leaves_no_adapter(job, tmp_path):
+    with pytest.raises(BoundaryError, match="lower the learning rate"):
+        train(job("burnt", learning_rate=1e30, epochs=2))
+    assert not (tmp_path / "burnt").exists()
+
+
 def test_packed_loss_is_the_unpacked_loss(tiny_model, tmp_path):
     import torch
     from datasets import Dataset
