@@ -52,14 +52,14 @@ def observation(
     """What the planner of the next round is told."""
     stock = pool.stock(settings.limits.min_quality)
     ratios, buckets = proportions(stock)
-    last = state.rounds[-1]
+    last = state.executed[-1]
     assert state.last_plan is not None
     measured = last.scores if last.plan or state.calibration is None else state.calibration.scores[0]
     profile = last.profile
     if last.plan is None and state.calibration and state.calibration.profiles:
         profile = state.calibration.profiles[0]
     return Observation(
-        round=last.round + 1,
+        round=state.rounds[-1].round + 1,
         rounds=settings.rounds,
         seed=settings.seed,
         objectives=settings.objectives,
@@ -109,7 +109,7 @@ def stop_reason(state: RunState, settings: Settings, budget_left: int) -> str | 
 
 def reference_means(state: RunState, settings: Settings) -> dict[str, float | None]:
     """Selection means of the plan executed last: what a forecast's expected change counts from."""
-    last = state.rounds[-1]
+    last = state.executed[-1]
     if last.plan or state.calibration is None:
         return {o: last.scores[o]["selection"].mean for o in settings.names}
     means = {}

@@ -107,13 +107,21 @@ def run_command(
 
 
 @app.command()
-def resume(run: Run, as_json: Json = False) -> None:
+def resume(
+    run: Run,
+    overrides: Overrides = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Stay and wait for a person's decision.")] = False,
+    accept_changes: Annotated[bool, typer.Option("--accept-changes", help="Go on with changed inputs.")] = False,
+    as_json: Json = False,
+) -> None:
     """Continue a run where its journal ends."""
     from mosaic.app import runs
+    from mosaic.app.config import with_overrides
     from mosaic.app.loop import execute
 
     folder = runs.find_run(run)
-    execute(folder, runs.run_config(folder), False, say)
+    config = with_overrides(runs.run_config(folder), overrides or [])
+    execute(folder, config, False, say, wait=wait, accept_changes=accept_changes)
     _finish(folder, as_json)
 
 
