@@ -13,6 +13,8 @@ from typing import Any
 from agent import nodes
 from agent.nodes import Services, State
 from mosaic.errors import WaitingError
+from mosaic.store import full_disk
+from tools.step import LEAST_ROOM
 
 BOOKMARK = "graph.sqlite"
 STEPS_PER_ROUND = 60
@@ -109,5 +111,9 @@ def run(services: Services, folder: Path, wait: Callable[[], None] | None = None
                     )
                 wait()
             value = Command(resume={interrupts[0].id: True})
+    except sqlite3.OperationalError as error:
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+            raise full_disk(folder, LEAST_ROOM) from error
+        raise
     finally:
         connection.close()

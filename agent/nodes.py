@@ -163,7 +163,6 @@ def measure(services: Services, state: State) -> State:
     services.steps.run("record", {"round": number, "content": digest_of(round_.json_data())}, effect)
     means = ", ".join(f"{o} {m:.2f}" for o in services.settings.names if (m := scores[o]["selection"].mean) is not None)
     services.notify(f"round {number}: {means}" + ("" if accepted else f" (not accepted: {reason})"))
-    _retain(services, number)
     return _fresh(number + 1)
 
 
@@ -204,9 +203,17 @@ def calibrate(services: Services, state: State) -> State:
 
 def observe(services: Services, state: State) -> State:
     """File what the planner will be told, or decide to stop. What was filed once is read again after a restart."""
+    _retain(services, state["round"] - 1)
+    inputs = {
+        "run": services.steps.journal.run,
+        "round": state["round"],
+        "settings": digest_of(services.settings.json_data()),
+        "pool": services.pool.digest,
+    }
     current = services.state()
     reason = stop_reason(current, services.settings, services.budget_left())
-    if reason:
+    # A round that was begun goes on: its own training may have used the budget up.
+    if reason and not services.steps.finished("observe", inputs):
         return {"stop": reason}
     services.begin(state["round"])
 
@@ -215,12 +222,6 @@ def observe(services: Services, state: State) -> State:
         digest = services.steps.store.put_json(seen.json_data())
         return Outcome({"observation": digest}, [("observed", {"observation": digest})])
 
-    inputs = {
-        "run": services.steps.journal.run,
-        "round": state["round"],
-        "settings": digest_of(services.settings.json_data()),
-        "pool": services.pool.digest,
-    }
     step = services.steps.run("observe", inputs, effect)
     return {"observation": str((step.result or {})["observation"])}
 
@@ -408,6 +409,7 @@ def skip(services: Services, state: State) -> State:
 def audit(services: Services, state: State) -> State:
     """Open the audit suites, once: the base and the chosen round."""
     current = services.state()
+    services.steps.round = current.rounds[-1].round
     objectives = services.settings.objectives
     chosen = choose([r for r in current.executed if r.plan], current.archive, objectives)
     services.notify(f"audit: the base and {'no round' if chosen is None else f'round {chosen}'}")
@@ -427,11 +429,13 @@ def audit(services: Services, state: State) -> State:
 
 def _retain(services: Services, number: int) -> None:
     """Delete the adapters that nothing will need again: of calibrations and of rounds outside of the archive."""
-    if services.settings.keep == "all" or not number:
+    if services.settings.keep == "all" or number < 1:
         return
+    services.steps.round = number
     current, journal = services.state(), services.steps.journal
     kept = {r.adapter for r in current.executed if r.round in current.archive or r.round == number}
-    trained = [str(s.result["digest"]) for s in journal.steps("train") if s.state == "done" and s.result]
+    done = [s for s in journal.steps("train") if s.state == "done" and s.round <= number]
+    trained = [str(s.result["digest"]) for s in done if s.result]
     dropped = {str(d) for s in journal.steps("retain") if s.result for d in s.result["dropped"]}
     drop = sorted({*trained} - kept - dropped)
 

@@ -143,7 +143,12 @@ class Store:
             return target
         if not target.exists():
             raise DamageError(f"{target}: the artifact is missing")
-        actual = path_digest(target)
+        try:
+            actual = path_digest(target)
+            if target.is_dir() and file_digest(target / MANIFEST) != digest:
+                actual = file_digest(target / MANIFEST)
+        except (OSError, UsageError) as error:
+            raise DamageError(f"{target}: not readable: {error}") from None
         if actual != digest:
             raise DamageError(f"{target}: its content has digest {actual[:12]}, not the one it is filed under")
         self._checked.add(digest)

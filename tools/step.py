@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Any
 from mosaic.errors import MosaicError, PausedError, StopRequested, TrainingError
 from mosaic.journal import Journal, Step
 from mosaic.store import Store, free_bytes, full_disk
+from mosaic.types import digest_of
 
 LEAST_ROOM = 4 * 1024 * 1024
 
@@ -35,6 +37,11 @@ class Steps:
         self.store = store
         self.stopping = stopping
         self.round = 0
+
+    def finished(self, kind: str, inputs: dict[str, Any], version: int = 1) -> bool:
+        """Whether `run` would only read."""
+        step = self.journal.step(digest_of({"kind": kind, "inputs": {**inputs, "version": version}}))
+        return step is not None and step.state == "done"
 
     def run(
         self,
@@ -65,6 +72,10 @@ class Steps:
             outcome = effect()
         except (PausedError, StopRequested):
             raise  # the intent stands; `resume` begins it again
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise full_disk(self.store.root.parent, needed) from error
+            raise
         except MosaicError as error:
             details = {"failure": error.failure} if isinstance(error, TrainingError) else {}
             self.journal.fail(step, str(error), details)

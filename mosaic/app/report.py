@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mosaic.app.views import load, trace_data
+from mosaic.app.trace import trace_data
+from mosaic.app.views import load
 from mosaic.types import Round
 
 COLOURS = ("#2f6db3", "#c2581e", "#3b8a54", "#8356a8", "#a58a17")
