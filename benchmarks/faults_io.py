@@ -191,7 +191,7 @@ def in_child(work: Callable[[], None]) -> int:
                 code = 0
             except MosaicError as error:
                 code = error.exit_code
-        except BaseException:  # noqa: BLE001  # a child that fails must say so and never return
+        except BaseException:  # a child that fails must say so and never return
             import traceback
 
             traceback.print_exc()

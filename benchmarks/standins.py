@@ -107,7 +107,9 @@ class StandIn:
     approver: Approver | None = None
 
     @classmethod
-    def make(cls, *overrides: str, per_slice: int = 10, objectives: tuple[str, ...] = ("over_refusal", "safety")) -> StandIn:
+    def make(
+        cls, *overrides: str, per_slice: int = 10, objectives: tuple[str, ...] = ("over_refusal", "safety")
+    ) -> StandIn:
         # What the controller imports when it starts is imported here, once, so that forked children start at once.
         import langgraph.checkpoint.serde.jsonplus
         import langgraph.checkpoint.sqlite
@@ -168,6 +170,10 @@ def outcome(folder: Path) -> dict[str, Any]:
         steps = [(s.kind, s.state, s.result) for s in journal.steps() if s.kind != "record"]
         rounds = [s.result for s in journal.steps("record")]
         events = [(e.round, e.kind, e.payload) for e in journal.events()]
-        return json.loads(json.dumps({"steps": steps, "rounds": rounds, "events": events, "ledger": journal.ledger()}).replace(run, "RUN"))
+        return json.loads(
+            json.dumps({"steps": steps, "rounds": rounds, "events": events, "ledger": journal.ledger()}).replace(
+                run, "RUN"
+            )
+        )
     finally:
         journal.close()
