@@ -278,8 +278,8 @@ def replay(
 def pending(run: Run, as_json: Json = False) -> None:
     """What waits for a person's approval."""
     from mosaic.app.decisions import pending as waiting
-    from mosaic.app.decisions import request_text
     from mosaic.app.runs import find_run
+    from mosaic.app.views import request_text
 
     folder = find_run(run)
     request = waiting(folder)

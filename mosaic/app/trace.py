@@ -17,17 +17,6 @@ from mosaic.store import Store
 from mosaic.types import ActionPlan, Observation, Round
 
 POLL = 0.5
-    "observed",
-    "planned",
-    "checked",
-    "replaced",
-    "asked",
-    "decided",
-    "curated",
-    "trained",
-    "measured",
-    "failed",
-)
 
 
 def trace_data(folder: Path, number: int | None = None) -> list[dict[str, Any]]:
