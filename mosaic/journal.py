@@ -132,7 +132,7 @@ class Journal:
             row = journal._db.execute("select value from meta where name = 'version'").fetchone()
             version = row[0] if row else "?"
             found = journal._db.execute("pragma integrity_check(3)").fetchall()
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             raise DamageError(f"{path}: {error}") from error
         if version != str(VERSION):
             raise UsageError(f"{path} has journal version {version}; this release reads {VERSION}")
@@ -161,7 +161,7 @@ class Journal:
             rows = self._db.execute(f"select {COLUMNS[table]}, seal from {table} where {where}", values).fetchall()
         except sqlite3.OperationalError as error:
             raise self._full(error) or error from error
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             raise DamageError(f"{self.folder / FILE}: {error}") from error
         for *row, seal in rows:
             if _seal(row) != seal:
@@ -194,7 +194,7 @@ class Journal:
                 for *row, seal in cursor:
                     if _seal(row) != seal:
                         found.append(f"{FILE}: {table} row {row[0]!r} does not match its digest")
-            except sqlite3.DatabaseError as error:
+            except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
                 found.append(f"{FILE}: {table}: {error}")
         if not found:
             held = self._db.execute("select coalesce(sum(amount), 0) from holds").fetchone()[0]

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mosaic.errors import MosaicError
+from mosaic.errors import MosaicError, UsageError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 lab_app = typer.Typer(no_args_is_help=True, help="The built-in laboratory: a small base model, pools and suites.")
@@ -339,6 +339,22 @@ def verify(run: Run, as_json: Json = False) -> None:
     say(f"{folder}: " + (f"{len(found)} problems" if found else "everything matches its digest"))
     if found:
         raise typer.Exit(1)
+
+
+@app.command()
+def view(
+    folder: Annotated[Path, typer.Argument(help="A folder of runs.")] = Path("runs"),
+    port: Annotated[int, typer.Option(help="0 takes any free port.")] = 8765,
+    control: Annotated[bool, typer.Option("--control", help="Let the page start `resume`.")] = False,
+) -> None:
+    """Show runs in a browser on this machine: progress, reasons, and the plans that wait for approval."""
+    try:
+        from mosaic.app.web.server import serve
+    except ImportError as error:
+        raise UsageError(f"the page needs {error.name}; install it with: pip install 'mosaic-curation[web]'") from None
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder; `python -m mosaic run lab` makes runs/")
+    serve(folder.resolve(), port, control, say)
 
 
 @app.command()
