@@ -94,7 +94,7 @@ def matches(rule: Rule, plan: ActionPlan, observation: Observation) -> bool:
             before, after = (bucket_weights(p, dataset, proportions) for p in (last, plan))
             if distance(before, after) > rule.max_bucket_step:
                 return False
-    if rule.max_tokens is not None and observation.budget_per_round > rule.max_tokens:
+    if rule.max_tokens is not None and observation.cost_per_round > rule.max_tokens:
         return False
     if rule.max_regression is not None:
         changes = [plan.expected.get(o.name) for o in observation.objectives]
@@ -112,7 +112,7 @@ def request_of(
     """
     digest = plan.content_digest
     identity = {"run": run, "round": observation.round, "attempt": attempt, "plan": digest, "state": state_digest}
-    budget, last = observation.budget_per_round, observation.last_plan
+    budget, cost, last = observation.budget_per_round, observation.cost_per_round, observation.last_plan
     changes, stock = [], []
     for dataset in observation.stock:
         before, after = last.ratios.get(dataset, 0.0), plan.ratios.get(dataset, 0.0)
@@ -148,11 +148,7 @@ def request_of(
         "state_digest": state_digest,
         "planner": planner,
         "changes": changes,
-        "cost": {
-            "tokens": budget,
-            "left_before": observation.budget_left,
-            "left_after": observation.budget_left - budget,
-        },
+        "cost": {"tokens": cost, "left_before": observation.budget_left, "left_after": observation.budget_left - cost},
         "stock": stock,
         "floors": [
             {"objective": o.name, "floor": o.floor, "below": o.name in observation.below_floor}

@@ -89,10 +89,10 @@ def _names(plan: ActionPlan, observation: Observation) -> list[Violation]:
 
 
 def _budget(observation: Observation) -> list[Violation]:
-    if observation.budget_per_round <= observation.budget_left:
+    if observation.cost_per_round <= observation.budget_left:
         return []
     hint = "the total budget is used up; stop here or raise budget.tokens_total"
-    limit, value = observation.budget_left, observation.budget_per_round
+    limit, value = observation.budget_left, observation.cost_per_round
     return [Violation(path="ratios", rule="budget", value=value, limit=limit, hint=hint)]
 
 

@@ -74,6 +74,7 @@ def observation(
         last_plan=state.last_plan,
         limits=settings.limits,
         budget_per_round=settings.tokens_per_round,
+        cost_per_round=settings.cost_per_round,
         budget_left=budget_left,
         feedback=feedback,
         below_floor=floors_broken(measured, settings.objectives),
@@ -85,8 +86,8 @@ def stop_reason(state: RunState, settings: Settings, budget_left: int) -> str | 
     planned = [r for r in state.rounds if r.plan]
     if len(planned) >= settings.rounds:
         return f"all {settings.rounds} planned rounds ran"
-    if budget_left < settings.tokens_per_round:
-        return f"budget used: {budget_left:,} tokens left, a round needs {settings.tokens_per_round:,}"
+    if budget_left < settings.cost_per_round:
+        return f"budget used: {budget_left:,} tokens left, a round needs {settings.cost_per_round:,}"
     points = {r.round: p for r in planned if r.accepted and (p := r.point(settings.names))}
     targets = [o.target for o in settings.objectives]
     if settings.stop.at_targets and all(t is not None for t in targets):

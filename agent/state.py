@@ -37,18 +37,26 @@ class FailureConfig(Noun):
 
 
 class Settings(Noun):
-    """What the agent may do, and what for. `keep`: the adapters of archived rounds, or all."""
+    """What the agent may do, and what for. A round selects `tokens_per_round` and costs `epochs` times as many.
+
+    `keep`: the adapters of archived rounds, or all.
+    """
 
     rounds: int = Field(ge=1)
     seed: int
     objectives: list[ObjectiveSpec]
     limits: Limits
     tokens_per_round: int
+    epochs: int = Field(default=1, ge=1)
     calibration: CalibrationConfig
     stop: StopConfig
     max_repairs: int
     failures: FailureConfig = FailureConfig()
     keep: Literal["archive", "all"] = "archive"
+
+    @property
+    def cost_per_round(self) -> int:
+        return self.tokens_per_round * self.epochs
 
     @property
     def names(self) -> list[str]:

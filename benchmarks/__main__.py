@@ -11,7 +11,7 @@ from collections.abc import Callable
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from benchmarks import curation, durability, loop, page, planners, training, waiting
+from benchmarks import curation, durability, loop, mutants, page, planners, training, waiting
 
 Rows = list[dict[str, object]]
 
@@ -35,6 +35,7 @@ BENCHMARKS: dict[str, Callable[[bool], Rows]] = {
     "waiting": waiting.waiting,
     "resume_speed": waiting.resume_speed,
     "page": page.page,
+    "mutants": mutants.mutants,
 }
 
 

@@ -386,7 +386,8 @@ class Observation(Noun):
     attributes: dict[str, dict[str, list[Attribute]]] = {}
     last_plan: ActionPlan
     limits: Limits
-    budget_per_round: int
+    budget_per_round: int = Field(description="tokens a mixture selects")
+    cost_per_round: int = Field(description="tokens a round is charged: those selected, times epochs")
     budget_left: int
     feedback: list[Violation] = []
     below_floor: list[str] = []

@@ -109,6 +109,7 @@ class RunConfig(Noun):
             ],
             limits=self.limits,
             tokens_per_round=self.budget.tokens_per_round,
+            epochs=self.training.epochs,
             calibration=self.calibration,
             stop=self.stop,
             max_repairs=self.planner.max_repairs,

@@ -79,4 +79,7 @@ def test_stand_ins_are_called_once_for_each_effect(standin, tmp_path):
     folder, witness = tmp_path / "run", Witness(tmp_path / "witness")
     standin.create(folder)
     standin.run(folder, witness)
-    assert len(witness.lines()) == len(set(witness.lines()))
+    lines = witness.lines()
+    assert len(lines) == len(set(lines))
+    standin.run(folder, witness)
+    assert witness.lines() == lines
