@@ -6,6 +6,8 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -17,6 +19,7 @@ from benchmarks.faults_io import Disk, Points, in_child, install
 from benchmarks.figures import figure
 from benchmarks.standins import StandIn, Witness, outcome
 from mosaic.app.verify import verify
+from mosaic.app.views import report_data
 from mosaic.errors import BudgetError, DamageError, HeldError, MosaicError
 from mosaic.journal import FILE, LOCK, Journal
 from mosaic.store import FOLDER, Store
@@ -133,10 +136,58 @@ def crash_points(standin: StandIn, every: int, power: bool, seed: int = 1) -> di
     return found
 
 
+def _lab_run(folder: Path, kill_after: float | None) -> float:
+    """Start or resume the real laboratory's run, killed after so many seconds; how long it ran."""
+    settings = ["rounds=2", "calibration.repeats=1"]
+    command = [sys.executable, "-m", "mosaic", "run", "lab", "--run-dir", str(folder)]
+    for setting in settings:
+        command += ["--set", setting]
+    started = time.monotonic()
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        if child.wait(timeout=kill_after):
+            raise RuntimeError(f"the laboratory's run ended with {child.returncode}")
+    except subprocess.TimeoutExpired:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+    return time.monotonic() - started
+
+
+def _lab_result(folder: Path) -> Any:
+    data = report_data(folder)
+    rounds = [(r["plan"], r["scores"], r["adapter"], r["accepted"]) for r in data["rounds"]]
+    return rounds, data["audit"], data["budget"]["spent"]
+
+
+def _lab_kills(count: int) -> int:
+    """Runs of the real laboratory, killed at a random time, resumed, and unlike the uninterrupted one."""
+    chance = random.Random(7)
+    unequal = 0
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        seconds = _lab_run(root / "whole", None)
+        expected = _lab_result(root / "whole")
+        for number in range(count):
+            folder = root / f"run{number}"
+            _lab_run(folder, chance.uniform(0.1, 0.95) * seconds)
+            if not (folder / FILE).exists():
+                shutil.rmtree(folder, ignore_errors=True)
+            _lab_run(folder, None)
+            unequal += _lab_result(folder) != expected or bool(verify(folder))
+    return unequal
+
+
 def crash(quick: bool) -> Rows:
-    """`kill -9` at write points of a four-round run, a second kill in recovery, half of them with the bookmark deleted."""
+    """`kill -9` at write points of a four-round run, a second kill in recovery, half of them with the bookmark deleted;
+    and the real laboratory killed at random times."""
+    rows = (
+        []
+        if quick
+        else [figure("the real laboratory killed at 10 random times: unequal", _lab_kills(10), "of 10", at_most=0)]
+    )
     found = crash_points(StandIn.make(per_slice=4), 40 if quick else 1, power=False)
     return [
+        *rows,
         figure("kill -9: points tried, each with a second kill in recovery", found["points"], "points"),
         figure("kill -9: kills", found["kills"], "kills"),
         figure("kill -9: resumed runs unlike the uninterrupted one", found["unequal"], "runs", at_most=0),
