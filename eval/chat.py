@@ -73,7 +73,8 @@ class ChatUnavailable(PausedError):
 
 
 class BadReply(BoundaryError):
-    """The endpoint answers, but not usably. `kind` is the gate's word: refused, truncated, unparsable, envelope, http_400."""
+    """No usable reply. `kind` is the last gate's word (refused, truncated, unparsable, envelope, http_400) or the limit
+    that ended the call (allowance, deadline)."""
 
     def __init__(self, message: str, kind: str, attempts: list[Attempt]) -> None:
         super().__init__(message)
@@ -124,7 +125,8 @@ class ChatModel:
         for number in range(1, self.config.max_attempts + 1):
             left = None if end is None else end - self._clock()
             if left is not None and left <= 0:
-                break
+                text = f"{deadline:.0f} s are used after {len(attempts)} attempts"
+                raise BadReply(f"no time left for {self.config.model}: {text}", "deadline", attempts)
             reserved = prompt_bytes // 2 + cap
             if allowance is not None and sum(a.charged for a in attempts) + reserved > allowance:
                 used = sum(a.charged for a in attempts)
@@ -167,8 +169,6 @@ class ChatModel:
                 max_tokens=cap,
             )
             return completion.model_copy(update={"attempts": [*attempts, done]})
-        if not attempts:
-            last = Fault("deadline", "no time was left for an attempt")
         raise self._failure(last, attempts)
 
     def close(self) -> None:
