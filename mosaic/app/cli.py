@@ -74,6 +74,21 @@ def lab_build(
     say(f"run it with: python -m mosaic run {out / 'config.yaml'}")
 
 
+@lab_app.command("serve")
+def lab_serve(
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.")] = 8000,
+    faults: Annotated[float, typer.Option(min=0, max=1, help="Share of requests that get a fault.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Chooses which requests get which fault.")] = 1,
+) -> None:
+    """Serve a scripted chat model: it plays the planner's conversations and, on demand, every fault of a bad day."""
+    from mosaic.lab.server import ScriptedServer
+
+    server = ScriptedServer(port, faults, seed)
+    print(server.url, flush=True)
+    say(f"try it: python -m mosaic run lab --set planner.kind=llm --set planner.chat.base_url={server.url}")
+    server.forever()
+
+
 @app.command()
 def validate(
     config: Annotated[str, typer.Argument(help="A config file, or `lab`.")],

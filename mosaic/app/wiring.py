@@ -8,8 +8,9 @@ from pathlib import Path
 
 from agent.approval import Approver, AutoApprover, HumanApprover, PolicyApprover
 from agent.nodes import Services
-from agent.planner import Planner, PlannerConfig, RandomPlannerConfig
+from agent.planner import LlmPlannerConfig, Planner, PlannerConfig, RandomPlannerConfig
 from agent.planners.baselines import NeedPlanner, RandomPlanner, StaticPlanner
+from agent.planners.llm import LlmPlanner
 from agent.planners.profile import ProfilePlanner
 from eval.generators.transformers import TransformersGenerator
 from eval.judge import Judge
@@ -24,6 +25,7 @@ from mosaic.errors import UsageError
 from mosaic.journal import Journal
 from mosaic.store import Store
 from mosaic.types import ROLES
+from tools.ask import directly, remember
 from tools.evaluate import Evaluator
 from tools.evaluate import Progress as EvaluationProgress
 from tools.executor import Executor, InlineExecutor, SubprocessExecutor
@@ -90,8 +92,11 @@ def open_inputs(config: RunConfig) -> Inputs:
     return Inputs(pool, objectives, suites, model_digest(base))
 
 
-def build_planner(kind: str, config: PlannerConfig) -> Planner:
-    """A planner by its kind; `config` gives a random planner its spread."""
+def build_planner(kind: str, config: PlannerConfig, steps: Steps | None = None) -> Planner:
+    """A planner by its kind; `config` gives a random planner its spread and a model its endpoint, whose answers are
+    filed in the journal of `steps`."""
+    if kind == "llm" and isinstance(config, LlmPlannerConfig):
+        return LlmPlanner(config, ask=remember(steps) if steps else directly)
     if kind == "static":
         return StaticPlanner()
     if kind == "random":
@@ -141,9 +146,9 @@ def build_services(
             reporting.training,
             adapter_bytes(base, config.training.lora_r),
         ),
-        planner=build_planner(config.planner.kind, config.planner),
+        planner=build_planner(config.planner.kind, config.planner, steps),
         fallback=None
-        if config.planner.on_failure == "stop"
+        if config.planner.on_failure in ("stop", "pause")
         else build_planner(config.planner.on_failure, config.planner),
         approver=build_approver(config),
         settings=config.settings(),
