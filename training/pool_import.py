@@ -9,9 +9,10 @@ nobody trains on it by accident; `pool label` puts a judge's in their place.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from training.importers.prompts import PROMPT_SHAPES, RECORDED, PromptShape, rec
 from training.provenance import LICENCES, SUITE_CARD, UNKNOWN, Origin, card_of, write_card
 
 UNLABELLED = "unlabelled"
+BATCH = 2048
 SHOWN = 20
 FORMATS = (*SHAPES, "map", *PROMPT_SHAPES)
 
@@ -35,7 +37,8 @@ FORMATS = (*SHAPES, "map", *PROMPT_SHAPES)
 class ImportJob:
     """What to import. `shape` is one of FORMATS; `mapping` the text of `--map`; `source` and `licence` go on the card.
 
-    `quality` and `bucket` are for rows that carry none. `skip_bad` leaves bad rows out instead of refusing.
+    `quality` and `bucket` are for rows that carry none. `skip_bad` leaves bad rows out instead of refusing. Rows that
+    contaminate a suite of one of the folders `without` are left out (`training.contamination`).
     """
 
     sources: Sequence[str]
@@ -50,6 +53,7 @@ class ImportJob:
     source: str | None = None
     licence: str | None = None
     command: str = ""
+    without: Sequence[Path] = ()
 
 
 @dataclass
@@ -106,11 +110,10 @@ def import_rows(job: ImportJob, out: Path, progress: Callable[[int], None] = lam
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
         with partial.open("w", encoding="utf-8") as stream:
-            for place, row in _rows(job, tally, progress):
-                made = _example(job, shape, place, row, seen, tally)
-                if made is not None:
-                    stream.write(canonical_json(made) + "\n")
-                    tally.rows += 1
+            made = (_example(job, shape, place, row, seen, tally) for place, row in _rows(job, tally, progress))
+            for example in _clean(job, (e for e in made if e is not None), tally):
+                stream.write(canonical_json(example) + "\n")
+                tally.rows += 1
         _settle(job, tally, f"{out} was not written")
         if out.suffix == ".parquet":
             from training.importers.parquet import rewrite
@@ -123,7 +126,7 @@ def import_rows(job: ImportJob, out: Path, progress: Callable[[int], None] = lam
     return tally
 
 
-def _rows(job: ImportJob, tally: Tally, progress: Callable[[int], None]) -> Any:
+def _rows(job: ImportJob, tally: Tally, progress: Callable[[int], None]) -> Iterator[tuple[str, Any]]:
     for source in job.sources:
         for place, row in read(source, job.split, job.name):
             tally.read += 1
@@ -133,6 +136,37 @@ def _rows(job: ImportJob, tally: Tally, progress: Callable[[int], None]) -> Any:
                 tally.refuse(place, row.reason)
             else:
                 yield place, row
+
+
+def _clean(job: ImportJob, examples: Iterator[dict[str, Any]], tally: Tally) -> Iterator[dict[str, Any]]:
+    """The rows that stand in no suite of `job.without`."""
+    if not job.without:
+        yield from examples
+        return
+    from training.contamination import touched
+
+    search = touched([prompt for folder in job.without for prompt in _suite_prompts(folder)])
+    while batch := list(itertools.islice(examples, BATCH)):
+        asked = [(e["id"], [m["content"] for m in e["messages"] if m["role"] == "user"]) for e in batch]
+        dropped = search(asked)
+        tally.left_out["stands in a suite (--without)"] += len(dropped)
+        yield from (e for e in batch if e["id"] not in dropped)
+
+
+def _suite_prompts(folder: Path) -> list[Prompt]:
+    prompts = []
+    for role in ROLES:
+        path = folder / f"{role}.jsonl"
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except OSError as error:
+            raise UsageError(f"--without {folder}: {path.name}: {error.strerror}; give a suite's folder") from None
+        for number, line in enumerate(lines, start=1):
+            try:
+                prompts.append(Prompt.model_validate_json(line))
+            except ValidationError as error:
+                raise UsageError(f"{path}:{number}: not a prompt: {error.errors()[0]['msg']}") from None
+    return prompts
 
 
 def _example(
