@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from mosaic.errors import UsageError
 from mosaic.types import Attribute, Criterion, Range, Stock
+from training.provenance import Origin
 from training.pool_build import INDEX, MANIFEST, ROWS, VERSION, build, text
 
 Mask = npt.NDArray[np.bool_]
@@ -73,6 +74,11 @@ class Pool:
         """Attribute -> kind: list, number or text."""
         return dict(self.manifest["attributes"])
 
+    @property
+    def origins(self) -> list[Origin]:
+        """Where each data set came from and under which licence; empty for pools built before cards were kept."""
+        return [Origin.model_validate(entry) for entry in self.manifest.get("origins", [])]
+
     def buckets(self, dataset: str) -> dict[str, Bucket]:
         entries = self.manifest["datasets"][dataset]
         return {name: Bucket(dataset, name, e["start"], e["end"]) for name, e in entries.items()}
@@ -103,7 +109,7 @@ class Pool:
             datasets[dataset] = {**totals, "buckets": buckets}
         totals = {key: sum(d[key] for d in datasets.values()) for key in ("rows", "tokens")}
         facts = {key: self.manifest[key] for key in ("digest", "max_length", "too_long", "attributes")}
-        return {**totals, **facts, "datasets": datasets}
+        return {**totals, **facts, "origins": [o.json_data() for o in self.origins], "datasets": datasets}
 
     def column(self, name: str) -> Any:
         """A whole index column: numpy for numbers, Arrow for attributes of text and lists."""
@@ -186,8 +192,21 @@ def _is_number(value: Any) -> bool:
 
 
 def build_pool(
-    sources: Sequence[Path], out: Path, *, model: Path | None, max_length: int, trust_token_counts: bool = False
+    sources: Sequence[Path],
+    out: Path,
+    *,
+    model: Path | None,
+    max_length: int,
+    trust_token_counts: bool = False,
+    licences: Mapping[str, str] | None = None,
 ) -> Pool:
     """Make a pool folder from JSONL or Parquet files of rows and open it (see `training.pool_build`)."""
-    build(sources, out, model=model, max_length=max_length, trust_token_counts=trust_token_counts)
+    build(
+        sources,
+        out,
+        model=model,
+        max_length=max_length,
+        trust_token_counts=trust_token_counts,
+        licences=licences,
+    )
     return Pool.open(out)

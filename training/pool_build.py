@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from pydantic import ValidationError
 
 from mosaic.errors import UsageError
 from mosaic.types import Attribute, Example, canonical_json
+from training.provenance import Origin, origins, read_cards
 from training.windows import Chat, windows
 
 VERSION = 1
@@ -106,9 +108,18 @@ class TokenCounter:
 
 
 def build(
-    sources: Sequence[Path], out: Path, *, model: Path | None, max_length: int, trust_token_counts: bool
+    sources: Sequence[Path],
+    out: Path,
+    *,
+    model: Path | None,
+    max_length: int,
+    trust_token_counts: bool,
+    licences: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Write the pool folder `out`; its manifest, written last. UsageError with file:line for every fault."""
+    """Write the pool folder `out`; its manifest, written last. UsageError with file:line for every fault.
+
+    Cards beside the sources (`training.provenance`) go into the manifest; `licences` (by data set) overrides them.
+    """
     if (out / MANIFEST).exists():
         raise UsageError(f"--out {out} holds a pool already; name a new folder")
     if model is None and not trust_token_counts:
@@ -137,8 +148,11 @@ def build(
     flush()
     if not rows:
         raise UsageError(f"{', '.join(map(str, sources))}: no row in them")
+    counts = Counter(r["dataset"] for r in rows if r["window"] == 0)
+    known = origins(read_cards(sources), dict(counts), dict(licences or {}))
     rows.sort(key=lambda r: (r["dataset"], r["bucket"], r["hash"], r["id"], r["window"]))
-    return write(rows, out, max_length=max_length, tokenizer=counter.digest if counter else None, too_long=too_long)
+    tokenizer = counter.digest if counter else None
+    return write(rows, out, max_length=max_length, tokenizer=tokenizer, too_long=too_long, known=known)
 
 
 def _counted(
@@ -211,7 +225,13 @@ MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())])
 
 
 def write(
-    rows: Sequence[dict[str, Any]], out: Path, *, max_length: int, tokenizer: str | None, too_long: int
+    rows: Sequence[dict[str, Any]],
+    out: Path,
+    *,
+    max_length: int,
+    tokenizer: str | None,
+    too_long: int,
+    known: Sequence[Origin] = (),
 ) -> dict[str, Any]:
     """Write sorted rows as columns: an index that curation scans, and the texts, read only for chosen rows."""
     kinds = attribute_kinds(rows)
@@ -247,6 +267,7 @@ def write(
         max_length=max_length,
         tokenizer=tokenizer,
         too_long=too_long,
+        known=known,
     )
 
 
@@ -259,6 +280,7 @@ def write_manifest(
     max_length: int,
     tokenizer: str | None,
     too_long: int,
+    known: Sequence[Origin] = (),
 ) -> dict[str, Any]:
     """The manifest: where each bucket lies, and its rows and tokens by quality. `groups` is per row, in row order."""
     buckets: dict[str, dict[str, Any]] = {}
@@ -277,6 +299,7 @@ def write_manifest(
         "too_long": too_long,
         "attributes": kinds,
         "datasets": buckets,
+        "origins": [origin.json_data() for origin in known],
     }
     (out / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
     return manifest

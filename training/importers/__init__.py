@@ -1,0 +1,1 @@
+"""Importers: files as people have them, read row by row, and the shapes of chats and prompts inside them."""

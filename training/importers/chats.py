@@ -1,0 +1,185 @@
+"""Shapes of chats: one row of somebody's file becomes messages, and what else the row says about itself.
+
+Where the field names come from:
+
+* `sharegpt`, `xguard`: `conversations`, each `{"from": "human" | "gpt" | "system", "value": text}`. XGuard-Train
+  (hub: marslabucla/XGuard-Train, file xguard-train.json, one JSON array) and the conversations that X-Teaming's own
+  `xguard/reformat_convos.py` writes have this shape, says the readme of X-Teaming (github.com/salman-lui/x-teaming,
+  "Reformat JSON for SFT"). X-Teaming's raw `all_results.json` has no published description: reformat it first.
+* `alpaca`: `instruction`, `input` (may be empty), `output` (github.com/tatsu-lab/stanford_alpaca, "Data Release").
+* `tulu-if`: `id`, `prompt`, `messages` of `{"role", "content"}`, `constraints` (texts, "group:name"), the data set card
+  of allenai/tulu-3-sft-personas-instruction-following. The constraints come without parameters, so nothing can verify
+  them: they are kept as names, counted, and never checked.
+* `chat`: `messages` of `{"role", "content"}`, the form of TRL, transformers and the OpenAI API; beside it, where they
+  are there, `id`, `bucket`, `quality` and `attributes` as in a pool row.
+* `map`: whatever `--map` says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from eval.objectives.instruction_following import complexity
+from mosaic.errors import UsageError
+
+ROLES = {
+    "system": "system",
+    "user": "user",
+    "human": "user",
+    "prompter": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "model": "assistant",
+    "bot": "assistant",
+}
+LIST_KEYS, FLAT_KEYS, OWN_KEYS = ("messages", "role", "content"), ("prompt", "response", "system"), ("id", "quality")
+Row = Mapping[str, Any]
+
+
+class Unusable(ValueError):
+    """Why a row is no chat; the text names the field."""
+
+
+@dataclass
+class Chat:
+    """A chat and what its row says beside it; None where the row says nothing."""
+
+    messages: list[dict[str, str]]
+    id: str | None = None
+    bucket: str | None = None
+    quality: Any = None
+    attributes: dict[str, Any] = field(default_factory=dict)
+    unverifiable: int = 0
+
+
+Shape = Callable[[Row], Chat]
+
+
+def turns(value: Any, where: str, role: str, content: str) -> list[dict[str, str]]:
+    """Messages from a list of objects with a role and a content field."""
+    if not isinstance(value, list) or not value:
+        raise Unusable(f"{where}: {'missing' if value is None else 'not a list of messages'}")
+    messages = []
+    for number, one in enumerate(value):
+        if not isinstance(one, Mapping):
+            raise Unusable(f"{where}.{number}: not an object")
+        said, text = one.get(role), one.get(content)
+        known = ROLES.get(said) if isinstance(said, str) else None
+        if known is None:
+            raise Unusable(f"{where}.{number}.{role}: {said!r} is none of {', '.join(ROLES)}")
+        if not isinstance(text, str) or not text.strip():
+            raise Unusable(f"{where}.{number}.{content}: {'empty' if isinstance(text, str) else 'not a text'}")
+        messages.append({"role": known, "content": text})
+    return messages
+
+
+def check(messages: list[dict[str, str]]) -> None:
+    """Raise Unusable unless there is a request first, after an optional system message, and something to learn."""
+    roles = [m["role"] for m in messages]
+    if "system" in roles[1:]:
+        raise Unusable("messages: a system message stands after the first message")
+    spoken = roles[1:] if roles[0] == "system" else roles
+    if not spoken or spoken[0] != "user":
+        raise Unusable("messages: the chat does not begin with the user")
+    if "assistant" not in spoken:
+        raise Unusable("messages: no assistant turn, so there is nothing to learn from")
+
+
+def _own_id(row: Row, name: str = "id") -> str | None:
+    value = row.get(name)
+    if isinstance(value, str) and value.strip():
+        return value
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def chat(row: Row) -> Chat:
+    attributes = row.get("attributes")
+    if attributes is not None and not isinstance(attributes, Mapping):
+        raise Unusable("attributes: not an object")
+    kept = {k: v for k, v in (attributes or {}).items() if v is not None}
+    messages = turns(row.get("messages"), "messages", "role", "content")
+    bucket = row.get("bucket")
+    if bucket is not None and not (isinstance(bucket, str) and bucket):
+        raise Unusable(f"bucket: {bucket!r} is not a name")
+    return Chat(messages, _own_id(row), bucket, row.get("quality"), kept)
+
+
+def sharegpt(row: Row) -> Chat:
+    return Chat(turns(row.get("conversations"), "conversations", "from", "value"), _own_id(row))
+
+
+def alpaca(row: Row) -> Chat:
+    parts = {}
+    for name in ("instruction", "input", "output"):
+        value = row.get(name)
+        if value is None and name == "input":
+            value = ""
+        if not isinstance(value, str) or (name != "input" and not value.strip()):
+            raise Unusable(f"{name}: {'empty' if isinstance(value, str) else 'missing or not a text'}")
+        parts[name] = value
+    request = parts["instruction"] + ("\n\n" + parts["input"] if parts["input"].strip() else "")
+    return Chat(_pair(request, parts["output"]), _own_id(row))
+
+
+def tulu_if(row: Row) -> Chat:
+    constraints = row.get("constraints")
+    if not isinstance(constraints, list) or not all(isinstance(c, str) and c for c in constraints):
+        raise Unusable("constraints: not a list of names")
+    messages = turns(row.get("messages"), "messages", "role", "content")
+    bucket = f"complexity_{complexity(constraints)}" if constraints else None
+    attributes = {"constraints": constraints, "constraint_count": len(constraints)}
+    return Chat(messages, _own_id(row), bucket, None, attributes, len(constraints))
+
+
+def _pair(request: str, answer: str, system: str | None = None) -> list[dict[str, str]]:
+    pair = [{"role": "user", "content": request}, {"role": "assistant", "content": answer}]
+    return [{"role": "system", "content": system}, *pair] if system else pair
+
+
+SHAPES: dict[str, Shape] = {
+    "chat": chat,
+    "sharegpt": sharegpt,
+    "xguard": sharegpt,
+    "alpaca": alpaca,
+    "tulu-if": tulu_if,
+}
+
+
+def mapped(spec: str) -> Shape:
+    """The shape that `--map` describes: `messages=dialogue,role=speaker,content=text` or `prompt=question,response=answer`.
+
+    `system` goes with the second form, `id` and `quality` with both. UsageError where the two are mixed or incomplete.
+    """
+    fields: dict[str, str] = {}
+    for part in spec.split(","):
+        key, equals, name = part.partition("=")
+        if not equals or not name or key not in (*LIST_KEYS, *FLAT_KEYS, *OWN_KEYS):
+            allowed = ", ".join((*LIST_KEYS, *FLAT_KEYS, *OWN_KEYS))
+            raise UsageError(f"--map: {part!r} is not key=field; the keys are {allowed}")
+        if key in fields:
+            raise UsageError(f"--map: {key} stands twice")
+        fields[key] = name
+    as_list, as_flat = any(k in fields for k in LIST_KEYS), any(k in fields for k in FLAT_KEYS)
+    if as_list == as_flat or (as_flat and not {"prompt", "response"} <= set(fields)):
+        raise UsageError("--map: name messages, role and content (a list of turns), or prompt and response (two texts)")
+    if as_list:
+        names = [fields.get(key, key) for key in LIST_KEYS]
+    else:
+        names = []
+
+    def shape(row: Row) -> Chat:
+        if names:
+            messages = turns(row.get(names[0]), names[0], names[1], names[2])
+        else:
+            texts = {key: row.get(fields[key]) for key in FLAT_KEYS if key in fields}
+            for key, value in texts.items():
+                if not isinstance(value, str) or (key != "system" and not value.strip()):
+                    raise Unusable(f"{fields[key]}: {'empty' if isinstance(value, str) else 'missing or not a text'}")
+            messages = _pair(str(texts["prompt"]), str(texts["response"]), texts.get("system"))
+        own = _own_id(row, fields["id"]) if "id" in fields else None
+        return Chat(messages, own, None, row.get(fields["quality"]) if "quality" in fields else None)
+
+    return shape

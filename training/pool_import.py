@@ -1,0 +1,311 @@
+"""`pool import`: files as people have them become pool rows or suite prompts; every row that cannot is named.
+
+Rows stream: one at a time goes in, is checked, and is written. Nothing is written where a row is bad, unless bad rows are
+left out on purpose; what is left out is counted, by reason, in the card beside the file (`training.provenance`).
+
+A pool row needs a bucket and a quality. Where the file has none, the bucket is `unlabelled` and the quality 1, so that
+nobody trains on it by accident; `pool label` puts a judge's in their place.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import xxhash
+from pydantic import ValidationError
+
+from mosaic.errors import UsageError
+from mosaic.types import ROLES, Example, Prompt, canonical_json
+from training.importers.chats import SHAPES, Chat, Shape, Unusable, check, mapped
+from training.importers.containers import BadRow, read
+from training.importers.prompts import PROMPT_SHAPES, RECORDED, PromptShape, recorded
+from training.provenance import LICENCES, SUITE_CARD, UNKNOWN, Origin, card_of, write_card
+
+UNLABELLED = "unlabelled"
+BATCH = 2048
+SHOWN = 20
+FORMATS = (*SHAPES, "map", *PROMPT_SHAPES)
+
+
+@dataclass(frozen=True)
+class ImportJob:
+    """What to import. `shape` is one of FORMATS; `mapping` the text of `--map`; `source` and `licence` go on the card.
+
+    `quality` and `bucket` are for rows that carry none. `skip_bad` leaves bad rows out instead of refusing. Rows that
+    contaminate a suite of one of the folders `without` are left out (`training.contamination`).
+    """
+
+    sources: Sequence[str]
+    shape: str
+    dataset: str
+    mapping: str | None = None
+    split: str = "train"
+    name: str | None = None
+    quality: int | None = None
+    bucket: str | None = None
+    skip_bad: bool = False
+    source: str | None = None
+    licence: str | None = None
+    command: str = ""
+    without: Sequence[Path] = ()
+
+
+@dataclass
+class Tally:
+    """What became of the rows. `shown` holds the first bad ones as `place: reason`."""
+
+    read: int = 0
+    rows: int = 0
+    bad: int = 0
+    shown: list[str] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+    notes: Counter[str] = field(default_factory=Counter)
+
+    def refuse(self, place: str, reason: str) -> None:
+        self.bad += 1
+        if len(self.shown) < SHOWN:
+            self.shown.append(f"{place}: {reason}")
+
+    def data(self) -> dict[str, Any]:
+        return {"read": self.read, "rows": self.rows, "bad": self.bad, "bad_rows": self.shown,
+                "left_out": dict(self.left_out), "notes": dict(self.notes)}  # fmt: skip
+
+    def complaint(self) -> str:
+        more = f"\n  ... and {self.bad - len(self.shown):,} more" if self.bad > len(self.shown) else ""
+        rows = "row" if self.bad == 1 else "rows"
+        return f"{self.bad:,} bad {rows} of {self.read:,}:\n" + "\n".join(f"  {line}" for line in self.shown) + more
+
+
+def _shape(job: ImportJob) -> Shape:
+    if job.shape == "map":
+        if not job.mapping:
+            raise UsageError("--as map needs --map, such as --map messages=dialogue,role=speaker,content=text")
+        return mapped(job.mapping)
+    if job.mapping:
+        raise UsageError(f"--map goes with --as map, not with --as {job.shape}")
+    if job.shape not in SHAPES:
+        raise UsageError(
+            f"--as {job.shape} has prompts without answers, so it makes a suite, not pool rows: give --suite OBJECTIVE"
+            if job.shape in PROMPT_SHAPES
+            else f"--as {job.shape}: no such shape; there are {', '.join(FORMATS)}"
+        )
+    return SHAPES[job.shape]
+
+
+def import_rows(job: ImportJob, out: Path, progress: Callable[[int], None] = lambda rows: None) -> Tally:
+    """Write pool rows to `out` (.jsonl or .parquet) and the card beside it. UsageError naming the bad rows."""
+    shape = _shape(job)
+    if out.suffix not in (".jsonl", ".parquet"):
+        raise UsageError(f"--out {out}: give a file that ends in .jsonl or .parquet")
+    _absent(out)
+    tally = Tally()
+    seen: dict[str, str] = {}
+    partial = out.with_name(f".{out.name}.partial")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with partial.open("w", encoding="utf-8") as stream:
+            made = (_example(job, shape, place, row, seen, tally) for place, row in _rows(job, tally, progress))
+            for example in _clean(job, (e for e in made if e is not None), tally):
+                stream.write(canonical_json(example) + "\n")
+                tally.rows += 1
+        _settle(job, tally, f"{out} was not written")
+        if out.suffix == ".parquet":
+            from training.importers.parquet import rewrite
+
+            rewrite(partial, partial)
+        os.replace(partial, out)
+    finally:
+        partial.unlink(missing_ok=True)
+    write_card(card_of(out), _origin(job, tally))
+    return tally
+
+
+def _rows(job: ImportJob, tally: Tally, progress: Callable[[int], None]) -> Iterator[tuple[str, Any]]:
+    for source in job.sources:
+        for place, row in read(source, job.split, job.name):
+            tally.read += 1
+            if tally.read % 10_000 == 0:
+                progress(tally.read)
+            if isinstance(row, BadRow):
+                tally.refuse(place, row.reason)
+            else:
+                yield place, row
+
+
+def _clean(job: ImportJob, examples: Iterator[dict[str, Any]], tally: Tally) -> Iterator[dict[str, Any]]:
+    """The rows that stand in no suite of `job.without`."""
+    if not job.without:
+        yield from examples
+        return
+    from training.contamination import touched
+
+    search = touched([prompt for folder in job.without for prompt in _suite_prompts(folder)])
+    while batch := list(itertools.islice(examples, BATCH)):
+        asked = [(e["id"], [m["content"] for m in e["messages"] if m["role"] == "user"]) for e in batch]
+        dropped = search(asked)
+        tally.left_out["stands in a suite (--without)"] += len(dropped)
+        yield from (e for e in batch if e["id"] not in dropped)
+
+
+def _suite_prompts(folder: Path) -> list[Prompt]:
+    prompts = []
+    for role in ROLES:
+        path = folder / f"{role}.jsonl"
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except OSError as error:
+            raise UsageError(f"--without {folder}: {path.name}: {error.strerror}; give a suite's folder") from None
+        for number, line in enumerate(lines, start=1):
+            try:
+                prompts.append(Prompt.model_validate_json(line))
+            except ValidationError as error:
+                raise UsageError(f"{path}:{number}: not a prompt: {error.errors()[0]['msg']}") from None
+    return prompts
+
+
+def _example(
+    job: ImportJob, shape: Shape, place: str, row: Any, seen: dict[str, str], tally: Tally
+) -> dict[str, Any] | None:
+    """The pool row as plain data, or None where it is bad or a repetition. Equal chats without an id are one row."""
+    try:
+        chat = shape(row)
+        check(chat.messages)
+        key = chat.id or _digest(chat.messages)
+        identifier = f"{job.dataset}-{key}"
+        if identifier in seen:
+            if chat.id is None:
+                tally.left_out["repeats another row word for word"] += 1
+                return None
+            raise Unusable(f"id: {chat.id!r} stands at {seen[identifier]} already")
+        example = {
+            "id": identifier,
+            "dataset": job.dataset,
+            "bucket": chat.bucket or job.bucket or UNLABELLED,
+            "messages": chat.messages,
+            "quality": _quality(chat, job),
+            "attributes": chat.attributes,
+        }
+        if chat.attributes:
+            Example.model_validate(example)
+    except Unusable as error:
+        tally.refuse(place, str(error))
+        return None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        tally.refuse(place, f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+        return None
+    seen[identifier] = place
+    if chat.quality is None and job.quality is None:
+        tally.notes["rows without a quality: 1 until they are labelled"] += 1
+    if chat.bucket is None and job.bucket is None:
+        tally.notes[f"rows without a bucket: {UNLABELLED!r} until they are labelled"] += 1
+    if chat.unverifiable:
+        tally.notes["constraints without parameters: unverifiable, kept as names only"] += chat.unverifiable
+    return example
+
+
+def _quality(chat: Chat, job: ImportJob) -> int:
+    if chat.quality is None:
+        return job.quality or 1
+    value = chat.quality
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, str) and value.strip() in {"1", "2", "3", "4", "5"}:
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 5:
+        raise Unusable(f"quality: {chat.quality!r} is not a whole number from 1 to 5")
+    return value
+
+
+def _digest(value: Any) -> str:
+    return xxhash.xxh3_128_hexdigest(canonical_json(value).encode("utf-8", errors="surrogatepass"))
+
+
+def import_suite(job: ImportJob, objective: str, out: Path, per_role: int) -> dict[str, Tally]:
+    """Write suite prompts of an objective into the folder `out`; the tally under "all", prompts by role beside it.
+
+    The three roles are disjoint, `per_role` prompts each (all in thirds where the file has fewer), chosen by a hash of
+    the request, so that the order of the file does not matter. UsageError naming the bad rows.
+    """
+    make = _prompt_shape(job, objective)
+    _absent(out / SUITE_CARD, *(out / f"{role}.jsonl" for role in ROLES))
+    tally = Tally()
+    found: dict[str, Prompt] = {}
+    for place, row in _rows(job, tally, lambda rows: None):
+        try:
+            key = _digest(row.get("prompt") if job.shape in PROMPT_SHAPES else row)
+            prompt, left = make(row, f"{job.dataset}-{key[:16]}")
+        except (Unusable, ValidationError) as error:
+            tally.refuse(place, str(error).splitlines()[0])
+            continue
+        for reason, count in left.items():
+            tally.left_out[f"unverifiable constraint: {reason}"] += count
+        if prompt is None:
+            tally.left_out["prompts with no verifiable constraint"] += 1
+        elif (order := _digest(prompt.turns)) in found:
+            tally.left_out["repeats another prompt word for word"] += 1
+        else:
+            found[order] = prompt
+    _settle(job, tally, f"{out} was not written", rows=len(found))
+    chosen = [found[key] for key in sorted(found)]
+    size = min(per_role, len(chosen) // len(ROLES))
+    if size == 0:
+        raise UsageError(f"{', '.join(job.sources)}: {len(chosen)} usable prompts cannot fill three roles")
+    out.mkdir(parents=True, exist_ok=True)
+    for number, role in enumerate(ROLES):
+        part = chosen[number * size : (number + 1) * size]
+        (out / f"{role}.jsonl").write_text("".join(canonical_json(p.json_data()) + "\n" for p in part))
+    tally.rows = size * len(ROLES)
+    if len(chosen) > tally.rows:
+        tally.left_out["not drawn (see --per-role)"] = len(chosen) - tally.rows
+    write_card(out / SUITE_CARD, _origin(job, tally))
+    return {"all": tally, **{role: Tally(rows=size) for role in ROLES}}
+
+
+def _prompt_shape(job: ImportJob, objective: str) -> PromptShape:
+    if job.shape in PROMPT_SHAPES:
+        wanted, shape = PROMPT_SHAPES[job.shape]
+        if objective != wanted:
+            raise UsageError(f"--as {job.shape} makes prompts of {wanted}, not of {objective}")
+        return shape
+    if objective not in RECORDED:
+        raise UsageError(
+            f"--suite {objective}: recorded chats make suites of {' or '.join(RECORDED)}; verifiable constraints come "
+            "with their parameters in --as ifeval"
+        )
+    return recorded(_shape(job), objective)
+
+
+def _absent(*paths: Path) -> None:
+    for path in paths:
+        if path.exists():
+            raise UsageError(f"{path} exists; name another --out")
+
+
+def _settle(job: ImportJob, tally: Tally, consequence: str, rows: int | None = None) -> None:
+    if tally.bad and not job.skip_bad:
+        raise UsageError(f"{tally.complaint()}\n{consequence}; mend them, or leave them out with --skip-bad")
+    if not (tally.rows if rows is None else rows):
+        detail = f"\n{tally.complaint()}" if tally.bad else ""
+        raise UsageError(f"{', '.join(job.sources)}: no usable row in them{detail}")
+    if tally.bad:
+        tally.left_out["bad rows"] = tally.bad
+
+
+def _origin(job: ImportJob, tally: Tally) -> Origin:
+    named = [s if s.startswith("hub:") else Path(s).name for s in job.sources]
+    return Origin(
+        dataset=job.dataset,
+        source=job.source or ", ".join(named),
+        licence=job.licence or LICENCES.get(job.shape, UNKNOWN),
+        shape=job.shape,
+        rows=tally.rows,
+        left_out=dict(tally.left_out),
+        command=job.command,
+    )
