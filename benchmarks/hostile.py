@@ -249,8 +249,8 @@ def _mutated(dice: random.Random, text: str) -> str:
 def hostile_replies(quick: bool) -> list[dict[str, Any]]:
     """Hostile replies as the planner's output, then injections through the six channels."""
     watch = Watch()
-    rows = _replies(watch, 300 if quick else 10_000)
-    rows += _injections(watch, 10 if quick else 1)
+    rows = _replies(watch, 200 if quick else 10_000)
+    rows += _injections(watch, 27 if quick else 1)
     rows.append(figure("files written, addresses called, processes started", sum(watch.found.values()), "", at_most=0))
     return rows
 
