@@ -71,7 +71,8 @@ def test_limits_on_tokens_are_checked_before_each_attempt():
 
 
 @pytest.mark.parametrize(
-    ("status", "failure", "word"), [(401, ChatUnavailable, "MOSAIC_API_KEY"), (404, ChatUnavailable, "base_url")]
+    ("status", "failure", "word"),
+    [(401, ChatUnavailable, "MOSAIC_API_KEY"), (404, ChatUnavailable, "base_url"), (400, BadReply, "http_400")],
 )
 def test_what_no_repetition_can_mend_is_tried_once(status, failure, word, monkeypatch):
     async def refuse(self, body, writer):
