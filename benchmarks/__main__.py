@@ -11,7 +11,7 @@ from collections.abc import Callable
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from benchmarks import curation, durability, importing, loop, mutants, page, planners, training, waiting
+from benchmarks import curation, durability, faults, hostile, importing, loop, mutants, page, planners, training, waiting
 
 Rows = list[dict[str, object]]
 
@@ -37,6 +37,8 @@ BENCHMARKS: dict[str, Callable[[bool], Rows]] = {
     "resume_speed": waiting.resume_speed,
     "page": page.page,
     "mutants": mutants.mutants,
+    "faults": faults.faults,
+    "hostile_replies": hostile.hostile_replies,
 }
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
@@ -67,14 +68,32 @@ Kind = Literal["draft", "plan"]
 
 def plan_model(observation: Observation, kind: Kind) -> type[BaseModel]:
     """The shape of a draft (shares only) or of a whole plan, for the names of one observation."""
-    parts: dict[str, Any] = {"ratios": (_named("Ratios", observation.stock, Share), Field(description="sum 1"))}
-    weights = {d: (_named(f"Buckets{i}", b, Share), ...) for i, (d, b) in enumerate(_buckets(observation).items())}
-    parts["bucket_weights"] = (_fields("BucketWeights", weights), Field(description="sum 1 within each data set"))
+    buckets = tuple((dataset, tuple(per)) for dataset, per in observation.bucket_proportions.items())
     labels = label_values(observation)
-    if labels:
+    attributes = tuple(sorted({a for per in labels.values() for a in per}))
+    objectives = tuple(o.name for o in observation.objectives)
+    return _plan_model(kind, tuple(observation.stock), buckets, tuple(labels), attributes, objectives)
+
+
+@lru_cache(maxsize=16)
+def _plan_model(
+    kind: Kind,
+    datasets: tuple[str, ...],
+    buckets: tuple[tuple[str, tuple[str, ...]], ...],
+    labelled: tuple[str, ...],
+    attributes: tuple[str, ...],
+    objectives: tuple[str, ...],
+) -> type[BaseModel]:
+    """Making models takes tens of milliseconds, and the names stay the same through a run."""
+    weights = {dataset: (_named(f"Buckets{i}", names, Share), ...) for i, (dataset, names) in enumerate(buckets)}
+    parts: dict[str, Any] = {
+        "ratios": (_named("Ratios", datasets, Share), Field(description="sum 1")),
+        "bucket_weights": (_fields("BucketWeights", weights), Field(description="sum 1 within each data set")),
+    }
+    if labelled:
         fields: dict[str, Any] = {
-            "dataset": (_one_of(labels), ...),
-            "attribute": (_one_of(sorted({a for per in labels.values() for a in per})), ...),
+            "dataset": (_one_of(labelled), ...),
+            "attribute": (_one_of(attributes), ...),
             "values": (Annotated[list[Annotated[str, Field(max_length=40)]], Field(min_length=1, max_length=8)], ...),
             "rows": (Literal["prefer", "leave_out"], ...),
         }
@@ -83,7 +102,7 @@ def plan_model(observation: Observation, kind: Kind) -> type[BaseModel]:
     if kind == "draft":
         return create_model("Draft", __config__=CLOSED, **parts)
     rationale = (str, Field(min_length=1, max_length=2000, description="why, in a few sentences"))
-    expected = _named("Expected", [o.name for o in observation.objectives], Change)
+    expected = _named("Expected", objectives, Change)
     text = "expected change of each objective's selection mean against the plan executed last"
     parts = {"rationale": rationale, **parts, "expected": (expected, Field(description=text))}
     return create_model("Plan", __config__=CLOSED, **parts)
@@ -104,8 +123,10 @@ def definitions(observation: Observation, only_submit: bool = False) -> list[dic
     ]
 
 
+@lru_cache(maxsize=64)
 def schema_of(model: type[BaseModel]) -> dict[str, Any]:
-    """The JSON Schema of a model, without the titles and docstrings that cost tokens and say nothing."""
+    """The JSON Schema of a model, without the titles and docstrings that cost tokens and say nothing. Shared between
+    callers: to be read only."""
     cleaned = _untitled(model.model_json_schema())
     assert isinstance(cleaned, dict)
     cleaned.pop("description", None)
@@ -145,10 +166,6 @@ def label_values(observation: Observation) -> dict[str, dict[str, list[str]]]:
             if LABEL.fullmatch(name) and texts and len(texts) == len(values) <= MOST_LABELS:
                 out.setdefault(dataset, {})[name] = texts
     return out
-
-
-def _buckets(observation: Observation) -> dict[str, list[str]]:
-    return {d: list(per) for d, per in observation.bucket_proportions.items()}
 
 
 def _named(title: str, names: Iterable[str], kind: Any) -> type[BaseModel]:

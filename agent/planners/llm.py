@@ -17,7 +17,7 @@ import time
 from typing import Any
 
 from agent.planner import LlmPlannerConfig
-from agent.planners.llm_words import enveloped, numbers, problems_of, prompts
+from agent.planners.llm_words import enveloped, numbers, plain, problems_of, prompts
 from eval.chat import BadReply, ChatModel, Completion, ToolCall
 from eval.strict import Invalid, NotStrict, parse_strict
 from mosaic.errors import BoundaryError, PausedError, UsageError
@@ -216,7 +216,7 @@ class _Talk:
 
     def _examples(self, arguments: dict[str, Any]) -> str:
         shown = self.toolbox.show_examples(**arguments, text=self.config.show_text)
-        lines = [canonical_json({k: v for k, v in item.items() if k != "answer"}) for item in shown]
+        lines = [canonical_json(plain({k: v for k, v in item.items() if k != "answer"})) for item in shown]
         if self.config.show_text:
             texts = [enveloped(str(item.get("answer", "")), self.mark, "answer") for item in shown]
             lines = [part for pair in zip(lines, texts, strict=True) for part in pair]

@@ -9,7 +9,7 @@ from typing import Any
 from mosaic.types import Observation, Violation
 from prompts.envelope import capped, wrap
 from prompts.load import Prompt, load
-from tools.arguments import label_values
+from tools.arguments import LABEL, label_values
 
 MOST_TEXT = 300
 MOST_PROBLEMS = 20
@@ -90,6 +90,19 @@ def problems_of(violations: list[Violation]) -> list[str]:
         value, limit = (json.dumps(x, ensure_ascii=True, default=str)[:200] for x in (v.value, v.limit))
         lines.append(f"{v.path[:160]}: {v.rule}: {value} where {limit} is allowed" + (f"; {v.hint}" if v.hint else ""))
     return lines
+
+
+def plain(value: Any) -> Any:
+    """Numbers, and words that read as labels; every other text is left out: it may come from a judge or an answer."""
+    if isinstance(value, dict):
+        return {k: plain(v) for k, v in value.items() if isinstance(k, str) and LABEL.fullmatch(k) and _kept(v)}
+    if isinstance(value, list):
+        return [plain(v) for v in value if _kept(v)]
+    return value
+
+
+def _kept(value: Any) -> bool:
+    return not isinstance(value, str) or LABEL.fullmatch(value) is not None
 
 
 def enveloped(text: str, mark: str, source: str) -> str:
