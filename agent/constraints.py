@@ -63,6 +63,7 @@ def check_plan(plan: ActionPlan, observation: Observation, pool: Pool) -> list[V
     violations += _reliability(plan, observation)
     violations += _repeats(plan, observation)
     violations += _floors(plan, observation)
+    violations += _refused(plan, observation)
     return violations
 
 
@@ -88,10 +89,10 @@ def _names(plan: ActionPlan, observation: Observation) -> list[Violation]:
 
 
 def _budget(observation: Observation) -> list[Violation]:
-    if observation.budget_per_round <= observation.budget_left:
+    if observation.cost_per_round <= observation.budget_left:
         return []
     hint = "the total budget is used up; stop here or raise budget.tokens_total"
-    limit, value = observation.budget_left, observation.budget_per_round
+    limit, value = observation.budget_left, observation.cost_per_round
     return [Violation(path="ratios", rule="budget", value=value, limit=limit, hint=hint)]
 
 
@@ -174,3 +175,19 @@ def _floors(plan: ActionPlan, observation: Observation) -> list[Violation]:
             value, limit = round(after, 4), round(before, 4)
             found.append(Violation(path=path, rule="floor", value=value, limit=limit, hint=hint))
     return found
+
+
+def _refused(plan: ActionPlan, observation: Observation) -> list[Violation]:
+    """A plan that a person or a rule refused in this round is not asked for again."""
+    for before in refused_plans(observation):
+        step = plan_distance(plan, before, observation.bucket_proportions)
+        if plan.focus == before.focus and step < observation.limits.near_repeat:
+            hint = "a plan as good as this one was refused in this round; propose another"
+            value, limit = round(step, 4), observation.limits.near_repeat
+            return [Violation(path="plan", rule="refused_before", value=value, limit=limit, hint=hint)]
+    return []
+
+
+def refused_plans(observation: Observation) -> list[ActionPlan]:
+    """Plans of this round that a person or a rule refused."""
+    return [ActionPlan.model_validate(v.value) for v in observation.feedback if v.rule == "rejected"]

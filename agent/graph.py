@@ -1,6 +1,6 @@
 """The rounds as a LangGraph graph. The checkpoint is a bookmark: each start opens a fresh thread from the journal.
 
-measure -> calibrate -> observe -> plan -> check -> approve -> curate -> train -> measure ... audit
+measure -> calibrate -> observe -> plan -> check -> ask -> (approve) -> curate -> train -> measure ... audit
 """
 
 from __future__ import annotations
@@ -12,9 +12,13 @@ from typing import Any
 
 from agent import nodes
 from agent.nodes import Services, State
+from mosaic.errors import WaitingError
+from mosaic.store import full_disk
+from tools.step import LEAST_ROOM
 
 BOOKMARK = "graph.sqlite"
-STEPS_PER_ROUND = 40
+STEPS_PER_ROUND = 60
+NODES = ("measure", "calibrate", "observe", "plan", "check", "ask", "approve", "curate", "train", "skip", "audit")
 
 
 def build(services: Services) -> Any:
@@ -29,19 +33,21 @@ def build(services: Services) -> Any:
 
         graph.add_node(name, run)
 
-    for name in ("measure", "calibrate", "observe", "plan", "check", "approve", "curate", "train", "audit"):
+    for name in NODES:
         add(name, getattr(nodes, name))
     graph.add_conditional_edges(
         START, lambda state: nodes.next_after_start(services), ["measure", "calibrate", "observe"]
     )
-    graph.add_conditional_edges("measure", lambda state: nodes.next_after_start(services), ["calibrate", "observe"])
     graph.add_edge("calibrate", "observe")
     graph.add_conditional_edges("observe", lambda s: "audit" if s.get("stop") else "plan", ["audit", "plan"])
     graph.add_conditional_edges("plan", after_plan, ["check", "plan", "audit"])
-    graph.add_conditional_edges("check", after_check, ["approve", "plan", "audit"])
-    graph.add_conditional_edges("approve", lambda s: "plan" if s["violations"] else "curate", ["plan", "curate"])
+    graph.add_conditional_edges("check", after_check, ["ask", "curate", "plan", "audit"])
+    graph.add_conditional_edges("ask", after_ask, ["approve", "curate", "plan", "audit"])
+    graph.add_conditional_edges("approve", after_approve, ["check", "curate", "plan"])
     graph.add_edge("curate", "train")
-    graph.add_edge("train", "measure")
+    graph.add_conditional_edges("train", lambda s: "skip" if s.get("failure") else "measure", ["skip", "measure"])
+    graph.add_conditional_edges("measure", lambda state: nodes.next_after_start(services), ["calibrate", "observe"])
+    graph.add_edge("skip", "observe")
     graph.add_edge("audit", END)
     return graph
 
@@ -56,13 +62,35 @@ def after_plan(state: State) -> str:
 def after_check(state: State) -> str:
     if state.get("stop"):
         return "audit"
-    return "plan" if state["violations"] else "approve"
+    if state["violations"]:
+        return "plan"
+    return "curate" if state.get("decided") == state["plan"] else "ask"
 
 
-def run(services: Services, folder: Path) -> None:
-    """Run to the end (or to an exception) from the fold of the journal. The journal's lock must be held."""
+def after_ask(state: State) -> str:
+    """A person is asked where the approver had no decision of its own."""
+    if state.get("stop"):
+        return "audit"
+    if state["request"]:
+        return "approve"
+    return "curate" if state["decided"] else "plan"
+
+
+def after_approve(state: State) -> str:
+    """An approved plan runs, an edited one is checked like any other, a refused one is planned anew."""
+    if not state["decided"]:
+        return "plan"
+    return "check"
+
+
+def run(services: Services, folder: Path, wait: Callable[[], None] | None = None) -> None:
+    """Run to the end (or to an exception) from the fold of the journal. The journal's lock must be held.
+
+    Where a person must decide it raises WaitingError, or with `wait` calls that until a decision is stored.
+    """
     from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
     from langgraph.checkpoint.sqlite import SqliteSaver
+    from langgraph.types import Command
 
     journal = services.steps.journal
     connection = sqlite3.connect(folder / BOOKMARK, check_same_thread=False)
@@ -73,6 +101,19 @@ def run(services: Services, folder: Path) -> None:
             "configurable": {"thread_id": f"{journal.run}:{journal.fence}"},
             "recursion_limit": STEPS_PER_ROUND * (services.settings.rounds + 2),
         }
-        graph.invoke(nodes.resume_at(services), config, durability="sync")
+        value: Any = nodes.resume_at(services)
+        while interrupts := graph.invoke(value, config, durability="sync").get("__interrupt__"):
+            asked = interrupts[0].value
+            while journal.decision(asked["round"], asked["request"]) is None:
+                if wait is None:
+                    raise WaitingError(
+                        f"round {asked['round']} waits for approval; see it: python -m mosaic pending {folder}"
+                    )
+                wait()
+            value = Command(resume={interrupts[0].id: True})
+    except sqlite3.OperationalError as error:
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+            raise full_disk(folder, LEAST_ROOM) from error
+        raise
     finally:
         connection.close()

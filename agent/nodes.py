@@ -7,23 +7,25 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
-from agent.approval import Approver
+from agent.approval import Approver, check_decision, request_of
 from agent.constraints import check_plan, mixture_of
 from agent.observe import calibrate as calibration_of
 from agent.observe import forecasts, observation, reference_means, static_plan, stop_reason
 from agent.pareto import choose, verdict
 from agent.planner import Planner
-from agent.state import RunState, Settings, fold
+from agent.state import Records, RunState, Settings, fold
 from eval.profile import build_profile
-from mosaic.errors import BoundaryError, UsageError
+from mosaic.errors import BoundaryError, DamageError, TrainingError, UsageError
 from mosaic.types import (
     ActionPlan,
     Adapter,
     CurationReport,
+    Decision,
     FailureProfile,
     Mixture,
     Observation,
     Round,
+    Score,
     Scored,
     Violation,
     digest_of,
@@ -41,10 +43,19 @@ CALIBRATION_SEEDS = 7919
 
 
 class State(TypedDict, total=False):
-    """What travels between nodes. Digests point into the store; `fallback` says why the planner was replaced."""
+    """What travels between nodes. Digests point into the store; `fallback` says why the planner was replaced.
+
+    `attempt` counts plans of the round, `repairs` those in a row that broke a constraint; `rejected` are the plans
+    that a person or a rule refused, with the reason; `decided` is the digest of an edited plan that a person gave.
+    """
 
     round: int
     attempt: int
+    repairs: int
+    rejected: list[dict[str, Any]]
+    request: str | None
+    decided: str | None
+    failure: str | None
     observation: str
     plan: str
     planner: str
@@ -70,9 +81,10 @@ class Services:
     settings: Settings
     notify: Callable[[str], None] = lambda text: None
     started: dict[int, float] = field(default_factory=dict)
+    _records: Records = field(default_factory=dict)
 
     def state(self) -> RunState:
-        return fold(self.steps.journal, self.settings.names)
+        return fold(self.steps.journal, self.settings.names, self._records)
 
     def budget_left(self) -> int:
         cap, held, spent = self.steps.journal.ledger()
@@ -89,8 +101,22 @@ class Services:
 
 def resume_at(services: Services) -> State:
     """The state to start from: the fold of the journal decides, never an old checkpoint."""
-    rounds = services.state().rounds
-    return {"round": len(rounds) if rounds else 0, "attempt": 0, "fallback": None, "violations": []}
+    return _fresh(len(services.state().rounds))
+
+
+def _fresh(number: int) -> State:
+    """The state at the start of a round."""
+    return {
+        "round": number,
+        "attempt": 0,
+        "repairs": 0,
+        "fallback": None,
+        "violations": [],
+        "rejected": [],
+        "request": None,
+        "decided": None,
+        "failure": None,
+    }
 
 
 def next_after_start(services: Services) -> str:
@@ -137,7 +163,7 @@ def measure(services: Services, state: State) -> State:
     services.steps.run("record", {"round": number, "content": digest_of(round_.json_data())}, effect)
     means = ", ".join(f"{o} {m:.2f}" for o in services.settings.names if (m := scores[o]["selection"].mean) is not None)
     services.notify(f"round {number}: {means}" + ("" if accepted else f" (not accepted: {reason})"))
-    return {"round": number + 1, "attempt": 0, "fallback": None, "violations": []}
+    return _fresh(number + 1)
 
 
 def calibrate(services: Services, state: State) -> State:
@@ -176,16 +202,28 @@ def calibrate(services: Services, state: State) -> State:
 
 
 def observe(services: Services, state: State) -> State:
-    """File what the planner will be told, or decide to stop."""
+    """File what the planner will be told, or decide to stop. What was filed once is read again after a restart."""
+    _retain(services, state["round"] - 1)
+    inputs = {
+        "run": services.steps.journal.run,
+        "round": state["round"],
+        "settings": digest_of(services.settings.json_data()),
+        "pool": services.pool.digest,
+    }
     current = services.state()
     reason = stop_reason(current, services.settings, services.budget_left())
-    if reason:
+    # A round that was begun goes on: its own training may have used the budget up.
+    if reason and not services.steps.finished("observe", inputs):
         return {"stop": reason}
     services.begin(state["round"])
-    seen = observation(current, services.settings, services.pool, services.budget_left(), [])
-    digest = services.steps.store.put_json(seen.json_data())
-    services.steps.run("observe", {"observation": digest}, lambda: Outcome({}, [("observed", {"observation": digest})]))
-    return {"observation": digest, "attempt": 0, "fallback": None, "violations": []}
+
+    def effect() -> Outcome:
+        seen = observation(current, services.settings, services.pool, services.budget_left(), [])
+        digest = services.steps.store.put_json(seen.json_data())
+        return Outcome({"observation": digest}, [("observed", {"observation": digest})])
+
+    step = services.steps.run("observe", inputs, effect)
+    return {"observation": str((step.result or {})["observation"])}
 
 
 def plan(services: Services, state: State) -> State:
@@ -208,7 +246,7 @@ def plan(services: Services, state: State) -> State:
         "attempt": state["attempt"],
         "observation": state["observation"],
         "planner": planner.kind,
-        "feedback": state.get("violations", []),
+        "feedback": _feedback(state),
     }
     try:
         step = services.steps.run("plan", inputs, effect)
@@ -218,6 +256,7 @@ def plan(services: Services, state: State) -> State:
         "plan": str((step.result or {})["plan"]),
         "planner": planner.kind,
         "violations": [],
+        "decided": None,
         "attempt": state["attempt"] + 1,
     }
 
@@ -231,11 +270,20 @@ def check(services: Services, state: State) -> State:
         found = [v.json_data() for v in check_plan(proposed, seen, services.pool)]
         return Outcome({"violations": found}, [("checked", {"plan": state["plan"], "violations": found})])
 
-    inputs = {"plan": state["plan"], "observation": state["observation"], "pool": services.pool.digest}
+    refused = [entry["value"] for entry in state["rejected"]]
+    inputs = {
+        "plan": state["plan"],
+        "observation": state["observation"],
+        "pool": services.pool.digest,
+        "rejected": digest_of(refused),
+    }
     step = services.steps.run("check", inputs, effect)
     violations = (step.result or {})["violations"]
-    if not violations or state["attempt"] <= services.settings.max_repairs:
-        return {"violations": violations}
+    if not violations:
+        return {"violations": [], "repairs": 0}
+    repairs = state["repairs"] + 1
+    if repairs <= services.settings.max_repairs:
+        return {"violations": violations, "repairs": repairs}
     first = Violation.model_validate(violations[0])
     text = f"{first.path}: {first.rule}, {first.value} against {first.limit}"
     planner = services.fallback if state.get("fallback") else services.planner
@@ -243,37 +291,127 @@ def check(services: Services, state: State) -> State:
     return _replace(services, state, f"{planner.kind} kept violating constraints ({text})", planner)
 
 
+def ask(services: Services, state: State) -> State:
+    """Decide by rule, or file the question that a person must answer."""
+    proposed, seen = _plan(services, state), _observation(services, state)
+    decision = services.approver.decide(proposed, seen)
+    if decision is not None:
+        update: State = {"request": None, **_decided(services, state, decision)}
+        if decision.kind == "reject" and len(update["rejected"]) > services.settings.max_repairs:
+            update |= _replace(services, state, f"{decision.by} kept refusing plans ({decision.reason})", None)
+        return update
+    run = services.steps.journal.run
+    request = request_of(proposed, seen, state["observation"], run, state["attempt"], state["planner"])
+    inputs = {"run": run, "round": seen.round, "request": request["request"]}
+    event = {"request": request["request"], "plan_digest": request["plan_digest"]}
+    services.steps.run("ask", inputs, lambda: Outcome(request, [("asked", event)]))
+    return {"request": request["request"]}
+
+
 def approve(services: Services, state: State) -> State:
-    """Ask the approver; whatever is not an approval does not run."""
-    proposed = _plan(services, state)
-    decision = services.approver.decide(proposed, _observation(services, state))
+    """Wait for a person at an interrupt; whatever is not an approval of this very plan does not run."""
+    asked = {"run": services.steps.journal.run, "round": state["round"], "request": state["request"]}
+    stored = services.steps.journal.decision(state["round"], str(state["request"]))
+    if stored is None:
+        from langgraph.types import interrupt
+
+        interrupt(asked)
+        raise BoundaryError(f"round {state['round']}: the run was woken without a decision")
+    step = services.steps.run("ask", asked, _never_asked)
+    try:
+        check_decision(stored, step.result or {})
+    except ValueError as error:
+        raise DamageError(f"the stored decision of round {state['round']} does not fit its request: {error}") from None
+    edited = None
+    if stored["kind"] == "edit":
+        edited = services.steps.store.put_json(ActionPlan.model_validate(stored["plan"]).json_data())
+    decision = Decision(
+        kind=stored["kind"],
+        by=stored["by"],
+        plan_digest=stored["plan_digest"],
+        reason=stored.get("reason", ""),
+        executes=edited,
+    )
+    return _decided(services, state, decision)
+
+
+def _never_asked() -> Outcome:
+    raise DamageError("a decision stands on a request that was never made")
+
+
+def _decided(services: Services, state: State, decision: Decision) -> State:
+    """Journal a decision: an approved plan runs, an edited one is checked first, a refused one goes back."""
+    inputs = {"run": services.steps.journal.run, "round": state["round"], "attempt": state["attempt"]}
     event = decision.json_data()
-    inputs = {"run": services.steps.journal.run, "round": state["round"], "decision": event}
-    services.steps.run("approve", inputs, lambda: Outcome(event, [("decided", event)]))
-    if decision.kind != "approve" or decision.plan_digest != proposed.content_digest:
-        return {"violations": [Violation(path="plan", rule="rejected", hint=decision.reason).json_data()]}
-    return {"violations": []}
+    services.steps.run("approve", {**inputs, "decision": event}, lambda: Outcome(event, [("decided", event)]))
+    if decision.kind == "reject":
+        refused = services.steps.store.get_json(state["plan"])
+        entry = Violation(path="plan", rule="rejected", value=refused, hint=decision.reason).json_data()
+        return {"violations": [], "rejected": [*state["rejected"], entry], "decided": None, "plan": ""}
+    runs = decision.executes or decision.plan_digest
+    return {"plan": runs, "decided": runs, "violations": []}
 
 
 def curate(services: Services, state: State) -> State:
+    """Build the training set of the plan that was approved, and of no other."""
+    proposed = _plan(services, state)
+    decisions = [s.result for s in services.steps.journal.steps("approve", state["round"]) if s.result]
+    last = decisions[-1] if decisions else {"kind": "none"}
+    if last["kind"] == "reject" or (last.get("executes") or last.get("plan_digest")) != proposed.content_digest:
+        raise BoundaryError(f"round {state['round']}: the plan {proposed.content_digest[:12]} was not approved")
     services.notify(f"round {state['round']}: {state['planner']} planned; curating")
-    mixture = mixture_of(_plan(services, state), _observation(services, state))
+    mixture = mixture_of(proposed, _observation(services, state))
     training_set = curate_step(services.steps, services.pool, mixture)
     return {"training_set": training_set.digest, "report": training_set.report.json_data()}
 
 
 def train(services: Services, state: State) -> State:
+    """Train a fresh adapter; a training that keeps failing fails the run, or only the round where the config says so."""
     services.notify(f"round {state['round']}: training a fresh adapter")
     training_set = TrainingSet(state["training_set"], CurationReport.model_validate(state["report"]))
-    adapter: Adapter = services.trainer.train(training_set, services.settings.seed)
-    return {"adapter": adapter.json_data()}
+    failures = services.settings.failures
+    for left in range(failures.train_retries, -1, -1):
+        try:
+            adapter: Adapter = services.trainer.train(training_set, services.settings.seed)
+            return {"adapter": adapter.json_data()}
+        except TrainingError as error:
+            services.notify(f"round {state['round']}: {error}" + (f" ({left} tries left)" if left else ""))
+            if not left and failures.failed_round == "stop":
+                raise
+            reason = f"{error.failure}: {error}"
+    return {"failure": reason}
+
+
+def skip(services: Services, state: State) -> State:
+    """Record a round whose training failed: it scores nothing, and the next plan starts from the round before."""
+    number, current = state["round"], services.state()
+    nothing = Score(mean=None, low=None, high=None, n_scored=0)
+    round_ = Round(
+        round=number,
+        plan=_plan(services, state),
+        planner=state["planner"],
+        fallback=state.get("fallback"),
+        scores={o: dict.fromkeys(ROUND_ROLES, nothing) for o in services.settings.names},
+        profile=FailureProfile(round=number, slices=[]),
+        curation=CurationReport.model_validate(state["report"]),
+        reason=f"training failed: {state['failure']}",
+        failure=state["failure"],
+    )
+    seconds = time.monotonic() - services.started[number]
+    result = {"round": round_.json_data(), "files": {}}
+    event = {"accepted": False, "reason": round_.reason, "forecast": []}
+    outcome = Outcome(result, [("measured", event)], seconds=seconds)
+    services.steps.run("record", {"round": number, "content": digest_of(round_.json_data())}, lambda: outcome)
+    services.notify(f"round {number}: failed, {len(current.executed) - 1} rounds stand")
+    return _fresh(number + 1)
 
 
 def audit(services: Services, state: State) -> State:
     """Open the audit suites, once: the base and the chosen round."""
     current = services.state()
+    services.steps.round = current.rounds[-1].round
     objectives = services.settings.objectives
-    chosen = choose([r for r in current.rounds if r.plan], current.archive, objectives)
+    chosen = choose([r for r in current.executed if r.plan], current.archive, objectives)
     services.notify(f"audit: the base and {'no round' if chosen is None else f'round {chosen}'}")
     base = services.evaluator.evaluate(None, ["audit"]).scores()
     adapter = next((r.adapter for r in current.rounds if r.round == chosen), None) if chosen is not None else None
@@ -289,7 +427,28 @@ def audit(services: Services, state: State) -> State:
     return {}
 
 
-def _replace(services: Services, state: State, reason: str, planner: Planner) -> State:
+def _retain(services: Services, number: int) -> None:
+    """Delete the adapters that nothing will need again: of calibrations and of rounds outside of the archive."""
+    if services.settings.keep == "all" or number < 1:
+        return
+    services.steps.round = number
+    current, journal = services.state(), services.steps.journal
+    kept = {r.adapter for r in current.executed if r.round in current.archive or r.round == number}
+    done = [s for s in journal.steps("train") if s.state == "done" and s.round <= number]
+    trained = [str(s.result["digest"]) for s in done if s.result]
+    dropped = {str(d) for s in journal.steps("retain") if s.result for d in s.result["dropped"]}
+    drop = sorted({*trained} - kept - dropped)
+
+    def effect() -> Outcome:
+        for digest in drop:
+            services.steps.store.remove(digest)
+        return Outcome({"dropped": drop}, [("dropped", {"adapters": drop})])
+
+    if drop:
+        services.steps.run("retain", {"run": journal.run, "round": number, "drop": drop}, effect)
+
+
+def _replace(services: Services, state: State, reason: str, planner: Planner | None) -> State:
     """Put the fallback planner in, visibly; a fallback that fails ends the planning."""
     if services.fallback is None or state.get("fallback"):
         if services.fallback is None:
@@ -297,15 +456,20 @@ def _replace(services: Services, state: State, reason: str, planner: Planner) ->
         return {"stop": f"no planner found an allowed plan: {reason}", "violations": []}
     services.notify(f"round {state['round']}: {reason}; {services.fallback.kind} plans this round")
     inputs = {"run": services.steps.journal.run, "round": state["round"], "reason": reason}
-    event = {"planner": planner.kind, "by": services.fallback.kind, "reason": reason}
+    event = {"planner": planner.kind if planner else state["planner"], "by": services.fallback.kind, "reason": reason}
     services.steps.run("replace", inputs, lambda: Outcome(event, [("replaced", event)]))
-    return {"fallback": reason, "attempt": 0, "violations": [{"path": "plan", "rule": "replaced", "hint": reason}]}
+    entry = Violation(path="plan", rule="replaced", hint=reason).json_data()
+    return {"fallback": reason, "repairs": 0, "violations": [entry]}
+
+
+def _feedback(state: State) -> list[dict[str, Any]]:
+    """What the planner is told about earlier attempts: plans that were refused, violations of the last one."""
+    return [*state["rejected"], *state.get("violations", [])]
 
 
 def _observation(services: Services, state: State) -> Observation:
     seen = Observation.model_validate(services.steps.store.get_json(state["observation"]))
-    feedback = [Violation.model_validate(v) for v in state.get("violations", [])]
-    return seen.model_copy(update={"feedback": feedback})
+    return seen.model_copy(update={"feedback": [Violation.model_validate(v) for v in _feedback(state)]})
 
 
 def _plan(services: Services, state: State) -> ActionPlan:

@@ -52,14 +52,14 @@ def observation(
     """What the planner of the next round is told."""
     stock = pool.stock(settings.limits.min_quality)
     ratios, buckets = proportions(stock)
-    last = state.rounds[-1]
+    last = state.executed[-1]
     assert state.last_plan is not None
     measured = last.scores if last.plan or state.calibration is None else state.calibration.scores[0]
     profile = last.profile
     if last.plan is None and state.calibration and state.calibration.profiles:
         profile = state.calibration.profiles[0]
     return Observation(
-        round=last.round + 1,
+        round=state.rounds[-1].round + 1,
         rounds=settings.rounds,
         seed=settings.seed,
         objectives=settings.objectives,
@@ -74,6 +74,7 @@ def observation(
         last_plan=state.last_plan,
         limits=settings.limits,
         budget_per_round=settings.tokens_per_round,
+        cost_per_round=settings.cost_per_round,
         budget_left=budget_left,
         feedback=feedback,
         below_floor=floors_broken(measured, settings.objectives),
@@ -85,8 +86,8 @@ def stop_reason(state: RunState, settings: Settings, budget_left: int) -> str | 
     planned = [r for r in state.rounds if r.plan]
     if len(planned) >= settings.rounds:
         return f"all {settings.rounds} planned rounds ran"
-    if budget_left < settings.tokens_per_round:
-        return f"budget used: {budget_left:,} tokens left, a round needs {settings.tokens_per_round:,}"
+    if budget_left < settings.cost_per_round:
+        return f"budget used: {budget_left:,} tokens left, a round needs {settings.cost_per_round:,}"
     points = {r.round: p for r in planned if r.accepted and (p := r.point(settings.names))}
     targets = [o.target for o in settings.objectives]
     if settings.stop.at_targets and all(t is not None for t in targets):
@@ -109,7 +110,7 @@ def stop_reason(state: RunState, settings: Settings, budget_left: int) -> str | 
 
 def reference_means(state: RunState, settings: Settings) -> dict[str, float | None]:
     """Selection means of the plan executed last: what a forecast's expected change counts from."""
-    last = state.rounds[-1]
+    last = state.executed[-1]
     if last.plan or state.calibration is None:
         return {o: last.scores[o]["selection"].mean for o in settings.names}
     means = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -29,17 +29,34 @@ class CalibrationConfig(Noun):
     repeats: int = Field(default=3, ge=1, le=20)
 
 
+class FailureConfig(Noun):
+    """What happens when a training fails: how often it is tried again, then whether the run stops or only its round."""
+
+    train_retries: int = Field(default=1, ge=0, le=10)
+    failed_round: Literal["stop", "skip"] = "stop"
+
+
 class Settings(Noun):
-    """What the agent may do, and what for."""
+    """What the agent may do, and what for. A round selects `tokens_per_round` and costs `epochs` times as many.
+
+    `keep`: the adapters of archived rounds, or all.
+    """
 
     rounds: int = Field(ge=1)
     seed: int
     objectives: list[ObjectiveSpec]
     limits: Limits
     tokens_per_round: int
+    epochs: int = Field(default=1, ge=1)
     calibration: CalibrationConfig
     stop: StopConfig
     max_repairs: int
+    failures: FailureConfig = FailureConfig()
+    keep: Literal["archive", "all"] = "archive"
+
+    @property
+    def cost_per_round(self) -> int:
+        return self.tokens_per_round * self.epochs
 
     @property
     def names(self) -> list[str]:
@@ -68,18 +85,24 @@ class RunState:
     objectives: tuple[str, ...] = ()
 
     @property
+    def executed(self) -> list[Round]:
+        """The base and every round that left a model."""
+        return [r for r in self.rounds if r.failure is None]
+
+    @property
     def latest_files(self) -> dict[str, Any] | None:
         """What the model executed last left: the last planned round's, the first calibration repeat's, the base's."""
         if not self.rounds:
             return None
-        if self.rounds[-1].plan is None and self.calibration_files:
+        last = self.executed[-1]
+        if last.plan is None and self.calibration_files:
             return self.calibration_files
-        return self.files[self.rounds[-1].round]
+        return self.files[last.round]
 
     @property
     def last_plan(self) -> ActionPlan | None:
         """The plan executed last: of the last round, or the calibration's."""
-        plans = [r.plan for r in self.rounds if r.plan]
+        plans = [r.plan for r in self.executed if r.plan]
         return plans[-1] if plans else self.calibration.mixture if self.calibration else None
 
     @property
@@ -100,13 +123,18 @@ class RunState:
         return values
 
 
-def fold(journal: Journal, objectives: list[str]) -> RunState:
-    """Read a run from its journal: only finished steps count."""
-    rounds, files = [], {}
-    for step in journal.steps("record"):
+Records = dict[int, tuple[Round, dict[str, Any]]]
+
+
+def fold(journal: Journal, objectives: list[str], known: Records | None = None) -> RunState:
+    """Read a run from its journal: only finished steps count. `known` (step number -> round and files) is filled and
+    saves reading old rounds again: a finished step never changes."""
+    known = {} if known is None else known
+    for step in journal.steps("record", after=max(known, default=0)):
         if step.state == "done" and step.result:
-            rounds.append(Round.model_validate(step.result["round"]))
-            files[rounds[-1].round] = step.result["files"]
+            known[step.seq] = Round.model_validate(step.result["round"]), step.result["files"]
+    rounds = [round_ for _, (round_, _) in sorted(known.items())]
+    files = {round_.round: found for round_, found in known.values()}
     calibration = next((s.result for s in journal.steps("calibration") if s.state == "done"), None)
     audit = next((s.result for s in journal.steps("audit") if s.state == "done"), None)
     measured = Calibration.model_validate(calibration["calibration"]) if calibration else None

@@ -20,7 +20,7 @@ from training.trainer import TrainJob
 
 
 def _share(lengths: list[int], batch_size: int) -> float:
-    batches = by_length(lengths, batch_size, seed=1)
+    batches = by_length(lengths, batch_size, [1])
     return sum(lengths) / sum(len(b) * max(lengths[i] for i in b) for b in batches)
 
 
@@ -106,7 +106,8 @@ def sft_step(quick: bool) -> list[dict[str, Any]]:
         table = pq.read_table(path)
         chats = table["messages"].to_pylist()
         ids, _ = tokenise(load_tokenizer(base), chats)
-        order = [i for b in by_length([len(r) for r in ids], config.training.batch_size, seed=1) for i in b]
+        seeds = [1 + epoch for epoch in range(config.training.epochs)]
+        order = [i for b in by_length([len(r) for r in ids], config.training.batch_size, seeds) for i in b]
         rows = [{"messages": chats[i]} for i in order]
         ratios, ours, theirs = [], [], []
         for repeat in range(3 if quick else 7):
@@ -117,6 +118,7 @@ def sft_step(quick: bool) -> list[dict[str, Any]]:
                 config=config.training,
                 seed=1,
                 out=str(folder / f"adapter{repeat}"),
+                work=str(folder / f"work{repeat}"),
             )
             result = train(job)
             ours.append(result.train_seconds / result.steps)

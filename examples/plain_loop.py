@@ -14,7 +14,8 @@ from mosaic.journal import Journal
 
 
 def main(folder: Path, source: str = "lab", overrides: tuple[str, ...] = ()) -> None:
-    """Run a config in a new folder, without graph or repair: a plan that violates a constraint ends the loop."""
+    """Run a config (`approval.kind: auto`) in a new folder, without graph or repair: a plan that violates a constraint
+    ends the loop."""
     config = load_config(source, overrides)
     inputs = open_inputs(config)
     runs.create(folder, config, inputs.digests())
@@ -25,7 +26,7 @@ def main(folder: Path, source: str = "lab", overrides: tuple[str, ...] = ()) -> 
     state.update(nodes.measure(services, state))
     nodes.calibrate(services, state)
     while "stop" not in state:
-        for node in (nodes.observe, nodes.plan, nodes.check, nodes.approve, nodes.curate, nodes.train, nodes.measure):
+        for node in (nodes.observe, nodes.plan, nodes.check, nodes.ask, nodes.curate, nodes.train, nodes.measure):
             state.update(node(services, state))
             if state.get("stop") or state.get("violations"):
                 break

@@ -8,7 +8,9 @@
     ├── HeldError         another controller holds the run                            exit 5
     ├── PausedError       the operator: an endpoint is down, a disk is full           exit 6
     ├── WaitingError      a person must decide                                        exit 3
+    ├── StopRequested     the operator asked for it (Ctrl-C, SIGTERM)                exit 130
     ├── BoundaryError     the operator: a part behind a seam broke (trainer, server)  exit 1
+    │   └── TrainingError a training failed, and how                                  exit 1
     └── DamageError       stored data does not match its digest                       exit 1
 
 A bad item (an unparsable answer, an unscored prompt) is data and has no class here. Anything that is
@@ -52,8 +54,23 @@ class PausedError(MosaicError):
     exit_code = 6
 
 
+class StopRequested(MosaicError):
+    """A person or the system asked the run to stop; it stood at a safe point."""
+
+    exit_code = 130
+
+
 class BoundaryError(MosaicError):
     """A part behind a seam failed: trainer, generator, judge, planner endpoint."""
+
+
+class TrainingError(BoundaryError):
+    """A training failed. `failure` is one word for how: out_of_memory, nan_loss, hang, no_adapter, wrong_adapter,
+    killed or error."""
+
+    def __init__(self, message: str, failure: str = "error") -> None:
+        super().__init__(message)
+        self.failure = failure
 
 
 class DamageError(MosaicError):

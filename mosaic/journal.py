@@ -5,8 +5,8 @@ second transaction records its result, settles the cost and appends its events. 
 never run again. Order comes from integers assigned here, never from a clock; wall time is only a label.
 
 There is one writer: whoever holds the lock file of the run directory. Each acquisition bumps a fencing number
-that every write compares, so that a controller which lost the lock without noticing cannot commit. Every stored
-payload carries its SHA-256 and is checked when read.
+that every write compares, so that a controller which lost the lock without noticing cannot commit. The one thing
+that others may write is a person's decision. Every row carries a SHA-256 over all its columns, checked when read.
 """
 
 from __future__ import annotations
@@ -23,39 +23,49 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mosaic.errors import BudgetError, DamageError, HeldError, UsageError
+from mosaic.errors import BudgetError, DamageError, HeldError, PausedError, UsageError
 from mosaic.types import canonical_json, digest_of
 
-VERSION = 1
+VERSION = 2
 FILE = "journal.sqlite"
 LOCK = "lock"
 
 SCHEMA = """
-create table meta (name text primary key, value text not null);
+create table meta (name text primary key, value text not null, seal text not null);
 create table steps (
-  seq integer primary key autoincrement, key text not null unique, round integer not null, kind text not null,
+  seq integer primary key, key text not null unique, round integer not null, kind text not null,
   inputs text not null, state text not null check (state in ('intent', 'done', 'failed')),
-  result text, digest text, seconds real, fence integer not null);
+  result text, seconds real, fence integer not null, seal text not null);
+create index steps_by_kind on steps (kind, seq);
 create table events (
-  seq integer primary key autoincrement, id text not null unique, round integer not null, kind text not null,
-  payload text not null, digest text not null, at real not null);
+  seq integer primary key, id text not null unique, round integer not null, kind text not null,
+  payload text not null, at real not null, seal text not null);
 create table ledger (id integer primary key check (id = 0), cap integer not null, held integer not null,
-  spent integer not null, check (held >= 0 and spent >= 0 and held + spent <= cap));
-create table holds (key text primary key, amount integer not null);
+  spent integer not null, seal text not null, check (held >= 0 and spent >= 0 and held + spent <= cap));
+create table holds (key text primary key, amount integer not null, seal text not null);
 create table decisions (
-  seq integer primary key autoincrement, run text not null, round integer not null, request text not null,
-  payload text not null, digest text not null, unique (run, round, request));
+  seq integer primary key, run text not null, round integer not null, request text not null,
+  payload text not null, seal text not null, unique (run, round, request));
 """
+COLUMNS = {
+    "meta": "name, value",
+    "steps": "seq, key, round, kind, inputs, state, result, seconds, fence",
+    "events": "seq, id, round, kind, payload, at",
+    "ledger": "id, cap, held, spent",
+    "holds": "key, amount",
+    "decisions": "seq, run, round, request, payload",
+}
 
 
 @dataclass(frozen=True)
 class Event:
-    """One line of the trace."""
+    """One line of the trace. `at` is wall time in seconds since 1970: a label, never an order."""
 
     seq: int
     round: int
     kind: str
     payload: dict[str, Any]
+    at: float
 
 
 @dataclass(frozen=True)
@@ -72,15 +82,8 @@ class Step:
     seconds: float | None
 
 
-def _sealed(value: Any) -> tuple[str, str]:
-    text = canonical_json(value)
-    return text, hashlib.sha256(text.encode()).hexdigest()
-
-
-def _opened(text: str, digest: str, where: str) -> Any:
-    if hashlib.sha256(text.encode()).hexdigest() != digest:
-        raise DamageError(f"{where}: the stored text does not match its digest {digest[:12]}")
-    return json.loads(text)
+def _seal(values: Sequence[Any]) -> str:
+    return hashlib.sha256(json.dumps(list(values), ensure_ascii=False).encode()).hexdigest()
 
 
 class Journal:
@@ -94,7 +97,8 @@ class Journal:
 
     @classmethod
     def create(cls, folder: Path, run: str, config: dict[str, Any], cap: int) -> Journal:
-        """Make a journal with a token budget of `cap`. Refuses a folder that has one (UsageError)."""
+        """Make a journal with a token budget of `cap`. `run` must be unlike any other run's. Refuses a folder that
+        has a journal (UsageError)."""
         path = folder / FILE
         if path.exists():
             raise UsageError(f"{path} exists already; continue it with `python -m mosaic resume {folder}`")
@@ -103,12 +107,12 @@ class Journal:
         temporary.unlink(missing_ok=True)
         db = cls._connect(temporary)
         db.executescript(SCHEMA)
-        text = json.dumps(config, allow_nan=False)  # keys in their own order, which is how people wrote them
-        digest = hashlib.sha256(text.encode()).hexdigest()
-        meta = {"version": str(VERSION), "run": run, "config": text, "config_digest": digest, "fence": "0"}
-        with db:
-            db.executemany("insert into meta values (?, ?)", meta.items())
-            db.execute("insert into ledger values (0, ?, 0, 0)", (cap,))
+        # Config keys stay in their own order, which is how people wrote them.
+        meta = {"version": str(VERSION), "run": run, "config": json.dumps(config, allow_nan=False), "fence": "0"}
+        db.execute("begin")
+        db.executemany("insert into meta values (?, ?, ?)", [(n, v, _seal([n, v])) for n, v in meta.items()])
+        db.execute("insert into ledger values (0, ?, 0, 0, ?)", (cap, _seal([0, cap, 0, 0])))
+        db.execute("commit")
         db.close()
         os.replace(temporary, path)
         descriptor = os.open(folder, os.O_RDONLY)
@@ -118,17 +122,22 @@ class Journal:
 
     @classmethod
     def open(cls, folder: Path) -> Journal:
-        """Open an existing journal; without `acquire` it is for reading. UsageError where there is none."""
+        """Open an existing journal; without `acquire` it is for reading. UsageError where there is none, DamageError
+        where SQLite finds the file inconsistent."""
         path = folder / FILE
         if not path.is_file():
             raise UsageError(f"{folder} is no run directory (no {FILE} in it); `python -m mosaic run CONFIG` makes one")
         try:
             journal = cls(cls._connect(path), folder)
-            version = int(journal.meta("version"))
-        except sqlite3.DatabaseError as error:
+            row = journal._db.execute("select value from meta where name = 'version'").fetchone()
+            version = row[0] if row else "?"
+            found = journal._db.execute("pragma integrity_check(3)").fetchall()
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             raise DamageError(f"{path}: {error}") from error
-        if version != VERSION:
+        if version != str(VERSION):
             raise UsageError(f"{path} has journal version {version}; this release reads {VERSION}")
+        if found != [("ok",)]:
+            raise DamageError(f"{path}: " + "; ".join(str(row[0]) for row in found))
         return journal
 
     @staticmethod
@@ -145,13 +154,61 @@ class Journal:
             os.close(self._lock_fd)
             self._lock_fd = None
 
+    # -- reading rows, each against its seal ------------------------------------------------------------------------
+
+    def _rows(self, table: str, where: str = "1", values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        try:
+            rows = self._db.execute(f"select {COLUMNS[table]}, seal from {table} where {where}", values).fetchall()
+        except sqlite3.OperationalError as error:
+            raise self._full(error) or error from error
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            raise DamageError(f"{self.folder / FILE}: {error}") from error
+        for *row, seal in rows:
+            if _seal(row) != seal:
+                raise DamageError(f"{self.folder / FILE}: {table} row {row[0]!r} does not match its digest")
+        return [tuple(row[:-1]) for row in rows]
+
+    def _reseal(self, table: str, where: str, value: Any) -> None:
+        """Seal a row again after a change inside the same transaction."""
+        row = self._db.execute(f"select {COLUMNS[table]} from {table} where {where} = ?", (value,)).fetchone()
+        self._db.execute(f"update {table} set seal = ? where {where} = ?", (_seal(row), value))
+
+    def _next(self, table: str) -> int:
+        return int(self._db.execute(f"select coalesce(max(seq), 0) + 1 from {table}").fetchone()[0])
+
+    def _full(self, error: sqlite3.Error) -> PausedError | None:
+        """What a full disk is to the run: a pause."""
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+            return PausedError(
+                f"the disk of {self.folder} is full: the journal needs at least 1,048,576 bytes; make room, "
+                f"then: python -m mosaic resume {self.folder}"
+            )
+        return None
+
+    def check(self) -> list[str]:
+        """What is broken in this file, a line each: every row of every table against its digest, the ledger's sums."""
+        found = []
+        for table in COLUMNS:
+            try:
+                cursor = self._db.execute(f"select {COLUMNS[table]}, seal from {table}")
+                for *row, seal in cursor:
+                    if _seal(row) != seal:
+                        found.append(f"{FILE}: {table} row {row[0]!r} does not match its digest")
+            except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+                found.append(f"{FILE}: {table}: {error}")
+        if not found:
+            held = self._db.execute("select coalesce(sum(amount), 0) from holds").fetchone()[0]
+            if held != self.ledger()[1]:
+                found.append(f"{FILE}: the ledger holds {self.ledger()[1]} tokens, its reservations sum to {held}")
+        return found
+
     # -- identity -------------------------------------------------------------------------------------------------
 
     def meta(self, name: str) -> str:
-        row = self._db.execute("select value from meta where name = ?", (name,)).fetchone()
-        if row is None:
+        rows = self._rows("meta", "name = ?", (name,))
+        if not rows:
             raise DamageError(f"{self.folder / FILE}: no meta value {name!r}")
-        return str(row[0])
+        return str(rows[0][1])
 
     @property
     def run(self) -> str:
@@ -159,10 +216,15 @@ class Journal:
 
     @property
     def config(self) -> dict[str, Any]:
-        return _opened(self.meta("config"), self.meta("config_digest"), "config")
+        loaded: dict[str, Any] = json.loads(self.meta("config"))
+        return loaded
+
+    def _set_meta(self, name: str, value: str) -> None:
+        self._db.execute("update meta set value = ?, seal = ? where name = ?", (value, _seal([name, value]), name))
 
     def acquire(self) -> int:
-        """Become the one writer; the fencing number. HeldError at once where another process is it."""
+        """Become the one writer; the fencing number. HeldError at once where another process is it, DamageError where
+        a stored row does not match its digest."""
         descriptor = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -173,23 +235,38 @@ class Journal:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"process {os.getpid()}\n".encode(), 0)
         self._lock_fd = descriptor
+        broken = self.check()
+        if broken:
+            raise DamageError("; ".join(broken[:3]) + f"; `python -m mosaic verify {self.folder}` lists everything")
         with self._transaction(fenced=False):
             self.fence = int(self.meta("fence")) + 1
-            self._db.execute("update meta set value = ? where name = 'fence'", (str(self.fence),))
+            self._set_meta("fence", str(self.fence))
+            # What an earlier controller reserved and never settled belongs to effects that will begin again.
+            self._db.execute("delete from holds")
+            self._db.execute("update ledger set held = 0 where id = 0")
+            self._reseal("ledger", "id", 0)
         return self.fence
 
     @contextmanager
     def _transaction(self, fenced: bool = True) -> Iterator[None]:
-        self._db.execute("begin immediate")
         try:
+            self._db.execute("begin immediate")
             if fenced and int(self.meta("fence")) != self.fence:
                 raise HeldError(f"{self.folder}: another controller took over (fence {self.meta('fence')})")
             yield
-        except BaseException:
+            self._db.execute("commit")
+        except BaseException as error:
             if self._db.in_transaction:
                 self._db.execute("rollback")
+            if isinstance(error, sqlite3.OperationalError) and (full := self._full(error)):
+                raise full from error
             raise
-        self._db.execute("commit")
+
+    def change(self, config: dict[str, Any], event: dict[str, Any]) -> None:
+        """Replace the recorded config and inputs; what changed is an event of the same transaction."""
+        with self._transaction():
+            self._set_meta("config", json.dumps(config, allow_nan=False))
+            self._append(f"change:{self.fence}", 0, "changed", event)
 
     # -- steps ----------------------------------------------------------------------------------------------------
 
@@ -200,32 +277,37 @@ class Journal:
         """
         text = canonical_json(inputs)
         key = digest_of({"kind": kind, "inputs": inputs})
+        found = self.step(key)
+        if found and found.state == "done":
+            return found
         with self._transaction():
-            found = self.step(key)
-            if found and found.state == "done":
-                return found
             if found:
                 self._db.execute("update steps set state = 'intent', fence = ? where key = ?", (self.fence, key))
                 self._release(key)
             else:
                 self._db.execute(
-                    "insert into steps (key, round, kind, inputs, state, fence) values (?, ?, ?, ?, 'intent', ?)",
-                    (key, round_, kind, text, self.fence),
+                    "insert into steps values (?, ?, ?, ?, ?, 'intent', null, null, ?, '')",
+                    (self._next("steps"), key, round_, kind, text, self.fence),
                 )
+            self._reseal("steps", "key", key)
             if reserve:
-                admitted = self._db.execute(
-                    "update ledger set held = held + :n where id = 0 and held + spent + :n <= cap", {"n": reserve}
-                )
-                if admitted.rowcount != 1:
-                    cap, held, spent = self.ledger()
-                    raise BudgetError(
-                        f"{kind} needs {reserve:,} tokens; of {cap:,} are {spent:,} spent and {held:,} reserved, "
-                        f"{cap - held - spent:,} left (budget.tokens_total)"
-                    )
-                self._db.execute("insert into holds values (?, ?)", (key, reserve))
-            step = self.step(key)
+                self._reserve(key, kind, reserve)
+        step = self.step(key)
         assert step is not None
         return step
+
+    def _reserve(self, key: str, kind: str, tokens: int) -> None:
+        admitted = self._db.execute(
+            "update ledger set held = held + :n where id = 0 and held + spent + :n <= cap", {"n": tokens}
+        )
+        if admitted.rowcount != 1:
+            cap, held, spent = self.ledger()
+            raise BudgetError(
+                f"{kind} needs {tokens:,} tokens; of {cap:,} are {spent:,} spent and {held:,} reserved, "
+                f"{cap - held - spent:,} left (budget.tokens_total)"
+            )
+        self._reseal("ledger", "id", 0)
+        self._db.execute("insert into holds values (?, ?, ?)", (key, tokens, _seal([key, tokens])))
 
     def finish(
         self,
@@ -235,80 +317,101 @@ class Journal:
         spent: int = 0,
         seconds: float = 0.0,
     ) -> Step:
-        """Record the result, settle the reservation at what was spent, append the events: one transaction."""
-        text, digest = _sealed(result)
+        """Record the result, settle the reservation at what was spent, append the events: one transaction.
+
+        What was spent is at most what was reserved (ValueError).
+        """
+        text = canonical_json(result)
         with self._transaction():
             self._db.execute(
-                "update steps set state = 'done', result = ?, digest = ?, seconds = ? where key = ?",
-                (text, digest, seconds, step.key),
+                "update steps set state = 'done', result = ?, seconds = ? where key = ?", (text, seconds, step.key)
             )
-            self._release(step.key)
+            self._reseal("steps", "key", step.key)
+            reserved = self._release(step.key)
+            if spent > reserved:
+                raise ValueError(f"{step.kind} spent {spent:,} tokens, {reserved:,} were reserved")
             if spent:
                 self._db.execute("update ledger set spent = spent + ? where id = 0", (spent,))
+                self._reseal("ledger", "id", 0)
             for index, (kind, payload) in enumerate(events):
                 self._append(f"{step.key}:{index}", step.round, kind, payload)
         done = self.step(step.key)
         assert done is not None
         return done
 
-    def fail(self, step: Step, reason: str) -> None:
+    def fail(self, step: Step, reason: str, details: dict[str, Any] | None = None) -> None:
         """Record that the effect failed; its reservation is released, and its key may begin again."""
         with self._transaction():
             self._db.execute("update steps set state = 'failed' where key = ?", (step.key,))
+            self._reseal("steps", "key", step.key)
             self._release(step.key)
-            count = self._db.execute("select count(*) from events where id like ?", (f"{step.key}:failed:%",))
-            number = int(count.fetchone()[0])
-            self._append(f"{step.key}:failed:{number}", step.round, "failed", {"step": step.kind, "reason": reason})
+            payload = {"step": step.kind, "reason": reason, **(details or {})}
+            self._append(f"{step.key}:failed:{self._next('events')}", step.round, "failed", payload)
 
-    def _release(self, key: str) -> None:
-        row = self._db.execute("select amount from holds where key = ?", (key,)).fetchone()
-        if row:
-            self._db.execute("update ledger set held = held - ? where id = 0", (row[0],))
-            self._db.execute("delete from holds where key = ?", (key,))
+    def _release(self, key: str) -> int:
+        """Give a step's reservation back; how many tokens it was."""
+        rows = self._rows("holds", "key = ?", (key,))
+        if not rows:
+            return 0
+        self._db.execute("update ledger set held = held - ? where id = 0", (rows[0][1],))
+        self._reseal("ledger", "id", 0)
+        self._db.execute("delete from holds where key = ?", (key,))
+        return int(rows[0][1])
 
     def step(self, key: str) -> Step | None:
-        row = self._db.execute(f"select {_STEP} from steps where key = ?", (key,)).fetchone()
-        return _step(row) if row else None
+        rows = self._rows("steps", "key = ?", (key,))
+        return _step(rows[0]) if rows else None
 
-    def steps(self, kind: str | None = None, round_: int | None = None) -> list[Step]:
-        """Steps in the order in which they were first begun."""
-        rows = self._db.execute(
-            f"select {_STEP} from steps where (?1 is null or kind = ?1) and (?2 is null or round = ?2) order by seq",
-            (kind, round_),
-        )
-        return [_step(row) for row in rows]
+    def steps(self, kind: str | None = None, round_: int | None = None, after: int = 0) -> list[Step]:
+        """Steps in the order in which they were first begun; `after` leaves out those up to that number."""
+        clauses, values = ["seq > ?"], [after]
+        for column, wanted in (("kind", kind), ("round", round_)):
+            if wanted is not None:
+                clauses.append(f"{column} = ?")
+                values.append(wanted)  # type: ignore[arg-type]
+        return [_step(row) for row in self._rows("steps", " and ".join(clauses) + " order by seq", values)]
 
-    # -- events, ledger -------------------------------------------------------------------------------------------
+    # -- events, ledger, decisions ----------------------------------------------------------------------------------
 
     def _append(self, id_: str, round_: int, kind: str, payload: dict[str, Any]) -> None:
-        text, digest = _sealed(payload)
-        self._db.execute(
-            "insert or ignore into events (id, round, kind, payload, digest, at) values (?, ?, ?, ?, ?, ?)",
-            (id_, round_, kind, text, digest, time.time()),
-        )
+        row = (self._next("events"), id_, round_, kind, canonical_json(payload), time.time())
+        self._db.execute("insert or ignore into events values (?, ?, ?, ?, ?, ?, ?)", (*row, _seal(row)))
 
     def events(self, round_: int | None = None, kind: str | None = None, after: int = 0) -> list[Event]:
         """Events in order, each checked against its digest (DamageError)."""
-        rows = self._db.execute(
-            "select seq, round, kind, payload, digest from events where seq > ?1 and (?2 is null or round = ?2) "
-            "and (?3 is null or kind = ?3) order by seq",
-            (after, round_, kind),
-        )
-        return [Event(seq, r, k, _opened(text, digest, f"event {seq}")) for seq, r, k, text, digest in rows]
+        clauses, values = ["seq > ?"], [after]
+        for column, wanted in (("round", round_), ("kind", kind)):
+            if wanted is not None:
+                clauses.append(f"{column} = ?")
+                values.append(wanted)  # type: ignore[arg-type]
+        rows = self._rows("events", " and ".join(clauses) + " order by seq", values)
+        return [Event(seq, number, what, json.loads(text), at) for seq, _, number, what, text, at in rows]
 
     def ledger(self) -> tuple[int, int, int]:
         """(cap, held, spent) in tokens."""
-        cap, held, spent = self._db.execute("select cap, held, spent from ledger where id = 0").fetchone()
+        ((_, cap, held, spent),) = self._rows("ledger", "id = 0")
         return int(cap), int(held), int(spent)
 
+    def decide(self, round_: int, request: str, payload: dict[str, Any]) -> None:
+        """Record a person's decision on a request: the first one wins, a later one is a UsageError. Needs no lock."""
+        with self._transaction(fenced=False):
+            row = (self._next("decisions"), self.run, round_, request, canonical_json(payload))
+            try:
+                self._db.execute("insert into decisions values (?, ?, ?, ?, ?, ?)", (*row, _seal(row)))
+            except sqlite3.IntegrityError:
+                earlier = self.decision(round_, request) or {}
+                raise UsageError(
+                    f"round {round_} was decided already: {earlier.get('kind')} by {earlier.get('by')}"
+                ) from None
 
-_STEP = "seq, key, round, kind, inputs, state, result, digest, seconds"
+    def decision(self, round_: int, request: str) -> dict[str, Any] | None:
+        """The decision on a request of this run, if there is one."""
+        rows = self._rows("decisions", "run = ? and round = ? and request = ?", (self.run, round_, request))
+        loaded: dict[str, Any] | None = json.loads(rows[0][4]) if rows else None
+        return loaded
 
 
 def _step(row: tuple[Any, ...]) -> Step:
-    seq, key, round_, kind, inputs, state, result, digest, seconds = row
-    value = _opened(result, digest, f"step {seq} ({kind})") if result is not None else None
-    loaded = json.loads(inputs)
-    if digest_of({"kind": kind, "inputs": loaded}) != key:
-        raise DamageError(f"step {seq} ({kind}): its inputs do not match its key {key[:12]}")
-    return Step(seq, key, round_, kind, loaded, state, value, seconds)
+    seq, key, round_, kind, inputs, state, result, seconds, _ = row
+    value = json.loads(result) if result is not None else None
+    return Step(seq, key, round_, kind, json.loads(inputs), state, value, seconds)

@@ -6,6 +6,7 @@ is ever overwritten. What is read is checked first; a mismatch is a DamageError,
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -14,7 +15,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from mosaic.errors import DamageError, UsageError
+from mosaic.errors import DamageError, PausedError, UsageError
 from mosaic.types import canonical_json, digest_of
 
 MANIFEST = "MANIFEST.json"
@@ -50,26 +51,36 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def _write(path: Path, data: bytes) -> None:
+    """A new file with these bytes, on the disk when this returns."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def free_bytes(folder: Path) -> int:
+    return shutil.disk_usage(folder).free
+
+
 class Store:
     """The artifacts of one run directory."""
 
     def __init__(self, run: Path) -> None:
         self.root = run / FOLDER
-        self.root.mkdir(parents=True, exist_ok=True)
+        if not self.root.is_dir():
+            self.root.mkdir(parents=True, exist_ok=True)
+            _sync(run)
         self._checked: set[str] = set()
 
     def put_bytes(self, data: bytes) -> str:
-        """File bytes; their digest."""
+        """File bytes; their digest. PausedError where the disk is full, here and in the others."""
         digest = hashlib.sha256(data).hexdigest()
-        target = self.root / digest
-        if not target.exists():
-            temporary = self._temporary()
-            with temporary.open("wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            self._commit(temporary, target)
-        self.path(digest)
+        self._file(digest, {None: data}, len(data))
         return digest
 
     def put_json(self, value: Any) -> str:
@@ -79,35 +90,51 @@ class Store:
     def put_file(self, source: Path) -> str:
         """File a copy of a file; its digest."""
         digest = file_digest(source)
-        target = self.root / digest
-        if not target.exists():
-            temporary = self._temporary()
-            shutil.copyfile(source, temporary)
-            _sync(temporary)
-            self._commit(temporary, target)
-        self.path(digest)
+        self._file(digest, {None: source}, source.stat().st_size)
         return digest
 
     def put_folder(self, source: Path) -> str:
         """File a copy of a folder, its manifest written last; its digest."""
         manifest = folder_manifest(source)
         digest = digest_of(manifest)
+        content: dict[str | None, bytes | Path] = {name: source / name for name in manifest}
+        content[MANIFEST] = canonical_json(manifest).encode()
+        self._file(digest, content, sum((source / name).stat().st_size for name in manifest))
+        return digest
+
+    def _file(self, digest: str, content: dict[str | None, bytes | Path], size: int) -> None:
+        """Write what is not there yet: a single file (its name is None), or a folder's files; check what stands there."""
         target = self.root / digest
         if not target.exists():
-            temporary = self._temporary()
-            temporary.mkdir()
-            for name in manifest:
-                copy = temporary / name
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source / name, copy)
-                _sync(copy)
-            (temporary / MANIFEST).write_text(canonical_json(manifest))
-            _sync(temporary / MANIFEST)
-            for folder in sorted({p.parent for p in temporary.rglob("*")}, reverse=True):
-                _sync(folder)
-            self._commit(temporary, target)
+            temporary = self.root / f".{uuid.uuid4().hex}.tmp"
+            try:
+                if None not in content:
+                    os.mkdir(temporary)
+                for name, data in content.items():
+                    copy = temporary / name if name else temporary
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    _write(copy, data if isinstance(data, bytes) else data.read_bytes())
+                if None not in content:
+                    for folder in sorted({(temporary / name).parent for name in content if name}, reverse=True):
+                        _sync(folder)
+                os.rename(temporary, target)
+                _sync(self.root)
+            except OSError as error:
+                _remove(temporary)
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise full_disk(self.root.parent, size) from error
+                raise
         self.path(digest)
-        return digest
+
+    def sweep(self) -> None:
+        """Remove what an interrupted writer left. Only for whoever holds the run."""
+        for left in self.root.glob(".*.tmp"):
+            _remove(left)
+
+    def remove(self, digest: str) -> None:
+        """Delete an artifact that nothing will need again (retention)."""
+        _remove(self.root / digest)
+        self._checked.discard(digest)
 
     def path(self, digest: str) -> Path:
         """Where an artifact lies, once its bytes were checked against its digest (DamageError)."""
@@ -116,7 +143,12 @@ class Store:
             return target
         if not target.exists():
             raise DamageError(f"{target}: the artifact is missing")
-        actual = path_digest(target)
+        try:
+            actual = path_digest(target)
+            if target.is_dir() and file_digest(target / MANIFEST) != digest:
+                actual = file_digest(target / MANIFEST)
+        except (OSError, UsageError) as error:
+            raise DamageError(f"{target}: not readable: {error}") from None
         if actual != digest:
             raise DamageError(f"{target}: its content has digest {actual[:12]}, not the one it is filed under")
         self._checked.add(digest)
@@ -125,9 +157,23 @@ class Store:
     def get_json(self, digest: str) -> Any:
         return json.loads(self.path(digest).read_bytes())
 
-    def _temporary(self) -> Path:
-        return self.root / f".{uuid.uuid4().hex}.tmp"
+    def size(self, digest: str) -> int:
+        """Bytes of an artifact."""
+        target = self.root / digest
+        files = [p for p in target.rglob("*") if p.is_file()] if target.is_dir() else [target]
+        return sum(p.stat().st_size for p in files)
 
-    def _commit(self, temporary: Path, target: Path) -> None:
-        os.rename(temporary, target)
-        _sync(self.root)
+
+def full_disk(run: Path, size: int) -> PausedError:
+    """What a full disk is to a run: a pause that says how much room it needs."""
+    return PausedError(
+        f"the disk of {run} is full: {size:,} bytes are needed, {free_bytes(run):,} are free; make room, "
+        f"then: python -m mosaic resume {run}"
+    )
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -289,12 +289,13 @@ class Violation(Noun):
 
 
 class Decision(Noun):
-    """What the approver said about one plan."""
+    """What the approver said about one plan. `executes` is the digest of an edited plan that runs instead."""
 
     kind: Literal["approve", "edit", "reject"]
     by: str
     plan_digest: str
     reason: str = ""
+    executes: str | None = None
 
 
 class Stock(Noun):
@@ -347,7 +348,7 @@ class Round(Noun):
     reason: str = ""
     dominated: bool = False
     forecast: list[Forecast] = []
-    seconds: dict[str, float] = {}
+    failure: str | None = Field(default=None, description="why nothing was trained; such a round scores nothing")
 
     def point(self, objectives: list[str]) -> list[float] | None:
         """Selection means in the given order, or None where one is not scored."""
@@ -385,7 +386,8 @@ class Observation(Noun):
     attributes: dict[str, dict[str, list[Attribute]]] = {}
     last_plan: ActionPlan
     limits: Limits
-    budget_per_round: int
+    budget_per_round: int = Field(description="tokens a mixture selects")
+    cost_per_round: int = Field(description="tokens a round is charged: those selected, times epochs")
     budget_left: int
     feedback: list[Violation] = []
     below_floor: list[str] = []

@@ -100,7 +100,7 @@ class Toolbox:
         """Cost in tokens and violations of a draft plan."""
         draft = plan if isinstance(plan, ActionPlan) else ActionPlan.model_validate(plan)
         violations = self._check(draft)
-        answer = {"tokens": self._observation.budget_per_round, "violations": [v.json_data() for v in violations]}
+        answer = {"tokens": self._observation.cost_per_round, "violations": [v.json_data() for v in violations]}
         self._keep("check_plan", {"plan": draft.json_data()}, answer)
         return answer
 

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from eval.generators.transformers import check_model_folder
-from mosaic.errors import BoundaryError, UsageError
+from mosaic.errors import TrainingError, UsageError
 from mosaic.types import digest_of
 
 WEIGHTS = "adapter_model.safetensors"
@@ -41,7 +41,7 @@ def canonicalise(folder: Path, base_digest: str) -> None:
         if path.name not in (WEIGHTS, CONFIG):
             path.unlink()
     if not (folder / WEIGHTS).is_file() or not (folder / CONFIG).is_file():
-        raise BoundaryError(f"the trainer ended without an adapter ({WEIGHTS} and {CONFIG})")
+        raise TrainingError(f"the trainer ended without an adapter ({WEIGHTS} and {CONFIG})", "no_adapter")
     config = json.loads((folder / CONFIG).read_text())
     config["base_model_name_or_path"] = f"sha256:{base_digest}"
     config["revision"] = None
@@ -51,24 +51,43 @@ def canonicalise(folder: Path, base_digest: str) -> None:
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def check_adapter(adapter: Path, base: Path) -> None:
-    """Names and shapes of an adapter's matrices must fit the base model (BoundaryError)."""
+def _shapes(base: Path) -> dict[str, list[int]]:
     from safetensors import safe_open
 
     shapes: dict[str, list[int]] = {}
     for part in sorted(base.glob("*.safetensors")):
         with safe_open(part, framework="numpy") as opened:
             shapes |= {name: list(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118  # no dict
-    with safe_open(adapter / WEIGHTS, framework="numpy") as opened:
-        names = list(opened.keys())
-        if not names:
-            raise BoundaryError(f"{adapter}: the adapter is empty")
-        for name in names:
-            module, _, matrix = name.removeprefix("base_model.model.").rpartition(".lora_")
-            weight = shapes.get(f"{module}.weight")
-            shape = list(opened.get_slice(name).get_shape())
-            if weight is None:
-                raise BoundaryError(f"{adapter}: {name} has no counterpart in the base model")
-            fits = shape[1] == weight[1] if matrix.startswith("A") else shape[0] == weight[0]
-            if not fits:
-                raise BoundaryError(f"{adapter}: {name} has shape {shape}, the base's weight {weight}")
+    return shapes
+
+
+def adapter_bytes(base: Path, rank: int) -> int:
+    """Bytes of a LoRA of all linear layers in float32: rank x (in + out) per matrix."""
+    return sum(4 * rank * sum(s) for name, s in _shapes(base).items() if len(s) == 2 and ".layers." in name)
+
+
+def check_adapter(adapter: Path, base: Path) -> None:
+    """Names and shapes of an adapter's matrices must fit the base model (TrainingError)."""
+    from safetensors import SafetensorError, safe_open
+
+    def broken(text: str, failure: str = "wrong_adapter") -> TrainingError:
+        return TrainingError(f"{adapter}: {text}", failure)
+
+    shapes = _shapes(base)
+    if not (adapter / WEIGHTS).is_file() or not (adapter / CONFIG).is_file():
+        raise broken("the trainer ended without an adapter", "no_adapter")
+    try:
+        with safe_open(adapter / WEIGHTS, framework="numpy") as opened:
+            found = {name: list(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118  # no dict
+    except SafetensorError as error:
+        raise broken(f"{WEIGHTS} is not readable: {error}") from None
+    if not found:
+        raise broken("the adapter is empty", "no_adapter")
+    for name, shape in found.items():
+        module, _, matrix = name.removeprefix("base_model.model.").rpartition(".lora_")
+        weight = shapes.get(f"{module}.weight")
+        if weight is None:
+            raise broken(f"{name} has no counterpart in the base model")
+        fits = shape[1] == weight[1] if matrix.startswith("A") else shape[0] == weight[0]
+        if not fits:
+            raise broken(f"{name} has shape {shape}, the base's weight {weight}")

@@ -8,30 +8,44 @@ pool counted is what is trained, or it is an error.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
+import re
+import shutil
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from eval.generators.transformers import check_model_folder
-from mosaic.errors import BoundaryError, UsageError
+from mosaic.errors import StopRequested, TrainingError, UsageError
 from training.adapter import canonicalise
 from training.trainer import Progress, SftConfig, TrainJob, TrainResult
 
+MANIFEST = "MANIFEST.json"
+
 
 def check_recipe(base: Path, config: SftConfig) -> None:
-    """UsageError where the base cannot be trained this way: no chat template, or one without generation markers."""
+    """UsageError where the base cannot be trained this way: no chat template, one without generation markers, or one
+    whose markers leave out the end of the turn, so that the model would never learn to stop."""
     tokenizer = load_tokenizer(base)
-    if "{% generation %}" not in tokenizer.chat_template and "{%- generation" not in tokenizer.chat_template:
+    if not re.search(r"\{%-?\s*generation\b", tokenizer.chat_template):
         raise UsageError(
             f"base_model: the chat template of {base} has no {{% generation %}} markers, so assistant tokens cannot be "
             "told apart; add them around the assistant's text and its end-of-turn token"
         )
-    if config.packing and config.dtype == "float32":
-        raise UsageError("training.packing: needs training.dtype bfloat16 and a GPU; leave it off on CPU")
+    answer = "yes"
+    ids, labels = tokenise(tokenizer, [[{"role": "user", "content": "no"}, {"role": "assistant", "content": answer}]])
+    learned = tokenizer.decode([i for i, t in zip(ids[0], labels[0], strict=True) if t != -100])
+    if learned.strip() == answer:
+        raise UsageError(
+            f"base_model: the {{% generation %}} markers of {base} end before the end-of-turn token, so the model would "
+            "not learn to stop; move the closing marker behind it"
+        )
 
 
 def load_tokenizer(base: Path) -> Any:
@@ -56,15 +70,25 @@ def tokenise(tokenizer: Any, chats: list[list[dict[str, str]]]) -> tuple[list[li
     return ids, labels
 
 
-def by_length(lengths: list[int], batch_size: int, seed: int) -> list[list[int]]:
-    """Row numbers in batches of similar length, the batches in an order drawn by the seed. Ties keep row order."""
+def by_length(lengths: list[int], batch_size: int, seeds: list[int]) -> list[list[int]]:
+    """Row numbers in batches of similar length, for one epoch per seed, which shuffles its batches. Ties keep row order.
+
+    Rows that fill no batch come last, those of all epochs together, so that every batch but the last is full.
+    """
     order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
-    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    return [batches[i] for i in np.random.default_rng(seed).permutation(len(batches))]
+    full = len(order) - len(order) % batch_size
+    batches = [order[start : start + batch_size] for start in range(0, full, batch_size)]
+    shuffled = [batches[i] for seed in seeds for i in np.random.default_rng(seed).permutation(len(batches))]
+    rest = order[full:] * len(seeds)
+    return shuffled + [rest[start : start + batch_size] for start in range(0, len(rest), batch_size)]
 
 
-def train(job: TrainJob, progress: Progress | None = None) -> TrainResult:
-    """Train one adapter and save it at `job.out`. UsageError for unusable input, BoundaryError where training breaks."""
+def train(job: TrainJob, progress: Progress | None = None, stopping: Callable[[], bool] = lambda: False) -> TrainResult:
+    """Train one adapter and save it at `job.out`, from the last complete checkpoint under `job.work` if there is one.
+
+    UsageError for unusable input, TrainingError where training breaks. When `stopping` says so, a checkpoint is
+    written and StopRequested raised.
+    """
     import pyarrow.parquet as pq
     import torch
     from datasets import Dataset
@@ -90,8 +114,8 @@ def train(job: TrainJob, progress: Progress | None = None) -> TrainResult:
         raise UsageError("training.packing: packed rows cannot carry weights other than 1 (windows of long chats)")
 
     set_seed(job.seed)
-    epochs = range(1 if config.packing else config.epochs)
-    batches = [batch for epoch in epochs for batch in by_length(lengths, config.batch_size, job.seed + epoch)]
+    epochs = 1 if config.packing else config.epochs
+    batches = by_length(lengths, config.batch_size, [job.seed + epoch for epoch in range(epochs)])
     if config.max_steps is not None:
         batches = batches[: config.max_steps * config.gradient_accumulation]
     order = list(range(len(ids))) if config.packing else [i for batch in batches for i in batch]
@@ -99,44 +123,112 @@ def train(job: TrainJob, progress: Progress | None = None) -> TrainResult:
     if not config.packing:
         columns["weight"] = [weights[i] for i in order]
     dataset = Dataset.from_dict(columns)
-    trainable = Path(job.out)
+    out = Path(job.out)
+    if out.exists():
+        raise UsageError(f"{out} exists already; an adapter is written to a new folder")
     model = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, config.dtype), local_files_only=True)
 
     class Watch(TrainerCallback):
-        """Passes progress on and stops on a loss that is no number."""
+        """Passes progress on, stops on a loss that is no number, and where someone asks for it."""
+
+        stopped = False
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **rest: Any) -> None:
             loss = (logs or {}).get("loss")
             if loss is not None and not math.isfinite(loss):
-                raise BoundaryError(
-                    f"training: the loss is {loss} at step {state.global_step}; lower the learning rate"
-                )
+                raise _no_number(f"the loss is {loss} at step {state.global_step}")
             if progress and loss is not None:
                 progress({"step": state.global_step, "steps": state.max_steps, "loss": loss})
 
+        def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+            if progress and state.global_step % 10:
+                progress({"step": state.global_step, "steps": state.max_steps})
+            if config.save_every and state.global_step % config.save_every == 0:
+                control.should_save = control.should_log = True
+            if stopping() and state.global_step < state.max_steps:
+                self.stopped = control.should_save = control.should_training_stop = True
+
+        def on_save(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+            _seal(Path(args.output_dir) / f"checkpoint-{state.global_step}", job)
+
+    watch = Watch()
     started = time.monotonic()
     steps = None if config.packing else math.ceil(len(batches) / config.gradient_accumulation)
-    trainer = _trainer(job, model, tokenizer, dataset, steps, Watch())
-    output = trainer.train()
+    trainer = _trainer(job, model, tokenizer, dataset, steps, watch)
+    try:
+        output = trainer.train(resume_from_checkpoint=last_checkpoint(job))
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"training: out of memory ({str(error).splitlines()[0]}); lower training.batch_size and raise "
+            "training.gradient_accumulation, or turn on training.gradient_checkpointing",
+            "out_of_memory",
+        ) from error
+    if watch.stopped:
+        raise StopRequested(f"training stopped at step {trainer.state.global_step}; a checkpoint is kept")
     broken = [name for name, p in trainer.model.named_parameters() if p.requires_grad and not bool(p.isfinite().all())]
     if broken:
-        raise BoundaryError(f"training: {broken[0]} is no number after training; lower the learning rate")
-    trainer.model.save_pretrained(trainable)
-    canonicalise(trainable, job.base_digest)
+        raise _no_number(f"{broken[0]} is no number after training")
+    # The mean of what was logged, which a checkpoint keeps; the trainer's own mean forgets the time before a resume.
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    loss = float(np.mean(losses)) if losses else float(output.training_loss)
+    if not math.isfinite(loss):
+        raise _no_number(f"the loss is {loss}")
+    trainer.model.save_pretrained(out)
+    canonicalise(out, job.base_digest)
     seconds = time.monotonic() - started
-    if not math.isfinite(output.training_loss):
-        raise BoundaryError(f"training: the loss is {output.training_loss}; lower the learning rate")
+    used = [i for b in batches for i in b] if not config.packing else list(range(len(ids))) * config.epochs
     positions = sum(len(b) * max(lengths[i] for i in b) for b in batches)
     return TrainResult(
-        adapter=str(trainable),
-        tokens=sum(lengths) * config.epochs,
-        supervised=sum(t != -100 for row in labels for t in row) * config.epochs,
+        adapter=str(out),
+        tokens=sum(lengths[i] for i in used),
+        supervised=sum(t != -100 for i in used for t in labels[i]),
         steps=int(trainer.state.global_step),
-        loss=float(output.training_loss),
+        loss=loss,
         seconds=seconds,
         train_seconds=float(output.metrics["train_runtime"]),
         real_token_share=sum(lengths[i] for b in batches for i in b) / positions,
     )
+
+
+def _no_number(what: str) -> TrainingError:
+    return TrainingError(f"training: {what}; lower training.learning_rate", "nan_loss")
+
+
+def _files(checkpoint: Path) -> dict[str, str]:
+    files = sorted(p for p in checkpoint.rglob("*") if p.is_file() and p.name != MANIFEST)
+    return {str(p.relative_to(checkpoint)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def _identity(job: TrainJob) -> str:
+    """What a checkpoint must have been made for to be continued."""
+    data = job.model_dump(mode="json", exclude={"out", "work"})
+    data["training_set"] = hashlib.sha256(Path(job.training_set).read_bytes()).hexdigest()
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+def _seal(checkpoint: Path, job: TrainJob) -> None:
+    """Write a checkpoint's manifest, last: a checkpoint without one was interrupted and is never loaded."""
+    temporary = checkpoint / (MANIFEST + ".tmp")
+    temporary.write_text(json.dumps({"job": _identity(job), "files": _files(checkpoint)}))
+    temporary.rename(checkpoint / MANIFEST)
+
+
+def last_checkpoint(job: TrainJob) -> str | None:
+    """The newest complete checkpoint of this very job; what is broken or of another job is removed.
+
+    Only our own checkpoints are loaded, and only after each file matched the manifest (transformers reads them with
+    `weights_only`).
+    """
+    found = sorted(Path(job.work).glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]), reverse=True)
+    for checkpoint in found:
+        try:
+            manifest = json.loads((checkpoint / MANIFEST).read_text())
+            if manifest == {"job": _identity(job), "files": _files(checkpoint)}:
+                return str(checkpoint)
+        except (OSError, ValueError):
+            pass
+        shutil.rmtree(checkpoint)
+    return None
 
 
 def _trainer(job: TrainJob, model: Any, tokenizer: Any, dataset: Any, steps: int | None, callback: Any) -> Any:
@@ -148,7 +240,7 @@ def _trainer(job: TrainJob, model: Any, tokenizer: Any, dataset: Any, steps: int
     config = job.config
     gpu = torch.cuda.is_available()
     arguments = SFTConfig(
-        output_dir=str(Path(job.out).parent / "work"),
+        output_dir=job.work,
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
         lr_scheduler_type=config.scheduler,
@@ -168,7 +260,8 @@ def _trainer(job: TrainJob, model: Any, tokenizer: Any, dataset: Any, steps: int
         dataset_kwargs=None if config.packing else {"skip_prepare_dataset": True},
         remove_unused_columns=False,
         report_to=config.report_to,
-        save_strategy="no",
+        save_strategy="no",  # `Watch` asks for checkpoints
+        save_total_limit=2,
         logging_steps=1 if steps is None or steps < 50 else 10,
         logging_nan_inf_filter=False,  # its default replaces a loss that is no number by the mean so far
         disable_tqdm=True,
@@ -182,14 +275,19 @@ def _trainer(job: TrainJob, model: Any, tokenizer: Any, dataset: Any, steps: int
         bias="none",
         task_type="CAUSAL_LM",
     )
-    trainer = _weighted_trainer()(
-        model=model,
-        args=arguments,
-        train_dataset=dataset,
-        processing_class=tokenizer,
-        peft_config=peft,
-        callbacks=[callback],
-    )
+    try:
+        trainer = _weighted_trainer()(
+            model=model,
+            args=arguments,
+            train_dataset=dataset,
+            processing_class=tokenizer,
+            peft_config=peft,
+            callbacks=[callback],
+        )
+    except ValueError as error:
+        if config.report_to not in str(error):
+            raise
+        raise UsageError(f"training.report_to: {config.report_to!r}: {error}") from None
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     if not config.packing:
@@ -228,12 +326,16 @@ def _weighted_trainer() -> Any:
             weight = inputs.pop("weight", None)
             if weight is None or bool((weight == 1).all()):
                 return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-            outputs = model(**inputs, use_cache=False, fused_lm_head=True)
+            routed = {"output_router_logits": True} if self.aux_loss_enabled else {}
+            outputs = model(**inputs, **routed, use_cache=False, fused_lm_head=True)
             losses = -outputs.log_probs
             total = num_items_in_batch
             if total is None:
                 total = (weight[:, None] * outputs.label_mask).sum()
-            return (weight[:, None] * losses).sum() / total
+            loss = (weight[:, None] * losses).sum() / total
+            if self.aux_loss_enabled:
+                loss = loss + self.router_aux_loss_coef * outputs.aux_loss / self.current_gradient_accumulation_steps
+            return loss
 
     return WeightedSFTTrainer
 

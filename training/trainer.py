@@ -13,7 +13,8 @@ Progress = Callable[[dict[str, Any]], None]
 
 
 class SftConfig(Noun):
-    """Supervised fine-tuning of a LoRA adapter. `batch_size` is in rows; `report_to` is passed to TRL."""
+    """Supervised fine-tuning of a LoRA adapter. `batch_size` is in rows; `report_to` is passed to TRL; every
+    `save_every` steps a checkpoint is written from which an interrupted training continues."""
 
     kind: Literal["sft"] = "sft"
     learning_rate: float = Field(default=2e-4, gt=0)
@@ -32,10 +33,12 @@ class SftConfig(Noun):
     gradient_checkpointing: bool = False
     report_to: str = "none"
     max_steps: int | None = Field(default=None, ge=1)
+    save_every: int | None = Field(default=None, ge=1)
 
 
 class TrainJob(Noun):
-    """What one training needs: folders and files by path, the base by digest. `out` must not exist."""
+    """What one training needs: folders and files by path, the base by digest. `out` must not exist; checkpoints live
+    in `work`."""
 
     base_model: str
     base_digest: str
@@ -43,6 +46,7 @@ class TrainJob(Noun):
     config: SftConfig
     seed: int
     out: str
+    work: str
 
 
 class TrainResult(Noun):
@@ -59,4 +63,6 @@ class TrainResult(Noun):
 
 
 class Trainer(Protocol):
-    def __call__(self, job: TrainJob, progress: Progress | None = None) -> TrainResult: ...
+    def __call__(
+        self, job: TrainJob, progress: Progress | None = None, stopping: Callable[[], bool] = ...
+    ) -> TrainResult: ...

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from agent.constraints import refused_plans
 from agent.planners.space import plan_inside
 from mosaic.types import ActionPlan, Observation
 from tools.toolbox import Toolbox
@@ -37,7 +38,8 @@ class RandomPlanner:
         self.spread = spread
 
     def propose(self, observation: Observation, toolbox: Toolbox) -> ActionPlan:
-        generator = np.random.default_rng([observation.seed, observation.round])
+        refused = len(refused_plans(observation))
+        generator = np.random.default_rng([observation.seed, observation.round, *([refused] if refused else [])])
 
         def draw(weights: Mapping[str, float]) -> dict[str, float]:
             return {n: w * math.exp(self.spread * generator.standard_normal()) for n, w in sorted(weights.items())}

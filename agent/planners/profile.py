@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agent.constraints import cells as cells_of
+from agent.constraints import refused_plans
 from agent.planners.response import Cell, Response, Trial
 from agent.planners.space import inside
 from mosaic.types import ActionPlan, FailureProfile, Observation, SliceProfile
@@ -114,7 +115,8 @@ class ProfilePlanner:
         rows = np.array([row_of(model.cells, *point) for point in points])
         means = objective_means(model, rows, observation)
         home = row_of(model.cells, *weights_of(start, observation))
-        tried = [row_of(model.cells, *weights_of(r.plan, observation)) for r in observation.history if r.plan]
+        plans = [r.plan for r in observation.history if r.plan] + refused_plans(observation)
+        tried = [row_of(model.cells, *weights_of(plan, observation)) for plan in plans]
         # Far from what was tried the fit knows least, so distance costs a little.
         moved = np.abs(rows - home).sum(axis=1)
         stale = [any(np.abs(row - past).sum() < LEAST_NEWS for past in tried) for row in rows]
@@ -186,6 +188,8 @@ def trials_of(observation: Observation) -> list[Trial]:
     """Everything that was trained in this run, with the base as the trial of no tokens."""
     trials = []
     for past in observation.history:
+        if past.failure:
+            continue
         shares = cells_of(past.plan, observation.bucket_proportions) if past.plan else {}
         trials.append(Trial(shares, slice_means(past.profile), is_base=past.plan is None))
     if observation.calibration:

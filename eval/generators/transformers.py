@@ -155,10 +155,14 @@ def check_model_folder(folder: Path) -> None:
         config = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError) as error:
         raise UsageError(f"{folder}: no readable config.json ({error}); give a Hugging Face model folder") from None
-    if "auto_map" in config:
-        raise UsageError(
-            f"{folder}: config.json asks for remote code (auto_map), which is never run; use a plain model"
-        )
+    tokenizer = folder / "tokenizer_config.json"
+    try:
+        second = json.loads(tokenizer.read_text()) if tokenizer.is_file() else {}
+    except ValueError as error:
+        raise UsageError(f"{tokenizer}: not readable as JSON ({error})") from None
+    for name, found in (("config.json", config), ("tokenizer_config.json", second)):
+        if "auto_map" in found:
+            raise UsageError(f"{folder}: {name} asks for remote code (auto_map), which is never run; use a plain model")
 
 
 def _as_list(value: Any) -> list[int]:

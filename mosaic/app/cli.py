@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mosaic.errors import MosaicError
+from mosaic.errors import MosaicError, UsageError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 lab_app = typer.Typer(no_args_is_help=True, help="The built-in laboratory: a small base model, pools and suites.")
@@ -107,13 +107,21 @@ def run_command(
 
 
 @app.command()
-def resume(run: Run, as_json: Json = False) -> None:
+def resume(
+    run: Run,
+    overrides: Overrides = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Stay and wait for a person's decision.")] = False,
+    accept_changes: Annotated[bool, typer.Option("--accept-changes", help="Go on with changed inputs.")] = False,
+    as_json: Json = False,
+) -> None:
     """Continue a run where its journal ends."""
     from mosaic.app import runs
+    from mosaic.app.config import with_overrides
     from mosaic.app.loop import execute
 
     folder = runs.find_run(run)
-    execute(folder, runs.run_config(folder), False, say)
+    config = with_overrides(runs.run_config(folder), overrides or [])
+    execute(folder, config, False, say, wait=wait, accept_changes=accept_changes)
     _finish(folder, as_json)
 
 
@@ -189,13 +197,164 @@ def profile(run: Run, round_: RoundOption = None, as_json: Json = False) -> None
 
 
 @app.command()
-def trace(run: Run, round_: RoundOption = None, as_json: Json = False) -> None:
+def trace(
+    run: Run,
+    round_: RoundOption = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on printing until the run ends.")] = False,
+    as_json: Json = False,
+) -> None:
     """What was seen, asked, concluded, planned, checked, decided and measured."""
+    from mosaic.app import trace as traces
     from mosaic.app.runs import find_run
-    from mosaic.app.views import trace_data, trace_text
 
-    data = trace_data(find_run(run), round_)
-    emit(data) if as_json else print(trace_text(data))
+    folder = find_run(run)
+    if follow:
+        for event in traces.follow(folder):
+            print(json.dumps(event) if as_json else event["text"], flush=True)
+    elif as_json:
+        emit(traces.trace_data(folder, round_))
+    else:
+        print(traces.tree_text(traces.tree(folder, round_)))
+
+
+@app.command()
+def diff(
+    run: Run,
+    first: Annotated[int, typer.Argument(help="A round.")],
+    second: Annotated[int, typer.Argument(help="Another round.")],
+    as_json: Json = False,
+) -> None:
+    """Two rounds side by side: plan, scores, slices."""
+    from mosaic.app.runs import find_run
+    from mosaic.app.trace import diff_data
+
+    data = diff_data(find_run(run), first, second)
+    if as_json:
+        emit(data)
+        return
+    for part in ("scores", "slices", "plan"):
+        rows = [[e["what"], *(_number(e[k]) for k in ("first", "second", "change"))] for e in data[part]]
+        _table(part, ["", f"round {first}", f"round {second}", "change"], rows)
+
+
+@app.command()
+def why(
+    run: Run,
+    row: Annotated[str, typer.Argument(help="The id of a pool row.")],
+    round_: RoundOption = None,
+    as_json: Json = False,
+) -> None:
+    """Why a row was trained on: its bucket, the plan, and the evidence that asked for it."""
+    from mosaic.app.runs import find_run
+    from mosaic.app.trace import why_data, why_text
+
+    data = why_data(find_run(run), row, round_)
+    emit(data) if as_json else print(why_text(data))
+
+
+@app.command()
+def replay(
+    run: Run,
+    planner: Annotated[str, typer.Option("--planner", help="profile, static, random or need.")],
+    as_json: Json = False,
+) -> None:
+    """What another planner would have proposed at each recorded observation; executes nothing."""
+    from mosaic.app.runs import find_run
+    from mosaic.app.trace import replay_data
+
+    data = replay_data(find_run(run), planner)
+    if as_json:
+        emit(data)
+        return
+    rows = [
+        [str(e["round"]), ", ".join(f"{d} {100 * w:.0f} %" for d, w in e["plan"]["ratios"].items()),
+         _number(e["distance"]), str(len(e["violations"]))]
+        for e in data
+    ]  # fmt: skip
+    _table(f"plans of {planner}", ["round", "ratios", "L1 from what ran", "violations"], rows)
+
+
+@app.command()
+def pending(run: Run, as_json: Json = False) -> None:
+    """What waits for a person's approval."""
+    from mosaic.app.decisions import pending as waiting
+    from mosaic.app.runs import find_run
+    from mosaic.app.views import request_text
+
+    folder = find_run(run)
+    request = waiting(folder)
+    emit(request) if as_json else print(request_text(request))
+    digest = request["plan_digest"][:12]
+    say(f"decide: python -m mosaic approve {folder} --plan-digest {digest}   or: reject {folder} --reason ...")
+
+
+@app.command()
+def approve(
+    run: Run,
+    plan_digest: Annotated[str | None, typer.Option("--plan-digest", help="The plan you looked at.")] = None,
+    edit: Annotated[Path | None, typer.Option("--edit", help="A plan to run instead, JSON.")] = None,
+    comment: Annotated[str, typer.Option("--comment")] = "",
+) -> None:
+    """Approve the plan that waits, as it is or edited. Records the decision; runs nothing."""
+    from mosaic.app.decisions import decide
+    from mosaic.app.files import read_plan
+    from mosaic.app.runs import find_run
+
+    folder = find_run(run)
+    edited = read_plan(edit) if edit else None
+    made = decide(folder, "edit" if edited else "approve", plan_digest=plan_digest, edited=edited, reason=comment)
+    print(f"round {made['round']}: {made['kind']} by {made['by']}")
+    say(f"continue: python -m mosaic resume {folder}")
+
+
+@app.command()
+def reject(
+    run: Run,
+    reason: Annotated[str, typer.Option("--reason", help="What the planner should hear.")],
+    plan_digest: Annotated[str | None, typer.Option("--plan-digest", help="The plan you looked at.")] = None,
+) -> None:
+    """Refuse the plan that waits; the reason reaches the planner. Records the decision; runs nothing."""
+    from mosaic.app.decisions import decide
+    from mosaic.app.runs import find_run
+
+    folder = find_run(run)
+    made = decide(folder, "reject", plan_digest=plan_digest, reason=reason)
+    print(f"round {made['round']}: reject by {made['by']}")
+    say(f"continue: python -m mosaic resume {folder}")
+
+
+@app.command()
+def verify(run: Run, as_json: Json = False) -> None:
+    """Check every digest of a run; say what is broken, and where. Exit 1 where damage is found."""
+    from mosaic.app.runs import find_run
+    from mosaic.app.verify import verify as check
+
+    folder = find_run(run)
+    found = check(folder)
+    if as_json:
+        emit(found)
+    else:
+        for entry in found:
+            print(f"{entry['where']}: {entry['what']}")
+    say(f"{folder}: " + (f"{len(found)} problems" if found else "everything matches its digest"))
+    if found:
+        raise typer.Exit(1)
+
+
+@app.command()
+def view(
+    folder: Annotated[Path, typer.Argument(help="A folder of runs.")] = Path("runs"),
+    port: Annotated[int, typer.Option(help="0 takes any free port.")] = 8765,
+    control: Annotated[bool, typer.Option("--control", help="Let the page start `resume`.")] = False,
+) -> None:
+    """Show runs in a browser on this machine: progress, reasons, and the plans that wait for approval."""
+    try:
+        from mosaic.app.web.server import serve
+    except ImportError as error:
+        raise UsageError(f"the page needs {error.name}; install it with: pip install 'mosaic-curation[web]'") from None
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder; `python -m mosaic run lab` makes runs/")
+    serve(folder.resolve(), port, control, say)
 
 
 @app.command()

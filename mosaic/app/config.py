@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from agent.approval import AutoApprovalConfig
+from agent.approval import ApprovalConfig, AutoApprovalConfig
 from agent.planner import PlannerConfig, ProfilePlannerConfig
-from agent.state import CalibrationConfig, Settings, StopConfig
+from agent.state import CalibrationConfig, FailureConfig, Settings, StopConfig
 from eval.generator import TransformersGeneratorConfig
 from eval.judge import VerifierJudgeConfig
 from mosaic.errors import UsageError
@@ -56,9 +56,11 @@ class RunConfig(Noun):
     budget: BudgetConfig
     limits: Limits = Limits()
     planner: PlannerConfig = ProfilePlannerConfig()
-    approval: AutoApprovalConfig = AutoApprovalConfig()
+    approval: ApprovalConfig = AutoApprovalConfig()
     calibration: CalibrationConfig = CalibrationConfig()
     stop: StopConfig = StopConfig()
+    failures: FailureConfig = FailureConfig()
+    keep: Literal["archive", "all"] = "archive"
     training: SftConfig = SftConfig()
     generator: Annotated[TransformersGeneratorConfig, Field()] = TransformersGeneratorConfig()
     judge: VerifierJudgeConfig = VerifierJudgeConfig()
@@ -107,9 +109,12 @@ class RunConfig(Noun):
             ],
             limits=self.limits,
             tokens_per_round=self.budget.tokens_per_round,
+            epochs=self.training.epochs,
             calibration=self.calibration,
             stop=self.stop,
             max_repairs=self.planner.max_repairs,
+            failures=self.failures,
+            keep=self.keep,
         )
 
 
@@ -125,6 +130,14 @@ def load_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
     for override in overrides:
         _override(data, override)
     return parse_config(_resolved(data, path.parent.resolve()), str(path))
+
+
+def with_overrides(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """The same config with `a.b=value` changes."""
+    data = config.json_data()
+    for override in overrides:
+        _override(data, override)
+    return parse_config(_resolved(data, Path.cwd()), "--set")
 
 
 def parse_config(data: dict[str, Any], where: str) -> RunConfig:

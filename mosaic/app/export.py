@@ -30,6 +30,10 @@ def export_round(folder: Path, number: int | None, out: Path) -> list[Path]:
     finally:
         journal.close()
     store = Store(folder)
+    if not (store.root / round_.adapter).exists():
+        raise UsageError(
+            f"the adapter of round {round_.round} was not kept (keep: archive); archived rounds: {state.archive}"
+        )
     report = report_data(folder)
     out.mkdir(parents=True)
     shutil.copytree(store.path(round_.adapter), out / "adapter", ignore=shutil.ignore_patterns(MANIFEST))

@@ -81,11 +81,15 @@ def read_text(path: Path) -> str:
 
 def read_plan(path: Path) -> ActionPlan:
     """A plan file, every field checked; unknown names are left to the pool's own check."""
-    data = strict_json(read_text(path), str(path))
+    return parse_plan(read_text(path), str(path))
+
+
+def parse_plan(text: str, where: str) -> ActionPlan:
+    """A plan from JSON text, strictly; UsageError naming `where` and each bad field."""
     try:
-        return ActionPlan.model_validate(data, strict=True)
+        return ActionPlan.model_validate(strict_json(text, where), strict=True)
     except ValidationError as error:
-        raise UsageError(f"{path}:\n" + explain(error)) from None
+        raise UsageError(f"{where}:\n" + explain(error)) from None
 
 
 def score_lines(objective: str, path: Path) -> Iterator[dict[str, Any]]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from agent.graph import run as run_graph
@@ -15,30 +19,82 @@ from mosaic.app.config import RunConfig
 from mosaic.app.validation import check_before_run
 from mosaic.app.views import link_rounds
 from mosaic.app.wiring import Reporting, build_services, open_inputs
-from mosaic.errors import UsageError
+from mosaic.errors import StopRequested, UsageError
 from mosaic.journal import Journal
 from tools.examine import examples_of
 from tools.toolbox import Toolbox
 
+POLL = 1.0
 
-def execute(folder: Path, config: RunConfig, new: bool, say: Callable[[str], None]) -> None:
-    """Run to the end from where the journal stands. Raises what stops the run early; nothing finished is lost."""
+
+def execute(
+    folder: Path,
+    config: RunConfig,
+    new: bool,
+    say: Callable[[str], None],
+    *,
+    wait: bool = False,
+    accept_changes: bool = False,
+) -> None:
+    """Run to the end from where the journal stands. Raises what stops the run early; nothing finished is lost.
+
+    `wait` keeps asking for a person's decision instead of leaving with WaitingError. `accept_changes` goes on where
+    config or inputs differ from those the run began with, and records the difference.
+    """
     inputs = open_inputs(config)
     if new:
         check_before_run(config, inputs, say)
         runs.create(folder, config, inputs.digests())
         say(f"run directory: {folder}")
-    else:
-        runs.same_inputs(folder, inputs.digests())
-        say(f"continuing {folder}")
     journal = Journal.open(folder)
     try:
         journal.acquire()
-        with Bars(say) as reporting:
-            run_graph(build_services(config, folder, journal, inputs, reporting), folder)
+        if not new:
+            runs.accept_inputs(journal, config, inputs.digests(), accept_changes)
+            say(f"continuing {folder}")
+        with stop_signals(say) as stopping, Bars(say) as reporting:
+            reporting.stopping = stopping
+            services = build_services(config, folder, journal, inputs, reporting)
+            services.steps.store.sweep()
+            run_graph(services, folder, _waiter(folder, say, stopping) if wait else None)
         link_rounds(folder)
     finally:
         journal.close()
+
+
+def _waiter(folder: Path, say: Callable[[str], None], stopping: Callable[[], bool]) -> Callable[[], None]:
+    """Sleeps between two looks at the journal; a stop signal ends the wait."""
+    said = False
+
+    def wait() -> None:
+        nonlocal said
+        if not said:
+            say(f"waiting for a decision: python -m mosaic pending {folder}")
+            said = True
+        if stopping():
+            raise StopRequested(f"stopped while waiting; continue: python -m mosaic resume {folder} --wait")
+        time.sleep(POLL)
+
+    return wait
+
+
+@contextmanager
+def stop_signals(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
+    """While inside, the first Ctrl-C or SIGTERM asks for a stop at the next safe point, a second one stops at once."""
+    asked: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+        say("stopping at the next safe point; once more stops at once (nothing finished is lost either way)")
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def propose(folder: Path, config: RunConfig) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -56,7 +57,8 @@ def start(source: str, overrides: Sequence[str], run_dir: Path | None) -> tuple[
             lines = "\n".join(f"  {line}" for line in changed)
             raise UsageError(
                 f"{folder} is a run with another config:\n{lines}\n"
-                f"resume it as it is with `python -m mosaic resume {folder}`, or give another --run-dir"
+                f"resume it as it is with `python -m mosaic resume {folder}`, change it under way with "
+                f"`python -m mosaic resume {folder} --set ... --accept-changes`, or give another --run-dir"
             )
         return folder, config, False
     if folder.exists() and any(folder.iterdir()):
@@ -73,19 +75,48 @@ def create(folder: Path, config: RunConfig, digests: dict[str, object]) -> None:
             f"budget.tokens_total: {config.tokens_total:,} tokens cannot pay calibration and the first planned round, "
             f"which take {need:,} ({settings.calibration.repeats} repeats + 1 round of {config.tokens_per_round:,})"
         )
-    Journal.create(folder, folder.name, {"run": config.json_data(), "inputs": digests}, config.tokens_total).close()
-    text = json.dumps(config.json_data(), indent=2) + "\n"
-    temporary = folder / f".{CONFIG}"
-    temporary.write_text(text)
-    os.replace(temporary, folder / CONFIG)
+    run = f"{folder.name}-{uuid.uuid4().hex[:12]}"
+    Journal.create(folder, run, {"run": config.json_data(), "inputs": digests}, config.tokens_total).close()
+    _write_config(folder, config)
 
 
 def same_inputs(folder: Path, digests: dict[str, object]) -> None:
-    """UsageError with the field-level difference where pool, base or suites changed since the run began."""
+    """UsageError with the field-level difference where what the run depends on changed since it began."""
     journal = Journal.open(folder)
     old = journal.config["inputs"]
     journal.close()
     changed = differences(old, digests)
     if changed:
-        lines = "\n".join(f"  {line}" for line in changed)
-        raise UsageError(f"the inputs of {folder} changed since it began:\n{lines}\nrestore them, or start another run")
+        raise UsageError(_changed(folder, changed))
+
+
+def accept_inputs(journal: Journal, config: RunConfig, digests: dict[str, object], accept: bool) -> None:
+    """Go on only with the recorded config and inputs, or where the person accepts the difference, which is recorded.
+
+    Objectives cannot change under way: rounds measured on others cannot be compared.
+    """
+    old, new = journal.config, {"run": config.json_data(), "inputs": digests}
+    changed = differences(old, new)
+    if not changed:
+        return
+    if not accept:
+        raise UsageError(_changed(journal.folder, changed))
+    if sorted(old["run"]["objectives"]) != sorted(new["run"]["objectives"]):
+        raise UsageError("objectives cannot be added or left out under way; start another run")
+    journal.change(new, {"changes": changed})
+    _write_config(journal.folder, config)
+
+
+def _changed(folder: Path, changed: list[str]) -> str:
+    lines = "\n".join(f"  {line}" for line in changed)
+    return (
+        f"what {folder} depends on changed since it began:\n{lines}\n"
+        f"restore it, start another run, or go on with it: python -m mosaic resume {folder} --accept-changes"
+    )
+
+
+def _write_config(folder: Path, config: RunConfig) -> None:
+    """The config for people; code reads it from the journal."""
+    temporary = folder / f".{CONFIG}"
+    temporary.write_text(json.dumps(config.json_data(), indent=2) + "\n")
+    os.replace(temporary, folder / CONFIG)

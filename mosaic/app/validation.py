@@ -127,9 +127,10 @@ def _smoke(config: RunConfig, inputs: Inputs) -> dict[str, Any]:
             base_model=str(base),
             base_digest=inputs.base_digest,
             training_set=str(path),
-            config=config.training.model_copy(update={"max_steps": 2, "report_to": "none"}),
+            config=config.training.model_copy(update={"max_steps": 2, "save_every": None, "report_to": "none"}),
             seed=config.seed,
             out=str(Path(folder) / "adapter"),
+            work=str(Path(folder) / "work"),
         )
         done = train(job)
         prompts = [roles["steering"].prompts for roles in inputs.suites.values()]

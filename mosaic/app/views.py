@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import textwrap
 from pathlib import Path
 from typing import Any
 
 from agent.state import RunState, fold
+from mosaic.app.decisions import open_request
 from mosaic.app.runs import run_config
 from mosaic.errors import UsageError
 from mosaic.journal import Journal
@@ -152,12 +154,13 @@ def status_data(folder: Path) -> dict[str, Any]:
     try:
         cap, held, spent = journal.ledger()
         steps = journal.steps()
+        waits = open_request(journal)
     finally:
         journal.close()
     pending = [s for s in steps if s.state != "done"]
     return {
         "run": folder.name,
-        "state": "finished" if state.audit else "unfinished",
+        "state": "finished" if state.audit else "waiting for approval" if waits else "unfinished",
         "rounds": f"{len([r for r in state.rounds if r.plan])} of {config.rounds}",
         "calibrated": state.calibration is not None,
         "archive": state.archive,
@@ -166,6 +169,42 @@ def status_data(folder: Path) -> dict[str, Any]:
         "tokens_spent": spent,
         "tokens_left": cap - held - spent,
     }
+
+
+def request_text(request: dict[str, Any]) -> str:
+    """The question for a terminal: drawn from the plan; the planner's words in a box of their own at the end."""
+    cost = request["cost"]
+    lines = [
+        f"{request['run']}, round {request['round']}: a plan of {request['planner']} waits (digest {request['plan_digest'][:12]})",
+        f"cost {cost['tokens']:,} training tokens; {cost['left_before']:,} left before, {cost['left_after']:,} after",
+        "",
+        "change against the plan executed last",
+    ]
+    for change in request["changes"]:
+        before, after = change["before"], change["after"]
+        if isinstance(before, float | int) and isinstance(after, float | int):
+            mark = " " if abs(after - before) < 0.005 else "+" if after > before else "-"
+            lines.append(f"  {mark} {change['path']:<42} {100 * before:6.1f} % -> {100 * after:6.1f} %")
+        else:
+            lines.append(f"  ~ {change['path']}: {before} -> {after}")
+    lines += ["", "stock"]
+    for entry in request["stock"]:
+        lines.append(
+            f"    {entry['dataset']} {entry['bucket']:<20} asked {entry['asked']:>9,} of {entry['stock']:>11,}"
+        )
+    lines.append("")
+    for floor in request["floors"]:
+        lines.append(f"floor of {floor['objective']}: {floor['floor']}" + (" (below it now)" if floor["below"] else ""))
+    lines.append("violations: " + ("none" if not request["violations"] else str(request["violations"])))
+    lines.append("expected: " + ", ".join(f"{o} {c:+.2f}" for o, c in request["expected"].items()))
+    lines += ["", "+-- the planner's words (not checked) " + "-" * 40]
+    lines += [f"| {line}" for line in _wrapped(request["words"])]
+    lines.append("+" + "-" * 76)
+    return "\n".join(safe(line) for line in lines)
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, 74) or ["(none)"]
 
 
 def pick_round(state: RunState, number: int | None) -> Round:
@@ -185,46 +224,6 @@ def profile_data(folder: Path, number: int | None) -> dict[str, Any]:
     journal, state = load(folder)
     journal.close()
     return pick_round(state, number).profile.json_data()
-
-
-def trace_data(folder: Path, number: int | None) -> list[dict[str, Any]]:
-    """Events of a run or of one round, in order, with what they refer to."""
-    journal, _ = load(folder)
-    try:
-        return [{**e.payload, "seq": e.seq, "round": e.round, "kind": e.kind} for e in journal.events(number)]
-    finally:
-        journal.close()
-
-
-def trace_text(events: list[dict[str, Any]]) -> str:
-    """The trace as indented lines for a person."""
-    lines: list[str] = []
-    current = None
-    for event in events:
-        if event["round"] != current:
-            current = event["round"]
-            lines.append(f"round {current}")
-        if event["kind"] == "planned":
-            lines.append(f"  planned by {event['planner']}")
-            for call in event["calls"]:
-                if "conclusion" in call:
-                    lines.append(f"    concluded: {call['conclusion']}")
-                else:
-                    arguments = json.dumps(call["arguments"])
-                    lines.append(
-                        f"    asked {call['tool']} {_short(arguments)} -> {_short(json.dumps(call['result']))}"
-                    )
-            lines.append(f"    rationale: {event['plan']['rationale']}")
-            lines.append(f"    ratios: {json.dumps(event['plan']['ratios'])}")
-            lines.append(f"    expected: {json.dumps(event['plan']['expected'])}")
-        else:
-            rest = {k: v for k, v in event.items() if k not in ("seq", "round", "kind")}
-            lines.append(f"  {event['kind']}: {_short(json.dumps(rest), 240)}")
-    return "\n".join(safe(line) for line in lines)
-
-
-def _short(text: str, limit: int = 160) -> str:
-    return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 def safe(text: str) -> str:
@@ -250,5 +249,8 @@ def link_rounds(folder: Path) -> None:
 
 
 def _link(link: Path, target: Path) -> None:
-    if not link.is_symlink():
+    """A link to what is there; one to an artifact that was not kept is removed."""
+    if not target.exists():
+        link.unlink(missing_ok=True)
+    elif not link.is_symlink():
         link.symlink_to(os.path.relpath(target, link.parent))

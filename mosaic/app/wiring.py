@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.approval import AutoApprover
+from agent.approval import Approver, AutoApprover, HumanApprover, PolicyApprover
 from agent.nodes import Services
 from agent.planner import Planner, PlannerConfig, RandomPlannerConfig
 from agent.planners.baselines import NeedPlanner, RandomPlanner, StaticPlanner
@@ -29,7 +29,7 @@ from tools.evaluate import Progress as EvaluationProgress
 from tools.executor import Executor, InlineExecutor, SubprocessExecutor
 from tools.step import Steps
 from tools.train import TrainTool
-from training.adapter import model_digest
+from training.adapter import adapter_bytes, model_digest
 from training.pool import Pool
 from training.trainer import Progress as TrainingProgress
 
@@ -48,6 +48,7 @@ class Reporting:
     evaluating: EvaluationProgress | None = None
     training: TrainingProgress | None = None
     generating: Callable[[int, int], None] | None = None
+    stopping: Callable[[], bool] = lambda: False
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,12 @@ def build_planner(kind: str, config: PlannerConfig) -> Planner:
     return ProfilePlanner()
 
 
+def build_approver(config: RunConfig) -> Approver:
+    if config.approval.kind == "policy":
+        return PolicyApprover(config.approval.rules)
+    return HumanApprover() if config.approval.kind == "human" else AutoApprover()
+
+
 def build_judge(config: RunConfig) -> Judge:
     return VerifierJudge()
 
@@ -115,7 +122,7 @@ def build_services(
 ) -> Services:
     """Everything that the nodes of a run may touch."""
     reporting = reporting or Reporting()
-    steps = Steps(journal, Store(folder))
+    steps = Steps(journal, Store(folder), reporting.stopping)
     base = Path(config.base_model)
     identity = {"base": inputs.base_digest, "generator": config.generator.json_data()}
     generator = TransformersGenerator(base, config.generator, reporting.generating)
@@ -126,13 +133,19 @@ def build_services(
             steps, generator, build_judge(config), inputs.objectives, inputs.suites, identity, reporting.evaluating
         ),
         trainer=TrainTool(
-            steps, build_executor(config, folder), base, inputs.base_digest, config.training, reporting.training
+            steps,
+            build_executor(config, folder),
+            base,
+            inputs.base_digest,
+            config.training,
+            reporting.training,
+            adapter_bytes(base, config.training.lora_r),
         ),
         planner=build_planner(config.planner.kind, config.planner),
         fallback=None
         if config.planner.on_failure == "stop"
         else build_planner(config.planner.on_failure, config.planner),
-        approver=AutoApprover(),
+        approver=build_approver(config),
         settings=config.settings(),
         notify=reporting.notify,
     )

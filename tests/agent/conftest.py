@@ -61,6 +61,7 @@ def observe(small_pool):
             "last_plan": static,
             "limits": Limits(min_quality=2),
             "budget_per_round": 400,
+            "cost_per_round": 400,
             "budget_left": 4000,
         }
         return Observation(**{**values, **changes})

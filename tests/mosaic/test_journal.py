@@ -86,8 +86,7 @@ def test_only_one_process_holds_a_run(journal):
 
 
 def test_a_writer_that_was_overtaken_cannot_commit(journal):
-    with sqlite3.connect(journal.folder / FILE) as other:
-        other.execute("update meta set value = '99' where name = 'fence'")
+    Journal.open(journal.folder)._set_meta("fence", "99")
     with pytest.raises(HeldError, match="took over"):
         journal.begin("train", {}, 1)
 

@@ -3,15 +3,16 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mosaic.errors import BoundaryError, UsageError
+from mosaic.errors import BoundaryError, StopRequested, TrainingError, UsageError
 from tools.executor import InlineExecutor, SubprocessExecutor, SubprocessExecutorConfig
 from training.adapter import check_adapter, model_digest
-from training.sft import by_length, load_tokenizer, tokenise, train
+from training.sft import by_length, last_checkpoint, load_tokenizer, tokenise, train
 from training.trainer import SftConfig, TrainJob
 
 CHATS = [
@@ -44,6 +45,7 @@ def job(tiny_model, tmp_path):
             config=settings,
             seed=seed,
             out=str(tmp_path / out),
+            work=str(tmp_path / f"{out}.work"),
         )
 
     return make
@@ -59,9 +61,9 @@ def test_labels_are_the_assistants_tokens_only(tiny_model):
 def test_training_gives_a_canonical_adapter_and_counts_tokens(job, tiny_model):
     made = job()
     result = train(made)
-    files = sorted(p.name for p in (p for p in __import__("pathlib").Path(result.adapter).iterdir()))
+    files = sorted(p.name for p in Path(result.adapter).iterdir())
     assert files == ["adapter_config.json", "adapter_model.safetensors"]
-    config = json.loads((__import__("pathlib").Path(result.adapter) / "adapter_config.json").read_text())
+    config = json.loads((Path(result.adapter) / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == f"sha256:{made.base_digest}"
     assert config["target_modules"] == sorted(config["target_modules"])
     assert result.steps == 3
@@ -77,7 +79,7 @@ def test_same_job_same_bytes_also_in_another_process(job, tmp_path):
     assert first.loss == second.loss
 
 
-def loss_of(tiny_model, weights, rows):
+def loss_of(tiny_model, weights, rows, work):
     """The step loss that our trainer computes for one batch, and the token losses behind it."""
     import torch
     from datasets import Dataset
@@ -95,7 +97,8 @@ def loss_of(tiny_model, weights, rows):
         training_set="",
         config=SftConfig(lora_r=4),
         seed=1,
-        out="/tmp/unused/x",
+        out="unused",
+        work=work,
     )
 
     class Silent(__import__("transformers").TrainerCallback):
@@ -112,17 +115,17 @@ def loss_of(tiny_model, weights, rows):
     return float(ours), each.sum(dim=1).tolist(), (target != -100).sum(dim=1).tolist()
 
 
-def test_weighted_loss_is_the_hand_value(tiny_model):
+def test_weighted_loss_is_the_hand_value(tiny_model, tmp_path):
     rows = [CHATS[0], CHATS[3]]
-    ours, sums, counts = loss_of(tiny_model, [1.0, 1 / 3], rows)
+    ours, sums, counts = loss_of(tiny_model, [1.0, 1 / 3], rows, str(tmp_path))
     assert ours == pytest.approx((sums[0] + sums[1] / 3) / (counts[0] + counts[1] / 3), rel=1e-5)
-    plain, sums, counts = loss_of(tiny_model, [1.0, 1.0], rows)
+    plain, sums, counts = loss_of(tiny_model, [1.0, 1.0], rows, str(tmp_path))
     assert plain == pytest.approx(sum(sums) / sum(counts), rel=1e-5)
     assert abs(plain - ours) > 1e-4
 
 
 def test_a_loss_that_is_no_number_fails_the_training_and_leaves_no_adapter(job, tmp_path):
-    with pytest.raises(BoundaryError, match="lower the learning rate"):
+    with pytest.raises(BoundaryError, match=r"lower training\.learning_rate"):
         train(job("burnt", learning_rate=1e30, epochs=2))
     assert not (tmp_path / "burnt").exists()
 
@@ -135,12 +138,18 @@ def test_packed_loss_is_the_unpacked_loss(tiny_model, tmp_path):
     from training.sft import _trainer
 
     rows = CHATS[:4]
-    unpacked, _, _ = loss_of(tiny_model, [1.0] * len(rows), rows)
+    unpacked, _, _ = loss_of(tiny_model, [1.0] * len(rows), rows, str(tmp_path))
     tokenizer = load_tokenizer(tiny_model)
     ids, labels = tokenise(tokenizer, rows)
     config = SftConfig(lora_r=4, packing=True, max_length=128, batch_size=1)
     made = TrainJob(
-        base_model=str(tiny_model), base_digest="0", training_set="", config=config, seed=1, out=str(tmp_path / "x")
+        base_model=str(tiny_model),
+        base_digest="0",
+        training_set="",
+        config=config,
+        seed=1,
+        out=str(tmp_path / "x"),
+        work=str(tmp_path),
     )
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
     data = Dataset.from_dict({"input_ids": ids, "labels": labels})
@@ -165,6 +174,52 @@ def test_a_row_longer_than_the_limit_is_an_error(job):
         train(job(max_length=8))
 
 
+def test_odd_rows_leave_every_batch_full_but_the_last():
+    batches = by_length([5, 9, 5, 7, 6], 2, [1, 2])
+    assert [len(b) for b in batches] == [2, 2, 2, 2, 2]
+    assert sorted(i for b in batches for i in b) == sorted([*range(5)] * 2)
+
+
+def test_an_interrupted_training_continues_bitwise_from_its_last_complete_checkpoint(job, tmp_path):
+    whole = train(job("whole", epochs=3, save_every=2))
+    made = job("cut", epochs=3, save_every=2)
+    steps = []
+    with pytest.raises(StopRequested):
+        train(made, lambda event: steps.append(event["step"]), lambda: bool(steps) and steps[-1] >= 5)
+    assert not Path(made.out).exists()
+    newest = last_checkpoint(made)
+    (Path(newest) / "trainer_state.json").write_text("{}")
+    assert last_checkpoint(made).endswith("checkpoint-4")
+    seen = []
+    again = train(made, lambda event: seen.append(event["step"]))
+    assert min(seen) == 5
+    weights = [(Path(r.adapter) / "adapter_model.safetensors").read_bytes() for r in (whole, again)]
+    assert weights[0] == weights[1]
+    assert last_checkpoint(job("cut", epochs=3, save_every=2, seed=9)) is None
+
+
+def test_a_run_cut_by_max_steps_counts_what_it_trained(job):
+    result = train(job("cut", max_steps=2))
+    assert result.steps == 2
+    assert result.tokens < train(job("whole")).tokens
+
+
+def test_a_template_that_does_not_teach_to_stop_is_refused(job, tiny_model, tmp_path):
+    import shutil
+
+    bare = tmp_path / "bare"
+    shutil.copytree(tiny_model, bare)
+    template = (bare / "chat_template.jinja").read_text()
+    moved = template.replace("<|end|>{% endgeneration %}", "{% endgeneration %}<|end|>")
+    moved = (
+        moved if moved != template else template.replace("{{ '<|end|>' }}{% endgeneration %}", "{% endgeneration %}")
+    )
+    assert moved != template, template
+    (bare / "chat_template.jinja").write_text(moved)
+    with pytest.raises(UsageError, match="learn to stop"):
+        train(job().model_copy(update={"base_model": str(bare)}))
+
+
 def test_packing_refuses_weights(job):
     with pytest.raises(UsageError, match="cannot carry weights"):
         train(job(weights=[0.5] * len(CHATS), packing=True, dtype="bfloat16"))
@@ -187,28 +242,66 @@ def test_batches_by_length_hold_every_row_once_and_waste_little():
     import numpy as np
 
     lengths = np.random.default_rng(0).lognormal(4, 0.8, 4000).astype(int) + 8
-    batches = by_length(lengths.tolist(), 8, seed=3)
+    batches = by_length(lengths.tolist(), 8, [3])
     assert sorted(i for b in batches for i in b) == list(range(4000))
     real = sum(lengths[i] for b in batches for i in b) / sum(len(b) * max(lengths[i] for i in b) for b in batches)
     assert real >= 0.95
-    assert batches != by_length(lengths.tolist(), 8, seed=4)
+    assert batches != by_length(lengths.tolist(), 8, [4])
 
 
-def test_a_child_that_dies_is_reported_as_what_it_was(job, tmp_path, monkeypatch):
-    executor = SubprocessExecutor(SubprocessExecutorConfig(max_seconds=0.2), tmp_path / "logs")
-    with pytest.raises(BoundaryError, match=r"longer than executor\.max_seconds"):
-        executor.run(job("late"))
-    monkeypatch.setattr(subprocess, "Popen", _killed(subprocess.Popen))
-    with pytest.raises(BoundaryError, match="signal 9"):
-        SubprocessExecutor(SubprocessExecutorConfig(), tmp_path / "logs").run(job("killed"))
+def failure_of(run):
+    with pytest.raises(TrainingError) as caught:
+        run()
+    return caught.value.failure, str(caught.value)
 
 
-def _killed(real):
+def in_place_of_training(code):
+    """A `Popen` that starts this code instead of the training job; the code sees the same arguments."""
+    real = subprocess.Popen
+
     def start(command, **options):
-        code = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
-        return real([sys.executable, "-c", code], **options)
+        return real([sys.executable, "-c", code, *command[-2:]], **options)
 
     return start
+
+
+@pytest.mark.parametrize(
+    ("code", "limits", "failure", "message"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", {}, "killed", "signal 9"),
+        ("import time; time.sleep(60)", {"max_seconds": 0.3}, "hang", "max_seconds"),
+        ("import time; time.sleep(60)", {"heartbeat_seconds": 0.3}, "hang", "heartbeat_seconds"),
+        ("raise MemoryError('out of memory')", {}, "out_of_memory", "out of memory"),
+        ("raise ValueError('no such thing')", {}, "error", "no such thing"),
+        ("pass", {}, "no_adapter", "no result"),
+    ],
+)
+def test_a_child_that_fails_is_reported_as_what_it_was(job, tmp_path, monkeypatch, code, limits, failure, message):
+    monkeypatch.setattr(subprocess, "Popen", in_place_of_training(code))
+    executor = SubprocessExecutor(SubprocessExecutorConfig(**limits), tmp_path / "logs")
+    kind, text = failure_of(lambda: executor.run(job("x")))
+    assert kind == failure
+    assert message in text
+
+
+def test_a_childs_own_errors_keep_their_kind(job, tmp_path):
+    executor = SubprocessExecutor(SubprocessExecutorConfig(), tmp_path / "logs")
+    with pytest.raises(UsageError, match="the pool counted"):
+        executor.run(job("x", n_tokens=[99] * len(CHATS)))
+    assert failure_of(lambda: executor.run(job("y", learning_rate=1e30, epochs=2)))[0] == "nan_loss"
+
+
+def test_nothing_of_the_childs_group_survives_it(job, tmp_path, monkeypatch):
+    pid = tmp_path / "pid"
+    code = (
+        "import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']);"
+        f"open({str(pid)!r}, 'w').write(str(p.pid))"
+    )
+    monkeypatch.setattr(subprocess, "Popen", in_place_of_training(code))
+    executor = SubprocessExecutor(SubprocessExecutorConfig(), tmp_path / "logs")
+    assert failure_of(lambda: executor.run(job("x")))[0] == "no_adapter"
+    state = Path(f"/proc/{pid.read_text()}/stat")
+    assert not state.exists() or state.read_text().split()[2] == "Z"
 
 
 def test_an_adapter_that_does_not_fit_is_found(job, tiny_model, tmp_path):

@@ -1,0 +1,441 @@
+"""Nothing done is lost, nothing paid is paid twice: kills, lost power, races, damage, a full disk, the budget."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.faults_io import Disk, Points, in_child, install
+from benchmarks.figures import figure
+from benchmarks.standins import StandIn, Witness, outcome
+from mosaic.app.verify import verify
+from mosaic.app.views import report_data
+from mosaic.errors import BudgetError, DamageError, HeldError, MosaicError
+from mosaic.journal import FILE, LOCK, Journal
+from mosaic.store import FOLDER, Store
+from tools import step as steps_module
+
+Rows = list[dict[str, Any]]
+
+
+def memory() -> tempfile.TemporaryDirectory[str]:
+    """A folder in memory where there is one: a kill leaves the page cache as it is, so that disks add only time."""
+    return tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None)
+
+
+def watched(run: Callable[[], None], witness: Witness) -> None:
+    """Run with a line in the witness for each step that is begun anew and for each that is done."""
+    begin, finish = Journal.begin, Journal.finish
+
+    def noting_begin(self: Journal, *values: Any, **named: Any) -> Any:
+        found = begin(self, *values, **named)
+        if found.state != "done":
+            witness.note(f"begin {found.key}")
+        return found
+
+    def noting_finish(self: Journal, *values: Any, **named: Any) -> Any:
+        found = finish(self, *values, **named)
+        witness.note(f"done {found.key}")
+        return found
+
+    Journal.begin, Journal.finish = noting_begin, noting_finish  # type: ignore[method-assign]
+    try:
+        run()
+    finally:
+        Journal.begin, Journal.finish = begin, finish  # type: ignore[method-assign]
+
+
+def repeated(lines: list[str]) -> int:
+    """Steps that were begun again after they had been done."""
+    done: set[str] = set()
+    again = 0
+    for line in lines:
+        what, _, key = line.partition(" ")
+        if what == "done":
+            done.add(key)
+        elif what == "begin" and key in done:
+            again += 1
+    return again
+
+
+def _start(standin: StandIn, folder: Path, witness: Witness, prepare: Callable[[], Points]) -> tuple[int, int]:
+    """One start of the controller in a child; its exit code and how many points it passed (0 where it was killed)."""
+    counted = folder.parent / "points"
+
+    def work() -> None:
+        points = prepare()
+        watched(lambda: standin.run(folder, witness), witness)
+        counted.write_text(str(points.count))
+
+    counted.unlink(missing_ok=True)
+    code = in_child(work)
+    return code, int(counted.read_text()) if counted.exists() else 0
+
+
+def _uninterrupted(standin: StandIn, base: Path, root: Path) -> tuple[dict[str, Any], int]:
+    """The outcome of a run without faults, and its number of points."""
+    folder = root / "whole" / "run"
+    shutil.copytree(base, folder)
+
+    def prepare() -> Points:
+        points = Points()
+        install(points)
+        return points
+
+    code, count = _start(standin, folder, Witness(root / "whole" / "witness"), prepare)
+    if code:
+        raise RuntimeError(f"the run without faults ended with {code}")
+    return outcome(folder), count
+
+
+def crash_points(standin: StandIn, every: int, power: bool, seed: int = 1) -> dict[str, int]:
+    """Kill at every n-th point, kill the recovery at a random one, then finish; counts of what went wrong."""
+    chance = random.Random(seed)
+    found = {"points": 0, "kills": 0, "unequal": 0, "repeated": 0}
+    with memory() as name:
+        root = Path(name)
+        base = root / "base"
+        standin.create(base)
+        expected, total = _uninterrupted(standin, base, root)
+        for number, at in enumerate(range(1, total + 1, every)):
+            trial = root / "trial"
+            folder, witness = trial / "run", Witness(trial / "witness")
+            shutil.copytree(base, folder)
+            variant = ("drop", "half", "names")[number % 3]
+
+            def prepare(kill_at: int, folder: Path = folder, variant: str = variant) -> Callable[[], Points]:
+                def make() -> Points:
+                    disk = Disk(folder, variant, seed) if power else None
+                    points = Points(kill_at, disk.forget if disk else lambda: None)
+                    install(points, disk)
+                    return points
+
+                return make
+
+            for kill_at in (at, chance.randrange(1, total)):
+                code, _ = _start(standin, folder, witness, prepare(kill_at))
+                found["kills"] += code == -signal.SIGKILL
+                if number % 2:
+                    for left in folder.glob("graph.sqlite*"):
+                        left.unlink()
+            code, _ = _start(standin, folder, witness, Points)
+            found["points"] += 1
+            found["unequal"] += code != 0 or outcome(folder) != expected or bool(verify(folder))
+            found["repeated"] += repeated(witness.lines())
+            shutil.rmtree(trial)
+    return found
+
+
+def _lab_run(folder: Path, kill_after: float | None) -> float:
+    """Start or resume the real laboratory's run, killed after so many seconds; how long it ran."""
+    settings = ["rounds=2", "calibration.repeats=1"]
+    command = [sys.executable, "-m", "mosaic", "run", "lab", "--run-dir", str(folder)]
+    for setting in settings:
+        command += ["--set", setting]
+    started = time.monotonic()
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        if child.wait(timeout=kill_after):
+            raise RuntimeError(f"the laboratory's run ended with {child.returncode}")
+    except subprocess.TimeoutExpired:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+    return time.monotonic() - started
+
+
+def _lab_result(folder: Path) -> Any:
+    data = report_data(folder)
+    rounds = [(r["plan"], r["scores"], r["adapter"], r["accepted"]) for r in data["rounds"]]
+    return rounds, data["audit"], data["budget"]["spent"]
+
+
+def _lab_kills(count: int) -> int:
+    """Runs of the real laboratory, killed at a random time, resumed, and unlike the uninterrupted one."""
+    chance = random.Random(7)
+    unequal = 0
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        seconds = _lab_run(root / "whole", None)
+        expected = _lab_result(root / "whole")
+        for number in range(count):
+            folder = root / f"run{number}"
+            _lab_run(folder, chance.uniform(0.1, 0.95) * seconds)
+            if not (folder / FILE).exists():
+                shutil.rmtree(folder, ignore_errors=True)
+            _lab_run(folder, None)
+            unequal += _lab_result(folder) != expected or bool(verify(folder))
+    return unequal
+
+
+def crash(quick: bool) -> Rows:
+    """`kill -9` at write points of a four-round run, a second kill in recovery, half of them with the bookmark deleted;
+    and the real laboratory killed at random times."""
+    rows = (
+        []
+        if quick
+        else [figure("the real laboratory killed at 10 random times: unequal", _lab_kills(10), "of 10", at_most=0)]
+    )
+    found = crash_points(StandIn.make(per_slice=4), 40 if quick else 1, power=False)
+    return [
+        *rows,
+        figure("kill -9: points tried, each with a second kill in recovery", found["points"], "points"),
+        figure("kill -9: kills", found["kills"], "kills"),
+        figure("kill -9: resumed runs unlike the uninterrupted one", found["unequal"], "runs", at_most=0),
+        figure("kill -9: completed steps repeated", found["repeated"], "steps", at_most=0),
+    ]
+
+
+def power_loss(quick: bool) -> Rows:
+    """The same, and what was not flushed is taken away at each kill, in three ways."""
+    found = crash_points(StandIn.make(per_slice=4), 40 if quick else 1, power=True)
+    return [
+        figure("power loss: points tried", found["points"], "points"),
+        figure("power loss: resumed runs unlike the uninterrupted one", found["unequal"], "runs", at_most=0),
+        figure("power loss: completed steps repeated", found["repeated"], "steps", at_most=0),
+    ]
+
+
+def races(quick: bool) -> Rows:
+    """Two controllers started at once on one run; a controller woken after another took the run over."""
+    standin = StandIn.make("rounds=1", per_slice=4)
+    doubled, slowest, unnamed, died = 0, 0.0, 0, 0
+    count = 20 if quick else 200
+    with memory() as name:
+        root = Path(name)
+        standin.create(root / "base")
+        for _ in range(count):
+            trial = root / "trial"
+            folder, witness = trial / "run", Witness(trial / "witness")
+            shutil.copytree(root / "base", folder)
+            start = time.time() + 0.05
+            verdicts = [trial / "a", trial / "b"]
+
+            def contend(verdict: Path, start: float = start, folder: Path = folder, witness: Witness = witness) -> None:
+                while time.time() < start:
+                    pass
+                began = time.monotonic()
+                try:
+                    watched(lambda: standin.run(folder, witness), witness)
+                    verdict.write_text("ran")
+                except HeldError as error:
+                    verdict.write_text(f"held {time.monotonic() - began} {error}")
+
+            threads = [threading.Thread(target=in_child, args=(lambda v=v: contend(v),)) for v in verdicts]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            texts = [v.read_text() if v.exists() else "died" for v in verdicts]
+            losers = [t for t in texts if t.startswith("held")]
+            died += "died" in texts  # two may both run, one after the other: the second finds nothing to do
+            slowest = max([slowest, *(float(t.split()[1]) for t in losers)])
+            unnamed += sum("process" not in t for t in losers)
+            doubled += repeated(witness.lines())
+            shutil.rmtree(trial)
+        commits = sum(_zombie(standin, root) for _ in range(5 if quick else 50))
+    return [
+        figure(f"{count} races: steps doubled", doubled, "steps", at_most=0),
+        figure("races in which a controller died", died, "races", at_most=0),
+        figure("races: the slowest loser", slowest, "s", at_most=1),
+        figure("races: losers that do not name the holder", unnamed, "losers", at_most=0),
+        figure("commits of a woken zombie", commits, "commits", at_most=0),
+    ]
+
+
+def _zombie(standin: StandIn, root: Path) -> int:
+    """A controller that sleeps while another one takes the run over (its lock file replaced): what it still commits."""
+    folder = root / "zombie"
+    standin.create(folder)
+    first = Journal.open(folder)
+    first.acquire()
+    open_step = first.begin("train", {"a": 1}, 1)
+    (folder / LOCK).unlink()
+    second = Journal.open(folder)
+    second.acquire()
+    commits = 0
+    for act in (
+        lambda: first.finish(open_step, {"late": True}, [("trained", {})]),
+        lambda: first.begin("train", {"a": 2}, 1),
+        lambda: first.fail(open_step, "late"),
+        lambda: first.change({"late": 1}, {}),
+    ):
+        try:
+            act()
+            commits += 1
+        except HeldError:
+            pass
+    first.close()
+    second.close()
+    shutil.rmtree(folder)
+    return commits
+
+
+def corruption(quick: bool) -> Rows:
+    """Bit flips and truncations of a finished run's files: found and named, or without effect on what is read."""
+    standin = StandIn.make("rounds=2", per_slice=4)
+    chance = random.Random(3)
+    wrong, silent, harmless = 0, 0, 0
+    count = 600 if quick else 20_000
+    with memory() as name:
+        folder = Path(name) / "run"
+        standin.create(folder)
+        standin.run(folder, Witness(Path(name) / "witness"))
+        expected = outcome(folder)
+        objects = sorted(p for p in (folder / FOLDER).rglob("*") if p.is_file())
+        journal = folder / FILE
+        for number in range(count):
+            path = journal if number % 2 else chance.choice(objects)
+            data = path.read_bytes()
+            path.write_bytes(_damaged(data, chance, cut=number % 10 == 0))
+            loaded = _loaded(folder, path)
+            if loaded == "refused":
+                silent += not verify(folder)
+            elif path == journal:
+                wrong += loaded != expected
+                harmless += loaded == expected
+            else:
+                wrong += 1
+            path.write_bytes(data)
+    return [
+        figure("damaged files loaded as something else", wrong, f"of {count:,}", at_most=0),
+        figure("harmful damage that `verify` does not name", silent, f"of {count:,}", at_most=0),
+        figure("damage to bytes that nothing reads", harmless, f"of {count:,}"),
+    ]
+
+
+def _damaged(data: bytes, chance: random.Random, cut: bool) -> bytes:
+    at = chance.randrange(len(data))
+    if cut:
+        return data[:at]
+    return data[:at] + bytes([data[at] ^ (1 << chance.randrange(8))]) + data[at + 1 :]
+
+
+def _loaded(folder: Path, path: Path) -> Any:
+    """What a controller reads after the damage: `refused`, the whole outcome, or an artifact's bytes."""
+    try:
+        if path.name == FILE:
+            journal = Journal.open(folder)
+            try:
+                broken = journal.check()
+            finally:
+                journal.close()
+            return "refused" if broken else outcome(folder)
+        relative = path.relative_to(folder / FOLDER)
+        Store(folder).path(relative.parts[0])
+        return "accepted"
+    except (DamageError, MosaicError, UnicodeDecodeError, ValueError):
+        return "refused"
+
+
+def disk_full(quick: bool) -> Rows:
+    """A disk that fills up at 30 levels, in the store and in the journal: a pause, then the same result with room."""
+    standin = StandIn.make("rounds=2", per_slice=4)
+    dirty, unequal, paused = 0, 0, 0
+    levels = 6 if quick else 30
+    with memory() as name:
+        root = Path(name)
+        base = root / "base"
+        standin.create(base)
+        expected, _ = _uninterrupted(standin, base, root)
+        whole = root / "whole" / "run"
+        store_bytes = sum(p.stat().st_size for p in (whole / FOLDER).rglob("*") if p.is_file())
+        pages = (whole / FILE).stat().st_size // 4096
+        steps_module.LEAST_ROOM = 0
+        for level in range(levels):
+            trial = root / "trial"
+            folder, witness = trial / "run", Witness(trial / "witness")
+            shutil.copytree(base, folder)
+            share = (level // 2 + 1) / (levels // 2 + 1)
+            room = int(store_bytes * share) if level % 2 == 0 else None
+            limit = 14 + int((pages - 14) * share) if level % 2 else None
+
+            def prepare(room: int | None = room, limit: int | None = limit) -> Points:
+                install(Points(), room=room, pages=limit)
+                return Points()
+
+            code, _ = _start(standin, folder, witness, prepare)
+            paused += code == 6
+            dirty += code not in (0, 6)
+            code, _ = _start(standin, folder, witness, Points)
+            unequal += code != 0 or outcome(folder) != expected or repeated(witness.lines()) > 0
+            shutil.rmtree(trial)
+    return [
+        figure(f"a disk full at {levels} levels: pauses", paused, "runs", at_least=levels * 0.8),
+        figure("a disk full: ends that are not a clean pause", dirty, "runs", at_most=0),
+        figure("a disk full: unlike the uninterrupted run after space returns", unequal, "runs", at_most=0),
+    ]
+
+
+def overspend(quick: bool) -> Rows:
+    """Reservations and settlements in sequences, in eight threads, and in processes that are killed."""
+    count = 4_000 if quick else 100_000
+    cap, over, tried = 1_000, 0, 0
+    chance = random.Random(5)
+    with memory() as name:
+        root = Path(name)
+
+        def act(journal: Journal, label: str) -> None:
+            amount = chance.randrange(1, 40)
+            try:
+                step = journal.begin("train", {"n": label}, 1, amount)
+            except BudgetError:
+                return
+            if chance.random() < 0.3:
+                journal.fail(step, "no luck")
+            else:
+                journal.finish(step, {}, spent=chance.randrange(amount + 1))
+
+        def check(journal: Journal) -> int:
+            limit, held, spent = journal.ledger()
+            return int(held < 0 or spent < 0 or held + spent > limit)
+
+        for block in range(count // 400):
+            folder = root / f"run{block}"
+            journal = Journal.create(folder, f"run{block}", {}, cap)
+            fence = journal.acquire()
+            if block % 4 == 0:
+
+                def many(worker: int, folder: Path = folder, fence: int = fence) -> None:
+                    own = Journal.open(folder)
+                    own.fence = fence
+                    for i in range(50):
+                        act(own, f"{worker}-{i}")
+                    own.close()
+
+                threads = [threading.Thread(target=many, args=(w,)) for w in range(8)]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
+            elif block % 4 == 1:
+                journal.close()
+                for kill in range(8):
+
+                    def spender(folder: Path = folder, kill: int = kill) -> None:
+                        install(Points(chance.randrange(20, 300)))
+                        own = Journal.open(folder)
+                        own.acquire()
+                        for i in range(50):
+                            act(own, f"{kill}-{i}")
+
+                    in_child(spender)
+                journal = Journal.open(folder)
+                journal.acquire()
+            else:
+                for i in range(400):
+                    act(journal, str(i))
+            over += check(journal) or bool(journal.check())
+            tried += 400
+            journal.close()
+            shutil.rmtree(folder)
+    return [figure("overspends", over, f"of {tried:,} reservations", at_most=0)]

@@ -1,0 +1,126 @@
+"""Do the harnesses bite? Seeded mistakes in our own storage, lock and validation code, each of which a check must catch."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.figures import figure
+
+ROOT = Path(__file__).resolve().parents[1]
+CODE = ("agent", "benchmarks", "eval", "mosaic", "prompts", "tests", "tools", "training", "pyproject.toml")
+FAULTS = "tests/durability/test_faults.py"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A mistake: text replaced in files, and the check that must fail then (a benchmark's name or a test)."""
+
+    name: str
+    changes: tuple[tuple[str, str, str], ...]
+    check: str
+
+
+MUTANTS = [
+    Mutant(
+        "files are not flushed",
+        (("mosaic/store.py", "            view = view[os.write(descriptor, view) :]\n        os.fsync(descriptor)", "            view = view[os.write(descriptor, view) :]"),),
+        "power_loss",
+    ),
+    Mutant("the folder is not flushed after a rename", (("mosaic/store.py", "                _sync(self.root)\n", ""),), "power_loss"),
+    Mutant(
+        "artifacts are written in place",
+        (("mosaic/store.py", 'temporary = self.root / f".{uuid.uuid4().hex}.tmp"', "temporary = target"),),
+        "crash",
+    ),
+    Mutant(
+        "the effect comes before the intent",
+        (("tools/step.py", "        step = self.journal.begin(kind,", "        effect()\n        step = self.journal.begin(kind,"),),
+        f"{FAULTS}::test_stand_ins_are_called_once_for_each_effect",
+    ),
+    Mutant(
+        "a step that was only begun counts as done",
+        (
+            ("mosaic/journal.py", 'if found and found.state == "done":\n            return found', "if found:\n            return found"),
+            ("tools/step.py", 'if step.state == "done":\n            return step', "if step.seconds is None and step.result is None and step.seq < 0:\n            return step"),
+        ),
+        "crash",
+    ),
+    Mutant(
+        "a planner draws without its seed",
+        (("agent/planners/baselines.py", "np.random.default_rng([observation.seed, observation.round, *([refused] if refused else [])])", "np.random.default_rng()"),),
+        "crash",
+    ),
+    Mutant("no lock is taken", (("mosaic/journal.py", "fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass"),), "races"),
+    Mutant("the fencing number is not compared", (("mosaic/journal.py", 'if fenced and int(self.meta("fence")) != self.fence:', "if False:"),), "races"),
+    Mutant("rows are read without their digest", (("mosaic/journal.py", "if _seal(row) != seal:", "if False:"),), "corruption"),
+    Mutant("artifacts are read without their digest", (("mosaic/store.py", "        if actual != digest:", "        if False:"),), "corruption"),
+    Mutant("the budget is not compared where it is changed", (("mosaic/journal.py", "where id = 0 and held + spent + :n <= cap", "where id = 0"),), "overspend"),
+    Mutant(
+        "an approval is not bound to its plan",
+        (
+            ("agent/approval.py", 'for name in ("request", "run", "round", "plan_digest", "state_digest"):', "for name in ():"),
+            ("agent/nodes.py", "    runs = decision.executes or decision.plan_digest", '    runs = decision.executes or state["plan"]'),
+            ("agent/nodes.py", '(last.get("executes") or last.get("plan_digest")) != proposed.content_digest', "False"),
+        ),
+        "approvals",
+    ),
+    Mutant(
+        "unknown fields of a plan are ignored",
+        (("mosaic/types.py", 'extra="forbid"', 'extra="ignore"'),),
+        "tests/app/test_cli.py",
+    ),
+    Mutant(
+        "a restart reuses the old thread",
+        (("agent/graph.py", '"thread_id": f"{journal.run}:{journal.fence}"', '"thread_id": journal.run'), ("agent/graph.py", "value: Any = nodes.resume_at(services)", 'value: Any = nodes.resume_at(services) if journal.fence == 1 else None')),
+        "crash",
+    ),
+]  # fmt: skip
+
+
+def caught(mutant: Mutant | None, check: str, folder: Path) -> bool:
+    """Whether the check fails in a copy of the project with the mistake."""
+    tree = folder / "tree"
+    tree.mkdir()
+    for name in CODE:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copyfile(source, tree / name)
+    for path, old, new in mutant.changes if mutant else ():
+        text = (tree / path).read_text()
+        if old not in text:
+            raise RuntimeError(f"{mutant.name if mutant else ''}: {path} has no {old!r} any more")
+        (tree / path).write_text(text.replace(old, new))
+    command = ["-m", "pytest", "-q", "-x", check] if "/" in check else ["-m", "benchmarks", check, "--quick"]
+    done = subprocess.run(
+        [sys.executable, *command],
+        cwd=tree,
+        env={**os.environ, "PYTHONPATH": str(tree)},
+        capture_output=True,
+        timeout=900,
+    )
+    shutil.rmtree(tree)
+    return done.returncode != 0
+
+
+def mutants(quick: bool) -> list[dict[str, Any]]:
+    """All mutants, or every fourth; the checks must pass without a mistake."""
+    chosen = MUTANTS[::4] if quick else MUTANTS
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for check in sorted({m.check for m in chosen}):
+            rows.append(
+                figure(f"{check} fails without a mistake", int(caught(None, check, folder)), "failures", at_most=0)
+            )
+        for mutant in chosen:
+            rows.append(figure(f"caught: {mutant.name}", int(caught(mutant, mutant.check, folder)), "of 1", at_least=1))
+    return rows

@@ -1,0 +1,179 @@
+"""The real controller with fast stand-ins for training and generation, for tests that run it thousands of times.
+
+Everything but the model is real: pool, curation, planner, constraints, approval, graph, journal, store, judge. The
+stand-ins' results are pure functions of their inputs, and each call leaves a line in a ledger outside of the run
+directory: the witness for what really ran.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from agent.approval import Approver
+from agent.graph import run as run_graph
+from agent.nodes import Services
+from mosaic.app import runs
+from mosaic.app.config import RunConfig, load_config
+from mosaic.app.wiring import Inputs, Reporting, build_services, open_inputs
+from mosaic.journal import Journal
+from mosaic.types import Prompt, Response, digest_of
+from tools.evaluate import Evaluator
+from tools.train import TrainTool
+from training.adapter import CONFIG, WEIGHTS
+from training.trainer import Progress, TrainJob, TrainResult
+
+SETTINGS = (
+    "name=standin",
+    "rounds=4",
+    "calibration.repeats=1",
+    "budget.tokens_per_round=4000",
+    "planner.kind=random",
+    "training.epochs=1",
+)
+
+
+@dataclass(frozen=True)
+class Witness:
+    """An append-only ledger of effects, flushed line by line."""
+
+    path: Path
+
+    def note(self, what: str) -> None:
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        os.write(descriptor, (what + "\n").encode())
+        os.close(descriptor)
+
+    def lines(self) -> list[str]:
+        return self.path.read_text().splitlines() if self.path.exists() else []
+
+
+class StandInExecutor:
+    """An adapter whose bytes are the digest of what it was trained on."""
+
+    def __init__(self, witness: Witness) -> None:
+        self.witness = witness
+
+    def run(
+        self, job: TrainJob, progress: Progress | None = None, stopping: Callable[[], bool] = lambda: False
+    ) -> TrainResult:
+        import pyarrow.parquet as pq
+
+        seed = digest_of([hashlib.sha256(Path(job.training_set).read_bytes()).hexdigest(), job.seed])
+        out = Path(job.out)
+        out.mkdir(parents=True)
+        (out / WEIGHTS).write_text(seed)
+        (out / CONFIG).write_text("{}")
+        tokens = sum(pq.read_table(job.training_set, columns=["n_tokens"])["n_tokens"].to_pylist())
+        self.witness.note(f"train {seed}")
+        return TrainResult(
+            adapter=job.out, tokens=tokens, supervised=tokens, steps=1, loss=1.0, seconds=0.0, train_seconds=0.0,
+            real_token_share=1.0,
+        )  # fmt: skip
+
+
+class StandInGenerator:
+    """Answers with a prompt's good or bad reference, by a hash of prompt and adapter."""
+
+    def __init__(self, witness: Witness) -> None:
+        self.witness = witness
+
+    def generate(self, prompts: Sequence[Prompt], adapter: Path | None) -> list[Response]:
+        name = (adapter / WEIGHTS).read_text() if adapter else "base"
+        self.witness.note(f"generate {name} {digest_of([p.id for p in prompts])}")
+        return [self._answer(p, name) for p in prompts]
+
+    def _answer(self, prompt: Prompt, name: str) -> Response:
+        luck = int(hashlib.sha256(f"{name} {prompt.id}".encode()).hexdigest()[:4], 16)
+        answers = list((prompt.good if luck % 3 else prompt.bad) or [""])
+        answers += answers[-1:] * (len(prompt.turns) - len(answers))
+        return Response(id=prompt.id, answers=answers, finish_reasons=["stop"] * len(answers), n_tokens=len(answers))
+
+    def log_likelihood(self, texts: Sequence[str], adapter: Path | None) -> list[float]:
+        raise NotImplementedError
+
+
+@dataclass
+class StandIn:
+    """A config over trimmed laboratory suites, opened once and shared by every run."""
+
+    config: RunConfig
+    inputs: Inputs
+    approver: Approver | None = None
+
+    @classmethod
+    def make(
+        cls, *overrides: str, per_slice: int = 10, objectives: tuple[str, ...] = ("over_refusal", "safety")
+    ) -> StandIn:
+        # What the controller imports when it starts is imported here, once, so that forked children start at once.
+        import langgraph.checkpoint.serde.jsonplus
+        import langgraph.checkpoint.sqlite
+        import langgraph.graph  # noqa: F401
+
+        config = load_config("lab", [*SETTINGS, *overrides])
+        kept = {name: o for name, o in config.objectives.items() if name in objectives}
+        config = config.model_copy(update={"objectives": kept})
+        inputs = open_inputs(config)
+        suites = {
+            name: {role: replace(suite, prompts=_some(suite.prompts, per_slice)) for role, suite in roles.items()}
+            for name, roles in inputs.suites.items()
+        }
+        return cls(config, replace(inputs, suites=suites))
+
+    def create(self, folder: Path) -> None:
+        runs.create(folder, self.config, self.inputs.digests())
+
+    def services(self, folder: Path, journal: Journal, witness: Witness) -> Services:
+        services = build_services(self.config, folder, journal, self.inputs, Reporting())
+        old: Evaluator = services.evaluator
+        services.evaluator = Evaluator(
+            services.steps, StandInGenerator(witness), old.judge, old.objectives, old.suites, old.identity
+        )
+        trainer: TrainTool = services.trainer
+        services.trainer = replace(trainer, executor=StandInExecutor(witness), adapter_bytes=0)
+        if self.approver:
+            services.approver = self.approver
+        return services
+
+    def run(self, folder: Path, witness: Witness, wait: Callable[[], None] | None = None) -> None:
+        """One start of the controller, as `resume` does it."""
+        journal = Journal.open(folder)
+        try:
+            journal.acquire()
+            services = self.services(folder, journal, witness)
+            services.steps.store.sweep()
+            run_graph(services, folder, wait)
+        finally:
+            journal.close()
+
+
+def _some(prompts: list[Prompt], per_slice: int) -> list[Prompt]:
+    counts: dict[str, int] = {}
+    kept = []
+    for prompt in prompts:
+        counts[prompt.slice] = counts.get(prompt.slice, 0) + 1
+        if counts[prompt.slice] <= per_slice:
+            kept.append(prompt)
+    return kept
+
+
+def outcome(folder: Path) -> dict[str, Any]:
+    """What must be equal between a run that was interrupted and one that was not: rounds, audit, events, ledger."""
+    journal = Journal.open(folder)
+    try:
+        run = journal.run
+        steps = [(s.kind, s.state, s.result) for s in journal.steps() if s.kind != "record"]
+        rounds = [s.result for s in journal.steps("record")]
+        events = [(e.round, e.kind, e.payload) for e in journal.events()]
+        return json.loads(
+            json.dumps({"steps": steps, "rounds": rounds, "events": events, "ledger": journal.ledger()}).replace(
+                run, "RUN"
+            )
+        )
+    finally:
+        journal.close()

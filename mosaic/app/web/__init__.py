@@ -1,0 +1,1 @@
+"""The page: look at runs, and decide on plans, in a browser on this machine."""

@@ -1,0 +1,138 @@
+"""Who may ask: this machine's browser, with the token, from the page itself.
+
+Every request needs a known Host and, but for the log-in link, the cookie; every POST needs our Origin and the CSRF
+token besides. The checks stand in one middleware before all routes, so that a new route has them too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+from pathlib import Path
+from urllib.parse import parse_qs
+
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+COOKIE = "mosaic"
+LOGIN = "/login"
+TOKEN_FILE = ".view-token"
+LARGEST_BODY = 256 * 1024
+METHODS = ("GET", "HEAD", "POST")
+HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "same-origin",  # `no-referrer` makes browsers send `Origin: null` with forms
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "cache-control": "no-store",
+}
+
+
+def new_token(folder: Path) -> str:
+    """A fresh 256-bit token, kept in a file that only this user can read."""
+    token = secrets.token_urlsafe(32)
+    path = folder / TOKEN_FILE
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    os.write(descriptor, token.encode())
+    os.close(descriptor)
+    return token
+
+
+def csrf_of(token: str) -> str:
+    return hmac.new(token.encode(), b"csrf", hashlib.sha256).hexdigest()
+
+
+class Guard:
+    """The middleware. `hosts` are the Host headers that are answered."""
+
+    def __init__(self, app: ASGIApp, token: str, hosts: set[str]) -> None:
+        self.app = app
+        self.token = token
+        self.hosts = hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        request = Request(scope, receive)
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                own = {name for name, _ in message["headers"]}
+                message["headers"] += [(k.encode(), v.encode()) for k, v in HEADERS.items() if k.encode() not in own]
+            await send(message)
+
+        refused = self._refuse(request)
+        if refused is not None:
+            await refused(scope, receive, with_headers)
+            return
+        if request.method == "POST":
+            body = await _body(request)
+            if body is None:
+                await PlainTextResponse("too large", 413)(scope, receive, with_headers)
+                return
+            given = request.headers.get("x-csrf-token") or (form_of(body).get("csrf") or "")
+            if not hmac.compare_digest(given.encode(), csrf_of(self.token).encode()):
+                await PlainTextResponse("no CSRF token", 403)(scope, receive, with_headers)
+                return
+            receive = _replay(body)
+        await self.app(scope, receive, with_headers)
+
+    def _refuse(self, request: Request) -> Response | None:
+        if request.headers.get("host") not in self.hosts:
+            return PlainTextResponse("unknown host", 421)
+        if request.method not in METHODS:
+            return PlainTextResponse("method not allowed", 405)
+        if request.url.path == LOGIN and request.method == "GET":
+            given = request.query_params.get("token", "")
+            if not hmac.compare_digest(given.encode(), self.token.encode()):
+                return PlainTextResponse("wrong token; use the link that `python -m mosaic view` printed", 403)
+            answer = RedirectResponse("/", 303)
+            answer.set_cookie(COOKIE, self.token, httponly=True, samesite="strict", path="/")
+            return answer
+        cookie = request.cookies.get(COOKIE, "")
+        if not hmac.compare_digest(cookie.encode(), self.token.encode()):
+            return PlainTextResponse("no token; use the link that `python -m mosaic view` printed", 401)
+        if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+            return PlainTextResponse("asked from another site", 403)
+        if request.method == "POST":
+            origin = request.headers.get("origin", "")
+            if origin.removeprefix("http://") != request.headers.get("host") or not origin.startswith("http://"):
+                return PlainTextResponse("asked from another origin", 403)
+        return None
+
+
+async def _body(request: Request) -> bytes | None:
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > LARGEST_BODY:
+            return None
+    return body
+
+
+def form_of(body: bytes) -> dict[str, str]:
+    """The fields of a form, the last of each name."""
+    try:
+        return {name: values[-1] for name, values in parse_qs(body.decode(), keep_blank_values=True).items()}
+    except (UnicodeDecodeError, ValueError):
+        return {}
+
+
+def _replay(body: bytes) -> Receive:
+    """The body again, for the route behind the check."""
+    sent = False
+
+    async def receive() -> Message:
+        nonlocal sent
+        if sent:
+            return {"type": "http.disconnect"}
+        sent = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receive

@@ -1,0 +1,157 @@
+"""Journal -> what the templates show. Reads, never runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mosaic.app.decisions import open_request
+from mosaic.app.runs import run_config
+from mosaic.app.trace import tree
+from mosaic.app.views import load, report_data, status_data
+from mosaic.errors import MosaicError, UsageError
+from mosaic.journal import FILE, Journal
+from mosaic.store import Store
+from mosaic.types import ROLES, Response, Scored
+
+STEERING = ROLES[0]
+EXAMPLES = 12
+
+
+def run_names(folder: Path) -> list[str]:
+    """Run directories below a folder, the newest first."""
+    found = [p.parent for p in folder.glob(f"*/{FILE}")]
+    return [p.name for p in sorted(found, key=lambda p: (p / FILE).stat().st_mtime_ns, reverse=True)]
+
+
+def run_folder(root: Path, name: str) -> Path:
+    """The folder of a listed run; UsageError for any other name."""
+    if name not in run_names(root):
+        raise UsageError(f"no run {name!r} here")
+    return root / name
+
+
+def listing(root: Path) -> list[dict[str, Any]]:
+    """A line per run; one that cannot be read says why."""
+    lines = []
+    for name in run_names(root):
+        try:
+            status = status_data(root / name)
+            report = report_data(root / name)
+            volume = report["hypervolume"][-1] if report["hypervolume"] else None
+            lines.append({"name": name, **status, "planner": report["planner"], "hypervolume": volume})
+        except MosaicError as error:
+            lines.append({"name": name, "state": "damaged", "error": str(error)})
+    return lines
+
+
+def mark(folder: Path) -> str:
+    """Changes whenever something was recorded."""
+    journal = Journal.open(folder)
+    try:
+        steps = journal._db.execute("select count(*), coalesce(max(seq), 0) from steps where state = 'done'").fetchone()
+        begun = journal._db.execute("select coalesce(max(seq), 0) from steps").fetchone()
+        decided = journal._db.execute("select count(*) from decisions").fetchone()
+        return f"{steps[0]}-{begun[0]}-{decided[0]}"
+    finally:
+        journal.close()
+
+
+def run_page(folder: Path) -> dict[str, Any]:
+    """Everything the page of a run shows."""
+    data, status = report_data(folder), status_data(folder)
+    journal, state = load(folder)
+    try:
+        request = open_request(journal)
+        doing = [s for s in journal.steps() if s.state == "intent"]
+    finally:
+        journal.close()
+    forecasts = [{"round": r["round"], **line} for r in data["rounds"] for line in r["forecast"]]
+    return {
+        "data": data,
+        "status": status,
+        "request": request,
+        "rows": _change_rows(request) if request else [],
+        "doing": doing[-1] if doing else None,
+        "heat": heat(state.rounds),
+        "tree": tree(folder)[::-1],
+        "forecasts": forecasts,
+        "mark": mark(folder),
+        "rounds_planned": run_config(folder).rounds,
+    }
+
+
+def heat(rounds: list[Any]) -> dict[str, Any]:
+    """Slices by rounds: `{"rounds": [...], "rows": [{"objective", "slice", "cells": [{"mean", "level", "round"}]}]}`."""
+    shown = [r for r in rounds if r.failure is None]
+    keys = sorted({(s.objective, s.slice) for r in shown for s in r.profile.slices})
+    rows = []
+    for objective, name in keys:
+        cells = []
+        for round_ in shown:
+            found = round_.profile.find(objective, name)
+            mean = found.score.mean if found else None
+            level = "none" if mean is None else str(min(8, int((mean - 1) * 2)))
+            change = found.change if found and found.significant else None
+            cells.append({"round": round_.round, "mean": mean, "level": level, "change": change})
+        rows.append({"objective": objective, "slice": name, "cells": cells})
+    return {"rounds": [r.round for r in shown], "rows": rows}
+
+
+def _change_rows(request: dict[str, Any]) -> list[dict[str, Any]]:
+    """The change of a plan by data set: its ratio, and its buckets with stock."""
+    before = {c["path"]: c["before"] for c in request["changes"]}
+    after = {c["path"]: c["after"] for c in request["changes"]}
+    rows = []
+    for dataset in request["plan"]["ratios"]:
+        buckets = [
+            {
+                "name": entry["bucket"],
+                "before": before[f"bucket_weights.{dataset}.{entry['bucket']}"],
+                "after": after[f"bucket_weights.{dataset}.{entry['bucket']}"],
+                "asked": entry["asked"],
+                "stock": entry["stock"],
+            }
+            for entry in request["stock"]
+            if entry["dataset"] == dataset
+        ]
+        rows.append(
+            {
+                "dataset": dataset,
+                "before": before[f"ratios.{dataset}"],
+                "after": after[f"ratios.{dataset}"],
+                "buckets": buckets,
+            }
+        )
+    return rows
+
+
+def examples(folder: Path, number: int, objective: str, slice_: str) -> list[dict[str, Any]]:
+    """The steering conversations behind a cell, worst first: label, score, turns with answers."""
+    from eval.suite import load_suite
+    from mosaic.app.wiring import open_objective
+
+    config = run_config(folder)
+    journal, state = load(folder)
+    journal.close()
+    files = state.files.get(number)
+    if not files or objective not in files or objective not in config.objectives:
+        raise UsageError(f"nothing is recorded for {objective!r} in round {number}")
+    store = Store(folder)
+    digests = files[objective][STEERING]
+    scored = [Scored.model_validate(s) for s in store.get_json(digests["scored"])]
+    answers = {r["id"]: Response.model_validate(r) for r in store.get_json(digests["responses"])}
+    suite = load_suite(Path(config.objectives[objective].suite), open_objective(objective), STEERING)
+    prompts = {p.id: p for p in suite.prompts}
+    kept = sorted((s for s in scored if s.slice == slice_), key=lambda s: (s.score or 0.0, s.id))
+    return [
+        {
+            "id": s.id,
+            "score": s.score,
+            "status": s.status,
+            "failed": s.failed,
+            "label": s.label,
+            "turns": list(zip(prompts[s.id].turns, answers[s.id].answers, strict=False)) if s.id in prompts else [],
+        }
+        for s in kept[:EXAMPLES]
+    ]
