@@ -11,7 +11,7 @@ from collections.abc import Callable
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from benchmarks import curation, durability, loop, mutants, page, planners, training, waiting
+from benchmarks import curation, durability, judging, loop, mutants, page, planners, training, waiting
 
 Rows = list[dict[str, object]]
 
@@ -25,6 +25,7 @@ BENCHMARKS: dict[str, Callable[[bool], Rows]] = {
     "packing": training.packing,
     "sft_step": training.sft_step,
     "budget": curation.budget,
+    "judge_cache": judging.judge_cache,
     "crash": durability.crash,
     "power_loss": durability.power_loss,
     "races": durability.races,

@@ -9,6 +9,7 @@ of the call and appears in no error, repr or log.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import threading
@@ -19,13 +20,16 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
-from eval.chat_reply import MAX_BODY, Completion, Fault, gates
+from eval.chat_reply import MAX_BODY, Fault, gates
 from eval.chat_reply import Attempt as Attempt
+from eval.chat_reply import Completion as Completion
 from eval.chat_reply import ToolCall as ToolCall
+from eval.strict import NotStrict, strict_json
 from mosaic.errors import BoundaryError, PausedError, UsageError
 from mosaic.types import Noun, canonical_json
 
 MAX_WAIT = 120.0
+SHORTEST_KEY = 8
 FIRST_WAIT, LAST_WAIT = 0.5, 30.0
 RAISES = 4
 HOPELESS = (400, 401, 403, 404, 405, 413, 422)
@@ -69,7 +73,8 @@ class ChatUnavailable(PausedError):
 
 
 class BadReply(BoundaryError):
-    """The endpoint answers, but not usably. `kind` is the gate's word: refused, truncated, unparsable, envelope, http_400."""
+    """No usable reply. `kind` is the last gate's word (refused, truncated, unparsable, envelope, http_400) or the limit
+    that ended the call (allowance, deadline)."""
 
     def __init__(self, message: str, kind: str, attempts: list[Attempt]) -> None:
         super().__init__(message)
@@ -103,11 +108,13 @@ class ChatModel:
         tools: list[dict[str, Any]] | None = None,
         max_tokens: int | None = None,
         deadline: float | None = None,
+        allowance: int | None = None,
     ) -> Completion:
         """One answer, with text that is strict JSON where `schema` is given and arguments that always are.
 
         `tools` are OpenAI tool definitions; `max_tokens` overrides the first cap; `deadline` is in seconds for the whole
-        call, waits included. Raises ChatUnavailable or BadReply after the last attempt, UsageError for no messages.
+        call, waits included; `allowance` is the tokens that all attempts together may be charged. Raises ChatUnavailable
+        or BadReply after the last attempt, UsageError for no messages.
         """
         if not messages:
             raise UsageError("messages: an empty conversation cannot be completed; give at least one message")
@@ -118,21 +125,28 @@ class ChatModel:
         for number in range(1, self.config.max_attempts + 1):
             left = None if end is None else end - self._clock()
             if left is not None and left <= 0:
-                break
+                text = f"{deadline:.0f} s are used after {len(attempts)} attempts"
+                raise BadReply(f"no time left for {self.config.model}: {text}", "deadline", attempts)
+            reserved = prompt_bytes // 2 + cap
+            if allowance is not None and sum(a.charged for a in attempts) + reserved > allowance:
+                used = sum(a.charged for a in attempts)
+                text = f"an attempt may take {reserved} tokens; of {allowance} allowed are {used} used"
+                raise BadReply(f"no tokens left for {self.config.model}: {text}", "allowance", attempts)
             body = self._body(messages, schema, tools, cap, number)
             started = self._clock()
             try:
                 reply = self._post(body, min(self.config.timeout_seconds, left or self.config.timeout_seconds))
                 completion = gates(reply, self.config.model, schema is not None, tools is not None)
+                self._no_key(completion)
             except Fault as fault:
                 # Half a token per byte bounds English and numbers from above; nothing was spent where nothing was sent.
-                reserved = 0 if fault.kind == "connect" else prompt_bytes // 2 + cap
+                unknown = 0 if fault.kind == "connect" else reserved
                 attempts.append(
                     Attempt(
                         error=fault.kind,
                         seconds=round(self._clock() - started, 4),
                         tokens=fault.tokens,
-                        charged=reserved if fault.tokens is None else fault.tokens,
+                        charged=unknown if fault.tokens is None else fault.tokens,
                         max_tokens=cap,
                     )
                 )
@@ -151,12 +165,10 @@ class ChatModel:
                 error=None,
                 seconds=round(self._clock() - started, 4),
                 tokens=tokens,
-                charged=prompt_bytes // 2 + cap if tokens is None else tokens,
+                charged=reserved if tokens is None else tokens,
                 max_tokens=cap,
             )
             return completion.model_copy(update={"attempts": [*attempts, done]})
-        if not attempts:
-            last = Fault("deadline", "no time was left for an attempt")
         raise self._failure(last, attempts)
 
     def close(self) -> None:
@@ -242,6 +254,16 @@ class ChatModel:
                     default_headers={"OpenAI-Organization": omit, "OpenAI-Project": omit},
                 )
             return self._client
+
+    def _no_key(self, completion: Completion) -> None:
+        """A server that echoes the key would put it into every trace; such a reply is no reply."""
+        key = os.environ.get(self.config.api_key_env) or ""
+        said = [completion.text, *(f"{c.id} {c.name}" for c in completion.tool_calls)]
+        said += [canonical_json(strict_json(c.arguments)) for c in completion.tool_calls]
+        with contextlib.suppress(NotStrict):
+            said.append(canonical_json(strict_json(completion.text)))
+        if len(key) >= SHORTEST_KEY and any(key in text for text in said):
+            raise Fault("envelope", "a reply that holds the key", tokens=completion.tokens)
 
     def _wait(self, number: int, retry_after: float | None, end: float | None) -> None:
         """Full-jitter backoff, or what the server asks for, never past the deadline."""
