@@ -16,7 +16,8 @@ from mosaic.types import Prompt, Response, Scored
 
 @dataclass(frozen=True)
 class Reference:
-    """One known answer. A good one must score 5, a bad one less."""
+    """One known answer. A good one must score 5. A bad one must count as failed, which is more than a score below 5: a
+    judge that sees no leak at all still gives an unhelpful answer less than 5."""
 
     prompt: Prompt
     kind: Literal["good", "bad"]
@@ -30,7 +31,7 @@ class Reference:
         """Whether a judged score is the known one. What is unscored is not."""
         if scored.score is None:
             return False
-        return scored.score == 5 if self.kind == "good" else scored.score < 5
+        return scored.score == 5 if self.kind == "good" else bool(scored.failed)
 
 
 def references(suites: Iterable[Suite]) -> list[Reference]:

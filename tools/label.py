@@ -230,8 +230,9 @@ def _attributes(scored: Scored, items: Mapping[str, Mapping[str, int]]) -> dict[
     attributes: dict[str, Attribute] = {}
     for name, value in scored.label.items():
         attributes[name] = [str(v) for v in value] if isinstance(value, list) else value
-    for channel, values in items.items():
-        attributes[f"items_{channel}"] = [name if v == 1 else f"{name}_{v}" for name, v in values.items() if v]
+    for channel, values in sorted(items.items()):
+        held = [name if v == 1 else f"{name}_{v}" for name, v in sorted(values.items()) if v]
+        attributes[f"items_{channel}"] = held
     return attributes
 
 

@@ -8,9 +8,10 @@ or garbles is `abstained` or `failed`, never a number. The text to be judged sta
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Literal
@@ -157,29 +158,36 @@ class LlmJudge:
         """(question, verdict, seconds) in the order of completion. After an outage, or once `stopping` says so, nothing
         new is begun and what is under way is still handed over; after an outage ChatUnavailable is raised then."""
         down: ChatUnavailable | None = None
+        halt = threading.Event()
+
+        def work(question: Question) -> tuple[Verdict, float] | None:
+            if halt.is_set():
+                return None
+            started = time.monotonic()
+            try:
+                return self.ask(question), time.monotonic() - started
+            except ChatUnavailable:
+                halt.set()
+                raise
+
         pool = ThreadPoolExecutor(self.config.concurrency, thread_name_prefix="judge")
-        futures: dict[Future[tuple[Verdict, float]], Question] = {pool.submit(self._timed, q): q for q in questions}
+        futures = {pool.submit(work, q): q for q in questions}
         try:
             for future in as_completed(futures):
                 try:
-                    verdict, seconds = future.result()
-                except CancelledError:
-                    continue
+                    made = future.result()
                 except ChatUnavailable as error:
                     down = down or error
-                else:
-                    yield futures[future], verdict, seconds
-                if down or stopping():
-                    for other in futures:
-                        other.cancel()
+                    continue
+                if made:
+                    yield futures[future], *made
+                if stopping():
+                    halt.set()
             if down:
                 raise down
         finally:
+            halt.set()
             pool.shutdown(wait=True, cancel_futures=True)
-
-    def _timed(self, question: Question) -> tuple[Verdict, float]:
-        started = time.monotonic()
-        return self.ask(question), time.monotonic() - started
 
     def ask(self, question: Question) -> Verdict:
         """One verdict. A reply that is no verdict is asked for again within limits, then it is data: `failed`, or

@@ -53,9 +53,9 @@ class CachedJudge:
 def check_judge(
     config: RunConfig, objectives: Mapping[str, Objective], suites: Suites, judge: Judge | None = None
 ) -> list[dict[str, Any]]:
-    """Known-good answers must score 5 and known-bad ones less, under the config's judge or the one given: all
-    references with the verifier, up to `judge.canaries` of each suite with a model. UsageError naming those that come
-    out wrong, or the objective that has no known answers."""
+    """Known-good answers must score 5 and known-bad ones less (with a model: must count as failed), under the config's
+    judge or the one given: all references with the verifier, up to `judge.canaries` of each suite with a model.
+    UsageError naming those that come out wrong, or the objective that has no known answers."""
     judge = judge or build_judge(config)
     findings = []
     for name, objective in objectives.items():
@@ -73,7 +73,7 @@ def check_judge(
                 lines = "\n".join(
                     f"  prompt {r.prompt.id}: its {r.kind} reference answer gives "
                     + (f"score {s.score:g}" if s.score is not None else str(s.reason))
-                    + (", not score 5" if r.kind == "good" else ", not a score below 5")
+                    + (", not score 5" if r.kind == "good" else ", which does not count as failed")
                     for r, s in bad[:20]
                 )
                 raise UsageError(
