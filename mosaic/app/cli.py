@@ -19,6 +19,8 @@ lab_app = typer.Typer(no_args_is_help=True, help="The built-in laboratory: a sma
 pool_app = typer.Typer(no_args_is_help=True, help="Pools: build them from files of chats, count what they hold.")
 app.add_typer(lab_app, name="lab")
 app.add_typer(pool_app, name="pool")
+judge_app = typer.Typer(no_args_is_help=True, help="Judges: check one on known answers, compare two.")
+app.add_typer(judge_app, name="judge")
 
 Run = Annotated[str, typer.Argument(help="A run: a path, a name under runs/, or `last`.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -404,6 +406,22 @@ def pool_build(
     say(f"wrote {out}; name it as `pool` in a config, then: python -m mosaic validate CONFIG")
 
 
+@pool_app.command("label")
+def pool_label(
+    sources: Annotated[list[Path], typer.Argument(help="JSONL or Parquet files of pool rows.")],
+    config: Annotated[str, typer.Option("--config", help="A config with the judge, the objectives, their data sets.")],
+    out: Annotated[Path, typer.Option("--out", help="JSONL file of the labelled rows.")],
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Score rows once with a judge: quality, bucket and attributes. Says first what it will cost; may be repeated."""
+    from mosaic.app.judging import label_pool
+
+    done = label_pool(sources, config, overrides or [], out, say)
+    emit(done) if as_json else _table("labels", ["", ""], [[k, str(v)] for k, v in done.items()])
+    say(f"wrote {out}; next: python -m mosaic pool build {out} --model MODEL --out POOL")
+
+
 @pool_app.command("stats")
 def pool_stats(pool: Path, as_json: Json = False) -> None:
     """Rows and tokens by data set and bucket."""
@@ -422,6 +440,45 @@ def _pool_stats(stats: dict[str, Any], as_json: bool) -> None:
         for bucket, cell in entry["buckets"].items()
     ]
     _table("pool", ["data set", "bucket", "rows", "tokens"], rows)
+
+
+@judge_app.command("check")
+def judge_check(
+    config: Annotated[str, typer.Argument(help="A config file, or `lab`.")],
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Known-good answers must come out best and known-bad ones worse; exit 2 where they do not."""
+    from mosaic.app.judging import check
+
+    findings = check(config, overrides or [])
+    emit(findings) if as_json else _table("judge", ["check", "result"], [[f["check"], f["result"]] for f in findings])
+
+
+@judge_app.command("compare")
+def judge_compare(
+    run: Run,
+    first: Annotated[str, typer.Argument(help="A config; its judge is used.")],
+    second: Annotated[str, typer.Argument(help="Another config.")],
+    as_json: Json = False,
+) -> None:
+    """Two judges on the stored answers of a run: Cohen's kappa per item, with prevalence."""
+    from mosaic.app.judging import compare_judges
+    from mosaic.app.runs import find_run
+
+    data = compare_judges(find_run(run), first, second, say)
+    if as_json:
+        emit(data)
+        return
+    for name, part in data["objectives"].items():
+        rows = [
+            [r["item"], str(r["n"]), _number(r["agreement"]), _number(r["kappa"]), *map(_number, r["prevalence"])]
+            for r in part["items"]
+        ]
+        title = (
+            f"{name}: {part['conversations']} conversations, unscored {part['unscored'][0]} and {part['unscored'][1]}"
+        )
+        _table(title, ["item", "n", "agreement", "kappa", "prevalence", "prevalence 2"], rows)
 
 
 @app.command()
