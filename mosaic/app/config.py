@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError, model_validator
 from agent.approval import AutoApprovalConfig
 from agent.planner import PlannerConfig, ProfilePlannerConfig
 from agent.state import CalibrationConfig, Settings, StopConfig
-from eval.generator import TransformersGeneratorConfig
+from eval.generator import GeneratorConfig, TransformersGeneratorConfig
 from eval.judge import VerifierJudgeConfig
 from mosaic.errors import UsageError
 from mosaic.types import Limits, Noun, ObjectiveSpec
@@ -60,7 +60,7 @@ class RunConfig(Noun):
     calibration: CalibrationConfig = CalibrationConfig()
     stop: StopConfig = StopConfig()
     training: SftConfig = SftConfig()
-    generator: Annotated[TransformersGeneratorConfig, Field()] = TransformersGeneratorConfig()
+    generator: GeneratorConfig = TransformersGeneratorConfig()
     judge: VerifierJudgeConfig = VerifierJudgeConfig()
     executor: ExecutorConfig = InlineExecutorConfig()
 

@@ -11,7 +11,9 @@ from agent.nodes import Services
 from agent.planner import Planner, PlannerConfig, RandomPlannerConfig
 from agent.planners.baselines import NeedPlanner, RandomPlanner, StaticPlanner
 from agent.planners.profile import ProfilePlanner
+from eval.generator import Generator
 from eval.generators.transformers import TransformersGenerator
+from eval.generators.vllm import VllmGenerator
 from eval.judge import Judge
 from eval.judges.verifier import VerifierJudge
 from eval.objective import Objective
@@ -31,6 +33,7 @@ from tools.step import Steps
 from tools.train import TrainTool
 from training.adapter import model_digest
 from training.pool import Pool
+from training.servable import check_servable
 from training.trainer import Progress as TrainingProgress
 
 OBJECTIVES: dict[str, Callable[[], Objective]] = {
@@ -104,6 +107,16 @@ def build_judge(config: RunConfig) -> Judge:
     return VerifierJudge()
 
 
+def build_generator(config: RunConfig, folder: Path, reporting: Reporting) -> Generator:
+    """The generator of a run directory; close it when the run ends."""
+    base = Path(config.base_model)
+    if config.generator.kind == "vllm":
+        rank = check_servable(config.training)
+        logs = folder / "logs" / "vllm"
+        return VllmGenerator(base, config.generator, rank, logs, reporting.generating, reporting.notify)
+    return TransformersGenerator(base, config.generator, reporting.generating)
+
+
 def build_executor(config: RunConfig, folder: Path) -> Executor:
     if config.executor.kind == "subprocess":
         return SubprocessExecutor(config.executor, folder / "logs")
@@ -118,7 +131,7 @@ def build_services(
     steps = Steps(journal, Store(folder))
     base = Path(config.base_model)
     identity = {"base": inputs.base_digest, "generator": config.generator.json_data()}
-    generator = TransformersGenerator(base, config.generator, reporting.generating)
+    generator = build_generator(config, folder, reporting)
     return Services(
         steps=steps,
         pool=inputs.pool,
