@@ -11,7 +11,7 @@ from collections.abc import Callable
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from benchmarks import curation, loop, planners, training
+from benchmarks import curation, loop, planners, serving, training
 
 Rows = list[dict[str, object]]
 
@@ -25,6 +25,8 @@ BENCHMARKS: dict[str, Callable[[bool], Rows]] = {
     "packing": training.packing,
     "sft_step": training.sft_step,
     "budget": curation.budget,
+    "vllm_rounds": serving.vllm_rounds,
+    "vllm_in_flight": serving.vllm_in_flight,
 }
 
 

@@ -74,7 +74,7 @@ class VllmGenerator:
         """See `Generator`. UsageError for a prompt that does not fit, CanaryError, BoundaryError where it keeps dying."""
 
         async def run() -> list[Response]:
-            async with _Session(self, adapter) as session:
+            async with Session(self, adapter) as session:
                 return await replay(prompts, session.ask, self.config.concurrency, self.progress)
 
         return asyncio.run(run())
@@ -87,7 +87,7 @@ class VllmGenerator:
                 raise UsageError(f"{text[:40]!r} is a single token; a likelihood needs at least two")
 
         async def run() -> list[float]:
-            async with _Session(self, adapter) as session:
+            async with Session(self, adapter) as session:
                 return list(await asyncio.gather(*(session.read(ids) for ids in rows)))
 
         return asyncio.run(run())
@@ -185,7 +185,7 @@ class VllmGenerator:
         }
 
 
-class _Session:
+class Session:
     """One call of the generator: a client of the server's present process, renewed when that dies."""
 
     def __init__(self, generator: VllmGenerator, adapter: Path | None) -> None:
@@ -197,7 +197,7 @@ class _Session:
         self._client: Any = None
         self._model = ""
 
-    async def __aenter__(self) -> _Session:
+    async def __aenter__(self) -> Session:
         try:
             await asyncio.to_thread(self._connect)
         except ServerGone as error:

@@ -21,7 +21,8 @@ GRACE = 10.0
 def main() -> int:
     """The server's exit code, as a shell gives it."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # only the pipe counts
+        # Only the pipe counts. A handler, since the command would inherit a signal that is ignored.
+        signal.signal(number, lambda *_: None)
     child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, process_group=0, restore_signals=True)
     threading.Thread(target=_watch, args=(child.pid,), daemon=True).start()
     code = child.wait()

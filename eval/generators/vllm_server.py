@@ -7,6 +7,7 @@ adapters. Nothing here knows what is asked of the model.
 from __future__ import annotations
 
 import atexit
+import http.client
 import json
 import os
 import secrets
@@ -90,7 +91,7 @@ class _Http:
             raise BoundaryError(
                 f"vLLM answered {error.code} to {path}: {error.read(500).decode(errors='replace')}"
             ) from None
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:
             raise ServerGone(f"vLLM does not answer at {self.url}{path}: {error}") from None
         try:
             return json.loads(text)
