@@ -11,7 +11,21 @@ from collections.abc import Callable
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from benchmarks import curation, durability, faults, hostile, importing, judging, loop, mutants, page, planners, training, waiting
+from benchmarks import (
+    curation,
+    durability,
+    faults,
+    hostile,
+    importing,
+    judging,
+    loop,
+    mutants,
+    page,
+    planners,
+    serving,
+    training,
+    waiting,
+)
 
 Rows = list[dict[str, object]]
 
@@ -40,6 +54,8 @@ BENCHMARKS: dict[str, Callable[[bool], Rows]] = {
     "mutants": mutants.mutants,
     "faults": faults.faults,
     "hostile_replies": hostile.hostile_replies,
+    "vllm_rounds": serving.vllm_rounds,
+    "vllm_in_flight": serving.vllm_in_flight,
 }
 
 

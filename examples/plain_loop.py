@@ -9,7 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from agent import nodes
 from mosaic.app import runs
 from mosaic.app.config import load_config
-from mosaic.app.wiring import build_services, open_inputs
+from mosaic.app.wiring import build_services, open_inputs, run_digests
 from mosaic.journal import Journal
 
 
@@ -18,7 +18,7 @@ def main(folder: Path, source: str = "lab", overrides: tuple[str, ...] = ()) -> 
     ends the loop."""
     config = load_config(source, overrides)
     inputs = open_inputs(config)
-    runs.create(folder, config, inputs.digests())
+    runs.create(folder, config, run_digests(config, inputs))
     journal = Journal.open(folder)
     journal.acquire()
     services = build_services(config, folder, journal, inputs)

@@ -65,9 +65,18 @@ class Evaluator:
         self.suites = suites
         self.identity = identity
         self.progress = progress
+        self._serving = False
 
     def evaluate(self, adapter: str | None, roles: Sequence[str]) -> Evaluation:
         """Generate, judge and score. `adapter` is a digest in the store; None is the base model."""
+        try:
+            return self._evaluate(adapter, roles)
+        finally:
+            if self._serving:  # what is read from the journal asks no generator
+                self._serving = False
+                self.generator.release()
+
+    def _evaluate(self, adapter: str | None, roles: Sequence[str]) -> Evaluation:
         scored: dict[str, dict[str, list[Scored]]] = {}
         digests: dict[str, dict[str, dict[str, str]]] = {}
         for name, objective in self.objectives.items():
@@ -87,6 +96,7 @@ class Evaluator:
             prompts = suite.prompts[start : start + SHARD]
 
             def effect(prompts: Sequence[Any] = prompts) -> Outcome:
+                self._serving = True
                 responses = self.generator.generate(prompts, store.path(adapter) if adapter else None)
                 digest = store.put_json([r.json_data() for r in responses])
                 tokens = sum(r.n_tokens for r in responses)
@@ -110,6 +120,7 @@ class Evaluator:
 
         def effect() -> Outcome:
             path: Path | None = store.path(adapter) if adapter else None
+            self._serving = True
             values = self.generator.log_likelihood([prompt.turns[0] for prompt in suite.prompts], path)
             lines = [
                 {"id": p.id, "status": "ok", "items": {"log_likelihood": v}, "judge": "likelihood"}

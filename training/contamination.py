@@ -154,7 +154,7 @@ def _search(table: _Table, batch: Sequence[tuple[str, Sequence[str]]]) -> Iterat
     for place in np.flatnonzero(np.diff(bounds) <= table.longest_short):
         key = ids[bounds[place] : bounds[place + 1]].tobytes()
         for number in table.short.get(key, ()) if key else ():
-            yield number, batch[place][0], 1.0
+            yield number, batch[int(place)][0], 1.0
     starts = _whole_runs(ids)
     if not len(starts) or not len(table.hashes):
         return
@@ -170,7 +170,7 @@ def _search(table: _Table, batch: Sequence[tuple[str, Sequence[str]]]) -> Iterat
         yield number, batch[owner][0], len(seen) / table.sizes[number]
 
 
-def touched(prompts: Sequence[Prompt]) -> Callable[[list[tuple[str, Sequence[str]]]], set[str]]:
+def touched(prompts: Sequence[Prompt]) -> Callable[[Sequence[tuple[str, Sequence[str]]]], set[str]]:
     """A function from pool rows, as (id, user turns), to the ids of those that contaminate one of the prompts."""
     table = _Table(prompts)
     return lambda batch: {row for _, row, covered in _search(table, batch) if covered >= COVERED}

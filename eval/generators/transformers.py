@@ -148,6 +148,12 @@ class TransformersGenerator:
                 values.append(float(chosen.mean()))
         return values
 
+    def release(self) -> None:
+        """Nothing to give back: training in this process shares the device with the base anyway."""
+
+    def close(self) -> None:
+        """Nothing runs beside this process."""
+
 
 def check_model_folder(folder: Path) -> None:
     """UsageError where a folder is no model folder or asks for code of its own."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError, model_validator
 from agent.approval import ApprovalConfig, AutoApprovalConfig
 from agent.planner import PlannerConfig, ProfilePlannerConfig
 from agent.state import CalibrationConfig, FailureConfig, Settings, StopConfig
-from eval.generator import TransformersGeneratorConfig
+from eval.generator import GeneratorConfig, TransformersGeneratorConfig
 from eval.judge import JudgeConfig, VerifierJudgeConfig
 from mosaic.errors import UsageError
 from mosaic.types import Limits, Noun, ObjectiveSpec
@@ -62,7 +62,7 @@ class RunConfig(Noun):
     failures: FailureConfig = FailureConfig()
     keep: Literal["archive", "all"] = "archive"
     training: SftConfig = SftConfig()
-    generator: Annotated[TransformersGeneratorConfig, Field()] = TransformersGeneratorConfig()
+    generator: GeneratorConfig = TransformersGeneratorConfig()
     judge: JudgeConfig = VerifierJudgeConfig()
     executor: ExecutorConfig = InlineExecutorConfig()
 

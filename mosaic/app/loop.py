@@ -18,7 +18,7 @@ from mosaic.app import runs
 from mosaic.app.config import RunConfig
 from mosaic.app.validation import check_before_run
 from mosaic.app.views import link_rounds
-from mosaic.app.wiring import Reporting, build_services, open_inputs
+from mosaic.app.wiring import Reporting, build_services, open_inputs, run_digests
 from mosaic.errors import StopRequested, UsageError
 from mosaic.journal import Journal
 from tools.examine import examples_of
@@ -44,19 +44,22 @@ def execute(
     inputs = open_inputs(config)
     if new:
         check_before_run(config, inputs, say)
-        runs.create(folder, config, inputs.digests())
+        runs.create(folder, config, run_digests(config, inputs))
         say(f"run directory: {folder}")
     journal = Journal.open(folder)
     try:
         journal.acquire()
         if not new:
-            runs.accept_inputs(journal, config, inputs.digests(), accept_changes)
+            runs.accept_inputs(journal, config, run_digests(config, inputs), accept_changes)
             say(f"continuing {folder}")
         with stop_signals(say) as stopping, Bars(say) as reporting:
             reporting.stopping = stopping
             services = build_services(config, folder, journal, inputs, reporting)
             services.steps.store.sweep()
-            run_graph(services, folder, _waiter(folder, say, stopping) if wait else None)
+            try:
+                run_graph(services, folder, _waiter(folder, say, stopping) if wait else None)
+            finally:
+                services.evaluator.generator.close()
         link_rounds(folder)
     finally:
         journal.close()
@@ -100,7 +103,7 @@ def stop_signals(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
 def propose(folder: Path, config: RunConfig) -> dict[str, Any]:
     """The next plan and its violations, from the recorded rounds; nothing is written."""
     inputs = open_inputs(config)
-    runs.same_inputs(folder, inputs.digests())
+    runs.same_inputs(folder, run_digests(config, inputs))
     journal = Journal.open(folder)
     try:
         services: Services = build_services(config, folder, journal, inputs)

@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from agent.observe import static_plan
+from eval.generator import Generator, TransformersGeneratorConfig
+from eval.generators.transformers import TransformersGenerator
+from eval.generators.vllm_server import find_vllm
 from mosaic.app.config import RunConfig
 from mosaic.app.judging import check_judge
-from mosaic.app.wiring import Inputs, open_inputs
+from mosaic.app.wiring import Inputs, Reporting, build_generator, open_inputs
 from mosaic.errors import UsageError
-from mosaic.types import Mixture
+from mosaic.types import Mixture, Prompt, Response
 from training.mixture import curate, write_training_set
+from training.servable import check_servable
 from training.sft import check_recipe, train
 from training.trainer import TrainJob
 
@@ -34,7 +38,7 @@ def validate(config: RunConfig, full: bool, say: Callable[[str], None]) -> list[
     ]
     if full:
         say("training two steps and answering eight prompts")
-        findings.append(_smoke(config, inputs))
+        findings.append(_smoke(config, inputs, serve=True))
     return findings
 
 
@@ -45,7 +49,7 @@ def check_before_run(config: RunConfig, inputs: Inputs, say: Callable[[str], Non
     _suites(config, inputs)
     _recipe(config)
     _mixture(config, inputs)
-    _smoke(config, inputs)
+    _smoke(config, inputs, serve=False)
 
 
 def _pool(config: RunConfig, inputs: Inputs) -> dict[str, Any]:
@@ -73,7 +77,12 @@ def _suites(config: RunConfig, inputs: Inputs) -> list[dict[str, Any]]:
 
 def _recipe(config: RunConfig) -> dict[str, Any]:
     check_recipe(Path(config.base_model), config.training)
-    return {"check": "adapter recipe", "result": f"LoRA r {config.training.lora_r}, chat template trainable"}
+    served = ""
+    if config.generator.kind == "vllm":
+        served = f", servable with --max-lora-rank {check_servable(config.training)}"
+        if config.generator.base_url is None:
+            find_vllm()
+    return {"check": "adapter recipe", "result": f"LoRA r {config.training.lora_r}, chat template trainable{served}"}
 
 
 def _mixture(config: RunConfig, inputs: Inputs) -> dict[str, Any]:
@@ -100,10 +109,21 @@ def _cost(config: RunConfig) -> dict[str, Any]:
     return {"check": "cost", "result": text}
 
 
-def _smoke(config: RunConfig, inputs: Inputs) -> dict[str, Any]:
-    """Two training steps on a scrap of the pool and eight prompts, with the real code."""
-    from eval.generators.transformers import TransformersGenerator
+def _answers(config: RunConfig, prompts: list[Prompt], adapter: Path, folder: Path, serve: bool) -> list[Response]:
+    """Answers of a freshly trained adapter, by the config's generator. A server is only started where `serve` says so:
+    the start of a run leaves that to round 0, which comes next and costs no training either."""
+    generator: Generator = build_generator(config, folder, Reporting())
+    if config.generator.kind == "vllm" and not serve:
+        few = TransformersGeneratorConfig(max_new_tokens=config.generator.max_new_tokens)
+        generator = TransformersGenerator(Path(config.base_model), few)
+    try:
+        return generator.generate(prompts, adapter)
+    finally:
+        generator.close()
 
+
+def _smoke(config: RunConfig, inputs: Inputs, serve: bool) -> dict[str, Any]:
+    """Two training steps on a scrap of the pool and eight prompts, with the real code."""
     plan = static_plan(inputs.pool, config.settings())
     longest = max(FULL_TOKENS, 2 * inputs.pool.max_length)
     mixture = Mixture(
@@ -128,7 +148,7 @@ def _smoke(config: RunConfig, inputs: Inputs) -> dict[str, Any]:
         done = train(job)
         prompts = [roles["steering"].prompts for roles in inputs.suites.values()]
         some = [p for each in prompts for p in each[: max(1, PROMPTS // len(prompts))]]
-        answers = TransformersGenerator(base, config.generator).generate(some, Path(done.adapter))
+        answers = _answers(config, some, Path(done.adapter), Path(folder), serve)
     return {
         "check": "smoke",
         "result": f"loss {done.loss:.3f} after {done.steps} steps, {len(answers)} prompts answered",

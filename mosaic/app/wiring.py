@@ -6,13 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import prompts
 from agent.approval import Approver, AutoApprover, HumanApprover, PolicyApprover
 from agent.nodes import Services
 from agent.planner import LlmPlannerConfig, Planner, PlannerConfig, RandomPlannerConfig
 from agent.planners.baselines import NeedPlanner, RandomPlanner, StaticPlanner
 from agent.planners.llm import LlmPlanner
 from agent.planners.profile import ProfilePlanner
+from eval.generator import Generator
 from eval.generators.transformers import TransformersGenerator
+from eval.generators.vllm import VllmGenerator
 from eval.judge import Judge, LlmJudgeConfig
 from eval.judges.llm import LlmJudge
 from eval.judges.verifier import VerifierJudge
@@ -24,7 +27,7 @@ from eval.suite import Suite, load_suite
 from mosaic.app.config import RunConfig
 from mosaic.errors import UsageError
 from mosaic.journal import Journal
-from mosaic.store import Store
+from mosaic.store import Store, file_digest
 from mosaic.types import ROLES
 from tools.ask import directly, remember
 from tools.evaluate import Evaluator
@@ -37,8 +40,10 @@ from tools.verdict_cache import VerdictCache
 from tools.verdicts import Canaries, RecordedJudge
 from training.adapter import adapter_bytes, model_digest
 from training.pool import Pool
+from training.servable import check_servable
 from training.trainer import Progress as TrainingProgress
 
+PROMPTS = Path(prompts.__file__).parent
 OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "safety": Safety,
     "over_refusal": OverRefusal,
@@ -69,6 +74,14 @@ class Inputs:
     def digests(self) -> dict[str, object]:
         suites = {o: {role: s.digest for role, s in roles.items()} for o, roles in self.suites.items()}
         return {"pool": self.pool.digest, "base_model": self.base_digest, "suites": suites}
+
+
+def run_digests(config: RunConfig, inputs: Inputs) -> dict[str, object]:
+    """What a run depends on beside its config: pool, base, suites, judge, and the prompts where a model reads them."""
+    found = {**inputs.digests(), "judge": build_judge(config).digest}
+    if "llm" in (config.planner.kind, config.judge.kind):
+        found["prompts"] = {p.stem: file_digest(p) for p in sorted(PROMPTS.glob("*.md"))}
+    return found
 
 
 def open_objective(name: str) -> Objective:
@@ -151,6 +164,16 @@ def build_run_judge(config: RunConfig, folder: Path, steps: Steps, inputs: Input
     return RecordedJudge(judge, steps, cache, canaries, reporting.evaluating)
 
 
+def build_generator(config: RunConfig, folder: Path, reporting: Reporting) -> Generator:
+    """The generator of a run directory; close it when the run ends."""
+    base = Path(config.base_model)
+    if config.generator.kind == "vllm":
+        rank = check_servable(config.training)
+        logs = folder / "logs" / "vllm"
+        return VllmGenerator(base, config.generator, rank, logs, reporting.generating, reporting.notify)
+    return TransformersGenerator(base, config.generator, reporting.generating)
+
+
 def build_executor(config: RunConfig, folder: Path) -> Executor:
     if config.executor.kind == "subprocess":
         return SubprocessExecutor(config.executor, folder / "logs")
@@ -165,7 +188,7 @@ def build_services(
     steps = Steps(journal, Store(folder), reporting.stopping)
     base = Path(config.base_model)
     identity = {"base": inputs.base_digest, "generator": config.generator.json_data()}
-    generator = TransformersGenerator(base, config.generator, reporting.generating)
+    generator = build_generator(config, folder, reporting)
     return Services(
         steps=steps,
         pool=inputs.pool,

@@ -1,0 +1,352 @@
+"""The vLLM generator without vLLM: order of turns, faults of a server, what the canary finds. The real one: `make test-vllm`."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from eval.generator import VllmGeneratorConfig
+from eval.generators.canary import PROMPTS, TOKENS, Canary, CanaryError, Served
+from eval.generators.conversations import Turn, replay
+from eval.generators.vllm import ADAPTER_FILES, VllmGenerator, adapter_digest, check_adapter_recipe
+from eval.generators.vllm_server import AttachedServer, OwnServer
+from mosaic.errors import BoundaryError, PausedError, UsageError
+from mosaic.types import Prompt
+from training.servable import check_servable
+from training.trainer import SftConfig
+
+STAND_IN = Path(__file__).with_name("vllm_stand_in.py")
+
+
+def prompts(*turns):
+    return [Prompt(id=f"p{i}", turns=[f"{i}.{t}" for t in range(n)], slice="s", weight=1) for i, n in enumerate(turns)]
+
+
+# Conversations
+
+
+def test_a_slow_conversation_holds_nobody_up():
+    ended = []
+
+    async def ask(where, chat):
+        await asyncio.sleep(0.2 if where == "p0" else 0.001)
+        ended.append((where, sum(m["role"] == "user" for m in chat)))
+        return Turn("yes", "stop", 1)
+
+    asyncio.run(replay(prompts(2, 3, 3), ask, 8))
+    assert ended.index(("p0", 1)) > ended.index(("p1", 3))
+    assert [k for w, k in ended if w == "p1"] == [1, 2, 3]
+
+
+def test_responses_come_in_the_order_of_the_prompts_with_their_reasons_and_tokens():
+    async def ask(where, chat):
+        return Turn(f"{where} {len(chat)}", "length" if where == "p1" else "stop", 2)
+
+    first, second = asyncio.run(replay(prompts(1, 3), ask, 1))
+    assert (first.id, first.answers, first.n_tokens) == ("p0", ["p0 1"], 2)
+    assert second.answers == ["p1 1", "p1 3", "p1 5"]
+    assert second.finish_reasons == ["length"] * 3
+
+
+def test_one_error_ends_all_conversations():
+    asked = []
+
+    async def ask(where, chat):
+        asked.append(where)
+        await asyncio.sleep(0.01)
+        raise BoundaryError("gone")
+
+    with pytest.raises(BoundaryError, match="gone"):
+        asyncio.run(replay(prompts(*[1] * 50), ask, 5))
+    assert len(asked) <= 10
+
+
+# Recipes
+
+
+@pytest.mark.parametrize(("rank", "served"), [(1, 1), (4, 8), (16, 16), (48, 64), (512, 512)])
+def test_a_rank_is_served_by_the_next_that_vllm_has(rank, served):
+    assert check_servable(SftConfig(lora_r=rank)) == served
+
+
+def test_a_rank_beyond_vllm_is_refused_before_training():
+    with pytest.raises(UsageError, match=r"training.lora_r: 1024 .* at most 512"):
+        check_servable(SftConfig(lora_r=1024))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("use_dora", True), ("bias", "all"), ("modules_to_save", ["lm_head"]), ("r", 64)]
+)
+def test_an_adapter_that_vllm_cannot_express_is_refused_by_field(tmp_path, field, value):
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 8, "bias": "none", field: value}))
+    with pytest.raises(UsageError, match=field):
+        check_adapter_recipe(tmp_path, 16)
+
+
+# The canary, against PEFT's own forward
+
+
+@pytest.fixture(scope="module")
+def adapters(tiny_model, tmp_path_factory):
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    folders = []
+    for seed in (0, 1):
+        model = get_peft_model(
+            AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32),
+            LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"),
+        )
+        torch.manual_seed(seed)
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.3)
+        folders.append(tmp_path_factory.mktemp("adapter"))
+        model.save_pretrained(folders[-1])
+    return folders
+
+
+@pytest.fixture(scope="module")
+def answers(tiny_model, adapters):
+    """What a right server would say to the canary's prompts: by model, `None` being the base."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+
+    def of(adapter):
+        model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+        model = model if adapter is None else PeftModel.from_pretrained(model, adapter)
+        served = []
+        for chat in PROMPTS:
+            ids = list(tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)["input_ids"])
+            tokens, values = [], []
+            for _ in range(TOKENS):
+                with torch.inference_mode():
+                    row = torch.log_softmax(model(input_ids=torch.tensor([ids + tokens])).logits[0, -1].float(), -1)
+                tokens.append(int(row.argmax()))
+                values.append(float(row.max()))
+            served.append(Served(ids, tokens, values))
+        return served
+
+    return {adapter: of(adapter) for adapter in (None, *adapters)}
+
+
+@pytest.fixture(scope="module")
+def canary(tiny_model):
+    return Canary(tiny_model, "float32")
+
+
+def test_the_canary_passes_a_server_that_does_what_peft_does(canary, adapters, answers):
+    assert canary.check_base(answers[None]) < 1e-3
+    for adapter in adapters:
+        verdict = canary.check_adapter(adapter, "a", answers[adapter], answers[None])
+        assert verdict.error < 1e-3
+        assert verdict.distinct
+
+
+@pytest.mark.parametrize(("answered_by", "found"), [(None, "base"), (1, "other")])
+def test_a_missing_or_swapped_adapter_is_found(canary, adapters, answers, answered_by, found):
+    served = answers[None if answered_by is None else adapters[answered_by]]
+    with pytest.raises(CanaryError) as caught:
+        canary.check_adapter(adapters[0], "a", served, answers[None])
+    assert caught.value.found == found
+    assert "nothing was scored" in str(caught.value)
+
+
+def test_an_adapter_that_answers_for_the_base_is_found(canary, adapters, answers):
+    with pytest.raises(CanaryError, match="not answered by") as caught:
+        canary.check_adapter(adapters[0], "a", answers[adapters[0]], answers[adapters[0]])
+    assert caught.value.found == "adapter"
+
+
+def test_another_chat_template_is_found(canary, answers):
+    moved = [Served([7, *s.prompt], s.tokens, s.logprobs) for s in answers[None]]
+    with pytest.raises(CanaryError) as caught:
+        canary.check_base(moved)
+    assert caught.value.found == "rendering"
+
+
+def test_the_reference_model_is_left_without_adapter(canary, adapters, answers):
+    canary.check_adapter(adapters[1], "a", answers[adapters[1]], answers[None])
+    assert canary.check_base(answers[None]) < 1e-3
+
+
+# A server that fails
+
+
+class Quiet(Canary):
+    """For servers that know no model."""
+
+    def check_base(self, served):
+        return 0.0
+
+    def check_adapter(self, adapter, name, served, base_served):
+        from eval.generators.canary import Verdict
+
+        return Verdict(0.0, 1.0, True)
+
+
+@pytest.fixture
+def stand_in(monkeypatch, tmp_path, tiny_model):
+    """(a generator whose server is the stand-in, the stand-in's log); keywords are the stand-in's environment."""
+    command = tmp_path / "vllm"
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} {STAND_IN} "$@"\n')
+    command.chmod(0o755)
+    monkeypatch.setattr("eval.generators.vllm_server.find_vllm", lambda: str(command))
+    log = tmp_path / "answered.jsonl"
+    monkeypatch.setenv("STAND_IN_LOG", str(log))
+    made = []
+
+    def make(settings=None, **environment):
+        for key, value in environment.items():
+            monkeypatch.setenv(f"STAND_IN_{key.upper()}", str(value))
+        config = VllmGeneratorConfig(**{"memory": "share", "start_seconds": 20, **(settings or {})})
+        generator = VllmGenerator(tiny_model, config, 16, tmp_path / "logs")
+        generator._canary = Quiet(tiny_model, "float32")
+        monkeypatch.setattr(generator, "_probe", lambda names: [[] for _ in names])
+        made.append(generator)
+        return generator, log
+
+    yield make
+    for generator in made:
+        generator.close()
+
+
+def gone(pid):
+    deadline = time.monotonic() + 12
+    while time.monotonic() < deadline:
+        status = Path(f"/proc/{pid}/stat")
+        if not status.exists() or status.read_text().split()[2] == "Z":
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_after_a_crash_every_conversation_goes_on_where_it_stood(stand_in, adapters):
+    generator, log = stand_in(dies_after=25)
+    responses = generator.generate(prompts(*[1, 2, 3, 4] * 5), adapters[0])
+    assert generator.server.starts == 2
+    for i, response in enumerate(responses):
+        assert response.answers == [f"adapter {2 * t + 1} {i}.{t}" for t in range((i % 4) + 1)]
+    asked = [json.dumps(json.loads(line)[1]) for line in log.read_text().splitlines()]
+    assert len(set(asked)) == 50
+    assert len(asked) - 50 <= 5  # only what was under way when it died
+
+
+def test_a_server_that_keeps_dying_ends_the_evaluation(stand_in):
+    generator, _ = stand_in(dies_after=3)
+    with pytest.raises(BoundaryError, match=r"died 3 times .*server\.log"):
+        generator.generate(prompts(*[1] * 40), None)
+
+
+def test_a_server_that_is_never_ready_is_given_up(stand_in):
+    generator, _ = stand_in({"start_seconds": 1}, mode="never")
+    with pytest.raises(BoundaryError, match=r"not ready after generator\.start_seconds = 1"):
+        generator.generate(prompts(1), None)
+
+
+def test_a_server_that_ends_at_once_is_quoted(stand_in):
+    generator, _ = stand_in(mode="broken")
+    with pytest.raises(BoundaryError, match="this model has no head"):
+        generator.generate(prompts(1), None)
+
+
+def test_a_prompt_that_does_not_fit_is_named(stand_in):
+    generator, _ = stand_in()
+    long = Prompt(id="huge", turns=["too long"], slice="s", weight=1)
+    with pytest.raises(UsageError, match=r"prompt huge: .*maximum context length"):
+        generator.generate([long], None)
+
+
+def test_share_keeps_one_server_and_stop_starts_one_per_evaluation(stand_in, adapters):
+    for memory, starts in (("share", 1), ("stop", 3)):
+        generator, _ = stand_in({"memory": memory})
+        for adapter in (None, adapters[0], adapters[1]):
+            generator.generate(prompts(1, 2), adapter)
+            generator.generate(prompts(2), adapter)
+            generator.release()
+        assert generator.server.starts == starts
+
+
+def test_the_same_adapter_in_another_folder_is_the_same_and_a_changed_one_is_not(adapters, tmp_path):
+    for name in ADAPTER_FILES:
+        (tmp_path / name).write_bytes((adapters[0] / name).read_bytes())
+    assert adapter_digest(tmp_path) == adapter_digest(adapters[0]) != adapter_digest(adapters[1])
+    weights = tmp_path / ADAPTER_FILES[1]
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    assert adapter_digest(tmp_path) != adapter_digest(adapters[0])
+
+
+def test_closing_ends_the_whole_group_and_removes_the_copies(stand_in, adapters, tmp_path):
+    generator, log = stand_in(mode="child")
+    generator.serve(adapters[0])
+    pids = log.read_text().split()
+    assert list((tmp_path / "logs" / "adapters").iterdir())
+    generator.close()
+    assert all(gone(pid) for pid in pids)
+    assert not (tmp_path / "logs" / "adapters").exists()
+    generator.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_controller_that_is_killed_leaves_no_server(tmp_path, tiny_model, number):
+    command = tmp_path / "vllm"
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} {STAND_IN} "$@"\n')
+    command.chmod(0o755)
+    code = (
+        "import sys, time\nfrom pathlib import Path\nimport eval.generators.vllm_server as v\n"
+        "from eval.generator import VllmGeneratorConfig\n"
+        f"v.find_vllm = lambda: {str(command)!r}\n"
+        f"v.OwnServer(Path({str(tiny_model)!r}), VllmGeneratorConfig(), 16, Path({str(tmp_path)!r}), print).ready()\n"
+        "print('up', flush=True); time.sleep(60)\n"
+    )
+    log = tmp_path / "pids"
+    environment = {**os.environ, "STAND_IN_LOG": str(log), "STAND_IN_MODE": "child", "PYTHONPATH": os.getcwd()}
+    child = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+    while "up" not in child.stdout.readline():
+        pass
+    child.send_signal(number)
+    child.wait()
+    assert all(gone(pid) for pid in log.read_text().split())
+
+
+def test_the_log_is_bounded_and_keeps_the_end(tmp_path, monkeypatch):
+    import eval.generators.vllm_server as module
+
+    monkeypatch.setattr(module, "LOG_BYTES", 10_000)
+    child = subprocess.Popen([sys.executable, "-c", "for i in range(20000): print('line', i)"], stdout=subprocess.PIPE)
+    module._copy_log(child.stdout, tmp_path / "server.log")
+    child.wait()
+    assert sum(p.stat().st_size for p in tmp_path.iterdir()) <= 20_000 + 2 * 65536
+    newest = max(tmp_path.iterdir(), key=lambda p: p.stat().st_mtime_ns)
+    assert newest.read_text().splitlines()[-1] == "line 19999"
+
+
+def test_the_key_is_on_no_command_line(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr("eval.generators.vllm_server.find_vllm", lambda: "vllm")
+    server = OwnServer(tiny_model, VllmGeneratorConfig(), 16, tmp_path, print)
+    other = OwnServer(tiny_model, VllmGeneratorConfig(), 16, tmp_path, print)
+    assert server.key != other.key
+    command = " ".join(server.command(8000))
+    assert server.key not in command
+    assert "--host=127.0.0.1" in command
+    assert "--generation-config=vllm" in command
+    assert "trust" not in command
+
+
+def test_an_attached_server_that_is_down_pauses_the_run(monkeypatch):
+    monkeypatch.setattr("eval.generators.vllm_server.PATIENCE", 0.0)
+    server = AttachedServer(VllmGeneratorConfig(base_url="http://127.0.0.1:9/v1"))
+    with pytest.raises(PausedError, match="mosaic resume"):
+        server.ready()

@@ -1,0 +1,181 @@
+"""The vLLM generator with a real vLLM and the lab's model: `make test-vllm`. Skipped where vLLM is not installed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import pytest
+
+from eval.generator import TransformersGeneratorConfig, VllmGeneratorConfig
+from eval.generators.canary import CanaryError
+from eval.generators.transformers import TransformersGenerator
+from eval.generators.vllm import VllmGenerator
+from mosaic.types import Prompt
+
+try:
+    version("vllm")
+    MISSING = False
+except PackageNotFoundError:
+    MISSING = True
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.skipif(MISSING, reason="vLLM is not installed here; `make test-vllm` makes an environment that has it"),
+]
+LAB = Path("mosaic/lab/data").resolve()
+SETTINGS = {"memory": "share", "dtype": "float32", "max_new_tokens": 32}
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    lines = [
+        line
+        for suite in ("safety", "over_refusal", "instruction_following")
+        for line in (LAB / "suites" / suite / "steering.jsonl").read_text().splitlines()[::8]
+    ]
+    return [Prompt.model_validate_json(line) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def adapters(tmp_path_factory):
+    """Adapters with an effect that shows; the third has none. As many as the server holds at once, and one more."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    folders = []
+    for seed, spread in enumerate((0.05, 0.05, 0.0, 0.05, 0.05)):
+        model = get_peft_model(
+            AutoModelForCausalLM.from_pretrained(LAB / "model", dtype=torch.float32),
+            LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM"),
+        )
+        torch.manual_seed(seed)
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=spread)
+        folders.append(tmp_path_factory.mktemp("adapter"))
+        model.save_pretrained(folders[-1])
+    return folders
+
+
+@pytest.fixture(scope="module")
+def generator(tmp_path_factory):
+    made = VllmGenerator(LAB / "model", VllmGeneratorConfig(**SETTINGS), 8, tmp_path_factory.mktemp("logs"))
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def plain():
+    settings = TransformersGeneratorConfig(dtype="float32", max_new_tokens=32)
+    return TransformersGenerator(LAB / "model", settings)
+
+
+def same(ours, theirs):
+    """The share of equal answers."""
+    pairs = [
+        (a, b) for one, other in zip(ours, theirs, strict=True) for a, b in zip(one.answers, other.answers, strict=True)
+    ]
+    return sum(a == b for a, b in pairs) / len(pairs)
+
+
+def test_base_and_adapters_answer_as_with_transformers_from_one_server(generator, plain, adapters, prompts):
+    for adapter in (None, adapters[0], adapters[1], None):
+        ours, theirs = generator.generate(prompts, adapter), plain.generate(prompts, adapter)
+        assert same(ours, theirs) >= 0.95
+        equal = [(a, b) for a, b in zip(ours, theirs, strict=True) if a.answers == b.answers]
+        assert all(a == b for a, b in equal)  # finish reasons and token counts too
+    assert generator.server.starts == 1
+
+
+def test_likelihoods_are_the_models(generator, plain, adapters):
+    texts = ["how do i store the bread ?", "the bridge is old and green ."]
+    for adapter in (None, adapters[0]):
+        assert generator.log_likelihood(texts, adapter) == pytest.approx(plain.log_likelihood(texts, adapter), abs=1e-3)
+
+
+@pytest.mark.parametrize(("served", "found"), [(1, "other"), (2, "base")])
+def test_another_adapter_under_the_name_is_found(generator, adapters, served, found):
+    generator.serve(None)
+    name = f"wrong-{served}"
+    generator.server.load(name, adapters[served])
+    answers, base = generator._probe([name, generator.server.base])
+    with pytest.raises(CanaryError) as caught:
+        generator._canary.check_adapter(adapters[0], name, answers, base)
+    assert caught.value.found == found
+
+
+def test_a_server_killed_in_the_middle_is_replaced_and_the_answers_are_the_same(generator, adapters, prompts):
+    before = generator.generate(prompts, adapters[0])
+    starts, killed = generator.server.starts, threading.Event()
+
+    def kill(done, total):
+        if done == total // 4 and not killed.is_set():
+            killed.set()
+            guard = generator.server._child.pid
+            child = int(Path(f"/proc/{guard}/task/{guard}/children").read_text().split()[0])
+            os.killpg(child, signal.SIGKILL)
+
+    generator.progress = kill
+    try:
+        after = generator.generate(prompts, adapters[0])
+    finally:
+        generator.progress = None
+    assert killed.is_set()
+    assert generator.server.starts == starts + 1
+    assert same(before, after) >= 0.95
+
+
+def test_the_canary_finds_base_requests_answered_by_an_adapter(adapters, tmp_path, monkeypatch):
+    """The CPU build's fault, with its way round (tests/env) switched off."""
+    try:
+        version("vllm-cpu-lora-fix")
+    except PackageNotFoundError:
+        pytest.skip("this vLLM is not the CPU build of tests/env")
+    monkeypatch.setenv("VLLM_CPU_LORA_FIX", "off")
+    generator = VllmGenerator(LAB / "model", VllmGeneratorConfig(**SETTINGS), 8, tmp_path)
+    try:
+        # Base rows take the last slot's adapter, so the fault shows as soon as all slots are filled.
+        with pytest.raises(CanaryError) as caught:
+            list(map(generator.serve, adapters))
+        assert caught.value.found == "adapter"
+    finally:
+        generator.close()
+
+
+def guards():
+    """Process ids of servers' guards on this machine."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if b"vllm_guard" in path.read_bytes():
+                found.add(path.parent.name)
+    return found
+
+
+def test_the_laboratory_runs_with_vllm_and_leaves_nothing_behind(tmp_path):
+    settings = {
+        **{"generator.kind": "vllm", "generator.memory": "share", "generator.dtype": "float32", "rounds": 1},
+        **{"generator.max_new_tokens": 16, "calibration.repeats": 1, "budget.tokens_per_round": 2000},
+    }
+    sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    before = guards()
+    done = subprocess.run(
+        [sys.executable, "-m", "mosaic", "run", "lab", "--run-dir", str(tmp_path / "run"), "--json", *sets],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.getcwd()},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    report = json.loads(done.stdout)
+    assert [r["round"] for r in report["rounds"]] == [0, 1]
+    assert report["audit"]["chosen"] is not None
+    assert done.stderr.count("vLLM: starting the server") == 1
+    assert done.stderr.count("nats from PEFT") == 2
+    assert not (tmp_path / "run" / "logs" / "vllm" / "adapters").exists()
+    assert guards() <= before
