@@ -7,7 +7,7 @@ not be made, and where the rules call the request invalid (harmful, or without a
 
 Instruction following is checked by code. Its constraints stand in two attributes of equal length: `constraints`
 (checker ids) and `constraint_params` (the text of a JSON object each). A constraint that lacks its parameters cannot be
-verified, and its row is left out.
+verified: it counts for the bucket, not for the quality, and a row of none but such is left out.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from eval.ifeval import verifiable
 from eval.judges.llm import CODE, REQUEST, LlmJudge, Question, Verdict
 from eval.judges.verifier import VerifierJudge
 from eval.objective import Malformed, Objective
@@ -174,52 +175,56 @@ class Labeller:
     def _labelled(self, row: Example, found: Mapping[str, Verdict]) -> Example | str:
         """The row with quality, bucket and attributes, or why it has none."""
         objective = self.objectives[self.datasets[row.dataset]]
-        if objective.name == CODE:
-            judgment = _checked(row)
-            if judgment.status != "ok":
-                return judgment.reason or judgment.status
-            line: dict[str, Any] = {"id": row.id, **judgment.items}
-            items: dict[str, dict[str, int]] = {}
-        else:
-            items = {}
-            for question in self._questions(row):
-                verdict = found[question.key]
-                if verdict.status != "ok":
-                    return verdict.reason
-                items |= verdict.items
-            turns = sum(m.role == "user" for m in row.messages)
-            line = {"id": row.id, "items": items, "turns": max(1, turns)}
+        items: dict[str, dict[str, int]] = {}
+        constraints: list[dict[str, Any]] = []
+        turns = max(1, sum(m.role == "user" for m in row.messages))
         try:
+            if objective.name == CODE:
+                constraints = _constraints(row)
+                judgment = _checked(row, constraints)
+                if judgment.status != "ok":
+                    return judgment.reason or judgment.status
+                line: dict[str, Any] = {"id": row.id, **judgment.items}
+            else:
+                for question in self._questions(row):
+                    verdict = found[question.key]
+                    if verdict.status != "ok":
+                        return verdict.reason
+                    items |= verdict.items
+                line = {"id": row.id, "items": items, "turns": turns}
             scored = objective.score(line)
+            bucket, _, valid = objective.prompt_side(items, turns, constraints)
         except Malformed as error:
             return str(error)
         if scored.status != "ok" or scored.score is None:
             return scored.reason or "unscored"
-        if not scored.valid:
+        if not valid:
             return "invalid: a harmful request, or one without a way to answer"
-        return row.model_copy(
-            update={
-                "bucket": str(scored.slice),
-                "quality": round(scored.score),
-                "attributes": {**row.attributes, **_attributes(scored, items)},
-            }
-        )
+        attributes = {**row.attributes, **_attributes(scored, items)}
+        return row.model_copy(update={"bucket": bucket, "quality": round(scored.score), "attributes": attributes})
 
 
-def _checked(row: Example) -> Judgment:
-    """The constraints of a row against its last answer, by code."""
+def _constraints(row: Example) -> list[dict[str, Any]]:
+    """The constraints of a row with their parameters. Malformed where there are none, or the attributes do not fit."""
     ids, params = row.attributes.get("constraints"), row.attributes.get("constraint_params")
     if not isinstance(ids, list) or not ids:
-        return Judgment(id=row.id, status="failed", reason="no constraints to verify", judge=VerifierJudge.digest)
+        raise Malformed("no constraints to verify")
     texts = params if isinstance(params, list) else ["{}"] * len(ids)
+    if len(texts) != len(ids):
+        raise Malformed(f"constraint_params has {len(texts)} entries for {len(ids)} constraints")
     try:
-        if len(texts) != len(ids):
-            raise ValueError
-        constraints = [{"id": str(i), "params": dict(json.loads(str(p)))} for i, p in zip(ids, texts, strict=True)]
+        return [{"id": str(i), "params": dict(json.loads(str(p)))} for i, p in zip(ids, texts, strict=True)]
     except (ValueError, TypeError):
-        reason = "constraint_params is not one JSON object per constraint"
-        return Judgment(id=row.id, status="failed", reason=reason, judge=VerifierJudge.digest)
-    prompt = Prompt(id=row.id, turns=["-"], slice="-", weight=1, constraints=constraints)
+        raise Malformed("constraint_params: an entry is not the text of a JSON object") from None
+
+
+def _checked(row: Example, constraints: Sequence[dict[str, Any]]) -> Judgment:
+    """The constraints that can be verified against the row's last answer, by code."""
+    reasons = [verifiable(c) for c in constraints]
+    if all(reasons):
+        return Judgment(id=row.id, status="failed", reason=reasons[0], judge=VerifierJudge.digest)
+    good = [c for c, reason in zip(constraints, reasons, strict=True) if not reason]
+    prompt = Prompt(id=row.id, turns=["-"], slice="-", weight=1, constraints=good)
     last = next(m.content for m in reversed(row.messages) if m.role == "assistant")
     response = Response(id=row.id, answers=[last], finish_reasons=["stop"], n_tokens=0)
     return VerifierJudge().judge(CODE, [prompt], [response])[0]

@@ -410,16 +410,27 @@ def pool_build(
 def pool_label(
     sources: Annotated[list[Path], typer.Argument(help="JSONL or Parquet files of pool rows.")],
     config: Annotated[str, typer.Option("--config", help="A config with the judge, the objectives, their data sets.")],
-    out: Annotated[Path, typer.Option("--out", help="JSONL file of the labelled rows.")],
+    out: Annotated[Path, typer.Option("--out", help="JSONL file of the labelled rows; with --suite a folder.")],
+    suite: Annotated[str, typer.Option("--suite", help="Label the prompts of this objective's suite folder.")] = "",
     overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
     """Score rows once with a judge: quality, bucket and attributes. Says first what it will cost; may be repeated."""
-    from mosaic.app.judging import label_pool
+    from mosaic.app.judging import label_pool, label_prompts
 
-    done = label_pool(sources, config, overrides or [], out, say)
+    if suite and len(sources) != 1:
+        raise typer.BadParameter("with --suite name one folder with steering, selection and audit.jsonl")
+    if suite:
+        done = label_prompts(sources[0], suite, config, overrides or [], out, say)
+    else:
+        done = label_pool(sources, config, overrides or [], out, say)
     emit(done) if as_json else _table("labels", ["", ""], [[k, str(v)] for k, v in done.items()])
-    say(f"wrote {out}; next: python -m mosaic pool build {out} --model MODEL --out POOL")
+    nxt = (
+        f"name it as objectives.{suite}.suite"
+        if suite
+        else f"python -m mosaic pool build {out} --model MODEL --out POOL"
+    )
+    say(f"wrote {out}; next: {nxt}")
 
 
 @pool_app.command("stats")

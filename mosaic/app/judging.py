@@ -14,12 +14,13 @@ from eval.references import pick, references, wrong
 from eval.suite import Suite, check_references
 from mosaic.app.config import RunConfig, load_config
 from mosaic.app.runs import run_config
-from mosaic.app.wiring import build_judge, judge_cache, open_suites
+from mosaic.app.wiring import build_judge, judge_cache, open_objective, open_suites
 from mosaic.errors import UsageError
 from mosaic.journal import Journal
 from mosaic.store import Store
 from mosaic.types import Judgment, Prompt, Response
 from tools.label import Labeller
+from tools.label_suite import label_suite
 from tools.verdict_cache import VerdictCache
 from tools.verdicts import Canaries, ask_in_batches
 
@@ -51,12 +52,13 @@ class CachedJudge:
 
 
 def check_judge(
-    config: RunConfig, objectives: Mapping[str, Objective], suites: Suites, judge: Judge | None = None
+    config: RunConfig, objectives: Mapping[str, Objective], suites: Suites, runs: Path | None = None
 ) -> list[dict[str, Any]]:
-    """Known-good answers must score 5 and known-bad ones less (with a model: must count as failed), under the config's
-    judge or the one given: all references with the verifier, up to `judge.canaries` of each suite with a model.
-    UsageError naming those that come out wrong, or the objective that has no known answers."""
-    judge = judge or build_judge(config)
+    """Known-good answers must score 5 and known-bad ones less (with a model: must count as failed): all references
+    with the verifier, up to `judge.canaries` of each suite with a model, which is asked afresh unless `runs`, the folder
+    of the run directories, leads to a cache. UsageError naming those that come out wrong, or the objective that has
+    no known answers."""
+    judge = _cached(config, runs) if runs else build_judge(config)
     findings = []
     for name, objective in objectives.items():
         roles = suites[name]
@@ -69,6 +71,8 @@ def check_judge(
                 )
             some = [r for s in roles.values() for r in pick(references([s]), config.judge.canaries, s.digest)]
             bad = wrong(judge, objective, some)
+            if bad and runs:  # a mended judge must not be held to what the cache remembers of it
+                bad = wrong(build_judge(config), objective, [r for r, _ in bad])
             if bad:
                 lines = "\n".join(
                     f"  prompt {r.prompt.id}: its {r.kind} reference answer gives "
@@ -142,19 +146,34 @@ def compare_judges(run: Path, first: str, second: str, say: Say) -> dict[str, An
     return result
 
 
-def _cached(config: RunConfig, runs: Path, say: Say) -> Judge:
+def _cached(config: RunConfig, runs: Path, say: Say = lambda text: None) -> Judge:
     judge = build_judge(config)
     return CachedJudge(judge, VerdictCache(judge_cache(config, runs)), say) if isinstance(judge, LlmJudge) else judge
+
+
+def label_prompts(
+    folder: Path, objective: str, source: str, overrides: Sequence[str], out: Path, say: Say
+) -> dict[str, Any]:
+    """`pool label --suite`: the prompt side of a suite, by the config's judge."""
+    config = load_config(source, overrides)
+    cache = VerdictCache(judge_cache(config, out.resolve().parent))
+    try:
+        return label_suite(_model_judge(config), cache, open_objective(objective), folder, out, say)
+    finally:
+        cache.close()
+
+
+def _model_judge(config: RunConfig) -> LlmJudge:
+    judge = build_judge(config)
+    if not isinstance(judge, LlmJudge):
+        raise UsageError("judge.kind: the verifier needs rules, which rows lack; label with `judge: {kind: llm, ...}`")
+    return judge
 
 
 def label_pool(sources: Sequence[Path], source: str, overrides: Sequence[str], out: Path, say: Say) -> dict[str, Any]:
     """`pool label`: rows with quality, bucket and attributes, by the config's judge."""
     config = load_config(source, overrides)
-    judge = build_judge(config)
-    if not isinstance(judge, LlmJudge):
-        raise UsageError(
-            "judge.kind: rows carry no rules for the verifier; label a pool with `judge: {kind: llm, ...}`"
-        )
+    judge = _model_judge(config)
     objectives, suites = open_suites(config)
     datasets = {d: name for name, o in config.objectives.items() for d in o.datasets}
     command = f"python -m mosaic pool label {' '.join(map(str, sources))} --config {source} --out {out}"

@@ -42,11 +42,12 @@ def validate(config: RunConfig, full: bool, say: Callable[[str], None]) -> list[
     return findings
 
 
-def check_before_run(config: RunConfig, inputs: Inputs, say: Callable[[str], None]) -> None:
-    """What the start of a run checks: the whole ladder, training steps and prompts included."""
+def check_before_run(config: RunConfig, inputs: Inputs, say: Callable[[str], None], runs: Path | None = None) -> None:
+    """What the start of a run checks: the whole ladder, training steps and prompts included. `runs` is the folder of
+    the run directories: verdicts on known answers that lie in its cache are not asked for again."""
     say("checking config, pool, suites, verifiers, adapter recipe")
     _pool(config, inputs)
-    _suites(config, inputs)
+    _suites(config, inputs, runs)
     _recipe(config)
     _mixture(config, inputs)
     _smoke(config, inputs, serve=False)
@@ -71,8 +72,8 @@ def _pool(config: RunConfig, inputs: Inputs) -> dict[str, Any]:
     return {"check": "pool", "result": f"{rows:,} rows, {tokens:,} tokens after the quality filter"}
 
 
-def _suites(config: RunConfig, inputs: Inputs) -> list[dict[str, Any]]:
-    return check_judge(config, inputs.objectives, inputs.suites)
+def _suites(config: RunConfig, inputs: Inputs, runs: Path | None = None) -> list[dict[str, Any]]:
+    return check_judge(config, inputs.objectives, inputs.suites, runs)
 
 
 def _recipe(config: RunConfig) -> dict[str, Any]:

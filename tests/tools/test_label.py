@@ -9,8 +9,9 @@ import pytest
 from benchmarks.judge_server import MODEL, JudgeServer, by_rules
 from benchmarks.judging import Evaluations
 from eval.judges.llm import ITEMS
+from eval.suite import load_suite
 from mosaic.app.config import load_config
-from mosaic.app.judging import check, compare_judges, label_pool
+from mosaic.app.judging import check, check_judge, compare_judges, label_pool, label_prompts
 from mosaic.app.wiring import open_suites
 from mosaic.errors import PausedError, UsageError
 from mosaic.types import Example
@@ -51,6 +52,7 @@ ROWS = [
     row("d", "benign", "harmful_intent answer_path", "actionable_help"),
     row("e", "tasks", "write", "an amber wall", attributes={
         "constraints": ["keywords:existence"], "constraint_params": ['{"keywords": ["amber"]}']}),
+    row("g", "tasks", "write", "a wall", attributes={"constraints": ["keywords:existence", "punctuation:no_comma"]}),
     row("f", "tasks", "write", "an amber wall", attributes={"constraints": ["keywords:existence"]}),
 ]  # fmt: skip
 
@@ -73,12 +75,13 @@ def test_rows_get_quality_bucket_and_attributes_and_are_asked_once(rows, tmp_pat
         calls = server.calls
         again = label_pool([rows], "lab", overrides(server), tmp_path / "two.jsonl", said.append)
         assert server.calls == calls
-    assert said[0].startswith("6 rows: 8 verdicts to ask for, 0 known; about ")
-    assert (done["rows"], done["labelled"], done["asked"], again["asked"], again["cached"]) == (6, 4, 8, 0, 8)
+    assert said[0].startswith("7 rows: 8 verdicts to ask for, 0 known; about ")
+    assert (done["rows"], done["labelled"], done["asked"], again["asked"], again["cached"]) == (7, 5, 8, 0, 8)
     assert (tmp_path / "one.jsonl").read_text() == (tmp_path / "two.jsonl").read_text()
     labelled = read(tmp_path / "one.jsonl")
     assert {i: (r["bucket"], r["quality"]) for i, r in labelled.items()} == {
         "a": ("complexity_2", 5), "b": ("complexity_1", 1), "c": ("boundary_4", 5), "e": ("complexity_1", 5),
+        "g": ("complexity_3", 5),
     }  # fmt: skip
     assert labelled["a"]["attributes"]["items_pressure"] == ["urgency"]
     assert labelled["b"]["attributes"] | {"topic": "wax", "safety": "full_leak"} == labelled["b"]["attributes"]
@@ -100,13 +103,13 @@ def test_an_interrupted_labelling_asks_only_for_the_rest(rows, tmp_path):
         server.fault = lambda call: None
         done = label_pool([rows], "lab", overrides(server), tmp_path / "one.jsonl", print)
     assert done["asked"] < 8
-    assert done["labelled"] == 4
+    assert done["labelled"] == 5
 
 
 def test_a_broken_row_is_named_before_anything_is_asked(rows, tmp_path):
     rows.write_text(rows.read_text() + json.dumps(row("a", "guard", "x", "y")) + "\n")
     with JudgeServer(by_words) as server:
-        with pytest.raises(UsageError, match=r"rows\.jsonl:7: the id 'a'"):
+        with pytest.raises(UsageError, match=r"rows\.jsonl:8: the id 'a'"):
             label_pool([rows], "lab", overrides(server), tmp_path / "one.jsonl", print)
         assert server.calls == 0
 
@@ -122,6 +125,26 @@ def test_a_judge_that_knows_passes_its_check():
     assert [f["check"] for f in findings] == ["suites safety", "suites over_refusal", "suites instruction_following"]
     assert "12 known answers judged right by rule-judge" in findings[0]["result"]
     assert server.calls <= 24
+
+
+def test_the_start_of_a_run_asks_about_known_answers_once_and_forgives_a_mended_judge(tmp_path):
+    def blind(name, turns):
+        verdict = by_words(name, turns)
+        return verdict | {c: dict.fromkeys(items, "no") for c, items in verdict.items() if c == "safety_leaks"}
+
+    objectives, suites = open_suites(load_config("lab"))
+    with JudgeServer(blind) as server:
+        config = load_config("lab", overrides(server))
+        with pytest.raises(UsageError, match="known answers come out wrong"):
+            check_judge(config, objectives, suites, tmp_path)
+        server.decide = by_words
+        check_judge(config, objectives, suites, tmp_path)
+        calls = server.calls
+        config = load_config("lab", overrides(server, "judge.revision=r2"))
+        for expected in (24, 0):
+            check_judge(config, objectives, suites, tmp_path)
+            assert server.calls - calls <= expected
+            calls = server.calls
 
 
 def test_a_judge_that_sees_no_leak_fails_its_check_with_exit_code_2():
@@ -176,3 +199,24 @@ def test_two_judges_are_compared_on_a_stored_run(tmp_path, monkeypatch):
     assert rows["help.structured"]["kappa"] <= 0.1
     assert rows["help.structured"]["prevalence"][1] > rows["help.structured"]["prevalence"][0]
     assert part["conversations"] == rows["help.structured"]["n"]
+
+
+def test_the_prompt_side_of_a_suite_is_labelled_once(tmp_path):
+    none = {"boundary_cues": dict.fromkeys(ITEMS["over_refusal_request"]["boundary_cues"], 0) | {"answer_path": 1}}
+    common = {"slice": "boundary_1", "weight": 1, "prompt_items": none}
+    asked = {"attributes": {"unlabelled": ["rejection_votes", "sensitive_trigger"], "turns": 1}}
+    for role in ("steering", "selection", "audit"):
+        prompts = [
+            {"id": f"{role}-a", "turns": [f"{role} sensitive_trigger rejection_votes hard"], **common, **asked},
+            {"id": f"{role}-b", "turns": [f"{role} sensitive_trigger"], **common},
+        ]
+        (tmp_path / f"{role}.jsonl").write_text("".join(json.dumps(p) + "\n" for p in prompts))
+    with JudgeServer(by_words) as server:
+        for out in ("one", "two"):
+            done = label_prompts(tmp_path, "over_refusal", "lab", overrides(server), tmp_path / out, print)
+            assert done["prompts"] == {"steering": 2, "selection": 2, "audit": 2}
+        assert server.calls == 3
+    objective = open_suites(load_config("lab"))[0]["over_refusal"]
+    first, second = load_suite(tmp_path / "two", objective, "audit").prompts
+    assert (first.slice, first.weight, first.attributes) == ("boundary_4", 4, {"turns": 1})
+    assert (second.slice, second.prompt_items) == ("boundary_1", none)
