@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 
 from mosaic.errors import UsageError
 from mosaic.types import Attribute, Criterion, Range, Stock
-from training.provenance import Origin
 from training.pool_build import INDEX, MANIFEST, ROWS, VERSION, build, text
+from training.provenance import Origin
 
 Mask = npt.NDArray[np.bool_]
 MOST_VALUES = 64

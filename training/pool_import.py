@@ -227,8 +227,8 @@ def _digest(value: Any) -> str:
     return xxhash.xxh3_128_hexdigest(canonical_json(value).encode("utf-8", errors="surrogatepass"))
 
 
-def import_suite(job: ImportJob, objective: str, out: Path, per_role: int) -> dict[str, Tally]:
-    """Write suite prompts of an objective into the folder `out`; the tally under "all", prompts by role beside it.
+def import_suite(job: ImportJob, objective: str, out: Path, per_role: int) -> Tally:
+    """Write suite prompts of an objective into the folder `out`, and the card.
 
     The three roles are disjoint, `per_role` prompts each (all in thirds where the file has fewer), chosen by a hash of
     the request, so that the order of the file does not matter. UsageError naming the bad rows.
@@ -265,7 +265,7 @@ def import_suite(job: ImportJob, objective: str, out: Path, per_role: int) -> di
     if len(chosen) > tally.rows:
         tally.left_out["not drawn (see --per-role)"] = len(chosen) - tally.rows
     write_card(out / SUITE_CARD, _origin(job, tally))
-    return {"all": tally, **{role: Tally(rows=size) for role in ROLES}}
+    return tally
 
 
 def _prompt_shape(job: ImportJob, objective: str) -> PromptShape:

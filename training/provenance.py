@@ -83,7 +83,9 @@ def origins(cards: Sequence[Origin], rows: dict[str, int], licences: dict[str, s
     """
     for dataset in licences:
         if dataset not in rows:
-            raise UsageError(f"--licence {dataset}=...: no such data set in the rows; there are {', '.join(sorted(rows))}")
+            raise UsageError(
+                f"--licence {dataset}=...: no such data set in the rows; there are {', '.join(sorted(rows))}"
+            )
     known = [c for c in cards if c.dataset in rows]
     missing = sorted(set(rows) - {c.dataset for c in known})
     made = known + [Origin(dataset=d, source="rows without a card", rows=rows[d]) for d in missing]

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from mosaic.app import pool_commands
 from mosaic.errors import MosaicError, UsageError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -19,6 +20,7 @@ lab_app = typer.Typer(no_args_is_help=True, help="The built-in laboratory: a sma
 pool_app = typer.Typer(no_args_is_help=True, help="Pools: build them from files of chats, count what they hold.")
 app.add_typer(lab_app, name="lab")
 app.add_typer(pool_app, name="pool")
+pool_commands.register(pool_app)
 
 Run = Annotated[str, typer.Argument(help="A run: a path, a name under runs/, or `last`.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -77,15 +79,20 @@ def lab_build(
 @app.command()
 def validate(
     config: Annotated[str, typer.Argument(help="A config file, or `lab`.")],
-    full: Annotated[bool, typer.Option("--full", help="Also two training steps and eight prompts.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Also two training steps and eight prompts, timed.")] = False,
+    training_speed: Annotated[float | None, typer.Option(min=1, help="Training tokens per second.")] = None,
+    generation_speed: Annotated[float | None, typer.Option(min=1, help="Generated tokens per second.")] = None,
+    judge_speed: Annotated[float | None, typer.Option(min=0.01, help="Judge calls per second.")] = None,
     overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
-    """Check a config before it costs anything: pool, suites, judges, adapter recipe, dry mixture, estimates."""
+    """Check a config before it costs anything: pool, suites, judges, adapter recipe, dry mixture, what a run takes."""
     from mosaic.app.config import load_config
+    from mosaic.app.estimate import Given
     from mosaic.app.validation import validate as check
 
-    findings = check(load_config(config, overrides or []), full, say)
+    given = Given(training_speed, generation_speed, judge_speed)
+    findings = check(load_config(config, overrides or []), full, say, given)
     emit(findings) if as_json else _table("checks", ["check", "result"], [[f["check"], f["result"]] for f in findings])
     say(f"next: python -m mosaic run {config}")
 
@@ -379,19 +386,28 @@ def pool_build(
     model: Annotated[Path | None, typer.Option("--model", help="Base model folder, to count tokens.")] = None,
     max_length: Annotated[int, typer.Option(help="Longer chats become windows of turns.")] = 4096,
     trust_token_counts: Annotated[bool, typer.Option(help="Take n_tokens as given.")] = False,
+    licence: Annotated[list[str] | None, typer.Option(help="DATASET=LICENCE, where no card says it.")] = None,
     as_json: Json = False,
 ) -> None:
     """Make a pool from files of chats."""
     from training.pool import build_pool
+    from training.provenance import licensed
 
-    pool = build_pool(sources, out, model=model, max_length=max_length, trust_token_counts=trust_token_counts)
+    pool = build_pool(
+        sources,
+        out,
+        model=model,
+        max_length=max_length,
+        trust_token_counts=trust_token_counts,
+        licences=licensed(licence or []),
+    )
     _pool_stats(pool.stats(), as_json)
     say(f"wrote {out}; name it as `pool` in a config, then: python -m mosaic validate CONFIG")
 
 
 @pool_app.command("stats")
 def pool_stats(pool: Path, as_json: Json = False) -> None:
-    """Rows and tokens by data set and bucket."""
+    """Rows and tokens by data set and bucket; sources and licences."""
     from training.pool import Pool
 
     _pool_stats(Pool.open(pool).stats(), as_json)
@@ -407,6 +423,7 @@ def _pool_stats(stats: dict[str, Any], as_json: bool) -> None:
         for bucket, cell in entry["buckets"].items()
     ]
     _table("pool", ["data set", "bucket", "rows", "tokens"], rows)
+    _table("origins", ["data set", "source", "licence", "rows"], pool_commands.rows_of(stats))
 
 
 @app.command()
