@@ -86,7 +86,7 @@ def import_(
     if as_json:
         print(json.dumps(tally.data(), indent=2))
     else:
-        print(f"{tally.rows:,} {'prompts' if suite else 'rows'} from {tally.read:,}")
+        print(f"{'prompts' if suite else 'rows'}: {tally.rows:,} of {tally.read:,} read")
         for what, count in [*tally.left_out.items(), *tally.notes.items()]:
             print(f"  {count:,}: {what}")
     if tally.bad:

@@ -40,7 +40,11 @@ def test_measured_speeds_stand_before_assumed_and_behind_given_ones():
     config = load_config("lab")
     both = speeds(config, 10, False, Given(training=1.0), Given(training=2.0, generation=3.0))
     assert (both.training, both.generation) == (1.0, 3.0)
-    assert (both.origin["training"], both.origin["generation"], both.origin["judge"]) == ("given", "measured", "assumed")
+    assert (both.origin["training"], both.origin["generation"], both.origin["judge"]) == (
+        "given",
+        "measured",
+        "assumed",
+    )
 
 
 def test_without_a_size_the_hours_are_unknown_and_the_flag_is_named():
@@ -56,7 +60,9 @@ def test_the_size_of_a_model_is_read_from_its_headers(tmp_path, tiny_model):
     assert model_size(tiny_model) == AutoModelForCausalLM.from_pretrained(tiny_model).num_parameters()
     assert model_size(tmp_path) is None
     for part in (1, 2):
-        header = json.dumps({"__metadata__": {}, f"w{part}": {"dtype": "BF16", "shape": [2, 3], "data_offsets": [0, 12]}})
+        header = json.dumps(
+            {"__metadata__": {}, f"w{part}": {"dtype": "BF16", "shape": [2, 3], "data_offsets": [0, 12]}}
+        )
         raw = header.encode()
         (tmp_path / f"model-{part}.safetensors").write_bytes(struct.pack("<Q", len(raw)) + raw + b"\0" * 12)
     assert model_size(tmp_path) == 12

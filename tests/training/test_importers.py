@@ -12,6 +12,7 @@ from mosaic.types import Example, Prompt
 from training.importers.containers import BadRow, read
 from training.pool import Pool, build_pool
 from training.pool_import import ImportJob, import_rows, import_suite
+from training.provenance import carry_cards, read_cards
 
 TALK = [
     {"from": "human", "value": "how do i bake bread ?"},
@@ -20,7 +21,12 @@ TALK = [
     {"from": "gpt", "value": "bake it ."},
 ]
 MESSAGES = [{"role": "user", "content": "name a colour ."}, {"role": "assistant", "content": "green ."}]
-TULU = {"id": "t1", "prompt": "name a colour .", "messages": MESSAGES, "constraints": ["format:title", "keywords:include"]}
+TULU = {
+    "id": "t1",
+    "prompt": "name a colour .",
+    "messages": MESSAGES,
+    "constraints": ["format:title", "keywords:include"],
+}
 
 
 def job(path, shape, **changes):
@@ -58,7 +64,10 @@ def test_tulu_constraints_are_kept_as_names_and_counted_as_unverifiable(tmp_path
 
 
 def test_alpaca_joins_instruction_and_input(tmp_path):
-    rows = [{"instruction": "add", "input": "1 2", "output": "3"}, {"instruction": "hi", "input": "", "output": "hello"}]
+    rows = [
+        {"instruction": "add", "input": "1 2", "output": "3"},
+        {"instruction": "hi", "input": "", "output": "hello"},
+    ]
     import_rows(job(dump(tmp_path / "a.jsonl", rows), "alpaca"), tmp_path / "rows.jsonl")
     assert [r["messages"][0]["content"] for r in lines(tmp_path / "rows.jsonl")] == ["add\n\n1 2", "hi"]
 
@@ -99,7 +108,10 @@ BAD = [
     (b'{"conversations": NaN}', "NaN is not a number"),
     (b'{"dialogue": []}', "conversations: missing"),
     (json.dumps({"conversations": [{"from": "narrator", "value": "x"}]}).encode(), "conversations.0.from: 'narrator'"),
-    (json.dumps({"conversations": [*TALK[:1], {"from": "gpt", "value": " "}]}).encode(), "conversations.1.value: empty"),
+    (
+        json.dumps({"conversations": [*TALK[:1], {"from": "gpt", "value": " "}]}).encode(),
+        "conversations.1.value: empty",
+    ),
     (json.dumps({"conversations": TALK[:1]}).encode(), "nothing to learn from"),
     (json.dumps({"conversations": TALK[1:]}).encode(), "does not begin with the user"),
     (json.dumps({"id": "one", "conversations": TALK}).encode(), "id: 'one' stands at .*:1 already"),
@@ -117,7 +129,7 @@ def test_a_bad_row_is_named_by_file_and_line_and_nothing_is_written(tmp_path, li
 
 def test_all_bad_rows_are_counted_and_the_first_twenty_named(tmp_path):
     rows = [{"conversations": TALK, "id": str(i)} if i % 2 else {} for i in range(100)]
-    with pytest.raises(UsageError, match="50 bad rows of 100(.|\n)* and 30 more"):
+    with pytest.raises(UsageError, match=r"50 bad rows of 100(.|\n)* and 30 more"):
         import_rows(job(dump(tmp_path / "s.jsonl", rows), "sharegpt"), tmp_path / "rows.jsonl")
     tally = import_rows(job(tmp_path / "s.jsonl", "sharegpt", skip_bad=True), tmp_path / "rows.jsonl")
     assert (tally.rows, tally.bad, tally.left_out["bad rows"]) == (50, 50, 50)
@@ -132,7 +144,7 @@ def test_equal_chats_without_ids_are_one_row(tmp_path):
 @pytest.mark.parametrize("quality", [0, 6, 3.5, "good", True])
 def test_a_quality_outside_of_1_to_5_is_bad(tmp_path, quality):
     source = dump(tmp_path / "c.jsonl", [{"messages": MESSAGES, "quality": quality}])
-    with pytest.raises(UsageError, match="quality: .* is not a whole number from 1 to 5"):
+    with pytest.raises(UsageError, match=r"quality: .* is not a whole number from 1 to 5"):
         import_rows(job(source, "chat"), tmp_path / "rows.jsonl")
 
 
@@ -194,7 +206,11 @@ def test_parquet_out_and_jsonl_out_make_the_same_pool(tmp_path):
     for name in ("rows.jsonl", "rows.parquet"):
         import_rows(job(source, "tulu-if", quality=4), tmp_path / name)
         made = build_pool(
-            [with_counts(tmp_path / name)], tmp_path / f"{name}.pool", model=None, max_length=512, trust_token_counts=True
+            [with_counts(tmp_path / name)],
+            tmp_path / f"{name}.pool",
+            model=None,
+            max_length=512,
+            trust_token_counts=True,
         )
         pools.append(made.digest)
     assert pools[0] == pools[1]
@@ -228,6 +244,18 @@ def test_licence_and_source_travel_from_the_file_to_the_pool(tmp_path):
         build_pool([other], tmp_path / "z", model=None, max_length=512, trust_token_counts=True, licences={"d": "mit"})
 
 
+def test_a_file_made_of_imported_ones_keeps_their_cards(tmp_path):
+    for name in ("a", "b"):
+        import_rows(
+            job(dump(tmp_path / f"{name}.in.jsonl", [TULU]), "tulu-if", licence=name), tmp_path / f"{name}.jsonl"
+        )
+    carry_cards([tmp_path / "a.jsonl", tmp_path / "b.jsonl"], tmp_path / "both.jsonl")
+    assert [o.licence for o in read_cards([tmp_path / "both.jsonl"])] == ["a", "b"]
+    (tmp_path / "both.jsonl.card.json").write_text("{}")
+    with pytest.raises(UsageError, match="not a card of an import"):
+        read_cards([tmp_path / "both.jsonl"])
+
+
 IFEVAL_NAMES = ["num_words", "relation", "num_highlights", "end_phrase"]
 
 
@@ -243,7 +271,9 @@ def test_ifeval_leaves_unverifiable_constraints_out_with_a_count(tmp_path):
     from eval.suite import load_suite
 
     rows = [
-        ifeval_row(i, ("punctuation:no_comma", {}), ("length_constraints:number_words", {"num_words": 9.0, "relation": r}))
+        ifeval_row(
+            i, ("punctuation:no_comma", {}), ("length_constraints:number_words", {"num_words": 9.0, "relation": r})
+        )
         for i, r in enumerate(["at least", "at least", "at least", None])
     ]
     rows.append(ifeval_row(9, ("startend:end_checker", {})))
@@ -255,12 +285,14 @@ def test_ifeval_leaves_unverifiable_constraints_out_with_a_count(tmp_path):
     assert set(reasons.values()) == {1}
     assert any("'relation' is missing; it would be drawn at random" in r for r in reasons)
     assert tally.left_out["prompts with no verifiable constraint"] == 2
-    prompts = [load_suite(tmp_path / "suite", InstructionFollowing(), r).prompts[0] for r in ("steering", "selection", "audit")]
+    prompts = [
+        load_suite(tmp_path / "suite", InstructionFollowing(), r).prompts[0] for r in ("steering", "selection", "audit")
+    ]
     assert len({p.id for p in prompts}) == 3
     for prompt in prompts:
         for constraint in prompt.constraints:
             assert None not in constraint["params"].values()
-    card = json.loads((tmp_path / "suite" / "card.json").read_text())
+    (card,) = json.loads((tmp_path / "suite" / "card.json").read_text())
     assert card["licence"] == "apache-2.0"
 
 
@@ -304,7 +336,7 @@ def test_recorded_chats_are_replayed_as_a_safety_suite(tmp_path):
 
 def test_shapes_go_where_they_belong(tmp_path):
     source = dump(tmp_path / "x.jsonl", [{"prompt": "hi"}])
-    with pytest.raises(UsageError, match="prompts without answers(.|\n)*--suite OBJECTIVE"):
+    with pytest.raises(UsageError, match=r"prompts without answers(.|\n)*--suite OBJECTIVE"):
         import_rows(job(source, "or-bench-80k"), tmp_path / "r.jsonl")
     with pytest.raises(UsageError, match="makes prompts of over_refusal, not of safety"):
         import_suite(job(source, "or-bench-80k"), "safety", tmp_path / "s", 2)
