@@ -112,6 +112,7 @@ BAD = [
         json.dumps({"conversations": [*TALK[:1], {"from": "gpt", "value": " "}]}).encode(),
         "conversations.1.value: empty",
     ),
+    (json.dumps({"conversations": [*TALK[:1], {"from": "gpt", "value": "a \ud800"}]}).encode(), "half of a character"),
     (json.dumps({"conversations": TALK[:1]}).encode(), "nothing to learn from"),
     (json.dumps({"conversations": TALK[1:]}).encode(), "does not begin with the user"),
     (json.dumps({"id": "one", "conversations": TALK}).encode(), "id: 'one' stands at .*:1 already"),
