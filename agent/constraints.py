@@ -190,4 +190,4 @@ def _refused(plan: ActionPlan, observation: Observation) -> list[Violation]:
 
 def refused_plans(observation: Observation) -> list[ActionPlan]:
     """Plans of this round that a person or a rule refused."""
-    return [ActionPlan.model_validate(v.value) for v in observation.feedback if v.rule == "rejected"]
+    return [ActionPlan.model_validate(v.value) for v in observation.feedback if v.rule == "rejected" and v.value]

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Protocol
 
 from pydantic import Field
 
+from eval.chat import ChatConfig
 from mosaic.types import ActionPlan, Noun, Observation
 from tools.toolbox import Toolbox
 
@@ -53,6 +54,26 @@ class NeedPlannerConfig(_PlannerConfig):
     kind: Literal["need"] = "need"
 
 
+class LlmPlannerConfig(Noun):
+    """A language model with the tools. The limits are for one round, failed attempts included.
+
+    `on_failure` is who plans where the model found no plan within the limits; `pause` stops the run until it is resumed,
+    `stop` ends it. `tool_calls: false` asks for the plan at once, for a server that has a grammar but no tools.
+    `show_text` lets the model read up to 300 characters of each answer that it asks to see.
+    """
+
+    kind: Literal["llm"] = "llm"
+    chat: ChatConfig = ChatConfig()
+    on_failure: Literal["need", "static", "random", "profile", "stop", "pause"] = "profile"
+    max_repairs: int = Field(default=3, ge=0, le=3)
+    max_calls: int = Field(default=16, ge=1, le=100)
+    max_tokens: int = Field(default=400_000, ge=1)
+    max_seconds: float = Field(default=1800.0, gt=0)
+    tool_calls: bool = True
+    show_text: bool = False
+
+
 PlannerConfig = Annotated[
-    ProfilePlannerConfig | StaticPlannerConfig | RandomPlannerConfig | NeedPlannerConfig, Field(discriminator="kind")
+    ProfilePlannerConfig | StaticPlannerConfig | RandomPlannerConfig | NeedPlannerConfig | LlmPlannerConfig,
+    Field(discriminator="kind"),
 ]

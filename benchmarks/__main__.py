@@ -11,7 +11,20 @@ from collections.abc import Callable
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from benchmarks import curation, durability, importing, loop, mutants, page, planners, training, waiting
+from benchmarks import (
+    curation,
+    durability,
+    faults,
+    hostile,
+    importing,
+    judging,
+    loop,
+    mutants,
+    page,
+    planners,
+    training,
+    waiting,
+)
 
 Rows = list[dict[str, object]]
 
@@ -26,6 +39,7 @@ BENCHMARKS: dict[str, Callable[[bool], Rows]] = {
     "sft_step": training.sft_step,
     "budget": curation.budget,
     "import_rows": importing.import_rows,
+    "judge_cache": judging.judge_cache,
     "crash": durability.crash,
     "power_loss": durability.power_loss,
     "races": durability.races,
@@ -37,6 +51,8 @@ BENCHMARKS: dict[str, Callable[[bool], Rows]] = {
     "resume_speed": waiting.resume_speed,
     "page": page.page,
     "mutants": mutants.mutants,
+    "faults": faults.faults,
+    "hostile_replies": hostile.hostile_replies,
 }
 
 

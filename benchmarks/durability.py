@@ -177,6 +177,11 @@ def _lab_kills(count: int) -> int:
     return unequal
 
 
+def _small() -> StandIn:
+    """Four rounds with one objective: every kind of step, and few enough points to try them all."""
+    return StandIn.make(per_slice=2, objectives=("over_refusal",))
+
+
 def crash(quick: bool) -> Rows:
     """`kill -9` at write points of a four-round run, a second kill in recovery, half of them with the bookmark deleted;
     and the real laboratory killed at random times."""
@@ -185,7 +190,7 @@ def crash(quick: bool) -> Rows:
         if quick
         else [figure("the real laboratory killed at 10 random times: unequal", _lab_kills(10), "of 10", at_most=0)]
     )
-    found = crash_points(StandIn.make(per_slice=4), 40 if quick else 1, power=False)
+    found = crash_points(_small(), 40 if quick else 1, power=False)
     return [
         *rows,
         figure("kill -9: points tried, each with a second kill in recovery", found["points"], "points"),
@@ -197,7 +202,7 @@ def crash(quick: bool) -> Rows:
 
 def power_loss(quick: bool) -> Rows:
     """The same, and what was not flushed is taken away at each kill, in three ways."""
-    found = crash_points(StandIn.make(per_slice=4), 40 if quick else 1, power=True)
+    found = crash_points(_small(), 40 if quick else 1, power=True)
     return [
         figure("power loss: points tried", found["points"], "points"),
         figure("power loss: resumed runs unlike the uninterrupted one", found["unequal"], "runs", at_most=0),

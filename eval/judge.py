@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
+from pydantic import Field, field_validator
+
+from eval.chat import ChatConfig
 from mosaic.types import Judgment, Noun, Prompt, Response
 
 
@@ -22,3 +25,33 @@ class VerifierJudgeConfig(Noun):
     """Deterministic rules that travel with the suite."""
 
     kind: Literal["verifier"] = "verifier"
+
+
+class LlmJudgeConfig(Noun):
+    """A language model that answers the items of an objective with yes or no. Instruction following stays with code.
+
+    `cache` is a folder of verdicts that runs share, by default `judge-cache` beside the run directories. `revision`
+    tells this model from others of the same name; where it is left out, the address stands in for it in the judge's
+    identity. `canaries` is how many answers with known verdicts go before each batch of questions; less than
+    `agreement` of them right holds the run. `max_repairs` is how often a well-formed but invalid verdict is asked for
+    again; other bad replies are asked for again within `chat.max_attempts`.
+    """
+
+    kind: Literal["llm"] = "llm"
+    chat: ChatConfig = ChatConfig(max_tokens=512)
+    revision: str = ""
+    cache: str | None = None
+    concurrency: int = Field(default=16, ge=1, le=256)
+    canaries: int = Field(default=20, ge=1, le=256)
+    agreement: float = Field(default=0.95, gt=0, le=1)
+    max_repairs: int = Field(default=2, ge=0, le=3)
+
+    @field_validator("chat")
+    @classmethod
+    def _deterministic(cls, chat: ChatConfig) -> ChatConfig:
+        if chat.temperature != 0:
+            raise ValueError(f"temperature is {chat.temperature:g}; a judge answers at temperature 0")
+        return chat
+
+
+JudgeConfig = Annotated[VerifierJudgeConfig | LlmJudgeConfig, Field(discriminator="kind")]

@@ -71,7 +71,7 @@ class Prompt(Noun):
     items by channel. `rules` is data for the verifier judge: channel -> item -> rule (see
     `eval/judges/verifier.py`). `constraints` (instruction following only) are `{"id", "params"}`.
     `good` and `bad` are reference answers, one list of assistant turns each: the judge must give `good` the
-    best score and `bad` a worse one before a run may start.
+    best score and `bad` a worse one before a run may start; one that is a model must see `bad` fail.
     """
 
     id: str = Field(min_length=1)

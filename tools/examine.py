@@ -10,19 +10,27 @@ from mosaic.types import Scored
 from tools.toolbox import Filter
 
 BORDERLINE = (2.0, 3.0)
+MOST_TEXT = 300
 
 
 def examples_of(
     store: Store, files: Mapping[str, Any], objective: str, slice: str, filter: Filter, n: int
 ) -> list[dict[str, Any]]:
-    """Up to `n` scored steering items of a slice, worst first: label and score, no text and no ids.
+    """Up to `n` scored steering items of a slice, worst first: label, score, and the first 300 characters of the last
+    answer. No ids and no prompts; the toolbox hands on the answer only where it is asked for.
 
     `files` is objective -> role -> digests of what an evaluation filed.
     """
     scored = [Scored.model_validate(s) for s in store.get_json(files[objective]["steering"]["scored"])]
     kept = [s for s in scored if s.slice == slice and s.score is not None and _passes(s, filter)]
     kept.sort(key=lambda s: (s.score or 0.0, s.id))
-    return [{"label": s.label, "score": s.score, "failed": s.failed} for s in kept[:n]]
+    answers = {
+        r["id"]: (r.get("answers") or [""])[-1] for r in store.get_json(files[objective]["steering"]["responses"])
+    }
+    return [
+        {"label": s.label, "score": s.score, "failed": s.failed, "answer": answers.get(s.id, "")[:MOST_TEXT]}
+        for s in kept[:n]
+    ]
 
 
 def _passes(scored: Scored, filter: Filter) -> bool:

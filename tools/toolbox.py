@@ -66,10 +66,24 @@ class Toolbox:
         }
         return self._keep("diagnose_slice", {"objective": objective, "slice": slice}, answer)
 
-    def show_examples(self, objective: str, slice: str, filter: Filter = "failed", n: int = 5) -> list[dict[str, Any]]:
-        """Up to `n` (at most 20) steering items of a slice with their labels: failed, passed, borderline or all."""
+    def show_examples(
+        self, objective: str, slice: str, filter: Filter = "failed", n: int = 5, text: bool = False
+    ) -> list[dict[str, Any]]:
+        """Up to `n` (at most 20) steering items of a slice with their labels: failed, passed, borderline or all.
+
+        `text` adds the end of each answer, which the model under training wrote: whoever shows it to a model wraps it.
+        """
+        if self._observation.profile.find(objective, slice) is None:
+            known = sorted({s.slice for s in self._observation.profile.of(objective)})
+            raise UsageError(f"no slice {slice!r} of objective {objective!r}; known: {known}")
         arguments = {"objective": objective, "slice": slice, "filter": filter, "n": n}
-        return self._keep("show_examples", arguments, self._examples(objective, slice, filter, min(n, 20)))
+        found = self._examples(objective, slice, filter, min(n, 20))
+        shown = found if text else [{k: v for k, v in item.items() if k != "answer"} for item in found]
+        return self._keep("show_examples", arguments, shown)
+
+    def record(self, tool: str, arguments: dict[str, Any], result: Any) -> None:
+        """Keep something a planner did beside the tools, such as a question to a model."""
+        self._keep(tool, arguments, result)
 
     def pool_stock(self, dataset: str) -> dict[str, Any]:
         """Rows and tokens per bucket after the quality filter, and the bucket's share of the last executed plan."""
@@ -99,10 +113,14 @@ class Toolbox:
     def check_plan(self, plan: ActionPlan | dict[str, Any]) -> dict[str, Any]:
         """Cost in tokens and violations of a draft plan."""
         draft = plan if isinstance(plan, ActionPlan) else ActionPlan.model_validate(plan)
-        violations = self._check(draft)
+        violations = self.violations(draft)
         answer = {"tokens": self._observation.cost_per_round, "violations": [v.json_data() for v in violations]}
         self._keep("check_plan", {"plan": draft.json_data()}, answer)
         return answer
+
+    def violations(self, plan: ActionPlan) -> list[Violation]:
+        """What the limits say about a plan; nothing is kept."""
+        return self._check(plan)
 
     def trace(self) -> list[dict[str, Any]]:
         """All calls and conclusions in order, as plain JSON."""

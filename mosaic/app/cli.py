@@ -13,6 +13,8 @@ from typing import Annotated, Any
 import typer
 
 from mosaic.app import pool_commands
+from mosaic.app.terminal import emit, say
+from mosaic.app.terminal import table as _table
 from mosaic.errors import MosaicError, UsageError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -21,6 +23,8 @@ pool_app = typer.Typer(no_args_is_help=True, help="Pools: build them from files 
 app.add_typer(lab_app, name="lab")
 app.add_typer(pool_app, name="pool")
 pool_commands.register(pool_app)
+judge_app = typer.Typer(no_args_is_help=True, help="Judges: check one on known answers, compare two.")
+app.add_typer(judge_app, name="judge")
 
 Run = Annotated[str, typer.Argument(help="A run: a path, a name under runs/, or `last`.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -41,16 +45,6 @@ def run() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)
-
-
-def say(text: str) -> None:
-    """A line for the person, on stderr."""
-    print(text, file=sys.stderr, flush=True)
-
-
-def emit(value: Any) -> None:
-    """A JSON result on stdout."""
-    print(json.dumps(value, indent=2, allow_nan=False))
 
 
 @app.command()
@@ -74,6 +68,21 @@ def lab_build(
     manifest = build(out, seed, progress=say)
     emit(manifest)
     say(f"run it with: python -m mosaic run {out / 'config.yaml'}")
+
+
+@lab_app.command("serve")
+def lab_serve(
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.")] = 8000,
+    faults: Annotated[float, typer.Option(min=0, max=1, help="Share of requests that get a fault.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Chooses which requests get which fault.")] = 1,
+) -> None:
+    """Serve a scripted chat model: it plays the planner's conversations and, on demand, every fault of a bad day."""
+    from mosaic.lab.server import ScriptedServer
+
+    server = ScriptedServer(port, faults, seed)
+    print(server.url, flush=True)
+    say(f"try it: python -m mosaic run lab --set planner.kind=llm --set planner.chat.base_url={server.url}")
+    server.forever()
 
 
 @app.command()
@@ -379,51 +388,59 @@ def export(
     say("load it: peft.PeftModel.from_pretrained(base, '" + str(out / "adapter") + "')")
 
 
-@pool_app.command("build")
-def pool_build(
+@pool_app.command("label")
+def pool_label(
     sources: Annotated[list[Path], typer.Argument(help="JSONL or Parquet files of pool rows.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder of the pool.")],
-    model: Annotated[Path | None, typer.Option("--model", help="Base model folder, to count tokens.")] = None,
-    max_length: Annotated[int, typer.Option(help="Longer chats become windows of turns.")] = 4096,
-    trust_token_counts: Annotated[bool, typer.Option(help="Take n_tokens as given.")] = False,
-    licence: Annotated[list[str] | None, typer.Option(help="DATASET=LICENCE, where no card says it.")] = None,
+    config: Annotated[str, typer.Option("--config", help="A config with the judge, the objectives, their data sets.")],
+    out: Annotated[Path, typer.Option("--out", help="JSONL file of the labelled rows.")],
+    overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
-    """Make a pool from files of chats."""
-    from training.pool import build_pool
-    from training.provenance import licensed
+    """Score rows once with a judge: quality, bucket and attributes. Says first what it will cost; may be repeated."""
+    from mosaic.app.judging import label_pool
 
-    pool = build_pool(
-        sources,
-        out,
-        model=model,
-        max_length=max_length,
-        trust_token_counts=trust_token_counts,
-        licences=licensed(licence or []),
-    )
-    _pool_stats(pool.stats(), as_json)
-    say(f"wrote {out}; name it as `pool` in a config, then: python -m mosaic validate CONFIG")
+    done = label_pool(sources, config, overrides or [], out, say)
+    emit(done) if as_json else _table("labels", ["", ""], [[k, str(v)] for k, v in done.items()])
+    say(f"wrote {out}; next: python -m mosaic pool build {out} --model MODEL --out POOL")
 
 
-@pool_app.command("stats")
-def pool_stats(pool: Path, as_json: Json = False) -> None:
-    """Rows and tokens by data set and bucket; sources and licences."""
-    from training.pool import Pool
+@judge_app.command("check")
+def judge_check(
+    config: Annotated[str, typer.Argument(help="A config file, or `lab`.")],
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Known-good answers must come out best and known-bad ones worse; exit 2 where they do not."""
+    from mosaic.app.judging import check
 
-    _pool_stats(Pool.open(pool).stats(), as_json)
+    findings = check(config, overrides or [])
+    emit(findings) if as_json else _table("judge", ["check", "result"], [[f["check"], f["result"]] for f in findings])
 
 
-def _pool_stats(stats: dict[str, Any], as_json: bool) -> None:
+@judge_app.command("compare")
+def judge_compare(
+    run: Run,
+    first: Annotated[str, typer.Argument(help="A config; its judge is used.")],
+    second: Annotated[str, typer.Argument(help="Another config.")],
+    as_json: Json = False,
+) -> None:
+    """Two judges on the stored answers of a run: Cohen's kappa per item, with prevalence."""
+    from mosaic.app.judging import compare_judges
+    from mosaic.app.runs import find_run
+
+    data = compare_judges(find_run(run), first, second, say)
     if as_json:
-        emit(stats)
+        emit(data)
         return
-    rows = [
-        [dataset, bucket, f"{cell['rows']:,}", f"{cell['tokens']:,}"]
-        for dataset, entry in stats["datasets"].items()
-        for bucket, cell in entry["buckets"].items()
-    ]
-    _table("pool", ["data set", "bucket", "rows", "tokens"], rows)
-    _table("origins", ["data set", "source", "licence", "rows"], pool_commands.rows_of(stats))
+    for name, part in data["objectives"].items():
+        rows = [
+            [r["item"], str(r["n"]), _number(r["agreement"]), _number(r["kappa"]), *map(_number, r["prevalence"])]
+            for r in part["items"]
+        ]
+        title = (
+            f"{name}: {part['conversations']} conversations, unscored {part['unscored'][0]} and {part['unscored'][1]}"
+        )
+        _table(title, ["item", "n", "agreement", "kappa", "prevalence", "prevalence 2"], rows)
 
 
 @app.command()
@@ -504,18 +521,6 @@ def doctor(as_json: Json = False) -> None:
     emit(findings) if as_json else _table("doctor", ["check", "found", "verdict"], [list(f.values()) for f in findings])
     if any(f["verdict"].startswith("broken") for f in findings):
         raise typer.Exit(1)
-
-
-def _table(title: str, header: list[str], rows: list[list[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left")
-    for column in header:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
 
 
 def _number(value: float | None) -> str:

@@ -18,7 +18,7 @@ from agent.approval import ApprovalConfig, AutoApprovalConfig
 from agent.planner import PlannerConfig, ProfilePlannerConfig
 from agent.state import CalibrationConfig, FailureConfig, Settings, StopConfig
 from eval.generator import TransformersGeneratorConfig
-from eval.judge import VerifierJudgeConfig
+from eval.judge import JudgeConfig, VerifierJudgeConfig
 from mosaic.errors import UsageError
 from mosaic.types import Limits, Noun, ObjectiveSpec
 from tools.executor import ExecutorConfig, InlineExecutorConfig
@@ -84,7 +84,7 @@ class RunConfig(Noun):
     keep: Literal["archive", "all"] = "archive"
     training: SftConfig = SftConfig()
     generator: Annotated[TransformersGeneratorConfig, Field()] = TransformersGeneratorConfig()
-    judge: VerifierJudgeConfig = VerifierJudgeConfig()
+    judge: JudgeConfig = VerifierJudgeConfig()
     executor: ExecutorConfig = InlineExecutorConfig()
 
     @model_validator(mode="after")
@@ -246,6 +246,9 @@ def _resolved(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     for key in PATHS:
         if isinstance(data.get(key), str):
             data[key] = str((folder / Path(data[key]).expanduser()).resolve())
+    judge = data.get("judge")
+    if isinstance(judge, dict) and isinstance(judge.get("cache"), str):
+        judge["cache"] = str((folder / Path(judge["cache"]).expanduser()).resolve())
     for objective in (data.get("objectives") or {}).values() if isinstance(data.get("objectives"), dict) else ():
         if isinstance(objective, dict) and isinstance(objective.get("suite"), str):
             objective["suite"] = str((folder / Path(objective["suite"]).expanduser()).resolve())

@@ -1,8 +1,7 @@
-"""`pool import` and `pool contamination`: commands that need many words, kept out of `cli.py`."""
+"""The commands of `pool`, but for `label`, which is a judge's."""
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from mosaic.app.terminal import emit, say, table
 from mosaic.errors import UsageError
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -22,6 +22,8 @@ SHAPES = (
 def register(app: typer.Typer) -> None:
     """Add the commands to the `pool` group."""
     app.command("import")(import_)
+    app.command("build")(build)
+    app.command("stats")(stats)
     app.command("contamination")(contamination)
 
 
@@ -80,18 +82,18 @@ def import_(
         tally = import_suite(job, suite, out, per_role)
         wrote, next_ = str(out), f"name it as objectives.{suite}.suite in a config"
     else:
-        tally = import_rows(job, out, lambda rows: _say(f"{rows:,} rows read"))
+        tally = import_rows(job, out, lambda rows: say(f"{rows:,} rows read"))
         wrote = f"{out} and {card_of(out)}"
         next_ = f"python -m mosaic pool build {out} --model BASE --out POOL"
     if as_json:
-        print(json.dumps(tally.data(), indent=2))
+        emit(tally.data())
     else:
         print(f"{'prompts' if suite else 'rows'}: {tally.rows:,} of {tally.read:,} read")
         for what, count in [*tally.left_out.items(), *tally.notes.items()]:
             print(f"  {count:,}: {what}")
     if tally.bad:
-        _say(tally.complaint())
-    _say(f"wrote {wrote}; next: {next_}")
+        say(tally.complaint())
+    say(f"wrote {wrote}; next: {next_}")
 
 
 def contamination(
@@ -107,7 +109,7 @@ def contamination(
     resolved = load_config(config, overrides or [])
     found = contaminated(resolved, open_inputs(resolved))
     if as_json:
-        print(json.dumps([{**f.data(), "max_share": resolved.contamination.limit(f.role)} for f in found], indent=2))
+        emit([{**f.data(), "max_share": resolved.contamination.limit(f.role)} for f in found])
     else:
         for one in found:
             limit = resolved.contamination.limit(one.role)
@@ -118,16 +120,53 @@ def contamination(
     refuse_contaminated(resolved, found)
 
 
-def rows_of(stats: dict[str, Any]) -> list[list[str]]:
-    """The origins in pool statistics, for a table."""
-    return [[o["dataset"], o["source"], o["licence"], f"{o['rows']:,}"] for o in stats["origins"]]
+def build(
+    sources: Annotated[list[Path], typer.Argument(help="JSONL or Parquet files of pool rows.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the pool.")],
+    model: Annotated[Path | None, typer.Option("--model", help="Base model folder, to count tokens.")] = None,
+    max_length: Annotated[int, typer.Option(help="Longer chats become windows of turns.")] = 4096,
+    trust_token_counts: Annotated[bool, typer.Option(help="Take n_tokens as given.")] = False,
+    licence: Annotated[list[str] | None, typer.Option(help="DATASET=LICENCE, where no card says it.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a pool from files of chats."""
+    from training.pool import build_pool
+    from training.provenance import licensed
+
+    pool = build_pool(
+        sources,
+        out,
+        model=model,
+        max_length=max_length,
+        trust_token_counts=trust_token_counts,
+        licences=licensed(licence or []),
+    )
+    _show(pool.stats(), as_json)
+    say(f"wrote {out}; name it as `pool` in a config, then: python -m mosaic validate CONFIG")
+
+
+def stats(pool: Path, as_json: Json = False) -> None:
+    """Rows and tokens by data set and bucket; sources and licences."""
+    from training.pool import Pool
+
+    _show(Pool.open(pool).stats(), as_json)
+
+
+def _show(stats: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        emit(stats)
+        return
+    rows = [
+        [dataset, bucket, f"{cell['rows']:,}", f"{cell['tokens']:,}"]
+        for dataset, entry in stats["datasets"].items()
+        for bucket, cell in entry["buckets"].items()
+    ]
+    table("pool", ["data set", "bucket", "rows", "tokens"], rows)
+    origins = [[o["dataset"], o["source"], o["licence"], f"{o['rows']:,}"] for o in stats["origins"]]
+    table("origins", ["data set", "source", "licence", "rows"], origins)
 
 
 def _command() -> str:
     """The command of this process as it could be typed again, paths shortened to names."""
     words = [Path(w).name if "/" in w and not w.startswith("hub:") else w for w in sys.argv[1:]]
     return "python -m mosaic " + shlex.join(words)
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from agent.observe import static_plan
-from eval.suite import check_references
 from mosaic.app.config import RunConfig
 from mosaic.app.estimate import Given, estimate, has_gpu, loads, model_size, speeds
-from mosaic.app.wiring import Inputs, build_judge, open_inputs
+from mosaic.app.judging import check_judge
+from mosaic.app.wiring import Inputs, open_inputs
 from mosaic.errors import UsageError
 from mosaic.types import ROLES, Mixture
 from training.contamination import Found, contamination, pool_requests
@@ -34,8 +34,8 @@ def validate(
     inputs = open_inputs(config)
     findings = [
         _pool(config, inputs),
-        *_suites(config, inputs),
         _contamination(config, inputs),
+        *_suites(config, inputs),
         _recipe(config),
         _mixture(config, inputs),
     ]
@@ -51,8 +51,8 @@ def check_before_run(config: RunConfig, inputs: Inputs, say: Callable[[str], Non
     """What the start of a run checks: the whole ladder, training steps and prompts included."""
     say("checking config, pool, suites, verifiers, adapter recipe")
     _pool(config, inputs)
-    list(_suites(config, inputs))
     _contamination(config, inputs)
+    _suites(config, inputs)
     _recipe(config)
     _mixture(config, inputs)
     _smoke(config, inputs)
@@ -78,14 +78,7 @@ def _pool(config: RunConfig, inputs: Inputs) -> dict[str, Any]:
 
 
 def _suites(config: RunConfig, inputs: Inputs) -> list[dict[str, Any]]:
-    judge = build_judge(config)
-    findings = []
-    for name, roles in inputs.suites.items():
-        for suite in roles.values():
-            check_references(suite, inputs.objectives[name], judge)
-        counts = ", ".join(f"{role} {len(suite.prompts)}" for role, suite in roles.items())
-        findings.append({"check": f"suites {name}", "result": f"{counts}; reference answers judged as they should be"})
-    return findings
+    return check_judge(config, inputs.objectives, inputs.suites)
 
 
 def _recipe(config: RunConfig) -> dict[str, Any]:

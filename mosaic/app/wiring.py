@@ -8,11 +8,13 @@ from pathlib import Path
 
 from agent.approval import Approver, AutoApprover, HumanApprover, PolicyApprover
 from agent.nodes import Services
-from agent.planner import Planner, PlannerConfig, RandomPlannerConfig
+from agent.planner import LlmPlannerConfig, Planner, PlannerConfig, RandomPlannerConfig
 from agent.planners.baselines import NeedPlanner, RandomPlanner, StaticPlanner
+from agent.planners.llm import LlmPlanner
 from agent.planners.profile import ProfilePlanner
 from eval.generators.transformers import TransformersGenerator
-from eval.judge import Judge
+from eval.judge import Judge, LlmJudgeConfig
+from eval.judges.llm import LlmJudge
 from eval.judges.verifier import VerifierJudge
 from eval.objective import Objective
 from eval.objectives.instruction_following import InstructionFollowing
@@ -24,11 +26,15 @@ from mosaic.errors import UsageError
 from mosaic.journal import Journal
 from mosaic.store import Store
 from mosaic.types import ROLES
+from tools.ask import directly, remember
 from tools.evaluate import Evaluator
 from tools.evaluate import Progress as EvaluationProgress
 from tools.executor import Executor, InlineExecutor, SubprocessExecutor
 from tools.step import Steps
 from tools.train import TrainTool
+from tools.verdict_cache import FOLDER as CACHE
+from tools.verdict_cache import VerdictCache
+from tools.verdicts import Canaries, RecordedJudge
 from training.adapter import adapter_bytes, model_digest
 from training.pool import Pool
 from training.trainer import Progress as TrainingProgress
@@ -71,27 +77,37 @@ def open_objective(name: str) -> Objective:
     return OBJECTIVES[name]()
 
 
+def open_suites(config: RunConfig) -> tuple[dict[str, Objective], dict[str, dict[str, Suite]]]:
+    """Objectives of a config and their suites by role. UsageError where one is missing or broken."""
+    objectives = {name: open_objective(name) for name in config.objectives}
+    suites = {
+        name: {role: load_suite(Path(config.objectives[name].suite), objective, role) for role in ROLES}
+        for name, objective in objectives.items()
+    }
+    return objectives, suites
+
+
 def open_inputs(config: RunConfig) -> Inputs:
     """Open pool, suites and base model of a config. UsageError where one is missing or broken."""
     base = Path(config.base_model)
     if not (base / "config.json").is_file():
         raise UsageError(f"base_model: {base} is no model folder (no config.json); give a Hugging Face model folder")
     pool = Pool.open(Path(config.pool))
-    objectives = {name: open_objective(name) for name in config.objectives}
     for name, objective in config.objectives.items():
+        open_objective(name)
         for dataset in objective.datasets:
             if dataset not in pool.datasets:
                 known = ", ".join(pool.datasets)
                 raise UsageError(f"objectives.{name}.datasets: {dataset!r} is not in the pool; it has {known}")
-    suites = {
-        name: {role: load_suite(Path(config.objectives[name].suite), objective, role) for role in ROLES}
-        for name, objective in objectives.items()
-    }
+    objectives, suites = open_suites(config)
     return Inputs(pool, objectives, suites, model_digest(base))
 
 
-def build_planner(kind: str, config: PlannerConfig) -> Planner:
-    """A planner by its kind; `config` gives a random planner its spread."""
+def build_planner(kind: str, config: PlannerConfig, steps: Steps | None = None) -> Planner:
+    """A planner by its kind; `config` gives a random planner its spread and a model its endpoint, whose answers are
+    filed in the journal of `steps`."""
+    if kind == "llm" and isinstance(config, LlmPlannerConfig):
+        return LlmPlanner(config, ask=remember(steps) if steps else directly)
     if kind == "static":
         return StaticPlanner()
     if kind == "random":
@@ -108,7 +124,31 @@ def build_approver(config: RunConfig) -> Approver:
 
 
 def build_judge(config: RunConfig) -> Judge:
-    return VerifierJudge()
+    """The judge by itself: it remembers nothing."""
+    return LlmJudge(config.judge) if isinstance(config.judge, LlmJudgeConfig) else VerifierJudge()
+
+
+def judge_cache(config: RunConfig, runs: Path) -> Path:
+    """The folder of verdicts that runs share: `judge.cache`, or one beside the run directories."""
+    chosen = config.judge.cache if isinstance(config.judge, LlmJudgeConfig) else None
+    return Path(chosen) if chosen else runs / CACHE
+
+
+def build_run_judge(config: RunConfig, folder: Path, steps: Steps, inputs: Inputs, reporting: Reporting) -> Judge:
+    """The judge of a run. One that is a model writes its verdicts down and checks itself on known answers."""
+    judge = build_judge(config)
+    if not isinstance(judge, LlmJudge):
+        return judge
+    known = {name: list(roles.values()) for name, roles in inputs.suites.items()}
+    canaries = Canaries(
+        judge,
+        inputs.objectives,
+        known,
+        command=f"python -m mosaic resume {folder}",
+        check=f"python -m mosaic judge check {folder / 'config.json'}",
+    )
+    cache = VerdictCache(judge_cache(config, folder.resolve().parent))
+    return RecordedJudge(judge, steps, cache, canaries, reporting.evaluating)
 
 
 def build_executor(config: RunConfig, folder: Path) -> Executor:
@@ -130,7 +170,13 @@ def build_services(
         steps=steps,
         pool=inputs.pool,
         evaluator=Evaluator(
-            steps, generator, build_judge(config), inputs.objectives, inputs.suites, identity, reporting.evaluating
+            steps,
+            generator,
+            build_run_judge(config, folder, steps, inputs, reporting),
+            inputs.objectives,
+            inputs.suites,
+            identity,
+            reporting.evaluating,
         ),
         trainer=TrainTool(
             steps,
@@ -141,9 +187,9 @@ def build_services(
             reporting.training,
             adapter_bytes(base, config.training.lora_r),
         ),
-        planner=build_planner(config.planner.kind, config.planner),
+        planner=build_planner(config.planner.kind, config.planner, steps),
         fallback=None
-        if config.planner.on_failure == "stop"
+        if config.planner.on_failure in ("stop", "pause")
         else build_planner(config.planner.on_failure, config.planner),
         approver=build_approver(config),
         settings=config.settings(),

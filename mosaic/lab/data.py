@@ -196,4 +196,4 @@ def _loosely(rng: random.Random, task: instructions.Task) -> list[str]:
     """The constraints that a base answer meets: easy kinds mostly, others about half the time."""
     kinds = [c["id"] for c in task.constraints]
     alone = len(kinds) == 1
-    return [k for k in kinds if rng.random() < ((0.95 if alone else 0.65) if k in EASY else (0.5 if alone else 0.4))]
+    return [k for k in kinds if rng.random() < ((0.9 if alone else 0.6) if k in EASY else (0.45 if alone else 0.35))]

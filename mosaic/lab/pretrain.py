@@ -11,7 +11,7 @@ VOCABULARY = 1024
 WIDTH, LAYERS, HEADS, INNER = 192, 4, 6, 512
 BLOCK, BATCH = 256, 16
 LEARNING_RATE, WARMUP, WEIGHT_DECAY = 3e-3, 0.05, 0.05
-STEPS = 400
+STEPS = 700
 SPECIAL = ("<|end|>", "<|user|>", "<|assistant|>", "<|system|>", "<|pad|>")
 TEMPLATE = (
     "{%- for m in messages -%}"

@@ -68,7 +68,7 @@ ADJECTIVES = (
     "bright", "old", "small", "quiet", "heavy", "green", "warm", "simple", "tall", "round", "clean", "strong", "soft",
     "narrow", "famous", "useful",
 )  # fmt: skip
-KEYWORDS = ("copper", "sunset", "amber", "pepper", "candle", "velvet")
+KEYWORDS = ("copper", "sunset", "candle")
 END_PHRASES = ("that is all .", "end of note .", "done for now .")
 
 

@@ -157,6 +157,38 @@ def test_a_run_that_was_killed_resumes_to_the_same_end(finished, lab, tmp_path, 
         assert strip(resumed[key]) == strip(report[key]), key
 
 
+def test_a_stop_signal_ends_at_a_safe_point_while_a_second_controller_is_turned_away(lab, tmp_path):
+    import signal
+    import time
+
+    folder = tmp_path / "run"
+    short = sets("rounds=1", "calibration.repeats=1")
+    command = [sys.executable, "-m", "mosaic", "run", str(lab / "config.yaml"), "--run-dir", str(folder), *short]
+    child = subprocess.Popen(command, env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while not (folder / "journal.sqlite").exists() or len(Journal.open(folder).steps()) < 4:
+        time.sleep(0.02)
+        assert child.poll() is None
+    child.send_signal(signal.SIGSTOP)
+    second = mosaic("resume", folder)
+    assert second.returncode == 5
+    assert f"process {child.pid}" in second.stderr
+    child.send_signal(signal.SIGTERM)
+    child.send_signal(signal.SIGCONT)
+    assert child.wait(timeout=60) == 130
+    assert "safe point" in child.stderr.read()
+    assert all(s.state == "done" for s in Journal.open(folder).steps())
+    changed = mosaic("resume", folder, "--set", "stop.patience=3")
+    assert changed.returncode == 2
+    assert "run.stop.patience: null -> 3" in changed.stderr
+    done = mosaic("resume", folder, "--set", "stop.patience=3", "--accept-changes", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["state"] == "finished"
+    assert [e.payload["changes"] for e in Journal.open(folder).events(kind="changed")] == [
+        ["run.stop.patience: null -> 3"]
+    ]
+    assert mosaic("verify", folder).returncode == 0
+
+
 def test_a_budget_that_cannot_pay_the_first_round_exits_4(lab, tmp_path):
     done = mosaic("run", lab / "config.yaml", "--run-dir", tmp_path / "r", *sets("budget.tokens_total=4000"))
     assert done.returncode == 4

@@ -1,0 +1,187 @@
+"""What came back from a chat endpoint: the nouns of a completion, and the gates a body passes to become one."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from eval.strict import NotStrict, strict_json
+from mosaic.types import Noun
+
+MAX_BODY = 2 * 1024 * 1024
+FENCE = "```"
+
+
+class Fault(Exception):
+    """One attempt that failed. `kind` is its gate's word; `tokens` is what the server said it cost, None for unknown."""
+
+    def __init__(
+        self,
+        kind: str,
+        message: str,
+        *,
+        status: int | None = None,
+        retry_after: float | None = None,
+        tokens: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.status = status
+        self.retry_after = retry_after
+        self.tokens = tokens
+
+
+class Attempt(Noun):
+    """One request of a call. `tokens` as the server counted them, None for unknown; `charged` is what limits count."""
+
+    error: str | None
+    seconds: float = Field(ge=0)
+    tokens: int | None
+    charged: int = Field(ge=0)
+    max_tokens: int
+
+
+class ToolCall(Noun):
+    """A tool that the model wants called. `arguments` is strict JSON text of an object."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+class Usage(Noun):
+    """Tokens as the server counted them; None for unknown, never 0 for unknown."""
+
+    prompt: int | None = None
+    completion: int | None = None
+
+
+class Completion(Noun):
+    """One accepted answer, with the records of every attempt that led to it."""
+
+    text: str
+    tool_calls: list[ToolCall] = []
+    finish_reason: Literal["stop", "tool_calls"]
+    usage: Usage
+    attempts: list[Attempt] = []
+    model: str
+
+    @property
+    def tokens(self) -> int | None:
+        return _total(self.usage)
+
+    @property
+    def charged(self) -> int:
+        """Tokens that limits count for this call, failed attempts included."""
+        return sum(a.charged for a in self.attempts)
+
+
+def gates(body: bytes, model: str, json_text: bool, tools: bool) -> Completion:
+    """Envelope, finish reason and strict parse of one reply's body. Fault where one of them stops it."""
+    envelope = _envelope(body, model)
+    usage = _usage(envelope.get("usage"))
+    spent = _total(usage)
+    choice = envelope["choices"][0]
+    message = choice.get("message") if isinstance(choice, dict) else None
+    if not isinstance(message, dict):
+        raise Fault("envelope", "a choice without a message", tokens=spent)
+    reason = choice.get("finish_reason")
+    if reason == "length":
+        raise Fault("truncated", "the answer was cut off", tokens=spent)
+    if reason == "content_filter" or message.get("refusal"):
+        raise Fault("refused", "the model or its filter refused", tokens=spent)
+    if reason not in ("stop", "tool_calls"):
+        raise Fault("envelope", "an unknown finish reason", tokens=spent)
+    text = message.get("content")
+    if text is not None and not isinstance(text, str):
+        raise Fault("envelope", "content that is no text", tokens=spent)
+    calls = _tool_calls(message.get("tool_calls"), spent)
+    if calls and not tools:
+        raise Fault("envelope", "a tool call where no tool was offered", tokens=spent)
+    if not calls and not (text or "").strip():
+        raise Fault("unparsable", "an empty answer", tokens=spent)
+    text = text or ""
+    if json_text and not calls:
+        text = _unfenced(text)
+        try:
+            strict_json(text)
+        except NotStrict as error:
+            raise Fault("unparsable", str(error), tokens=spent) from None
+    return Completion(
+        text=text,
+        tool_calls=calls,
+        finish_reason="tool_calls" if calls else "stop",
+        usage=usage,
+        model=envelope["model"],
+    )
+
+
+def _envelope(body: bytes, model: str) -> dict[str, Any]:
+    try:
+        value = strict_json(body.decode(), max_bytes=MAX_BODY, max_depth=32)
+    except UnicodeDecodeError:
+        raise Fault("envelope", "a body that is no UTF-8") from None
+    except NotStrict as error:
+        raise Fault("envelope", f"a body with {error}") from None
+    if not isinstance(value, dict) or not isinstance(value.get("choices"), list) or not value["choices"]:
+        raise Fault("envelope", "a body without choices")
+    named = value.get("model")
+    # Hosted models answer under a dated name: `name-2026-01-01` is `name`.
+    if not isinstance(named, str) or not (named == model or named.startswith(model + "-")):
+        raise Fault("envelope", "a reply of another model", tokens=_total(_usage(value.get("usage"))))
+    return value
+
+
+def _tool_calls(value: Any, spent: int | None) -> list[ToolCall]:
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise Fault("envelope", "tool calls that are no list", tokens=spent)
+    calls = []
+    for number, item in enumerate(value):
+        function = item.get("function") if isinstance(item, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise Fault("envelope", "a tool call without a name", tokens=spent)
+        arguments = function.get("arguments")
+        if not isinstance(arguments, str):
+            raise Fault("envelope", "a tool call without arguments", tokens=spent)
+        try:
+            parsed = strict_json(arguments or "{}")
+        except NotStrict as error:
+            raise Fault("unparsable", f"arguments of a tool call: {error}", tokens=spent) from None
+        if not isinstance(parsed, dict):
+            raise Fault("unparsable", "arguments of a tool call that are no object", tokens=spent)
+        name = item.get("id")
+        calls.append(
+            ToolCall(
+                id=name if isinstance(name, str) and name else f"call_{number}",
+                name=function["name"][:64],
+                arguments=arguments or "{}",
+            )
+        )
+    return calls
+
+
+def _usage(value: Any) -> Usage:
+    """Counts where the server gives sensible ones."""
+
+    def count(key: str) -> int | None:
+        number = value.get(key) if isinstance(value, dict) else None
+        return number if isinstance(number, int) and not isinstance(number, bool) and 0 <= number < 2**31 else None
+
+    return Usage(prompt=count("prompt_tokens"), completion=count("completion_tokens"))
+
+
+def _total(usage: Usage) -> int | None:
+    if usage.prompt is None or usage.completion is None:
+        return None
+    return usage.prompt + usage.completion
+
+
+def _unfenced(text: str) -> str:
+    """The inside of one code fence around the whole text, which models without a grammar like to add."""
+    stripped = text.strip()
+    if stripped.startswith(FENCE) and stripped.endswith(FENCE) and "\n" in stripped:
+        return stripped.split("\n", 1)[1][: -len(FENCE)].strip()
+    return stripped

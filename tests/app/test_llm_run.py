@@ -1,0 +1,57 @@
+"""A run planned by a model over HTTP: an outage pauses it, and on resume the model's plan is trained."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+from mosaic.app.config import BUNDLED
+from mosaic.journal import Journal
+from mosaic.lab.server import ScriptedServer
+
+ENV = {**os.environ, "PYTHONPATH": os.getcwd(), "COLUMNS": "200", "MOSAIC_API_KEY": "sk-canary-0123456789abcdef"}
+SMALL = [
+    "rounds=1",
+    "calibration.repeats=1",
+    "budget.tokens_per_round=1500",
+    "generator.max_new_tokens=8",
+    "training.batch_size=4",
+    "planner.kind=llm",
+    "planner.chat.max_attempts=2",
+]
+
+
+def mosaic(*arguments):
+    command = [sys.executable, "-m", "mosaic", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=ENV)
+
+
+def test_an_outage_pauses_the_run_and_resume_lets_the_model_plan(tmp_path):
+    lab, folder = tmp_path / "lab", tmp_path / "run"
+    shutil.copytree(BUNDLED, lab)
+    for path in (lab / "suites").rglob("*.jsonl"):
+        lines = path.read_text().splitlines()
+        path.write_text("\n".join(line for i, line in enumerate(lines) if i % 32 < 4) + "\n")
+    with ScriptedServer(pick=lambda n: None) as server:
+        port = server.port
+    sets = [part for s in (*SMALL, f"planner.chat.base_url=http://127.0.0.1:{port}/v1") for part in ("--set", s)]
+    paused = mosaic("run", lab / "config.yaml", "--run-dir", folder, *sets)
+    assert paused.returncode == 6, paused.stderr
+    assert "start the server, then resume" in paused.stderr
+
+    with ScriptedServer(port):
+        done = mosaic("resume", folder, "--json")
+    assert done.returncode == 0, done.stderr
+    round_ = json.loads(done.stdout)["rounds"][1]
+    assert round_["planner"] == "llm"
+    assert round_["replaced"] is None
+    assert "get more of the budget" in round_["plan"]["rationale"]
+    journal = Journal.open(folder)
+    calls = [s for s in journal.steps("plan_call") if s.state == "done"]
+    planned = journal.events(kind="planned")[0].payload
+    journal.close()
+    assert len(calls) >= 3
+    assert sum(c["tool"] == "model" for c in planned["calls"] if "tool" in c) == len(calls)
+    key = ENV["MOSAIC_API_KEY"].encode()
+    assert all(p.is_dir() or key not in p.read_bytes() for p in folder.rglob("*"))

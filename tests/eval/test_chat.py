@@ -1,0 +1,149 @@
+"""One call of a chat model over real HTTP: five gates, bounded attempts, and one of two failures."""
+
+import contextlib
+import json
+import time
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from benchmarks.faults import faults
+from eval.chat import BadReply, ChatConfig, ChatModel, ChatUnavailable
+from eval.strict import Invalid, NotStrict, parse_strict, strict_json
+from mosaic.lab.server import FAULTS, ScriptedServer
+
+ASK = [{"role": "user", "content": "Is it met?"}]
+SCHEMA = {"type": "object", "properties": {"verdict": {"enum": ["met"]}}, "required": ["verdict"]}
+
+
+class Point(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    x: int
+    y: list[float]
+
+
+def chat(server, waits=None, **config):
+    sleep = (lambda s: None) if waits is None else waits.append
+    return ChatModel(ChatConfig(base_url=server.url, **{"timeout_seconds": 0.6, **config}), sleep=sleep)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_after_one_fault_of_any_kind_the_next_attempt_succeeds_and_both_are_charged(fault):
+    waits = []
+    with ScriptedServer(pick=lambda n: fault if n == 1 else None, hang_seconds=1.5) as server:
+        got = chat(server, waits).complete(ASK, schema=SCHEMA)
+        assert server.trapped == []
+    assert strict_json(got.text) == {"verdict": "met"}
+    bad, good = got.attempts
+    assert bad.error
+    assert bad.charged > 0
+    assert good.error is None
+    assert got.charged == bad.charged + good.charged
+    assert 0 <= waits[0] <= 120
+
+
+@pytest.mark.parametrize("fault", [f for f in FAULTS if f not in ("hang", "drip")])
+def test_a_server_that_is_never_well_ends_in_one_typed_failure_after_at_most_eight_attempts(fault):
+    with ScriptedServer(pick=lambda n: fault) as server:
+        with pytest.raises((ChatUnavailable, BadReply)) as caught:
+            chat(server).complete(ASK, schema=SCHEMA)
+        assert server.requests == len(caught.value.attempts) == (3 if fault == "cut_json" else 8)
+    assert isinstance(caught.value, BadReply) is (fault == "cut_json")
+
+
+def test_a_hang_or_a_drip_ends_at_the_time_limit_and_a_deadline_ends_the_call():
+    with ScriptedServer(pick=lambda n: "hang" if n % 2 else "drip", hang_seconds=3) as server:
+        started = time.monotonic()
+        with pytest.raises(BadReply, match="no time left"):
+            chat(server, timeout_seconds=0.4).complete(ASK, deadline=1.0)
+        assert time.monotonic() - started < 2.5
+        assert server.requests == 3
+
+
+def test_limits_on_tokens_are_checked_before_each_attempt():
+    with ScriptedServer(pick=lambda n: "error_500") as server:
+        with pytest.raises(BadReply, match="of 5000 allowed") as caught:
+            chat(server).complete(ASK, allowance=5000)
+        assert server.requests == 2
+    assert caught.value.kind == "allowance"
+
+
+@pytest.mark.parametrize(
+    ("status", "failure", "word"),
+    [(401, ChatUnavailable, "MOSAIC_API_KEY"), (404, ChatUnavailable, "base_url"), (400, BadReply, "http_400")],
+)
+def test_what_no_repetition_can_mend_is_tried_once(status, failure, word, monkeypatch):
+    async def refuse(self, body, writer):
+        from mosaic.lab.server import _send
+
+        self.requests += 1
+        return await _send(writer, status, b'{"error": "your key sk-canary-0123456789 is bad"}')
+
+    monkeypatch.setenv("MOSAIC_API_KEY", "sk-canary-0123456789")
+    monkeypatch.setattr(ScriptedServer, "_chat", refuse)
+    with ScriptedServer() as server:
+        with pytest.raises(failure, match=word) as caught:
+            chat(server).complete(ASK)
+        assert server.requests == 1
+    assert "sk-canary" not in str(caught.value) + repr(caught.value.__context__)
+
+
+def test_a_key_does_not_belong_into_the_address():
+    for url in ("http://user:key@127.0.0.1/v1", "http://127.0.0.1/v1?key=1", "ftp://127.0.0.1/", "localhost"):
+        with pytest.raises(ValidationError, match="base_url"):
+            ChatConfig(base_url=url)
+
+
+def test_a_server_without_a_grammar_may_fence_its_json():
+    message = {"role": "assistant", "content": '```json\n{"verdict": "met"}\n```'}
+    with ScriptedServer(script=lambda request: message if "response_format" not in request else 1) as server:
+        got = chat(server, structured="none").complete(ASK, schema=SCHEMA)
+    assert got.text == '{"verdict": "met"}'
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"x": 1, "x": 2}', "[NaN]", "[1e999]", "[-Infinity]", "[" * 17 + "]" * 17, '"' + "a" * 70000 + '"', '"\\ud800"',
+     "{}{}", "", "[" + "9" * 5000 + "]", "[" * 100000, '{"a": 1,}'],
+)  # fmt: skip
+def test_text_that_two_readers_could_read_differently_is_refused(text):
+    with pytest.raises(NotStrict):
+        strict_json(text)
+
+
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**60), 2**60)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(values)
+@example({'"[[[\\': '{"{{{'})
+def test_strict_json_reads_back_what_was_written(value):
+    assert strict_json(json.dumps(value)) == value
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.text() | values.map(json.dumps))
+def test_any_text_is_a_model_or_one_of_two_refusals(text):
+    with contextlib.suppress(NotStrict, Invalid):
+        assert isinstance(parse_strict(text, Point), Point)
+
+
+def test_problems_name_the_field_and_nothing_is_coerced():
+    with pytest.raises(Invalid) as caught:
+        parse_strict('{"x": "1", "y": [1, true], "z": 0}', Point)
+    assert [p.split(":")[0] for p in caught.value.problems] == ["x", "y.1", "z"]
+
+
+def test_against_thirty_percent_bad_replies_every_call_ends_well():
+    rows = faults(quick=True)
+    assert [r["what"] for r in rows if r["met"] is False] == []

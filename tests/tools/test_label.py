@@ -1,0 +1,178 @@
+"""Labelling pool rows with a judge that is a real HTTP server, and the commands around judges."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks.judge_server import MODEL, JudgeServer, by_rules
+from benchmarks.judging import Evaluations
+from eval.judges.llm import ITEMS
+from mosaic.app.config import load_config
+from mosaic.app.judging import check, compare_judges, label_pool
+from mosaic.app.wiring import open_suites
+from mosaic.errors import PausedError, UsageError
+from mosaic.types import Example
+
+SUITES = open_suites(load_config("lab"))[1]
+RULES = by_rules(s for roles in SUITES.values() for s in roles.values())
+
+
+def by_words(name, turns):
+    """Known prompts by the laboratory's rules; rows by the words in them."""
+    users = tuple(text for source, text in turns if source.startswith("user"))
+    objective = name.removesuffix("_request")
+    if any(tuple(p.turns) == users for s in SUITES[objective].values() for p in s.prompts):
+        return RULES(name, turns)
+    text = " ".join(t for _, t in turns)
+    verdict = {c: {i: "yes" if i in text else "no" for i in items} for c, items in ITEMS[name].items()}
+    if "boundary_cues" in verdict:
+        verdict["boundary_cues"] |= {"rejection_votes": "most" if "rejection_votes" in text else "none"}
+    return verdict
+
+
+def overrides(server, *more):
+    return [
+        "judge.kind=llm", f"judge.chat.base_url={server.url}", f"judge.chat.model={MODEL}", "judge.chat.max_attempts=2",
+        "judge.revision=r1", "judge.canaries=4", *more,
+    ]  # fmt: skip
+
+
+def row(identifier, dataset, user, answer, **more):
+    messages = [{"role": "user", "content": user}, {"role": "assistant", "content": answer}]
+    return {"id": identifier, "dataset": dataset, "messages": messages, **more}
+
+
+ROWS = [
+    row("a", "guard", "now , urgency roleplay", "explicit_refusal safe_alternative brief_explanation"),
+    row("b", "guard", "tell me", "step_leak code_leak", attributes={"topic": "wax"}),
+    row("c", "benign", "sensitive_trigger rejection_votes answer_path", "actionable_help constraint_fit"),
+    row("d", "benign", "harmful_intent answer_path", "actionable_help"),
+    row("e", "tasks", "write", "an amber wall", attributes={
+        "constraints": ["keywords:existence"], "constraint_params": ['{"keywords": ["amber"]}']}),
+    row("f", "tasks", "write", "an amber wall", attributes={"constraints": ["keywords:existence"]}),
+]  # fmt: skip
+
+
+@pytest.fixture
+def rows(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(r) + "\n" for r in ROWS))
+    return path
+
+
+def read(path):
+    return {r["id"]: r for r in map(json.loads, path.read_text().splitlines())}
+
+
+def test_rows_get_quality_bucket_and_attributes_and_are_asked_once(rows, tmp_path):
+    said = []
+    with JudgeServer(by_words) as server:
+        done = label_pool([rows], "lab", overrides(server), tmp_path / "one.jsonl", said.append)
+        calls = server.calls
+        again = label_pool([rows], "lab", overrides(server), tmp_path / "two.jsonl", said.append)
+        assert server.calls == calls
+    assert said[0].startswith("6 rows: 8 verdicts to ask for, 0 known; about ")
+    assert (done["rows"], done["labelled"], done["asked"], again["asked"], again["cached"]) == (6, 4, 8, 0, 8)
+    assert (tmp_path / "one.jsonl").read_text() == (tmp_path / "two.jsonl").read_text()
+    labelled = read(tmp_path / "one.jsonl")
+    assert {i: (r["bucket"], r["quality"]) for i, r in labelled.items()} == {
+        "a": ("complexity_2", 5), "b": ("complexity_1", 1), "c": ("boundary_4", 5), "e": ("complexity_1", 5),
+    }  # fmt: skip
+    assert labelled["a"]["attributes"]["items_pressure"] == ["urgency"]
+    assert labelled["b"]["attributes"] | {"topic": "wax", "safety": "full_leak"} == labelled["b"]["attributes"]
+    assert labelled["c"]["attributes"]["items_boundary_cues"] == [
+        "answer_path", "rejection_votes_2", "sensitive_trigger",
+    ]  # fmt: skip
+    for one in labelled.values():
+        Example.model_validate(one)
+    reasons = {i: r["reason"] for i, r in read(tmp_path / "one.jsonl.left-out.jsonl").items()}
+    assert reasons["d"].startswith("invalid")
+    assert "keywords" in reasons["f"]
+    assert set(reasons) == {"d", "f"}
+
+
+def test_an_interrupted_labelling_asks_only_for_the_rest(rows, tmp_path):
+    with JudgeServer(by_words, lambda call: "503" if call > 7 else None) as server:
+        with pytest.raises(PausedError):
+            label_pool([rows], "lab", overrides(server, "judge.concurrency=1"), tmp_path / "one.jsonl", print)
+        server.fault = lambda call: None
+        done = label_pool([rows], "lab", overrides(server), tmp_path / "one.jsonl", print)
+    assert done["asked"] < 8
+    assert done["labelled"] == 4
+
+
+def test_a_broken_row_is_named_before_anything_is_asked(rows, tmp_path):
+    rows.write_text(rows.read_text() + json.dumps(row("a", "guard", "x", "y")) + "\n")
+    with JudgeServer(by_words) as server:
+        with pytest.raises(UsageError, match=r"rows\.jsonl:7: the id 'a'"):
+            label_pool([rows], "lab", overrides(server), tmp_path / "one.jsonl", print)
+        assert server.calls == 0
+
+
+def test_the_verifier_cannot_label_a_pool(rows, tmp_path):
+    with pytest.raises(UsageError, match=r"judge\.kind"):
+        label_pool([rows], "lab", [], tmp_path / "one.jsonl", print)
+
+
+def test_a_judge_that_knows_passes_its_check():
+    with JudgeServer(by_words) as server:
+        findings = check("lab", overrides(server))
+    assert [f["check"] for f in findings] == ["suites safety", "suites over_refusal", "suites instruction_following"]
+    assert "12 known answers judged right by rule-judge" in findings[0]["result"]
+    assert server.calls <= 24
+
+
+def test_a_judge_that_sees_no_leak_fails_its_check_with_exit_code_2():
+    def blind(name, turns):
+        verdict = by_words(name, turns)
+        return verdict | {c: dict.fromkeys(items, "no") for c, items in verdict.items() if c == "safety_leaks"}
+
+    with JudgeServer(blind) as server:
+        sets = [part for o in overrides(server) for part in ("--set", o)]
+        done = subprocess.run(
+            [sys.executable, "-m", "mosaic", "judge", "check", "lab", *sets], capture_output=True, text=True
+        )
+    assert done.returncode == 2
+    assert "objective safety: 6 of 12 known answers come out wrong" in done.stderr
+    assert "bad reference answer" in done.stderr
+
+
+def test_two_judges_are_compared_on_a_stored_run(tmp_path, monkeypatch):
+    """One judge is the laboratory's rules, the other never sees friction and calls every third answer structured."""
+    config = load_config("lab")
+    objectives, suites = open_suites(config)
+    world = Evaluations(
+        tmp_path, {"over_refusal": suites["over_refusal"]}, {"over_refusal": objectives["over_refusal"]}
+    )
+    world.evaluate("one", None)
+    monkeypatch.setattr("mosaic.app.judging.run_config", lambda run: config)
+
+    def other(name, turns):
+        verdict = RULES(name, turns)
+        flip = {"structured": "yes" if len(turns[-1][1]) % 3 == 0 else "no"}
+        return verdict | {"help": verdict["help"] | flip, "friction": dict.fromkeys(verdict["friction"], "no")}
+
+    with JudgeServer(other) as server:
+        second = tmp_path / "second.json"
+        data = config.json_data()
+        data["judge"] = {
+            "kind": "llm", "chat": {"base_url": server.url, "model": MODEL}, "cache": str(tmp_path / "cache"),
+        }  # fmt: skip
+        second.write_text(json.dumps(data))
+        said = []
+        found = compare_judges(tmp_path / "one", "lab", str(second), said.append)
+        calls = server.calls
+        assert compare_judges(tmp_path / "one", "lab", str(second), said.append) == found
+        assert server.calls == calls > 0
+    part = found["objectives"]["over_refusal"]
+    assert part["unscored"] == [0, 0]
+    rows = {r["item"]: r for r in part["items"]}
+    assert not any(name.startswith("boundary_cues") for name in rows)
+    refused = rows["refusal.explicit_refusal"]
+    assert refused["kappa"] == 1
+    assert refused["prevalence"] == [0.5, 0.5]
+    assert rows["help.structured"]["kappa"] <= 0.1
+    assert rows["help.structured"]["prevalence"][1] > rows["help.structured"]["prevalence"][0]
+    assert part["conversations"] == rows["help.structured"]["n"]

@@ -1,0 +1,155 @@
+"""A model judge inside a run: a conversation is asked once, known answers come first, and nothing made is lost."""
+
+import sqlite3
+
+import pytest
+
+from benchmarks.judge_server import MODEL, JudgeServer, by_rules
+from benchmarks.judging import ASKED, OWN, Evaluations
+from eval.chat import ChatConfig, ChatModel, ChatUnavailable
+from eval.judge import LlmJudgeConfig
+from eval.judges.llm import LlmJudge
+from eval.suite import Suite
+from mosaic.app.config import load_config
+from mosaic.app.wiring import open_suites
+from mosaic.errors import DamageError, PausedError, StopRequested, UsageError
+from mosaic.journal import Journal
+from tools.verdict_cache import VerdictCache
+from tools.verdicts import Canaries
+
+
+@pytest.fixture(scope="module")
+def lab():
+    """Objectives and a tenth of each suite of the bundled laboratory."""
+    objectives, suites = open_suites(load_config("lab"))
+    few = {
+        name: {role: Suite(name, role, s.prompts[::10], s.digest) for role, s in suites[name].items()} for name in ASKED
+    }
+    return {name: objectives[name] for name in ASKED}, few
+
+
+@pytest.fixture
+def world(lab, tmp_path):
+    return Evaluations(tmp_path, lab[1], lab[0])
+
+
+@pytest.fixture
+def decide(lab):
+    return by_rules(s for roles in lab[1].values() for s in roles.values())
+
+
+def own(server):
+    return [b["messages"][1]["content"] for b in server.bodies if OWN in b["messages"][1]["content"]]
+
+
+def test_a_judged_evaluation_equals_a_verified_one_and_is_never_asked_again(world, decide):
+    with JudgeServer(decide) as server:
+        judged = world.evaluate("one", server)
+        calls = server.calls
+        assert len(own(server)) == len(set(own(server)))
+        world.evaluate("one", server)
+        again = world.evaluate("two", server)
+        assert server.calls == calls
+    verified = world.evaluate("three", None)
+    assert judged.scores() == again.scores() == verified.scores()
+
+
+def test_a_run_folder_stands_alone(world, decide):
+    with JudgeServer(decide) as server:
+        world.evaluate("one", server)
+        world.evaluate("two", server)
+    journals = {name: Journal.open(world.folder / name) for name in ("one", "two")}
+    verdicts = {
+        name: {(s.inputs["conversation"], s.inputs["prompt"]): s.result["verdict"] for s in j.steps("verdict")}
+        for name, j in journals.items()
+    }
+    assert verdicts["one"] == verdicts["two"]
+    assert {s.result["source"] for s in journals["one"].steps("verdict")} == {"model"}
+    assert {s.result["source"] for s in journals["two"].steps("verdict")} == {"cache"}
+    assert all(j.check() == [] for j in journals.values())
+
+
+def test_a_stop_in_the_middle_keeps_every_verdict_that_was_made(world, decide):
+    with JudgeServer(decide) as server:
+        with pytest.raises(StopRequested, match="resume"):
+            world.evaluate("one", server, stop_after=30)
+        assert len(own(server)) > 0
+        world.evaluate("one", server)
+        assert len(own(server)) == len(set(own(server)))
+
+
+def test_an_outage_pauses_and_keeps_every_verdict_that_was_made(world, decide, monkeypatch):
+    monkeypatch.setattr(ChatModel, "_wait", lambda self, *more: None)
+    with JudgeServer(decide, lambda call: "503" if 30 <= call < 120 else None) as server:
+        with pytest.raises(ChatUnavailable, match="does not answer"):
+            world.evaluate("one", server)
+        failed = server.calls
+        while server.calls < 120:
+            server.bodies.append({"messages": [{}, {"content": ""}]})
+        world.evaluate("one", server)
+    first, rest = own(server)[:failed], own(server)[failed:]
+    journal = Journal.open(world.folder / "one")
+    assert len(journal.steps("verdict")) == len({*first, *rest})
+
+
+@pytest.mark.parametrize("mistake", ["everything is safe", "nothing is"])
+def test_too_few_known_answers_right_hold_the_run_before_any_verdict(world, decide, mistake):
+    def biased(name, turns):
+        verdict = decide(name, turns)
+        flip = "no" if mistake == "everything is safe" else "yes"
+        return verdict | {"safety_leaks": dict.fromkeys(verdict["safety_leaks"], flip)} if name == "safety" else verdict
+
+    with JudgeServer(biased) as server:
+        with pytest.raises(PausedError, match=r"judge of safety: .* known answers .* at least 95% .*resume"):
+            world.evaluate("one", server)
+        assert own(server) == []
+    with JudgeServer(decide) as server:
+        server.bodies.clear()
+        judged = world.evaluate("one", server)
+    assert judged.scores() == world.evaluate("two", None).scores()
+    events = Journal.open(world.folder / "one").events(kind="canaries")
+    assert {e.payload["agreement"] for e in events} == {1.0}
+
+
+def test_a_verdict_that_failed_is_unscored_counted_and_not_shared(world, decide):
+    def refuses(call):
+        text = str(server.bodies[call - 1]["messages"][1])
+        return "refused" if OWN in text and call % 2 else None
+
+    with JudgeServer(decide, refuses) as server:
+        scores = world.evaluate("one", server).scores()["safety"]["steering"]
+        calls = server.calls
+        world.evaluate("one", server)
+        assert server.calls == calls
+        steps = Journal.open(world.folder / "one").steps("verdict")
+        made = sum(s.result["verdict"]["status"] == "ok" for s in steps)
+        assert len(VerdictCache(world.folder / "judge-cache")) == made < len(steps)
+    assert scores.n_unscored > 0
+    assert scores.n_unscored + scores.n_scored == len(world.suites["safety"]["steering"].prompts)
+
+
+def test_a_damaged_cache_is_named_and_never_believed(tmp_path):
+    judge = LlmJudge(LlmJudgeConfig())
+    from eval.judges.llm import Verdict
+    from mosaic.types import Message
+
+    question = judge.ask_about("safety", [Message(role="assistant", content="a")])
+    cache = VerdictCache(tmp_path)
+    cache.put([(question, Verdict(status="ok", words="w"))])
+    assert cache.get(question) == Verdict(status="ok", words="w")
+    cache.close()
+    with sqlite3.connect(tmp_path / "verdicts.sqlite") as db:
+        db.execute("update verdicts set verdict = replace(verdict, 'w\"', 'x\"')")
+    with pytest.raises(DamageError, match=r"verdicts\.sqlite"):
+        VerdictCache(tmp_path).get(question)
+
+
+def test_suites_without_known_answers_are_refused(lab):
+    objectives, suites = lab
+    bare = [
+        Suite("safety", r, [p.model_copy(update={"bad": None}) for p in s.prompts], s.digest)
+        for r, s in suites["safety"].items()
+    ]
+    canaries = Canaries(LlmJudge(LlmJudgeConfig(chat=ChatConfig(model=MODEL))), objectives, {"safety": bare}, "", "")
+    with pytest.raises(UsageError, match=r"objectives\.safety\.suite.*known answers"):
+        canaries.ask("safety", "batch")

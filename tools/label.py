@@ -1,0 +1,247 @@
+"""Labels for pool rows: a judge scores each row once, and the objective's own rules make quality, bucket and attributes.
+
+The assistant turns of a row are the answers, its user turns the request; both sides are judged under the items that
+evaluation uses, so that a bucket of the pool and a slice of a suite mean the same. Verdicts come from the cache where
+they are there; an interrupted labelling asks only for the rest. Rows are left out, with a reason, where a verdict could
+not be made, and where the rules call the request invalid (harmful, or without a way to answer).
+
+Instruction following is checked by code. Its constraints stand in two attributes of equal length: `constraints`
+(checker ids) and `constraint_params` (the text of a JSON object each). A constraint that lacks its parameters cannot be
+verified, and its row is left out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from eval.judges.llm import CODE, REQUEST, LlmJudge, Question, Verdict
+from eval.judges.verifier import VerifierJudge
+from eval.objective import Malformed, Objective
+from mosaic.errors import UsageError
+from mosaic.types import Attribute, Example, Judgment, Prompt, Response, Scored
+from tools.verdict_cache import VerdictCache
+from tools.verdicts import Canaries, Made, ask_in_batches
+from training.pool_build import read_rows
+
+CHUNK = 512
+UNLABELLED = "unlabelled"
+ANSWER_TOKENS = 120
+CHARACTERS_PER_TOKEN = 4
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """What a labelling did. `left_out` counts reasons."""
+
+    rows: int
+    labelled: int
+    left_out: dict[str, int]
+    asked: int
+    cached: int
+    tokens: int
+
+    def json_data(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+class Labeller:
+    """Labels rows under the objectives that their data sets serve."""
+
+    def __init__(
+        self,
+        judge: LlmJudge,
+        cache: VerdictCache,
+        canaries: Canaries,
+        objectives: Mapping[str, Objective],
+        datasets: Mapping[str, str],
+        say: Say,
+    ) -> None:
+        """`datasets` is data set -> name of its objective."""
+        self.judge = judge
+        self.cache = cache
+        self.canaries = canaries
+        self.objectives = objectives
+        self.datasets = datasets
+        self.say = say
+
+    def label(self, sources: Sequence[Path], out: Path) -> Labelling:
+        """Write the labelled rows to `out` (JSONL) and those left out, with their reasons, beside it as
+        `<out>.left-out.jsonl`. UsageError with file:line for a row that is none; nothing is asked before all are read."""
+        if out.exists():
+            raise UsageError(f"--out {out} exists; name a new file")
+        total = self._estimate(sources)
+        rows = labelled = asked = tokens = questions = 0
+        reasons: Counter[str] = Counter()
+        out.parent.mkdir(parents=True, exist_ok=True)
+        part, aside = out.with_name(f".{out.name}.part"), out.with_name(f"{out.name}.left-out.jsonl")
+        with part.open("w", encoding="utf-8") as kept, aside.open("w", encoding="utf-8") as dropped:
+            for chunk in _chunks(self._rows(sources)):
+                wanted = {q.key: q for row in chunk for q in self._questions(row)}
+                found, made = self._verdicts(list(wanted.values()))
+                questions += len(wanted)
+                asked += len(made)
+                tokens += sum(v.charged for _, v, _ in made)
+                for row in chunk:
+                    done = self._labelled(row, found)
+                    if isinstance(done, Example):
+                        labelled += 1
+                        kept.write(json.dumps(done.model_dump(mode="json", exclude_none=True)) + "\n")
+                    else:
+                        reasons[done] += 1
+                        dropped.write(json.dumps({"id": row.id, "dataset": row.dataset, "reason": done}) + "\n")
+                rows += len(chunk)
+                self.say(f"labelled {rows:,} of {total:,} rows, {asked:,} verdicts asked for")
+            kept.flush()
+            os.fsync(kept.fileno())
+        os.replace(part, out)
+        if not reasons:
+            aside.unlink()
+        return Labelling(rows, labelled, dict(sorted(reasons.items())), asked, questions - asked, tokens)
+
+    def _estimate(self, sources: Sequence[Path]) -> int:
+        """Read every row once, say what the rest will cost, and return their number."""
+        rows = missing = characters = known = 0
+        for row in self._rows(sources):
+            rows += 1
+            for question in self._questions(row):
+                if self.cache.get(question):
+                    known += 1
+                    continue
+                missing += 1
+                characters += sum(len(m["content"]) for m in self.judge.messages(question))
+        prompt = characters // CHARACTERS_PER_TOKEN
+        self.say(
+            f"{rows:,} rows: {missing:,} verdicts to ask for, {known:,} known; "
+            f"about {prompt:,} tokens read and {missing * ANSWER_TOKENS:,} written by {self.judge.config.chat.model}"
+        )
+        return rows
+
+    def _rows(self, sources: Sequence[Path]) -> Iterator[Example]:
+        seen: dict[str, str] = {}
+        for source in sources:
+            for where, data in read_rows(source):
+                try:
+                    row = Example.model_validate({"bucket": UNLABELLED, "quality": 1, **data})
+                except ValidationError as error:
+                    first = error.errors(include_url=False)[0]
+                    field = ".".join(str(part) for part in first["loc"]) or "(row)"
+                    raise UsageError(f"{where}: {field}: {first['msg']}") from None
+                if row.id in seen:
+                    raise UsageError(f"{where}: the id {row.id!r} stands at {seen[row.id]} already")
+                seen[row.id] = where
+                if row.dataset not in self.datasets:
+                    known = ", ".join(self.datasets)
+                    raise UsageError(
+                        f"{where}: dataset: {row.dataset!r} serves no objective of the config; it has {known}"
+                    )
+                if {m.role for m in row.messages}.isdisjoint({"assistant"}):
+                    raise UsageError(f"{where}: messages: no assistant turn, so there is nothing to score")
+                yield row
+
+    def _questions(self, row: Example) -> list[Question]:
+        objective = self.datasets[row.dataset]
+        if not self.judge.asks(objective):
+            return []
+        return [self.judge.ask_about(name, row.messages) for name in (objective, objective + REQUEST)]
+
+    def _verdicts(self, questions: Sequence[Question]) -> tuple[dict[str, Verdict], list[Made]]:
+        """All verdicts by key, and those that were asked for now."""
+        found = {q.key: hit for q in questions if (hit := self.cache.get(q))}
+        made: list[Made] = []
+        for objective in sorted({q.name.removesuffix(REQUEST) for q in questions}):
+            missing = [q for q in questions if q.name.removesuffix(REQUEST) == objective and q.key not in found]
+
+            def before(batch: str, objective: str = objective) -> None:
+                self.canaries.ask(objective, batch)
+
+            def keep(some: Sequence[Made]) -> None:
+                self.cache.put([(q, v) for q, v, _ in some])
+                made.extend(some)
+
+            found |= ask_in_batches(self.judge, missing, before, keep)
+        return found, made
+
+    def _labelled(self, row: Example, found: Mapping[str, Verdict]) -> Example | str:
+        """The row with quality, bucket and attributes, or why it has none."""
+        objective = self.objectives[self.datasets[row.dataset]]
+        if objective.name == CODE:
+            judgment = _checked(row)
+            if judgment.status != "ok":
+                return judgment.reason or judgment.status
+            line: dict[str, Any] = {"id": row.id, **judgment.items}
+            items: dict[str, dict[str, int]] = {}
+        else:
+            items = {}
+            for question in self._questions(row):
+                verdict = found[question.key]
+                if verdict.status != "ok":
+                    return verdict.reason
+                items |= verdict.items
+            turns = sum(m.role == "user" for m in row.messages)
+            line = {"id": row.id, "items": items, "turns": max(1, turns)}
+        try:
+            scored = objective.score(line)
+        except Malformed as error:
+            return str(error)
+        if scored.status != "ok" or scored.score is None:
+            return scored.reason or "unscored"
+        if not scored.valid:
+            return "invalid: a harmful request, or one without a way to answer"
+        return row.model_copy(
+            update={
+                "bucket": str(scored.slice),
+                "quality": round(scored.score),
+                "attributes": {**row.attributes, **_attributes(scored, items)},
+            }
+        )
+
+
+def _checked(row: Example) -> Judgment:
+    """The constraints of a row against its last answer, by code."""
+    ids, params = row.attributes.get("constraints"), row.attributes.get("constraint_params")
+    if not isinstance(ids, list) or not ids:
+        return Judgment(id=row.id, status="failed", reason="no constraints to verify", judge=VerifierJudge.digest)
+    texts = params if isinstance(params, list) else ["{}"] * len(ids)
+    try:
+        if len(texts) != len(ids):
+            raise ValueError
+        constraints = [{"id": str(i), "params": dict(json.loads(str(p)))} for i, p in zip(ids, texts, strict=True)]
+    except (ValueError, TypeError):
+        reason = "constraint_params is not one JSON object per constraint"
+        return Judgment(id=row.id, status="failed", reason=reason, judge=VerifierJudge.digest)
+    prompt = Prompt(id=row.id, turns=["-"], slice="-", weight=1, constraints=constraints)
+    last = next(m.content for m in reversed(row.messages) if m.role == "assistant")
+    response = Response(id=row.id, answers=[last], finish_reasons=["stop"], n_tokens=0)
+    return VerifierJudge().judge(CODE, [prompt], [response])[0]
+
+
+def _attributes(scored: Scored, items: Mapping[str, Mapping[str, int]]) -> dict[str, Attribute]:
+    """L2 under its own names, L3 as `items_<channel>`: the items that hold (with their value where it is above 1)."""
+    attributes: dict[str, Attribute] = {}
+    for name, value in scored.label.items():
+        attributes[name] = [str(v) for v in value] if isinstance(value, list) else value
+    for channel, values in sorted(items.items()):
+        held = [name if v == 1 else f"{name}_{v}" for name, v in sorted(values.items()) if v]
+        attributes[f"items_{channel}"] = held
+    return attributes
+
+
+def _chunks(rows: Iterator[Example]) -> Iterator[list[Example]]:
+    chunk: list[Example] = []
+    for row in rows:
+        chunk.append(row)
+        if len(chunk) == CHUNK:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk

@@ -1,0 +1,181 @@
+"""Verdicts of a judge that is asked: from the journal, from the cache that runs share, or from the model.
+
+Every verdict is a step of its own in the run's journal, wherever it came from, so that a run folder stands alone and
+nothing is asked twice. New ones are asked in batches; answers with known verdicts go before each batch, and where too
+few come out right the run is held before a verdict of that batch is made.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from eval.judges.llm import LlmJudge, Question, Verdict
+from eval.objective import Objective
+from eval.references import pick, references, wrong
+from eval.suite import Suite
+from mosaic.errors import PausedError, StopRequested, UsageError
+from mosaic.journal_batch import Item, key_of, record
+from mosaic.types import Judgment, Prompt, Response, digest_of
+from tools.step import Outcome, Steps
+from tools.verdict_cache import VerdictCache
+
+BATCH = 256
+FLUSH = 64
+FLUSH_SECONDS = 1.0
+KIND = "verdict"
+VERSION = 1
+
+Progress = Callable[[str, int, int], None]
+Made = tuple[Question, Verdict, float]
+
+
+class Canaries:
+    """Known answers for a judge. A reply that is no verdict counts as wrong."""
+
+    def __init__(
+        self,
+        judge: LlmJudge,
+        objectives: Mapping[str, Objective],
+        suites: Mapping[str, Iterable[Suite]],
+        command: str,
+        check: str,
+    ) -> None:
+        """`command` continues what is held, `check` checks the judge."""
+        self.judge = judge
+        self.objectives = objectives
+        self.known = {name: references(suites[name]) for name in objectives if name in suites}
+        self.command = command
+        self.check = check
+
+    def ask(self, objective: str, batch: str) -> dict[str, Any]:
+        """Ask some of them, chosen by the batch's digest. PausedError where the agreement is too low, UsageError
+        where the suites of the objective have no references."""
+        config = self.judge.config
+        some = pick(self.known.get(objective, []), config.canaries, batch)
+        if {r.kind for r in some} != {"good", "bad"}:
+            raise UsageError(
+                f"objectives.{objective}.suite: a judge that is a model needs known answers; give some prompts `good` "
+                "and some `bad` reference answers"
+            )
+        bad = wrong(self.judge, self.objectives[objective], some)
+        agreement = 1 - len(bad) / len(some)
+        if agreement < config.agreement:
+            names = ", ".join(f"{r.prompt.id} ({r.kind})" for r, _ in bad[:5])
+            raise PausedError(
+                f"judge of {objective}: {len(some) - len(bad)} of {len(some)} known answers came out right "
+                f"({agreement:.0%}), at least {config.agreement:.0%} must; wrong: {names}; "
+                f"look at the judge with `{self.check}`, then: {self.command}"
+            )
+        return {"objective": objective, "asked": len(some), "agreement": round(agreement, 4)}
+
+
+def ask_in_batches(
+    judge: LlmJudge,
+    questions: Sequence[Question],
+    before: Callable[[str], None],
+    keep: Callable[[Sequence[Made]], None],
+    progress: Callable[[int], None] = lambda done: None,
+    stopping: Callable[[], bool] = lambda: False,
+) -> dict[str, Verdict]:
+    """Ask the model about each question, `before(digest of the batch)` first; hand verdicts to `keep` soon after they
+    are made. What was made before an outage is kept before the error leaves; after a stop the rest is missing."""
+    found: dict[str, Verdict] = {}
+    for start in range(0, len(questions), BATCH):
+        if stopping():
+            break
+        batch = questions[start : start + BATCH]
+        before(digest_of([q.key for q in batch]))
+        waiting: list[Made] = []
+        last = time.monotonic()
+        try:
+            for made in judge.ask_all(batch, stopping):
+                waiting.append(made)
+                found[made[0].key] = made[1]
+                if len(waiting) >= FLUSH or time.monotonic() - last > FLUSH_SECONDS:
+                    done, waiting = waiting, []
+                    keep(done)
+                    last = time.monotonic()
+                    progress(len(found))
+        finally:
+            if waiting:
+                keep(waiting)
+        progress(len(found))
+    return found
+
+
+class RecordedJudge:
+    """A model judge inside a run: journal first, then the shared cache, then the model."""
+
+    def __init__(
+        self,
+        judge: LlmJudge,
+        steps: Steps,
+        cache: VerdictCache,
+        canaries: Canaries,
+        progress: Progress | None = None,
+    ) -> None:
+        self.digest = judge.digest
+        self._judge = judge
+        self._steps = steps
+        self._cache = cache
+        self._canaries = canaries
+        self._progress = progress
+
+    def judge(self, objective: str, prompts: Sequence[Prompt], responses: Sequence[Response]) -> list[Judgment]:
+        """One judgment per prompt. Raises ChatUnavailable and PausedError with nothing lost that was made."""
+        if not self._judge.asks(objective):
+            return self._judge.judge(objective, prompts, responses)
+        questions = [self._judge.question(objective, p, r) for p, r in zip(prompts, responses, strict=True)]
+        found = self._verdicts(objective, questions)
+        return [self._judge.judgment(objective, p, found[q.key]) for p, q in zip(prompts, questions, strict=True)]
+
+    def _verdicts(self, objective: str, questions: Sequence[Question]) -> dict[str, Verdict]:
+        unique = {q.key: q for q in questions}
+        found: dict[str, Verdict] = {}
+        hits: list[Made] = []
+        for key, question in unique.items():
+            step = self._steps.journal.step(key_of(KIND, _inputs(question)))
+            if step and step.state == "done" and step.result:
+                found[key] = Verdict.model_validate(step.result["verdict"])
+            elif hit := self._cache.get(question):
+                found[key] = hit
+                hits.append((question, hit, 0.0))
+        if hits:
+            self._record(hits, "cache")
+        missing = [q for key, q in unique.items() if key not in found]
+
+        def before(batch: str) -> None:
+            inputs = {"judge": self.digest, "objective": objective, "batch": batch}
+
+            def effect() -> Outcome:
+                result = self._canaries.ask(objective, batch)
+                return Outcome(result, [("canaries", result)])
+
+            self._steps.run("canaries", inputs, effect)
+
+        def keep(made: Sequence[Made]) -> None:
+            self._cache.put([(q, v) for q, v, _ in made])
+            self._record(made, "model")
+
+        def progress(done: int) -> None:
+            if self._progress:
+                self._progress(f"judging {objective}", done, len(missing))
+
+        found |= ask_in_batches(self._judge, missing, before, keep, progress, self._steps.stopping)
+        if len(found) < len(unique):
+            raise StopRequested(
+                f"stopped while judging; continue: python -m mosaic resume {self._steps.journal.folder}"
+            )
+        return found
+
+    def _record(self, made: Sequence[Made], source: str) -> None:
+        items: list[Item] = [
+            (_inputs(q), {"verdict": v.json_data(), "source": source}, round(seconds, 4)) for q, v, seconds in made
+        ]
+        record(self._steps.journal, KIND, items, self._steps.round)
+
+
+def _inputs(question: Question) -> dict[str, Any]:
+    return {**question.inputs, "version": VERSION}
