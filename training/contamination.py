@@ -115,7 +115,9 @@ def contamination(
     suites: Mapping[str, Mapping[str, Sequence[Prompt]]], rows: Iterable[tuple[str, Sequence[str]]]
 ) -> list[Found]:
     """What of each suite (objective -> role -> prompts) stands in pool rows, given as (id, user turns)."""
-    found, owners, prompts = [], [], []
+    found: list[Found] = []
+    owners: list[int] = []
+    prompts: list[Prompt] = []
     for objective, roles in suites.items():
         for role, some in roles.items():
             owners += [len(found)] * len(some)
@@ -151,7 +153,7 @@ def _search(table: _Table, batch: Sequence[tuple[str, Sequence[str]]]) -> Iterat
     ids = np.array([get(t, UNKNOWN) for t in _tokens([turn for _, turns in batch for turn in turns])], np.int64)
     ends = np.flatnonzero(ids == END) + 1
     bounds = np.concatenate([[0], ends])[np.cumsum([0] + [len(turns) for _, turns in batch])]
-    for place in np.flatnonzero(np.diff(bounds) <= table.longest_short):
+    for place in np.flatnonzero(np.diff(bounds) <= table.longest_short).tolist():
         key = ids[bounds[place] : bounds[place + 1]].tobytes()
         for number in table.short.get(key, ()) if key else ():
             yield number, batch[int(place)][0], 1.0

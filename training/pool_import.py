@@ -176,7 +176,8 @@ def _example(
     try:
         chat = shape(row)
         check(chat.messages)
-        key = chat.id or _digest(chat.messages)
+        said = _digest("".join(f"{m['role']} {len(m['content'])} {m['content']}" for m in chat.messages))
+        key = chat.id or said
         identifier = f"{job.dataset}-{key}"
         if identifier in seen:
             if chat.id is None:
@@ -193,8 +194,12 @@ def _example(
         }
         if chat.attributes:
             Example.model_validate(example)
+        _digest(identifier + str(example["bucket"]))
     except Unusable as error:
         tally.refuse(place, str(error))
+        return None
+    except UnicodeEncodeError as error:
+        tally.refuse(place, f"half of a character (a lone surrogate, {error.object[error.start]!a}) in a text")
         return None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
@@ -223,12 +228,13 @@ def _quality(chat: Chat, job: ImportJob) -> int:
     return value
 
 
-def _digest(value: Any) -> str:
-    return xxhash.xxh3_128_hexdigest(canonical_json(value).encode("utf-8", errors="surrogatepass"))
+def _digest(text: str) -> str:
+    """A hash of a text. UnicodeEncodeError for half of a character, which JSON can hold and UTF-8 cannot."""
+    return xxhash.xxh3_128_hexdigest(text.encode("utf-8"))
 
 
-def import_suite(job: ImportJob, objective: str, out: Path, per_role: int) -> dict[str, Tally]:
-    """Write suite prompts of an objective into the folder `out`; the tally under "all", prompts by role beside it.
+def import_suite(job: ImportJob, objective: str, out: Path, per_role: int) -> Tally:
+    """Write suite prompts of an objective into the folder `out`, and the card.
 
     The three roles are disjoint, `per_role` prompts each (all in thirds where the file has fewer), chosen by a hash of
     the request, so that the order of the file does not matter. UsageError naming the bad rows.
@@ -239,16 +245,16 @@ def import_suite(job: ImportJob, objective: str, out: Path, per_role: int) -> di
     found: dict[str, Prompt] = {}
     for place, row in _rows(job, tally, lambda rows: None):
         try:
-            key = _digest(row.get("prompt") if job.shape in PROMPT_SHAPES else row)
+            key = _digest(canonical_json(row.get("prompt") if job.shape in PROMPT_SHAPES else row))
             prompt, left = make(row, f"{job.dataset}-{key[:16]}")
-        except (Unusable, ValidationError) as error:
+        except (Unusable, ValidationError, UnicodeEncodeError) as error:
             tally.refuse(place, str(error).splitlines()[0])
             continue
         for reason, count in left.items():
             tally.left_out[f"unverifiable constraint: {reason}"] += count
         if prompt is None:
             tally.left_out["prompts with no verifiable constraint"] += 1
-        elif (order := _digest(prompt.turns)) in found:
+        elif (order := _digest(canonical_json(prompt.turns))) in found:
             tally.left_out["repeats another prompt word for word"] += 1
         else:
             found[order] = prompt
@@ -265,7 +271,7 @@ def import_suite(job: ImportJob, objective: str, out: Path, per_role: int) -> di
     if len(chosen) > tally.rows:
         tally.left_out["not drawn (see --per-role)"] = len(chosen) - tally.rows
     write_card(out / SUITE_CARD, _origin(job, tally))
-    return {"all": tally, **{role: Tally(rows=size) for role in ROLES}}
+    return tally
 
 
 def _prompt_shape(job: ImportJob, objective: str) -> PromptShape:

@@ -1,14 +1,15 @@
 """Where data came from and under which licence: a card beside each imported file, carried into the pool's manifest.
 
-A card is `<file>.card.json`, or `card.json` in a suite's folder: one JSON object, an `Origin`.
+A card is `<file>.card.json`, or `card.json` in a suite's folder: a JSON list of `Origin`, one for each import.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from mosaic.errors import UsageError
 from mosaic.types import Noun
@@ -32,6 +33,8 @@ class Origin(Noun):
     command: str = ""
 
 
+CARD = TypeAdapter(list[Origin])
+
 # What the data set cards say (google/IFEval, bench-llm/or-bench, allenai/tulu-3-sft-personas-instruction-following).
 # XGuard-Train is gated and names no licence.
 LICENCES = {
@@ -48,8 +51,8 @@ def card_of(path: Path) -> Path:
     return path.with_name(path.name + ".card.json")
 
 
-def write_card(path: Path, origin: Origin) -> None:
-    path.write_text(origin.model_dump_json(indent=1) + "\n")
+def write_card(path: Path, *origins: Origin) -> None:
+    path.write_text(json.dumps([o.json_data() for o in origins], indent=1) + "\n")
 
 
 def read_cards(sources: Sequence[Path]) -> list[Origin]:
@@ -59,10 +62,17 @@ def read_cards(sources: Sequence[Path]) -> list[Origin]:
         card = card_of(source)
         if card.is_file():
             try:
-                found.append(Origin.model_validate_json(card.read_text()))
+                found += CARD.validate_json(card.read_text())
             except (ValidationError, UnicodeDecodeError) as error:
                 raise UsageError(f"{card}: not a card of an import ({error}); delete it or import again") from None
     return found
+
+
+def carry_cards(sources: Sequence[Path], out: Path) -> None:
+    """Give a file that was made from others (labelled rows, say) the cards of what it was made from."""
+    found = read_cards(sources)
+    if found:
+        write_card(card_of(out), *found)
 
 
 def licensed(dataset_licences: Sequence[str]) -> dict[str, str]:

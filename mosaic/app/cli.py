@@ -12,6 +12,9 @@ from typing import Annotated, Any
 
 import typer
 
+from mosaic.app import pool_commands
+from mosaic.app.terminal import emit, say
+from mosaic.app.terminal import table as _table
 from mosaic.errors import MosaicError, UsageError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -19,6 +22,7 @@ lab_app = typer.Typer(no_args_is_help=True, help="The built-in laboratory: a sma
 pool_app = typer.Typer(no_args_is_help=True, help="Pools: build them from files of chats, count what they hold.")
 app.add_typer(lab_app, name="lab")
 app.add_typer(pool_app, name="pool")
+pool_commands.register(pool_app)
 judge_app = typer.Typer(no_args_is_help=True, help="Judges: check one on known answers, compare two.")
 app.add_typer(judge_app, name="judge")
 
@@ -41,16 +45,6 @@ def run() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)
-
-
-def say(text: str) -> None:
-    """A line for the person, on stderr."""
-    print(text, file=sys.stderr, flush=True)
-
-
-def emit(value: Any) -> None:
-    """A JSON result on stdout."""
-    print(json.dumps(value, indent=2, allow_nan=False))
 
 
 @app.command()
@@ -94,15 +88,20 @@ def lab_serve(
 @app.command()
 def validate(
     config: Annotated[str, typer.Argument(help="A config file, or `lab`.")],
-    full: Annotated[bool, typer.Option("--full", help="Also two training steps and eight prompts.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Also two training steps and eight prompts, timed.")] = False,
+    training_speed: Annotated[float | None, typer.Option(min=1, help="Training tokens per second.")] = None,
+    generation_speed: Annotated[float | None, typer.Option(min=1, help="Generated tokens per second.")] = None,
+    judge_speed: Annotated[float | None, typer.Option(min=0.01, help="Judge calls per second.")] = None,
     overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
-    """Check a config before it costs anything: pool, suites, judges, adapter recipe, dry mixture, estimates."""
+    """Check a config before it costs anything: pool, suites, judges, adapter recipe, dry mixture, what a run takes."""
     from mosaic.app.config import load_config
+    from mosaic.app.estimate import Given
     from mosaic.app.validation import validate as check
 
-    findings = check(load_config(config, overrides or []), full, say)
+    given = Given(training_speed, generation_speed, judge_speed)
+    findings = check(load_config(config, overrides or []), full, say, given)
     emit(findings) if as_json else _table("checks", ["check", "result"], [[f["check"], f["result"]] for f in findings])
     say(f"next: python -m mosaic run {config}")
 
@@ -389,23 +388,6 @@ def export(
     say("load it: peft.PeftModel.from_pretrained(base, '" + str(out / "adapter") + "')")
 
 
-@pool_app.command("build")
-def pool_build(
-    sources: Annotated[list[Path], typer.Argument(help="JSONL or Parquet files of pool rows.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder of the pool.")],
-    model: Annotated[Path | None, typer.Option("--model", help="Base model folder, to count tokens.")] = None,
-    max_length: Annotated[int, typer.Option(help="Longer chats become windows of turns.")] = 4096,
-    trust_token_counts: Annotated[bool, typer.Option(help="Take n_tokens as given.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Make a pool from files of chats."""
-    from training.pool import build_pool
-
-    pool = build_pool(sources, out, model=model, max_length=max_length, trust_token_counts=trust_token_counts)
-    _pool_stats(pool.stats(), as_json)
-    say(f"wrote {out}; name it as `pool` in a config, then: python -m mosaic validate CONFIG")
-
-
 @pool_app.command("label")
 def pool_label(
     sources: Annotated[list[Path], typer.Argument(help="JSONL or Parquet files of pool rows.")],
@@ -431,26 +413,6 @@ def pool_label(
         else f"python -m mosaic pool build {out} --model MODEL --out POOL"
     )
     say(f"wrote {out}; next: {nxt}")
-
-
-@pool_app.command("stats")
-def pool_stats(pool: Path, as_json: Json = False) -> None:
-    """Rows and tokens by data set and bucket."""
-    from training.pool import Pool
-
-    _pool_stats(Pool.open(pool).stats(), as_json)
-
-
-def _pool_stats(stats: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        emit(stats)
-        return
-    rows = [
-        [dataset, bucket, f"{cell['rows']:,}", f"{cell['tokens']:,}"]
-        for dataset, entry in stats["datasets"].items()
-        for bucket, cell in entry["buckets"].items()
-    ]
-    _table("pool", ["data set", "bucket", "rows", "tokens"], rows)
 
 
 @judge_app.command("check")
@@ -570,18 +532,6 @@ def doctor(as_json: Json = False) -> None:
     emit(findings) if as_json else _table("doctor", ["check", "found", "verdict"], [list(f.values()) for f in findings])
     if any(f["verdict"].startswith("broken") for f in findings):
         raise typer.Exit(1)
-
-
-def _table(title: str, header: list[str], rows: list[list[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left")
-    for column in header:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
 
 
 def _number(value: float | None) -> str:

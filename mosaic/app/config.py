@@ -44,6 +44,26 @@ class BudgetConfig(Noun):
     tokens_total: int | None = Field(default=None, ge=1)
 
 
+class ShareConfig(Noun):
+    """Shares of prompts, 0-1, by suite role."""
+
+    steering: float = Field(default=0.5, ge=0, le=1)
+    selection: float = Field(default=0.2, ge=0, le=1)
+    audit: float = Field(default=0.01, ge=0, le=1)
+
+
+class ContaminationConfig(Noun):
+    """The largest share of a suite that may stand in the pool (`training.contamination`).
+
+    Strictest for audit, whose scores are reported; steering only guides and may resemble what is trained on.
+    """
+
+    max_share: ShareConfig = ShareConfig()
+
+    def limit(self, role: str) -> float:
+        return float(getattr(self.max_share, role))
+
+
 class RunConfig(Noun):
     """Everything a run depends on."""
 
@@ -55,6 +75,7 @@ class RunConfig(Noun):
     objectives: dict[str, ObjectiveConfig] = Field(min_length=1)
     budget: BudgetConfig
     limits: Limits = Limits()
+    contamination: ContaminationConfig = ContaminationConfig()
     planner: PlannerConfig = ProfilePlannerConfig()
     approval: ApprovalConfig = AutoApprovalConfig()
     calibration: CalibrationConfig = CalibrationConfig()

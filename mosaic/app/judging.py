@@ -23,6 +23,7 @@ from tools.label import Labeller
 from tools.label_suite import label_suite
 from tools.verdict_cache import VerdictCache
 from tools.verdicts import Canaries, ask_in_batches
+from training.provenance import carry_cards
 
 Say = Callable[[str], None]
 Suites = Mapping[str, Mapping[str, Suite]]
@@ -186,6 +187,8 @@ def label_pool(sources: Sequence[Path], source: str, overrides: Sequence[str], o
     )
     cache = VerdictCache(judge_cache(config, out.resolve().parent))
     try:
-        return Labeller(judge, cache, canaries, objectives, datasets, say).label(sources, out).json_data()
+        done = Labeller(judge, cache, canaries, objectives, datasets, say).label(sources, out).json_data()
+        carry_cards(sources, out)
+        return done
     finally:
         cache.close()

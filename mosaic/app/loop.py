@@ -43,7 +43,7 @@ def execute(
     """
     inputs = open_inputs(config)
     if new:
-        check_before_run(config, inputs, say)
+        check_before_run(config, inputs, say, folder.resolve().parent)
         runs.create(folder, config, run_digests(config, inputs))
         say(f"run directory: {folder}")
     journal = Journal.open(folder)

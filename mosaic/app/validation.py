@@ -12,34 +12,43 @@ from eval.generator import Generator, TransformersGeneratorConfig
 from eval.generators.transformers import TransformersGenerator
 from eval.generators.vllm_server import find_vllm
 from mosaic.app.config import RunConfig
+from mosaic.app.estimate import Given, estimate, has_gpu, loads, model_size, speeds
 from mosaic.app.judging import check_judge
 from mosaic.app.wiring import Inputs, Reporting, build_generator, open_inputs
 from mosaic.errors import UsageError
-from mosaic.types import Mixture, Prompt, Response
+from mosaic.types import ROLES, Mixture, Prompt, Response
+from training.contamination import Found, contamination, pool_requests
 from training.mixture import curate, write_training_set
 from training.servable import check_servable
-from training.sft import check_recipe, train
+from training.sft import check_recipe, load_tokenizer, train
 from training.trainer import TrainJob
 
 PROMPTS = 8
 FULL_TOKENS = 512
 
 
-def validate(config: RunConfig, full: bool, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """All checks in order; the first that fails raises a UsageError. With `full`, two training steps and eight prompts."""
+def validate(
+    config: RunConfig, full: bool, say: Callable[[str], None], given: Given | None = None
+) -> list[dict[str, Any]]:
+    """All checks in order; the first that fails raises a UsageError. With `full`, two training steps and eight prompts.
+
+    `given` are speeds that replace assumed or measured ones in the estimate.
+    """
     say("opening pool, suites and base model")
     inputs = open_inputs(config)
     findings = [
         _pool(config, inputs),
+        _contamination(config, inputs),
         *_suites(config, inputs),
         _recipe(config),
         _mixture(config, inputs),
-        _cost(config),
     ]
+    measured = None
     if full:
         say("training two steps and answering eight prompts")
-        findings.append(_smoke(config, inputs, serve=True))
-    return findings
+        finding, measured = _smoke(config, inputs, serve=True)
+        findings.append(finding)
+    return findings + _estimate(config, inputs, given or Given(), measured)
 
 
 def check_before_run(config: RunConfig, inputs: Inputs, say: Callable[[str], None], runs: Path | None = None) -> None:
@@ -47,6 +56,7 @@ def check_before_run(config: RunConfig, inputs: Inputs, say: Callable[[str], Non
     the run directories: verdicts on known answers that lie in its cache are not asked for again."""
     say("checking config, pool, suites, verifiers, adapter recipe")
     _pool(config, inputs)
+    _contamination(config, inputs)
     _suites(config, inputs, runs)
     _recipe(config)
     _mixture(config, inputs)
@@ -104,10 +114,45 @@ def _mixture(config: RunConfig, inputs: Inputs) -> dict[str, Any]:
     }
 
 
-def _cost(config: RunConfig) -> dict[str, Any]:
-    trainings = config.rounds + config.calibration.repeats
-    text = f"{trainings} trainings of {config.tokens_per_round:,} tokens, {config.tokens_total:,} in all"
-    return {"check": "cost", "result": text}
+def _estimate(config: RunConfig, inputs: Inputs, given: Given, measured: Given | None) -> list[dict[str, Any]]:
+    """What the run takes, from speeds that are given, measured or assumed."""
+    base = Path(config.base_model)
+    tokenizer = load_tokenizer(base)
+    suites = {name: {role: s.prompts for role, s in roles.items()} for name, roles in inputs.suites.items()}
+    sizes = loads(suites, lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]))
+    return estimate(config, sizes, speeds(config, model_size(base), has_gpu(), given, measured)).findings()
+
+
+def contaminated(config: RunConfig, inputs: Inputs) -> list[Found]:
+    """What of each suite stands in the pool."""
+    suites = {name: {role: s.prompts for role, s in roles.items()} for name, roles in inputs.suites.items()}
+    return contamination(suites, pool_requests(inputs.pool.path))
+
+
+def refuse_contaminated(config: RunConfig, found: list[Found]) -> None:
+    """UsageError where a suite stands in the pool to more than its limit."""
+    over = [f for f in found if f.share > config.contamination.limit(f.role)]
+    if over:
+        lines = [
+            f"  {f.objective} {f.role}: {len(f.hits)} of {f.prompts} prompts ({f.share:.1%}), at most "
+            f"{config.contamination.limit(f.role):.1%}; such as {f.hits[0].prompt} in row {f.hits[0].row}"
+            for f in over
+        ]
+        raise UsageError(
+            "contamination: suites stand in the pool word for word:\n" + "\n".join(lines) + "\n"
+            "import the pool's rows again with --without SUITE_FOLDER, or raise contamination.max_share.<role>; "
+            "`python -m mosaic pool contamination CONFIG --json` names the rows"
+        )
+
+
+def _contamination(config: RunConfig, inputs: Inputs) -> dict[str, Any]:
+    found = contaminated(config, inputs)
+    refuse_contaminated(config, found)
+    worst = {role: max(f.share for f in found if f.role == role) for role in ROLES}
+    text = ", ".join(
+        f"{role} {share:.1%} (at most {config.contamination.limit(role):.1%})" for role, share in worst.items()
+    )
+    return {"check": "contamination", "result": f"share of prompts in the pool, worst objective: {text}"}
 
 
 def _answers(config: RunConfig, prompts: list[Prompt], adapter: Path, folder: Path, serve: bool) -> list[Response]:
@@ -123,8 +168,8 @@ def _answers(config: RunConfig, prompts: list[Prompt], adapter: Path, folder: Pa
         generator.close()
 
 
-def _smoke(config: RunConfig, inputs: Inputs, serve: bool) -> dict[str, Any]:
-    """Two training steps on a scrap of the pool and eight prompts, with the real code."""
+def _smoke(config: RunConfig, inputs: Inputs, serve: bool) -> tuple[dict[str, Any], Given]:
+    """Two training steps on a scrap of the pool and eight prompts, with the real code, and how fast the steps were."""
     plan = static_plan(inputs.pool, config.settings())
     longest = max(FULL_TOKENS, 2 * inputs.pool.max_length)
     mixture = Mixture(
@@ -150,7 +195,9 @@ def _smoke(config: RunConfig, inputs: Inputs, serve: bool) -> dict[str, Any]:
         prompts = [roles["steering"].prompts for roles in inputs.suites.values()]
         some = [p for each in prompts for p in each[: max(1, PROMPTS // len(prompts))]]
         answers = _answers(config, some, Path(done.adapter), Path(folder), serve)
-    return {
+    measured = Given(training=done.tokens / done.train_seconds if done.train_seconds else None)
+    finding = {
         "check": "smoke",
         "result": f"loss {done.loss:.3f} after {done.steps} steps, {len(answers)} prompts answered",
     }
+    return finding, measured

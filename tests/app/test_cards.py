@@ -1,0 +1,84 @@
+"""The cards of an export: metadata that the hub can read, scores on audit, licences, and nothing that breaks a table."""
+
+import yaml
+from huggingface_hub import DatasetCard, ModelCard
+
+from mosaic.app.cards import cell, dataset_card, model_card
+from mosaic.types import ActionPlan, CurationReport, FailureProfile, Round, Score
+from training.provenance import Origin
+
+PLAN = ActionPlan(rationale="more\nof a", ratios={"a": 0.7, "b": 0.3}, bucket_weights={"a": {"x": 0.4, "y": 0.6}})
+BUCKET = {"requested": 70, "selected": 60, "short": 10, "rows": 5, "focus_rows": 0}
+CURATED = CurationReport.model_validate(
+    {
+        "datasets": {d: {**BUCKET, "buckets": {"x": BUCKET}} for d in "ab"},
+        "total": {**BUCKET, "rows": 10},
+        "digest": "d",
+    }
+)
+SCORE = Score(mean=4.0, low=3.5, high=4.5, n_scored=9)
+ROUND = Round(
+    round=2,
+    plan=PLAN,
+    planner="llm",
+    scores={"safety": {"steering": SCORE, "selection": SCORE}},
+    profile=FailureProfile(round=2, slices=[]),
+    curation=CURATED,
+    tokens={"trained": 1234},
+    adapter="f" * 64,
+)
+ORIGINS = [
+    Origin(
+        dataset="a", source="hub:some|where", licence="odc-by", rows=9, left_out={"bad rows": 2}, command="python -m x"
+    ),
+    Origin(dataset="b", source="own", licence="mit", rows=3),
+    Origin(dataset="c", source="not used", licence="gpl", rows=3),
+]
+
+
+def report(chosen):
+    audited = {**SCORE.json_data(), "mean": 3.25}
+    before = {**SCORE.json_data(), "mean": 2.5}
+    return {
+        "audit": {"base": {"safety": before}, "chosen": {"safety": audited}},
+        "chosen": chosen,
+        "config_digest": "c" * 64,
+    }
+
+
+def test_the_chosen_round_is_told_by_its_audit_scores():
+    text = model_card("run", "llama", ROUND, report(2), ORIGINS)
+    data = ModelCard(text).data
+    assert (data.base_model, data.library_name) == ("llama", "peft")
+    assert data.eval_results[0].metric_value == 3.25
+    assert "| safety | 3.25 | 3.50 to 4.50 | 9 | 2.50 |" in text
+    assert "| a | 0.700 | x 0.40, y 0.60 |" in text
+    assert "python -m mosaic run run/config.json" in text
+
+
+def test_any_other_round_says_that_its_scores_are_optimistic():
+    text = model_card("run", "llama", ROUND, report(1), ORIGINS)
+    assert "| safety | 4.00 | 3.50 to 4.50 | 9 |" in text
+    assert "optimistic" in text
+
+
+def test_the_data_set_card_names_licence_and_source_of_what_was_used():
+    text = dataset_card("run", ROUND, ORIGINS)
+    data = DatasetCard(text).data
+    assert data.license == ["mit", "odc-by"]
+    assert data.size_categories == ["n<1K"]
+    assert "| a | hub:some\\|where | odc-by | 9 | 2 bad rows |" in text
+    assert "gpl" not in text
+    assert "    python -m x" in text
+
+
+def test_a_licence_that_nobody_knows_is_said_to_be_unknown():
+    assert DatasetCard(dataset_card("run", ROUND, ORIGINS[:1])).data.license == ["odc-by", "unknown"]
+    text = dataset_card("run", ROUND, None)
+    assert DatasetCard(text).data.license == "unknown"
+    assert "not at hand" in text
+
+
+def test_a_cell_stays_in_its_table():
+    assert cell("a|b\nc") == "a\\|b c"
+    assert yaml.safe_load(dataset_card("a: [", ROUND, []).split("---")[1])["pretty_name"] == "a: [, round 2"

@@ -1,0 +1,73 @@
+"""What a run takes: exact training tokens, evaluations counted right, hours from speeds whose origin is told."""
+
+import json
+import struct
+
+import pytest
+
+from mosaic.app.config import load_config
+from mosaic.app.estimate import Given, Load, estimate, loads, model_size, speeds
+from mosaic.types import Prompt
+
+SUITES = [Load(o, r, 100, 100, 10_000) for o in ("safety", "over_refusal") for r in ("steering", "selection", "audit")]
+
+
+def of(*overrides, given=Given(), gpu=True, size=8_000_000_000, suites=SUITES):
+    config = load_config("lab", list(overrides))
+    return estimate(config, suites, speeds(config, size, gpu, given)).data
+
+
+def test_training_is_the_budget_and_the_time_follows_the_speed():
+    found = of("budget.tokens_per_round=1000000", given=Given(training=2000))["training"]
+    assert found["tokens"] == 8_000_000
+    assert found["hours"] == pytest.approx(8_000_000 / 2000 / 3600)
+    assert "at 2,000 tokens/s (given)" in found["text"]
+
+
+def test_an_eight_billion_model_is_assumed_to_train_at_about_two_thousand_tokens_a_second():
+    assert of()["training"]["speed"] == pytest.approx(1e14 / 6 / 8e9)
+    assert "(assumed)" in of()["training"]["text"]
+    assert of(gpu=False)["training"]["hours"] > 1000 * of()["training"]["hours"]
+
+
+def test_every_model_answers_steering_and_selection_and_two_answer_audit():
+    found = of("generator.max_new_tokens=100")["generation"]
+    times = 9 * 2 * 2 + 2 * 2  # base, 3 calibrations, 5 rounds; two objectives; audit of base and chosen
+    assert found["tokens"] == times * 100 * 50
+
+
+def test_measured_speeds_stand_before_assumed_and_behind_given_ones():
+    config = load_config("lab")
+    both = speeds(config, 10, False, Given(training=1.0), Given(training=2.0, generation=3.0))
+    assert (both.training, both.generation) == (1.0, 3.0)
+    assert (both.origin["training"], both.origin["generation"], both.origin["judge"]) == (
+        "given",
+        "measured",
+        "assumed",
+    )
+
+
+def test_without_a_size_the_hours_are_unknown_and_the_flag_is_named():
+    found = of(size=None)
+    assert found["training"]["hours"] is None
+    assert "give --training-speed" in found["training"]["text"]
+    assert found["run"]["text"] == "about an unknown time"
+
+
+def test_the_size_of_a_model_is_read_from_its_headers(tmp_path, tiny_model):
+    from transformers import AutoModelForCausalLM
+
+    assert model_size(tiny_model) == AutoModelForCausalLM.from_pretrained(tiny_model).num_parameters()
+    assert model_size(tmp_path) is None
+    for part in (1, 2):
+        header = json.dumps(
+            {"__metadata__": {}, f"w{part}": {"dtype": "BF16", "shape": [2, 3], "data_offsets": [0, 12]}}
+        )
+        raw = header.encode()
+        (tmp_path / f"model-{part}.safetensors").write_bytes(struct.pack("<Q", len(raw)) + raw + b"\0" * 12)
+    assert model_size(tmp_path) == 12
+
+
+def test_suites_are_measured_in_prompts_turns_and_tokens():
+    prompts = [Prompt(id="a", turns=["one two", "three"], system="four", slice="s", weight=1)]
+    assert loads({"o": {"audit": prompts}}, lambda text: len(text.split())) == [Load("o", "audit", 1, 2, 4)]

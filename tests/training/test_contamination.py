@@ -1,0 +1,85 @@
+"""Contamination: what stands in the pool word for word is found, what only resembles it is not."""
+
+import json
+
+import pytest
+
+from mosaic.errors import UsageError
+from mosaic.types import Prompt
+from training.contamination import LENGTH, contamination
+from training.pool_import import ImportJob, import_rows
+
+LONG = " ".join(f"word{i}" for i in range(20))
+
+
+def prompt(*turns, identifier="p"):
+    return Prompt(id=identifier, turns=list(turns), slice="x", weight=1)
+
+
+def shares(prompts, *rows):
+    found = contamination({"o": {"audit": prompts}}, [(f"r{i}", turns) for i, turns in enumerate(rows)])
+    return {h.prompt: (h.row, round(h.covered, 2)) for h in found[0].hits}
+
+
+def test_a_prompt_inside_a_long_chat_is_found():
+    chat = ["hello there", "before " + LONG.upper().replace(" ", ",  ") + " after", "bye"]
+    assert shares([prompt(LONG)], ["other words"], chat) == {"p": ("r1", 1.0)}
+
+
+def test_a_run_of_twelve_words_is_not_enough():
+    words = LONG.split()
+    assert shares([prompt(LONG)], [" ".join(words[: LENGTH - 1])]) == {}
+    assert shares([prompt(LONG)], [" ".join(words[:LENGTH])]) == {"p": ("r0", 0.65)}
+
+
+def test_a_run_does_not_reach_over_a_turn():
+    words = LONG.split()
+    assert shares([prompt(LONG)], [" ".join(words[:10]), " ".join(words[10:])]) == {}
+
+
+def test_less_than_half_of_the_words_is_not_contamination():
+    rest = " ".join(f"other{i}" for i in range(14))
+    assert shares([prompt(LONG[: LONG.index("word13") - 1] + " " + rest)], [LONG]) == {}
+
+
+def test_two_rows_with_a_half_each_do_not_add_up():
+    a, b = " ".join(f"a{i}" for i in range(13)), " ".join(f"b{i}" for i in range(13))
+    c = " ".join(f"c{i}" for i in range(13))
+    assert shares([prompt(f"{a} {b} {c}")], [a], [b]) == {}
+    assert shares([prompt(f"{a} {b} {c}")], [f"{a} {b}"]) == {"p": ("r0", 0.67)}
+
+
+def test_a_short_prompt_counts_only_as_a_whole():
+    assert shares([prompt("how do i bake ?")], ["How do I bake?"]) == {"p": ("r0", 1.0)}
+    assert shares([prompt("how do i bake ?")], ["how do i bake ? please"], ["hello", "how do i bake"], []) == {}
+    assert shares([prompt("hello", "how ?")], ["hello", "how"]) == {"p": ("r0", 1.0)}
+    assert shares([prompt("hello how ?")], ["hello", "how"], ["hello <x> how"]) == {}
+
+
+def test_words_of_no_suite_do_not_join_others():
+    assert shares([prompt(LONG)], [LONG.replace("word10 ", "word10 strange ")]) == {}
+
+
+def test_the_share_is_of_the_suites_own_prompts():
+    suites = {"a": {"audit": [prompt(LONG), prompt("clean")]}, "b": {"audit": [prompt("also clean")]}}
+    one, two = contamination(suites, [("r", [LONG])])
+    assert (one.share, two.share) == (0.5, 0.0)
+    assert one.data()["worst"] == [{"prompt": "p", "row": "r", "covered": 1.0}]
+
+
+def test_import_leaves_out_rows_that_stand_in_a_suite(tmp_path):
+    suite = tmp_path / "suite"
+    suite.mkdir()
+    for number, role in enumerate(("steering", "selection", "audit")):
+        one = prompt(LONG if role == "audit" else f"clean {role}", identifier=str(number))
+        (suite / f"{role}.jsonl").write_text(one.model_dump_json() + "\n")
+    talks = [LONG, "tell me of the river"]
+    rows = [{"conversations": [{"from": "human", "value": t}, {"from": "gpt", "value": "yes"}]} for t in talks]
+    source = tmp_path / "x.jsonl"
+    source.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    job = ImportJob(sources=[str(source)], shape="xguard", dataset="d", without=[suite])
+    tally = import_rows(job, tmp_path / "rows.jsonl")
+    assert (tally.rows, tally.left_out["stands in a suite (--without)"]) == (1, 1)
+    (suite / "audit.jsonl").unlink()
+    with pytest.raises(UsageError, match="give a suite's folder"):
+        import_rows(job, tmp_path / "again.jsonl")

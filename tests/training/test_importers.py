@@ -1,0 +1,347 @@
+"""Importing: published shapes from every container, bad rows by file and line, nothing written where one is bad."""
+
+import csv
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mosaic.errors import UsageError
+from mosaic.types import Example, Prompt
+from training.importers.containers import BadRow, read
+from training.pool import Pool, build_pool
+from training.pool_import import ImportJob, import_rows, import_suite
+from training.provenance import carry_cards, read_cards
+
+TALK = [
+    {"from": "human", "value": "how do i bake bread ?"},
+    {"from": "gpt", "value": "mix flour and water ."},
+    {"from": "human", "value": "and then ?"},
+    {"from": "gpt", "value": "bake it ."},
+]
+MESSAGES = [{"role": "user", "content": "name a colour ."}, {"role": "assistant", "content": "green ."}]
+TULU = {
+    "id": "t1",
+    "prompt": "name a colour .",
+    "messages": MESSAGES,
+    "constraints": ["format:title", "keywords:include"],
+}
+
+
+def job(path, shape, **changes):
+    return ImportJob(sources=[str(path)], shape=shape, dataset="d", **changes)
+
+
+def dump(path, rows):
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return path
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_xguard_train_is_one_array_of_sharegpt_chats(tmp_path):
+    source = tmp_path / "xguard-train.json"
+    source.write_text(json.dumps([{"conversations": TALK}, {"conversations": TALK[:2]}], indent=2))
+    tally = import_rows(job(source, "xguard"), tmp_path / "rows.jsonl")
+    rows = lines(tmp_path / "rows.jsonl")
+    assert [m["role"] for m in rows[0]["messages"]] == ["user", "assistant", "user", "assistant"]
+    assert (rows[0]["quality"], rows[0]["bucket"]) == (1, "unlabelled")
+    assert tally.notes["rows without a quality: 1 until they are labelled"] == 2
+    for row in rows:
+        Example.model_validate(row)
+
+
+def test_tulu_constraints_are_kept_as_names_and_counted_as_unverifiable(tmp_path):
+    pq.write_table(pa.Table.from_pylist([TULU]), tmp_path / "t.parquet")
+    tally = import_rows(job(tmp_path / "t.parquet", "tulu-if", quality=4), tmp_path / "rows.jsonl")
+    (row,) = lines(tmp_path / "rows.jsonl")
+    assert (row["id"], row["bucket"], row["quality"]) == ("d-t1", "complexity_3", 4)
+    assert row["attributes"]["constraints"] == ["format:title", "keywords:include"]
+    assert tally.notes["constraints without parameters: unverifiable, kept as names only"] == 2
+
+
+def test_alpaca_joins_instruction_and_input(tmp_path):
+    rows = [
+        {"instruction": "add", "input": "1 2", "output": "3"},
+        {"instruction": "hi", "input": "", "output": "hello"},
+    ]
+    import_rows(job(dump(tmp_path / "a.jsonl", rows), "alpaca"), tmp_path / "rows.jsonl")
+    assert [r["messages"][0]["content"] for r in lines(tmp_path / "rows.jsonl")] == ["add\n\n1 2", "hi"]
+
+
+def test_chat_rows_keep_what_a_pool_row_says(tmp_path):
+    own = {"id": 7, "messages": MESSAGES, "bucket": "x", "quality": 5, "attributes": {"topic": "colour", "gone": None}}
+    import_rows(job(dump(tmp_path / "c.jsonl", [own]), "chat"), tmp_path / "rows.jsonl")
+    (row,) = lines(tmp_path / "rows.jsonl")
+    assert (row["id"], row["bucket"], row["quality"], row["attributes"]) == ("d-7", "x", 5, {"topic": "colour"})
+
+
+@pytest.mark.parametrize(
+    ("spec", "row"),
+    [
+        (
+            "messages=dialogue,role=speaker,content=text",
+            {"dialogue": [{"speaker": "human", "text": "hi"}, {"speaker": "bot", "text": "ho"}]},
+        ),
+        ("prompt=question,response=answer,system=rule,id=nr", {"question": "hi", "answer": "ho", "rule": "", "nr": 3}),
+    ],
+)
+def test_a_map_names_the_fields_of_an_unknown_shape(tmp_path, spec, row):
+    import_rows(job(dump(tmp_path / "m.jsonl", [row]), "map", mapping=spec), tmp_path / "rows.jsonl")
+    (made,) = lines(tmp_path / "rows.jsonl")
+    assert [m["content"] for m in made["messages"]] == ["hi", "ho"]
+
+
+@pytest.mark.parametrize("spec", ["messages", "speaker=x", "prompt=q", "role=a,prompt=b,response=c", "id=a,id=b"])
+def test_a_map_that_makes_no_sense_is_refused(tmp_path, spec):
+    with pytest.raises(UsageError, match="--map"):
+        import_rows(job(dump(tmp_path / "m.jsonl", [{}]), "map", mapping=spec), tmp_path / "rows.jsonl")
+
+
+BAD = [
+    (b"{broken", "not valid JSON"),
+    (b'{"conversations": "\xff"}', "not UTF-8"),
+    (b"[1]", "a row is an object, this is list"),
+    (b'{"conversations": NaN}', "NaN is not a number"),
+    (b'{"dialogue": []}', "conversations: missing"),
+    (json.dumps({"conversations": [{"from": "narrator", "value": "x"}]}).encode(), "conversations.0.from: 'narrator'"),
+    (
+        json.dumps({"conversations": [*TALK[:1], {"from": "gpt", "value": " "}]}).encode(),
+        "conversations.1.value: empty",
+    ),
+    (json.dumps({"conversations": [*TALK[:1], {"from": "gpt", "value": "a \ud800"}]}).encode(), "half of a character"),
+    (json.dumps({"conversations": TALK[:1]}).encode(), "nothing to learn from"),
+    (json.dumps({"conversations": TALK[1:]}).encode(), "does not begin with the user"),
+    (json.dumps({"id": "one", "conversations": TALK}).encode(), "id: 'one' stands at .*:1 already"),
+]
+
+
+@pytest.mark.parametrize(("line", "message"), BAD)
+def test_a_bad_row_is_named_by_file_and_line_and_nothing_is_written(tmp_path, line, message):
+    source = tmp_path / "s.jsonl"
+    source.write_bytes(json.dumps({"id": "one", "conversations": TALK}).encode() + b"\n\n" + line + b"\n")
+    with pytest.raises(UsageError, match=rf"1 bad row of 2:\n  .*s\.jsonl:3: .*{message}"):
+        import_rows(job(source, "sharegpt"), tmp_path / "rows.jsonl")
+    assert {p.name for p in tmp_path.iterdir()} == {"s.jsonl"}
+
+
+def test_all_bad_rows_are_counted_and_the_first_twenty_named(tmp_path):
+    rows = [{"conversations": TALK, "id": str(i)} if i % 2 else {} for i in range(100)]
+    with pytest.raises(UsageError, match=r"50 bad rows of 100(.|\n)* and 30 more"):
+        import_rows(job(dump(tmp_path / "s.jsonl", rows), "sharegpt"), tmp_path / "rows.jsonl")
+    tally = import_rows(job(tmp_path / "s.jsonl", "sharegpt", skip_bad=True), tmp_path / "rows.jsonl")
+    assert (tally.rows, tally.bad, tally.left_out["bad rows"]) == (50, 50, 50)
+    assert tally.shown[1].split(": ")[0].endswith("s.jsonl:3")
+
+
+def test_equal_chats_without_ids_are_one_row(tmp_path):
+    tally = import_rows(job(dump(tmp_path / "s.jsonl", [{"conversations": TALK}] * 3), "xguard"), tmp_path / "r.jsonl")
+    assert (tally.rows, tally.left_out["repeats another row word for word"]) == (1, 2)
+
+
+@pytest.mark.parametrize("quality", [0, 6, 3.5, "good", True])
+def test_a_quality_outside_of_1_to_5_is_bad(tmp_path, quality):
+    source = dump(tmp_path / "c.jsonl", [{"messages": MESSAGES, "quality": quality}])
+    with pytest.raises(UsageError, match=r"quality: .* is not a whole number from 1 to 5"):
+        import_rows(job(source, "chat"), tmp_path / "rows.jsonl")
+
+
+def test_every_container_gives_the_same_rows(tmp_path):
+    import datasets
+
+    rows = [{"prompt": f"say {i}\nnow", "category": "c"} for i in range(5)]
+    dump(tmp_path / "a.jsonl", rows)
+    (tmp_path / "b.json").write_text(json.dumps(rows))
+    dump(tmp_path / "lines.json", rows)
+    with (tmp_path / "c.csv").open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, ["prompt", "category"])
+        writer.writeheader()
+        writer.writerows(rows)
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "d.parquet")
+    datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "disk")
+    datasets.DatasetDict({"train": datasets.Dataset.from_list(rows)}).save_to_disk(tmp_path / "splits")
+    for name in ("a.jsonl", "b.json", "lines.json", "c.csv", "d.parquet", "disk", "splits"):
+        assert [row for _, row in read(str(tmp_path / name))] == rows, name
+    assert next(iter(read(str(tmp_path / "c.csv"))))[0].endswith("c.csv:2")
+    assert [place for place, _ in read(str(tmp_path / "c.csv"))][1].endswith("c.csv:4")
+    with pytest.raises(UsageError, match="no split 'test'; it has train"):
+        list(read(str(tmp_path / "splits"), split="test"))
+
+
+def test_a_large_array_streams_and_keeps_its_lines(tmp_path, monkeypatch):
+    monkeypatch.setattr("training.importers.containers.BUFFER", 64)
+    rows = [{"n": i, "text": "x" * (i % 90), "list": [i, {"deep": "[}"}]} for i in range(200)]
+    text = json.dumps(rows, indent=1)
+    (tmp_path / "a.json").write_text(text)
+    found = list(read(str(tmp_path / "a.json")))
+    assert [row for _, row in found] == rows
+    for number in (0, 1, 100, 199):
+        line = next(i for i, t in enumerate(text.splitlines(), start=2) if t == f'  "n": {number},') - 2
+        assert found[number][0].endswith(f"a.json:{line}")
+    (tmp_path / "b.json").write_text(json.dumps(rows)[:-40])
+    *_, (place, last) = read(str(tmp_path / "b.json"))
+    assert isinstance(last, BadRow)
+    assert place.endswith("b.json:1")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("nowhere.jsonl", "no such file"),
+        ("hub:owner/name", "hub:owner/name@REVISION"),
+        ("hub:owner/name@0123abc", "cannot load it(.|\n)*HF_HUB_OFFLINE"),
+    ],
+)
+def test_a_source_that_cannot_be_read_says_what_to_do(source, message):
+    with pytest.raises(UsageError, match=message):
+        list(read(source))
+
+
+def test_parquet_out_and_jsonl_out_make_the_same_pool(tmp_path):
+    rows = [{**TULU, "id": f"t{i}"} for i in range(5)]
+    source = dump(tmp_path / "t.jsonl", rows)
+    pools = []
+    for name in ("rows.jsonl", "rows.parquet"):
+        import_rows(job(source, "tulu-if", quality=4), tmp_path / name)
+        made = build_pool(
+            [with_counts(tmp_path / name)],
+            tmp_path / f"{name}.pool",
+            model=None,
+            max_length=512,
+            trust_token_counts=True,
+        )
+        pools.append(made.digest)
+    assert pools[0] == pools[1]
+
+
+def with_counts(path):
+    """The same rows with a token count each, for a pool without a model."""
+    rows = lines(path) if path.suffix == ".jsonl" else pq.read_table(path).to_pylist()
+    return dump(path.with_suffix(path.suffix + ".counted.jsonl"), [{**r, "n_tokens": 9} for r in rows])
+
+
+def test_licence_and_source_travel_from_the_file_to_the_pool(tmp_path):
+    source = dump(tmp_path / "t.jsonl", [{**TULU, "id": f"t{i}"} for i in range(3)])
+    import_rows(job(source, "tulu-if", quality=4, source="the hub"), tmp_path / "rows.jsonl")
+    rows = lines(tmp_path / "rows.jsonl")
+    dump(tmp_path / "rows.jsonl", [{**r, "n_tokens": 9} for r in rows])
+    other = dump(tmp_path / "own.jsonl", [{**r, "id": r["id"] + "x", "dataset": "own", "n_tokens": 9} for r in rows])
+    build_pool([tmp_path / "rows.jsonl", other], tmp_path / "p", model=None, max_length=512, trust_token_counts=True)
+    told = {o["dataset"]: (o["source"], o["licence"], o["rows"]) for o in Pool.open(tmp_path / "p").stats()["origins"]}
+    assert told == {"d": ("the hub", "odc-by", 3), "own": ("rows without a card", "unknown", 3)}
+    changed = build_pool(
+        [tmp_path / "rows.jsonl", other],
+        tmp_path / "q",
+        model=None,
+        max_length=512,
+        trust_token_counts=True,
+        licences={"own": "mit"},
+    )
+    assert [o.licence for o in changed.origins] == ["odc-by", "mit"]
+    with pytest.raises(UsageError, match="no such data set in the rows"):
+        build_pool([other], tmp_path / "z", model=None, max_length=512, trust_token_counts=True, licences={"d": "mit"})
+
+
+def test_a_file_made_of_imported_ones_keeps_their_cards(tmp_path):
+    for name in ("a", "b"):
+        import_rows(
+            job(dump(tmp_path / f"{name}.in.jsonl", [TULU]), "tulu-if", licence=name), tmp_path / f"{name}.jsonl"
+        )
+    carry_cards([tmp_path / "a.jsonl", tmp_path / "b.jsonl"], tmp_path / "both.jsonl")
+    assert [o.licence for o in read_cards([tmp_path / "both.jsonl"])] == ["a", "b"]
+    (tmp_path / "both.jsonl.card.json").write_text("{}")
+    with pytest.raises(UsageError, match="not a card of an import"):
+        read_cards([tmp_path / "both.jsonl"])
+
+
+IFEVAL_NAMES = ["num_words", "relation", "num_highlights", "end_phrase"]
+
+
+def ifeval_row(number, *constraints):
+    """A row as google/IFEval has it: all names in every object, null where they are not used."""
+    kwargs = [{**dict.fromkeys(IFEVAL_NAMES), **params} for _, params in constraints]
+    ids = [identifier for identifier, _ in constraints]
+    return {"key": number, "prompt": f"describe barn {number} .", "instruction_id_list": ids, "kwargs": kwargs}
+
+
+def test_ifeval_leaves_unverifiable_constraints_out_with_a_count(tmp_path):
+    from eval.objectives.instruction_following import InstructionFollowing
+    from eval.suite import load_suite
+
+    rows = [
+        ifeval_row(
+            i, ("punctuation:no_comma", {}), ("length_constraints:number_words", {"num_words": 9.0, "relation": r})
+        )
+        for i, r in enumerate(["at least", "at least", "at least", None])
+    ]
+    rows.append(ifeval_row(9, ("startend:end_checker", {})))
+    rows.append(ifeval_row(10, ("startend:nonsense", {})))
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "i.parquet")
+    tally = import_suite(job(tmp_path / "i.parquet", "ifeval"), "instruction_following", tmp_path / "suite", 1)
+    reasons = {k: v for k, v in tally.left_out.items() if k.startswith("unverifiable")}
+    assert len(reasons) == 3
+    assert set(reasons.values()) == {1}
+    assert any("'relation' is missing; it would be drawn at random" in r for r in reasons)
+    assert tally.left_out["prompts with no verifiable constraint"] == 2
+    prompts = [
+        load_suite(tmp_path / "suite", InstructionFollowing(), r).prompts[0] for r in ("steering", "selection", "audit")
+    ]
+    assert len({p.id for p in prompts}) == 3
+    for prompt in prompts:
+        for constraint in prompt.constraints:
+            assert None not in constraint["params"].values()
+    (card,) = json.loads((tmp_path / "suite" / "card.json").read_text())
+    assert card["licence"] == "apache-2.0"
+
+
+def test_or_bench_becomes_three_disjoint_roles_whatever_the_order(tmp_path):
+    from eval.objectives.over_refusal import OverRefusal
+    from eval.suite import load_suite
+
+    rows = [{"prompt": f"how do i kill process {i} ?", "category": "harmful"} for i in range(20)]
+    for name, some in (("one", rows), ("two", rows[::-1] + rows[:3])):
+        with (tmp_path / f"{name}.csv").open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, ["prompt", "category"])
+            writer.writeheader()
+            writer.writerows(some)
+        import_suite(job(tmp_path / f"{name}.csv", "or-bench-hard-1k"), "over_refusal", tmp_path / name, 4)
+    roles = {r: load_suite(tmp_path / "one", OverRefusal(), r).prompts for r in ("steering", "selection", "audit")}
+    assert [len(p) for p in roles.values()] == [4, 4, 4]
+    assert len({p.turns[0] for some in roles.values() for p in some}) == 12
+    first = roles["audit"][0]
+    assert (first.slice, first.weight, first.valid) == ("boundary_2", 3, 1)
+    assert first.attributes == {"category": "harmful", "turns": 1, "unlabelled": ["rejection_votes"]}
+    for role in roles:
+        assert (tmp_path / "one" / f"{role}.jsonl").read_text() == (tmp_path / "two" / f"{role}.jsonl").read_text()
+
+
+def test_the_toxic_part_of_or_bench_is_invalid_for_over_refusal(tmp_path):
+    source = dump(tmp_path / "t.jsonl", [{"prompt": f"brew parax {i}", "category": "x"} for i in range(3)])
+    import_suite(job(source, "or-bench-toxic"), "over_refusal", tmp_path / "s", 1)
+    assert Prompt.model_validate_json((tmp_path / "s" / "audit.jsonl").read_text()).valid == 0
+
+
+def test_recorded_chats_are_replayed_as_a_safety_suite(tmp_path):
+    from eval.objectives.safety import Safety
+    from eval.suite import load_suite
+
+    rows = [{"conversations": [{"from": "human", "value": f"hello {i}"}, *TALK[1:]]} for i in range(6)]
+    import_suite(job(dump(tmp_path / "x.jsonl", rows), "xguard"), "safety", tmp_path / "s", 2)
+    prompt = load_suite(tmp_path / "s", Safety(), "steering").prompts[0]
+    assert prompt.turns[1] == "and then ?"
+    assert prompt.attributes["unlabelled"] == ["pressure", "concealment"]
+
+
+def test_shapes_go_where_they_belong(tmp_path):
+    source = dump(tmp_path / "x.jsonl", [{"prompt": "hi"}])
+    with pytest.raises(UsageError, match=r"prompts without answers(.|\n)*--suite OBJECTIVE"):
+        import_rows(job(source, "or-bench-80k"), tmp_path / "r.jsonl")
+    with pytest.raises(UsageError, match="makes prompts of over_refusal, not of safety"):
+        import_suite(job(source, "or-bench-80k"), "safety", tmp_path / "s", 2)
+    with pytest.raises(UsageError, match="verifiable constraints come with their parameters"):
+        import_suite(job(source, "tulu-if"), "instruction_following", tmp_path / "s", 2)
+    with pytest.raises(UsageError, match="no such shape; there are chat"):
+        import_rows(job(source, "xml"), tmp_path / "r.jsonl")
