@@ -230,7 +230,7 @@ class Session:
     async def ask(self, where: str, chat: Chat) -> Turn:
         """One answer; asked again of the next server where one dies."""
         sampling = self.generator.sampling(self.generator.config.max_new_tokens)
-        answer = await self._send("/chat/completions", {**sampling, "messages": chat}, where)
+        answer = await self.send("/chat/completions", {**sampling, "messages": chat}, where)
         choice = answer["choices"][0]
         reason = choice["finish_reason"]
         if reason not in ("stop", "length"):
@@ -240,12 +240,13 @@ class Session:
     async def read(self, ids: list[int]) -> float:
         """Mean log-likelihood per token of a text, the first token being given."""
         body = {**self.generator.sampling(1), "prompt": ids, "prompt_logprobs": 0}
-        answer = await self._send("/completions", body, "likelihood")
+        answer = await self.send("/completions", body, "likelihood")
         rows = answer["choices"][0]["prompt_logprobs"]
         values = [float(row[str(token)]["logprob"]) for token, row in zip(ids[1:], rows[1:], strict=True)]
         return sum(values) / len(values)
 
-    async def _send(self, path: str, body: dict[str, Any], where: str) -> Any:
+    async def send(self, path: str, body: dict[str, Any], where: str) -> Any:
+        """One request, named `where` in errors; sent again to the next server where one dies."""
         import openai
 
         hiccups = 0

@@ -148,13 +148,13 @@ def test_the_canary_finds_base_requests_answered_by_an_adapter(adapters, tmp_pat
         generator.close()
 
 
-def guards():
-    """Process ids of servers' guards on this machine."""
-    found = set()
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
+def left_behind(mark):
+    """Processes of this machine that inherited the mark."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
         with suppress(OSError):
-            if b"vllm_guard" in path.read_bytes():
-                found.add(path.parent.name)
+            if mark.encode() in path.read_bytes():
+                found.append(path.parent.name)
     return found
 
 
@@ -164,12 +164,11 @@ def test_the_laboratory_runs_with_vllm_and_leaves_nothing_behind(tmp_path):
         **{"generator.max_new_tokens": 16, "calibration.repeats": 1, "budget.tokens_per_round": 2000},
     }
     sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
-    before = guards()
     done = subprocess.run(
         [sys.executable, "-m", "mosaic", "run", "lab", "--run-dir", str(tmp_path / "run"), "--json", *sets],
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": os.getcwd()},
+        env={**os.environ, "PYTHONPATH": os.getcwd(), "MARK": str(tmp_path)},
     )
     assert done.returncode == 0, done.stderr[-3000:]
     report = json.loads(done.stdout)
@@ -178,4 +177,4 @@ def test_the_laboratory_runs_with_vllm_and_leaves_nothing_behind(tmp_path):
     assert done.stderr.count("vLLM: starting the server") == 1
     assert done.stderr.count("nats from PEFT") == 2
     assert not (tmp_path / "run" / "logs" / "vllm" / "adapters").exists()
-    assert guards() <= before
+    assert left_behind(str(tmp_path)) == []
