@@ -83,7 +83,8 @@ class Step:
 
 
 def _seal(values: Sequence[Any]) -> str:
-    return hashlib.sha256(json.dumps(list(values), ensure_ascii=False).encode()).hexdigest()
+    """SHA-256 of a row's columns. A damaged row may hold bytes where text was: they seal to something else."""
+    return hashlib.sha256(json.dumps(list(values), ensure_ascii=False, default=repr).encode()).hexdigest()
 
 
 class Journal:
