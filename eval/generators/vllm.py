@@ -15,6 +15,7 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from eval.generator import VllmGeneratorConfig
 from eval.generators.canary import PROMPTS, TOKENS, Canary, Served
 from eval.generators.conversations import Chat, Turn, replay
 from eval.generators.vllm_server import MAX_CPU_LORAS, AttachedServer, OwnServer, Server, ServerGone
-from mosaic.errors import BoundaryError, UsageError
+from mosaic.errors import BoundaryError, MosaicError, UsageError
 from mosaic.types import Prompt, Response
 
 RESTARTS = 2
@@ -78,6 +79,7 @@ class VllmGenerator:
             async with Session(self, adapter) as session:
                 return await replay(prompts, session.ask, self.config.concurrency, self.progress)
 
+        self._serve_first(adapter)
         return asyncio.run(run())
 
     def log_likelihood(self, texts: Sequence[str], adapter: Path | None) -> list[float]:
@@ -91,7 +93,13 @@ class VllmGenerator:
             async with Session(self, adapter) as session:
                 return list(await asyncio.gather(*(session.read(ids) for ids in rows)))
 
+        self._serve_first(adapter)
         return asyncio.run(run())
+
+    def _serve_first(self, adapter: Path | None) -> None:
+        """Start and load outside of the event loop, where Ctrl-C ends a long start at once."""
+        with suppress(ServerGone):  # the session begins with a restart then
+            self.serve(adapter)
 
     def release(self) -> None:
         """With `memory: stop` the server ends, so that training has the device to itself."""
@@ -198,6 +206,7 @@ class Session:
         self.restarts = 0
         self._epoch = 0
         self._lock = asyncio.Lock()
+        self._failed: MosaicError | None = None
         self._client: Any = None
         self._model = ""
 
@@ -251,6 +260,11 @@ class Session:
 
         hiccups = 0
         while True:
+            if self._lock.locked():  # a new server is being started
+                async with self._lock:
+                    pass
+            if self._failed is not None:
+                raise self._failed
             epoch = self._epoch
             try:
                 return await self._client.post(path, cast_to=object, body={**body, "model": self._model})
@@ -272,23 +286,30 @@ class Session:
     async def _recover(self, epoch: int, error: Exception) -> None:
         """Start again, once for all conversations that saw the same death."""
         async with self._lock:
+            if self._failed is not None:
+                raise self._failed
             if epoch != self._epoch:
                 return
-            self.restarts += 1
-            if self.restarts > RESTARTS:
-                raise BoundaryError(
-                    f"vLLM died {self.restarts} times in one evaluation; last: {error} "
-                    f"(log: {self.generator.folder / 'server.log'})"
-                )
-            self.generator.say(f"vLLM: the server is gone ({str(error)[:100]}); starting it again")
-            if self._client is not None:
-                await self._client.close()
-                self._client = None
             try:
-                await asyncio.to_thread(self._restart)
-            except ServerGone as again:
-                raise BoundaryError(f"vLLM died again right after it was started: {again}") from None
+                await self._renew(error)
+            except MosaicError as again:
+                self._failed = again  # for all who wait: none of them tries once more
+                raise
             self._epoch += 1
+
+    async def _renew(self, error: Exception) -> None:
+        log = self.generator.folder / "server.log"
+        self.restarts += 1
+        if self.restarts > RESTARTS:
+            raise BoundaryError(f"vLLM died {self.restarts} times in one evaluation; last: {error} (log: {log})")
+        self.generator.say(f"vLLM: the server is gone ({str(error)[:100]}); starting it again")
+        if self._client is not None:
+            await self._client.close()
+            self._client = None
+        try:
+            await asyncio.to_thread(self._restart)
+        except ServerGone as again:
+            raise BoundaryError(f"vLLM died again right after it was started: {again} (log: {log})") from None
 
     def _restart(self) -> None:
         self.generator.server.stop()

@@ -232,14 +232,14 @@ def gone(pid):
 
 
 def test_after_a_crash_every_conversation_goes_on_where_it_stood(stand_in, adapters):
-    generator, log = stand_in(dies_after=25)
+    generator, log = stand_in(dies_after=40)
     responses = generator.generate(prompts(*[1, 2, 3, 4] * 5), adapters[0])
     assert generator.server.starts == 2
     for i, response in enumerate(responses):
         assert response.answers == [f"adapter {2 * t + 1} {i}.{t}" for t in range((i % 4) + 1)]
     asked = [json.dumps(json.loads(line)[1]) for line in log.read_text().splitlines()]
     assert len(set(asked)) == 50
-    assert len(asked) - 50 <= 5  # only what was under way when it died
+    assert len(asked) - 50 <= 20  # at most what was under way when it died: one turn per conversation
 
 
 def test_a_server_that_keeps_dying_ends_the_evaluation(stand_in):
