@@ -114,6 +114,7 @@ def world() -> tuple[Observation, Pool]:
         "last_plan": last,
         "limits": Limits(max_ratio_step=0.5, max_bucket_step=0.8),
         "budget_per_round": 12000,
+        "cost_per_round": 12000,
         "budget_left": 60000,
         "below_floor": [objectives[0].name],
     }

@@ -44,6 +44,12 @@ class Recital:
     def log_likelihood(self, texts: list[str], adapter: Path | None) -> list[float | None]:
         return [None for _ in texts]
 
+    def release(self) -> None:
+        """Nothing to give back."""
+
+    def close(self) -> None:
+        """Nothing to close."""
+
 
 class Evaluations:
     """Evaluations of run folders that share one judge server and one cache."""

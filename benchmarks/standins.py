@@ -97,6 +97,12 @@ class StandInGenerator:
     def log_likelihood(self, texts: Sequence[str], adapter: Path | None) -> list[float]:
         raise NotImplementedError
 
+    def release(self) -> None:
+        """Nothing to give back."""
+
+    def close(self) -> None:
+        """Nothing to close."""
+
 
 @dataclass
 class StandIn:

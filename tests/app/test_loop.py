@@ -16,6 +16,8 @@ SMALL = [
     "budget.tokens_per_round=1500",
     "generator.max_new_tokens=8",
     "training.batch_size=4",
+    "training.epochs=1",
+    "keep=all",
 ]
 
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -301,6 +302,9 @@ def test_nothing_of_the_childs_group_survives_it(job, tmp_path, monkeypatch):
     executor = SubprocessExecutor(SubprocessExecutorConfig(), tmp_path / "logs")
     assert failure_of(lambda: executor.run(job("x")))[0] == "no_adapter"
     state = Path(f"/proc/{pid.read_text()}/stat")
+    ended = time.monotonic() + 5
+    while state.exists() and state.read_text().split()[2] != "Z" and time.monotonic() < ended:
+        time.sleep(0.05)
     assert not state.exists() or state.read_text().split()[2] == "Z"
 
 
