@@ -10,7 +10,7 @@ SOURCES := mosaic agent tools training eval prompts benchmarks examples tests
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train,web]'
 	touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed pyproject.toml
