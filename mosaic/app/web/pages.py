@@ -58,7 +58,8 @@ def mark(folder: Path) -> str:
 
 
 def run_page(folder: Path) -> dict[str, Any]:
-    """Everything the page of a run shows."""
+    """Everything the page of a run shows. Its mark is taken first: what is recorded meanwhile makes a newer one."""
+    seen = mark(folder)
     data, status = report_data(folder), status_data(folder)
     journal, state = load(folder)
     try:
@@ -76,7 +77,7 @@ def run_page(folder: Path) -> dict[str, Any]:
         "heat": heat(state.rounds),
         "tree": tree(folder)[::-1],
         "forecasts": forecasts,
-        "mark": mark(folder),
+        "mark": seen,
         "rounds_planned": run_config(folder).rounds,
     }
 

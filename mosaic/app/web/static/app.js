@@ -18,11 +18,15 @@ function editing() {
 async function refresh() {
   if (editing()) { stale = true; return; }
   stale = false;
+  const number = ++wanted;
   const answer = await fetch(`/run/${encodeURIComponent(live.dataset.run)}/live`);
-  if (!answer.ok) return;
+  const text = answer.ok ? await answer.text() : "";
+  // A later request is under way, or somebody began to type while this one was.
+  if (text === "" || number !== wanted) return;
+  if (editing()) { stale = true; return; }
   const open = new Set([...live.querySelectorAll("details[open]")].map(keyOf));
   const cell = document.getElementById("cell") ? document.getElementById("cell").innerHTML : "";
-  live.innerHTML = await answer.text();
+  live.innerHTML = text;
   for (const details of live.querySelectorAll("details[data-key]")) if (open.has(keyOf(details))) details.open = true;
   if (document.getElementById("cell")) document.getElementById("cell").innerHTML = cell;
   wire();
@@ -35,6 +39,7 @@ function changed(form) {
 let timer = 0;
 let stale = false;
 let asked = 0;
+let wanted = 0;
 
 function say(text, state) {
   const verdict = document.getElementById("verdict");
@@ -96,6 +101,6 @@ function wire() {
 if (live) {
   wire();
   const source = new EventSource(`/run/${encodeURIComponent(live.dataset.run)}/events`);
-  let first = true;
-  source.addEventListener("changed", () => { if (first) { first = false; return; } refresh(); });
+  // The page may be older than the first event: what it shows is compared, not assumed.
+  source.addEventListener("changed", (event) => { if (event.data !== document.getElementById("state").dataset.mark) refresh(); });
 }
