@@ -15,6 +15,7 @@ from benchmarks import (
     curation,
     durability,
     faults,
+    gpu,
     hostile,
     importing,
     judging,
@@ -56,6 +57,7 @@ BENCHMARKS: dict[str, Callable[[bool], Rows]] = {
     "hostile_replies": hostile.hostile_replies,
     "vllm_rounds": serving.vllm_rounds,
     "vllm_in_flight": serving.vllm_in_flight,
+    "gpu_sft": gpu.gpu_sft,
 }
 
 

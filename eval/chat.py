@@ -258,7 +258,7 @@ class ChatModel:
     def _no_key(self, completion: Completion) -> None:
         """A server that echoes the key would put it into every trace; such a reply is no reply."""
         key = os.environ.get(self.config.api_key_env) or ""
-        said = [completion.text, *(f"{c.id} {c.name}" for c in completion.tool_calls)]
+        said = [completion.text, completion.reasoning, *(f"{c.id} {c.name}" for c in completion.tool_calls)]
         said += [canonical_json(strict_json(c.arguments)) for c in completion.tool_calls]
         with contextlib.suppress(NotStrict):
             said.append(canonical_json(strict_json(completion.text)))

@@ -10,6 +10,7 @@ from eval.strict import NotStrict, strict_json
 from mosaic.types import Noun
 
 MAX_BODY = 2 * 1024 * 1024
+MOST_REASONING = 32_000
 FENCE = "```"
 
 
@@ -58,9 +59,11 @@ class Usage(Noun):
 
 
 class Completion(Noun):
-    """One accepted answer, with the records of every attempt that led to it."""
+    """One accepted answer, with the records of every attempt that led to it. `reasoning` is what the server parsed out
+    of the model's answer as its thinking: shown to people, never sent back, never parsed."""
 
     text: str
+    reasoning: str = ""
     tool_calls: list[ToolCall] = []
     finish_reason: Literal["stop", "tool_calls"]
     usage: Usage
@@ -108,8 +111,11 @@ def gates(body: bytes, model: str, json_text: bool, tools: bool) -> Completion:
             strict_json(text)
         except NotStrict as error:
             raise Fault("unparsable", str(error), tokens=spent) from None
+    # vLLM calls it `reasoning`, other servers `reasoning_content`.
+    thought = message.get("reasoning") or message.get("reasoning_content")
     return Completion(
         text=text,
+        reasoning=thought[:MOST_REASONING] if isinstance(thought, str) else "",
         tool_calls=calls,
         finish_reason="tool_calls" if calls else "stop",
         usage=usage,

@@ -16,7 +16,7 @@ from eval.objective import Objective
 from eval.references import pick, references, wrong
 from eval.suite import Suite
 from mosaic.errors import PausedError, StopRequested, UsageError
-from mosaic.journal_batch import Item, key_of, record
+from mosaic.journal import Item, key_of
 from mosaic.types import Judgment, Prompt, Response, digest_of
 from tools.step import Outcome, Steps
 from tools.verdict_cache import VerdictCache
@@ -174,7 +174,7 @@ class RecordedJudge:
         items: list[Item] = [
             (_inputs(q), {"verdict": v.json_data(), "source": source}, round(seconds, 4)) for q, v, seconds in made
         ]
-        record(self._steps.journal, KIND, items, self._steps.round)
+        self._steps.journal.record(KIND, items, self._steps.round)
 
 
 def _inputs(question: Question) -> dict[str, Any]:

@@ -170,6 +170,7 @@ class _Talk:
                 "tool_calls": [
                     {"name": c["name"], "arguments": c["arguments"][:MOST_TRACE_TEXT]} for c in got["tool_calls"]
                 ],
+                **({"reasoning": got["reasoning"][:MOST_TRACE_TEXT]} if got.get("reasoning") else {}),
                 "usage": got["usage"],
                 "attempts": got["attempts"],
                 "model": got["model"],

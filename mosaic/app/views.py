@@ -33,6 +33,7 @@ def report_data(folder: Path) -> dict[str, Any]:
     try:
         cap, held, spent = journal.ledger()
         seconds = _seconds(journal)
+        calls = model_calls(journal)
         events = journal.events()
     finally:
         journal.close()
@@ -68,6 +69,7 @@ def report_data(folder: Path) -> dict[str, Any]:
         },
         "hypervolume": state.hypervolumes,
         "budget": {"total": cap, "spent": spent, "reserved": held, "left": cap - spent - held},
+        "model_calls": calls,
     }
 
 
@@ -113,6 +115,27 @@ def _seconds(journal: Journal) -> dict[int, dict[str, float]]:
     return {n: {k: round(v, 4) for k, v in parts.items()} for n, parts in out.items() if n in recorded}
 
 
+def model_calls(journal: Journal) -> dict[str, dict[str, int]]:
+    """What planner and judges asked of language models: answers, requests with retries, charged tokens. A verdict that
+    another run paid for (a hit in `judge.cache`) is counted apart."""
+    planner = [s.result or {} for s in journal.steps("plan_call") if s.state == "done"]
+    verdicts = [s.result or {} for s in journal.steps("verdict") if s.state == "done"]
+    asked = [v["verdict"] for v in verdicts if v["source"] == "model"]
+    return {
+        who: {
+            "answers": len(answers),
+            "requests": sum(int(a["attempts"]) for a in answers),
+            "tokens": sum(int(a["charged"]) for a in answers),
+            **more,
+        }
+        for who, answers, more in (
+            ("planner", planner, {}),
+            ("judge", asked, {"from_cache": len(verdicts) - len(asked)}),
+        )
+        if answers or any(more.values())
+    }
+
+
 def report_text(data: dict[str, Any]) -> str:
     """The result table of a run as plain text."""
     objectives = data["objectives"]
@@ -133,6 +156,11 @@ def report_text(data: dict[str, Any]) -> str:
                 lines.append(f"{label:>6} {cells}")
     budget = data["budget"]
     lines += ["", f"tokens: {budget['spent']:,} spent of {budget['total']:,}"]
+    lines += [
+        f"{who}: {used['answers']:,} answers, {used['requests']:,} requests, {used['tokens']:,} model tokens"
+        + (f", {used['from_cache']:,} from judge.cache" if used.get("from_cache") else "")
+        for who, used in data["model_calls"].items()
+    ]
     for round_ in data["rounds"]:
         if round_["replaced"]:
             lines.append(f"round {round_['round']}: planner replaced: {round_['replaced']['reason']}")

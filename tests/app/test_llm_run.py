@@ -43,7 +43,8 @@ def test_an_outage_pauses_the_run_and_resume_lets_the_model_plan(tmp_path):
     with ScriptedServer(port):
         done = mosaic("resume", folder, "--json")
     assert done.returncode == 0, done.stderr
-    round_ = json.loads(done.stdout)["rounds"][1]
+    report = json.loads(done.stdout)
+    round_ = report["rounds"][1]
     assert round_["planner"] == "llm"
     assert round_["replaced"] is None
     assert "get more of the budget" in round_["plan"]["rationale"]
@@ -52,6 +53,9 @@ def test_an_outage_pauses_the_run_and_resume_lets_the_model_plan(tmp_path):
     planned = journal.events(kind="planned")[0].payload
     journal.close()
     assert len(calls) >= 3
+    used = report["model_calls"]["planner"]
+    assert used["answers"] == used["requests"] == len(calls)
+    assert used["tokens"] == sum(c.result["charged"] for c in calls) > 0
     assert sum(c["tool"] == "model" for c in planned["calls"] if "tool" in c) == len(calls)
     key = ENV["MOSAIC_API_KEY"].encode()
     assert all(p.is_dir() or key not in p.read_bytes() for p in folder.rglob("*"))

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from benchmarks.faults import faults
 from eval.chat import BadReply, ChatConfig, ChatModel, ChatUnavailable
+from eval.chat_reply import gates
 from eval.strict import Invalid, NotStrict, parse_strict, strict_json
 from mosaic.lab.server import FAULTS, ScriptedServer
 
@@ -68,6 +69,16 @@ def test_limits_on_tokens_are_checked_before_each_attempt():
             chat(server).complete(ASK, allowance=5000)
         assert server.requests == 2
     assert caught.value.kind == "allowance"
+
+
+@pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
+def test_what_a_model_thought_is_kept_apart_from_what_it_said(field):
+    message = {"role": "assistant", "content": '{"x": 1}', field: "first {unbalanced"}
+    reply = {"model": "m", "choices": [{"finish_reason": "stop", "message": message}]}
+    got = gates(json.dumps(reply).encode(), "m", json_text=True, tools=False)
+    assert (got.text, got.reasoning) == ('{"x": 1}', "first {unbalanced")
+    message[field] = ["not", "text"]
+    assert gates(json.dumps(reply).encode(), "m", json_text=True, tools=False).reasoning == ""
 
 
 @pytest.mark.parametrize(

@@ -178,3 +178,44 @@ def test_the_laboratory_runs_with_vllm_and_leaves_nothing_behind(tmp_path):
     assert done.stderr.count("nats from PEFT") == 2
     assert not (tmp_path / "run" / "logs" / "vllm" / "adapters").exists()
     assert left_behind(str(tmp_path)) == []
+
+
+def test_the_labs_own_model_plans_under_a_grammar_on_an_attached_server_and_the_round_finishes(tmp_path, monkeypatch):
+    """Planner and generator share a server that somebody else runs. The plans of such a model are poor: whatever it
+    writes must become a valid plan, a repair, or the fallback planner, and the round must finish."""
+    monkeypatch.setenv("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "1")  # a plan's question is longer than the lab's chats
+    config = VllmGeneratorConfig(**{**SETTINGS, "max_new_tokens": 16, "max_model_len": 24_576})
+    host = VllmGenerator(LAB / "model", config, 16, tmp_path / "host")
+    try:
+        host.generate([Prompt(id="p", turns=["hello"], slice="s", weight=1)], None)
+        server = host.server
+        settings = {
+            **{"generator.kind": "vllm", "generator.base_url": server.url, "generator.api_key_env": "LAB_SERVER_KEY"},
+            **{"generator.dtype": "float32", "generator.max_new_tokens": 16, "generator.max_model_len": 24_576},
+            **{"rounds": 1, "calibration.repeats": 1, "budget.tokens_per_round": 2000},
+            **{"planner.kind": "llm", "planner.tool_calls": "false", "planner.chat.base_url": server.url},
+            **{"planner.chat.model": server.base, "planner.chat.api_key_env": "LAB_SERVER_KEY"},
+            **{"planner.chat.max_tokens": 1200, "planner.chat.max_attempts": 3},
+        }
+        sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+        done = subprocess.run(
+            [sys.executable, "-m", "mosaic", "run", "lab", "--run-dir", str(tmp_path / "run"), "--json", *sets],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.getcwd(), "LAB_SERVER_KEY": server.key},
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert "starting the server" not in done.stderr
+        assert server.healthy()
+        assert server.key.encode() not in (tmp_path / "run" / "journal.sqlite").read_bytes()
+    finally:
+        host.close()
+    report = json.loads(done.stdout)
+    assert [r["round"] for r in report["rounds"]] == [0, 1]
+    planned = report["rounds"][1]
+    assert planned["planner"] == ("llm" if planned["replaced"] is None else "profile")
+    used = report["model_calls"]["planner"]
+    print(f"planner: {planned['planner']}, {used}, replaced: {planned['replaced']}")
+    assert used["answers"] >= 1
+    # A schema that the server enforced was answered: the endpoint did not merely refuse the question.
+    assert "http_" not in str(planned["replaced"])

@@ -11,6 +11,7 @@ from eval.judge import LlmJudgeConfig
 from eval.judges.llm import LlmJudge
 from eval.suite import Suite
 from mosaic.app.config import load_config
+from mosaic.app.views import model_calls
 from mosaic.app.wiring import open_suites
 from mosaic.errors import DamageError, PausedError, StopRequested, UsageError
 from mosaic.journal import Journal
@@ -67,6 +68,10 @@ def test_a_run_folder_stands_alone(world, decide):
     assert {s.result["source"] for s in journals["one"].steps("verdict")} == {"model"}
     assert {s.result["source"] for s in journals["two"].steps("verdict")} == {"cache"}
     assert all(j.check() == [] for j in journals.values())
+    paid, given = (model_calls(journals[name])["judge"] for name in ("one", "two"))
+    assert paid["answers"] == given["from_cache"] == len(verdicts["one"])
+    assert paid["tokens"] > 0
+    assert given["tokens"] == given["requests"] == 0
 
 
 def test_a_stop_in_the_middle_keeps_every_verdict_that_was_made(world, decide):

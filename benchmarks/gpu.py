@@ -1,0 +1,114 @@
+"""The training path at a realistic size, on a GPU: random weights of an 8B shape, chats of log-normal length."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.figures import figure
+from mosaic.app.config import load_config
+from training.adapter import model_digest
+from training.pool import Pool
+from training.sft import load_tokenizer, tokenise, train
+from training.trainer import SftConfig, TrainJob
+
+# Layers, width, feed-forward width, heads, key-value heads, vocabulary: Llama 3.1 8B's, and one for a look.
+LARGE = (32, 4096, 14_336, 32, 8, 128_256)
+SMALL = (2, 256, 688, 4, 4, 1_024)
+
+
+def _model(folder: Path, shape: tuple[int, ...], dtype: str) -> None:
+    """A model folder with random weights and the laboratory's tokenizer."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    layers, width, forward, heads, shared, words = shape
+    config = LlamaConfig(
+        num_hidden_layers=layers,
+        hidden_size=width,
+        intermediate_size=forward,
+        num_attention_heads=heads,
+        num_key_value_heads=shared,
+        vocab_size=words,
+        max_position_embeddings=8192,
+    )
+    torch.manual_seed(0)
+    torch.set_default_dtype(getattr(torch, dtype))
+    try:
+        with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+            model = LlamaForCausalLM(config)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    model.save_pretrained(folder)
+    for path in Path(load_config("lab").base_model).iterdir():
+        if path.suffix != ".safetensors" and path.name != "config.json":
+            shutil.copy(path, folder)
+
+
+def _chats(tokens: int, base: Path) -> Any:
+    """Rows of a training set: the laboratory's turns strung together into chats of log-normal length."""
+    import pyarrow as pa
+
+    pool = Pool.open(Path(load_config("lab").pool))
+    chats = pool.rows(np.arange(2_000))["messages"].to_pylist()
+    texts = [m["content"] for chat in chats for m in chat if m["role"] != "system"]
+    lengths = np.random.default_rng(0).lognormal(3.0, 0.8, tokens).clip(2, 120).astype(int)
+    tokenizer = load_tokenizer(base)
+    rows: dict[str, list[Any]] = {"id": [], "messages": [], "n_tokens": [], "weight": []}
+    total, place = 0, 0
+    for number, length in enumerate(lengths):
+        if total >= tokens:
+            break
+        taken = [texts[(place + k) % len(texts)] for k in range(2 * length)]
+        place += 2 * length
+        chat = [{"role": ("user", "assistant")[k % 2], "content": text} for k, text in enumerate(taken)]
+        count = len(tokenise(tokenizer, [chat])[0][0])
+        if count > 4096:
+            continue
+        total += count
+        for name, value in (("id", f"r{number}"), ("messages", chat), ("n_tokens", count), ("weight", 1.0)):
+            rows[name].append(value)
+    return pa.table(rows)
+
+
+def gpu_sft(quick: bool) -> list[dict[str, Any]]:
+    """Tokens per second, peak memory and the share of time outside the optimiser's steps. `quick` is a small shape,
+    which runs anywhere and says nothing about an 8B model."""
+    import pyarrow.parquet as pq
+    import torch
+
+    gpu = torch.cuda.is_available()
+    if not (gpu or quick):
+        raise SystemExit("gpu_sft needs a GPU; --quick tries the path on a small shape without one")
+    dtype = "bfloat16" if gpu else "float32"
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        base = folder / "model"
+        _model(base, SMALL if quick else LARGE, dtype)
+        pq.write_table(_chats(20_000 if quick else 1_000_000, base), folder / "set.parquet")
+        config = SftConfig(batch_size=8, dtype=dtype, gradient_checkpointing=not quick, lora_r=16)
+        job = TrainJob(
+            base_model=str(base),
+            base_digest=model_digest(base),
+            training_set=str(folder / "set.parquet"),
+            config=config,
+            seed=1,
+            out=str(folder / "adapter"),
+            work=str(folder / "work"),
+        )
+        started = time.monotonic()
+        result = train(job)
+        seconds = time.monotonic() - started
+    rows = [
+        figure(f"tokens trained in {result.steps} steps", result.tokens, "tokens"),
+        figure("speed", result.tokens / result.train_seconds, "tokens/s"),
+        figure("share of the training's time outside its steps", 1 - result.train_seconds / seconds, "share"),
+    ]
+    if gpu:
+        rows.append(figure("peak memory", torch.cuda.max_memory_allocated() / 2**30, "GiB"))
+    return rows
