@@ -26,7 +26,8 @@ class HumanApprovalConfig(Noun):
 class Rule(Noun):
     """Matches a plan that stays within every limit it states; `then` is what happens to such a plan.
 
-    Steps are L1 distances from the plan executed last (0-2), `max_tokens` is what the round costs, `max_regression`
+    Steps are L1 distances from the plan executed last (0-2); a plan with another focus matches no rule that limits
+    them. `max_tokens` is what the round costs, `max_regression`
     the largest fall of a selection mean that the plan itself expects; a plan that leaves an objective's expectation
     out does not match a rule with `max_regression`.
     """
@@ -87,6 +88,9 @@ class PolicyApprover:
 def matches(rule: Rule, plan: ActionPlan, observation: Observation) -> bool:
     """Whether a plan stays within every limit that the rule states."""
     last, proportions = observation.last_plan, observation.bucket_proportions
+    limits_steps = rule.max_ratio_step is not None or rule.max_bucket_step is not None
+    if limits_steps and plan.focus != last.focus:
+        return False  # a change of focus has no distance, so no limit on steps covers it
     if rule.max_ratio_step is not None and distance(plan.ratios, last.ratios) > rule.max_ratio_step:
         return False
     if rule.max_bucket_step is not None:

@@ -58,6 +58,7 @@ class State(TypedDict, total=False):
     failure: str | None
     observation: str
     plan: str
+    approval: str
     planner: str
     violations: list[dict[str, Any]]
     fallback: str | None
@@ -266,11 +267,15 @@ def check(services: Services, state: State) -> State:
     seen = _observation(services, state)
     proposed = _plan(services, state)
 
+    if state.get("decided") == state["plan"]:
+        # What a person wrote is held against the limits, not against the plans that people refused.
+        seen = seen.model_copy(update={"feedback": []})
+
     def effect() -> Outcome:
         found = [v.json_data() for v in check_plan(proposed, seen, services.pool)]
         return Outcome({"violations": found}, [("checked", {"plan": state["plan"], "violations": found})])
 
-    refused = [entry["value"] for entry in state["rejected"]]
+    refused = [v.value for v in seen.feedback if v.rule == "rejected"]
     inputs = {
         "plan": state["plan"],
         "observation": state["observation"],
@@ -292,16 +297,21 @@ def check(services: Services, state: State) -> State:
 
 
 def ask(services: Services, state: State) -> State:
-    """Decide by rule, or file the question that a person must answer."""
+    """Decide by rule, or file the question that a person must answer.
+
+    A person's answer to this very question counts, even where the rules changed after it was given.
+    """
     proposed, seen = _plan(services, state), _observation(services, state)
+    run, journal = services.steps.journal.run, services.steps.journal
+    request = request_of(proposed, seen, state["observation"], run, state["attempt"], state["planner"])
     decision = services.approver.decide(proposed, seen)
     if decision is not None:
+        journal.wait_for("")  # from here on nobody can answer any more
+    if decision is not None and journal.decision(seen.round, request["request"]) is None:
         update: State = {"request": None, **_decided(services, state, decision)}
         if decision.kind == "reject" and len(update["rejected"]) > services.settings.max_repairs:
             update |= _replace(services, state, f"{decision.by} kept refusing plans ({decision.reason})", None)
         return update
-    run = services.steps.journal.run
-    request = request_of(proposed, seen, state["observation"], run, state["attempt"], state["planner"])
     inputs = {"run": run, "round": seen.round, "request": request["request"]}
     event = {"request": request["request"], "plan_digest": request["plan_digest"]}
     services.steps.run("ask", inputs, lambda: Outcome(request, [("asked", event)]))
@@ -310,11 +320,13 @@ def ask(services: Services, state: State) -> State:
 
 def approve(services: Services, state: State) -> State:
     """Wait for a person at an interrupt; whatever is not an approval of this very plan does not run."""
-    asked = {"run": services.steps.journal.run, "round": state["round"], "request": state["request"]}
-    stored = services.steps.journal.decision(state["round"], str(state["request"]))
+    journal = services.steps.journal
+    asked = {"run": journal.run, "round": state["round"], "request": state["request"]}
+    stored = journal.decision(state["round"], str(state["request"]))
     if stored is None:
         from langgraph.types import interrupt
 
+        journal.wait_for(str(state["request"]))
         interrupt(asked)
         raise BoundaryError(f"round {state['round']}: the run was woken without a decision")
     step = services.steps.run("ask", asked, _never_asked)
@@ -343,21 +355,26 @@ def _decided(services: Services, state: State, decision: Decision) -> State:
     """Journal a decision: an approved plan runs, an edited one is checked first, a refused one goes back."""
     inputs = {"run": services.steps.journal.run, "round": state["round"], "attempt": state["attempt"]}
     event = decision.json_data()
-    services.steps.run("approve", {**inputs, "decision": event}, lambda: Outcome(event, [("decided", event)]))
+    step = services.steps.run("approve", {**inputs, "decision": event}, lambda: Outcome(event, [("decided", event)]))
     if decision.kind == "reject":
-        refused = services.steps.store.get_json(state["plan"])
-        entry = Violation(path="plan", rule="rejected", value=refused, hint=decision.reason).json_data()
-        return {"violations": [], "rejected": [*state["rejected"], entry], "decided": None, "plan": ""}
+        entry = refusal(services, event).json_data()
+        return {"violations": [], "rejected": [*state["rejected"], entry], "decided": None, "plan": "", "approval": ""}
     runs = decision.executes or decision.plan_digest
-    return {"plan": runs, "decided": runs, "violations": []}
+    return {"plan": runs, "decided": runs, "violations": [], "approval": step.key}
+
+
+def refusal(services: Services, decision: Mapping[str, Any]) -> Violation:
+    """What the planner is told of a plan that was refused."""
+    refused = services.steps.store.get_json(decision["plan_digest"])
+    return Violation(path="plan", rule="rejected", value=refused, hint=decision["reason"])
 
 
 def curate(services: Services, state: State) -> State:
     """Build the training set of the plan that was approved, and of no other."""
     proposed = _plan(services, state)
-    decisions = [s.result for s in services.steps.journal.steps("approve", state["round"]) if s.result]
-    last = decisions[-1] if decisions else {"kind": "none"}
-    if last["kind"] == "reject" or (last.get("executes") or last.get("plan_digest")) != proposed.content_digest:
+    step = services.steps.journal.step(state.get("approval", ""))
+    said = step.result if step and step.state == "done" and step.result else {"kind": "reject"}
+    if said["kind"] == "reject" or (said.get("executes") or said.get("plan_digest")) != proposed.content_digest:
         raise BoundaryError(f"round {state['round']}: the plan {proposed.content_digest[:12]} was not approved")
     services.notify(f"round {state['round']}: {state['planner']} planned; curating")
     mixture = mixture_of(proposed, _observation(services, state))
@@ -422,7 +439,7 @@ def audit(services: Services, state: State) -> State:
         "base": {o: s["audit"].json_data() for o, s in base.items()},
         "scores": {o: s["audit"].json_data() for o, s in scores.items()},
     }
-    inputs = {"chosen": chosen, "adapter": adapter, "stop": state["stop"]}
+    inputs = {"chosen": chosen, "adapter": adapter, "stop": state["stop"], "rounds": len(current.rounds)}
     services.steps.run("audit", inputs, lambda: Outcome(result, [("audited", result)]))
     return {}
 

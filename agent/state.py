@@ -136,7 +136,9 @@ def fold(journal: Journal, objectives: list[str], known: Records | None = None) 
     rounds = [round_ for _, (round_, _) in sorted(known.items())]
     files = {round_.round: found for round_, found in known.values()}
     calibration = next((s.result for s in journal.steps("calibration") if s.state == "done"), None)
-    audit = next((s.result for s in journal.steps("audit") if s.state == "done"), None)
+    # A run that was extended after its audit is unfinished until it is audited again.
+    audits = [s.result for s in journal.steps("audit", after=max(known, default=0)) if s.state == "done"]
+    audit = audits[-1] if audits else None
     measured = Calibration.model_validate(calibration["calibration"]) if calibration else None
     rounds = mark_dominated(rounds, objectives, measured.noise if measured else {})
     return RunState(

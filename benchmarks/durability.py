@@ -272,7 +272,7 @@ def _zombie(standin: StandIn, root: Path) -> int:
         lambda: first.finish(open_step, {"late": True}, [("trained", {})]),
         lambda: first.begin("train", {"a": 2}, 1),
         lambda: first.fail(open_step, "late"),
-        lambda: first.change({"late": 1}, {}),
+        lambda: first.change({"late": 1}, {}, 1),
     ):
         try:
             act()

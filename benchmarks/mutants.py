@@ -67,7 +67,7 @@ MUTANTS = [
         (
             ("agent/approval.py", 'for name in ("request", "run", "round", "plan_digest", "state_digest"):', "for name in ():"),
             ("agent/nodes.py", "    runs = decision.executes or decision.plan_digest", '    runs = decision.executes or state["plan"]'),
-            ("agent/nodes.py", '(last.get("executes") or last.get("plan_digest")) != proposed.content_digest', "False"),
+            ("agent/nodes.py", '(said.get("executes") or said.get("plan_digest")) != proposed.content_digest', "False"),
         ),
         "approvals",
     ),

@@ -18,7 +18,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,11 @@ from typing import Any
 from mosaic.errors import BudgetError, DamageError, HeldError, PausedError, UsageError
 from mosaic.types import canonical_json, digest_of
 
-VERSION = 2
+VERSION = 3
 FILE = "journal.sqlite"
 LOCK = "lock"
+UNFINISHED = f".{FILE}."
+WAITING = "waiting"
 
 Item = tuple[dict[str, Any], dict[str, Any], float]  # inputs, result, seconds
 
@@ -94,6 +96,16 @@ def _seal(values: Sequence[Any]) -> str:
     return hashlib.sha256(json.dumps(list(values), ensure_ascii=False, default=repr).encode()).hexdigest()
 
 
+def _full(folder: Path, error: sqlite3.Error) -> PausedError | None:
+    """What a full disk is to the run: a pause."""
+    if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+        return PausedError(
+            f"the disk of {folder} is full: the journal needs at least 1,048,576 bytes; make room, "
+            f"then: python -m mosaic resume {folder}"
+        )
+    return None
+
+
 class Journal:
     """The journal of one run directory. Use `create` for a new run, `open` for an existing one."""
 
@@ -111,18 +123,26 @@ class Journal:
         if path.exists():
             raise UsageError(f"{path} exists already; continue it with `python -m mosaic resume {folder}`")
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f".{FILE}.{os.getpid()}"
+        temporary = folder / f"{UNFINISHED}{os.getpid()}"
         temporary.unlink(missing_ok=True)
-        db = cls._connect(temporary)
-        db.executescript(SCHEMA)
         # Config keys stay in their own order, which is how people wrote them.
         meta = {"version": str(VERSION), "run": run, "config": json.dumps(config, allow_nan=False), "fence": "0"}
-        db.execute("begin")
-        db.executemany("insert into meta values (?, ?, ?)", [(n, v, _seal([n, v])) for n, v in meta.items()])
-        db.execute("insert into ledger values (0, ?, 0, 0, ?)", (cap, _seal([0, cap, 0, 0])))
-        db.execute("commit")
-        db.close()
-        os.replace(temporary, path)
+        try:
+            db = cls._connect(temporary)
+            with closing(db):
+                db.executescript(SCHEMA)
+                db.execute("begin")
+                rows = [(n, v, _seal([n, v])) for n, v in {**meta, WAITING: ""}.items()]
+                db.executemany("insert into meta values (?, ?, ?)", rows)
+                db.execute("insert into ledger values (0, ?, 0, 0, ?)", (cap, _seal([0, cap, 0, 0])))
+                db.execute("commit")
+            os.link(temporary, path)  # unlike a rename, never over the journal of somebody who was faster
+        except FileExistsError:
+            raise UsageError(f"{path} exists already; continue it with `python -m mosaic resume {folder}`") from None
+        except sqlite3.OperationalError as error:
+            raise _full(folder, error) or error from error
+        finally:
+            temporary.unlink(missing_ok=True)
         descriptor = os.open(folder, os.O_RDONLY)
         os.fsync(descriptor)
         os.close(descriptor)
@@ -168,7 +188,7 @@ class Journal:
         try:
             rows = self._db.execute(f"select {COLUMNS[table]}, seal from {table} where {where}", values).fetchall()
         except sqlite3.OperationalError as error:
-            raise self._full(error) or error from error
+            raise _full(self.folder, error) or error from error
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             raise DamageError(f"{self.folder / FILE}: {error}") from error
         for *row, seal in rows:
@@ -183,15 +203,6 @@ class Journal:
 
     def _next(self, table: str) -> int:
         return int(self._db.execute(f"select coalesce(max(seq), 0) + 1 from {table}").fetchone()[0])
-
-    def _full(self, error: sqlite3.Error) -> PausedError | None:
-        """What a full disk is to the run: a pause."""
-        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
-            return PausedError(
-                f"the disk of {self.folder} is full: the journal needs at least 1,048,576 bytes; make room, "
-                f"then: python -m mosaic resume {self.folder}"
-            )
-        return None
 
     def check(self) -> list[str]:
         """What is broken in this file, a line each: every row of every table against its digest, the ledger's sums."""
@@ -266,13 +277,21 @@ class Journal:
         except BaseException as error:
             if self._db.in_transaction:
                 self._db.execute("rollback")
-            if isinstance(error, sqlite3.OperationalError) and (full := self._full(error)):
+            if isinstance(error, sqlite3.OperationalError) and (full := _full(self.folder, error)):
                 raise full from error
             raise
 
-    def change(self, config: dict[str, Any], event: dict[str, Any]) -> None:
-        """Replace the recorded config and inputs; what changed is an event of the same transaction."""
+    def change(self, config: dict[str, Any], event: dict[str, Any], cap: int) -> None:
+        """Replace the recorded config, inputs and token budget; what changed is an event of the same transaction.
+
+        UsageError where more than `cap` is spent and reserved already.
+        """
         with self._transaction():
+            _, held, spent = self.ledger()
+            if held + spent > cap:
+                raise UsageError(f"budget.tokens_total: {spent + held:,} tokens are spent already, more than {cap:,}")
+            self._db.execute("update ledger set cap = ? where id = 0", (cap,))
+            self._reseal("ledger", "id", 0)
             self._set_meta("config", json.dumps(config, allow_nan=False))
             self._append(f"change:{self.fence}", 0, "changed", event)
 
@@ -416,9 +435,20 @@ class Journal:
         ((_, cap, held, spent),) = self._rows("ledger", "id = 0")
         return int(cap), int(held), int(spent)
 
+    def wait_for(self, request: str) -> None:
+        """Name the one request that may be decided on; with "" none may."""
+        if self.meta(WAITING) != request:
+            with self._transaction():
+                self._set_meta(WAITING, request)
+
     def decide(self, round_: int, request: str, payload: dict[str, Any]) -> None:
-        """Record a person's decision on a request: the first one wins, a later one is a UsageError. Needs no lock."""
+        """Record a person's decision on the request that waits: the first one wins. Needs no lock.
+
+        UsageError for a second decision, and for one on a request that does not wait (any more).
+        """
         with self._transaction(fenced=False):
+            if self.meta(WAITING) != request:
+                raise UsageError(f"the plan of round {round_} does not wait any more; nothing was recorded")
             row = (self._next("decisions"), self.run, round_, request, canonical_json(payload))
             try:
                 self._db.execute("insert into decisions values (?, ?, ?, ?, ?, ?)", (*row, _seal(row)))

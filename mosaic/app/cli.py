@@ -5,6 +5,7 @@ Commands import what they need when they run, so that `--help` answers at once.
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ import typer
 from mosaic.app import pool_commands
 from mosaic.app.terminal import emit, say
 from mosaic.app.terminal import table as _table
-from mosaic.errors import MosaicError, UsageError
+from mosaic.errors import DamageError, MosaicError, UsageError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 lab_app = typer.Typer(no_args_is_help=True, help="The built-in laboratory: a small base model, pools and suites.")
@@ -26,6 +27,8 @@ pool_commands.register(pool_app)
 judge_app = typer.Typer(no_args_is_help=True, help="Judges: check one on known answers, compare two.")
 app.add_typer(judge_app, name="judge")
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+PATHS = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 Run = Annotated[str, typer.Argument(help="A run: a path, a name under runs/, or `last`.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 RoundOption = Annotated[int | None, typer.Option("--round", help="Only this round.")]
@@ -37,14 +40,23 @@ def run() -> None:
     try:
         app(standalone_mode=True)
     except MosaicError as error:
-        print(f"error: {error}", file=sys.stderr)
+        more = isinstance(error, DamageError) and "mosaic verify" not in str(error)
+        print(f"error: {error}" + ("; see all: python -m mosaic verify RUN" if more else ""), file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted; nothing that was finished is lost", file=sys.stderr)
-        sys.exit(130)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)
+    except OSError as error:
+        full = error.errno in FULL
+        if not full and not isinstance(error, PATHS):
+            raise
+        what = "make room, then give the same command again" if full else "give another path"
+        where = f"{error.filename}: {error.strerror}" if error.filename else str(error).splitlines()[0]
+        print(f"error: {where}; {what}", file=sys.stderr)
+        sys.exit(6 if full else 2)
+    except KeyboardInterrupt:
+        print("interrupted; nothing that was finished is lost", file=sys.stderr)
+        sys.exit(130)
 
 
 @app.command()
@@ -170,7 +182,8 @@ def status(run: Run, as_json: Json = False) -> None:
     data = status_data(folder)
     emit(data) if as_json else _table(str(folder), ["", ""], [[k, str(v)] for k, v in data.items()])
     if data["state"] != "finished":
-        say(f"continue: python -m mosaic resume {folder}")
+        command = "pending" if data["state"] == "waiting for approval" else "resume"
+        say(f"continue: python -m mosaic {command} {folder}")
 
 
 @app.command()
@@ -271,7 +284,9 @@ def why(
 @app.command()
 def replay(
     run: Run,
-    planner: Annotated[str, typer.Option("--planner", help="profile, static, random or need.")],
+    planner: Annotated[
+        str, typer.Option("--planner", help="profile, static, random, need; llm if the config has one.")
+    ],
     as_json: Json = False,
 ) -> None:
     """What another planner would have proposed at each recorded observation; executes nothing."""
@@ -458,11 +473,11 @@ def judge_compare(
 def curate(
     plan: Annotated[Path, typer.Argument(help="A plan, JSON.")],
     pool: Annotated[Path, typer.Option("--pool")],
-    budget: Annotated[int, typer.Option("--budget", help="Tokens.")],
+    budget: Annotated[int, typer.Option("--budget", min=1, help="Tokens.")],
     out: Annotated[Path, typer.Option("--out", help="Parquet file of the training set.")],
     seed: Annotated[int, typer.Option("--seed")] = 1,
-    min_quality: Annotated[int, typer.Option("--min-quality")] = 4,
-    max_repeat: Annotated[int, typer.Option("--max-repeat")] = 1,
+    min_quality: Annotated[int, typer.Option("--min-quality", min=1, max=5)] = 4,
+    max_repeat: Annotated[int, typer.Option("--max-repeat", min=1)] = 1,
     as_json: Json = False,
 ) -> None:
     """Build the training set that a plan asks for; say what was asked and what was delivered."""

@@ -213,6 +213,8 @@ def _read(path: Path) -> dict[str, Any]:
         data = _UniqueKeys(path.read_text(encoding="utf-8")).get_single_data()
     except yaml.YAMLError as error:
         raise UsageError(f"{path}: not valid YAML: {error}") from None
+    except RecursionError:
+        raise UsageError(f"{path}: nested too deeply for a config") from None
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: not UTF-8 at byte {error.start}") from None
     except UsageError as error:
@@ -228,8 +230,8 @@ def _override(data: dict[str, Any], override: str) -> None:
         raise UsageError(f"--set {override}: write it as a.b=value")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UsageError(f"--set {override}: not a YAML value: {error}") from None
+    except (yaml.YAMLError, RecursionError) as error:
+        raise UsageError(f"--set {path}: not a YAML value: {str(error)[:200]}") from None
     keys = path.split(".")
     for key in keys[:-1]:
         inner = data.setdefault(key, {})

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import getpass
+import os
 from pathlib import Path
 from typing import Any, Literal
 
 from agent.constraints import check_plan
 from mosaic.app.runs import run_config
 from mosaic.errors import UsageError
-from mosaic.journal import Journal
+from mosaic.journal import WAITING, Journal
 from mosaic.store import Store
 from mosaic.types import ActionPlan, Observation
 from training.pool import Pool
@@ -18,14 +19,13 @@ Kind = Literal["approve", "edit", "reject"]
 
 
 def open_request(journal: Journal) -> dict[str, Any] | None:
-    """The newest question if it has no answer yet."""
-    asked = [s for s in journal.steps("ask") if s.state == "done" and s.result]
-    if not asked or asked[-1].result is None:
+    """The question that the run waits on, if it has no answer yet."""
+    waiting = journal.meta(WAITING)
+    if not waiting:
         return None
-    request = asked[-1].result
-    settled = journal.decision(request["round"], request["request"]) is not None
-    recorded = any(s.inputs["round"] == request["round"] for s in journal.steps("record") if s.state == "done")
-    return None if settled or recorded else request
+    asked = (s.result for s in journal.steps("ask") if s.result and s.result["request"] == waiting)
+    request = next(asked, None)
+    return request if request and journal.decision(request["round"], waiting) is None else None
 
 
 def pending(folder: Path) -> dict[str, Any]:
@@ -54,6 +54,8 @@ def decide(
 ) -> dict[str, Any]:
     """Record a decision on what waits. UsageError where nothing waits, where `plan_digest` names another plan, where
     somebody was faster, or where an edited plan breaks a constraint."""
+    if kind == "reject" and not reason.strip():
+        raise UsageError("a rejection needs a reason; the planner is told")
     request = pending(folder)
     if plan_digest is not None and not _names(request["plan_digest"], plan_digest):
         raise UsageError(
@@ -70,7 +72,7 @@ def decide(
     decision = {
         **{name: request[name] for name in ("request", "run", "round", "plan_digest", "state_digest")},
         "kind": kind,
-        "by": by or getpass.getuser(),
+        "by": by or _who(),
         "reason": reason,
         **({"plan": edited.json_data()} if edited else {}),
     }
@@ -80,6 +82,14 @@ def decide(
     finally:
         journal.close()
     return decision
+
+
+def _who() -> str:
+    """The name of the user, or the number where there is no name (a container)."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user {os.getuid()}"
 
 
 def _names(digest: str, given: str) -> bool:

@@ -22,6 +22,8 @@ def export_round(folder: Path, number: int | None, out: Path) -> list[Path]:
         raise UsageError(f"--out {out} exists; name a new folder")
     journal, state = load(folder)
     try:
+        if number is None and state.audit and state.audit.chosen is None:
+            raise UsageError("no round was chosen, since none met the floors; name one with --round")
         wanted = number if number is not None else state.audit.chosen if state.audit else None
         round_ = pick_round(state, wanted)
         if round_.adapter is None or round_.plan is None:

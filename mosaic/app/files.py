@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from eval.strict import depth
 from mosaic.app.config import RunConfig, explain
 from mosaic.errors import UsageError
 from mosaic.types import ActionPlan, CurationReport, Example, Observation, Prompt, Scored
@@ -39,17 +40,13 @@ def schema_of(name: str) -> dict[str, Any]:
 
 
 def strict_json(text: str, where: str) -> Any:
-    """JSON without duplicate keys, NaN, excessive size or depth; UsageError naming `where`."""
+    """JSON without duplicate keys, NaN, excessive size or depth; UsageError naming `where`.
+
+    Unlike `eval.strict`, which reads what a model wrote and never quotes it, the messages quote the person's own words.
+    """
     if len(text.encode("utf-8", errors="surrogatepass")) > MAX_BYTES:
         raise UsageError(f"{where}: longer than {MAX_BYTES:,} bytes")
-    depth = deepest = 0
-    for character in text:
-        if character in "[{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif character in "]}":
-            depth -= 1
-    if deepest > MAX_DEPTH:
+    if depth(text) > MAX_DEPTH:
         raise UsageError(f"{where}: nested deeper than {MAX_DEPTH} levels")
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -97,7 +94,7 @@ def score_lines(objective: str, path: Path) -> Iterator[dict[str, Any]]:
     from mosaic.app.wiring import open_objective
 
     rules = open_objective(objective)
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         data = strict_json(line, f"{path}:{number}")

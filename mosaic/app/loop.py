@@ -6,13 +6,13 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from agent.graph import run as run_graph
-from agent.nodes import Services
+from agent.nodes import Services, refusal
 from agent.observe import observation, stop_reason
 from mosaic.app import runs
 from mosaic.app.config import RunConfig
@@ -41,28 +41,44 @@ def execute(
     `wait` keeps asking for a person's decision instead of leaving with WaitingError. `accept_changes` goes on where
     config or inputs differ from those the run began with, and records the difference.
     """
-    inputs = open_inputs(config)
-    if new:
-        check_before_run(config, inputs, say, folder.resolve().parent)
-        runs.create(folder, config, run_digests(config, inputs))
-        say(f"run directory: {folder}")
-    journal = Journal.open(folder)
+    with stop_signals(say) as stopping:
+        if new:
+            with _dropped_on_failure(folder):
+                inputs = open_inputs(config)
+                check_before_run(config, inputs, say, folder.resolve().parent)
+                if stopping():
+                    raise StopRequested("stopped before the run was made; nothing was spent")
+                runs.create(folder, config, run_digests(config, inputs))
+            say(f"run directory: {folder}")
+        journal = Journal.open(folder)
+        try:
+            journal.acquire()
+            if not new:
+                inputs = open_inputs(config)
+                runs.accept_inputs(journal, config, run_digests(config, inputs), accept_changes)
+                say(f"continuing {folder}")
+            with Bars(say) as reporting:
+                reporting.stopping = stopping
+                services = build_services(config, folder, journal, inputs, reporting)
+                services.steps.store.sweep()
+                try:
+                    run_graph(services, folder, _waiter(folder, say, stopping) if wait else None)
+                finally:
+                    services.evaluator.generator.close()
+            link_rounds(folder)
+        finally:
+            journal.close()
+
+
+@contextmanager
+def _dropped_on_failure(folder: Path) -> Iterator[None]:
+    """A run folder that nothing was written into goes again."""
     try:
-        journal.acquire()
-        if not new:
-            runs.accept_inputs(journal, config, run_digests(config, inputs), accept_changes)
-            say(f"continuing {folder}")
-        with stop_signals(say) as stopping, Bars(say) as reporting:
-            reporting.stopping = stopping
-            services = build_services(config, folder, journal, inputs, reporting)
-            services.steps.store.sweep()
-            try:
-                run_graph(services, folder, _waiter(folder, say, stopping) if wait else None)
-            finally:
-                services.evaluator.generator.close()
-        link_rounds(folder)
-    finally:
-        journal.close()
+        yield
+    except BaseException:
+        with suppress(OSError):
+            folder.rmdir()
+        raise
 
 
 def _waiter(folder: Path, say: Callable[[str], None], stopping: Callable[[], bool]) -> Callable[[], None]:
@@ -101,7 +117,7 @@ def stop_signals(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
 
 
 def propose(folder: Path, config: RunConfig) -> dict[str, Any]:
-    """The next plan and its violations, from the recorded rounds; nothing is written."""
+    """The next plan and its violations, from the recorded rounds and the refusals of this one; nothing is written."""
     inputs = open_inputs(config)
     runs.same_inputs(folder, run_digests(config, inputs))
     journal = Journal.open(folder)
@@ -113,7 +129,9 @@ def propose(folder: Path, config: RunConfig) -> dict[str, Any]:
         reason = stop_reason(state, services.settings, services.budget_left())
         if reason:
             return {"plan": None, "stop": reason}
-        seen = observation(state, services.settings, services.pool, services.budget_left(), [])
+        decided = [s.result for s in journal.steps("approve", len(state.rounds)) if s.result]
+        refused = [refusal(services, d) for d in decided if d["kind"] == "reject"]
+        seen = observation(state, services.settings, services.pool, services.budget_left(), refused)
         files = state.latest_files or {}
         toolbox = Toolbox(seen, lambda *wanted: examples_of(services.steps.store, files, *wanted), services.check(seen))
         plan = services.planner.propose(seen, toolbox)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import uuid
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from mosaic.app.config import RunConfig, differences, load_config, parse_config
 from mosaic.errors import BudgetError, UsageError
-from mosaic.journal import FILE, Journal
+from mosaic.journal import FILE, UNFINISHED, Journal
 
 RUNS = Path("runs")
 CONFIG = "config.json"
@@ -22,19 +23,30 @@ def find_run(name: str) -> Path:
         found = [p.parent for p in RUNS.glob(f"*/{FILE}")]
         if not found:
             raise UsageError(f"no run under {RUNS}/ yet; `python -m mosaic run lab` makes one")
-        return max(found, key=lambda p: (p / CONFIG).stat().st_mtime_ns)
+        return max(found, key=_made)
     for candidate in (Path(name), RUNS / name):
         if (candidate / FILE).is_file():
             return candidate
     raise UsageError(f"{name}: no run directory (neither {name} nor {RUNS / name} holds a {FILE})")
 
 
+def _made(folder: Path) -> int:
+    """When a run was made. A kill at its very start may leave it without its config file."""
+    path = folder / CONFIG
+    return (path if path.is_file() else folder / FILE).stat().st_mtime_ns
+
+
 def new_run(config: RunConfig) -> Path:
-    """The first free `runs/<name>-<n>`."""
-    number = 1
-    while (RUNS / f"{config.name}-{number}").exists():
-        number += 1
-    return RUNS / f"{config.name}-{number}"
+    """The first free `runs/<name>-<n>`, taken by making the folder: two that start at once get two."""
+    RUNS.mkdir(exist_ok=True)
+    for number in itertools.count(1):
+        folder = RUNS / f"{config.name}-{number}"
+        try:
+            folder.mkdir()
+            return folder
+        except FileExistsError:
+            pass
+    raise AssertionError
 
 
 def run_config(folder: Path) -> RunConfig:
@@ -61,20 +73,24 @@ def start(source: str, overrides: Sequence[str], run_dir: Path | None) -> tuple[
                 f"`python -m mosaic resume {folder} --set ... --accept-changes`, or give another --run-dir"
             )
         return folder, config, False
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and any(not p.name.startswith(UNFINISHED) for p in folder.iterdir()):
         raise UsageError(f"{folder} is not empty and no run directory; give another --run-dir")
     return folder, config, True
 
 
-def create(folder: Path, config: RunConfig, digests: dict[str, object]) -> None:
-    """Make the run directory with its journal. `digests` identify pool, base and suites."""
-    settings = config.settings()
-    need = config.tokens_per_round * (settings.calibration.repeats + 1)
-    if config.tokens_total < need:
+def check_budget(config: RunConfig) -> None:
+    """BudgetError where the total cannot pay calibration and one round."""
+    repeats, cost = config.settings().calibration.repeats, config.settings().cost_per_round
+    if config.tokens_total < cost * (repeats + 1):
         raise BudgetError(
             f"budget.tokens_total: {config.tokens_total:,} tokens cannot pay calibration and the first planned round, "
-            f"which take {need:,} ({settings.calibration.repeats} repeats + 1 round of {config.tokens_per_round:,})"
+            f"which take {cost * (repeats + 1):,} ({repeats} repeats + 1 round of {cost:,})"
         )
+
+
+def create(folder: Path, config: RunConfig, digests: dict[str, object]) -> None:
+    """Make the run directory with its journal. `digests` identify pool, base and suites."""
+    check_budget(config)
     run = f"{folder.name}-{uuid.uuid4().hex[:12]}"
     Journal.create(folder, run, {"run": config.json_data(), "inputs": digests}, config.tokens_total).close()
     _write_config(folder, config)
@@ -98,12 +114,14 @@ def accept_inputs(journal: Journal, config: RunConfig, digests: dict[str, object
     old, new = journal.config, {"run": config.json_data(), "inputs": digests}
     changed = differences(old, new)
     if not changed:
+        if not (journal.folder / CONFIG).is_file():
+            _write_config(journal.folder, config)
         return
     if not accept:
         raise UsageError(_changed(journal.folder, changed))
     if sorted(old["run"]["objectives"]) != sorted(new["run"]["objectives"]):
         raise UsageError("objectives cannot be added or left out under way; start another run")
-    journal.change(new, {"changes": changed})
+    journal.change(new, {"changes": changed}, config.tokens_total)
     _write_config(journal.folder, config)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.constraints import check_plan, plan_distance
+from agent.state import RunState
 from mosaic.app.views import load, pick_round, safe
 from mosaic.errors import MosaicError, UsageError
 from mosaic.journal import Event, Journal, Step
@@ -21,11 +21,18 @@ POLL = 0.5
 
 def trace_data(folder: Path, number: int | None = None) -> list[dict[str, Any]]:
     """Events of a run or of one round, in order, with what they refer to."""
-    journal, _ = load(folder)
+    journal, state = load(folder)
     try:
+        _known(journal, state, number)
         return [event_data(e) for e in journal.events(number)]
     finally:
         journal.close()
+
+
+def _known(journal: Journal, state: RunState, number: int | None) -> None:
+    """UsageError for a round that has neither begun nor been recorded."""
+    if number is not None and not journal.events(number) and not journal.steps(round_=number):
+        raise UsageError(f"--round {number}: recorded are 0 to {len(state.rounds) - 1}")
 
 
 def event_data(event: Event) -> dict[str, Any]:
@@ -35,9 +42,10 @@ def event_data(event: Event) -> dict[str, Any]:
 def tree(folder: Path, number: int | None = None) -> list[dict[str, Any]]:
     """A node per round: `{"round", "title", "children"}`; children are `{"title", "details"?, "children"}` in the order
     of what happened: observation, tool calls, model messages, plan, violations, decision, steps, outcome."""
-    journal, _ = load(folder)
+    journal, state = load(folder)
     store = Store(folder)
     try:
+        _known(journal, state, number)
         events, steps = journal.events(number), journal.steps(round_=number)
     finally:
         journal.close()
@@ -243,6 +251,7 @@ def why_data(folder: Path, row: str, number: int | None = None) -> dict[str, Any
 
     Each round that holds the row is one entry; UsageError where none does.
     """
+    import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
@@ -253,8 +262,10 @@ def why_data(folder: Path, row: str, number: int | None = None) -> dict[str, Any
         for round_ in state.executed:
             if round_.plan is None or (number is not None and round_.round != number):
                 continue
-            curated = [s for s in journal.steps("curate", round_.round) if s.state == "done" and s.result]
-            table = pq.read_table(io.BytesIO(store.path(str((curated[-1].result or {})["training_set"])).read_bytes()))
+            # By content: a round whose mixture an earlier one had reads that one's training set.
+            report = round_.curation.json_data() if round_.curation else None
+            curated = next(s.result for s in journal.steps("curate") if s.result and s.result["report"] == report)
+            table = pq.read_table(pa.BufferReader(store.path(str(curated["training_set"])).read_bytes()))
             rows = table.filter(pc.equal(table["id"], row)).to_pylist()
             if rows:
                 observed = [s for s in journal.steps("observe", round_.round) if s.state == "done" and s.result]

@@ -14,6 +14,7 @@ from eval.generators.vllm_server import find_vllm
 from mosaic.app.config import RunConfig
 from mosaic.app.estimate import Given, estimate, has_gpu, loads, model_size, speeds
 from mosaic.app.judging import check_judge
+from mosaic.app.runs import check_budget
 from mosaic.app.wiring import Inputs, Reporting, build_generator, open_inputs
 from mosaic.errors import UsageError
 from mosaic.types import ROLES, Mixture, Prompt, Response
@@ -34,6 +35,7 @@ def validate(
 
     `given` are speeds that replace assumed or measured ones in the estimate.
     """
+    check_budget(config)
     say("opening pool, suites and base model")
     inputs = open_inputs(config)
     findings = [
@@ -54,6 +56,7 @@ def validate(
 def check_before_run(config: RunConfig, inputs: Inputs, say: Callable[[str], None], runs: Path | None = None) -> None:
     """What the start of a run checks: the whole ladder, training steps and prompts included. `runs` is the folder of
     the run directories: verdicts on known answers that lie in its cache are not asked for again."""
+    check_budget(config)
     say("checking config, pool, suites, verifiers, adapter recipe")
     _pool(config, inputs)
     _contamination(config, inputs)

@@ -118,8 +118,10 @@ def open_inputs(config: RunConfig) -> Inputs:
 
 def build_planner(kind: str, config: PlannerConfig, steps: Steps | None = None) -> Planner:
     """A planner by its kind; `config` gives a random planner its spread and a model its endpoint, whose answers are
-    filed in the journal of `steps`."""
-    if kind == "llm" and isinstance(config, LlmPlannerConfig):
+    filed in the journal of `steps`. UsageError for a kind that there is not, or a model without an endpoint."""
+    if kind == "llm":
+        if not isinstance(config, LlmPlannerConfig):
+            raise UsageError(f"planner llm: the config's planner is {config.kind}, so no model and endpoint are named")
         return LlmPlanner(config, ask=remember(steps) if steps else directly)
     if kind == "static":
         return StaticPlanner()
@@ -127,7 +129,9 @@ def build_planner(kind: str, config: PlannerConfig, steps: Steps | None = None) 
         return RandomPlanner(config.spread) if isinstance(config, RandomPlannerConfig) else RandomPlanner()
     if kind == "need":
         return NeedPlanner()
-    return ProfilePlanner()
+    if kind == "profile":
+        return ProfilePlanner()
+    raise UsageError(f"planner {kind}: there are profile, static, random, need and llm")
 
 
 def build_approver(config: RunConfig) -> Approver:

@@ -59,6 +59,7 @@ def test_a_bad_config_value_is_named(override, message):
         ("seed: 1\nseed: 2\n", "line 1: the key 'seed' stands twice"),
         ("[1, 2]", "a config is a mapping"),
         ("a: [", "not valid YAML"),
+        ("a: " + "[" * 3000, "nested too deeply"),
         ("a: !!python/object/apply:os.system [ls]", "not valid YAML"),
     ],
 )
@@ -103,6 +104,7 @@ PLAN = {"rationale": "r", "ratios": {"a": 0.5, "b": 0.5}, "bucket_weights": {}, 
         ("[" * 1_000_000, "longer than"),
         ("[" * 1000, "nested deeper"),
         ("{", "not valid JSON"),
+        (json.dumps({**PLAN, "rationale": "[" * 40, "ratios": {"a": 2.0}}), "ratios"),
     ],
 )
 def test_a_bad_plan_is_refused_with_the_field(small_pool, tmp_path, plan, message):
@@ -176,3 +178,38 @@ def test_the_bundled_config_is_complete():
     config = load_config("lab")
     assert str(BUNDLED) in config.base_model
     assert list(config.objectives) == ["safety", "over_refusal", "instruction_following"]
+
+
+def test_two_runs_that_start_at_once_get_two_folders_and_a_failed_start_leaves_none(tmp_path, monkeypatch):
+    from mosaic.app import runs
+    from mosaic.app.loop import execute
+    from mosaic.errors import BudgetError
+
+    monkeypatch.chdir(tmp_path)
+    config = load_config("lab")
+    assert [runs.new_run(config).name for _ in range(2)] == ["lab-1", "lab-2"]
+    poor = load_config("lab", ["budget.tokens_total=30000"])
+    folder = runs.new_run(poor)
+    with pytest.raises(BudgetError, match="calibration and the first planned round"):
+        execute(folder, poor, True, lambda text: None)
+    assert not folder.exists()
+    with pytest.raises(UsageError, match="no run under"):
+        runs.find_run("last")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "lab", "--run-dir", "taken"],
+        ["curate", "plan.json", "--pool", "pool", "--budget", "0", "--out", "x"],
+        ["curate", "plan.json", "--pool", "pool", "--budget", "300", "--out", "."],
+        ["lab", "build", "--out", "taken"],
+    ],
+)
+def test_an_impossible_path_or_number_is_one_message(small_pool, tmp_path, arguments):
+    (tmp_path / "taken").write_text("a file")
+    (tmp_path / "plan.json").write_text(json.dumps(PLAN))
+    (tmp_path / "pool").symlink_to(small_pool.path)
+    done = mosaic(*arguments, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr

@@ -5,15 +5,20 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from agent.approval import HumanApprover, PolicyApprover, Rule
+from agent.approval import HumanApprover, PolicyApprover, Rule, matches
+from benchmarks import standins
 from benchmarks.standins import StandIn, Witness
 from benchmarks.waiting import trainings, waiting_run
 from mosaic.app import trace
 from mosaic.app.cli import app
 from mosaic.app.decisions import decide, pending
+from mosaic.app.runs import accept_inputs
+from mosaic.app.trace import why_data
 from mosaic.app.views import load, report_data, report_text, request_text, status_data
-from mosaic.errors import UsageError, WaitingError
-from mosaic.types import ActionPlan
+from mosaic.errors import StopRequested, UsageError, WaitingError
+from mosaic.journal import Journal
+from mosaic.store import Store
+from mosaic.types import ActionPlan, Focus, Observation
 
 
 @pytest.fixture(scope="module")
@@ -199,3 +204,122 @@ def test_a_failed_training_fails_its_round_where_the_config_says_so(tmp_path):
     from mosaic.app.report import write_html
 
     write_html(folder, report, tmp_path / "report.html")
+
+
+def test_a_question_comes_back_with_the_settings_it_was_asked_under(standin, asked):
+    folder, witness = asked
+    first = pending(folder)["request"]
+    other = StandIn.make("rounds=3", per_slice=4)
+    other.approver = HumanApprover()
+    go_on(other, folder, witness)
+    assert pending(folder)["request"] != first
+    go_on(standin, folder, witness)
+    assert pending(folder)["request"] == first
+    before = trainings(witness)
+    decide(folder, "approve", by="ann")
+    go_on(standin, folder, witness)
+    assert trainings(witness) == before + 1
+
+
+def test_a_plan_approved_before_the_settings_changed_and_changed_back_runs(asked, monkeypatch):
+    folder, witness = asked
+    one, two = (StandIn.make("rounds=1", s, per_slice=4) for s in ("keep=archive", "limits.max_ratio_step=0.2"))
+
+    def stopped(*_, **__):
+        raise StopRequested("stopped in training")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(standins.StandInExecutor, "run", stopped)
+        for made in (one, two):
+            with pytest.raises(StopRequested, match="in training"):
+                made.run(folder, witness)
+    one.run(folder, witness)
+    assert report_data(folder)["state"] == "finished"
+
+
+def test_a_plan_that_runs_by_rule_cannot_be_refused_any_more_and_an_answer_given_before_counts(asked):
+    folder, witness = asked
+    auto = StandIn.make("rounds=2", per_slice=4)
+    journal = Journal.open(folder)
+    request = pending(folder)
+    decide(folder, "reject", reason="not this one", by="ann")
+    auto.run(folder, witness)
+    decided = [e.payload["kind"] for e in journal.events(1, "decided")]
+    assert decided == ["reject", "approve"]
+    assert journal.events(1, "decided")[0].payload["plan_digest"] == request["plan_digest"]
+    with pytest.raises(UsageError, match=r"nothing in .* waits"):
+        decide(folder, "reject", reason="too late", by="bob")
+    with pytest.raises(UsageError, match="does not wait any more"):
+        journal.decide(2, "0" * 64, {})
+    journal.close()
+
+
+def test_a_person_may_give_the_plan_that_was_refused_before(standin, asked):
+    folder, witness = asked
+    refused = ActionPlan.model_validate(pending(folder)["plan"])
+    decide(folder, "reject", reason="let me see another", by="ann")
+    go_on(standin, folder, witness)
+    decide(folder, "edit", edited=refused, by="ann")
+    go_on(standin, folder, witness)
+    journal, state = load(folder)
+    journal.close()
+    assert state.rounds[1].plan.content_digest == refused.content_digest
+
+
+def test_a_rejection_without_a_reason_is_refused(asked):
+    with pytest.raises(UsageError, match="needs a reason"):
+        decide(asked[0], "reject", reason=" ")
+    assert pending(asked[0])
+
+
+def test_a_rule_on_steps_does_not_cover_a_change_of_focus(asked):
+    folder, _ = asked
+    request = pending(folder)
+    seen = Observation.model_validate(Store(folder).get_json(request["state_digest"]))
+    same = seen.last_plan
+    focus = {next(iter(seen.stock)): Focus.model_validate({"include": {"turns": {"min": 2}}, "share": 1.0})}
+    step = Rule(max_ratio_step=0.0, max_bucket_step=0.0, then="auto")
+    assert matches(step, same, seen)
+    assert not matches(step, same.model_copy(update={"focus": focus}), seen)
+
+
+def test_a_run_that_is_extended_is_audited_again(tmp_path):
+    made = StandIn.make("rounds=1", per_slice=4)
+    folder, witness = tmp_path / "run", Witness(tmp_path / "witness")
+    made.create(folder)
+    made.run(folder, witness)
+    more = StandIn.make("rounds=2", per_slice=4)
+    journal = Journal.open(folder)
+    journal.acquire()
+    accept_inputs(journal, more.config, more.inputs.digests(), True)
+    assert journal.ledger()[0] == more.config.tokens_total > made.config.tokens_total
+    journal.close()
+    more.run(folder, witness)
+    report = report_data(folder)
+    assert (report["state"], report["stop"]) == ("finished", "all 2 planned rounds ran")
+    assert len(report["rounds"]) == 3
+    assert len(why_data(folder, _row_of(folder))["rounds"]) >= 1
+
+
+def _row_of(folder):
+    """A row of the last training set."""
+    import pyarrow.parquet as pq
+
+    journal = Journal.open(folder)
+    curated = [s.result for s in journal.steps("curate") if s.result][-1]
+    journal.close()
+    return pq.read_table(Store(folder).path(curated["training_set"]))["id"][0].as_py()
+
+
+def test_rounds_with_the_same_mixture_are_explained_too(tmp_path):
+    made = StandIn.make("rounds=2", "planner.kind=static", per_slice=4)
+    folder = tmp_path / "run"
+    made.create(folder)
+    made.run(folder, Witness(tmp_path / "witness"))
+    assert [e["round"] for e in why_data(folder, _row_of(folder))["rounds"]] == [1, 2]
+    with pytest.raises(UsageError, match="planner bogus"):
+        trace.replay_data(folder, "bogus")
+    with pytest.raises(UsageError, match="no model and endpoint"):
+        trace.replay_data(folder, "llm")
+    with pytest.raises(UsageError, match="--round 9: recorded are 0 to 2"):
+        trace.trace_data(folder, 9)

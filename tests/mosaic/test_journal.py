@@ -111,3 +111,47 @@ def test_config_keeps_its_order_and_settings_are_durable(journal):
 def test_a_folder_without_a_journal_is_named(tmp_path):
     with pytest.raises(UsageError, match="no run directory"):
         Journal.open(tmp_path)
+
+
+def test_a_journal_is_never_made_over_another_one(tmp_path, monkeypatch):
+    """Two that start at once both find no journal; the slower one must not replace the faster one's."""
+    folder = tmp_path / "run"
+    connect = Journal._connect
+
+    def late(path):
+        monkeypatch.setattr(Journal, "_connect", staticmethod(connect))
+        Journal.create(folder, "fast", {}, 1).close()
+        return connect(path)
+
+    monkeypatch.setattr(Journal, "_connect", staticmethod(late))
+    with pytest.raises(UsageError, match="exists already"):
+        Journal.create(folder, "slow", {}, 1)
+    kept = Journal.open(folder)
+    assert kept.run == "fast"
+    kept.close()
+    assert [p.name for p in folder.iterdir()] == [FILE]
+
+
+def test_a_changed_config_changes_the_budget_and_never_below_what_is_spent(journal):
+    step = journal.begin("train", {}, 1, 60)
+    journal.finish(step, {}, spent=60)
+    journal.change({"a": 3}, {}, 70)
+    assert (journal.ledger(), journal.config) == ((70, 0, 60), {"a": 3})
+    with pytest.raises(UsageError, match="60 tokens are spent already"):
+        journal.change({"a": 4}, {}, 59)
+    assert (journal.ledger(), journal.config) == ((70, 0, 60), {"a": 3})
+
+
+def test_only_the_question_that_waits_is_answered(journal):
+    other = Journal.open(journal.folder)
+    with pytest.raises(UsageError, match="does not wait"):
+        other.decide(1, "q1", {})
+    journal.wait_for("q1")
+    other.decide(1, "q1", {"kind": "approve"})
+    with pytest.raises(UsageError, match="decided already"):
+        other.decide(1, "q1", {"kind": "reject"})
+    journal.wait_for("q2")
+    with pytest.raises(UsageError, match="does not wait"):
+        other.decide(1, "q1", {})
+    assert journal.decision(1, "q1") == {"kind": "approve"}
+    other.close()

@@ -104,7 +104,8 @@ def _change_rows(request: dict[str, Any]) -> list[dict[str, Any]]:
     before = {c["path"]: c["before"] for c in request["changes"]}
     after = {c["path"]: c["after"] for c in request["changes"]}
     rows = []
-    for dataset in request["plan"]["ratios"]:
+    # Every data set of the pool: one that a plan leaves out falls to 0, which a person must see.
+    for dataset in dict.fromkeys(entry["dataset"] for entry in request["stock"]):
         buckets = [
             {
                 "name": entry["bucket"],

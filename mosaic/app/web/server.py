@@ -144,8 +144,6 @@ def create_app(root: Path, token: str, port: int, control: bool = False) -> Fast
         kind = KINDS.get(form.get("kind", ""))
         if kind is None:
             raise UsageError(f"{form.get('kind', '')[:40]!r} is no decision")
-        if kind == "reject" and not form.get("reason", "").strip():
-            raise UsageError("a rejection needs a reason; the planner is told")
 
         def record() -> None:
             edited = _edited(folder, form) if kind == "edit" else None
@@ -185,8 +183,11 @@ def _edited(folder: Path, form: dict[str, str]) -> ActionPlan:
     field is no number or a group does not sum to 100."""
     request = decisions.pending(folder)
     data = json.loads(json.dumps(request["plan"]))
-    for entry in request["stock"]:
-        data["bucket_weights"].setdefault(entry["dataset"], {}).setdefault(entry["bucket"], 0.0)
+    for dataset, bucket in ((entry["dataset"], entry["bucket"]) for entry in request["stock"]):
+        if f"ratios.{dataset}" in form:
+            data["ratios"].setdefault(dataset, 0.0)
+        if f"bucket_weights.{dataset}.{bucket}" in form:
+            data["bucket_weights"].setdefault(dataset, {}).setdefault(bucket, 0.0)
     groups: list[tuple[str, dict[str, float]]] = [("ratios", data["ratios"])]
     groups += [(f"bucket_weights.{d}", weights) for d, weights in data["bucket_weights"].items()]
     for path, weights in groups:
