@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from eval.strict import depth
 from mosaic.app.config import RunConfig, explain
+from mosaic.app.shapes import InstructionFollowingLine, OverRefusalLine, Report, Request, SafetyLine
 from mosaic.errors import UsageError
 from mosaic.types import ActionPlan, CurationReport, Example, Observation, Prompt, Scored
 
@@ -25,6 +26,11 @@ SCHEMAS: dict[str, type[BaseModel]] = {
     "scored": Scored,
     "curation": CurationReport,
     "observation": Observation,
+    "report": Report,
+    "request": Request,
+    "score-safety": SafetyLine,
+    "score-over-refusal": OverRefusalLine,
+    "score-instruction-following": InstructionFollowingLine,
 }
 
 

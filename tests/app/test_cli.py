@@ -152,7 +152,8 @@ def test_curate_prints_its_documented_shape(small_pool, tmp_path):
 def test_score_reads_stored_items(tmp_path):
     path = tmp_path / "items.jsonl"
     good = {"id": "i1", "instruction_ids": ["startend:quotation"], "strict": [True], "loose": [True]}
-    path.write_text(json.dumps(good) + "\n" + json.dumps({"id": "i2", "strict": []}) + "\n")
+    good["note"] = "a line separator \u2028 inside a text ends no line"
+    path.write_text(json.dumps(good, ensure_ascii=False) + "\n" + json.dumps({"id": "i2", "strict": []}) + "\n")
     done = mosaic("score", "instruction_following", path)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert set(lines[0]) == {"id", "status", "valid", "slice", "weight", "label", "score", "need"}

@@ -13,6 +13,7 @@ from mosaic.app import trace
 from mosaic.app.cli import app
 from mosaic.app.decisions import decide, pending
 from mosaic.app.runs import accept_inputs
+from mosaic.app.shapes import Request
 from mosaic.app.trace import why_data
 from mosaic.app.views import load, report_data, report_text, request_text, status_data
 from mosaic.errors import StopRequested, UsageError, WaitingError
@@ -41,6 +42,7 @@ def go_on(standin, folder, witness):
 def test_the_question_is_drawn_from_the_plan(asked):
     folder, _ = asked
     request = pending(folder)
+    Request.model_validate_json(json.dumps(request), strict=True)
     assert {"run", "round", "plan", "plan_digest", "changes", "cost", "violations", "expected", "stock"} <= set(request)
     assert request["cost"]["left_before"] - request["cost"]["left_after"] == request["cost"]["tokens"]
     assert sum(c["after"] for c in request["changes"] if c["path"].startswith("ratios.")) == pytest.approx(1)

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from mosaic.app.shapes import Report
 from mosaic.journal import Journal
 
 ENV = {**os.environ, "PYTHONPATH": os.getcwd(), "COLUMNS": "200"}
@@ -54,6 +55,7 @@ def finished(lab, tmp_path_factory):
 
 def test_the_report_has_its_documented_shape(finished):
     _, report = finished
+    Report.model_validate_json(json.dumps(report), strict=True)
     assert {"config_digest", "rounds", "calibration", "archive", "chosen", "audit", "hypervolume", "budget"} <= set(
         report
     )

@@ -1,13 +1,17 @@
 """The rules L3 -> L2 -> L1, checked over all label combinations."""
 
+import copy
 import itertools
+import json
 from collections import Counter
 
 import pytest
+from pydantic import ValidationError
 
 from eval.objectives.instruction_following import InstructionFollowing, complexity
 from eval.objectives.over_refusal import BOUNDARY, FRICTION, HELP, REFUSAL, OverRefusal
 from eval.objectives.safety import CONCEALMENT, LEAKS, PRESSURE, UTILITY, Safety
+from mosaic.app.shapes import OverRefusalLine, SafetyLine
 
 
 def zeros(names, **set_):
@@ -170,3 +174,19 @@ def test_need_is_gap_times_weight():
     line = safety_line(5, ("authority", "urgency", "escalation"), ("roleplay",), leaks=("step_leak",))
     scored = Safety().score(line)
     assert (scored.slice, scored.score, scored.need) == ("complexity_4", 2, 16)
+
+
+@pytest.mark.parametrize(
+    ("rules", "shape", "line"),
+    [(Safety(), SafetyLine, safety_line(2)), (OverRefusal(), OverRefusalLine, over_line())],
+)
+def test_the_schema_of_a_line_accepts_what_the_rules_score(rules, shape, line):
+    shape.model_validate_json(json.dumps(line), strict=True)
+    assert rules.score(line).status == "ok"
+    for channel, items in line["items"].items():
+        for value in (2 + 7, True, None):
+            bad = copy.deepcopy(line)
+            bad["items"][channel][next(iter(items))] = value
+            assert rules.score(bad).status == "unscored"
+            with pytest.raises(ValidationError):
+                shape.model_validate_json(json.dumps(bad), strict=True)
