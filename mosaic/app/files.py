@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from eval.strict import depth_of
 from mosaic.app.config import RunConfig, explain
 from mosaic.errors import UsageError
 from mosaic.types import ActionPlan, CurationReport, Example, Observation, Prompt, Scored
@@ -42,14 +43,7 @@ def strict_json(text: str, where: str) -> Any:
     """JSON without duplicate keys, NaN, excessive size or depth; UsageError naming `where`."""
     if len(text.encode("utf-8", errors="surrogatepass")) > MAX_BYTES:
         raise UsageError(f"{where}: longer than {MAX_BYTES:,} bytes")
-    depth = deepest = 0
-    for character in text:
-        if character in "[{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif character in "]}":
-            depth -= 1
-    if deepest > MAX_DEPTH:
+    if depth_of(text) > MAX_DEPTH:
         raise UsageError(f"{where}: nested deeper than {MAX_DEPTH} levels")
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from eval.chat import BadReply, ChatConfig, ChatModel, ChatUnavailable
 from eval.chat_reply import Fault, gates
 from eval.generator import VllmGeneratorConfig
 from eval.strict import Invalid, NotStrict, parse_strict, strict_json
+from mosaic.app.files import parse_plan
+from mosaic.errors import UsageError
 from mosaic.lab.server import FAULTS, ScriptedServer
 
 ASK = [{"role": "user", "content": "Is it met?"}]
@@ -220,6 +222,15 @@ values = st.recursive(
 )
 
 
+def test_brackets_inside_of_a_string_are_no_depth():
+    for text in ("[" * 50, '\\"' + "[" * 50, "{" * 50 + "\\"):
+        assert strict_json(json.dumps({"rationale": text}))["rationale"] == text
+        plan = {"rationale": text, "ratios": {"a": 1.0}, "bucket_weights": {}, "expected": {}}
+        assert parse_plan(json.dumps(plan), "plan.json").rationale == text
+    with pytest.raises(UsageError, match="nested deeper"):
+        parse_plan("[" * 100, "plan.json")
+
+
 @settings(max_examples=150, deadline=None)
 @given(values)
 @example({'"[[[\\': '{"{{{'})
@@ -238,6 +249,14 @@ def test_problems_name_the_field_and_nothing_is_coerced():
     with pytest.raises(Invalid) as caught:
         parse_strict('{"x": "1", "y": [1, true], "z": 0}', Point)
     assert [p.split(":")[0] for p in caught.value.problems] == ["x", "y.1", "z"]
+
+
+def test_a_port_that_cannot_be_served_is_named():
+    with ScriptedServer() as server, pytest.raises(UsageError, match=rf"--port {server.port}: .*in use"):
+        ScriptedServer(server.port)
+    for port in (99999, -1):
+        with pytest.raises(UsageError, match=f"--port {port}: .* 1 to 65535"):
+            ScriptedServer(port)
 
 
 def test_against_thirty_percent_bad_replies_every_call_ends_well():
