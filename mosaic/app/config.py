@@ -243,16 +243,16 @@ def _override(data: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     if not equals or not path:
         raise UsageError(f"--set {override}: write it as a.b=value")
-    keys = path.split(".")
-    shown = path if _may_be_secret(keys) else override
+    # Messages name the path alone: a value may hold a key.
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UsageError(f"--set {shown}: not a YAML value{_problem(error)}") from None
+        raise UsageError(f"--set {path}: not a YAML value{_problem(error)}") from None
+    keys = path.split(".")
     for key in keys[:-1]:
         inner = data.setdefault(key, {})
         if not isinstance(inner, dict):
-            raise UsageError(f"--set {shown}: {key} is a value, not a group of settings")
+            raise UsageError(f"--set {path}: {key} is a value, not a group of settings")
         data = inner
     if keys[-1] == "kind" and isinstance(value, str) and data.get("kind") not in (None, value):
         data.clear()
