@@ -101,8 +101,9 @@ class _Remembering:
         journal, round_ = self.steps.journal, self.steps.round
         if not journal.fence:
             return []
-        filed = [s for kind in (CALL, CHARGE) for s in journal.steps(kind, round_) if "conversation" in s.inputs]
-        return sorted((s for s in filed if s.inputs["trial"] == self._trial()), key=lambda s: s.seq)
+        trial = self._trial()
+        steps = [s for kind in (CALL, CHARGE) for s in journal.steps(kind, round_) if "conversation" in s.inputs]
+        return sorted((s for s in steps if s.inputs["trial"] == trial), key=lambda s: s.seq)
 
 
 def charge(steps: Steps, who: str, whose: dict[str, Any], attempts: Sequence[Attempt], seconds: float) -> None:
