@@ -15,7 +15,7 @@ from agent.pareto import choose, verdict
 from agent.planner import Planner
 from agent.state import Records, RunState, Settings, fold
 from eval.profile import build_profile
-from mosaic.errors import BoundaryError, DamageError, TrainingError, UsageError
+from mosaic.errors import BoundaryError, DamageError, PausedError, TrainingError, UsageError
 from mosaic.types import (
     ActionPlan,
     Adapter,
@@ -236,7 +236,11 @@ def plan(services: Services, state: State) -> State:
     def effect() -> Outcome:
         files = services.state().latest_files or {}
         toolbox = Toolbox(seen, lambda *wanted: examples_of(services.steps.store, files, *wanted), services.check(seen))
-        proposed = planner.propose(seen, toolbox)
+        try:
+            proposed = planner.propose(seen, toolbox)
+        except (BoundaryError, UsageError, PausedError) as error:
+            error.details = {"planner": planner.kind, "calls": toolbox.trace()}
+            raise
         digest, calls = services.steps.store.put_json(proposed.json_data()), toolbox.trace()
         event = {"planner": planner.kind, "plan": proposed.json_data(), "plan_digest": digest, "calls": calls}
         return Outcome({"plan": digest}, [("planned", event)])

@@ -55,7 +55,8 @@ class NeedPlannerConfig(_PlannerConfig):
 
 
 class LlmPlannerConfig(Noun):
-    """A language model with the tools. The limits are for one round, failed attempts included.
+    """A language model with the tools. The limits are for one round, whoever turned plans of it down, and count failed
+    attempts: `max_calls` requests that reached a server, `max_tokens` charged tokens, `max_seconds` seconds.
 
     `on_failure` is who plans where the model found no plan within the limits; `pause` stops the run until it is resumed,
     `stop` ends it. `tool_calls: false` asks for the plan at once, for a server that has a grammar but no tools.

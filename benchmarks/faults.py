@@ -17,6 +17,7 @@ from tools.arguments import schema_of
 THREADS = 24
 TIMEOUT = 1.5
 SLACK = 2.0
+FREE = ("http_429",)  # turned away before the model saw it
 
 
 class Verdict(Noun):
@@ -55,7 +56,7 @@ def campaign(calls: int, rate: float, seed: int = 1) -> dict[str, Any]:
                 ends[end] += 1
                 attempts.append(len(records))
                 over += [max(0.0, r.seconds - TIMEOUT) for r in records]
-                charged += sum(r.charged > 0 for r in records if r.error)
+                charged += sum(r.charged > 0 or r.error in FREE for r in records if r.error)
                 unknown += sum(r.tokens is None for r in records if r.error)
         chat.close()
         return {

@@ -3,8 +3,8 @@
 The gates of every reply: transport, envelope, finish reason, strict parse; the fifth, schema and meaning, is the
 caller's (`eval.strict`). A reply that fails a gate is asked for again, at most `max_attempts` times; every attempt is
 recorded and charged. What comes out is a `Completion`, `ChatUnavailable` (the endpoint is down: the run pauses) or
-`BadReply` (the endpoint answers, but never with something usable). The key is read from the environment at the moment
-of the call and appears in no error, repr or log.
+`BadReply` (the endpoint answers, but never with something usable); the last attempt decides which. The key is read from
+the environment at the moment of the call and appears in no error, repr or log.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import threading
 import time
 from collections.abc import Callable
 from typing import Any, Literal
@@ -20,9 +19,10 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
-from eval.chat_reply import MAX_BODY, Fault, gates
+from eval.chat_http import Http
 from eval.chat_reply import Attempt as Attempt
 from eval.chat_reply import Completion as Completion
+from eval.chat_reply import Fault, gates
 from eval.chat_reply import ToolCall as ToolCall
 from eval.strict import NotStrict, strict_json
 from mosaic.errors import BoundaryError, PausedError, UsageError
@@ -32,7 +32,10 @@ MAX_WAIT = 120.0
 SHORTEST_KEY = 8
 FIRST_WAIT, LAST_WAIT = 0.5, 30.0
 RAISES = 4
+VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
 HOPELESS = (400, 401, 403, 404, 405, 413, 422)
+# A server that turns a request away before the model sees it has spent nothing.
+TURNED_AWAY = (401, 403, 404, 429)
 
 
 class ChatConfig(Noun):
@@ -45,7 +48,7 @@ class ChatConfig(Noun):
 
     base_url: str = "http://127.0.0.1:8000/v1"
     model: str = Field(default="mosaic", min_length=1)
-    api_key_env: str = Field(default="MOSAIC_API_KEY", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    api_key_env: str = Field(default="MOSAIC_API_KEY", pattern=VARIABLE)
     max_attempts: int = Field(default=8, ge=1, le=8)
     timeout_seconds: float = Field(default=120.0, gt=0, le=3600)
     temperature: float = Field(default=0.0, ge=0, le=2)
@@ -56,16 +59,28 @@ class ChatConfig(Noun):
     @field_validator("base_url")
     @classmethod
     def _plain_url(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("must be an http or https address such as http://127.0.0.1:8000/v1")
-        if "@" in parts.netloc or parts.query:
-            raise ValueError("must carry no key or password; put the key in the variable that api_key_env names")
-        return url
+        return plain_url(url)
+
+
+def plain_url(url: str) -> str:
+    """The address of an endpoint, unchanged. ValueError for one that cannot be asked, or that could carry a key."""
+    # What might be a key is refused before anything that quotes the address.
+    if "@" in url or "?" in url or "#" in url:
+        raise ValueError("must carry no key or password; put the key in the variable that api_key_env names")
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or not url.isprintable() or " " in url:
+        raise ValueError("must be an http or https address such as http://127.0.0.1:8000/v1")
+    try:
+        port = parts.port
+    except ValueError:
+        port = 0
+    if port == 0:
+        raise ValueError("must have a port from 1 to 65535, as in http://127.0.0.1:8000/v1, or none")
+    return url
 
 
 class ChatUnavailable(PausedError):
-    """The endpoint does not answer as a chat server. `attempts` are the records of this call."""
+    """The endpoint does not answer as a chat server. `attempts` are the records of what was asked for in vain."""
 
     def __init__(self, message: str, attempts: list[Attempt]) -> None:
         super().__init__(message)
@@ -94,8 +109,7 @@ class ChatModel:
         self.config = config
         self._sleep = sleep
         self._clock = clock
-        self._lock = threading.Lock()
-        self._client: Any = None
+        self._http = Http(config.base_url, config.api_key_env)
 
     def __repr__(self) -> str:
         return f"ChatModel({self.config.model!r})"
@@ -109,12 +123,14 @@ class ChatModel:
         max_tokens: int | None = None,
         deadline: float | None = None,
         allowance: int | None = None,
+        most_attempts: int | None = None,
     ) -> Completion:
         """One answer, with text that is strict JSON where `schema` is given and arguments that always are.
 
         `tools` are OpenAI tool definitions; `max_tokens` overrides the first cap; `deadline` is in seconds for the whole
-        call, waits included; `allowance` is the tokens that all attempts together may be charged. Raises ChatUnavailable
-        or BadReply after the last attempt, UsageError for no messages.
+        call, waits included; `allowance` is the tokens that all attempts together may be charged; `most_attempts` may
+        lower the config's `max_attempts`. Raises ChatUnavailable or BadReply after the last attempt, UsageError for no
+        messages.
         """
         if not messages:
             raise UsageError("messages: an empty conversation cannot be completed; give at least one message")
@@ -122,25 +138,27 @@ class ChatModel:
         first = cap = max_tokens or self.config.max_tokens
         prompt_bytes = len(canonical_json([messages, tools or [], schema or {}]).encode())
         attempts: list[Attempt] = []
-        for number in range(1, self.config.max_attempts + 1):
+        most = min(self.config.max_attempts, most_attempts or self.config.max_attempts)
+        last: Fault | None = None
+        for number in range(1, most + 1):
             left = None if end is None else end - self._clock()
             if left is not None and left <= 0:
                 text = f"{deadline:.0f} s are used after {len(attempts)} attempts"
-                raise BadReply(f"no time left for {self.config.model}: {text}", "deadline", attempts)
+                raise self._out_of("time", "deadline", text, last, attempts)
             reserved = prompt_bytes // 2 + cap
-            if allowance is not None and sum(a.charged for a in attempts) + reserved > allowance:
-                used = sum(a.charged for a in attempts)
+            used = sum(a.charged for a in attempts)
+            if allowance is not None and used + reserved > allowance:
                 text = f"an attempt may take {reserved} tokens; of {allowance} allowed are {used} used"
-                raise BadReply(f"no tokens left for {self.config.model}: {text}", "allowance", attempts)
+                raise self._out_of("tokens", "allowance", text, last, attempts)
             body = self._body(messages, schema, tools, cap, number)
             started = self._clock()
             try:
-                reply = self._post(body, min(self.config.timeout_seconds, left or self.config.timeout_seconds))
+                reply = self._http.post(body, min(self.config.timeout_seconds, left or self.config.timeout_seconds))
                 completion = gates(reply, self.config.model, schema is not None, tools is not None)
                 self._no_key(completion)
             except Fault as fault:
-                # Half a token per byte bounds English and numbers from above; nothing was spent where nothing was sent.
-                unknown = 0 if fault.kind == "connect" else reserved
+                # Half a token per byte bounds English and numbers from above; nothing was spent where no model was reached.
+                unknown = 0 if fault.kind == "connect" or fault.status in TURNED_AWAY else reserved
                 attempts.append(
                     Attempt(
                         error=fault.kind,
@@ -157,7 +175,7 @@ class ChatModel:
                         raise self._failure(fault, attempts) from None
                     cap *= 2
                 last = fault
-                if number < self.config.max_attempts:
+                if number < most:
                     self._wait(number, fault.retry_after, end)
                 continue
             tokens = completion.tokens
@@ -169,14 +187,12 @@ class ChatModel:
                 max_tokens=cap,
             )
             return completion.model_copy(update={"attempts": [*attempts, done]})
+        assert last is not None
         raise self._failure(last, attempts)
 
     def close(self) -> None:
         """Close the connections; the next call opens new ones."""
-        with self._lock:
-            if self._client is not None:
-                self._client.close()
-                self._client = None
+        self._http.close()
 
     def _body(
         self,
@@ -201,64 +217,11 @@ class ChatModel:
             body["response_format"] = {"type": "json_schema", "json_schema": name}
         return body
 
-    def _post(self, body: dict[str, Any], seconds: float) -> bytes:
-        """The body of a 200 reply, at most `MAX_BODY` bytes, within `seconds`. Fault otherwise."""
-        import httpx2
-        import openai
-
-        end = self._clock() + seconds
-        parts: list[bytes] = []
-        try:
-            streaming = self._open().chat.completions.with_streaming_response
-            timeout = httpx2.Timeout(seconds, connect=min(5.0, seconds))
-            with streaming.create(**body, timeout=timeout) as response:
-                size = 0
-                # A server that drips byte by byte never trips a read timeout, so the clock is asked at each piece.
-                for piece in response.http_response.iter_bytes():
-                    parts.append(piece)
-                    size += len(piece)
-                    if size > MAX_BODY:
-                        raise Fault("envelope", f"a body of more than {MAX_BODY} bytes")
-                    if self._clock() > end:
-                        raise Fault("timeout", f"no whole reply within {seconds:.0f} s")
-        except Fault:
-            raise
-        except (openai.APITimeoutError, httpx2.TimeoutException):
-            raise Fault("timeout", f"no whole reply within {seconds:.0f} s") from None
-        except (openai.OpenAIError, httpx2.HTTPError, httpx2.StreamError, OSError, ValueError) as error:
-            cause = error.__cause__ or error
-            kind = "connect" if isinstance(cause, httpx2.ConnectError) else "transport"
-            raise Fault(kind, type(cause).__name__) from None
-        return b"".join(parts)
-
-    def _open(self) -> Any:
-        import httpx2
-        import openai
-
-        with self._lock:
-            if self._client is None:
-                local = urlsplit(self.config.base_url).hostname in ("127.0.0.1", "localhost", "::1")
-                http = httpx2.Client(
-                    follow_redirects=False,
-                    # A proxy or a netrc entry has no business between this process and its own machine.
-                    trust_env=not local,
-                    limits=httpx2.Limits(max_connections=256, max_keepalive_connections=64),
-                    event_hooks={"response": [_refuse]},
-                )
-                omit: Any = openai.Omit()
-                self._client = openai.OpenAI(
-                    base_url=self.config.base_url,
-                    api_key=os.environ.get(self.config.api_key_env) or "none",
-                    max_retries=0,
-                    http_client=http,
-                    default_headers={"OpenAI-Organization": omit, "OpenAI-Project": omit},
-                )
-            return self._client
-
     def _no_key(self, completion: Completion) -> None:
         """A server that echoes the key would put it into every trace; such a reply is no reply."""
         key = os.environ.get(self.config.api_key_env) or ""
-        said = [completion.text, completion.reasoning, *(f"{c.id} {c.name}" for c in completion.tool_calls)]
+        said = [completion.text, completion.reasoning, completion.model]
+        said += [f"{c.id} {c.name}" for c in completion.tool_calls]
         said += [canonical_json(strict_json(c.arguments)) for c in completion.tool_calls]
         with contextlib.suppress(NotStrict):
             said.append(canonical_json(strict_json(completion.text)))
@@ -274,6 +237,14 @@ class ChatModel:
             seconds = min(seconds, max(0.0, end - self._clock()))
         self._sleep(seconds)
 
+    def _out_of(
+        self, what: str, kind: str, text: str, last: Fault | None, attempts: list[Attempt]
+    ) -> ChatUnavailable | BadReply:
+        """A limit of the call is reached. An endpoint that was down until then is an outage all the same."""
+        if last and last.down:
+            return self._failure(last, attempts)
+        return BadReply(f"no {what} left for {self.config.model}: {text}", kind, attempts)
+
     def _failure(self, fault: Fault, attempts: list[Attempt]) -> ChatUnavailable | BadReply:
         where = f"{self.config.model} at {self.config.base_url}"
         tried = f"{len(attempts)} attempt{'s' if len(attempts) != 1 else ''}, the last: {fault.kind} ({fault})"
@@ -284,33 +255,7 @@ class ChatModel:
         if fault.status in (404, 405):
             need = "check base_url and model against the server's /models, then resume"
             return ChatUnavailable(f"{where} is not there: {tried}; {need}", attempts)
-        # One reply of a working chat server is enough to know that the endpoint is up and the model is the trouble.
-        if fault.status in HOPELESS or kinds & {"truncated", "unparsable", "refused"}:
+        # One reply of a working chat server shows that the model is the trouble, unless the endpoint went down after it.
+        if fault.status in HOPELESS or (kinds & {"truncated", "unparsable", "refused"} and not fault.down):
             return BadReply(f"no usable reply from {where}: {tried}", fault.kind, attempts)
         return ChatUnavailable(f"{where} does not answer: {tried}; start the server, then resume", attempts)
-
-
-def _refuse(response: Any) -> None:
-    """Judge the status before a byte of the body is read: an error page may be endless, or echo the key."""
-    status = response.status_code
-    if status == 200:
-        return
-    raise Fault(f"http_{status}", f"HTTP {status}", status=status, retry_after=_seconds(response.headers))
-
-
-def _seconds(headers: Any) -> float | None:
-    """Retry-After in seconds, from a number or a date; None where it is absent or nonsense."""
-    from email.utils import parsedate_to_datetime
-
-    text = headers.get("retry-after")
-    if text is None:
-        return None
-    try:
-        number = float(text)
-        return number if number == number else None
-    except ValueError:
-        pass
-    try:
-        return parsedate_to_datetime(text).timestamp() - time.time()
-    except (ValueError, TypeError, OverflowError):
-        return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import Field
@@ -12,6 +14,7 @@ from mosaic.types import Noun
 MAX_BODY = 2 * 1024 * 1024
 MOST_REASONING = 32_000
 FENCE = "```"
+VERSION = re.compile(r"-v?[0-9][0-9.v-]*")
 
 
 class Fault(Exception):
@@ -32,6 +35,11 @@ class Fault(Exception):
         self.retry_after = retry_after
         self.tokens = tokens
 
+    @property
+    def down(self) -> bool:
+        """Whether the endpoint did not answer: no connection, no whole reply, no time, or a status other than 200."""
+        return self.status is not None or self.kind in ("connect", "transport", "timeout")
+
 
 class Attempt(Noun):
     """One request of a call. `tokens` as the server counted them, None for unknown; `charged` is what limits count."""
@@ -41,6 +49,11 @@ class Attempt(Noun):
     tokens: int | None
     charged: int = Field(ge=0)
     max_tokens: int
+
+
+def sent(attempts: Sequence[Attempt]) -> int:
+    """How many of these attempts reached a server: what limits and report count as requests."""
+    return sum(a.error != "connect" for a in attempts)
 
 
 class ToolCall(Noun):
@@ -133,10 +146,14 @@ def _envelope(body: bytes, model: str) -> dict[str, Any]:
     if not isinstance(value, dict) or not isinstance(value.get("choices"), list) or not value["choices"]:
         raise Fault("envelope", "a body without choices")
     named = value.get("model")
-    # Hosted models answer under a dated name: `name-2026-01-01` is `name`.
-    if not isinstance(named, str) or not (named == model or named.startswith(model + "-")):
+    if not isinstance(named, str) or not (named == model or _dated(named, model)):
         raise Fault("envelope", "a reply of another model", tokens=_total(_usage(value.get("usage"))))
     return value
+
+
+def _dated(named: str, model: str) -> bool:
+    """Hosted models answer under a dated name: `name-2026-01-01` or `name-v1.2` is `name`; `name-mini` is another."""
+    return named.startswith(model) and VERSION.fullmatch(named[len(model) :]) is not None
 
 
 def _tool_calls(value: Any, spent: int | None) -> list[ToolCall]:

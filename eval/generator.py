@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Protocol
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from eval.chat import VARIABLE, plain_url
 from mosaic.types import Noun, Prompt, Response
 
 
@@ -51,13 +52,18 @@ class VllmGeneratorConfig(Noun):
     kind: Literal["vllm"] = "vllm"
     memory: Literal["stop", "share"] = "stop"
     base_url: str | None = Field(default=None, pattern=r"^https?://[^/]+/v1$")
-    api_key_env: str = "VLLM_API_KEY"
+    api_key_env: str = Field(default="VLLM_API_KEY", pattern=VARIABLE)
     concurrency: int = Field(default=256, ge=1, le=1000)
     max_new_tokens: int = Field(default=64, ge=1)
     max_model_len: int | None = Field(default=None, ge=16)
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
     start_seconds: float = Field(default=900, gt=0)
+
+    @field_validator("base_url")
+    @classmethod
+    def _plain_url(cls, url: str | None) -> str | None:
+        return url if url is None else plain_url(url)
 
 
 GeneratorConfig = Annotated[TransformersGeneratorConfig | VllmGeneratorConfig, Field(discriminator="kind")]

@@ -32,9 +32,9 @@ class LlmJudgeConfig(Noun):
 
     `cache` is a folder of verdicts that runs share, by default `judge-cache` beside the run directories. `revision`
     tells this model from others of the same name; where it is left out, the address stands in for it in the judge's
-    identity. `canaries` is how many answers with known verdicts go before each batch of questions; less than
-    `agreement` of them right holds the run. `max_repairs` is how often a well-formed but invalid verdict is asked for
-    again; other bad replies are asked for again within `chat.max_attempts`.
+    identity. `canaries` is how many answers with known verdicts go before each batch of questions, good and
+    bad ones; less than `agreement` of them right holds the run. `max_repairs` is how often a well-formed but invalid
+    verdict is asked for again; other bad replies are asked for again within `chat.max_attempts`.
     """
 
     kind: Literal["llm"] = "llm"
@@ -42,7 +42,7 @@ class LlmJudgeConfig(Noun):
     revision: str = ""
     cache: str | None = None
     concurrency: int = Field(default=16, ge=1, le=256)
-    canaries: int = Field(default=20, ge=1, le=256)
+    canaries: int = Field(default=20, ge=2, le=256)
     agreement: float = Field(default=0.95, gt=0, le=1)
     max_repairs: int = Field(default=2, ge=0, le=3)
 

@@ -34,7 +34,7 @@ def strict_json(text: str, max_bytes: int = MAX_BYTES, max_depth: int = MAX_DEPT
     surrogate, or what is no JSON."""
     if len(text) > max_bytes or len(text.encode("utf-8", "surrogatepass")) > max_bytes:
         raise NotStrict(f"longer than {max_bytes} bytes")
-    if depth(text) > max_depth:
+    if depth_of(text) > max_depth:
         raise NotStrict(f"nested deeper than {max_depth} levels")
     try:
         value = json.loads(text, object_pairs_hook=_unique, parse_constant=_constant, parse_float=_finite)
@@ -69,7 +69,7 @@ def _problem(problem: Any) -> str:
     return f"{path}: {problem['msg'].removeprefix('Value error, ')[:300]}"
 
 
-def depth(text: str) -> int:
+def depth_of(text: str) -> int:
     """Greatest nesting of brackets outside strings, counted without recursion."""
     here = deepest = 0
     inside = escaped = False

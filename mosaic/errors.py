@@ -17,11 +17,18 @@ A bad item (an unparsable answer, an unscored prompt) is data and has no class h
 not a `MosaicError` is a programmer's mistake and keeps its traceback.
 """
 
+from typing import Any
+
 
 class MosaicError(Exception):
-    """Base of all expected failures; `exit_code` is what the command line returns."""
+    """Base of all expected failures; `exit_code` is what the command line returns. `details` go into the trace where an
+    effect ends with this failure: plain JSON, empty for nothing to tell."""
 
     exit_code = 1
+
+    def __init__(self, *words: object) -> None:
+        super().__init__(*words)
+        self.details: dict[str, Any] = {}
 
 
 class UsageError(MosaicError):
@@ -71,6 +78,7 @@ class TrainingError(BoundaryError):
     def __init__(self, message: str, failure: str = "error") -> None:
         super().__init__(message)
         self.failure = failure
+        self.details = {"failure": failure}
 
 
 class DamageError(MosaicError):

@@ -29,7 +29,7 @@ from eval.objective import Malformed, Objective
 from mosaic.errors import UsageError
 from mosaic.types import Attribute, Example, Judgment, Prompt, Response, Scored
 from tools.verdict_cache import VerdictCache
-from tools.verdicts import Canaries, Made, ask_in_batches
+from tools.verdicts import BATCH, Canaries, Made, Spent, ask_in_batches
 from training.pool_build import read_rows
 
 CHUNK = 512
@@ -42,7 +42,8 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Labelling:
-    """What a labelling did. `left_out` counts reasons."""
+    """What a labelling did. `left_out` counts reasons; `asked` and `cached` are verdicts, `known_answers` those that the
+    judge was asked about beside them, `tokens` what both were charged."""
 
     rows: int
     labelled: int
@@ -50,6 +51,7 @@ class Labelling:
     asked: int
     cached: int
     tokens: int
+    known_answers: int
 
     def json_data(self) -> dict[str, Any]:
         return dict(vars(self))
@@ -83,12 +85,13 @@ class Labeller:
         total = self._estimate(sources)
         rows = labelled = asked = tokens = questions = 0
         reasons: Counter[str] = Counter()
+        known = Spent()
         out.parent.mkdir(parents=True, exist_ok=True)
         part, aside = out.with_name(f".{out.name}.part"), out.with_name(f"{out.name}.left-out.jsonl")
         with part.open("w", encoding="utf-8") as kept, aside.open("w", encoding="utf-8") as dropped:
             for chunk in _chunks(self._rows(sources)):
                 wanted = {q.key: q for row in chunk for q in self._questions(row)}
-                found, made = self._verdicts(list(wanted.values()))
+                found, made = self._verdicts(list(wanted.values()), known)
                 questions += len(wanted)
                 asked += len(made)
                 tokens += sum(v.charged for _, v, _ in made)
@@ -107,23 +110,30 @@ class Labeller:
         os.replace(part, out)
         if not reasons:
             aside.unlink()
-        return Labelling(rows, labelled, dict(sorted(reasons.items())), asked, questions - asked, tokens)
+        cached, tokens = questions - asked, tokens + known.tokens
+        return Labelling(rows, labelled, dict(sorted(reasons.items())), asked, cached, tokens, known.requests)
 
     def _estimate(self, sources: Sequence[Path]) -> int:
         """Read every row once, say what the rest will cost, and return their number."""
-        rows = missing = characters = known = 0
-        for row in self._rows(sources):
-            rows += 1
-            for question in self._questions(row):
-                if self.cache.get(question):
-                    known += 1
-                    continue
-                missing += 1
-                characters += sum(len(m["content"]) for m in self.judge.messages(question))
-        prompt = characters // CHARACTERS_PER_TOKEN
+        rows = missing = characters = known = checks = 0
+        for chunk in _chunks(self._rows(sources)):
+            rows += len(chunk)
+            new: Counter[str] = Counter()
+            for row in chunk:
+                for question in self._questions(row):
+                    if self.cache.get(question):
+                        known += 1
+                        continue
+                    new[self.datasets[row.dataset]] += 1
+                    characters += sum(len(m["content"]) for m in self.judge.messages(question))
+            missing += new.total()
+            checks += sum(self.canaries.most(name) * -(-count // BATCH) for name, count in new.items())
+        # A known answer is about as long to read as a row.
+        prompt = characters // CHARACTERS_PER_TOKEN * (missing + checks) // max(1, missing)
         self.say(
             f"{rows:,} rows: {missing:,} verdicts to ask for, {known:,} known; "
-            f"about {prompt:,} tokens read and {missing * ANSWER_TOKENS:,} written by {self.judge.config.chat.model}"
+            f"about {prompt:,} tokens read and {(missing + checks) * ANSWER_TOKENS:,} written by "
+            f"{self.judge.config.chat.model}, {checks:,} known answers included"
         )
         return rows
 
@@ -155,15 +165,15 @@ class Labeller:
             return []
         return [self.judge.ask_about(name, row.messages) for name in (objective, objective + REQUEST)]
 
-    def _verdicts(self, questions: Sequence[Question]) -> tuple[dict[str, Verdict], list[Made]]:
-        """All verdicts by key, and those that were asked for now."""
+    def _verdicts(self, questions: Sequence[Question], known: Spent) -> tuple[dict[str, Verdict], list[Made]]:
+        """All verdicts by key, and those that were asked for now; `known` is what the known answers have cost."""
         found = {q.key: hit for q in questions if (hit := self.cache.get(q))}
         made: list[Made] = []
         for objective in sorted({q.name.removesuffix(REQUEST) for q in questions}):
             missing = [q for q in questions if q.name.removesuffix(REQUEST) == objective and q.key not in found]
 
             def before(batch: str, objective: str = objective) -> None:
-                self.canaries.ask(objective, batch)
+                self.canaries.ask(objective, batch, known)
 
             def keep(some: Sequence[Made]) -> None:
                 self.cache.put([(q, v) for q, v, _ in some])

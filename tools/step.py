@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mosaic.errors import MosaicError, PausedError, StopRequested, TrainingError
+from mosaic.errors import MosaicError, PausedError, StopRequested
 from mosaic.journal import Journal, Step
 from mosaic.store import Store, free_bytes, full_disk
 from mosaic.types import digest_of
@@ -70,15 +70,17 @@ class Steps:
         started = time.monotonic()
         try:
             outcome = effect()
-        except (PausedError, StopRequested):
-            raise  # the intent stands; `resume` begins it again
+        except (PausedError, StopRequested) as error:
+            # `resume` begins it again, from the intent or from a failure that has something to tell.
+            if error.details:
+                self.journal.fail(step, str(error), error.details)
+            raise
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise full_disk(self.store.root.parent, needed) from error
             raise
         except MosaicError as error:
-            details = {"failure": error.failure} if isinstance(error, TrainingError) else {}
-            self.journal.fail(step, str(error), details)
+            self.journal.fail(step, str(error), error.details)
             raise
         seconds = time.monotonic() - started if outcome.seconds is None else outcome.seconds
         return self.journal.finish(step, outcome.result, outcome.events, outcome.spent, seconds)

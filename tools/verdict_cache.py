@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from eval.judges.llm import Question, Verdict
-from mosaic.errors import DamageError, UsageError
+from mosaic.errors import DamageError, PausedError, UsageError
 from mosaic.types import canonical_json
 
 FILE = "verdicts.sqlite"
@@ -36,9 +36,11 @@ class VerdictCache:
             raise UsageError(f"judge.cache: {folder} cannot be used as a folder of verdicts: {error}") from None
 
     def get(self, question: Question) -> Verdict | None:
-        """The verdict, checked against its digest (DamageError), or None."""
+        """The verdict, checked against its digest (DamageError), or None. PausedError where the file cannot be read."""
         try:
             row = self._db.execute("select verdict, seal from verdicts where key = ?", (question.key,)).fetchone()
+        except sqlite3.OperationalError as error:
+            raise self._unusable(error) from error
         except sqlite3.DatabaseError as error:
             raise DamageError(f"{self.path}: {error}; delete it, and verdicts are asked for again") from error
         if row is None:
@@ -48,7 +50,8 @@ class VerdictCache:
         return Verdict.model_validate_json(row[0])
 
     def put(self, verdicts: Iterable[tuple[Question, Verdict]]) -> None:
-        """Keep those that are `ok`, in one transaction; what is there already stays."""
+        """Keep those that are `ok`, in one transaction; what is there already stays. PausedError where the disk is full,
+        or the file is locked or cannot be written."""
         rows = []
         for question, verdict in verdicts:
             if verdict.status == "ok":
@@ -56,9 +59,22 @@ class VerdictCache:
                 rows.append((question.key, text, _seal(question.key, text)))
         if not rows:
             return
-        self._db.execute("begin immediate")
-        self._db.executemany("insert or ignore into verdicts values (?, ?, ?)", rows)
-        self._db.execute("commit")
+        try:
+            self._db.execute("begin immediate")
+            self._db.executemany("insert or ignore into verdicts values (?, ?, ?)", rows)
+            self._db.execute("commit")
+        except sqlite3.OperationalError as error:
+            if self._db.in_transaction:
+                self._db.execute("rollback")
+            raise self._unusable(error) from error
+        except sqlite3.DatabaseError as error:
+            raise DamageError(f"{self.path}: {error}; delete it, and verdicts are asked for again") from error
+
+    def _unusable(self, error: sqlite3.Error) -> PausedError:
+        return PausedError(
+            f"judge.cache: {self.path.parent} cannot be used: {error}; make room there or name another folder, then "
+            "give the same command again, or `python -m mosaic resume` for a run"
+        )
 
     def __len__(self) -> int:
         return int(self._db.execute("select count(*) from verdicts").fetchone()[0])

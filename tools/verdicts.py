@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from eval.chat import ChatUnavailable
 from eval.judges.llm import LlmJudge, Question, Verdict
 from eval.objective import Objective
 from eval.references import pick, references, wrong
@@ -18,6 +20,7 @@ from eval.suite import Suite
 from mosaic.errors import PausedError, StopRequested, UsageError
 from mosaic.journal import Item, key_of
 from mosaic.types import Judgment, Prompt, Response, digest_of
+from tools.ask import charge, spend
 from tools.step import Outcome, Steps
 from tools.verdict_cache import VerdictCache
 
@@ -29,6 +32,32 @@ VERSION = 1
 
 Progress = Callable[[str, int, int], None]
 Made = tuple[Question, Verdict, float]
+
+
+@dataclass
+class Spent:
+    """Requests and charged tokens of some questions to a judge."""
+
+    requests: int = 0
+    tokens: int = 0
+
+
+class _Counted:
+    """A model judge that adds up what its verdicts cost."""
+
+    def __init__(self, judge: LlmJudge, spent: Spent) -> None:
+        self.digest = judge.digest
+        self._judge = judge
+        self._spent = spent
+
+    def judge(self, objective: str, prompts: Sequence[Prompt], responses: Sequence[Response]) -> list[Judgment]:
+        questions = [self._judge.question(objective, p, r) for p, r in zip(prompts, responses, strict=True)]
+        found: dict[str, Verdict] = {}
+        for question, verdict, _ in self._judge.ask_all(list({q.key: q for q in questions}.values())):
+            found[question.key] = verdict
+            self._spent.requests += verdict.attempts
+            self._spent.tokens += verdict.charged
+        return [self._judge.judgment(objective, p, found[q.key]) for p, q in zip(prompts, questions, strict=True)]
 
 
 class Canaries:
@@ -49,9 +78,13 @@ class Canaries:
         self.command = command
         self.check = check
 
-    def ask(self, objective: str, batch: str) -> dict[str, Any]:
-        """Ask some of them, chosen by the batch's digest. PausedError where the agreement is too low, UsageError
-        where the suites of the objective have no references."""
+    def most(self, objective: str) -> int:
+        """How many of them go before a batch."""
+        return min(self.judge.config.canaries, len(self.known.get(objective, [])))
+
+    def ask(self, objective: str, batch: str, spent: Spent | None = None) -> dict[str, Any]:
+        """Ask some of them, chosen by the batch's digest; `spent` is added to as verdicts are made. PausedError
+        where the agreement is too low, UsageError where the suites of the objective have no references."""
         config = self.judge.config
         some = pick(self.known.get(objective, []), config.canaries, batch)
         if {r.kind for r in some} != {"good", "bad"}:
@@ -59,7 +92,7 @@ class Canaries:
                 f"objectives.{objective}.suite: a judge that is a model needs known answers; give some prompts `good` "
                 "and some `bad` reference answers"
             )
-        bad = wrong(self.judge, self.objectives[objective], some)
+        bad = wrong(_Counted(self.judge, spent or Spent()), self.objectives[objective], some)
         agreement = 1 - len(bad) / len(some)
         if agreement < config.agreement:
             names = ", ".join(f"{r.prompt.id} ({r.kind})" for r, _ in bad[:5])
@@ -149,21 +182,36 @@ class RecordedJudge:
         def before(batch: str) -> None:
             inputs = {"judge": self.digest, "objective": objective, "batch": batch}
 
+            spent, started = Spent(), time.monotonic()
+
             def effect() -> Outcome:
-                result = self._canaries.ask(objective, batch)
+                found = self._canaries.ask(objective, batch, spent)
+                result = {**found, "attempts": spent.requests, "charged": spent.tokens}
                 return Outcome(result, [("canaries", result)])
 
-            self._steps.run("canaries", inputs, effect)
+            try:
+                self._steps.run("canaries", inputs, effect)
+            except PausedError:
+                whose = {"objective": objective, "batch": batch, "known": True}
+                spend(self._steps, "judge", whose, spent.requests, spent.tokens, time.monotonic() - started)
+                raise
 
         def keep(made: Sequence[Made]) -> None:
-            self._cache.put([(q, v) for q, v, _ in made])
+            # The journal first: what the run has paid for is its own, whatever becomes of the cache.
             self._record(made, "model")
+            self._cache.put([(q, v) for q, v, _ in made])
 
         def progress(done: int) -> None:
             if self._progress:
                 self._progress(f"judging {objective}", done, len(missing))
 
-        found |= ask_in_batches(self._judge, missing, before, keep, progress, self._steps.stopping)
+        started = time.monotonic()
+        try:
+            found |= ask_in_batches(self._judge, missing, before, keep, progress, self._steps.stopping)
+        except ChatUnavailable as error:
+            whose = {"objective": objective, "known": False}
+            charge(self._steps, "judge", whose, error.attempts, time.monotonic() - started)
+            raise
         if len(found) < len(unique):
             raise StopRequested(
                 f"stopped while judging; continue: python -m mosaic resume {self._steps.journal.folder}"

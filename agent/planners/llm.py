@@ -5,7 +5,8 @@ once more. Two kinds of failure are counted apart. A reply that no sense can be 
 call (`eval.chat`, at most 8 attempts). A reply that is well formed but wrong goes back with field paths (at most 3
 repairs). When either is used up, or the round's limit on calls, tokens or seconds, the planner gives up: BoundaryError,
 upon which the node puts another planner in, or PausedError where the config says `pause`. An endpoint that is down
-pauses the run in any case.
+pauses the run in any case. The limits are the round's: a conversation begins with what earlier ones of the round have
+used, and an outage counts as what its requests have cost.
 
 Every call goes through `ask`, which files the answer: an interrupted conversation is replayed, not repeated.
 """
@@ -18,13 +19,14 @@ from typing import Any
 
 from agent.planner import LlmPlannerConfig
 from agent.planners.llm_words import enveloped, numbers, plain, problems_of, prompts
-from eval.chat import BadReply, ChatModel, Completion, ToolCall
+from eval.chat import BadReply, ChatModel, ChatUnavailable, Completion, ToolCall
+from eval.chat_reply import sent
 from eval.strict import Invalid, NotStrict, parse_strict
 from mosaic.errors import BoundaryError, PausedError, UsageError
 from mosaic.types import ActionPlan, Observation, canonical_json, digest_of
 from prompts.envelope import delimiter
 from tools.arguments import LOOKING, action_plan, definitions, plan_model, schema_of
-from tools.ask import GAVE_UP, Ask, directly
+from tools.ask import CALL, GAVE_UP, Ask, directly
 from tools.toolbox import Toolbox
 
 MOST_CALLS_AT_ONCE = 8
@@ -78,7 +80,8 @@ class _Talk:
         self.words = prompts()
         self.model = plan_model(observation, "plan")
         self.draft = plan_model(observation, "draft")
-        self.calls = self.repairs = self.retries = self.tokens = 0
+        self.answers = self.repairs = 0
+        self.calls = self.retries = self.tokens = 0
         self.seconds = 0.0
         self._file = planner._ask
         self._mark: str | None = None
@@ -90,9 +93,11 @@ class _Talk:
             "shapes": digest_of([schema_of(self.model), sorted(LOOKING)]),
         }
         self.digest = digest_of(self.identity)
+        for filed in self._file.earlier(self.digest):
+            self._count(filed)
 
     def spent(self) -> dict[str, Any]:
-        """What the round has cost so far; `tokens` are charged tokens, failed attempts included."""
+        """What the round has cost so far; `calls` are requests and `tokens` charged tokens, failed attempts included."""
         return {
             "calls": self.calls,
             "retries": self.retries,
@@ -119,11 +124,14 @@ class _Talk:
     def _call(self, messages: list[dict[str, Any]]) -> Completion:
         """The next reply, charged. Gives up where a limit is reached or the retries are used up."""
         limits = self.config
+        # Decided before an outage of this very call is counted: its inputs must be the same once the endpoint is back.
+        closing = self.calls >= limits.max_calls - limits.max_repairs - 1
+        for charge in self._file.charges(self.digest, self.answers):
+            self._count(charge)
         if self.calls >= limits.max_calls:
             raise _GaveUp(f"max_calls: {self.calls} of {limits.max_calls} calls are used")
         if self.seconds >= limits.max_seconds:
             raise _GaveUp(f"max_seconds: {self.seconds:.0f} of {limits.max_seconds:.0f} s are used")
-        closing = self.calls >= limits.max_calls - limits.max_repairs - 1
         tools = definitions(self.observation, only_submit=closing) if limits.tool_calls else None
         schema = None if limits.tool_calls else schema_of(self.model)
         left = limits.max_seconds - self.seconds
@@ -132,27 +140,42 @@ class _Talk:
             started = time.monotonic()
             try:
                 got = self.chat.complete(
-                    messages, schema=schema, tools=tools, deadline=left, allowance=limits.max_tokens - self.tokens
+                    messages,
+                    schema=schema,
+                    tools=tools,
+                    deadline=left,
+                    allowance=limits.max_tokens - self.tokens,
+                    most_attempts=limits.max_calls - self.calls,
                 )
-                answer: dict[str, Any] = {"completion": got.json_data(), "attempts": len(got.attempts)}
+                answer: dict[str, Any] = {"completion": got.json_data(), "attempts": sent(got.attempts)}
                 answer["charged"] = got.charged
             except BadReply as error:
                 # Filed like an answer: on resume the same round must fail in the same way, not ask again.
-                answer = {"failed": error.kind, "reason": str(error), "attempts": len(error.attempts)}
+                answer = {"failed": error.kind, "reason": str(error), "attempts": sent(error.attempts)}
                 answer["charged"] = sum(a.charged for a in error.attempts)
                 answer["records"] = [a.json_data() for a in error.attempts]
             return {**answer, "seconds": round(time.monotonic() - started, 4)}
 
-        inputs = {**self.identity, "call": self.calls, "messages": digest_of(messages), "closing": closing}
-        answer = self._file("plan_call", inputs, effect)
-        self.calls += 1
+        inputs = {**self.identity, "conversation": self.digest, "call": self.answers, "closing": closing}
+        try:
+            answer = self._file(CALL, {**inputs, "messages": digest_of(messages)}, effect)
+        except ChatUnavailable as error:
+            said = {"failed": "unavailable", "reason": str(error), "attempts": [a.json_data() for a in error.attempts]}
+            self.toolbox.record("model", {"call": self.answers + 1, "prompt": self.digest}, said)
+            raise
+        self.answers += 1
+        self._count(answer)
         self.retries += max(0, int(answer["attempts"]) - 1)
-        self.tokens += int(answer["charged"])
-        self.seconds += float(answer["seconds"])
         self._record(answer)
         if "failed" in answer:
             raise _GaveUp(f"{answer['failed']}: {answer['reason']}")
         return Completion.model_validate(answer["completion"])
+
+    def _count(self, filed: dict[str, Any]) -> None:
+        """Charge an answer, or an outage, against the limits."""
+        self.calls += int(filed["attempts"])
+        self.tokens += int(filed["charged"])
+        self.seconds += float(filed["seconds"])
 
     def _record(self, answer: dict[str, Any]) -> None:
         """One line of the trace per message of the model."""
@@ -175,7 +198,7 @@ class _Talk:
                 "attempts": got["attempts"],
                 "model": got["model"],
             }
-        self.toolbox.record("model", {"call": self.calls, "prompt": self.digest}, said)
+        self.toolbox.record("model", {"call": self.answers, "prompt": self.digest}, said)
 
     # -- reading --------------------------------------------------------------------------------------------------
 

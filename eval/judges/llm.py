@@ -19,6 +19,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, create_model
 
 from eval.chat import Attempt, BadReply, ChatModel, ChatUnavailable
+from eval.chat_reply import sent
 from eval.judge import LlmJudgeConfig
 from eval.judges.verifier import VerifierJudge
 from eval.objectives.over_refusal import BOUNDARY, FRICTION, HELP, REFUSAL
@@ -76,7 +77,8 @@ def prompt_digest(name: str) -> str:
 
 class Verdict(Noun):
     """What the judge said of one conversation. `items` is empty unless `status` is ok; `reason` is ours, `words` are
-    the model's own and are shown to people only. `charged` is in tokens, failed attempts included."""
+    the model's own and are shown to people only. `attempts` are requests that reached a server; `charged` is in tokens,
+    failed attempts included."""
 
     status: Literal["ok", "abstained", "failed"]
     reason: str = ""
@@ -156,7 +158,8 @@ class LlmJudge:
         self, questions: Sequence[Question], stopping: Callable[[], bool] = lambda: False
     ) -> Iterator[tuple[Question, Verdict, float]]:
         """(question, verdict, seconds) in the order of completion. After an outage, or once `stopping` says so, nothing
-        new is begun and what is under way is still handed over; after an outage ChatUnavailable is raised then."""
+        new is begun and what is under way is still handed over; after an outage ChatUnavailable is raised then, with
+        the attempts of all questions that it left without a verdict."""
         down: ChatUnavailable | None = None
         halt = threading.Event()
 
@@ -177,6 +180,8 @@ class LlmJudge:
                 try:
                     made = future.result()
                 except ChatUnavailable as error:
+                    if down:
+                        down.attempts += error.attempts
                     down = down or error
                     continue
                 if made:
@@ -201,6 +206,9 @@ class LlmJudge:
             except BadReply as error:
                 status: Literal["abstained", "failed"] = "abstained" if error.kind == "refused" else "failed"
                 return _verdict(status, f"the judge's reply: {error.kind}", [*attempts, *error.attempts])
+            except ChatUnavailable as error:
+                error.attempts = [*attempts, *error.attempts]
+                raise
             attempts += completion.attempts
             try:
                 reply = parse_strict(completion.text, model).model_dump()
@@ -251,5 +259,5 @@ def _verdict(
 ) -> Verdict:
     charged = sum(a.charged for a in attempts)
     return Verdict(
-        status=status, reason=reason, words=words, items=items or {}, attempts=len(attempts), charged=charged
+        status=status, reason=reason, words=words, items=items or {}, attempts=sent(attempts), charged=charged
     )

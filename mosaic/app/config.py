@@ -7,6 +7,7 @@ its own folder. YAML is read with the safe loader; unknown keys, wrong types and
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +27,7 @@ from training.trainer import SftConfig
 
 BUNDLED = Path(__file__).parent.parent / "lab" / "data"
 PATHS = ("base_model", "pool")
+SECRET = {"key", "keys", "apikey", "secret", "token", "password", "auth", "credential", "credentials", "url"}
 
 
 class ObjectiveConfig(Noun):
@@ -170,17 +172,24 @@ def parse_config(data: dict[str, Any], where: str) -> RunConfig:
 
 
 def explain(error: ValidationError) -> str:
-    """A line per problem: field path, what is wrong, the value."""
+    """A line per problem: field path, what is wrong, and the value where it cannot be a key."""
     lines = []
     for problem in error.errors(include_url=False):
         field = ".".join(str(part) for part in problem["loc"]) or "(whole)"
         value = problem.get("input")
-        shown = "" if isinstance(value, dict | list) else f" (value: {str(value)[:80]!r})"
+        hidden = isinstance(value, dict | list) or _may_be_secret(problem["loc"])
+        shown = "" if hidden else f" (value: {str(value)[:80]!r})"
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
             message = "unknown key; see `python -m mosaic schema config` for what is allowed"
         lines.append(f"  {field}: {message}{shown}")
     return "\n".join(lines)
+
+
+def _may_be_secret(path: Sequence[str | int]) -> bool:
+    """Whether a key may stand at this place of a config, or was put there by mistake: such a value is never shown."""
+    words = [part.lower() for part in path if isinstance(part, str)]
+    return "chat" in words or any(SECRET.intersection(re.split(r"[^a-z]+", word)) for word in words)
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:
@@ -212,7 +221,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         data = _UniqueKeys(path.read_text(encoding="utf-8")).get_single_data()
     except yaml.YAMLError as error:
-        raise UsageError(f"{path}: not valid YAML: {error}") from None
+        raise UsageError(f"{path}: not valid YAML{_problem(error)}") from None
     except RecursionError:
         raise UsageError(f"{path}: nested too deeply for a config") from None
     except UnicodeDecodeError as error:
@@ -224,19 +233,30 @@ def _read(path: Path) -> dict[str, Any]:
     return data
 
 
+def _problem(error: yaml.YAMLError) -> str:
+    """Where and why a text is no YAML, without its lines: one of them may hold a key."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return ""
+    mark = error.problem_mark
+    return f": {error.problem} at line {mark.line + 1}, column {mark.column + 1}"
+
+
 def _override(data: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     if not equals or not path:
         raise UsageError(f"--set {override}: write it as a.b=value")
+    # Messages name the path alone: a value may hold a key.
     try:
         value = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise UsageError(f"--set {path}: not a YAML value: {str(error)[:200]}") from None
+    except yaml.YAMLError as error:
+        raise UsageError(f"--set {path}: not a YAML value{_problem(error)}") from None
+    except RecursionError:
+        raise UsageError(f"--set {path}: nested too deeply for a value") from None
     keys = path.split(".")
     for key in keys[:-1]:
         inner = data.setdefault(key, {})
         if not isinstance(inner, dict):
-            raise UsageError(f"--set {override}: {key} is a value, not a group of settings")
+            raise UsageError(f"--set {path}: {key} is a value, not a group of settings")
         data = inner
     if keys[-1] == "kind" and isinstance(value, str) and data.get("kind") not in (None, value):
         data.clear()

@@ -25,6 +25,7 @@ from typing import Any
 
 from mosaic.app.config import RunConfig
 from mosaic.types import Prompt
+from tools.verdicts import BATCH
 
 TRAINING = {"gpu": 1e14 / 6, "cpu": 2.5e10 / 6}
 GENERATION = {"gpu": 2e13, "cpu": 5e9}
@@ -178,7 +179,8 @@ def _judge(
     config: RunConfig, suites: Sequence[Load], times: Mapping[str, int], answer: float, speed: Speeds
 ) -> dict[str, Any]:
     judged = [s for s in suites if s.objective != BY_CODE]
-    canaries = config.judge.json_data().get("canaries", 0) * sum(times[s.role] for s in judged)
+    batches = sum(times[s.role] * -(-s.prompts // BATCH) for s in judged)
+    canaries = config.judge.json_data().get("canaries", 0) * batches
     calls = sum(times[s.role] * s.prompts for s in judged) + canaries
     talk = sum(times[s.role] * (s.tokens + s.turns * answer) for s in judged)
     read, written = calls * VERDICT["read"] + talk, calls * VERDICT["write"]

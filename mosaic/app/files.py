@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from eval.strict import depth
+from eval.strict import depth_of
 from mosaic.app.config import RunConfig, explain
 from mosaic.app.shapes import InstructionFollowingLine, OverRefusalLine, Report, Request, SafetyLine
 from mosaic.errors import UsageError
@@ -52,7 +52,7 @@ def strict_json(text: str, where: str) -> Any:
     """
     if len(text.encode("utf-8", errors="surrogatepass")) > MAX_BYTES:
         raise UsageError(f"{where}: longer than {MAX_BYTES:,} bytes")
-    if depth(text) > MAX_DEPTH:
+    if depth_of(text) > MAX_DEPTH:
         raise UsageError(f"{where}: nested deeper than {MAX_DEPTH} levels")
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -137,6 +137,7 @@ def _node(event: Event, store: Store) -> dict[str, Any]:
         kind = f" ({payload['failure']})" if payload.get("failure") else ""
         node["title"] = f"{payload['step']} failed{kind}"
         node["details"] = payload["reason"]
+        node["children"] = [_call(call) for call in payload.get("calls", [])]
     elif event.kind == "replaced":
         node["title"] = f"{payload['planner']} replaced by {payload['by']}"
         node["details"] = payload["reason"]

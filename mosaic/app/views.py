@@ -116,23 +116,28 @@ def _seconds(journal: Journal) -> dict[int, dict[str, float]]:
 
 
 def model_calls(journal: Journal) -> dict[str, dict[str, int]]:
-    """What planner and judges asked of language models: answers, requests with retries, charged tokens. A verdict that
-    another run paid for (a hit in `judge.cache`) is counted apart."""
+    """What planner and judges asked of language models: answers, requests with retries, charged tokens. Known answers
+    that the judge was asked about, and what an outage left without an answer, count as requests and tokens. A verdict
+    that another run paid for (a hit in `judge.cache`) is counted apart."""
     planner = [s.result or {} for s in journal.steps("plan_call") if s.state == "done"]
     verdicts = [s.result or {} for s in journal.steps("verdict") if s.state == "done"]
     asked = [v["verdict"] for v in verdicts if v["source"] == "model"]
+    charges = journal.steps("charge")
+    beside = {who: [s.result or {} for s in charges if s.inputs["who"] == who] for who in ("planner", "judge")}
+    canaries = [s.result or {} for s in journal.steps("canaries") if s.state == "done"]
+    beside["judge"] += [c for c in canaries if "attempts" in c]  # runs of earlier releases did not count them
     return {
         who: {
             "answers": len(answers),
-            "requests": sum(int(a["attempts"]) for a in answers),
-            "tokens": sum(int(a["charged"]) for a in answers),
+            "requests": sum(int(a["attempts"]) for a in (*answers, *beside[who])),
+            "tokens": sum(int(a["charged"]) for a in (*answers, *beside[who])),
             **more,
         }
         for who, answers, more in (
             ("planner", planner, {}),
             ("judge", asked, {"from_cache": len(verdicts) - len(asked)}),
         )
-        if answers or any(more.values())
+        if answers or beside[who] or any(more.values())
     }
 
 

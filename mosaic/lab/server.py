@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from mosaic.errors import UsageError
 from mosaic.lab.script import Script, reply
 
 FAULTS = (
@@ -35,6 +36,7 @@ class ScriptedServer:
     `script` makes the assistant's message of a request. `pick` may choose the fault of a request by its number (from 1)
     instead of `faults` and `seed`. `seen` counts what was served; `trapped` are the headers of requests that followed the
     redirect.
+    UsageError for a port that is none or is in use.
     """
 
     def __init__(
@@ -56,7 +58,7 @@ class ScriptedServer:
         self.seen: Counter[str] = Counter()
         self.trapped: list[str] = []
         self._pick = pick or self._draw
-        self._socket = socket.create_server(("127.0.0.1", port), backlog=256)
+        self._socket = _listening(port)
         self._trap = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._socket.getsockname()[1])
         self._loop = asyncio.new_event_loop()
@@ -210,6 +212,15 @@ class ScriptedServer:
             return True
         await asyncio.sleep(self.hang_seconds)
         return False
+
+
+def _listening(port: int) -> socket.socket:
+    try:
+        return socket.create_server(("127.0.0.1", port), backlog=256)
+    except OverflowError:
+        raise UsageError(f"--port {port}: a port is a number from 1 to 65535; 0 takes a free one") from None
+    except OSError as error:
+        raise UsageError(f"--port {port}: {error.strerror}; choose another, 0 takes a free one") from None
 
 
 def _envelope(request: dict[str, Any], message: dict[str, Any]) -> dict[str, Any]:

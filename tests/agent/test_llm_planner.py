@@ -8,6 +8,7 @@ from agent.constraints import check_plan
 from agent.planner import LlmPlannerConfig
 from agent.planners.llm import LlmPlanner
 from eval.chat import ChatConfig, ChatModel, ChatUnavailable
+from mosaic.app.views import model_calls
 from mosaic.errors import BoundaryError, PausedError
 from mosaic.journal import Journal
 from mosaic.lab.script import reply
@@ -216,3 +217,71 @@ def test_the_key_is_sent_and_never_kept_even_where_the_server_echoes_it(
     assert key not in str(caught.value) + json.dumps(box.trace()) + repr(vars(planner(server)))
     for path in (tmp_path / "run").rglob("*"):
         assert path.is_dir() or key.encode() not in path.read_bytes()
+
+
+def test_calls_are_requests_and_failed_ones_count(observe, small_pool):
+    seen = observe()
+    box = toolbox(seen, small_pool)
+    with ScriptedServer(pick=lambda n: "cut_json" if n % 2 else None, script=says(call("past_rounds", {}))) as server:
+        with pytest.raises(BoundaryError, match="max_calls: 6 of 6"):
+            planner(server, max_calls=6, max_repairs=0).propose(seen, box)
+        assert server.requests == 6
+    assert box.trace()[-1]["result"]["calls"] == 6
+
+
+def test_limits_are_the_rounds_and_not_the_conversations(observe, small_pool, journal, tmp_path):
+    ask = remember(Steps(journal, Store(tmp_path / "run")))
+    first, second = observe(), observe(feedback=[Violation(path="plan", rule="rejected", hint="no")])
+    with ScriptedServer() as server:
+        plan = planner(server, ask).propose(first, toolbox(first, small_pool))
+        used = server.requests
+        for _ in range(2):
+            with pytest.raises(BoundaryError, match=f"max_calls: {used} of {used}"):
+                planner(server, ask, max_calls=used).propose(second, toolbox(second, small_pool))
+        # A replayed answer is neither asked for nor counted a second time.
+        assert planner(server, ask).propose(first, toolbox(first, small_pool)) == plan
+        assert server.requests == used
+        box = toolbox(second, small_pool)
+        other = planner(server, ask).propose(second, box)
+        asked = server.requests
+        assert asked > used
+        assert planner(server, ask).propose(second, toolbox(second, small_pool)) == other
+        assert server.requests == asked
+
+
+def test_an_outage_is_charged_reported_and_counts_against_the_round(observe, small_pool, journal, tmp_path):
+    seen = observe()
+    ask = remember(Steps(journal, Store(tmp_path / "run")))
+    box = toolbox(seen, small_pool)
+    with ScriptedServer(pick=lambda n: "error_503" if n > 2 else None) as server:
+        with pytest.raises(ChatUnavailable):
+            planner(server, ask, max_calls=12).propose(seen, box)
+        assert server.requests == 10
+        assert [a["error"] for a in box.trace()[-1]["result"]["attempts"]] == ["http_503"] * 8
+        with pytest.raises(ChatUnavailable):
+            planner(server, ask, max_calls=12).propose(seen, toolbox(seen, small_pool))
+        assert server.requests == 12
+        with pytest.raises(BoundaryError, match="max_calls: 12 of 12"):
+            planner(server, ask, max_calls=12).propose(seen, toolbox(seen, small_pool))
+        assert server.requests == 12
+    charges = journal.steps("charge")
+    assert [c.result["attempts"] for c in charges] == [8, 2]
+    used = model_calls(journal)["planner"]
+    calls = journal.steps("plan_call")
+    assert (used["answers"], used["requests"]) == (2, 12)
+    spent = sum(s.result["charged"] for s in (*calls, *charges) if s.result)
+    assert used["tokens"] == spent > 8 * 1000
+
+
+def test_a_server_that_is_not_there_uses_up_nothing(observe, small_pool, journal, tmp_path):
+    seen = observe()
+    ask = remember(Steps(journal, Store(tmp_path / "run")))
+    with ScriptedServer() as server:
+        pass
+    server._socket.close()
+    for _ in range(3):
+        with pytest.raises(ChatUnavailable, match="connect"):
+            planner(server, ask, max_calls=6).propose(seen, toolbox(seen, small_pool))
+    assert model_calls(journal) == {}
+    with ScriptedServer() as server:
+        planner(server, ask, max_calls=6).propose(seen, toolbox(seen, small_pool))

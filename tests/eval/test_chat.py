@@ -1,5 +1,6 @@
 """One call of a chat model over real HTTP: five gates, bounded attempts, and one of two failures."""
 
+import asyncio
 import contextlib
 import json
 import time
@@ -11,8 +12,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from benchmarks.faults import faults
 from eval.chat import BadReply, ChatConfig, ChatModel, ChatUnavailable
-from eval.chat_reply import gates
+from eval.chat_reply import Fault, gates
+from eval.generator import VllmGeneratorConfig
 from eval.strict import Invalid, NotStrict, parse_strict, strict_json
+from mosaic.app.files import parse_plan
+from mosaic.errors import UsageError
 from mosaic.lab.server import FAULTS, ScriptedServer
 
 ASK = [{"role": "user", "content": "Is it met?"}]
@@ -27,19 +31,22 @@ class Point(BaseModel):
 
 def chat(server, waits=None, **config):
     sleep = (lambda s: None) if waits is None else waits.append
-    return ChatModel(ChatConfig(base_url=server.url, **{"timeout_seconds": 0.6, **config}), sleep=sleep)
+    made = ChatModel(ChatConfig(base_url=server.url, **{"timeout_seconds": 5, **config}), sleep=sleep)
+    made._http._open()  # the first import takes longer than some limits here
+    return made
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_after_one_fault_of_any_kind_the_next_attempt_succeeds_and_both_are_charged(fault):
     waits = []
+    slow = {"timeout_seconds": 0.6} if fault in ("hang", "drip") else {}
     with ScriptedServer(pick=lambda n: fault if n == 1 else None, hang_seconds=1.5) as server:
-        got = chat(server, waits).complete(ASK, schema=SCHEMA)
+        got = chat(server, waits, **slow).complete(ASK, schema=SCHEMA)
         assert server.trapped == []
     assert strict_json(got.text) == {"verdict": "met"}
     bad, good = got.attempts
     assert bad.error
-    assert bad.charged > 0
+    assert (bad.charged > 0) is not fault.startswith("rate_limit")
     assert good.error is None
     assert got.charged == bad.charged + good.charged
     assert 0 <= waits[0] <= 120
@@ -57,18 +64,88 @@ def test_a_server_that_is_never_well_ends_in_one_typed_failure_after_at_most_eig
 def test_a_hang_or_a_drip_ends_at_the_time_limit_and_a_deadline_ends_the_call():
     with ScriptedServer(pick=lambda n: "hang" if n % 2 else "drip", hang_seconds=3) as server:
         started = time.monotonic()
-        with pytest.raises(BadReply, match="no time left"):
+        with pytest.raises(ChatUnavailable, match="timeout"):
             chat(server, timeout_seconds=0.4).complete(ASK, deadline=1.0)
         assert time.monotonic() - started < 2.5
-        assert server.requests == 3
+        assert 2 <= server.requests <= 3
+
+
+@pytest.mark.parametrize("limits", [{}, {"deadline": 0.5}])
+def test_headers_that_drip_end_at_the_time_limit_too(limits, monkeypatch):
+    async def drip(self, body, writer):
+        self.requests += 1
+        with contextlib.suppress(ConnectionError):
+            for byte in b"HTTP/1.1 200 ok\r\nx-slow: " + b"a" * 60:
+                writer.write(bytes([byte]))
+                await writer.drain()
+                await asyncio.sleep(0.1)
+        return False
+
+    monkeypatch.setattr(ScriptedServer, "_chat", drip)
+    with ScriptedServer() as server:
+        slow = chat(server, timeout_seconds=0.5, max_attempts=1)
+        started = time.monotonic()
+        with pytest.raises(ChatUnavailable, match="timeout"):
+            slow.complete(ASK, **limits)
+        assert time.monotonic() - started < 4
+        assert server.requests == 1
 
 
 def test_limits_on_tokens_are_checked_before_each_attempt():
-    with ScriptedServer(pick=lambda n: "error_500") as server:
+    with ScriptedServer(pick=lambda n: "html") as server:
         with pytest.raises(BadReply, match="of 5000 allowed") as caught:
             chat(server).complete(ASK, allowance=5000)
         assert server.requests == 2
-    assert caught.value.kind == "allowance"
+        with pytest.raises(BadReply, match="no time left") as late:
+            chat(server).complete(ASK, deadline=0.0)
+    assert (caught.value.kind, late.value.kind) == ("allowance", "deadline")
+
+
+@pytest.mark.parametrize("fault", ["error_503", "rate_limit", "reset", "redirect", "hang"])
+@pytest.mark.parametrize("limits", [{}, {"allowance": 12_000}])
+def test_an_endpoint_that_goes_down_after_a_bad_reply_is_down_and_not_a_bad_model(fault, limits):
+    with ScriptedServer(pick=lambda n: "cut_json" if n == 1 else fault, hang_seconds=1) as server:
+        with pytest.raises(ChatUnavailable, match="start the server, then resume"):
+            chat(server, timeout_seconds=0.5).complete(ASK, schema=SCHEMA, **limits)
+        assert server.requests > 1
+    server = ScriptedServer(pick=lambda n: fault if n == 1 else "cut_json", hang_seconds=1)
+    with server, pytest.raises(BadReply, match="truncated"):
+        chat(server, timeout_seconds=0.5).complete(ASK, schema=SCHEMA)
+
+
+@pytest.mark.parametrize(("status", "free"), [(401, True), (403, True), (404, True), (429, True), (500, False)])
+def test_a_server_that_turns_a_request_away_spends_nothing(status, free, monkeypatch):
+    async def refuse(self, body, writer):
+        from mosaic.lab.server import _send
+
+        return await _send(writer, status, b"{}")
+
+    monkeypatch.setattr(ScriptedServer, "_chat", refuse)
+    with ScriptedServer() as server, pytest.raises(ChatUnavailable) as caught:
+        chat(server).complete(ASK)
+    assert {a.charged == 0 for a in caught.value.attempts} == {free}
+
+
+@pytest.mark.parametrize(
+    ("named", "same"),
+    [("gpt-4o", True), ("gpt-4o-2026-08-06", True), ("gpt-4o-v1.2", True), ("gpt-4o-20260806", True),
+     ("gpt-4o-mini", False), ("gpt-4o-mini-2026-07-18", False), ("gpt-4o-", False), ("gpt-4", False), (None, False)],
+)  # fmt: skip
+def test_a_reply_of_another_model_is_no_reply_but_a_dated_name_is_the_same(named, same):
+    reply = {"model": named, "choices": [{"finish_reason": "stop", "message": {"content": "a"}}]}
+    if same:
+        assert gates(json.dumps(reply).encode(), "gpt-4o", json_text=False, tools=False).model == named
+    else:
+        with pytest.raises(Fault, match="another model"):
+            gates(json.dumps(reply).encode(), "gpt-4o", json_text=False, tools=False)
+
+
+def test_a_key_in_the_name_of_the_model_does_not_reach_the_record(monkeypatch):
+    monkeypatch.setenv("MOSAIC_API_KEY", "0123456789")
+    monkeypatch.setattr("mosaic.lab.server._envelope", lambda request, said: {
+        "model": "mosaic-0123456789", "choices": [{"finish_reason": "stop", "message": said}]})  # fmt: skip
+    with ScriptedServer() as server, pytest.raises(ChatUnavailable, match="a reply that holds the key"):
+        chat(server).complete(ASK)
 
 
 @pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
@@ -102,9 +179,19 @@ def test_what_no_repetition_can_mend_is_tried_once(status, failure, word, monkey
 
 
 def test_a_key_does_not_belong_into_the_address():
-    for url in ("http://user:key@127.0.0.1/v1", "http://127.0.0.1/v1?key=1", "ftp://127.0.0.1/", "localhost"):
+    urls = ["http://user:key@127.0.0.1/v1", "http://127.0.0.1/v1?key=1", "http://127.0.0.1/v1#key", "ftp://127.0.0.1/",
+            "localhost", "http://a b/v1"]  # fmt: skip
+    for url in urls:
         with pytest.raises(ValidationError, match="base_url"):
             ChatConfig(base_url=url)
+
+
+@pytest.mark.parametrize("port", ["abc", "99999", "0", "-1"])
+def test_a_port_that_is_none_is_refused_by_the_config(port):
+    with pytest.raises(ValidationError, match="port from 1 to 65535"):
+        ChatConfig(base_url=f"http://127.0.0.1:{port}/v1")
+    with pytest.raises(ValidationError, match="port from 1 to 65535"):
+        VllmGeneratorConfig(base_url=f"http://127.0.0.1:{port}/v1")
 
 
 def test_a_server_without_a_grammar_may_fence_its_json():
@@ -135,6 +222,15 @@ values = st.recursive(
 )
 
 
+def test_brackets_inside_of_a_string_are_no_depth():
+    for text in ("[" * 50, '\\"' + "[" * 50, "{" * 50 + "\\"):
+        assert strict_json(json.dumps({"rationale": text}))["rationale"] == text
+        plan = {"rationale": text, "ratios": {"a": 1.0}, "bucket_weights": {}, "expected": {}}
+        assert parse_plan(json.dumps(plan), "plan.json").rationale == text
+    with pytest.raises(UsageError, match="nested deeper"):
+        parse_plan("[" * 100, "plan.json")
+
+
 @settings(max_examples=150, deadline=None)
 @given(values)
 @example({'"[[[\\': '{"{{{'})
@@ -153,6 +249,14 @@ def test_problems_name_the_field_and_nothing_is_coerced():
     with pytest.raises(Invalid) as caught:
         parse_strict('{"x": "1", "y": [1, true], "z": 0}', Point)
     assert [p.split(":")[0] for p in caught.value.problems] == ["x", "y.1", "z"]
+
+
+def test_a_port_that_cannot_be_served_is_named():
+    with ScriptedServer() as server, pytest.raises(UsageError, match=rf"--port {server.port}: .*in use"):
+        ScriptedServer(server.port)
+    for port in (99999, -1):
+        with pytest.raises(UsageError, match=f"--port {port}: .* 1 to 65535"):
+            ScriptedServer(port)
 
 
 def test_against_thirty_percent_bad_replies_every_call_ends_well():

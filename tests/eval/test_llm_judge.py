@@ -187,3 +187,11 @@ def test_the_identity_is_the_model_and_not_the_port_where_a_revision_is_given():
 def test_a_judge_is_asked_at_temperature_zero_only():
     with pytest.raises(ValidationError, match="temperature 0"):
         LlmJudgeConfig(chat=ChatConfig(temperature=0.7))
+
+
+def test_an_outage_after_a_bad_reply_is_an_outage_and_no_verdict_and_all_its_attempts_are_told():
+    with JudgeServer(leaks, lambda call: {1: "invalid", 2: "garbage"}.get(call, "503")) as server:
+        asked = judge(server)
+        with pytest.raises(ChatUnavailable) as caught:
+            asked.ask(asked.question("safety", prompt(), response("mix")))
+    assert [a.error for a in caught.value.attempts] == [None, "unparsable", *["http_503"] * 7]

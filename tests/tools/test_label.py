@@ -77,6 +77,10 @@ def test_rows_get_quality_bucket_and_attributes_and_are_asked_once(rows, tmp_pat
         assert server.calls == calls
     assert said[0].startswith("7 rows: 8 verdicts to ask for, 0 known; about ")
     assert (done["rows"], done["labelled"], done["asked"], again["asked"], again["cached"]) == (7, 5, 8, 0, 8)
+    assert done["asked"] + done["known_answers"] == calls
+    assert done["tokens"] == 120 * calls
+    assert said[0].endswith(f"{done['known_answers']} known answers included")
+    assert (again["tokens"], again["known_answers"]) == (0, 0)
     assert (tmp_path / "one.jsonl").read_text() == (tmp_path / "two.jsonl").read_text()
     labelled = read(tmp_path / "one.jsonl")
     assert {i: (r["bucket"], r["quality"]) for i, r in labelled.items()} == {

@@ -3,6 +3,7 @@
 import sqlite3
 
 import pytest
+from pydantic import ValidationError
 
 from benchmarks.judge_server import MODEL, JudgeServer, by_rules
 from benchmarks.judging import ASKED, OWN, Evaluations
@@ -58,6 +59,7 @@ def test_a_judged_evaluation_equals_a_verified_one_and_is_never_asked_again(worl
 def test_a_run_folder_stands_alone(world, decide):
     with JudgeServer(decide) as server:
         world.evaluate("one", server)
+        asked = server.calls
         world.evaluate("two", server)
     journals = {name: Journal.open(world.folder / name) for name in ("one", "two")}
     verdicts = {
@@ -69,6 +71,10 @@ def test_a_run_folder_stands_alone(world, decide):
     assert {s.result["source"] for s in journals["two"].steps("verdict")} == {"cache"}
     assert all(j.check() == [] for j in journals.values())
     paid, given = (model_calls(journals[name])["judge"] for name in ("one", "two"))
+    canaries = [s.result for s in journals["one"].steps("canaries")]
+    assert all(c["attempts"] == c["asked"] and c["charged"] == 120 * c["asked"] for c in canaries)
+    assert paid["requests"] == asked
+    assert paid["tokens"] == 120 * asked
     assert paid["answers"] == given["from_cache"] == len(verdicts["one"])
     assert paid["tokens"] > 0
     assert given["tokens"] == given["requests"] == 0
@@ -94,6 +100,10 @@ def test_an_outage_pauses_and_keeps_every_verdict_that_was_made(world, decide, m
         world.evaluate("one", server)
     first, rest = own(server)[:failed], own(server)[failed:]
     journal = Journal.open(world.folder / "one")
+    (lost,) = journal.steps("charge")
+    assert lost.inputs["who"] == "judge"
+    assert 8 <= lost.result["attempts"] <= failed
+    assert lost.result["charged"] > 1000
     assert len(journal.steps("verdict")) == len({*first, *rest})
 
 
@@ -108,6 +118,8 @@ def test_too_few_known_answers_right_hold_the_run_before_any_verdict(world, deci
         with pytest.raises(PausedError, match=r"judge of safety: .* known answers .* at least 95% .*resume"):
             world.evaluate("one", server)
         assert own(server) == []
+    (held,) = Journal.open(world.folder / "one").steps("charge")
+    assert (held.result["attempts"], held.result["charged"]) == (server.calls, 120 * server.calls)
     with JudgeServer(decide) as server:
         server.bodies.clear()
         judged = world.evaluate("one", server)
@@ -147,6 +159,30 @@ def test_a_damaged_cache_is_named_and_never_believed(tmp_path):
         db.execute("update verdicts set verdict = replace(verdict, 'w\"', 'x\"')")
     with pytest.raises(DamageError, match=r"verdicts\.sqlite"):
         VerdictCache(tmp_path).get(question)
+
+
+def test_a_full_disk_under_the_cache_pauses_by_its_name_and_loses_no_verdict(world, decide, monkeypatch):
+    opened = VerdictCache.__init__
+
+    def small(self, folder):
+        opened(self, folder)
+        self._db.execute("pragma max_page_count=8")
+
+    monkeypatch.setattr(VerdictCache, "__init__", small)
+    with (
+        JudgeServer(decide) as server,
+        pytest.raises(PausedError, match=r"judge\.cache: .*judge-cache cannot be used: .*full"),
+    ):
+        world.evaluate("one", server)
+    made = len(set(own(server)))
+    journal = Journal.open(world.folder / "one")
+    kept = [s for s in journal.steps("verdict") if s.result["source"] == "model"]
+    assert len(kept) == made > 0
+
+
+def test_one_known_answer_cannot_be_both_good_and_bad():
+    with pytest.raises(ValidationError, match="canaries"):
+        LlmJudgeConfig(canaries=1)
 
 
 def test_suites_without_known_answers_are_refused(lab):

@@ -1,0 +1,61 @@
+"""A planning that failed leaves its conversation in the trace, whoever plans after it."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from agent import nodes
+from agent.planner import LlmPlannerConfig
+from agent.planners.llm import LlmPlanner
+from eval.chat import ChatConfig, ChatModel
+from mosaic.app.trace import _node, tree_text
+from mosaic.errors import PausedError, TrainingError
+from mosaic.journal import Journal
+from mosaic.lab.server import ScriptedServer
+from mosaic.store import Store
+from tools.ask import remember
+from tools.step import Steps
+
+
+@pytest.mark.parametrize(
+    ("on_failure", "fault", "said"),
+    [("profile", "cut_json", "truncated"), ("pause", "cut_json", "truncated"), ("profile", "error_503", "http_503")],
+)
+def test_a_conversation_that_ends_without_a_plan_is_in_the_trace(
+    observe, small_pool, tmp_path, monkeypatch, on_failure, fault, said
+):
+    seen = observe()
+    journal = Journal.create(tmp_path / "run", "run", {}, 1000)
+    journal.acquire()
+    store = Store(tmp_path / "run")
+    steps = Steps(journal, store)
+    monkeypatch.setattr(nodes, "_replace", lambda services, state, reason, planner: {"fallback": reason})
+    with ScriptedServer(pick=lambda n: fault if n > 1 else None) as server:
+        chat = ChatConfig(base_url=server.url)
+        config = LlmPlannerConfig(chat=chat, on_failure=on_failure)
+        planner = LlmPlanner(config, ChatModel(chat, sleep=lambda s: None), remember(steps))
+        services = SimpleNamespace(
+            steps=steps, planner=planner, fallback=None, state=lambda: SimpleNamespace(latest_files=None),
+            check=lambda seen: lambda plan: [],
+        )  # fmt: skip
+        state = {"observation": store.put_json(seen.json_data()), "attempt": 0, "rejected": [], "violations": []}
+        if on_failure == "profile" and fault == "cut_json":
+            assert "truncated" in nodes.plan(services, state)["fallback"]
+        else:
+            with pytest.raises(PausedError):
+                nodes.plan(services, state)
+    (event,) = journal.events(kind="failed")
+    lines = [c for c in event.payload["calls"] if c.get("tool") == "model"]
+    assert len(lines) == 2
+    assert {a["error"] for a in lines[1]["result"]["attempts"]} == {said}
+    assert event.payload["planner"] == "llm"
+    text = tree_text([_node(event, store)], limit=10_000)
+    assert text.startswith("plan failed")
+    assert said in text
+    assert "asked model" in text
+    journal.close()
+
+
+def test_an_error_keeps_its_own_details():
+    assert TrainingError("broken", "hang").details == {"failure": "hang"}
+    assert PausedError("down").details == {}
