@@ -97,7 +97,7 @@ def score_lines(objective: str, path: Path) -> Iterator[dict[str, Any]]:
     from mosaic.app.wiring import open_objective
 
     rules = open_objective(objective)
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         data = strict_json(line, f"{path}:{number}")
