@@ -13,6 +13,7 @@ that chat; it also needs a signature per pool row, where this needs one pass wit
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,7 +71,7 @@ class _Table:
         self.sizes: list[int] = []
         self.runs: dict[bytes, list[tuple[int, int]]] = {}
         self.whole: dict[bytes, list[int]] = {}
-        self.turns: dict[bytes, list[tuple[int, int]]] = {}
+        turns: dict[bytes, Counter[int]] = {}
         hashes = [np.zeros(0, np.uint64)]
         for number, prompt in enumerate(prompts):
             tokens = _tokens(prompt.turns)
@@ -83,7 +84,9 @@ class _Table:
                 hashes.append(_hashes(ids)[starts])
             self.whole.setdefault(ids.tobytes(), []).append(number)
             for start, end in _short_turns(np.flatnonzero(ids == END) + 1):
-                self.turns.setdefault(ids[start:end].tobytes(), []).append((number, start))
+                turns.setdefault(ids[start:end].tobytes(), Counter())[number] += end - start - 1
+        self.turns = {key: (np.array([*found]), np.array([*found.values()], np.uint16)) for key, found in turns.items()}
+        self.enough = np.array([max(LENGTH, COVERED * size) for size in self.sizes])
         self.hashes = np.unique(np.concatenate(hashes))
 
 
@@ -166,12 +169,8 @@ def _search(table: _Table, batch: Sequence[tuple[str, Sequence[str]]]) -> Iterat
         key = ids[bounds[place] : bounds[place + 1]].tobytes()
         for number in table.whole.get(key, ()) if key else ():
             yield number, row, 1.0
+    short = _short_words(table, ids, ends, bounds)
     covered: dict[tuple[int, int], set[int]] = {}
-    turns = [(start, end) for start, end in _short_turns(ends) if ids[start:end].tobytes() in table.turns]
-    owners = np.searchsorted(bounds, [start for start, _ in turns], side="right") - 1
-    for (start, end), owner in zip(turns, owners.tolist(), strict=True):
-        for number, position in table.turns[ids[start:end].tobytes()]:
-            covered.setdefault((owner, number), set()).update(range(position, position + end - start - 1))
     starts = _whole_runs(ids)
     if len(starts) and len(table.hashes):
         hashes = _hashes(ids)[starts]
@@ -181,9 +180,27 @@ def _search(table: _Table, batch: Sequence[tuple[str, Sequence[str]]]) -> Iterat
         for start, owner in zip(hits.tolist(), owners.tolist(), strict=True):
             for number, position in table.runs.get(ids[start : start + LENGTH].tobytes(), ()):
                 covered.setdefault((owner, number), set()).update(range(position, position + LENGTH))
+    for owner, number in np.argwhere(short >= table.enough).tolist():
+        covered.setdefault((owner, number), set())
     for (owner, number), seen in covered.items():
-        if len(seen) >= LENGTH:
-            yield number, batch[owner][0], len(seen) / table.sizes[number]
+        yield number, batch[owner][0], (len(seen) + int(short[owner, number])) / table.sizes[number]
+
+
+def _short_words(table: _Table, ids: Ids, ends: Ids, bounds: Ids) -> npt.NDArray[np.uint16]:
+    """Rows x prompts: words of the prompt in those of its short turns that the row has too.
+
+    A matrix, since greetings stand in most rows and most prompts: a pair at a time would take minutes.
+    """
+    words = np.zeros((len(bounds) - 1, len(table.sizes)), np.uint16)
+    rows: dict[bytes, set[int]] = {}
+    for start, end in _short_turns(ends):
+        key = ids[start:end].tobytes()
+        if key in table.turns:
+            rows.setdefault(key, set()).add(int(np.searchsorted(bounds, start, side="right")) - 1)
+    for key, owners in rows.items():
+        numbers, counts = table.turns[key]
+        words[np.ix_(sorted(owners), numbers)] += counts
+    return words
 
 
 def touched(prompts: Sequence[Prompt]) -> Callable[[Sequence[tuple[str, Sequence[str]]]], set[str]]:
