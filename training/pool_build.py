@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from mosaic.errors import UsageError
 from mosaic.types import LABEL, NAMES, Attribute, Example, canonical_json
+from training.importers.chats import Unusable, check_numbers
 from training.importers.containers import BadRow, read_lines, read_parquet
 from training.outputs import check_place
 from training.provenance import Origin, origins, read_cards
@@ -65,7 +66,10 @@ def parse(path: Path, seen: dict[str, str], defaults: Mapping[str, Any] | None =
             shown = "" if first["type"] == "missing" else f" (value: {str(first.get('input'))[:60]!r})"
             raise UsageError(f"{where}: {field}: {first['msg']}{shown}") from None
         try:
-            canonical_json(row).encode()
+            canonical_json(example.model_dump()).encode()
+            check_numbers(example.attributes)
+        except Unusable as error:
+            raise UsageError(f"{where}: {error}") from None
         except UnicodeEncodeError as error:
             broken = error.object[error.start]
             raise UsageError(f"{where}: half of a character (a lone surrogate, {broken!a}) in a text") from None

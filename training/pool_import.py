@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 from mosaic.errors import UsageError
 from mosaic.types import LABEL, NAMES, ROLES, Example, Prompt, canonical_json
-from training.importers.chats import SHAPES, Chat, Shape, Unusable, check, mapped, row_fields
+from training.importers.chats import SHAPES, Chat, Shape, Unusable, check, check_numbers, mapped, row_fields
 from training.importers.containers import BadRow, read
 from training.importers.prompts import PROMPT_SHAPES, RECORDED, PromptShape, recorded
 from training.outputs import check_place
@@ -216,8 +216,9 @@ def _example(
             "attributes": chat.attributes,
         }
         if chat.attributes:
-            Example.model_validate(example)
-            _digest(canonical_json(chat.attributes))
+            example["attributes"] = Example.model_validate(example).attributes
+            canonical_json(example["attributes"]).encode()
+            check_numbers(example["attributes"])
         identifier.encode()
     except Unusable as error:
         tally.refuse(place, str(error))

@@ -118,6 +118,7 @@ def test_a_mapped_field_that_no_row_has_is_refused(tmp_path):
         ({"bucket": "x" * 41}, "is no name"),
         ({"attributes": {"topic": "a \ud800"}}, "half of a character"),
         ({"attributes": {"\udc00": 1}}, "half of a character"),
+        ({"attributes": {"sizes": [2**64]}}, "attributes.sizes: a number of more than 64 bits"),
     ],
 )
 def test_what_stands_beside_a_chat_is_checked(tmp_path, own, message):
@@ -125,6 +126,15 @@ def test_what_stands_beside_a_chat_is_checked(tmp_path, own, message):
     for out in ("rows.jsonl", "rows.parquet"):
         with pytest.raises(UsageError, match=rf"c\.jsonl:1: .*{message}"):
             import_rows(job(source, "chat"), tmp_path / out)
+
+
+def test_attributes_of_parquet_may_be_bytes(tmp_path):
+    from decimal import Decimal
+
+    table = pa.Table.from_pylist([{"messages": MESSAGES, "attributes": {"topic": b"wax", "size": Decimal("1.5")}}])
+    pq.write_table(table, tmp_path / "c.parquet")
+    import_rows(job(tmp_path / "c.parquet", "chat"), tmp_path / "rows.jsonl")
+    assert lines(tmp_path / "rows.jsonl")[0]["attributes"] == {"topic": "wax", "size": 1.5}
 
 
 @pytest.mark.parametrize("changes", [{"dataset": ""}, {"dataset": "a b"}, {"bucket": "<x>"}])

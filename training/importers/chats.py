@@ -88,6 +88,14 @@ def check(messages: list[dict[str, str]]) -> None:
         raise Unusable("messages: no assistant turn, so there is nothing to learn from")
 
 
+def check_numbers(attributes: Mapping[str, Any]) -> None:
+    """Raise Unusable for a whole number that no column holds."""
+    for name, value in attributes.items():
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, int) and not -(2**63) <= one < 2**63:
+                raise Unusable(f"attributes.{name}: a number of more than 64 bits")
+
+
 def _own_id(row: Row, name: str = "id") -> str | None:
     value = row.get(name)
     if isinstance(value, str) and value.strip():
