@@ -199,7 +199,7 @@ def _short_words(table: _Table, ids: Ids, ends: Ids, bounds: Ids) -> npt.NDArray
             rows.setdefault(key, set()).add(int(np.searchsorted(bounds, start, side="right")) - 1)
     for key, owners in rows.items():
         numbers, counts = table.turns[key]
-        words[np.ix_(sorted(owners), numbers)] += counts
+        words[np.ix_(np.array(sorted(owners)), numbers)] += counts
     return words
 
 

@@ -216,9 +216,10 @@ def _example(
             "attributes": chat.attributes,
         }
         if chat.attributes:
-            example["attributes"] = Example.model_validate(example).attributes
-            canonical_json(example["attributes"]).encode()
-            check_numbers(example["attributes"])
+            attributes = Example.model_validate(example).attributes
+            canonical_json(attributes).encode()
+            check_numbers(attributes)
+            example["attributes"] = attributes
         identifier.encode()
     except Unusable as error:
         tally.refuse(place, str(error))

@@ -64,7 +64,7 @@ def turns(value: Any, where: str, role: str, content: str) -> list[dict[str, str
         raise Unusable(f"{where}: {'missing' if value is None else 'not a list of messages'}")
     messages = []
     for number, one in enumerate(value):
-        if not isinstance(one, Mapping):
+        if not isinstance(one, dict):
             raise Unusable(f"{where}.{number}: not an object")
         said, text = one.get(role), one.get(content)
         known = ROLES.get(said) if isinstance(said, str) else None
