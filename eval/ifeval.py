@@ -120,7 +120,8 @@ def _misfit(name: str, value: Any) -> str | None:
         fits = isinstance(value, list) and bool(value) and all(isinstance(v, str) and v for v in value)
         return None if fits else "a list of texts"
     if any(part in name for part in NUMBERS):
-        return None if isinstance(value, int) and not isinstance(value, bool) else "a whole number"
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        return None if whole or (isinstance(value, float) and value.is_integer()) else "a whole number"
     return None if isinstance(value, str) and value else "a text"
 
 

@@ -54,6 +54,9 @@ class Pool:
         version = manifest.get("version") if isinstance(manifest, dict) else None
         if version != VERSION:
             raise UsageError(f"pool {path} has version {version}, this release reads {VERSION}; rebuild it")
+        missing = sorted({"digest", "max_length", "attributes", "datasets"} - set(manifest))
+        if missing:
+            raise UsageError(f"pool {path}: its {MANIFEST} lacks {', '.join(missing)}; build the pool again")
         return cls(path, manifest)
 
     def verify(self) -> None:

@@ -75,6 +75,7 @@ def test_what_is_missing_is_not_unusable():
     assert ifeval.unusable(constraint("keywords:existence")) is None
     assert ifeval.unusable(constraint("keywords:existence", keywords=None)) is None
     assert ifeval.unusable(constraint("no:such")) is None
+    assert ifeval.verifiable(constraint("length_constraints:number_words", num_words=9.0, relation="at least")) is None
     assert ifeval.verifiable(constraint("keywords:letter_frequency", **LETTER)) is None
 
 

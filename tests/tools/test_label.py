@@ -125,6 +125,15 @@ def test_files_without_a_row_are_refused(tmp_path):
     assert not (tmp_path / "one.jsonl").exists()
 
 
+def test_a_place_below_a_file_is_refused_before_anything_is_asked(rows):
+    with JudgeServer(by_words) as server:
+        with pytest.raises(UsageError, match="is a file, not a folder"):
+            label_pool([rows], "lab", overrides(server), rows / "one.jsonl", print)
+        with pytest.raises(UsageError, match="is a file, not a folder"):
+            label_prompts(rows.parent, "safety", "lab", overrides(server), rows, print)
+        assert server.calls == 0
+
+
 def test_an_interrupted_labelling_asks_only_for_the_rest(rows, tmp_path):
     with JudgeServer(by_words, lambda call: "503" if call > 7 else None) as server:
         with pytest.raises(PausedError):

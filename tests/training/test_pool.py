@@ -182,6 +182,9 @@ def test_a_manifest_of_an_earlier_release_or_of_no_pool(small_pool, tmp_path):
     (tmp_path / "pool.json").write_text(json.dumps(manifest))
     with pytest.raises(UsageError, match=r"no digests of its files.*build the pool again"):
         Pool.open(tmp_path).verify()
+    (tmp_path / "pool.json").write_text('{"version": 1, "digest": "x", "attributes": {}}')
+    with pytest.raises(UsageError, match="lacks datasets, max_length"):
+        Pool.open(tmp_path)
     (tmp_path / "pool.json").write_text("[]")
     with pytest.raises(UsageError, match="version None"):
         Pool.open(tmp_path)
