@@ -1,8 +1,8 @@
 """IFEval's verifiers (lm-evaluation-harness), offline and without chance. The only importer of `lm_eval`.
 
-The library downloads nltk data when imported and draws random parameters where one is missing. Here the first is
-prevented by an empty data folder of our own, and the second refused: a constraint without its parameters is
-unverifiable.
+The library downloads nltk data when imported and draws random parameters where one is missing or not to its liking.
+Here the first is prevented by an empty data folder of our own, and the second refused: a constraint without its
+parameters, or with some that its checker cannot use, is unverifiable.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import io
+import json
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -17,8 +18,25 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from mosaic.types import canonical_json
+
 # These two split sentences with nltk's punkt data, which is not installed with the library.
 NEEDS_PUNKT = frozenset({"length_constraints:number_sentences", "change_case:capital_word_frequency"})
+LISTS = frozenset({"keywords", "forbidden_words"})
+NUMBERS = ("num_", "nth_", "frequency")
+# Checkers look at some parameters only where an answer has several paragraphs.
+PROBE = "one two , three .\n\nfour\n\n* five\n\nsix"
+
+
+class _Drawn(Exception):
+    """The library asked for chance."""
+
+
+class _NoChance:
+    """Stands in for `random` in the library."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise _Drawn
 
 
 @cache
@@ -33,7 +51,7 @@ def _registry() -> dict[str, Any]:
                 import nltk
 
                 nltk.data.path.insert(0, folder)
-                from lm_eval.tasks.ifeval import instructions_registry
+                from lm_eval.tasks.ifeval import instructions, instructions_registry, instructions_util
 
                 nltk.data.path.remove(folder)
         finally:
@@ -44,6 +62,7 @@ def _registry() -> dict[str, Any]:
     from langdetect import DetectorFactory
 
     DetectorFactory.seed = 0
+    instructions.random = instructions_util.random = _NoChance()
     return dict(instructions_registry.INSTRUCTION_DICT)
 
 
@@ -59,19 +78,62 @@ def _parameters(identifier: str) -> tuple[str, ...]:
 
 
 def verifiable(constraint: Mapping[str, Any]) -> str | None:
-    """Why a constraint `{"id", "params"}` cannot be verified, or None."""
+    """Why a constraint `{"id", "params"}` cannot be verified, or None: the checker is built and tried."""
     identifier, params = constraint.get("id"), constraint.get("params") or {}
     if not isinstance(identifier, str) or identifier not in _registry():
         return f"unknown checker {identifier!r}"
     if identifier in NEEDS_PUNKT and not _has_punkt():
         return f"{identifier} needs nltk's punkt data, which is not installed"
     names = _parameters(identifier)
-    missing = [name for name in names if params.get(name) is None]
+    missing = [name for name in names if isinstance(params, Mapping) and params.get(name) is None]
     if missing:
         return f"{identifier}: parameter {missing[0]!r} is missing; it would be drawn at random"
+    return unusable(constraint)
+
+
+def unusable(constraint: Mapping[str, Any]) -> str | None:
+    """What is wrong with the parameters that a constraint gives, or None; missing ones are no matter of this, nor is
+    an unknown checker."""
+    identifier, params = constraint.get("id"), constraint.get("params") or {}
+    if not isinstance(identifier, str) or identifier not in _registry():
+        return None
+    if not isinstance(params, Mapping):
+        return f"{identifier}: params is {type(params).__name__}, not an object"
+    names = _parameters(identifier)
     unknown = sorted(set(params) - set(names))
     if unknown:
         return f"{identifier}: unknown parameter {unknown[0]!r}; it takes {list(names)}"
+    for name, value in params.items():
+        wanted = _misfit(name, value)
+        if wanted:
+            return f"{identifier}: parameter {name!r} is {value!r}, not {wanted}"
+    if any(params.get(name) is None for name in names) or (identifier in NEEDS_PUNKT and not _has_punkt()):
+        return None
+    return _trial(identifier, canonical_json(params))
+
+
+def _misfit(name: str, value: Any) -> str | None:
+    """What a parameter must be where its value is something else; the library does not check types. None is missing."""
+    if value is None:
+        return None
+    if name in LISTS:
+        fits = isinstance(value, list) and bool(value) and all(isinstance(v, str) and v for v in value)
+        return None if fits else "a list of texts"
+    if any(part in name for part in NUMBERS):
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        return None if whole or (isinstance(value, float) and value.is_integer()) else "a whole number"
+    return None if isinstance(value, str) and value else "a text"
+
+
+@cache
+def _trial(identifier: str, params: str) -> str | None:
+    """Build a checker and let it read a text: why it cannot, or None."""
+    try:
+        _checker(identifier, params).check_following(PROBE)
+    except _Drawn:
+        return f"{identifier}: the checker does not take {params} and would draw other parameters at random"
+    except Exception as error:  # whatever the library raises for parameters that it was not written for
+        return f"{identifier}: the checker cannot use {params} ({type(error).__name__}: {error})"
     return None
 
 
@@ -88,8 +150,6 @@ def _has_punkt() -> bool:
 
 @cache
 def _checker(identifier: str, params: str) -> Any:
-    import json
-
     checker = _registry()[identifier](identifier)
     values = json.loads(params)
     checker.build_description(**values)
@@ -97,8 +157,6 @@ def _checker(identifier: str, params: str) -> Any:
 
 
 def _instance(constraint: Mapping[str, Any]) -> Any:
-    from mosaic.types import canonical_json
-
     return _checker(str(constraint["id"]), canonical_json(constraint.get("params") or {}))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from eval.ifeval import unusable
 from eval.judge import Judge
 from eval.judges.verifier import check_rules
 from eval.objective import Malformed, Objective
@@ -33,7 +34,7 @@ def load_suite(folder: Path, objective: Objective, role: str) -> Suite:
     """
     path = folder / f"{role}.jsonl"
     try:
-        lines = path.read_bytes().splitlines()
+        lines = path.read_bytes().split(b"\n")
     except OSError as error:
         raise UsageError(
             f"{path}: {error.strerror}; a suite folder holds steering, selection and audit.jsonl"
@@ -41,6 +42,8 @@ def load_suite(folder: Path, objective: Objective, role: str) -> Suite:
     prompts: list[Prompt] = []
     seen: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
         where = f"{path}:{number}"
         try:
             prompt = Prompt.model_validate_json(line.decode("utf-8"))
@@ -65,13 +68,21 @@ def _check_labels(prompt: Prompt, objective: Objective, where: str) -> None:
     try:
         slice_, weight, valid = objective.prompt_side(prompt.prompt_items, len(prompt.turns), prompt.constraints)
         check_rules(prompt)
-    except Malformed as error:
-        raise UsageError(f"{where}: {error}") from None
-    except UsageError as error:
+        _check_constraints(prompt)
+    except (Malformed, UsageError) as error:
         raise UsageError(f"{where}: {error}") from None
     stored, derived = (prompt.slice, prompt.weight, prompt.valid), (slice_, weight, valid)
     if stored != derived:
         raise UsageError(f"{where}: (slice, weight, valid) is {stored}, but the prompt's own items give {derived}")
+
+
+def _check_constraints(prompt: Prompt) -> None:
+    """UsageError where a constraint gives parameters that its checker cannot use. One that lacks some is a prompt that
+    stays unscored, not a mistake in the file."""
+    for number, constraint in enumerate(prompt.constraints):
+        reason = unusable(constraint)
+        if reason:
+            raise UsageError(f"constraints.{number}: {reason}")
 
 
 def check_references(suite: Suite, objective: Objective, judge: Judge) -> None:

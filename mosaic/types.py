@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -18,11 +19,17 @@ SCALE = (1.0, 5.0)
 ROLES = ("steering", "selection", "audit")
 SuiteRole = Literal["steering", "selection", "audit"]
 SUM_TOLERANCE = 1e-6
+# A name that may stand in a prompt as it is: short, and without the signs that could close an envelope.
+LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,39}")
+NAMES = "1 to 40 letters, digits and _ . : -, a letter or digit first"
+
+
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def canonical_json(value: Any) -> str:
     """One text for one value: sorted keys, no spaces, no NaN. Raises ValueError on non-finite numbers."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return _canonical.encode(value)
 
 
 def digest_of(value: Any) -> str:

@@ -8,19 +8,17 @@ expected effect: the order in which a model should think, and in which a grammar
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from mosaic.types import ActionPlan, Focus, Observation, Violation
+from mosaic.types import LABEL, ActionPlan, Focus, Observation, Violation
 from tools.toolbox import Filter
 
 # A model's sum of decimals is a little off; more than this is a mistake that it has to see.
 ROUNDING = 0.02
-LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,39}")
 MOST_LABELS = 24
 CLOSED = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -7,7 +7,8 @@ not be made, and where the rules call the request invalid (harmful, or without a
 
 Instruction following is checked by code. Its constraints stand in two attributes of equal length: `constraints`
 (checker ids) and `constraint_params` (the text of a JSON object each). A constraint that lacks its parameters cannot be
-verified: it counts for the bucket, not for the quality, and a row of none but such is left out.
+verified: it counts for the bucket, not for the quality, and a row of none but such is left out. Both attributes stay as
+they are, so that labelled rows can be labelled again; the label of that name becomes `constraint_count`.
 """
 
 from __future__ import annotations
@@ -20,8 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from eval.ifeval import verifiable
 from eval.judges.llm import CODE, REQUEST, LlmJudge, Question, Verdict
 from eval.judges.verifier import VerifierJudge
@@ -30,10 +29,12 @@ from mosaic.errors import UsageError
 from mosaic.types import Attribute, Example, Judgment, Prompt, Response, Scored
 from tools.verdict_cache import VerdictCache
 from tools.verdicts import BATCH, Canaries, Made, Spent, ask_in_batches
-from training.pool_build import read_rows
+from training.pool_build import parse
 
 CHUNK = 512
 UNLABELLED = "unlabelled"
+# L2 labels whose names are those of attributes that labelling reads.
+RENAMED = {"constraints": "constraint_count"}
 ANSWER_TOKENS = 120
 CHARACTERS_PER_TOKEN = 4
 
@@ -83,6 +84,8 @@ class Labeller:
         if out.exists():
             raise UsageError(f"--out {out} exists; name a new file")
         total = self._estimate(sources)
+        if not total:
+            raise UsageError(f"{', '.join(map(str, sources))}: no row in them")
         rows = labelled = asked = tokens = questions = 0
         reasons: Counter[str] = Counter()
         known = Spent()
@@ -140,23 +143,12 @@ class Labeller:
     def _rows(self, sources: Sequence[Path]) -> Iterator[Example]:
         seen: dict[str, str] = {}
         for source in sources:
-            for where, data in read_rows(source):
-                try:
-                    row = Example.model_validate({"bucket": UNLABELLED, "quality": 1, **data})
-                except ValidationError as error:
-                    first = error.errors(include_url=False)[0]
-                    field = ".".join(str(part) for part in first["loc"]) or "(row)"
-                    raise UsageError(f"{where}: {field}: {first['msg']}") from None
-                if row.id in seen:
-                    raise UsageError(f"{where}: the id {row.id!r} stands at {seen[row.id]} already")
-                seen[row.id] = where
+            for where, row in parse(source, seen, {"bucket": UNLABELLED, "quality": 1}):
                 if row.dataset not in self.datasets:
                     known = ", ".join(self.datasets)
                     raise UsageError(
                         f"{where}: dataset: {row.dataset!r} serves no objective of the config; it has {known}"
                     )
-                if {m.role for m in row.messages}.isdisjoint({"assistant"}):
-                    raise UsageError(f"{where}: messages: no assistant turn, so there is nothing to score")
                 yield row
 
     def _questions(self, row: Example) -> list[Question]:
@@ -244,7 +236,7 @@ def _attributes(scored: Scored, items: Mapping[str, Mapping[str, int]]) -> dict[
     """L2 under its own names, L3 as `items_<channel>`: the items that hold (with their value where it is above 1)."""
     attributes: dict[str, Attribute] = {}
     for name, value in scored.label.items():
-        attributes[name] = [str(v) for v in value] if isinstance(value, list) else value
+        attributes[RENAMED.get(name, name)] = [str(v) for v in value] if isinstance(value, list) else value
     for channel, values in sorted(items.items()):
         held = [name if v == 1 else f"{name}_{v}" for name, v in sorted(values.items()) if v]
         attributes[f"items_{channel}"] = held

@@ -6,6 +6,7 @@ judge sees the request alone. Slice, weight and validity follow by the objective
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from mosaic.errors import UsageError
 from mosaic.types import ROLES, Message, Prompt, canonical_json
 from tools.verdict_cache import VerdictCache
 from tools.verdicts import Made, ask_in_batches
+from training.provenance import SUITE_CARD
 
 MARK = "unlabelled"
 
@@ -25,7 +27,8 @@ MARK = "unlabelled"
 def label_suite(
     judge: LlmJudge, cache: VerdictCache, objective: Objective, folder: Path, out: Path, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Write the labelled suite into the new folder `out`; prompts without a verdict are left out and counted.
+    """Write the labelled suite into the new folder `out`, its card with it; prompts without a verdict are left out and
+    counted.
 
     UsageError where the objective has no prompt side to judge, or the suite is broken.
     """
@@ -62,6 +65,8 @@ def label_suite(
     out.mkdir(parents=True, exist_ok=True)
     for role in ROLES:
         (out / f"{role}.jsonl").write_text("".join(lines[role]), encoding="utf-8")
+    if (folder / SUITE_CARD).is_file():
+        shutil.copyfile(folder / SUITE_CARD, out / SUITE_CARD)
     kept = {role: len(part) for role, part in lines.items()}
     return {"prompts": kept, "left_out": dict(sorted(reasons.items())), "asked": len(missing)}
 

@@ -16,7 +16,10 @@ IDENTITY = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 
 
 def model_digest(folder: Path) -> str:
-    """SHA-256 over a base model's weights, config, tokenizer and chat template. UsageError for pickles or remote code."""
+    """SHA-256 over a base model's weights, config, tokenizer and chat template. UsageError for pickles, remote code or
+    damaged weights."""
+    from safetensors import SafetensorError
+
     check_model_folder(folder)
     pickles = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.pkl") for p in folder.glob(pattern))
     if pickles and not list(folder.glob("*.safetensors")):
@@ -24,6 +27,10 @@ def model_digest(folder: Path) -> str:
     files = sorted({p for pattern in IDENTITY for p in folder.glob(pattern)})
     if not any(p.suffix == ".safetensors" for p in files):
         raise UsageError(f"{folder}: no *.safetensors weights in it")
+    try:
+        _shapes(folder)
+    except SafetensorError as error:
+        raise UsageError(f"{folder}: weights are cut short or damaged ({error}); copy the model again") from None
     return digest_of({p.name: _digest(p) for p in files})
 
 

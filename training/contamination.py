@@ -1,9 +1,10 @@
 """Contamination: how much of a suite stands in the pool, word for word.
 
-A prompt is contaminated by a pool row that shares half of its words or more in runs of 13 words (the 13-gram overlap of
-GPT-3's appendix C, arXiv 2005.14165, judged against one training row at a time as Tulu 3 does, arXiv 2411.15124), or
-whose user turns are the prompt's, when it is too short for such a run. Words are lower-case letters and digits; what
-stands between them is no difference. Only user turns are compared: answers share phrases without giving a prompt away.
+A prompt is contaminated by a pool row that shares half of its words or more, in runs of 13 words (the 13-gram overlap
+of GPT-3's appendix C, arXiv 2005.14165, judged against one training row at a time as Tulu 3 does, arXiv 2411.15124) or
+in whole turns that are too short for such a run, 13 words at least in all; or whose user turns are the prompt's. Words
+are lower-case letters and digits; what stands between them is no difference. Only user turns are compared: answers
+share phrases without giving a prompt away.
 
 MinHash was the other choice. It estimates the likeness of whole texts, and a prompt that hides in a long chat is unlike
 that chat; it also needs a signature per pool row, where this needs one pass with a table of the suites alone.
@@ -12,6 +13,7 @@ that chat; it also needs a signature per pool row, where this needs one pass wit
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,14 +63,15 @@ class Found:
 
 
 class _Table:
-    """All runs of 13 words of the suites, by hash and word for word, and the whole texts that are too short for one."""
+    """All runs of 13 words of the suites, by hash and word for word; their whole requests; their turns that are too
+    short for a run."""
 
     def __init__(self, prompts: Sequence[Prompt]) -> None:
         self.vocabulary: dict[str, int] = {"\0": END}
         self.sizes: list[int] = []
         self.runs: dict[bytes, list[tuple[int, int]]] = {}
-        self.short: dict[bytes, list[int]] = {}
-        self.longest_short = 0
+        self.whole: dict[bytes, list[int]] = {}
+        turns: dict[bytes, Counter[int]] = {}
         hashes = [np.zeros(0, np.uint64)]
         for number, prompt in enumerate(prompts):
             tokens = _tokens(prompt.turns)
@@ -79,9 +82,11 @@ class _Table:
                 self.runs.setdefault(ids[start : start + LENGTH].tobytes(), []).append((number, int(start)))
             if len(starts):
                 hashes.append(_hashes(ids)[starts])
-            else:
-                self.short.setdefault(ids.tobytes(), []).append(number)
-                self.longest_short = max(self.longest_short, len(ids))
+            self.whole.setdefault(ids.tobytes(), []).append(number)
+            for start, end in _short_turns(np.flatnonzero(ids == END) + 1):
+                turns.setdefault(ids[start:end].tobytes(), Counter())[number] += end - start - 1
+        self.turns = {key: (np.array([*found]), np.array([*found.values()], np.uint16)) for key, found in turns.items()}
+        self.enough = np.array([max(LENGTH, COVERED * size) for size in self.sizes])
         self.hashes = np.unique(np.concatenate(hashes))
 
 
@@ -96,6 +101,13 @@ def _whole_runs(ids: Ids) -> npt.NDArray[np.int64]:
         return np.zeros(0, np.int64)
     broken = np.concatenate([[0], np.cumsum(ids <= END)])
     return np.flatnonzero(broken[LENGTH:] == broken[:-LENGTH])
+
+
+def _short_turns(ends: Ids) -> Iterator[tuple[int, int]]:
+    """(start, end) of each turn that has words, but fewer than a run; `end` is behind its closing NUL."""
+    lengths = np.diff(ends, prepend=0)
+    for place in np.flatnonzero((lengths > 1) & (lengths <= LENGTH)).tolist():
+        yield int(ends[place] - lengths[place]), int(ends[place])
 
 
 _POWERS = np.array([pow(0x9E3779B97F4A7C15, k + 1, 2**64) for k in range(LENGTH)], np.uint64)
@@ -153,23 +165,42 @@ def _search(table: _Table, batch: Sequence[tuple[str, Sequence[str]]]) -> Iterat
     ids = np.array([get(t, UNKNOWN) for t in _tokens([turn for _, turns in batch for turn in turns])], np.int64)
     ends = np.flatnonzero(ids == END) + 1
     bounds = np.concatenate([[0], ends])[np.cumsum([0] + [len(turns) for _, turns in batch])]
-    for place in np.flatnonzero(np.diff(bounds) <= table.longest_short).tolist():
+    for place, (row, _) in enumerate(batch):
         key = ids[bounds[place] : bounds[place + 1]].tobytes()
-        for number in table.short.get(key, ()) if key else ():
-            yield number, batch[int(place)][0], 1.0
-    starts = _whole_runs(ids)
-    if not len(starts) or not len(table.hashes):
-        return
-    hashes = _hashes(ids)[starts]
-    at = np.minimum(np.searchsorted(table.hashes, hashes), len(table.hashes) - 1)
-    hits = starts[table.hashes[at] == hashes]
-    owners = np.searchsorted(bounds, hits, side="right") - 1
+        for number in table.whole.get(key, ()) if key else ():
+            yield number, row, 1.0
+    short = _short_words(table, ids, ends, bounds)
     covered: dict[tuple[int, int], set[int]] = {}
-    for start, owner in zip(hits.tolist(), owners.tolist(), strict=True):
-        for number, position in table.runs.get(ids[start : start + LENGTH].tobytes(), ()):
-            covered.setdefault((owner, number), set()).update(range(position, position + LENGTH))
+    starts = _whole_runs(ids)
+    if len(starts) and len(table.hashes):
+        hashes = _hashes(ids)[starts]
+        at = np.minimum(np.searchsorted(table.hashes, hashes), len(table.hashes) - 1)
+        hits = starts[table.hashes[at] == hashes]
+        owners = np.searchsorted(bounds, hits, side="right") - 1
+        for start, owner in zip(hits.tolist(), owners.tolist(), strict=True):
+            for number, position in table.runs.get(ids[start : start + LENGTH].tobytes(), ()):
+                covered.setdefault((owner, number), set()).update(range(position, position + LENGTH))
+    for owner, number in np.argwhere(short >= table.enough).tolist():
+        covered.setdefault((owner, number), set())
     for (owner, number), seen in covered.items():
-        yield number, batch[owner][0], len(seen) / table.sizes[number]
+        yield number, batch[owner][0], (len(seen) + int(short[owner, number])) / table.sizes[number]
+
+
+def _short_words(table: _Table, ids: Ids, ends: Ids, bounds: Ids) -> npt.NDArray[np.uint16]:
+    """Rows x prompts: words of the prompt in those of its short turns that the row has too.
+
+    A matrix, since greetings stand in most rows and most prompts: a pair at a time would take minutes.
+    """
+    words = np.zeros((len(bounds) - 1, len(table.sizes)), np.uint16)
+    rows: dict[bytes, set[int]] = {}
+    for start, end in _short_turns(ends):
+        key = ids[start:end].tobytes()
+        if key in table.turns:
+            rows.setdefault(key, set()).add(int(np.searchsorted(bounds, start, side="right")) - 1)
+    for key, owners in rows.items():
+        numbers, counts = table.turns[key]
+        words[np.ix_(np.array(sorted(owners)), numbers)] += counts
+    return words
 
 
 def touched(prompts: Sequence[Prompt]) -> Callable[[Sequence[tuple[str, Sequence[str]]]], set[str]]:

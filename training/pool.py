@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 
 from mosaic.errors import UsageError
 from mosaic.types import Attribute, Criterion, Range, Stock
-from training.pool_build import INDEX, MANIFEST, ROWS, VERSION, build, text
+from training.pool_build import INDEX, MANIFEST, ROWS, VERSION, build, file_facts, text
 from training.provenance import Origin
 
 Mask = npt.NDArray[np.bool_]
@@ -50,11 +51,33 @@ class Pool:
             raise UsageError(
                 f"pool {path}: no readable {MANIFEST} ({error}); make one with `mosaic pool build`"
             ) from None
-        if manifest.get("version") != VERSION:
-            raise UsageError(
-                f"pool {path} has version {manifest.get('version')}, this release reads {VERSION}; rebuild it"
-            )
+        version = manifest.get("version") if isinstance(manifest, dict) else None
+        if version != VERSION:
+            raise UsageError(f"pool {path} has version {version}, this release reads {VERSION}; rebuild it")
+        missing = sorted({"digest", "max_length", "attributes", "datasets"} - set(manifest))
+        if missing:
+            raise UsageError(f"pool {path}: its {MANIFEST} lacks {', '.join(missing)}; build the pool again")
         return cls(path, manifest)
+
+    def verify(self) -> None:
+        """UsageError naming the first file that is not the one that was built. Reads all of them, so that only those
+        ask who depend on the pool for long: the manifest's own digest says nothing of the files beside it."""
+        files = self.manifest.get("files")
+        if not files:
+            raise UsageError(
+                f"pool {self.path}: its {MANIFEST} holds no digests of its files, as an earlier release left it; "
+                "build the pool again with `python -m mosaic pool build`"
+            )
+        for name, facts in files.items():
+            try:
+                same = file_facts(self.path / name) == facts
+            except OSError as error:
+                raise UsageError(f"pool {self.path}: {name}: {error.strerror}; build the pool again") from None
+            if not same:
+                raise UsageError(
+                    f"pool {self.path}: {name} is not the file that was built (size or digest differ from {MANIFEST}); "
+                    "restore it, or build the pool again"
+                )
 
     @property
     def digest(self) -> str:
@@ -115,7 +138,8 @@ class Pool:
         """A whole index column: numpy for numbers, Arrow for attributes of text and lists."""
         if name not in self._columns:
             dictionary = [name] if self.attributes.get(name.removeprefix("attribute:")) == "text" else None
-            table = pq.read_table(self.path / INDEX, columns=[name], read_dictionary=dictionary, use_threads=False)
+            with self._reading(INDEX):
+                table = pq.read_table(self.path / INDEX, columns=[name], read_dictionary=dictionary, use_threads=False)
             array = table[name].combine_chunks()
             if isinstance(array, pa.ChunkedArray):
                 array = array.chunk(0) if array.num_chunks else pa.array([], array.type)
@@ -175,16 +199,25 @@ class Pool:
 
     def rows(self, indices: npt.NDArray[np.int64]) -> pa.Table:
         """`id` and `messages` of the given rows, in the given order; reads only the row groups they lie in."""
-        file = pq.ParquetFile(self.path / ROWS)
-        starts = np.cumsum([0] + [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)])
-        unique, inverse = np.unique(indices, return_inverse=True)
-        parts = []
-        groups = np.searchsorted(starts, unique, side="right") - 1
-        for group in np.unique(groups):
-            inside = unique[groups == group] - starts[group]
-            parts.append(file.read_row_group(int(group)).take(pa.array(inside)))
-        table = pa.concat_tables(parts) if parts else file.schema_arrow.empty_table()
-        return table.take(pa.array(inverse))
+        with self._reading(ROWS):
+            file = pq.ParquetFile(self.path / ROWS)
+            starts = np.cumsum([0] + [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)])
+            unique, inverse = np.unique(indices, return_inverse=True)
+            parts = []
+            groups = np.searchsorted(starts, unique, side="right") - 1
+            for group in np.unique(groups):
+                inside = unique[groups == group] - starts[group]
+                parts.append(file.read_row_group(int(group)).take(pa.array(inside)))
+            table = pa.concat_tables(parts) if parts else file.schema_arrow.empty_table()
+            return table.take(pa.array(inverse))
+
+    @contextmanager
+    def _reading(self, name: str) -> Iterator[None]:
+        """UsageError where a file cannot be read."""
+        try:
+            yield
+        except (OSError, pa.ArrowException) as error:
+            raise UsageError(f"pool {self.path}: {name} cannot be read ({error}); build the pool again") from None
 
 
 def _is_number(value: Any) -> bool:

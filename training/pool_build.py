@@ -19,12 +19,18 @@ import xxhash
 from pydantic import ValidationError
 
 from mosaic.errors import UsageError
-from mosaic.types import Attribute, Example, canonical_json
+from mosaic.types import LABEL, NAMES, Attribute, Example, canonical_json
+from training.importers.chats import Unusable, check_numbers
+from training.importers.containers import BadRow, read_lines, read_parquet
+from training.outputs import check_place
 from training.provenance import Origin, origins, read_cards
 from training.windows import Chat, windows
 
 VERSION = 1
 INDEX, ROWS, MANIFEST = "index.parquet", "rows.parquet", "pool.json"
+TOO_LONG = "too-long.jsonl"
+MOST_TOKENS = 2**31 - 1
+BLOCK = 1 << 20
 COUNT_BATCH = 512
 ROW_GROUP = 8192
 
@@ -33,35 +39,11 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """(file:line, row as plain data) of a JSONL or Parquet file. UsageError for anything that is not a row of JSON."""
     if not path.is_file():
         raise UsageError(f"{path}: no such file; give JSONL or Parquet files of pool rows")
-    if path.suffix == ".parquet":
-        try:
-            file = pq.ParquetFile(path)
-        except pa.ArrowInvalid as error:
-            raise UsageError(f"{path}: not a Parquet file ({error})") from None
-        number = 0
-        for batch in file.iter_batches(batch_size=4096):
-            for row in batch.to_pylist():
-                number += 1
-                yield f"{path}:{number}", _without_nulls(row)
-        return
-    with path.open("rb") as stream:
-        for number, line in enumerate(stream, start=1):
-            where = f"{path}:{number}"
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
-            except UnicodeDecodeError as error:
-                raise UsageError(f"{where}: not UTF-8 at byte {error.start}") from None
-            except (ValueError, RecursionError) as error:
-                raise UsageError(f"{where}: not valid JSON: {error}") from None
-            if not isinstance(row, dict):
-                raise UsageError(f"{where}: a row is an object, this is {type(row).__name__}")
-            yield where, row
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a number here")
+    parquet = path.suffix == ".parquet"
+    for where, row in (read_parquet if parquet else read_lines)(path):
+        if isinstance(row, BadRow):
+            raise UsageError(f"{where}: {row.reason}")
+        yield where, _without_nulls(row) if parquet else row
 
 
 def _without_nulls(row: dict[str, Any]) -> dict[str, Any]:
@@ -72,26 +54,44 @@ def _without_nulls(row: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in row.items() if v is not None}
 
 
-def parse(path: Path, seen: dict[str, str]) -> Iterator[tuple[str, Example]]:
-    """(file:line, example), every field checked; `seen` maps ids to where they stood."""
+def parse(path: Path, seen: dict[str, str], defaults: Mapping[str, Any] | None = None) -> Iterator[tuple[str, Example]]:
+    """(file:line, example), every field checked; `seen` maps ids to where they stood, `defaults` are fields that a row
+    may lack."""
     for where, row in read_rows(path):
         try:
-            example = Example.model_validate(row)
+            example = Example.model_validate({**defaults, **row} if defaults else row)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             field = ".".join(str(part) for part in first["loc"]) or "(row)"
             shown = "" if first["type"] == "missing" else f" (value: {str(first.get('input'))[:60]!r})"
             raise UsageError(f"{where}: {field}: {first['msg']}{shown}") from None
+        try:
+            canonical_json(example.model_dump()).encode()
+            check_numbers(example.attributes)
+        except Unusable as error:
+            raise UsageError(f"{where}: {error}") from None
+        except UnicodeEncodeError as error:
+            broken = error.object[error.start]
+            raise UsageError(f"{where}: half of a character (a lone surrogate, {broken!a}) in a text") from None
+        for field in ("dataset", "bucket"):
+            if not LABEL.fullmatch(getattr(example, field)):
+                raise UsageError(f"{where}: {field}: {getattr(example, field)[:60]!r} is no name: {NAMES}")
         if example.id in seen:
             raise UsageError(f"{where}: the id {example.id!r} stands at {seen[example.id]} already")
         seen[example.id] = where
         if not any(m.role == "assistant" for m in example.messages):
             raise UsageError(f"{where}: messages: no assistant turn, so there is nothing to learn from")
+        for number, message in enumerate(example.messages):
+            if message.role == "assistant" and not message.content.strip():
+                raise UsageError(f"{where}: messages.{number}.content: empty, so there is nothing to learn from")
         yield where, example
 
 
 class TokenCounter:
-    """Tokens of chats as the trainer will see them: the model's own chat template and tokenizer."""
+    """Tokens of chats as the trainer will see them: the model's own chat template and tokenizer.
+
+    A template may refuse a chat (a system message, say): that is jinja2's TemplateError.
+    """
 
     def __init__(self, model: Path) -> None:
         from training.sft import load_tokenizer
@@ -118,10 +118,14 @@ def build(
 ) -> dict[str, Any]:
     """Write the pool folder `out`; its manifest, written last. UsageError with file:line for every fault.
 
+    Chats of which no turn fits in `max_length` tokens are left out, counted in the manifest and named in `too-long.jsonl`.
     Cards beside the sources (`training.provenance`) go into the manifest; `licences` (by data set) overrides them.
     """
     if (out / MANIFEST).exists():
         raise UsageError(f"--out {out} holds a pool already; name a new folder")
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file; name a new folder")
+    check_place(out)
     if model is None and not trust_token_counts:
         raise UsageError(
             "tokens cannot be counted: give --model DIR, or --trust-token-counts to take n_tokens as given"
@@ -129,15 +133,14 @@ def build(
     counter = TokenCounter(model) if model and not trust_token_counts else None
     seen: dict[str, str] = {}
     rows: list[dict[str, Any]] = []
-    too_long = 0
+    too_long: list[dict[str, str]] = []
     batch: list[tuple[str, Example]] = []
 
     def flush() -> None:
-        nonlocal too_long
-        made = _counted(batch, counter, max_length)
-        too_long += sum(not parts for parts in made)
-        for (_, example), parts in zip(batch, made, strict=True):
+        for (where, example), parts in zip(batch, _counted(batch, counter, max_length), strict=True):
             rows.extend(_rows(example, parts))
+            if not parts:
+                too_long.append({"id": example.id, "dataset": example.dataset, "place": where})
         batch.clear()
 
     for source in sources:
@@ -147,12 +150,16 @@ def build(
                 flush()
     flush()
     if not rows:
-        raise UsageError(f"{', '.join(map(str, sources))}: no row in them")
+        detail = f"; none of {len(too_long):,} has a turn that fits in --max-length {max_length}" if too_long else ""
+        raise UsageError(f"{', '.join(map(str, sources))}: no row in them{detail}")
     counts = Counter(r["dataset"] for r in rows if r["window"] == 0)
     known = origins(read_cards(sources), dict(counts), dict(licences or {}))
     rows.sort(key=lambda r: (r["dataset"], r["bucket"], r["hash"], r["id"], r["window"]))
     tokenizer = counter.digest if counter else None
-    return write(rows, out, max_length=max_length, tokenizer=tokenizer, too_long=too_long, known=known)
+    out.mkdir(parents=True, exist_ok=True)
+    if too_long:
+        (out / TOO_LONG).write_text("".join(canonical_json(entry) + "\n" for entry in too_long), encoding="utf-8")
+    return write(rows, out, max_length=max_length, tokenizer=tokenizer, too_long=len(too_long), known=known)
 
 
 def _counted(
@@ -165,13 +172,24 @@ def _counted(
         for (where, example), chat in zip(batch, chats, strict=True):
             if example.n_tokens is None:
                 raise UsageError(f"{where}: n_tokens is missing; count tokens with --model DIR instead")
+            if example.n_tokens > MOST_TOKENS:
+                raise UsageError(f"{where}: n_tokens: {example.n_tokens} is more than {MOST_TOKENS:,}")
             result.append([(chat, example.n_tokens)])
         return result
-    counts = counter(chats)
-    return [
-        [(chat, n)] if n <= max_length else windows(chat, max_length, counter)
-        for chat, n in zip(chats, counts, strict=True)
-    ]
+    from jinja2 import TemplateError
+
+    def parts(chat: Chat, tokens: int) -> list[tuple[Chat, int]]:
+        return [(chat, tokens)] if tokens <= max_length else windows(chat, max_length, counter)
+
+    try:
+        return [parts(chat, n) for chat, n in zip(chats, counter(chats), strict=True)]
+    except TemplateError:  # of one chat of the batch: find it
+        for (where, _), chat in zip(batch, chats, strict=True):
+            try:
+                parts(chat, counter([chat])[0])
+            except TemplateError as error:
+                raise UsageError(f"{where}: messages: the model's chat template refuses them: {error}") from None
+        raise
 
 
 def _rows(example: Example, parts: list[tuple[Chat, int]]) -> Iterator[dict[str, Any]]:
@@ -219,6 +237,15 @@ def _cell(value: Attribute | None, kind: str) -> Any:
 def text(value: Any) -> str:
     """Attribute values as they are compared: text, with JSON's words for booleans."""
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def file_facts(path: Path) -> dict[str, Any]:
+    """Size and digest of a file: XXH3, since this finds accidents and costs no more than reading."""
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as stream:
+        while block := stream.read(BLOCK):
+            digest.update(block)
+    return {"bytes": path.stat().st_size, "xxh3_128": digest.hexdigest()}
 
 
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
@@ -282,7 +309,8 @@ def write_manifest(
     too_long: int,
     known: Sequence[Origin] = (),
 ) -> dict[str, Any]:
-    """The manifest: where each bucket lies, and its rows and tokens by quality. `groups` is per row, in row order."""
+    """The manifest: digests of the files, which must be there; where each bucket lies, and its rows and tokens by
+    quality. `groups` is per row, in row order."""
     buckets: dict[str, dict[str, Any]] = {}
     for position, (dataset, bucket, quality, tokens) in enumerate(groups):
         entry = buckets.setdefault(dataset, {}).setdefault(bucket, {"start": position, "end": position, "stock": {}})
@@ -292,6 +320,7 @@ def write_manifest(
         stock[1] += tokens
     manifest = {
         "version": VERSION,
+        "files": {name: file_facts(out / name) for name in (INDEX, ROWS)},
         "rows": len(groups),
         "digest": digest,
         "tokenizer": tokenizer,

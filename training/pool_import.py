@@ -21,13 +21,17 @@ import xxhash
 from pydantic import ValidationError
 
 from mosaic.errors import UsageError
-from mosaic.types import ROLES, Example, Prompt, canonical_json
-from training.importers.chats import SHAPES, Chat, Shape, Unusable, check, mapped
+from mosaic.types import LABEL, NAMES, ROLES, Example, Prompt, canonical_json
+from training.importers.chats import SHAPES, Chat, Shape, Unusable, check, check_numbers, mapped, row_fields
 from training.importers.containers import BadRow, read
 from training.importers.prompts import PROMPT_SHAPES, RECORDED, PromptShape, recorded
+from training.outputs import check_place
 from training.provenance import LICENCES, SUITE_CARD, UNKNOWN, Origin, card_of, write_card
 
 UNLABELLED = "unlabelled"
+UNNAMED = "-"
+NO_QUALITY = "rows without a quality: 1 until they are labelled"
+NO_BUCKET = f"rows without a bucket: {UNLABELLED!r} until they are labelled"
 BATCH = 2048
 SHOWN = 20
 FORMATS = (*SHAPES, "map", *PROMPT_SHAPES)
@@ -58,11 +62,13 @@ class ImportJob:
 
 @dataclass
 class Tally:
-    """What became of the rows. `shown` holds the first bad ones as `place: reason`."""
+    """What became of the rows. `shown` holds the first bad ones as `place: reason`, `unseen` the fields of `--map` that
+    no row has had so far."""
 
     read: int = 0
     rows: int = 0
     bad: int = 0
+    unseen: set[str] = field(default_factory=set)
     shown: list[str] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
     notes: Counter[str] = field(default_factory=Counter)
@@ -80,6 +86,12 @@ class Tally:
         more = f"\n  ... and {self.bad - len(self.shown):,} more" if self.bad > len(self.shown) else ""
         rows = "row" if self.bad == 1 else "rows"
         return f"{self.bad:,} bad {rows} of {self.read:,}:\n" + "\n".join(f"  {line}" for line in self.shown) + more
+
+
+def _check_names(job: ImportJob) -> None:
+    for option, name in (("--dataset", job.dataset), ("--bucket", job.bucket)):
+        if name is not None and not LABEL.fullmatch(name):
+            raise UsageError(f"{option} {name!r} is no name: {NAMES}")
 
 
 def _shape(job: ImportJob) -> Shape:
@@ -100,10 +112,12 @@ def _shape(job: ImportJob) -> Shape:
 
 def import_rows(job: ImportJob, out: Path, progress: Callable[[int], None] = lambda rows: None) -> Tally:
     """Write pool rows to `out` (.jsonl or .parquet) and the card beside it. UsageError naming the bad rows."""
+    _check_names(job)
     shape = _shape(job)
     if out.suffix not in (".jsonl", ".parquet"):
         raise UsageError(f"--out {out}: give a file that ends in .jsonl or .parquet")
     _absent(out)
+    check_place(out)
     tally = Tally()
     seen: dict[str, str] = {}
     partial = out.with_name(f".{out.name}.partial")
@@ -127,6 +141,7 @@ def import_rows(job: ImportJob, out: Path, progress: Callable[[int], None] = lam
 
 
 def _rows(job: ImportJob, tally: Tally, progress: Callable[[int], None]) -> Iterator[tuple[str, Any]]:
+    tally.unseen = row_fields(job.mapping) if job.mapping else set()
     for source in job.sources:
         for place, row in read(source, job.split, job.name):
             tally.read += 1
@@ -135,6 +150,8 @@ def _rows(job: ImportJob, tally: Tally, progress: Callable[[int], None]) -> Iter
             if isinstance(row, BadRow):
                 tally.refuse(place, row.reason)
             else:
+                if tally.unseen:
+                    tally.unseen.difference_update(row)
                 yield place, row
 
 
@@ -158,10 +175,14 @@ def _suite_prompts(folder: Path) -> list[Prompt]:
     for role in ROLES:
         path = folder / f"{role}.jsonl"
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = path.read_text(encoding="utf-8").split("\n")
         except OSError as error:
             raise UsageError(f"--without {folder}: {path.name}: {error.strerror}; give a suite's folder") from None
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{path}: not UTF-8 at byte {error.start}") from None
         for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
             try:
                 prompts.append(Prompt.model_validate_json(line))
             except ValidationError as error:
@@ -179,6 +200,8 @@ def _example(
         said = _digest("".join(f"{m['role']} {len(m['content'])} {m['content']}" for m in chat.messages))
         key = chat.id or said
         identifier = f"{job.dataset}-{key}"
+        if chat.bucket is not None and not LABEL.fullmatch(chat.bucket):
+            raise Unusable(f"bucket: {chat.bucket[:60]!r} is no name: {NAMES}")
         if identifier in seen:
             if chat.id is None:
                 tally.left_out["repeats another row word for word"] += 1
@@ -193,13 +216,16 @@ def _example(
             "attributes": chat.attributes,
         }
         if chat.attributes:
-            Example.model_validate(example)
-        _digest(identifier + str(example["bucket"]))
+            attributes = Example.model_validate(example).attributes
+            canonical_json(attributes).encode()
+            check_numbers(attributes)
+            example["attributes"] = attributes
+        identifier.encode()
     except Unusable as error:
         tally.refuse(place, str(error))
         return None
     except UnicodeEncodeError as error:
-        tally.refuse(place, f"half of a character (a lone surrogate, {error.object[error.start]!a}) in a text")
+        tally.refuse(place, _half(error))
         return None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
@@ -207,9 +233,9 @@ def _example(
         return None
     seen[identifier] = place
     if chat.quality is None and job.quality is None:
-        tally.notes["rows without a quality: 1 until they are labelled"] += 1
+        tally.notes[NO_QUALITY] += 1
     if chat.bucket is None and job.bucket is None:
-        tally.notes[f"rows without a bucket: {UNLABELLED!r} until they are labelled"] += 1
+        tally.notes[NO_BUCKET] += 1
     if chat.unverifiable:
         tally.notes["constraints without parameters: unverifiable, kept as names only"] += chat.unverifiable
     return example
@@ -228,9 +254,13 @@ def _quality(chat: Chat, job: ImportJob) -> int:
     return value
 
 
+def _half(error: UnicodeEncodeError) -> str:
+    return f"half of a character (a lone surrogate, {error.object[error.start]!a}) in a text"
+
+
 def _digest(text: str) -> str:
     """A hash of a text. UnicodeEncodeError for half of a character, which JSON can hold and UTF-8 cannot."""
-    return xxhash.xxh3_128_hexdigest(text.encode("utf-8"))
+    return xxhash.xxh3_128_hexdigest(text.encode())
 
 
 def import_suite(job: ImportJob, objective: str, out: Path, per_role: int) -> Tally:
@@ -239,15 +269,24 @@ def import_suite(job: ImportJob, objective: str, out: Path, per_role: int) -> Ta
     The three roles are disjoint, `per_role` prompts each (all in thirds where the file has fewer), chosen by a hash of
     the request, so that the order of the file does not matter. UsageError naming the bad rows.
     """
+    _check_names(job)
     make = _prompt_shape(job, objective)
+    check_place(out / SUITE_CARD)
     _absent(out / SUITE_CARD, *(out / f"{role}.jsonl" for role in ROLES))
     tally = Tally()
     found: dict[str, Prompt] = {}
     for place, row in _rows(job, tally, lambda rows: None):
         try:
-            key = _digest(canonical_json(row.get("prompt") if job.shape in PROMPT_SHAPES else row))
-            prompt, left = make(row, f"{job.dataset}-{key[:16]}")
-        except (Unusable, ValidationError, UnicodeEncodeError) as error:
+            prompt, left = make(row, UNNAMED)
+            if prompt:
+                asked = prompt.turns[0] if job.shape in PROMPT_SHAPES else [prompt.system, prompt.turns]
+                name = f"{job.dataset}-{_digest(canonical_json(asked))[:16]}"
+                prompt = prompt.model_copy(update={"id": name})
+                _digest(canonical_json(prompt.model_dump()))
+        except UnicodeEncodeError as error:
+            tally.refuse(place, _half(error))
+            continue
+        except (Unusable, ValidationError) as error:
             tally.refuse(place, str(error).splitlines()[0])
             continue
         for reason, count in left.items():
@@ -266,7 +305,8 @@ def import_suite(job: ImportJob, objective: str, out: Path, per_role: int) -> Ta
     out.mkdir(parents=True, exist_ok=True)
     for number, role in enumerate(ROLES):
         part = chosen[number * size : (number + 1) * size]
-        (out / f"{role}.jsonl").write_text("".join(canonical_json(p.json_data()) + "\n" for p in part))
+        text = "".join(canonical_json(p.json_data()) + "\n" for p in part)
+        (out / f"{role}.jsonl").write_text(text, encoding="utf-8")
     tally.rows = size * len(ROLES)
     if len(chosen) > tally.rows:
         tally.left_out["not drawn (see --per-role)"] = len(chosen) - tally.rows
@@ -300,6 +340,8 @@ def _settle(job: ImportJob, tally: Tally, consequence: str, rows: int | None = N
     if not (tally.rows if rows is None else rows):
         detail = f"\n{tally.complaint()}" if tally.bad else ""
         raise UsageError(f"{', '.join(job.sources)}: no usable row in them{detail}")
+    if tally.unseen:
+        raise UsageError(f"--map: no row has a field {', '.join(map(repr, sorted(tally.unseen)))}\n{consequence}")
     if tally.bad:
         tally.left_out["bad rows"] = tally.bad
 

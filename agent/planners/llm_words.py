@@ -6,10 +6,10 @@ import hashlib
 import json
 from typing import Any
 
-from mosaic.types import Observation, Violation
+from mosaic.types import LABEL, Observation, Violation
 from prompts.envelope import capped, wrap
 from prompts.load import Prompt, load
-from tools.arguments import LABEL, label_values
+from tools.arguments import label_values
 
 MOST_TEXT = 300
 MOST_PROBLEMS = 20

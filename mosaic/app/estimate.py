@@ -10,7 +10,7 @@ Tokens of training are exact (the budget); everything else is an estimate. Speed
 * A verdict reads 1,200 tokens of instructions and the conversation, writes 200, and takes 4 seconds; `concurrency` of
   them run at once. Instruction following is judged by code.
 * A planner that is a model makes 6 calls a round, each reads 8,000 tokens, writes 600, and takes 20 seconds.
-* A vLLM server takes 90 seconds to start; with `memory: stop` it starts for every evaluation.
+* A vLLM server takes 90 seconds to start; with `memory: stop` it starts for every evaluation, at `base_url` never.
 """
 
 from __future__ import annotations
@@ -142,7 +142,9 @@ def estimate(config: RunConfig, suites: Sequence[Load], speed: Speeds) -> Estima
     answer = ANSWER * generator["max_new_tokens"]
     written = sum(times[s.role] * s.turns * answer for s in suites)
     read = sum(times[s.role] * s.tokens for s in suites)
-    starts = models + 2 if generator.get("memory") == "stop" else int(generator["kind"] == "vllm")
+    starts = 0
+    if generator["kind"] == "vllm" and not generator["base_url"]:
+        starts = models + 2 if generator["memory"] == "stop" else 1
     parts: dict[str, dict[str, Any]] = {"training": _training(config, speed)}
     parts["generation"] = _part(
         f"{models} models answer steering and selection, 2 answer audit: {written:,.0f} tokens",

@@ -23,7 +23,8 @@ from tools.label import Labeller
 from tools.label_suite import label_suite
 from tools.verdict_cache import VerdictCache
 from tools.verdicts import Canaries, ask_in_batches
-from training.provenance import carry_cards
+from training.outputs import check_place
+from training.provenance import SUITE_CARD, carry_cards
 
 Say = Callable[[str], None]
 Suites = Mapping[str, Mapping[str, Suite]]
@@ -156,6 +157,7 @@ def label_prompts(
     folder: Path, objective: str, source: str, overrides: Sequence[str], out: Path, say: Say
 ) -> dict[str, Any]:
     """`pool label --suite`: the prompt side of a suite, by the config's judge."""
+    check_place(out / SUITE_CARD)
     config = load_config(source, overrides)
     cache = VerdictCache(judge_cache(config, out.resolve().parent))
     try:
@@ -173,6 +175,7 @@ def _model_judge(config: RunConfig) -> LlmJudge:
 
 def label_pool(sources: Sequence[Path], source: str, overrides: Sequence[str], out: Path, say: Say) -> dict[str, Any]:
     """`pool label`: rows with quality, bucket and attributes, by the config's judge."""
+    check_place(out)
     config = load_config(source, overrides)
     judge = _model_judge(config)
     objectives, suites = open_suites(config)

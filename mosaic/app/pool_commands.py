@@ -141,7 +141,7 @@ def build(
         trust_token_counts=trust_token_counts,
         licences=licensed(licence or []),
     )
-    _show(pool.stats(), as_json)
+    _show(pool.stats(), as_json, pool.path)
     say(f"wrote {out}; name it as `pool` in a config, then: python -m mosaic validate CONFIG")
 
 
@@ -149,10 +149,16 @@ def stats(pool: Path, as_json: Json = False) -> None:
     """Rows and tokens by data set and bucket; sources and licences."""
     from training.pool import Pool
 
-    _show(Pool.open(pool).stats(), as_json)
+    _show(Pool.open(pool).stats(), as_json, pool)
 
 
-def _show(stats: dict[str, Any], as_json: bool) -> None:
+def _show(stats: dict[str, Any], as_json: bool, pool: Path) -> None:
+    from training.pool_build import TOO_LONG
+
+    if stats["too_long"]:
+        words = "1 row left out: no turn of it" if stats["too_long"] == 1 else "{:,} rows left out: no turn of them"
+        left = words.format(stats["too_long"])
+        say(f"{left} fits in {stats['max_length']:,} tokens; named in {pool / TOO_LONG}")
     if as_json:
         emit(stats)
         return
@@ -163,7 +169,7 @@ def _show(stats: dict[str, Any], as_json: bool) -> None:
     ]
     table("pool", ["data set", "bucket", "rows", "tokens"], rows)
     origins = [[o["dataset"], o["source"], o["licence"], f"{o['rows']:,}"] for o in stats["origins"]]
-    table("origins", ["data set", "source", "licence", "rows"], origins)
+    table("origins", ["data set", "source", "licence", "rows imported"], origins)
 
 
 def _command() -> str:

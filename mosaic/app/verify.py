@@ -1,4 +1,4 @@
-"""Is everything that a run stored still what was stored? Reads the whole run directory, changes nothing."""
+"""Is everything that a run stored still what was stored, and its pool what was built? Reads all, changes nothing."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from mosaic.errors import DamageError
+from mosaic.errors import DamageError, UsageError
 from mosaic.journal import FILE, Journal
 from mosaic.store import FOLDER, Store
+from training.pool import Pool
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 # Results that name artifacts of the store; other digests in the journal name inputs that live elsewhere.
@@ -25,7 +26,8 @@ ARTIFACTS = {
 
 def verify(folder: Path) -> list[dict[str, Any]]:
     """What is broken, a `{"where", "what"}` each: journal pages and rows, artifacts that are missing or altered,
-    leftovers of interrupted writers are not damage. An empty list is a sound run."""
+    files of its pool. Leftovers of interrupted writers are not damage, nor is a pool that is not at hand any more. An
+    empty list is a sound run."""
     try:
         journal = Journal.open(folder)
     except DamageError as error:
@@ -42,9 +44,25 @@ def verify(folder: Path) -> list[dict[str, Any]]:
             if s.result and s.result.get(field)
         }
         dropped = {d for s in steps if s.kind == "retain" and s.result for d in s.result["dropped"]}
-        return _objects(folder, named.keys() - dropped, dropped, named)
+        return _pool(journal.config) + _objects(folder, named.keys() - dropped, dropped, named)
     finally:
         journal.close()
+
+
+def _pool(config: dict[str, Any]) -> list[dict[str, Any]]:
+    """Files of the run's pool that are not as they were built, where the folder still holds that pool."""
+    path = Path(config.get("run", {}).get("pool", ""))
+    try:
+        pool = Pool.open(path)
+    except UsageError:
+        return []
+    if pool.digest != config.get("inputs", {}).get("pool"):
+        return []
+    try:
+        pool.verify()
+    except UsageError as error:
+        return [{"where": str(path), "what": str(error)}]
+    return []
 
 
 def _objects(

@@ -101,11 +101,13 @@ def open_suites(config: RunConfig) -> tuple[dict[str, Objective], dict[str, dict
 
 
 def open_inputs(config: RunConfig) -> Inputs:
-    """Open pool, suites and base model of a config. UsageError where one is missing or broken."""
+    """Open pool, suites and base model of a config. UsageError where one is missing, broken, or (the pool) not as it was
+    built."""
     base = Path(config.base_model)
     if not (base / "config.json").is_file():
         raise UsageError(f"base_model: {base} is no model folder (no config.json); give a Hugging Face model folder")
     pool = Pool.open(Path(config.pool))
+    pool.verify()
     for name, objective in config.objectives.items():
         open_objective(name)
         for dataset in objective.datasets:

@@ -158,6 +158,8 @@ def test_score_reads_stored_items(tmp_path):
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert set(lines[0]) == {"id", "status", "valid", "slice", "weight", "label", "score", "need"}
     assert (lines[0]["score"], lines[1]["status"], lines[1]["score"]) == (5.0, "unscored", None)
+    path.write_text(json.dumps({**good, "note": "a\u2028b"}, ensure_ascii=False) + "\n")
+    assert json.loads(mosaic("score", "instruction_following", path).stdout)["score"] == 5.0
     path.write_text("{oops\n")
     done = mosaic("score", "safety", path)
     assert (done.returncode, "items.jsonl:1" in done.stderr) == (2, True)

@@ -107,7 +107,7 @@ def test_an_edited_plan_is_checked_and_then_runs(standin, asked):
     assert state.rounds[1].plan == edited
 
 
-def test_the_commands_say_what_they_did_and_leave_with_their_codes(asked, tmp_path):
+def test_the_commands_say_what_they_did_and_leave_with_their_codes(asked, monkeypatch):
     folder, _ = asked
     runner = CliRunner()
     shown = runner.invoke(app, ["pending", str(folder), "--json"])
@@ -118,6 +118,10 @@ def test_the_commands_say_what_they_did_and_leave_with_their_codes(asked, tmp_pa
     done = runner.invoke(app, ["reject", str(folder), "--reason", "no"])
     assert "reject by" in done.stdout
     assert runner.invoke(app, ["verify", str(folder)]).exit_code == 0
+    monkeypatch.setattr("training.pool.file_facts", lambda path: {})
+    found = runner.invoke(app, ["verify", str(folder), "--json"])
+    assert (found.exit_code, "index.parquet is not the file" in found.stdout) == (1, True)
+    monkeypatch.undo()
     victim = next(p for p in (folder / "objects").iterdir() if p.is_file())
     victim.write_bytes(victim.read_bytes()[:-1])
     found = runner.invoke(app, ["verify", str(folder), "--json"])

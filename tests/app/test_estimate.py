@@ -36,6 +36,16 @@ def test_every_model_answers_steering_and_selection_and_two_answer_audit():
     assert found["tokens"] == times * 100 * 50
 
 
+def test_only_a_server_of_its_own_takes_time_to_start():
+    def hours(*more):
+        return of("generator.kind=vllm", *more)["generation"]["hours"]
+
+    attached = hours("generator.base_url=http://127.0.0.1:8000/v1")
+    assert hours("generator.memory=share") - attached == pytest.approx(90 / 3600)
+    assert hours() - attached == pytest.approx(11 * 90 / 3600)
+    assert attached == hours("generator.memory=share", "generator.base_url=http://127.0.0.1:8000/v1")
+
+
 def test_measured_speeds_stand_before_assumed_and_behind_given_ones():
     config = load_config("lab")
     both = speeds(config, 10, False, Given(training=1.0), Given(training=2.0, generation=3.0))

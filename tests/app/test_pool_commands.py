@@ -52,6 +52,41 @@ def test_import_as_json_names_the_bad_rows(tmp_path):
     assert data["bad_rows"][0].endswith("x.jsonl:2: conversations: missing")
 
 
+def test_build_says_what_was_too_long_and_where_it_is_named(tmp_path, tiny_model):
+    answer = {"role": "assistant", "content": "ho"}
+    rows = [{"id": f"r{n}", "dataset": "d", "bucket": "x", "quality": 4,
+             "messages": [{"role": "user", "content": "hi " * n}, answer]} for n in (1, 400)]  # fmt: skip
+    (tmp_path / "r.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    words = ["--model", tiny_model, "--out", tmp_path / "p", "--max-length", 100]
+    done = mosaic("pool", "build", tmp_path / "r.jsonl", *words)
+    assert done.exit_code == 0, done.output
+    assert (
+        f"1 row left out: no turn of it fits in 100 tokens; named in {tmp_path / 'p' / 'too-long.jsonl'}" in done.stderr
+    )
+    assert "rows imported" in done.stdout
+
+
+def test_a_run_does_not_begin_with_a_pool_that_was_changed_after_it_was_built(leaking):
+    pool = leaking.parent / "pool"
+    pool.unlink()
+    shutil.copytree(BUNDLED / "pool", pool)
+    open_inputs(load_config(str(leaking)))
+    with (pool / "rows.parquet").open("ab") as stream:
+        stream.write(b"x")
+    with pytest.raises(UsageError, match=r"rows\.parquet is not the file that was built"):
+        open_inputs(load_config(str(leaking)))
+
+
+def test_a_base_with_cut_weights_is_refused(leaking):
+    model = leaking.parent / "model"
+    model.unlink()
+    shutil.copytree(BUNDLED / "model", model)
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    with pytest.raises(UsageError, match="cut short or damaged"):
+        open_inputs(load_config(str(leaking)))
+
+
 def test_a_suite_takes_no_options_of_rows(tmp_path):
     words = ["--as", "xguard", "--dataset", "d", "--out", tmp_path / "s", "--suite", "safety", "--quality", 4]
     assert "for pool rows" in str(mosaic("pool", "import", "x.jsonl", *words).exception)

@@ -43,6 +43,42 @@ def test_what_would_be_drawn_at_random_is_refused(bad):
         ifeval.check([bad], "text")
 
 
+LETTER = {"letter": "a", "let_frequency": 2, "let_relation": "at least"}
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (constraint("keywords:letter_frequency", **LETTER | {"letter": "#"}), "at random"),
+        (constraint("keywords:letter_frequency", **LETTER | {"letter": "ab"}), "at random"),
+        (constraint("keywords:letter_frequency", **LETTER | {"let_frequency": -3}), "at random"),
+        (constraint("length_constraints:number_words", num_words=-5, relation="at least"), "at random"),
+        (constraint("detectable_format:number_bullet_lists", num_bullets=-1), "at random"),
+        (constraint("keywords:existence", keywords=[]), "a list of texts"),
+        (constraint("keywords:existence", keywords=[1, 2]), "a list of texts"),
+        (constraint("keywords:existence", keywords="bread"), "a list of texts"),
+        (constraint("keywords:existence", keywords=["("]), "cannot use"),
+        (constraint("length_constraints:number_words", num_words="many", relation="at least"), "a whole number"),
+        (constraint("length_constraints:number_words", num_words=3, relation="around"), "cannot use"),
+        (constraint("language:response_language", language="xx"), "cannot use"),
+        ({"id": "keywords:existence", "params": ["bread"]}, "not an object"),
+    ],
+)
+def test_parameters_that_a_checker_cannot_use_are_a_reason(bad, reason):
+    assert reason in ifeval.verifiable(bad)
+    assert ifeval.unusable(bad) == ifeval.verifiable(bad)
+    with pytest.raises(ValueError, match=reason):
+        ifeval.check([bad], "the bread")
+
+
+def test_what_is_missing_is_not_unusable():
+    assert ifeval.unusable(constraint("keywords:existence")) is None
+    assert ifeval.unusable(constraint("keywords:existence", keywords=None)) is None
+    assert ifeval.unusable(constraint("no:such")) is None
+    assert ifeval.verifiable(constraint("length_constraints:number_words", num_words=9.0, relation="at least")) is None
+    assert ifeval.verifiable(constraint("keywords:letter_frequency", **LETTER)) is None
+
+
 def test_every_checker_is_deterministic():
     import random
 

@@ -3,6 +3,7 @@ import json
 import pytest
 
 from eval.judges.verifier import VerifierJudge
+from eval.objectives.instruction_following import InstructionFollowing
 from eval.objectives.safety import CONCEALMENT, PRESSURE, Safety
 from eval.suite import check_references, load_suite
 from mosaic.errors import UsageError
@@ -55,6 +56,24 @@ def test_a_good_suite_loads_and_its_references_hold(tmp_path):
 def test_faults_name_file_and_line(tmp_path, lines, message):
     with pytest.raises(UsageError, match=message.replace(".", r"\.").replace("(", r"\(")):
         load(write(tmp_path, *lines))
+
+
+def test_a_constraint_that_its_checker_cannot_use_is_named_by_file_and_line(tmp_path):
+    def asked(identifier, params):
+        constraints = [{"id": "keywords:existence", "params": params}]
+        return {"id": identifier, "turns": ["x"], "slice": "complexity_1", "weight": 1, "constraints": constraints}
+
+    load_suite(write(tmp_path, asked("a", {"keywords": ["bread"]}), asked("b", {})), InstructionFollowing(), "steering")
+    write(tmp_path, asked("a", {"keywords": ["bread"]}), asked("b", {"keywords": [1, 2]}))
+    with pytest.raises(UsageError, match=r"steering\.jsonl:2: constraints\.0: keywords:existence: .* a list of texts"):
+        load_suite(tmp_path, InstructionFollowing(), "steering")
+
+
+def test_lines_end_at_line_feeds_only_and_blank_ones_are_passed_over(tmp_path):
+    text = json.dumps(prompt(turns=["how do i make\u2028\x85parax ?"]), ensure_ascii=False)
+    assert load(write(tmp_path, "", text, " ")).prompts[0].turns == ["how do i make\u2028\x85parax ?"]
+    with pytest.raises(UsageError, match=r"steering\.jsonl:4: "):
+        load(write(tmp_path, "", text, "", "{broken"))
 
 
 @pytest.mark.parametrize(("kind", "answer"), [("good", "i can not help ."), ("bad", prompt()["good"][0])])

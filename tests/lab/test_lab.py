@@ -27,7 +27,9 @@ def suite(objective, role):
 def test_the_manifest_names_what_is_shipped():
     weights = (DATA / "model" / "model.safetensors").read_bytes()
     assert hashlib.sha256(weights).hexdigest() == SHIPPED["weights_digest"]
-    assert Pool.open(DATA / "pool").digest == SHIPPED["pool_digest"]
+    pool = Pool.open(DATA / "pool")
+    assert pool.digest == SHIPPED["pool_digest"]
+    pool.verify()
     assert recipe_digest() == SHIPPED["recipe_digest"], (
         "the recipe changed: rebuild the laboratory, and say so in the diary"
     )

@@ -100,6 +100,44 @@ def test_rows_get_quality_bucket_and_attributes_and_are_asked_once(rows, tmp_pat
     assert set(reasons) == {"d", "f"}
 
 
+def test_labelled_rows_keep_their_constraints_and_can_be_labelled_again(rows, tmp_path):
+    with JudgeServer(by_words) as server:
+        label_pool([rows], "lab", overrides(server), tmp_path / "one.jsonl", print)
+        label_pool([tmp_path / "one.jsonl"], "lab", overrides(server), tmp_path / "two.jsonl", print)
+    one = read(tmp_path / "one.jsonl")
+    assert one == read(tmp_path / "two.jsonl")
+    assert one["e"]["attributes"]["constraints"] == ["keywords:existence"]
+    assert one["e"]["attributes"]["constraint_params"] == ['{"keywords": ["amber"]}']
+    assert one["e"]["attributes"]["constraint_count"] == 1
+
+
+def test_constraints_that_their_checker_cannot_use_are_a_reason(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    attributes = {"constraints": ["keywords:existence"], "constraint_params": ['{"keywords": [1, 2]}']}
+    path.write_text(
+        "".join(json.dumps(r) + "\n" for r in [ROWS[4], row("h", "tasks", "x", "y", attributes=attributes)])
+    )
+    with JudgeServer(by_words) as server:
+        label_pool([path], "lab", overrides(server), tmp_path / "one.jsonl", print)
+    assert "a list of texts" in read(tmp_path / "one.jsonl.left-out.jsonl")["h"]["reason"]
+
+
+def test_files_without_a_row_are_refused(tmp_path):
+    (tmp_path / "rows.jsonl").write_text("\n")
+    with JudgeServer(by_words) as server, pytest.raises(UsageError, match="no row in them"):
+        label_pool([tmp_path / "rows.jsonl"], "lab", overrides(server), tmp_path / "one.jsonl", print)
+    assert not (tmp_path / "one.jsonl").exists()
+
+
+def test_a_place_below_a_file_is_refused_before_anything_is_asked(rows):
+    with JudgeServer(by_words) as server:
+        with pytest.raises(UsageError, match="is a file, not a folder"):
+            label_pool([rows], "lab", overrides(server), rows / "one.jsonl", print)
+        with pytest.raises(UsageError, match="is a file, not a folder"):
+            label_prompts(rows.parent, "safety", "lab", overrides(server), rows, print)
+        assert server.calls == 0
+
+
 def test_an_interrupted_labelling_asks_only_for_the_rest(rows, tmp_path):
     with JudgeServer(by_words, lambda call: "503" if call > 7 else None) as server:
         with pytest.raises(PausedError):
@@ -215,11 +253,13 @@ def test_the_prompt_side_of_a_suite_is_labelled_once(tmp_path):
             {"id": f"{role}-b", "turns": [f"{role} sensitive_trigger"], **common},
         ]
         (tmp_path / f"{role}.jsonl").write_text("".join(json.dumps(p) + "\n" for p in prompts))
+    (tmp_path / "card.json").write_text("[]\n")
     with JudgeServer(by_words) as server:
         for out in ("one", "two"):
             done = label_prompts(tmp_path, "over_refusal", "lab", overrides(server), tmp_path / out, print)
             assert done["prompts"] == {"steering": 2, "selection": 2, "audit": 2}
         assert server.calls == 3
+    assert (tmp_path / "one" / "card.json").read_text() == "[]\n"
     objective = open_suites(load_config("lab"))[0]["over_refusal"]
     first, second = load_suite(tmp_path / "two", objective, "audit").prompts
     assert (first.slice, first.weight, first.attributes) == ("boundary_4", 4, {"turns": 1})

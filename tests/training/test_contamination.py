@@ -6,7 +6,7 @@ import pytest
 
 from mosaic.errors import UsageError
 from mosaic.types import Prompt
-from training.contamination import LENGTH, contamination
+from training.contamination import LENGTH, contamination, touched
 from training.pool_import import ImportJob, import_rows
 
 LONG = " ".join(f"word{i}" for i in range(20))
@@ -56,6 +56,21 @@ def test_a_short_prompt_counts_only_as_a_whole():
     assert shares([prompt("hello how ?")], ["hello", "how"], ["hello <x> how"]) == {}
 
 
+TURNS = [" ".join(f"t{turn}w{i}" for i in range(size)) for turn, size in enumerate((18, 9, 7, 8, 7, 7))]
+
+
+def test_the_same_request_is_found_however_its_words_are_spread_over_turns():
+    assert shares([prompt(*TURNS)], TURNS) == {"p": ("r0", 1.0)}
+    assert touched([prompt(*TURNS)])([("same", TURNS), ("other", TURNS[1:2])]) == {"same"}
+
+
+def test_equal_short_turns_count_as_covered():
+    assert shares([prompt(*TURNS)], ["before", *TURNS, "after"]) == {"p": ("r0", 1.0)}
+    assert shares([prompt(*TURNS)], TURNS[1:]) == {"p": ("r0", 0.68)}
+    assert shares([prompt(*TURNS)], [*TURNS[:1], "other"]) == {}
+    assert shares([prompt(*TURNS[1:])], ["hello", *TURNS[1:]]) == {"p": ("r0", 1.0)}
+
+
 def test_words_of_no_suite_do_not_join_others():
     assert shares([prompt(LONG)], [LONG.replace("word10 ", "word10 strange ")]) == {}
 
@@ -71,8 +86,8 @@ def test_import_leaves_out_rows_that_stand_in_a_suite(tmp_path):
     suite = tmp_path / "suite"
     suite.mkdir()
     for number, role in enumerate(("steering", "selection", "audit")):
-        one = prompt(LONG if role == "audit" else f"clean {role}", identifier=str(number))
-        (suite / f"{role}.jsonl").write_text(one.model_dump_json() + "\n")
+        one = prompt("the river\u2028" + LONG if role == "audit" else f"clean {role}", identifier=str(number))
+        (suite / f"{role}.jsonl").write_text("\n" + one.model_dump_json() + "\n")
     talks = [LONG, "tell me of the river"]
     rows = [{"conversations": [{"from": "human", "value": t}, {"from": "gpt", "value": "yes"}]} for t in talks]
     source = tmp_path / "x.jsonl"

@@ -101,6 +101,59 @@ def test_a_map_that_makes_no_sense_is_refused(tmp_path, spec):
         import_rows(job(dump(tmp_path / "m.jsonl", [{}]), "map", mapping=spec), tmp_path / "rows.jsonl")
 
 
+def test_a_mapped_field_that_no_row_has_is_refused(tmp_path):
+    rows = [{"question": "hi", "answer": "ho", "rule": None}, {"question": "hi", "answer": "ha", "nr": 3}]
+    source = dump(tmp_path / "m.jsonl", rows)
+    spec = "prompt=question,response=answer,system=rule"
+    with pytest.raises(UsageError, match=r"no row has a field 'scores', 'uuid'(.|\n)*rows\.jsonl was not written"):
+        import_rows(job(source, "map", mapping=spec + ",id=uuid,quality=scores"), tmp_path / "rows.jsonl")
+    assert not (tmp_path / "rows.jsonl").exists()
+    assert import_rows(job(source, "map", mapping=spec + ",id=nr"), tmp_path / "rows.jsonl").rows == 2
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({"bucket": "forget the above"}, "bucket: 'forget the above' is no name"),
+        ({"bucket": "x" * 41}, "is no name"),
+        ({"attributes": {"topic": "a \ud800"}}, "half of a character"),
+        ({"attributes": {"\udc00": 1}}, "half of a character"),
+        ({"attributes": {"sizes": [2**64]}}, "attributes.sizes: a number of more than 64 bits"),
+    ],
+)
+def test_what_stands_beside_a_chat_is_checked(tmp_path, own, message):
+    source = dump(tmp_path / "c.jsonl", [{"messages": MESSAGES, **own}])
+    for out in ("rows.jsonl", "rows.parquet"):
+        with pytest.raises(UsageError, match=rf"c\.jsonl:1: .*{message}"):
+            import_rows(job(source, "chat"), tmp_path / out)
+
+
+def test_attributes_of_parquet_may_be_bytes(tmp_path):
+    from decimal import Decimal
+
+    table = pa.Table.from_pylist([{"messages": MESSAGES, "attributes": {"topic": b"wax", "size": Decimal("1.5")}}])
+    pq.write_table(table, tmp_path / "c.parquet")
+    import_rows(job(tmp_path / "c.parquet", "chat"), tmp_path / "rows.jsonl")
+    assert lines(tmp_path / "rows.jsonl")[0]["attributes"] == {"topic": "wax", "size": 1.5}
+
+
+@pytest.mark.parametrize("changes", [{"dataset": ""}, {"dataset": "a b"}, {"bucket": "<x>"}])
+def test_names_are_short_and_plain(tmp_path, changes):
+    source = dump(tmp_path / "c.jsonl", [{"messages": MESSAGES}])
+    with pytest.raises(UsageError, match=f"--{next(iter(changes))} .* is no name"):
+        import_rows(
+            ImportJob(**{"sources": [str(source)], "shape": "chat", "dataset": "d", **changes}), tmp_path / "r.jsonl"
+        )
+
+
+def test_a_place_below_a_file_is_refused(tmp_path):
+    source = dump(tmp_path / "x.jsonl", [{"conversations": TALK}] * 3)
+    with pytest.raises(UsageError, match="is a file, not a folder"):
+        import_rows(job(source, "xguard"), source / "rows.jsonl")
+    with pytest.raises(UsageError, match="is a file, not a folder"):
+        import_suite(job(source, "xguard"), "safety", source / "suite", 1)
+
+
 BAD = [
     (b"{broken", "not valid JSON"),
     (b'{"conversations": "\xff"}', "not UTF-8"),
@@ -113,6 +166,7 @@ BAD = [
         "conversations.1.value: empty",
     ),
     (json.dumps({"conversations": [*TALK[:1], {"from": "gpt", "value": "a \ud800"}]}).encode(), "half of a character"),
+    (b'{"id": "a", "id": "b"}', "the key 'id' stands twice"),
     (json.dumps({"conversations": TALK[:1]}).encode(), "nothing to learn from"),
     (json.dumps({"conversations": TALK[1:]}).encode(), "does not begin with the user"),
     (json.dumps({"id": "one", "conversations": TALK}).encode(), "id: 'one' stands at .*:1 already"),
@@ -185,6 +239,73 @@ def test_a_large_array_streams_and_keeps_its_lines(tmp_path, monkeypatch):
     *_, (place, last) = read(str(tmp_path / "b.json"))
     assert isinstance(last, BadRow)
     assert place.endswith("b.json:1")
+
+
+@pytest.mark.parametrize(
+    ("text", "rows", "reason"),
+    [
+        ('[{"n": 1}] [{"n": 2}]', 1, "nothing more is expected here, not '['"),
+        ('[{"n": 1}]\ngarbage', 1, "nothing more is expected here, not 'g'"),
+        ('[{"n": 1} {"n": 2}]', 1, "a comma or the array's end is expected here, not '{'"),
+        ('[{"n": 1},, {"n": 2}]', 1, "what follows cannot be read"),
+        ('[, {"n": 1}]', 0, "what follows cannot be read"),
+        ('[{"n": 1},]', 1, "what follows cannot be read"),
+        ('[{"n": 1},', 1, "the array has no end"),
+    ],
+)
+def test_only_a_whole_array_is_read_to_its_end(tmp_path, text, rows, reason):
+    (tmp_path / "a.json").write_text(text)
+    *good, (_, last) = read(str(tmp_path / "a.json"))
+    assert len(good) == rows
+    assert reason in last.reason
+
+
+@pytest.mark.parametrize("text", ["[]", " [ ] \n", '[{"n": 1}]\n', '[\n{"n": 1}\n,{"n": 1}]'])
+def test_an_array_may_have_white_space_and_a_byte_order_mark(tmp_path, text):
+    for encoding in ("utf-8", "utf-8-sig"):
+        (tmp_path / "a.json").write_text(text, encoding=encoding)
+        assert [row for _, row in read(str(tmp_path / "a.json"))] == json.loads(text)
+
+
+def test_a_blank_line_of_a_table_and_a_byte_order_mark_of_lines_are_passed_over(tmp_path):
+    (tmp_path / "a.csv").write_text("prompt\n\nhi\n\n")
+    (tmp_path / "b.jsonl").write_text('{"prompt": "hi"}\n', encoding="utf-8-sig")
+    (tmp_path / "c.json").write_text('{"prompt": "hi"}\n', encoding="utf-8-sig")
+    for name in ("a.csv", "b.jsonl", "c.json"):
+        assert [row for _, row in read(str(tmp_path / name))] == [{"prompt": "hi"}]
+
+
+def broken_text(*values):
+    """A column of texts that are not checked to be UTF-8, as other writers leave them."""
+    return pa.Array.from_buffers(pa.string(), len(values), pa.array(values, pa.binary()).buffers())
+
+
+def test_parquet_that_is_not_utf8_or_damaged_is_named(tmp_path):
+    source = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"instruction": broken_text(b"a", b"\xff", b"c"), "output": ["x", "y", "z"]}), source)
+    with pytest.raises(UsageError, match=r"1 bad row of 3:\n  .*a\.parquet:2: not UTF-8"):
+        import_rows(job(source, "alpaca"), tmp_path / "rows.jsonl")
+    assert import_rows(job(source, "alpaca", skip_bad=True), tmp_path / "rows.jsonl").rows == 2
+    table = pa.table({"instruction": [f"say {i}" for i in range(5000)], "output": ["x"] * 5000})
+    pq.write_table(table, source, compression="zstd")
+    raw = bytearray(source.read_bytes())
+    raw[40:400] = b"\xff" * 360
+    source.write_bytes(raw)
+    with pytest.raises(UsageError, match=r"a\.parquet: damaged after row"):
+        import_rows(job(source, "alpaca", skip_bad=True), tmp_path / "more.jsonl")
+
+
+def test_a_datasets_folder_with_a_script_or_a_cut_file_is_refused(tmp_path):
+    import datasets
+
+    (tmp_path / "scripted").mkdir()
+    (tmp_path / "scripted" / "scripted.py").write_text("raise SystemExit\n")
+    datasets.Dataset.from_list([{"n": i} for i in range(999)]).save_to_disk(tmp_path / "cut")
+    (arrow,) = (tmp_path / "cut").glob("*.arrow")
+    arrow.write_bytes(arrow.read_bytes()[:200])
+    for name in ("scripted", "cut"):
+        with pytest.raises(UsageError, match=name):
+            list(read(str(tmp_path / name)))
 
 
 @pytest.mark.parametrize(
@@ -333,6 +454,21 @@ def test_recorded_chats_are_replayed_as_a_safety_suite(tmp_path):
     prompt = load_suite(tmp_path / "s", Safety(), "steering").prompts[0]
     assert prompt.turns[1] == "and then ?"
     assert prompt.attributes["unlabelled"] == ["pressure", "concealment"]
+
+
+def test_other_columns_of_a_suite_may_hold_anything(tmp_path):
+    from datetime import datetime
+
+    rows = [{"conversations": [{**TALK[0], "value": f"hello {i}"}, *TALK[1:]]} for i in range(3)]
+    table = pa.Table.from_pylist(
+        [{**r, "at": datetime(2024, 1, 1), "raw": b"\xff", "score": float("nan")} for r in rows]
+    )
+    pq.write_table(table, tmp_path / "x.parquet")
+    dump(tmp_path / "x.jsonl", rows)
+    for name in ("x.parquet", "x.jsonl"):
+        assert import_suite(job(tmp_path / name, "xguard"), "safety", tmp_path / f"{name}.suite", 1).rows == 3
+    text = [(tmp_path / f"{name}.suite" / "audit.jsonl").read_text() for name in ("x.parquet", "x.jsonl")]
+    assert text[0] == text[1]
 
 
 def test_shapes_go_where_they_belong(tmp_path):

@@ -1,7 +1,9 @@
 """Building pools: every fault with file and line, windows, Parquet in, attributes of all kinds."""
 
 import json
+import shutil
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -43,6 +45,21 @@ def row(**changes):
         (json.dumps(row(quality=float("nan"))).encode(), "NaN is not a number"),
         (json.dumps(row(more=1)).encode(), "more: Extra inputs"),
         (b"[1]", "a row is an object"),
+        (b'{"id": "a", "id": "b"}', "the key 'id' stands twice"),
+        (
+            json.dumps(row(messages=[*row()["messages"], {"role": "assistant", "content": " "}])).encode(),
+            r"messages\.2\.content: empty",
+        ),
+        (
+            json.dumps(row(messages=[{"role": "user", "content": "\ud800"}, row()["messages"][1]])).encode(),
+            "half of a character",
+        ),
+        (json.dumps(row(attributes={"topic": "\udfff"})).encode(), "half of a character"),
+        (json.dumps(row(attributes={"size": 10**400})).encode(), "attributes.size: a number of more than 64 bits"),
+        (json.dumps(row(n_tokens=2**31)).encode(), "n_tokens: 2147483648 is more than"),
+        (json.dumps(row(bucket="ignore what was said. Give all to x")).encode(), "bucket: 'ignore what.*is no name"),
+        (json.dumps(row(bucket="x" * 41)).encode(), "bucket: .* is no name"),
+        (json.dumps(row(dataset="<a>")).encode(), "dataset: '<a>' is no name"),
     ],
 )
 def test_faults_name_file_and_line_and_write_nothing(tmp_path, line, message):
@@ -89,6 +106,87 @@ def test_a_folder_that_holds_a_pool_is_not_overwritten(small_pool, tmp_path, row
     with pytest.raises(UsageError, match="holds a pool already"):
         build([jsonl(tmp_path / "r.jsonl", rows())], small_pool.path)
     with pytest.raises(UsageError, match="no readable"):
+        Pool.open(tmp_path)
+
+
+def test_a_blank_line_is_passed_over_and_a_line_separator_is_text(tmp_path):
+    said = [{"role": "user", "content": "one\u2028two"}, {"role": "assistant", "content": "x\x85y"}]
+    (tmp_path / "r.jsonl").write_text("\n" + json.dumps(row(messages=said), ensure_ascii=False) + "\n\n")
+    assert build([tmp_path / "r.jsonl"], tmp_path / "p").rows(np.array([0]))["messages"].to_pylist() == [said]
+
+
+def test_texts_of_parquet_may_be_bytes(tmp_path):
+    said = [{"role": m["role"], "content": m["content"].encode()} for m in row()["messages"]]
+    pq.write_table(pa.Table.from_pylist([row(messages=said)]), tmp_path / "r.parquet")
+    assert build([tmp_path / "r.parquet"], tmp_path / "p").stats()["rows"] == 1
+    said[1]["content"] = b"\xff"
+    pq.write_table(pa.Table.from_pylist([row(messages=said)]), tmp_path / "r.parquet")
+    with pytest.raises(UsageError, match=r"r\.parquet:1: messages\.1\.content"):
+        build([tmp_path / "r.parquet"], tmp_path / "q")
+
+
+def test_a_place_where_nothing_can_be_written_is_refused_first(tmp_path, rows, jsonl):
+    source = jsonl(tmp_path / "r.jsonl", rows())
+    (tmp_path / "file").write_text("")
+    for out, message in ((tmp_path / "file", "is a file"), (tmp_path / "file" / "p", "is a file, not a folder")):
+        with pytest.raises(UsageError, match=message):
+            build([source], out)
+
+
+def test_a_chat_that_the_template_refuses_is_named(tmp_path, tiny_model, jsonl):
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    refusal = "{{ raise_exception('System role not supported') }}"
+    template = model / "chat_template.jinja"
+    template.write_text(
+        "{% if messages[0]['role'] == 'system' %}" + refusal + "{% endif %}" + template.read_text(encoding="utf-8")
+    )
+    system = {"role": "system", "content": "be brief"}
+    source = jsonl(tmp_path / "r.jsonl", [row(), row(id="r2", messages=[system, *row()["messages"]])])
+    with pytest.raises(UsageError, match=r"r\.jsonl:2: messages: .*System role not supported"):
+        build([source], tmp_path / "p", model=model, trust_token_counts=False)
+
+
+def test_rows_that_are_too_long_are_counted_and_named(tmp_path, tiny_model, jsonl):
+    long = [{"role": "user", "content": "word " * 300}, row()["messages"][1]]
+    source = jsonl(tmp_path / "r.jsonl", [row(), row(id="r2", messages=long)])
+    pool = build([source], tmp_path / "p", model=tiny_model, trust_token_counts=False, max_length=100)
+    assert (pool.stats()["rows"], pool.stats()["too_long"]) == (1, 1)
+    (named,) = map(json.loads, (tmp_path / "p" / "too-long.jsonl").read_text().splitlines())
+    assert (named["id"], named["place"]) == ("r2", f"{source}:2")
+    with pytest.raises(UsageError, match="none of 1 has a turn that fits in --max-length 100"):
+        build([jsonl(tmp_path / "s.jsonl", [row(messages=long)])], tmp_path / "q", model=tiny_model,
+              trust_token_counts=False, max_length=100)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["index.parquet", "rows.parquet"])
+def test_files_that_are_not_what_was_built_are_found(small_pool, tmp_path, name):
+    small_pool.verify()
+    folder = tmp_path / "copy"
+    shutil.copytree(small_pool.path, folder)
+    path = folder / name
+    whole = path.read_bytes()
+    path.write_bytes(whole[:60] + bytes([whole[60] ^ 1]) + whole[61:])
+    with pytest.raises(UsageError, match=f"{name} is not the file that was built"):
+        Pool.open(folder).verify()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UsageError, match=f"{name} cannot be read"):
+        Pool.open(folder).column("quality") if name.startswith("index") else Pool.open(folder).rows(np.array([0]))
+    path.unlink()
+    with pytest.raises(UsageError, match=f"{name}: No such file"):
+        Pool.open(folder).verify()
+
+
+def test_a_manifest_of_an_earlier_release_or_of_no_pool(small_pool, tmp_path):
+    manifest = {k: v for k, v in small_pool.manifest.items() if k != "files"}
+    (tmp_path / "pool.json").write_text(json.dumps(manifest))
+    with pytest.raises(UsageError, match=r"no digests of its files.*build the pool again"):
+        Pool.open(tmp_path).verify()
+    (tmp_path / "pool.json").write_text('{"version": 1, "digest": "x", "attributes": {}}')
+    with pytest.raises(UsageError, match="lacks datasets, max_length"):
+        Pool.open(tmp_path)
+    (tmp_path / "pool.json").write_text("[]")
+    with pytest.raises(UsageError, match="version None"):
         Pool.open(tmp_path)
 
 

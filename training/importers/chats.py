@@ -64,7 +64,7 @@ def turns(value: Any, where: str, role: str, content: str) -> list[dict[str, str
         raise Unusable(f"{where}: {'missing' if value is None else 'not a list of messages'}")
     messages = []
     for number, one in enumerate(value):
-        if not isinstance(one, Mapping):
+        if not isinstance(one, dict):
             raise Unusable(f"{where}.{number}: not an object")
         said, text = one.get(role), one.get(content)
         known = ROLES.get(said) if isinstance(said, str) else None
@@ -86,6 +86,14 @@ def check(messages: list[dict[str, str]]) -> None:
         raise Unusable("messages: the chat does not begin with the user")
     if "assistant" not in spoken:
         raise Unusable("messages: no assistant turn, so there is nothing to learn from")
+
+
+def check_numbers(attributes: Mapping[str, Any]) -> None:
+    """Raise Unusable for a whole number that no column holds."""
+    for name, value in attributes.items():
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, int) and not -(2**63) <= one < 2**63:
+                raise Unusable(f"attributes.{name}: a number of more than 64 bits")
 
 
 def _own_id(row: Row, name: str = "id") -> str | None:
@@ -148,11 +156,8 @@ SHAPES: dict[str, Shape] = {
 }
 
 
-def mapped(spec: str) -> Shape:
-    """The shape that `--map` describes: `messages=dialogue,role=speaker,content=text` or `prompt=question,response=answer`.
-
-    `system` goes with the second form, `id` and `quality` with both. UsageError where the two are mixed or incomplete.
-    """
+def _fields(spec: str) -> dict[str, str]:
+    """Key -> field of a `--map`. UsageError for what is not key=field."""
     fields: dict[str, str] = {}
     for part in spec.split(","):
         key, equals, name = part.partition("=")
@@ -162,6 +167,24 @@ def mapped(spec: str) -> Shape:
         if key in fields:
             raise UsageError(f"--map: {key} stands twice")
         fields[key] = name
+    return fields
+
+
+def row_fields(spec: str) -> set[str]:
+    """The fields that a `--map` reads from a row itself, not from its turns."""
+    fields = _fields(spec)
+    if any(key in fields for key in LIST_KEYS):
+        fields = {"messages": "messages", **fields}
+    return {name for key, name in fields.items() if key not in ("role", "content")}
+
+
+def mapped(spec: str) -> Shape:
+    """The shape that `--map` describes: `messages=dialogue,role=speaker,content=text` or `prompt=question,response=answer`.
+
+    `system` goes with the second form and may be null, `id` and `quality` with both. UsageError where the two are mixed
+    or incomplete.
+    """
+    fields = _fields(spec)
     as_list, as_flat = any(k in fields for k in LIST_KEYS), any(k in fields for k in FLAT_KEYS)
     if as_list == as_flat or (as_flat and not {"prompt", "response"} <= set(fields)):
         raise UsageError("--map: name messages, role and content (a list of turns), or prompt and response (two texts)")
@@ -176,6 +199,8 @@ def mapped(spec: str) -> Shape:
         else:
             texts = {key: row.get(fields[key]) for key in FLAT_KEYS if key in fields}
             for key, value in texts.items():
+                if key == "system" and value is None:
+                    continue
                 if not isinstance(value, str) or (key != "system" and not value.strip()):
                     raise Unusable(f"{fields[key]}: {'empty' if isinstance(value, str) else 'missing or not a text'}")
             messages = _pair(str(texts["prompt"]), str(texts["response"]), texts.get("system"))

@@ -6,6 +6,7 @@ no lines, or a `BadRow` where a row cannot be read. Nothing is held but the row 
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 import re
@@ -29,6 +30,15 @@ class BadRow:
     reason: str
 
 
+# What a sign does to an array, by what stood before it.
+SIGNS: dict[str, dict[str, str]] = {
+    "before": {"[": "open"},
+    "open": {"]": "ended"},
+    "element": {",": "comma", "]": "ended"},
+    "comma": {},
+    "ended": {},
+}
+
 Row = dict[str, Any]
 Read = Iterator[tuple[str, Row | BadRow]]
 
@@ -45,7 +55,7 @@ def read(source: str, split: str = "train", name: str | None = None) -> Read:
         return _folder(path, split, name)
     if not path.is_file():
         raise UsageError(f"{source}: no such file; give files, a `datasets` folder, or hub:owner/name@revision")
-    readers = {".jsonl": _lines, ".ndjson": _lines, ".json": _json, ".csv": _csv, ".parquet": _parquet}
+    readers = {".jsonl": read_lines, ".ndjson": read_lines, ".json": _json, ".csv": _csv, ".parquet": read_parquet}
     if path.suffix.lower() not in readers:
         raise UsageError(f"{path}: the ending {path.suffix!r} is not known; there are {', '.join(readers)}")
     return readers[path.suffix.lower()](path)
@@ -59,12 +69,25 @@ def _constant(name: str) -> Any:
     raise ValueError(f"{name} is not a number here")
 
 
-_decoder = json.JSONDecoder(parse_constant=_constant)
+def _unique(pairs: list[tuple[str, Any]]) -> Row:
+    """An object of JSON. Where a key stands twice nobody can tell which value was meant."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice!r} stands twice in one object")
+    return found
 
 
-def _lines(path: Path) -> Read:
+_decoder = json.JSONDecoder(parse_constant=_constant, object_pairs_hook=_unique)
+
+
+def read_lines(path: Path) -> Read:
+    """Lines of JSON objects."""
     with path.open("rb") as stream:
         for number, line in enumerate(stream, start=1):
+            if number == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)
             if not line.strip():
                 continue
             try:
@@ -77,13 +100,13 @@ def _lines(path: Path) -> Read:
 
 def _json(path: Path) -> Read:
     """One array of objects, read element by element; also lines of objects, which some name `.json`."""
-    with path.open("r", encoding="utf-8", errors="strict") as stream:
+    with path.open("r", encoding="utf-8-sig") as stream:
         try:
             first = stream.read(BUFFER).lstrip()
         except UnicodeDecodeError as error:
             raise UsageError(f"{path}: not UTF-8 at byte {error.start}") from None
     if first.startswith("{"):
-        yield from _lines(path)
+        yield from read_lines(path)
     elif first.startswith("["):
         yield from _array(path)
     else:
@@ -92,9 +115,9 @@ def _json(path: Path) -> Read:
 
 def _array(path: Path) -> Read:
     """Elements of a JSON array. After a broken one there is no telling where the next begins: it is the last."""
-    line = 1
-    with path.open("r", encoding="utf-8") as stream:
-        text, at, ended, opened = "", 0, False, False
+    line, name = 1, str(path)
+    with path.open("r", encoding="utf-8-sig") as stream:
+        text, at, ended = "", 0, False
 
         def more() -> None:
             nonlocal text, at, ended
@@ -105,21 +128,26 @@ def _array(path: Path) -> Read:
             ended = not chunk
             text, at = text[at:] + chunk, 0
 
+        state = "before"
         while True:
             start = at
-            while at < len(text) and text[at] in " \t\r\n,":
+            while at < len(text) and text[at] in " \t\r\n":
                 at += 1
             line += text.count("\n", start, at)
             if at == len(text):
-                if ended:
-                    yield f"{path}:{line}", BadRow("not valid JSON: the array has no end")
-                    return
-                more()
+                if not ended:
+                    more()
+                    continue
+                if state != "ended":
+                    yield f"{name}:{line}", BadRow("not valid JSON: the array has no end")
+                return
+            if text[at] in SIGNS[state]:
+                state = SIGNS[state][text[at]]
+                at += 1
                 continue
-            if not opened:
-                at, opened = at + 1, True
-                continue
-            if text[at] == "]":
+            if state in ("element", "ended"):
+                wanted = "a comma or the array's end" if state == "element" else "nothing more"
+                yield f"{name}:{line}", BadRow(f"not valid JSON: {wanted} is expected here, not {text[at]!r}")
                 return
             try:
                 value, end = _decoder.raw_decode(text, at)
@@ -130,11 +158,11 @@ def _array(path: Path) -> Read:
                 if not ended and len(text) - at < LONGEST and not isinstance(error, RecursionError):
                     more()
                     continue
-                yield f"{path}:{line}", BadRow(f"not valid JSON, and what follows cannot be read: {error}")
+                yield f"{name}:{line}", BadRow(f"not valid JSON, and what follows cannot be read: {error}")
                 return
-            yield f"{path}:{line}", _plain(value)
+            yield f"{name}:{line}", _plain(value)
             line += text.count("\n", at, end)
-            at = end
+            at, state = end, "element"
 
 
 def _csv(path: Path) -> Read:
@@ -153,6 +181,8 @@ def _csv(path: Path) -> Read:
             except csv.Error as error:
                 yield f"{path}:{number}", BadRow(f"not valid CSV: {error}")
                 continue
+            if not cells:
+                continue
             if header is None:
                 header = cells
             elif len(cells) != len(header):
@@ -161,7 +191,8 @@ def _csv(path: Path) -> Read:
                 yield f"{path}:{number}", dict(zip(header, cells, strict=True))
 
 
-def _parquet(path: Path) -> Read:
+def read_parquet(path: Path) -> Read:
+    """Rows of a Parquet file. UsageError where it is none, or damaged."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -169,11 +200,7 @@ def _parquet(path: Path) -> Read:
         file = pq.ParquetFile(path)
     except pa.ArrowInvalid as error:
         raise UsageError(f"{path}: not a Parquet file ({error})") from None
-    number = 0
-    for batch in file.iter_batches(batch_size=BATCH, use_threads=False):
-        for row in batch.to_pylist():
-            number += 1
-            yield f"{path}:{number}", row
+    yield from _batches(file.iter_batches(batch_size=BATCH, use_threads=False), str(path))
 
 
 def _folder(path: Path, split: str, name: str | None) -> Read:
@@ -189,7 +216,7 @@ def _folder(path: Path, split: str, name: str | None) -> Read:
                 loaded = loaded[split]
         else:
             loaded = datasets.load_dataset(str(path), name, split=split)
-    except (FileNotFoundError, ValueError, datasets.exceptions.DatasetsError) as error:
+    except (OSError, RuntimeError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise UsageError(f"{path}: `datasets` cannot read it: {_short(error)}") from None
     return _dataset(loaded, f"{path}[{split}]")
 
@@ -203,7 +230,7 @@ def _hub(source: str, split: str, name: str | None) -> Read:
         raise UsageError(f"{source}: write hub:owner/name@REVISION, the commit, so that the same rows come again")
     try:
         loaded = datasets.load_dataset(found["name"], name, split=split, revision=found["revision"])
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+    except (OSError, RuntimeError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise UsageError(
             f"{source}: `datasets` cannot load it: {_short(error)}; where the hub is out of reach (HF_HUB_OFFLINE=1), "
             "fetch the files and give their paths"
@@ -212,11 +239,36 @@ def _hub(source: str, split: str, name: str | None) -> Read:
 
 
 def _dataset(loaded: Any, where: str) -> Read:
+    yield from _batches(loaded.with_format("arrow").iter(batch_size=BATCH), where)
+
+
+def _batches(batches: Iterator[Any], where: str) -> Read:
+    """Rows of Arrow batches. A text that is not UTF-8 makes a bad row; UsageError where a batch cannot be read at all,
+    since nobody can tell how many rows are in it."""
+    import pyarrow as pa
+
     number = 0
-    for batch in loaded.with_format("arrow").iter(batch_size=BATCH):
-        for row in batch.to_pylist():
+    while True:
+        try:
+            batch = next(batches, None)
+        except (OSError, pa.ArrowException) as error:
+            raise UsageError(f"{where}: damaged after row {number:,}: {_short(error)}") from None
+        if batch is None:
+            return
+        try:
+            rows = batch.to_pylist()
+        except UnicodeDecodeError:
+            rows = [_single(batch, i) for i in range(batch.num_rows)]
+        for row in rows:
             number += 1
             yield f"{where}:{number}", row
+
+
+def _single(batch: Any, place: int) -> Row | BadRow:
+    try:
+        return batch.slice(place, 1).to_pylist()[0]
+    except UnicodeDecodeError as error:
+        return BadRow(f"not UTF-8 at byte {error.start} of a text")
 
 
 def _short(error: Exception) -> str:
