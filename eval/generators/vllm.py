@@ -170,10 +170,11 @@ class VllmGenerator:
             values = [float(token["logprob"]) for token in choice["logprobs"]["content"]]
             return Served(list(answer["prompt_token_ids"]), list(choice["token_ids"])[: len(values)], values)
 
-        jobs = [(name, chat) for name in names for chat in PROMPTS]
+        # By turns: on a busy machine the first requests end before the last ones arrive.
+        jobs = [(name, chat) for chat in PROMPTS for name in names]
         with ThreadPoolExecutor(len(jobs)) as threads:
             served = list(threads.map(lambda job: ask(*job), jobs))
-        return [served[i * len(PROMPTS) : (i + 1) * len(PROMPTS)] for i in range(len(names))]
+        return [served[i :: len(names)] for i in range(len(names))]
 
     def sampling(self, max_tokens: int) -> dict[str, Any]:
         """Every sampling parameter, so that no default of a server or of a model folder decides."""
