@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import t as student
 
 from agent.graph import run as run_graph
 from agent.nodes import calibrate, measure, resume_at
@@ -181,7 +182,7 @@ def planners(quick: bool) -> Rows:
                 if name == "profile":
                     continue
                 ahead = [p - o for p, o in zip(volumes["profile"], volumes[name], strict=True)]
-                half = 1.96 * statistics.stdev(ahead) / len(ahead) ** 0.5 if len(ahead) > 1 else float("nan")
+                half = float(student.ppf(0.975, len(ahead) - 1)) * statistics.stdev(ahead) / len(ahead) ** 0.5
                 what = f"lab {lab}{label}: profile ahead of {name} (95 % +- {half:.3f})"
                 rows.append(figure(what, statistics.fmean(ahead), "share", at_least=0))
     return rows
