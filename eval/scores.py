@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import false_discovery_control
 
 from mosaic.types import SCALE, Score, Scored
 
@@ -56,6 +55,8 @@ def paired_change(before: Sequence[Scored], after: Sequence[Scored], seed: int) 
 
 def discoveries(p_values: Sequence[float | None]) -> list[bool]:
     """Which p-values hold under false-discovery control at 10 % (Benjamini-Hochberg); None never does."""
+    from scipy.stats import false_discovery_control  # half a second, which starting a command need not wait for
+
     known = [p for p in p_values if p is not None]
     if not known:
         return [False] * len(p_values)
