@@ -2,9 +2,9 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -21,10 +21,11 @@ def mosaic(*arguments, cwd=None):
 
 
 def test_help_answers_at_once_and_imports_nothing_heavy():
-    started = time.monotonic()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     done = mosaic("run", "--help")
     assert done.returncode == 0
-    assert time.monotonic() - started < 3
+    # Of the processor, not of the clock: tests run beside each other.
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 1
     code = (
         "import sys; from typer.testing import CliRunner; from mosaic.app.cli import app\n"
         "CliRunner().invoke(app, ['--help'])\n"
