@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -28,7 +29,7 @@ from benchmarks import (
     waiting,
 )
 
-Rows = list[dict[str, object]]
+Rows = list[dict[str, Any]]
 
 BENCHMARKS: dict[str, Callable[[bool], Rows]] = {
     "demo": loop.demo,
@@ -73,7 +74,7 @@ def main() -> int:
         print(json.dumps(rows, indent=1))
     else:
         for row in rows:
-            met = {True: "met", False: "MISSED", None: ""}[row["met"]]  # type: ignore[index]  # a bool or None
+            met = {True: "met", False: "MISSED", None: ""}[row["met"]]
             print(
                 f"{row['what']}: {row['figure']} {row['unit']}"
                 + (f" (goal {row['goal']}) {met}" if row["goal"] else "")

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.figures import figure
-from mosaic.types import Focus, Mixture
+from mosaic.types import Focus, Mixture, Range
 from training.mixture import curate
 from training.pool import Pool
 from training.pool_build import INDEX, MANIFEST, VERSION
@@ -88,8 +88,8 @@ def plan() -> Mixture:
     weights = {d: dict.fromkeys(BUCKETS, 0.2) for d in DATASETS}
     focus = {
         "guard": Focus(
-            include={"topic": ["topic3", "topic4"], "tags": ["tag7"]}, exclude={"size": {"min": 90}}, share=0.5
-        ),  # type: ignore[dict-item]  # pydantic makes the range
+            include={"topic": ["topic3", "topic4"], "tags": ["tag7"]}, exclude={"size": Range(min=90)}, share=0.5
+        ),
         "tasks": Focus(include={"tags": ["tag1", "tag2"]}, exclude={"topic": ["topic9"]}, share=0.3),
     }
     return Mixture(

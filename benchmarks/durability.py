@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from benchmarks.faults_io import Disk, Points, in_child, install
 from benchmarks.figures import figure
@@ -48,11 +49,8 @@ def watched(run: Callable[[], None], witness: Witness) -> None:
         witness.note(f"done {found.key}")
         return found
 
-    Journal.begin, Journal.finish = noting_begin, noting_finish  # type: ignore[method-assign]
-    try:
+    with patch.object(Journal, "begin", noting_begin), patch.object(Journal, "finish", noting_finish):
         run()
-    finally:
-        Journal.begin, Journal.finish = begin, finish  # type: ignore[method-assign]
 
 
 def repeated(lines: list[str]) -> int:

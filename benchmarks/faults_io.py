@@ -15,6 +15,7 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from mosaic.journal import FILE
 
@@ -108,7 +109,7 @@ def install(points: Points, disk: Disk | None = None, room: int | None = None, p
             sqlite3.Connection.execute(connection, f"pragma max_page_count={pages}")
         return connection
 
-    sqlite3.connect = connect  # type: ignore[assignment]
+    patch.object(sqlite3, "connect", connect).start()  # until the process ends
 
 
 class Disk:

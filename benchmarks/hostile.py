@@ -141,7 +141,7 @@ class Trial:
         except MosaicError as error:
             self.counts["refused"] += 1
             return str(error)
-        except Exception as error:
+        except Exception as error:  # what nobody caught is what this figure counts
             self.counts["uncaught"] += 1
             self.reasons[f"uncaught {type(error).__name__}"] += 1
             return repr(error)
@@ -309,7 +309,7 @@ def _gate(dice: random.Random, message: str) -> str:
         return "value"
     except Fault:
         return "typed"
-    except Exception:
+    except Exception:  # what has no type is what this figure counts
         return "untyped"
 
 

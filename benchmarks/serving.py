@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from benchmarks.figures import figure
 from eval.generator import TransformersGeneratorConfig, VllmGeneratorConfig
@@ -75,8 +75,9 @@ def _side_by_side(
     prompts = [p for each in suites.values() for p in each]
     seconds: dict[str, float] = {}
     answers: dict[str, list[list[Response]]] = {}
-    for memory in ("share", "stop"):
-        settings = VllmGeneratorConfig(memory=memory, dtype=DTYPE, max_new_tokens=NEW_TOKENS)  # type: ignore[arg-type]
+    memories: tuple[Literal["share", "stop"], ...] = ("share", "stop")
+    for memory in memories:
+        settings = VllmGeneratorConfig(memory=memory, dtype=DTYPE, max_new_tokens=NEW_TOKENS)
         vllm = VllmGenerator(base, settings, config.training.lora_r, folder / memory)
         started = time.monotonic()
         answers[memory] = []

@@ -8,6 +8,7 @@ directory: the witness for what really ran.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -95,7 +96,7 @@ class StandInGenerator:
         return Response(id=prompt.id, answers=answers, finish_reasons=["stop"] * len(answers), n_tokens=len(answers))
 
     def log_likelihood(self, texts: Sequence[str], adapter: Path | None) -> list[float]:
-        raise NotImplementedError
+        raise AssertionError("no objective of these runs reads likelihoods")
 
     def release(self) -> None:
         """Nothing to give back."""
@@ -117,10 +118,8 @@ class StandIn:
         cls, *overrides: str, per_slice: int = 10, objectives: tuple[str, ...] = ("over_refusal", "safety")
     ) -> StandIn:
         # What the controller imports when it starts is imported here, once, so that forked children start at once.
-        import langgraph.checkpoint.serde.jsonplus
-        import langgraph.checkpoint.sqlite
-        import langgraph.graph  # noqa: F401
-
+        for name in ("langgraph.graph", "langgraph.checkpoint.sqlite", "langgraph.checkpoint.serde.jsonplus"):
+            importlib.import_module(name)
         config = load_config("lab", [*SETTINGS, *overrides])
         kept = {name: o for name, o in config.objectives.items() if name in objectives}
         config = config.model_copy(update={"objectives": kept})

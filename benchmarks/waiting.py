@@ -14,6 +14,7 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from agent.approval import HumanApprover
 from benchmarks.durability import memory, repeated, watched
@@ -153,11 +154,16 @@ def approvals(quick: bool) -> Rows:
     ]
 
 
+def _clock(shift: float) -> Any:
+    """Inside, the wall clock is wrong by so many seconds."""
+    real = time.time
+    return patch("time.time", lambda: real() + shift)
+
+
 def waiting(quick: bool) -> Rows:
     """A run that waits through restarts while the clock jumps by ten years back and forth, and then goes on."""
     standin = StandIn.make("rounds=2", per_slice=4)
     standin.approver = HumanApprover()
-    real = time.time
     restarts = 10 if quick else 100
     early = 0
     with memory() as name:
@@ -165,16 +171,14 @@ def waiting(quick: bool) -> Rows:
         folder, witness = waiting_run(standin, root)
         lines = len(witness.lines())
         for number in range(restarts):
-            shift = (10 if number % 2 else -10) * 365.25 * 86400
-            time.time = lambda shift=shift: real() + shift  # type: ignore[assignment,misc]
-            early += _resume(standin, folder, witness) != "WaitingError"
-            early += pending(folder)["round"] != 1
+            with _clock((10 if number % 2 else -10) * 365.25 * 86400):
+                early += _resume(standin, folder, witness) != "WaitingError"
+                early += pending(folder)["round"] != 1
         effects = len(witness.lines()) - lines
         for number in range(2):
-            time.time = lambda number=number: real() - number * 1e9  # type: ignore[assignment,misc]
-            decide(folder, "approve", by="x")
-            watched(lambda: _resume(standin, folder, witness), witness)
-        time.time = real
+            with _clock(-number * 1e9):
+                decide(folder, "approve", by="x")
+                watched(lambda: _resume(standin, folder, witness), witness)
         journal = Journal.open(folder)
         finished = any(s.kind == "audit" and s.state == "done" for s in journal.steps())
         journal.close()

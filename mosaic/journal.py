@@ -407,11 +407,12 @@ class Journal:
 
     def steps(self, kind: str | None = None, round_: int | None = None, after: int = 0) -> list[Step]:
         """Steps in the order in which they were first begun; `after` leaves out those up to that number."""
-        clauses, values = ["seq > ?"], [after]
+        clauses: list[str] = ["seq > ?"]
+        values: list[Any] = [after]
         for column, wanted in (("kind", kind), ("round", round_)):
             if wanted is not None:
                 clauses.append(f"{column} = ?")
-                values.append(wanted)  # type: ignore[arg-type]
+                values.append(wanted)
         return [_step(row) for row in self._rows("steps", " and ".join(clauses) + " order by seq", values)]
 
     # -- events, ledger, decisions ----------------------------------------------------------------------------------
@@ -422,11 +423,12 @@ class Journal:
 
     def events(self, round_: int | None = None, kind: str | None = None, after: int = 0) -> list[Event]:
         """Events in order, each checked against its digest (DamageError)."""
-        clauses, values = ["seq > ?"], [after]
+        clauses: list[str] = ["seq > ?"]
+        values: list[Any] = [after]
         for column, wanted in (("round", round_), ("kind", kind)):
             if wanted is not None:
                 clauses.append(f"{column} = ?")
-                values.append(wanted)  # type: ignore[arg-type]
+                values.append(wanted)
         rows = self._rows("events", " and ".join(clauses) + " order by seq", values)
         return [Event(seq, number, what, json.loads(text), at) for seq, _, number, what, text, at in rows]
 

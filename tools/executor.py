@@ -177,7 +177,7 @@ def _expected(error: dict[str, Any]) -> MosaicError:
         return TrainingError(error["message"], error["failure"])
     kind = getattr(errors, str(error["error"]), None)
     known = isinstance(kind, type) and issubclass(kind, MosaicError)
-    return kind(error["message"]) if known else TrainingError(error["message"])  # type: ignore[misc]
+    return kind(error["message"]) if known else TrainingError(error["message"])  # type: ignore[misc]  # all take a message
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

@@ -159,19 +159,25 @@ def left_behind(mark):
     return found
 
 
+def run_lab(folder, settings, **environment):
+    """A run of the laboratory by the command line."""
+    sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    done = subprocess.run(
+        [sys.executable, "-m", "mosaic", "run", "lab", "--run-dir", str(folder), "--json", *sets],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.getcwd(), **environment},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
 def test_the_laboratory_runs_with_vllm_and_leaves_nothing_behind(tmp_path):
     settings = {
         **{"generator.kind": "vllm", "generator.memory": "share", "generator.dtype": "float32", "rounds": 1},
         **{"generator.max_new_tokens": 16, "calibration.repeats": 1, "budget.tokens_per_round": 2000},
     }
-    sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
-    done = subprocess.run(
-        [sys.executable, "-m", "mosaic", "run", "lab", "--run-dir", str(tmp_path / "run"), "--json", *sets],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.getcwd(), "MARK": str(tmp_path)},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = run_lab(tmp_path / "run", settings, MARK=str(tmp_path))
     report = json.loads(done.stdout)
     assert [r["round"] for r in report["rounds"]] == [0, 1]
     assert report["audit"]["chosen"] is not None
@@ -202,14 +208,7 @@ def test_the_labs_own_model_plans_under_a_grammar_on_an_attached_server_and_the_
             **{"planner.chat.model": server.base, "planner.chat.api_key_env": "LAB_SERVER_KEY"},
             **{"planner.chat.max_tokens": 1200, "planner.chat.max_attempts": 3},
         }
-        sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
-        done = subprocess.run(
-            [sys.executable, "-m", "mosaic", "run", "lab", "--run-dir", str(tmp_path / "run"), "--json", *sets],
-            capture_output=True,
-            text=True,
-            env={**os.environ, "PYTHONPATH": os.getcwd(), "LAB_SERVER_KEY": server.key},
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
+        done = run_lab(tmp_path / "run", settings, LAB_SERVER_KEY=server.key)
         assert "starting the server" not in done.stderr
         assert server.healthy()
         assert server.key.encode() not in (tmp_path / "run" / "journal.sqlite").read_bytes()
