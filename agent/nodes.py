@@ -46,7 +46,8 @@ class State(TypedDict, total=False):
     """What travels between nodes. Digests point into the store; `fallback` says why the planner was replaced.
 
     `attempt` counts plans of the round, `repairs` those in a row that broke a constraint; `rejected` are the plans
-    that a person or a rule refused, with the reason; `decided` is the digest of an edited plan that a person gave.
+    that a person or a rule refused, with the reason; `decided` is the digest of the plan that was approved, or
+    given in its place, and `approval` the key of the step that says so.
     """
 
     round: int
@@ -272,7 +273,7 @@ def check(services: Services, state: State) -> State:
     proposed = _plan(services, state)
 
     if state.get("decided") == state["plan"]:
-        # What a person wrote is held against the limits, not against the plans that people refused.
+        # What was decided on is held against the limits, not against the plans that were refused before.
         seen = seen.model_copy(update={"feedback": []})
 
     def effect() -> Outcome:
