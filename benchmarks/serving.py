@@ -6,6 +6,7 @@ On CPU: `make .venv-vllm/.installed`, then `.venv-vllm/bin/python -m benchmarks 
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import statistics
 import subprocess
@@ -33,6 +34,8 @@ from mosaic.types import Prompt, Response, Scored
 NEW_TOKENS = 48
 DTYPE = "float32"  # the lab trains in it; in bfloat16 merging an adapter rounds differently from applying it
 MOST_TURNS = 8
+# Without it vLLM's CPU build takes a share of all memory for its cache, more than a busy machine has free.
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
 
 
 def vllm_rounds(quick: bool) -> list[dict[str, Any]]:
