@@ -11,6 +11,7 @@ from eval.judge import Judge
 from eval.objective import Objective
 from eval.run import judge_and_score
 from eval.suite import Suite
+from mosaic.errors import UsageError
 from mosaic.types import Prompt, Response, Scored
 
 
@@ -39,6 +40,15 @@ def references(suites: Iterable[Suite]) -> list[Reference]:
     prompts = [p for suite in suites for p in suite.prompts]
     goods = [Reference(p, "good") for p in prompts if p.good]
     return goods + [Reference(p, "bad") for p in prompts if p.bad]
+
+
+def require_both(objective: str, known: Sequence[Reference]) -> None:
+    """UsageError where good ones, or bad ones, are lacking: a model's judgement cannot be checked then."""
+    if {r.kind for r in known} != {"good", "bad"}:
+        raise UsageError(
+            f"objectives.{objective}.suite: a judge that is a model needs known answers; give some prompts `good` "
+            "and some `bad` reference answers"
+        )
 
 
 def pick(known: Sequence[Reference], count: int, salt: str) -> list[Reference]:

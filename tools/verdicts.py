@@ -15,9 +15,9 @@ from typing import Any
 from eval.chat import ChatUnavailable
 from eval.judges.llm import LlmJudge, Question, Verdict
 from eval.objective import Objective
-from eval.references import pick, references, wrong
+from eval.references import pick, references, require_both, wrong
 from eval.suite import Suite
-from mosaic.errors import PausedError, StopRequested, UsageError
+from mosaic.errors import PausedError, StopRequested
 from mosaic.journal import Item, key_of
 from mosaic.types import Judgment, Prompt, Response, digest_of
 from tools.ask import charge, spend
@@ -87,11 +87,7 @@ class Canaries:
         where the agreement is too low, UsageError where the suites of the objective have no references."""
         config = self.judge.config
         some = pick(self.known.get(objective, []), config.canaries, batch)
-        if {r.kind for r in some} != {"good", "bad"}:
-            raise UsageError(
-                f"objectives.{objective}.suite: a judge that is a model needs known answers; give some prompts `good` "
-                "and some `bad` reference answers"
-            )
+        require_both(objective, some)
         bad = wrong(_Counted(self.judge, spent or Spent()), self.objectives[objective], some)
         agreement = 1 - len(bad) / len(some)
         if agreement < config.agreement:

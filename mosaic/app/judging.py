@@ -10,7 +10,7 @@ from eval.agreement import compare
 from eval.judge import Judge, LlmJudgeConfig
 from eval.judges.llm import ITEMS, LlmJudge, Verdict
 from eval.objective import Objective
-from eval.references import pick, references, wrong
+from eval.references import pick, references, require_both, wrong
 from eval.suite import Suite, check_references
 from mosaic.app.config import RunConfig, load_config
 from mosaic.app.runs import run_config
@@ -66,11 +66,7 @@ def check_judge(
         roles = suites[name]
         if isinstance(config.judge, LlmJudgeConfig) and LlmJudge.asks(name):
             known = references(roles.values())
-            if {r.kind for r in known} != {"good", "bad"}:
-                raise UsageError(
-                    f"objectives.{name}.suite: a judge that is a model needs known answers; give some prompts `good` "
-                    "and some `bad` reference answers"
-                )
+            require_both(name, known)
             some = [r for s in roles.values() for r in pick(references([s]), config.judge.canaries, s.digest)]
             bad = wrong(judge, objective, some)
             if bad and runs:  # a mended judge must not be held to what the cache remembers of it
