@@ -366,8 +366,7 @@ class Round(Noun):
 class Calibration(Noun):
     """The static mixture trained several times: means per repeat, and the noise that follows from them.
 
-    `noise` is objective -> standard deviation of one selection mean; `slice_noise` likewise per "objective/slice"
-    of the steering suite.
+    `noise` is objective -> standard deviation of one selection mean.
     """
 
     scores: list[dict[str, dict[str, Score]]]

@@ -1,9 +1,10 @@
 """The default planner where no model is configured: deterministic, works through the tools, learns from this run.
 
 It looks at the slices that hold the result back, asks for examples and for the pool's stock, fits how slices answered
-to tokens so far (`response`), and searches mixtures inside the limits for the greatest predicted result: least
-shortfall below targets, then dominated volume. What it predicts is written down as the plan's expected effect, and
-the next round's fit starts from what happened instead.
+to tokens so far (`response`), and searches mixtures inside the limits for the best result to be expected: dominated
+volume, less a price for each target missed, averaged over the luck of one training. A mixture whose mean lies just at
+the top of the scale or at a target is therefore worth less than one with room to spare. What it predicts is written
+down as the plan's expected effect, and the next round's fit starts from what happened instead.
 """
 
 from __future__ import annotations
@@ -28,11 +29,16 @@ Weights = tuple[dict[str, float], dict[str, dict[str, float]]]
 LOOKS = 4
 EXAMPLES = 3
 CANDIDATES = 96
-SPREADS = (0.9, 0.6, 0.35, 0.2)
+SPREADS = (0.9, 0.6, 0.35, 0.2, 0.2, 0.15, 0.15, 0.1, 0.1, 0.07, 0.07, 0.05)
 SHORTFALL_COST = 0.3
 MOVE_COST = 0.02
 # A mixture nearer than this (L1 over cells) to one that was trained would teach next to nothing.
 LEAST_NEWS = 0.12
+# The luck of a training, standard normal: nodes and weights of Gauss and Hermite's quadrature.
+LUCK, CHANCE = np.polynomial.hermite_e.hermegauss(7)
+CHANCE = CHANCE / CHANCE.sum()
+# Its standard deviation in points (1-5) before calibration tells, and how many repeats that belief is worth.
+USUAL_NOISE, USUAL_NOISE_REPEATS = 0.2, 4
 
 
 class ProfilePlanner:
@@ -48,11 +54,10 @@ class ProfilePlanner:
         model = Response(cells, {o.name: o.datasets for o in observation.objectives}, trials)
         start = self._best_past(observation)
         ratios, buckets, value = self._search(observation, model, start)
-        means = objective_means(model, row_of(cells, ratios, buckets)[None, :], observation)
-        now = objective_means(
-            model, row_of(cells, *weights_of(observation.last_plan, observation))[None, :], observation
-        )
-        expected = {o: round(float(means[o][0] - now[o][0]), 4) for o in means}
+        last = weights_of(observation.last_plan, observation)
+        rows = np.array([row_of(cells, ratios, buckets), row_of(cells, *last)])
+        means = {o: each @ CHANCE for o, each in outcomes(model, rows, observation).items()}
+        expected = {o: round(float(then - now), 4) for o, (then, now) in means.items()}
         rationale = self._rationale(observation, worst, model, ratios, buckets, expected)
         toolbox.conclude(f"of the mixtures searched this one is predicted best (value {value:.3f})")
         plan = ActionPlan(rationale=rationale, ratios=ratios, bucket_weights=buckets, expected=expected)
@@ -83,14 +88,16 @@ class ProfilePlanner:
         for past in observation.history:
             point = past.point(names)
             if past.plan and point:
-                scored.append((value_of(dict(zip(names, point, strict=True)), observation), -past.round, past.plan))
+                scored.append(
+                    (value_of_point(dict(zip(names, point, strict=True)), observation), -past.round, past.plan)
+                )
         if observation.calibration:
             means = {
                 o: fmean(m for s in observation.calibration.scores if (m := s[o]["selection"].mean) is not None)
                 for o in names
                 if any(s[o]["selection"].mean is not None for s in observation.calibration.scores)
             }
-            scored.append((value_of(means, observation), 0, observation.calibration.mixture))
+            scored.append((value_of_point(means, observation), 0, observation.calibration.mixture))
         return max(scored, key=lambda item: item[:2])[2] if scored else observation.last_plan
 
     def _search(
@@ -113,17 +120,14 @@ class ProfilePlanner:
         self, points: list[Weights], observation: Observation, model: Response, start: ActionPlan
     ) -> list[float]:
         rows = np.array([row_of(model.cells, *point) for point in points])
-        means = objective_means(model, rows, observation)
+        worth = np.broadcast_to(values_of(outcomes(model, rows, observation), observation), len(rows))
         home = row_of(model.cells, *weights_of(start, observation))
         plans = [r.plan for r in observation.history if r.plan] + refused_plans(observation)
         tried = [row_of(model.cells, *weights_of(plan, observation)) for plan in plans]
         # Far from what was tried the fit knows least, so distance costs a little.
         moved = np.abs(rows - home).sum(axis=1)
         stale = [any(np.abs(row - past).sum() < LEAST_NEWS for past in tried) for row in rows]
-        return [
-            value_of({o: float(m[i]) for o, m in means.items()}, observation) - MOVE_COST * float(moved[i]) - stale[i]
-            for i in range(len(points))
-        ]
+        return [float(w) - MOVE_COST * float(m) - s for w, m, s in zip(worth, moved, stale, strict=True)]
 
     def _rationale(
         self,
@@ -198,19 +202,35 @@ def trials_of(observation: Observation) -> list[Trial]:
     return trials
 
 
-def objective_means(model: Response, rows: Floats, observation: Observation) -> dict[str, Floats]:
-    """Predicted mean per objective: its slices count alike, as in the suites."""
-    predicted = model.predict(rows)
-    out = {}
+def training_noise(observation: Observation) -> dict[str, float]:
+    """Standard deviation of one training's mean per objective: the calibration's, drawn toward what is usual, since
+    three repeats say little."""
+    calibration = observation.calibration
+    repeats = len(calibration.scores) - 1 if calibration else 0
+    noise = {}
     for objective in observation.objectives:
-        slices = [means for (name, _), means in predicted.items() if name == objective.name]
-        if slices:
-            out[objective.name] = np.mean(slices, axis=0)
-    return out
+        seen = calibration.noise.get(objective.name, 0.0) if calibration else 0.0
+        total = USUAL_NOISE_REPEATS * USUAL_NOISE**2 + repeats * seen**2
+        noise[objective.name] = math.sqrt(total / (USUAL_NOISE_REPEATS + repeats))
+    return noise
 
 
-def value_of(means: Mapping[str, float], observation: Observation) -> float:
-    """What is maximised: the volume a point dominates alone, less a price for each target it misses."""
-    volume = math.prod(max(0.0, m - 1) / 4 for m in means.values())
-    short = sum(max(0.0, o.target - means[o.name]) for o in observation.objectives if o.target and o.name in means)
-    return volume - SHORTFALL_COST * short / 4
+def outcomes(model: Response, rows: Floats, observation: Observation) -> dict[str, Floats]:
+    """Objective -> predicted means (n, k) of each mixture under each luck; objectives without slices are left out."""
+    noise = training_noise(observation)
+    found = {o: model.predict(rows, o, sd * LUCK) for o, sd in noise.items()}
+    return {o: means for o, means in found.items() if not np.isnan(means).any()}
+
+
+def values_of(means: Mapping[str, Floats], observation: Observation, chance: Floats = CHANCE) -> Floats:
+    """What is maximised (n): the volume a mixture is expected to dominate alone, less a price for what it is expected
+    to fall short of targets. The luck of objectives is independent."""
+    volume = math.prod(np.clip((m - 1) / 4, 0, None) @ chance for m in means.values())
+    targets = {o.name: o.target for o in observation.objectives if o.target and o.name in means}
+    short = sum(np.clip(t - means[o], 0, None) @ chance for o, t in targets.items())
+    return np.asarray(volume - SHORTFALL_COST * short / 4)
+
+
+def value_of_point(means: Mapping[str, float], observation: Observation) -> float:
+    """The value of a result that was measured."""
+    return float(values_of({o: np.array([[m]]) for o, m in means.items()}, observation, np.ones(1))[0])

@@ -19,12 +19,12 @@ Floats = npt.NDArray[np.float64]
 
 LEAST_SHARE = 0.01
 SLACK = 0.3
-OWN, OWN_SD = 1.2, 0.5
+OWN, OWN_SD = 0.8, 0.4
 NEAR, NEAR_SD = 0.4, 0.3
 FAR, FAR_SD = -0.1, 0.3
 INTERCEPT_SD = 5.0
 NOISE_SD = 0.35
-BASE_NOISE_SD = 1.5
+BASE_NOISE_SD = 0.7
 
 
 @dataclass(frozen=True)
@@ -94,13 +94,16 @@ class Response:
         mean = covariance @ (prior / spread**2 + (features / noise[:, None] ** 2).T @ wanted)
         return mean, covariance
 
-    def predict(self, shares: Floats) -> dict[Cell, Floats]:
-        """Slice -> predicted mean per row of `shares` (n, cells)."""
-        out = {}
-        for slice_, (mean, _) in zip(self.slices, self._fitted, strict=True):
-            z = self._features(slice_, shares) @ mean
-            out[slice_.key] = np.clip(z, 1.0, 5.0)
-        return out
+    def predict(self, shares: Floats, objective: str, luck: Floats) -> Floats:
+        """Predicted mean of an objective, its slices counting alike, as in the suites: for each row of `shares`
+        (n, cells) and each `luck` (k,), by which one training's slices all lie higher or lower: (n, k). An objective
+        without slices is all NaN."""
+        outcomes = [
+            np.clip((self._features(slice_, shares) @ mean)[:, None] + luck, 1.0, 5.0)
+            for slice_, (mean, _) in zip(self.slices, self._fitted, strict=True)
+            if slice_.key[0] == objective
+        ]
+        return np.mean(outcomes, axis=0) if outcomes else np.full((len(shares), len(luck)), np.nan)
 
     def own_effect(self, key: Cell) -> float:
         """What doubling a slice's own tokens is believed to add to its mean."""

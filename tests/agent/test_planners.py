@@ -1,10 +1,14 @@
 """Every planner proposes legal plans, by construction, and leaves a trace; the profile planner acts on what fails."""
 
+import math
+
+import numpy as np
 import pytest
 
 from agent.constraints import check_plan
 from agent.planners.baselines import RandomPlanner, StaticPlanner
-from agent.planners.profile import ProfilePlanner
+from agent.planners.profile import CHANCE, LUCK, ProfilePlanner, outcomes, training_noise, values_of
+from agent.planners.response import Response, Trial
 from agent.planners.space import normal, toward
 from mosaic.types import Limits
 from tools.toolbox import Toolbox
@@ -47,3 +51,46 @@ def test_normal_sums_exactly_and_toward_respects_the_limit():
     assert sum(round(w * 10**6) for w in weights.values()) == 10**6
     moved = toward({"a": 1.0}, {"b": 1.0}, 0.5)
     assert abs(moved["b"] * 2 - 0.5) < 1e-3
+
+
+def test_the_value_of_a_mixture_is_its_mean_over_the_luck_of_a_training(observe):
+    seen = observe()
+    draws = np.random.default_rng(0).standard_normal((1, 200_000))
+    for latent in (3.0, 4.4, 5.0, 5.5):
+        by_nodes, by_draws = (
+            {o.name: np.clip(latent + 0.4 * luck, 1, 5) for o in seen.objectives} for luck in (LUCK[None], draws)
+        )
+        drawn = values_of(by_draws, seen, np.full(draws.shape[1], 1 / draws.shape[1]))
+        assert values_of(by_nodes, seen)[0] == pytest.approx(drawn[0], abs=0.03)
+    assert CHANCE.sum() == pytest.approx(1)
+
+
+def test_a_mixture_at_the_top_of_the_scale_is_worth_less_than_one_with_room_to_spare(observe):
+    seen = observe()
+    cells = [(d, b) for d in "ab" for b in "xyz"]
+    even = dict.fromkeys(cells, 1 / 6)
+    trials = [Trial({}, {("safety", b): 1.5 for b in "xyz"}, is_base=True)]
+    trials += [Trial(even, {(o, b): 4.9 for o in ("safety", "over_refusal") for b in "xyz"})] * 3
+    model = Response(cells, {"safety": ["a"], "over_refusal": ["b"]}, trials)
+    rows = np.array([[1 / 6] * 6, [0.3] * 3 + [1 / 30] * 3])
+    safety = outcomes(model, rows, seen)["safety"]
+    lucky = LUCK > 0
+    assert (safety[:, lucky] == 5).all()
+    assert (safety[1] @ CHANCE) > (safety[0] @ CHANCE) + 0.01
+
+
+def test_noise_of_few_repeats_is_drawn_toward_the_usual(observe):
+    calibration = observe().calibration
+    once = observe(calibration=calibration.model_copy(update={"noise": {"safety": 0.9, "over_refusal": 0.01}}))
+    assert training_noise(once) == training_noise(observe(calibration=None))
+    thrice = observe(calibration=once.calibration.model_copy(update={"scores": calibration.scores * 3}))
+    noise = training_noise(thrice)
+    assert 0.01 < noise["over_refusal"] < 0.2 < noise["safety"] < 0.9
+    assert noise["safety"] == pytest.approx(math.sqrt((4 * 0.2**2 + 2 * 0.9**2) / 6))
+
+
+def test_a_run_without_any_scored_slice_still_gets_a_plan(observe, small_pool):
+    nothing = observe(history=[], calibration=None, profile=observe().profile.model_copy(update={"slices": []}))
+    plan = ProfilePlanner().propose(nothing, toolbox(nothing, small_pool))
+    assert check_plan(plan, nothing, small_pool) == []
+    assert plan.expected == {}
