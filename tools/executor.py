@@ -20,6 +20,7 @@ from pydantic import Field
 from mosaic import errors
 from mosaic.errors import MosaicError, StopRequested, TrainingError
 from mosaic.types import Noun
+from training.failures import NO_MEMORY
 from training.trainer import Progress, TrainJob, TrainResult
 
 POLL = 0.5
@@ -171,8 +172,10 @@ def _event(line: bytes) -> dict[str, Any] | None:
     return event if isinstance(event, dict) else None
 
 
-def _expected(error: dict[str, Any]) -> MosaicError:
-    """The child's own exception, by its class name in the family of failures."""
+def _expected(error: dict[str, Any]) -> MosaicError | OSError:
+    """The child's own exception, by its class name in the family of failures; a full disk is an OSError."""
+    if error["error"] == "OSError":
+        return OSError(error["errno"], error["message"])
     if error["error"] == "TrainingError":
         return TrainingError(error["message"], error["failure"])
     kind = getattr(errors, str(error["error"]), None)
@@ -199,7 +202,7 @@ def _kind(code: int, log: Path, began: int) -> str:
     if code < 0:
         return "killed"
     text = _tail(log, began)
-    return "out_of_memory" if "MemoryError" in text or "out of memory" in text.lower() else "error"
+    return "out_of_memory" if "MemoryError" in text or any(sign in text.lower() for sign in NO_MEMORY) else "error"
 
 
 def _tail(log: Path, began: int) -> str:

@@ -1,7 +1,8 @@
 """A training job in a process of its own: `python -m training.job JOB.json RESULT.json`.
 
 Progress goes to stdout as lines of JSON, a line per optimiser step: the heartbeat. An expected failure is a last
-line `{"error", "failure", "message"}`. SIGTERM asks for a checkpoint and a stop. The process ends with its parent.
+line `{"error", "failure", "message"}`, and so is a full disk. SIGTERM asks for a checkpoint and a stop. The process ends
+with its parent.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 
 from mosaic.errors import MosaicError
+from training.failures import FULL
 from training.trainer import TrainJob
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -40,6 +42,11 @@ def main(job_path: str, result_path: str) -> int:
     except MosaicError as error:
         say({"error": type(error).__name__, "failure": getattr(error, "failure", None), "message": str(error)})
         return error.exit_code
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        say({"error": "OSError", "errno": error.errno, "message": error.strerror})
+        return 1
     temporary = Path(result_path).with_suffix(".tmp")
     temporary.write_text(result.model_dump_json())
     temporary.rename(result_path)

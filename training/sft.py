@@ -24,6 +24,7 @@ import numpy as np
 from eval.generators.transformers import check_model_folder
 from mosaic.errors import StopRequested, TrainingError, UsageError
 from training.adapter import canonicalise
+from training.failures import told_apart
 from training.trainer import Progress, SftConfig, TrainJob, TrainResult
 
 MANIFEST = "MANIFEST.json"
@@ -86,9 +87,14 @@ def by_length(lengths: list[int], batch_size: int, seeds: list[int]) -> list[lis
 def train(job: TrainJob, progress: Progress | None = None, stopping: Callable[[], bool] = lambda: False) -> TrainResult:
     """Train one adapter and save it at `job.out`, from the last complete checkpoint under `job.work` if there is one.
 
-    UsageError for unusable input, TrainingError where training breaks. When `stopping` says so, a checkpoint is
-    written and StopRequested raised.
+    UsageError for unusable input, TrainingError where training breaks, OSError(ENOSPC) where the disk is full. When
+    `stopping` says so, a checkpoint is written and StopRequested raised.
     """
+    with told_apart(Path(job.work)):
+        return _train(job, progress, stopping)
+
+
+def _train(job: TrainJob, progress: Progress | None, stopping: Callable[[], bool]) -> TrainResult:
     import pyarrow.parquet as pq
     import torch
     from datasets import Dataset
@@ -155,14 +161,7 @@ def train(job: TrainJob, progress: Progress | None = None, stopping: Callable[[]
     started = time.monotonic()
     steps = None if config.packing else math.ceil(len(batches) / config.gradient_accumulation)
     trainer = _trainer(job, model, tokenizer, dataset, steps, watch)
-    try:
-        output = trainer.train(resume_from_checkpoint=last_checkpoint(job))
-    except torch.OutOfMemoryError as error:
-        raise TrainingError(
-            f"training: out of memory ({str(error).splitlines()[0]}); lower training.batch_size and raise "
-            "training.gradient_accumulation, or turn on training.gradient_checkpointing",
-            "out_of_memory",
-        ) from error
+    output = trainer.train(resume_from_checkpoint=last_checkpoint(job))
     if watch.stopped:
         raise StopRequested(f"training stopped at step {trainer.state.global_step}; a checkpoint is kept")
     broken = [name for name, p in trainer.model.named_parameters() if p.requires_grad and not bool(p.isfinite().all())]

@@ -2,9 +2,9 @@
 
 It looks at the slices that hold the result back, asks for examples and for the pool's stock, fits how slices answered
 to tokens so far (`response`), and searches mixtures inside the limits for the best result to be expected: dominated
-volume, less a price for each target missed, averaged over the luck of one training. A mixture whose mean lies just at
-the top of the scale or at a target is therefore worth less than one with room to spare. What it predicts is written
-down as the plan's expected effect, and the next round's fit starts from what happened instead.
+volume, less a price for each target missed, averaged over luck. A mixture whose mean lies just at the top of the scale
+or at a target is therefore worth less than one with room to spare. What it predicts is written down as the plan's
+expected effect, and the next round's fit starts from what happened instead.
 """
 
 from __future__ import annotations
@@ -30,15 +30,17 @@ LOOKS = 4
 EXAMPLES = 3
 CANDIDATES = 96
 SPREADS = (0.9, 0.6, 0.35, 0.2, 0.2, 0.15, 0.15, 0.1, 0.1, 0.07, 0.07, 0.05)
-SHORTFALL_COST = 0.3
+# A point below a target costs four times the whole volume: targets come first, as when the result is chosen.
+SHORTFALL_COST = 16.0
 MOVE_COST = 0.02
 # A mixture nearer than this (L1 over cells) to one that was trained would teach next to nothing.
 LEAST_NEWS = 0.12
-# The luck of a training, standard normal: nodes and weights of Gauss and Hermite's quadrature.
+# Luck, standard normal: nodes and weights of Gauss and Hermite's quadrature.
 LUCK, CHANCE = np.polynomial.hermite_e.hermegauss(7)
 CHANCE = CHANCE / CHANCE.sum()
-# Its standard deviation in points (1-5) before calibration tells, and how many repeats that belief is worth.
-USUAL_NOISE, USUAL_NOISE_REPEATS = 0.2, 4
+# Its standard deviation in points (1-5), the luck of a training and that of prompts which no decision sees together,
+# and how many repeats of the calibration, which tells of the first alone, that belief is worth.
+USUAL_NOISE, USUAL_NOISE_REPEATS = 0.5, 8
 
 
 class ProfilePlanner:
@@ -106,7 +108,6 @@ class ProfilePlanner:
         """Random moves in log-ratios, narrower each time, around the best point so far; all inside the limits."""
         generator = np.random.default_rng([observation.seed, observation.round, 17])
         centre = inside(*weights_of(start, observation), observation)
-        points: list[Weights] = [centre]
         best, best_value = centre, self._values([centre], observation, model, start)[0]
         for spread in SPREADS:
             points = [inside(*_moved(best, spread, generator), observation) for _ in range(CANDIDATES)]
@@ -202,9 +203,9 @@ def trials_of(observation: Observation) -> list[Trial]:
     return trials
 
 
-def training_noise(observation: Observation) -> dict[str, float]:
-    """Standard deviation of one training's mean per objective: the calibration's, drawn toward what is usual, since
-    three repeats say little."""
+def usual_luck(observation: Observation) -> dict[str, float]:
+    """Standard deviation of luck per objective: the calibration's, drawn toward what is usual, since three repeats say
+    little, and nothing of other prompts."""
     calibration = observation.calibration
     repeats = len(calibration.scores) - 1 if calibration else 0
     noise = {}
@@ -217,7 +218,7 @@ def training_noise(observation: Observation) -> dict[str, float]:
 
 def outcomes(model: Response, rows: Floats, observation: Observation) -> dict[str, Floats]:
     """Objective -> predicted means (n, k) of each mixture under each luck; objectives without slices are left out."""
-    noise = training_noise(observation)
+    noise = usual_luck(observation)
     found = {o: model.predict(rows, o, sd * LUCK) for o, sd in noise.items()}
     return {o: means for o, means in found.items() if not np.isnan(means).any()}
 

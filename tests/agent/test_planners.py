@@ -7,7 +7,7 @@ import pytest
 
 from agent.constraints import check_plan
 from agent.planners.baselines import RandomPlanner, StaticPlanner
-from agent.planners.profile import CHANCE, LUCK, ProfilePlanner, outcomes, training_noise, values_of
+from agent.planners.profile import CHANCE, LUCK, SHORTFALL_COST, ProfilePlanner, outcomes, usual_luck, values_of
 from agent.planners.response import Response, Trial
 from agent.planners.space import normal, toward
 from mosaic.types import Limits
@@ -61,7 +61,8 @@ def test_the_value_of_a_mixture_is_its_mean_over_the_luck_of_a_training(observe)
             {o.name: np.clip(latent + 0.4 * luck, 1, 5) for o in seen.objectives} for luck in (LUCK[None], draws)
         )
         drawn = values_of(by_draws, seen, np.full(draws.shape[1], 1 / draws.shape[1]))
-        assert values_of(by_nodes, seen)[0] == pytest.approx(drawn[0], abs=0.03)
+        # Seven nodes miss a kink by at most two hundredths of a point.
+        assert values_of(by_nodes, seen)[0] == pytest.approx(drawn[0], abs=0.03 + 0.02 * SHORTFALL_COST / 4)
     assert CHANCE.sum() == pytest.approx(1)
 
 
@@ -82,11 +83,11 @@ def test_a_mixture_at_the_top_of_the_scale_is_worth_less_than_one_with_room_to_s
 def test_noise_of_few_repeats_is_drawn_toward_the_usual(observe):
     calibration = observe().calibration
     once = observe(calibration=calibration.model_copy(update={"noise": {"safety": 0.9, "over_refusal": 0.01}}))
-    assert training_noise(once) == training_noise(observe(calibration=None))
+    assert usual_luck(once) == usual_luck(observe(calibration=None))
     thrice = observe(calibration=once.calibration.model_copy(update={"scores": calibration.scores * 3}))
-    noise = training_noise(thrice)
-    assert 0.01 < noise["over_refusal"] < 0.2 < noise["safety"] < 0.9
-    assert noise["safety"] == pytest.approx(math.sqrt((4 * 0.2**2 + 2 * 0.9**2) / 6))
+    noise = usual_luck(thrice)
+    assert 0.01 < noise["over_refusal"] < 0.5 < noise["safety"] < 0.9
+    assert noise["safety"] == pytest.approx(math.sqrt((8 * 0.5**2 + 2 * 0.9**2) / 10))
 
 
 def test_a_run_without_any_scored_slice_still_gets_a_plan(observe, small_pool):

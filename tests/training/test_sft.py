@@ -292,6 +292,21 @@ def test_a_childs_own_errors_keep_their_kind(job, tmp_path):
     assert failure_of(lambda: executor.run(job("y", learning_rate=1e30, epochs=2)))[0] == "nan_loss"
 
 
+def test_a_full_disk_under_a_child_is_an_oserror_as_it_is_here(job, tmp_path, monkeypatch):
+    executor = SubprocessExecutor(SubprocessExecutorConfig(), tmp_path / "logs")
+    code = """
+import sys, training.sft
+def full(*rest): raise OSError(28, "No space left on device")
+training.sft._train = full
+from training.job import main
+sys.exit(main(*sys.argv[1:]))
+"""
+    monkeypatch.setattr(subprocess, "Popen", in_place_of_training(code))
+    with pytest.raises(OSError, match="No space left") as caught:
+        executor.run(job("x"))
+    assert caught.value.errno == 28
+
+
 def test_nothing_of_the_childs_group_survives_it(job, tmp_path, monkeypatch):
     pid = tmp_path / "pid"
     code = (
