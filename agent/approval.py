@@ -108,14 +108,22 @@ def matches(rule: Rule, plan: ActionPlan, observation: Observation) -> bool:
 
 
 def request_of(
-    plan: ActionPlan, observation: Observation, state_digest: str, run: str, attempt: int, planner: str
+    plan: ActionPlan,
+    observation: Observation,
+    state_digest: str,
+    run: str,
+    attempt: int,
+    planner: str,
+    experiment: str,
 ) -> dict[str, Any]:
     """What a person is asked: plain JSON, drawn from the plan object; the planner's words stand in `words` alone.
 
-    `request` names the question: a decision on it is bound to this run, round, attempt, plan and observation.
+    `request` names the question: a decision on it is bound to this run, round, attempt, plan and observation, and to
+    the `experiment`, the digest of what the plan will be trained and measured with.
     """
     digest = plan.content_digest
     identity = {"run": run, "round": observation.round, "attempt": attempt, "plan": digest, "state": state_digest}
+    identity["experiment"] = experiment
     budget, cost, last = observation.budget_per_round, observation.cost_per_round, observation.last_plan
     changes, stock = [], []
     for dataset in observation.stock:

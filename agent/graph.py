@@ -83,6 +83,22 @@ def after_approve(state: State) -> str:
     return "check"
 
 
+def _bookmark(path: Path) -> sqlite3.Connection:
+    """The file of checkpoints. Nothing is ever read from it, so that a damaged one is begun anew."""
+    connection = sqlite3.connect(path, check_same_thread=False)
+    try:
+        sound = connection.execute("pragma quick_check").fetchone() == ("ok",)
+    except sqlite3.OperationalError:
+        return connection  # in use or without room: its first write says which
+    except sqlite3.DatabaseError:
+        sound = False
+    if sound:
+        return connection
+    connection.close()
+    path.unlink()
+    return sqlite3.connect(path, check_same_thread=False)
+
+
 def run(services: Services, folder: Path, wait: Callable[[], None] | None = None) -> None:
     """Run to the end (or to an exception) from the fold of the journal. The journal's lock must be held.
 
@@ -93,7 +109,7 @@ def run(services: Services, folder: Path, wait: Callable[[], None] | None = None
     from langgraph.types import Command
 
     journal = services.steps.journal
-    connection = sqlite3.connect(folder / BOOKMARK, check_same_thread=False)
+    connection = _bookmark(folder / BOOKMARK)
     try:
         saver = SqliteSaver(connection, serde=JsonPlusSerializer(allowed_msgpack_modules=None))
         graph = build(services).compile(checkpointer=saver)

@@ -71,7 +71,9 @@ class State(TypedDict, total=False):
 
 @dataclass
 class Services:
-    """Everything a node may touch. Built in one place, `mosaic.app.wiring`."""
+    """Everything a node may touch. Built in one place, `mosaic.app.wiring`. `experiment` is the digest of base, recipe,
+    generator, judge and suites: what an approval of a plan takes for granted. `pause`: where the planner fails and nobody
+    plans instead, the run pauses rather than fails."""
 
     steps: Steps
     pool: Pool
@@ -81,6 +83,8 @@ class Services:
     fallback: Planner | None
     approver: Approver
     settings: Settings
+    experiment: str
+    pause: bool = False
     notify: Callable[[str], None] = lambda text: None
     started: dict[int, float] = field(default_factory=dict)
     _records: Records = field(default_factory=dict)
@@ -187,7 +191,7 @@ def calibrate(services: Services, state: State) -> State:
             max_repeat=settings.limits.max_repeat,
         )
         training_set = curate_step(services.steps, services.pool, mixture)
-        adapter = services.trainer.train(training_set, seed)
+        adapter = _trained(services, training_set, seed)
         evaluation = services.evaluator.evaluate(adapter.digest, ROUND_ROLES)
         scores.append(evaluation.scores())
         profiles.append(_profile(services, 0, evaluation, previous))
@@ -308,7 +312,8 @@ def ask(services: Services, state: State) -> State:
     """
     proposed, seen = _plan(services, state), _observation(services, state)
     run, journal = services.steps.journal.run, services.steps.journal
-    request = request_of(proposed, seen, state["observation"], run, state["attempt"], state["planner"])
+    asked = (state["observation"], run, state["attempt"], state["planner"], services.experiment)
+    request = request_of(proposed, seen, *asked)
     decision = services.approver.decide(proposed, seen)
     if decision is not None:
         journal.wait_for("")  # from here on nobody can answer any more
@@ -391,17 +396,23 @@ def train(services: Services, state: State) -> State:
     """Train a fresh adapter; a training that keeps failing fails the run, or only the round where the config says so."""
     services.notify(f"round {state['round']}: training a fresh adapter")
     training_set = TrainingSet(state["training_set"], CurationReport.model_validate(state["report"]))
-    failures = services.settings.failures
-    for left in range(failures.train_retries, -1, -1):
+    try:
+        adapter = _trained(services, training_set, services.settings.seed)
+    except TrainingError as error:
+        if services.settings.failures.failed_round == "stop":
+            raise
+        return {"failure": f"{error.failure}: {error}"}
+    return {"adapter": adapter.json_data()}
+
+
+def _trained(services: Services, training_set: TrainingSet, seed: int) -> Adapter:
+    """An adapter, after as many failures as the config allows."""
+    for left in range(services.settings.failures.train_retries, 0, -1):
         try:
-            adapter: Adapter = services.trainer.train(training_set, services.settings.seed)
-            return {"adapter": adapter.json_data()}
+            return services.trainer.train(training_set, seed)
         except TrainingError as error:
-            services.notify(f"round {state['round']}: {error}" + (f" ({left} tries left)" if left else ""))
-            if not left and failures.failed_round == "stop":
-                raise
-            reason = f"{error.failure}: {error}"
-    return {"failure": reason}
+            services.notify(f"round {services.steps.round}: {error} ({left} tries left)")
+    return services.trainer.train(training_set, seed)
 
 
 def skip(services: Services, state: State) -> State:
@@ -474,7 +485,8 @@ def _replace(services: Services, state: State, reason: str, planner: Planner | N
     """Put the fallback planner in, visibly; a fallback that fails ends the planning."""
     if services.fallback is None or state.get("fallback"):
         if services.fallback is None:
-            raise BoundaryError(f"round {state['round']}: {reason} (planner.on_failure: stop)")
+            kind, word = (PausedError, "pause") if services.pause else (BoundaryError, "stop")
+            raise kind(f"round {state['round']}: {reason} (planner.on_failure: {word})")
         return {"stop": f"no planner found an allowed plan: {reason}", "violations": []}
     services.notify(f"round {state['round']}: {reason}; {services.fallback.kind} plans this round")
     inputs = {"run": services.steps.journal.run, "round": state["round"], "reason": reason}

@@ -20,7 +20,7 @@ from benchmarks.figures import figure
 from benchmarks.standins import StandIn, StandInGenerator, Witness
 from benchmarks.waiting import waiting_run
 from mosaic.app.decisions import decide
-from mosaic.app.web.guard import COOKIE, LOGIN, csrf_of
+from mosaic.app.web.guard import LOGIN, cookie_of, csrf_of
 from mosaic.app.web.server import create_app
 from mosaic.errors import WaitingError
 from mosaic.types import ActionPlan, Prompt, Response
@@ -53,7 +53,7 @@ XSS = [wrapped for mark in _MARKS for wrapped in (mark, f"a {mark} b\n{mark}")]
 def client(root: Path, control: bool = False, token: bool = True) -> TestClient:
     made = TestClient(create_app(root, TOKEN, PORT, control), base_url=ORIGIN, follow_redirects=False)
     if token:
-        made.cookies.set(COOKIE, TOKEN)
+        made.cookies.set(cookie_of(TOKEN), TOKEN)
     return made
 
 
@@ -72,7 +72,7 @@ def without_token(root: Path, name: str) -> tuple[int, int]:
     for path, method in itertools.product([*routes(plain.app, name), "/nothing", LOGIN], METHODS):
         for headers in (
             {},
-            {"cookie": f"{COOKIE}=wrong"},
+            {"cookie": f"{cookie_of(TOKEN)}=wrong"},
             {"authorization": f"Bearer {TOKEN}"},
             {"x-csrf-token": csrf_of(TOKEN)},
         ):

@@ -293,6 +293,7 @@ class Journal:
             self._db.execute("update ledger set cap = ? where id = 0", (cap,))
             self._reseal("ledger", "id", 0)
             self._set_meta("config", json.dumps(config, allow_nan=False))
+            self._set_meta(WAITING, "")  # what was asked before does not stand any more; the next start asks again
             self._append(f"change:{self.fence}", 0, "changed", event)
 
     # -- steps ----------------------------------------------------------------------------------------------------

@@ -238,7 +238,7 @@ def trace(
 
     folder = find_run(run)
     if follow:
-        for event in traces.follow(folder):
+        for event in traces.follow(folder, round_):
             print(json.dumps(event) if as_json else event["text"], flush=True)
     elif as_json:
         emit(traces.trace_data(folder, round_))

@@ -129,7 +129,8 @@ def _changed(folder: Path, changed: list[str]) -> str:
     lines = "\n".join(f"  {line}" for line in changed)
     return (
         f"what {folder} depends on changed since it began:\n{lines}\n"
-        f"restore it, start another run, or go on with it: python -m mosaic resume {folder} --accept-changes"
+        "restore it, start another run, or go on with it by the same command with --accept-changes "
+        f"(python -m mosaic resume {folder} [--set ...] --accept-changes)"
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from agent.constraints import check_plan, plan_distance
+from agent.constraints import cells, check_plan, plan_distance
 from agent.state import RunState
 from mosaic.app.views import load, pick_round, safe
 from mosaic.errors import MosaicError, UsageError
@@ -78,21 +78,7 @@ def _node(event: Event, store: Store) -> dict[str, Any]:
     if event.kind == "planned":
         node["title"] = f"planned by {payload['planner']} (plan {payload['plan_digest'][:12]})"
         node["children"] = [_call(call) for call in payload["calls"]]
-        plan = payload["plan"]
-        node["children"].append(
-            {
-                "title": "plan",
-                "children": [
-                    {"title": "rationale", "details": plan["rationale"], "children": []},
-                    {"title": "ratios", "details": _weights(plan["ratios"]), "children": []},
-                    *(
-                        {"title": f"buckets of {d}", "details": _weights(w), "children": []}
-                        for d, w in plan["bucket_weights"].items()
-                    ),
-                    {"title": "expected", "details": json.dumps(plan["expected"]), "children": []},
-                ],
-            }
-        )
+        node["children"].append(_plan_node("plan", payload["plan"]))
     elif event.kind == "observed":
         node["title"] = f"observed ({payload['observation'][:12]})"
         seen = _observation(store, payload["observation"])
@@ -119,6 +105,8 @@ def _node(event: Event, store: Store) -> dict[str, Any]:
     elif event.kind == "decided":
         node["title"] = f"{payload['kind']} by {payload['by']}"
         node["details"] = payload["reason"]
+        if payload.get("executes"):
+            node["children"] = _given(store, payload["executes"])
     elif event.kind == "measured":
         node["title"] = ("accepted" if payload["accepted"] else "not accepted") + f": {payload['reason']}"
         node["children"] = [
@@ -145,6 +133,22 @@ def _node(event: Event, store: Store) -> dict[str, Any]:
         node["title"] = event.kind
         node["details"] = json.dumps(payload)
     return node
+
+
+def _given(store: Store, digest: str) -> list[dict[str, Any]]:
+    """The plan that a person gave, where it still stands."""
+    try:
+        return [_plan_node(f"plan given in its place ({digest[:12]})", store.get_json(digest))]
+    except MosaicError as error:
+        return [{"title": str(error), "children": []}]
+
+
+def _plan_node(title: str, plan: dict[str, Any]) -> dict[str, Any]:
+    parts = [("rationale", plan["rationale"]), ("ratios", _weights(plan["ratios"]))]
+    parts += [(f"buckets of {d}", _weights(w)) for d, w in plan["bucket_weights"].items()]
+    parts += [(f"focus of {d}", json.dumps(f)) for d, f in plan.get("focus", {}).items()]
+    parts.append(("expected", json.dumps(plan["expected"])))
+    return {"title": title, "children": [{"title": t, "details": d, "children": []} for t, d in parts]}
 
 
 def _call(call: dict[str, Any]) -> dict[str, Any]:
@@ -189,8 +193,10 @@ def tree_text(nodes: list[dict[str, Any]], limit: int = 160) -> str:
     return "\n".join(lines)
 
 
-def follow(folder: Path, wait: Callable[[float], None] = time.sleep) -> Iterator[dict[str, Any]]:
-    """Events as they are recorded, until the run is audited."""
+def follow(
+    folder: Path, number: int | None = None, wait: Callable[[float], None] = time.sleep
+) -> Iterator[dict[str, Any]]:
+    """Events as they are recorded, of all rounds or of one, until the run is audited: for good, if it was extended."""
     last, store = 0, Store(folder)
     while True:
         journal = Journal.open(folder)
@@ -200,8 +206,12 @@ def follow(folder: Path, wait: Callable[[float], None] = time.sleep) -> Iterator
             journal.close()
         for event in events:
             last = event.seq
-            yield {**event_data(event), "text": tree_text([_node(event, store)])}
-            if event.kind == "audited":
+            if number is None or event.round == number:
+                yield {**event_data(event), "text": tree_text([_node(event, store)])}
+        if any(event.kind == "audited" for event in events):
+            journal, state = load(folder)
+            journal.close()
+            if state.audit:
                 return
         if not events:
             wait(POLL)
@@ -284,8 +294,7 @@ def _why(round_: Round, rows: list[dict[str, Any]], seen: Observation) -> dict[s
     plan = round_.plan
     assert plan is not None
     dataset, bucket = rows[0]["dataset"], rows[0]["bucket"]
-    before = seen.last_plan.ratios.get(dataset, 0.0) * (seen.last_plan.bucket_weights.get(dataset, {}).get(bucket, 0.0))
-    after = plan.ratios.get(dataset, 0.0) * plan.bucket_weights.get(dataset, {}).get(bucket, 0.0)
+    before, after = (cells(p, seen.bucket_proportions).get((dataset, bucket), 0.0) for p in (seen.last_plan, plan))
     report = round_.curation.datasets[dataset].buckets[bucket] if round_.curation else None
     evidence = [
         s.json_data()

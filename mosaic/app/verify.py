@@ -21,6 +21,7 @@ ARTIFACTS = {
     "judge": ("responses", "judgments", "scored"),
     "observe": ("observation",),
     "plan": ("plan",),
+    "approve": ("executes",),
 }
 
 

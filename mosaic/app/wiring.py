@@ -28,7 +28,7 @@ from mosaic.app.config import RunConfig
 from mosaic.errors import UsageError
 from mosaic.journal import Journal
 from mosaic.store import Store, file_digest
-from mosaic.types import ROLES
+from mosaic.types import ROLES, digest_of
 from tools.ask import directly, remember
 from tools.evaluate import Evaluator
 from tools.evaluate import Progress as EvaluationProgress
@@ -222,5 +222,7 @@ def build_services(
         else build_planner(config.planner.on_failure, config.planner),
         approver=build_approver(config),
         settings=config.settings(),
+        experiment=digest_of({**identity, "training": config.training.json_data(), **run_digests(config, inputs)}),
+        pause=config.planner.on_failure == "pause",
         notify=reporting.notify,
     )

@@ -17,7 +17,6 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-COOKIE = "mosaic"
 LOGIN = "/login"
 TOKEN_FILE = ".view-token"
 LARGEST_BODY = 256 * 1024
@@ -44,6 +43,11 @@ def new_token(folder: Path) -> str:
     return token
 
 
+def cookie_of(token: str) -> str:
+    """The cookie's name. Browsers keep cookies by host, not by port: each server needs one of its own."""
+    return "mosaic-" + hmac.new(token.encode(), b"cookie", hashlib.sha256).hexdigest()[:8]
+
+
 def csrf_of(token: str) -> str:
     return hmac.new(token.encode(), b"csrf", hashlib.sha256).hexdigest()
 
@@ -55,6 +59,7 @@ class Guard:
         self.app = app
         self.token = token
         self.hosts = hosts
+        self.cookie = cookie_of(token)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -93,9 +98,9 @@ class Guard:
             if not hmac.compare_digest(given.encode(), self.token.encode()):
                 return PlainTextResponse("wrong token; use the link that `python -m mosaic view` printed", 403)
             answer = RedirectResponse("/", 303)
-            answer.set_cookie(COOKIE, self.token, httponly=True, samesite="strict", path="/")
+            answer.set_cookie(self.cookie, self.token, httponly=True, samesite="strict", path="/")
             return answer
-        cookie = request.cookies.get(COOKIE, "")
+        cookie = request.cookies.get(self.cookie, "")
         if not hmac.compare_digest(cookie.encode(), self.token.encode()):
             return PlainTextResponse("no token; use the link that `python -m mosaic view` printed", 401)
         if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):

@@ -10,7 +10,7 @@ from mosaic.app.runs import run_config
 from mosaic.app.trace import tree
 from mosaic.app.views import load, report_data, status_data
 from mosaic.errors import MosaicError, UsageError
-from mosaic.journal import FILE, Journal
+from mosaic.journal import FILE, WAITING, Journal
 from mosaic.store import Store
 from mosaic.types import ROLES, Response, Scored
 
@@ -52,7 +52,8 @@ def mark(folder: Path) -> str:
         steps = journal._db.execute("select count(*), coalesce(max(seq), 0) from steps where state = 'done'").fetchone()
         begun = journal._db.execute("select coalesce(max(seq), 0) from steps").fetchone()
         decided = journal._db.execute("select count(*) from decisions").fetchone()
-        return f"{steps[0]}-{begun[0]}-{decided[0]}"
+        events = journal._db.execute("select coalesce(max(seq), 0) from events").fetchone()
+        return f"{steps[0]}-{begun[0]}-{decided[0]}-{events[0]}-{journal.meta(WAITING)[:8]}"
     finally:
         journal.close()
 
@@ -73,7 +74,8 @@ def run_page(folder: Path) -> dict[str, Any]:
         "status": status,
         "request": request,
         "rows": _change_rows(request) if request else [],
-        "doing": doing[-1] if doing else None,
+        "folder": str(folder),
+        "doing": doing[-1] if doing and not state.audit else None,
         "heat": heat(state.rounds),
         "tree": tree(folder)[::-1],
         "forecasts": forecasts,
