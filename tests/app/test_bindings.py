@@ -1,0 +1,139 @@
+"""What an approval covers, and what is left of it: another recipe, a change under way, an edited plan, a lost bookmark."""
+
+import pytest
+
+from agent.approval import HumanApprover
+from agent.graph import BOOKMARK
+from benchmarks.standins import StandIn, Witness
+from benchmarks.waiting import trainings, waiting_run
+from mosaic.app import trace
+from mosaic.app.decisions import decide, pending
+from mosaic.app.verify import verify
+from mosaic.app.views import load, report_data
+from mosaic.errors import TrainingError, UsageError, WaitingError
+from mosaic.journal import Journal
+from mosaic.store import Store
+from mosaic.types import ActionPlan
+
+
+def human(*settings):
+    made = StandIn.make("rounds=2", *settings, per_slice=4)
+    made.approver = HumanApprover()
+    return made
+
+
+@pytest.fixture(scope="module")
+def standin():
+    return human()
+
+
+@pytest.fixture
+def asked(standin, tmp_path):
+    return waiting_run(standin, tmp_path)
+
+
+def go_on(standin, folder, witness):
+    with pytest.raises(WaitingError):
+        standin.run(folder, witness)
+
+
+def test_an_approval_does_not_cover_another_recipe(standin, asked):
+    folder, witness = asked
+    first, before = pending(folder)["request"], trainings(witness)
+    decide(folder, "approve", by="ann")
+    go_on(human("training.learning_rate=0.009"), folder, witness)
+    assert pending(folder)["request"] != first
+    assert trainings(witness) == before
+    go_on(standin, folder, witness)
+    assert trainings(witness) == before + 1
+
+
+def test_a_question_does_not_outlive_a_change(standin, asked):
+    folder, witness = asked
+    journal = Journal.open(folder)
+    journal.acquire()
+    journal.change(journal.config, {"changes": []}, 10**9)
+    journal.close()
+    with pytest.raises(UsageError, match=r"nothing in .* waits"):
+        decide(folder, "approve", by="ann")
+    go_on(standin, folder, witness)
+    assert pending(folder)
+
+
+def test_an_edited_plan_stands_in_the_trace_and_its_loss_is_damage(standin, asked):
+    folder, witness = asked
+    plan = ActionPlan.model_validate(pending(folder)["plan"])
+    names = list(plan.ratios)
+    mild = {**plan.ratios, names[0]: plan.ratios[names[0]] - 0.01, names[1]: plan.ratios[names[1]] + 0.01}
+    edited = plan.model_copy(update={"ratios": mild, "bucket_weights": {}, "rationale": "a little less, said Ann"})
+    decide(folder, "edit", edited=edited, by="ann")
+    go_on(standin, folder, witness)
+    text = trace.tree_text(trace.tree(folder, 1))
+    assert "plan given in its place" in text
+    assert "a little less, said Ann" in text
+    why = trace.why_data(folder, _row_of(folder))["rounds"][0]
+    assert why["share"]["after"] > 0
+    assert verify(folder) == []
+    Store(folder).path(edited.content_digest).unlink()
+    assert any(edited.content_digest[:12] in line["what"] + line["where"] for line in verify(folder))
+    assert "plan given" not in trace.tree_text(trace.tree(folder, 1))
+
+
+def _row_of(folder):
+    """A row of the last training set."""
+    import pyarrow.parquet as pq
+
+    journal = Journal.open(folder)
+    curated = [s.result for s in journal.steps("curate") if s.result][-1]
+    journal.close()
+    return pq.read_table(Store(folder).path(curated["training_set"]))["id"][0].as_py()
+
+
+@pytest.mark.parametrize("damage", [b"no database at all", None])
+def test_a_damaged_bookmark_is_begun_anew(standin, asked, damage):
+    folder, witness = asked
+    decide(folder, "approve", by="ann")
+    whole = (folder / BOOKMARK).read_bytes()
+    (folder / BOOKMARK).write_bytes(damage or whole[:100] + b"\xff" * 4096 + whole[4196:])
+    go_on(standin, folder, witness)
+    assert pending(folder)["round"] == 2
+
+
+def test_a_calibration_that_fails_is_tried_again_as_a_round_is(tmp_path):
+    made = StandIn.make("rounds=1", "failures.train_retries=1", per_slice=4)
+    folder, witness = tmp_path / "run", Witness(tmp_path / "witness")
+    made.create(folder)
+    services_of, failed = made.services, []
+
+    def services(*values):
+        built = services_of(*values)
+        run = built.trainer.executor.run
+
+        def once(job, *rest):
+            if not failed:
+                failed.append(job.seed)
+                raise TrainingError("it burnt", "killed")
+            return run(job, *rest)
+
+        built.trainer.executor.run = once
+        return built
+
+    made.services = services
+    made.run(folder, witness)
+    assert report_data(folder)["state"] == "finished"
+    journal, state = load(folder)
+    assert [e.payload["failure"] for e in journal.events(0, "failed")] == ["killed"]
+    journal.close()
+    assert state.calibration is not None
+
+
+def test_following_an_extended_run_does_not_end_with_its_old_audit(tmp_path):
+    made, longer = (StandIn.make(f"rounds={n}", per_slice=4) for n in (1, 2))
+    folder, witness = tmp_path / "run", Witness(tmp_path / "witness")
+    made.create(folder)
+    made.run(folder, witness)
+    assert [e["kind"] for e in trace.follow(folder)][-1] == "audited"
+    longer.run(folder, witness)
+    kinds = [e["kind"] for e in trace.follow(folder)]
+    assert kinds.count("audited") == 2
+    assert {e["round"] for e in trace.follow(folder, 1)} == {1}
