@@ -8,6 +8,7 @@ user turns and the model's own k-1 answers.
 from __future__ import annotations
 
 import copy
+import gc
 import json
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -152,7 +153,13 @@ class TransformersGenerator:
         """Nothing to give back: training in this process shares the device with the base anyway."""
 
     def close(self) -> None:
-        """Nothing runs beside this process."""
+        """Give back the model's memory: a server or a training may need it next."""
+        if self.__dict__.pop("_base", None) is not None:
+            import torch
+
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
 
 
 def check_model_folder(folder: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from agent.observe import static_plan
 from eval.generator import Generator, TransformersGeneratorConfig
@@ -15,13 +15,13 @@ from mosaic.app.config import RunConfig
 from mosaic.app.estimate import Given, estimate, has_gpu, loads, model_size, speeds
 from mosaic.app.judging import check_judge
 from mosaic.app.runs import check_budget
-from mosaic.app.wiring import Inputs, Reporting, build_generator, open_inputs
+from mosaic.app.wiring import Inputs, Reporting, build_executor, build_generator, open_inputs
 from mosaic.errors import UsageError
 from mosaic.types import ROLES, Mixture, Prompt, Response
 from training.contamination import Found, contamination, pool_requests
 from training.mixture import curate, write_training_set
 from training.servable import check_servable
-from training.sft import check_recipe, load_tokenizer, train
+from training.sft import check_recipe, load_tokenizer
 from training.trainer import TrainJob
 
 PROMPTS = 8
@@ -163,7 +163,10 @@ def _answers(config: RunConfig, prompts: list[Prompt], adapter: Path, folder: Pa
     the start of a run leaves that to round 0, which comes next and costs no training either."""
     generator: Generator = build_generator(config, folder, Reporting())
     if config.generator.kind == "vllm" and not serve:
-        few = TransformersGeneratorConfig(max_new_tokens=config.generator.max_new_tokens)
+        dtype: Literal["float32", "bfloat16"] = "float32" if config.generator.dtype == "float32" else "bfloat16"
+        few = TransformersGeneratorConfig(
+            max_new_tokens=config.generator.max_new_tokens, dtype=dtype, batch_size=PROMPTS
+        )
         generator = TransformersGenerator(Path(config.base_model), few)
     try:
         return generator.generate(prompts, adapter)
@@ -172,7 +175,8 @@ def _answers(config: RunConfig, prompts: list[Prompt], adapter: Path, folder: Pa
 
 
 def _smoke(config: RunConfig, inputs: Inputs, serve: bool) -> tuple[dict[str, Any], Given]:
-    """Two training steps on a scrap of the pool and eight prompts, with the real code, and how fast the steps were."""
+    """Two training steps on a scrap of the pool and eight prompts, by the config's executor and, as far as no server
+    must be started, its generator; and how fast the steps were."""
     plan = static_plan(inputs.pool, config.settings())
     longest = max(FULL_TOKENS, 2 * inputs.pool.max_length)
     mixture = Mixture(
@@ -194,7 +198,7 @@ def _smoke(config: RunConfig, inputs: Inputs, serve: bool) -> tuple[dict[str, An
             out=str(Path(folder) / "adapter"),
             work=str(Path(folder) / "work"),
         )
-        done = train(job)
+        done = build_executor(config, Path(folder)).run(job)
         prompts = [roles["steering"].prompts for roles in inputs.suites.values()]
         some = [p for each in prompts for p in each[: max(1, PROMPTS // len(prompts))]]
         answers = _answers(config, some, Path(done.adapter), Path(folder), serve)
