@@ -2,6 +2,8 @@
 
 A prompt whose attribute `unlabelled` names channels or items gets those from the judge; what it had otherwise stays. The
 judge sees the request alone. Slice, weight and validity follow by the objective's rules.
+
+Nothing checks the judge here: known answers are answers, and no suite has requests whose labels are known.
 """
 
 from __future__ import annotations
@@ -22,6 +24,10 @@ from tools.verdicts import Made, ask_in_batches
 from training.provenance import SUITE_CARD
 
 MARK = "unlabelled"
+UNCHECKED = (
+    "these labels are given without known answers: suites know the verdict of answers, not of requests. Nothing checks the "
+    "judge here, and the labels are fixed from then on: read a sample of them"
+)
 
 
 def label_suite(
@@ -50,6 +56,8 @@ def label_suite(
         cache.put([(q, v) for q, v, _ in made])
         say(f"kept {len(made):,} verdicts")
 
+    if questions:
+        say(UNCHECKED)
     found |= ask_in_batches(judge, missing, lambda batch: None, keep)
     reasons: Counter[str] = Counter()
     lines: dict[str, list[str]] = {role: [] for role in ROLES}

@@ -3,8 +3,9 @@
 A prompt is contaminated by a pool row that shares half of its words or more, in runs of 13 words (the 13-gram overlap
 of GPT-3's appendix C, arXiv 2005.14165, judged against one training row at a time as Tulu 3 does, arXiv 2411.15124) or
 in whole turns that are too short for such a run, 13 words at least in all; or whose user turns are the prompt's. Words
-are lower-case letters and digits; what stands between them is no difference. Only user turns are compared: answers
-share phrases without giving a prompt away.
+are lower-case letters and digits; what stands between them is no difference. A character of a script without spaces
+(Chinese, Japanese, Thai, Lao, Khmer, Burmese) is a word of its own: else a whole clause would be one. Only user turns
+are compared: answers share phrases without giving a prompt away.
 
 MinHash was the other choice. It estimates the likeness of whole texts, and a prompt that hides in a long chat is unlike
 that chat; it also needs a signature per pool row, where this needs one pass with a table of the suites alone.
@@ -31,6 +32,10 @@ COVERED = 0.5
 SHOWN = 20
 END, UNKNOWN = 0, -1
 TOKEN = re.compile(r"\w+|\0")
+SPACELESS = re.compile(
+    "([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
+    "\ua9e0-\ua9ff\uaa60-\uaa7f\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff])"
+)
 Ids = npt.NDArray[np.int64]
 
 
@@ -92,7 +97,12 @@ class _Table:
 
 def _tokens(turns: Sequence[str]) -> list[str]:
     """Words of all turns, each turn closed by a NUL, which no word has."""
-    return TOKEN.findall("".join(turn.replace("\0", " ") + "\0" for turn in turns).lower())
+    return TOKEN.findall("".join(_spaced(turn.replace("\0", " ")) + "\0" for turn in turns).lower())
+
+
+def _spaced(turn: str) -> str:
+    """The turn with spaces around characters that are words; most turns are ASCII and need no look."""
+    return turn if turn.isascii() else SPACELESS.sub(r" \1 ", turn)
 
 
 def _whole_runs(ids: Ids) -> npt.NDArray[np.int64]:

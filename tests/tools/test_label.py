@@ -256,7 +256,9 @@ def test_the_prompt_side_of_a_suite_is_labelled_once(tmp_path):
     (tmp_path / "card.json").write_text("[]\n")
     with JudgeServer(by_words) as server:
         for out in ("one", "two"):
-            done = label_prompts(tmp_path, "over_refusal", "lab", overrides(server), tmp_path / out, print)
+            said = []
+            done = label_prompts(tmp_path, "over_refusal", "lab", overrides(server), tmp_path / out, said.append)
+            assert any("without known answers" in text and "read a sample" in text for text in said)
             assert done["prompts"] == {"steering": 2, "selection": 2, "audit": 2}
         assert server.calls == 3
     assert (tmp_path / "one" / "card.json").read_text() == "[]\n"

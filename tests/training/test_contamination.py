@@ -71,6 +71,26 @@ def test_equal_short_turns_count_as_covered():
     assert shares([prompt(*TURNS[1:])], ["hello", *TURNS[1:]]) == {"p": ("r0", 1.0)}
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "请详细说明如何在家里烤出松软的面包，并列出需要的材料。",
+        "おいしいパンを家で焼く方法をくわしく教えてください",
+        "ช่วยอธิบายวิธีอบขนมปังที่บ้านอย่างละเอียด",
+    ],
+)
+def test_a_prompt_written_without_spaces_is_found(asked):
+    assert shares([prompt(asked)], ["x", asked]) == {"p": ("r0", 1.0)}
+    assert shares([prompt(asked)], [asked + asked[0]]) == {"p": ("r0", 1.0)}
+    assert shares([prompt(asked)], ["x", asked[:12]]) == {}
+
+
+def test_hangul_has_spaces():
+    words = [f"빵{i}굽는" for i in range(LENGTH)]
+    assert shares([prompt(" ".join(words))], [" ".join(words[:-1]), "x"]) == {}
+    assert shares([prompt(" ".join(words))], [" ".join(words), "x"]) == {"p": ("r0", 1.0)}
+
+
 def test_words_of_no_suite_do_not_join_others():
     assert shares([prompt(LONG)], [LONG.replace("word10 ", "word10 strange ")]) == {}
 

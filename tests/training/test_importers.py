@@ -196,6 +196,73 @@ def test_equal_chats_without_ids_are_one_row(tmp_path):
     assert (tally.rows, tally.left_out["repeats another row word for word"]) == (1, 2)
 
 
+def said(tmp_path, shape, row):
+    """What is imported of one row."""
+    import_rows(job(dump(tmp_path / "one.jsonl", [row]), shape), tmp_path / "rows.jsonl")
+    return [(m["role"][0], m["content"]) for m in lines(tmp_path / "rows.jsonl")[0]["messages"]]
+
+
+ASKED, PARTS = MESSAGES[:1], [{"type": "text", "text": "name "}, {"type": "text", "text": "a colour ."}]
+RULE = {"from": "system", "value": "be brief"}
+ADD = {"instruction": "add", "input": "1 2", "output": "3"}
+SAID = [("u", "name a colour ."), ("a", "green .")]
+
+
+@pytest.mark.parametrize(
+    ("shape", "row", "messages"),
+    [
+        ("sharegpt", {"system": "be brief", "conversations": TALK[:2]}, "sua"),
+        ("sharegpt", {"system": "be brief", "conversations": [RULE, *TALK[:2]]}, "sua"),
+        ("sharegpt", {"system": "", "conversations": [{**TALK[0], "weight": 0}, {**TALK[1], "weight": 1.0}]}, "ua"),
+        ("alpaca", {**ADD, "system": "be brief", "history": [["hi", "hello"], ["how ?", "so ."]]}, "suauaua"),
+        ("alpaca", {**ADD, "system": None, "history": []}, "ua"),
+        ("chat", {"messages": [{"role": "developer", "content": "be brief"}, *MESSAGES]}, "sua"),
+        ("chat", {"messages": [*ASKED, {**MESSAGES[1], "weight": 1, "tool_calls": None}]}, "ua"),
+    ],
+)
+def test_variants_of_a_shape_lose_nothing(tmp_path, shape, row, messages):
+    found = said(tmp_path, shape, row)
+    assert "".join(role for role, _ in found) == messages
+    assert messages[0] != "s" or found[0][1] == "be brief"
+    if row.get("history"):
+        assert [text for _, text in found[1:]] == ["hi", "hello", "how ?", "so .", "add\n\n1 2", "3"]
+
+
+def test_text_parts_are_one_text(tmp_path):
+    assert said(tmp_path, "chat", {"messages": [{"role": "user", "content": PARTS}, MESSAGES[1]]}) == SAID
+
+
+@pytest.mark.parametrize(
+    ("shape", "row", "message"),
+    [
+        ("sharegpt", {"system": "x", "conversations": [RULE, *TALK]}, "system: differs from the system turn"),
+        ("sharegpt", {"system": 1, "conversations": TALK}, "system: not a text"),
+        ("alpaca", {**ADD, "history": [["hi", "hello"], ["how ?"]]}, "history.1: not a pair of texts"),
+        ("alpaca", {**ADD, "history": "hi"}, "history: not a list"),
+        ("chat", {"messages": [*ASKED, {**MESSAGES[1], "weight": 0}, *MESSAGES]}, "messages.1.weight: 0"),
+        ("chat", {"messages": [*ASKED, {**MESSAGES[1], "tool_calls": [{"id": "c"}]}]}, "messages.1.tool_calls: "),
+        ("chat", {"messages": [*MESSAGES, {"role": "tool", "content": "4"}]}, "messages.2.role: 'tool'"),
+        ("chat", {"messages": [*MESSAGES, {"role": "function", "content": "4"}]}, "messages.2.role: 'function'"),
+        (
+            "chat",
+            {"messages": [{"role": "user", "content": [*PARTS, {"type": "image_url"}]}, MESSAGES[1]]},
+            "messages.0.content.2: not a part of type 'text'",
+        ),
+        ("chat", {"messages": [{"role": "user", "content": []}, MESSAGES[1]]}, "messages.0.content: empty"),
+    ],
+)
+def test_what_cannot_be_learnt_as_meant_is_a_bad_row(tmp_path, shape, row, message):
+    source = dump(tmp_path / "s.jsonl", [row])
+    with pytest.raises(UsageError, match=rf"1 bad row of 1:\n  .*s\.jsonl:1: {message}"):
+        import_rows(job(source, shape), tmp_path / "rows.jsonl")
+
+
+def test_a_table_that_names_a_column_twice_is_refused(tmp_path):
+    (tmp_path / "a.csv").write_text("instruction,output,output\nhi,x,y\n")
+    with pytest.raises(UsageError, match=r"a\.csv: the header names the column 'output' twice"):
+        list(read(str(tmp_path / "a.csv")))
+
+
 @pytest.mark.parametrize("quality", [0, 6, 3.5, "good", True])
 def test_a_quality_outside_of_1_to_5_is_bad(tmp_path, quality):
     source = dump(tmp_path / "c.jsonl", [{"messages": MESSAGES, "quality": quality}])

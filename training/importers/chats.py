@@ -5,14 +5,19 @@ Where the field names come from:
 * `sharegpt`, `xguard`: `conversations`, each `{"from": "human" | "gpt" | "system", "value": text}`. XGuard-Train
   (hub: marslabucla/XGuard-Train, file xguard-train.json, one JSON array) and the conversations that X-Teaming's own
   `xguard/reformat_convos.py` writes have this shape, says the readme of X-Teaming (github.com/salman-lui/x-teaming,
-  "Reformat JSON for SFT"). X-Teaming's raw `all_results.json` has no published description: reformat it first.
-* `alpaca`: `instruction`, `input` (may be empty), `output` (github.com/tatsu-lab/stanford_alpaca, "Data Release").
+  "Reformat JSON for SFT"). A column `system` beside them, as LLaMA-Factory's variant has it, is the system turn.
+  X-Teaming's raw `all_results.json` has no published description: reformat it first.
+* `alpaca`: `instruction`, `input` (may be empty), `output` (github.com/tatsu-lab/stanford_alpaca, "Data Release"); and
+  `system` and `history`, a list of [user, assistant] pairs, as LLaMA-Factory's variant has them (its data/README.md).
 * `tulu-if`: `id`, `prompt`, `messages` of `{"role", "content"}`, `constraints` (texts, "group:name"), the data set card
   of allenai/tulu-3-sft-personas-instruction-following. The constraints come without parameters, so nothing can verify
   them: they are kept as names, counted, and never checked.
 * `chat`: `messages` of `{"role", "content"}`, the form of TRL, transformers and the OpenAI API; beside it, where they
   are there, `id`, `bucket`, `quality` and `attributes` as in a pool row.
 * `map`: whatever `--map` says.
+
+The content of a turn may be a list of text parts, as the OpenAI API has it. A row with a call of a tool, or with an
+assistant turn that is not to be learnt from (`weight` 0), is bad: the trainer learns from every assistant turn.
 """
 
 from __future__ import annotations
@@ -26,6 +31,7 @@ from mosaic.errors import UsageError
 
 ROLES = {
     "system": "system",
+    "developer": "system",
     "user": "user",
     "human": "user",
     "prompter": "user",
@@ -70,9 +76,41 @@ def turns(value: Any, where: str, role: str, content: str) -> list[dict[str, str
         known = ROLES.get(said) if isinstance(said, str) else None
         if known is None:
             raise Unusable(f"{where}.{number}.{role}: {said!r} is none of {', '.join(ROLES)}")
+        if known == "assistant":
+            for call in ("tool_calls", "function_call"):
+                if one.get(call):
+                    raise Unusable(f"{where}.{number}.{call}: calls of tools are no text to learn")
+            if one.get("weight") not in (None, 1):
+                raise Unusable(f"{where}.{number}.weight: {one['weight']!r}, but every assistant turn is learnt from")
+        if isinstance(text, list):
+            text = _joined(text, f"{where}.{number}.{content}")
         if not isinstance(text, str) or not text.strip():
             raise Unusable(f"{where}.{number}.{content}: {'empty' if isinstance(text, str) else 'not a text'}")
         messages.append({"role": known, "content": text})
+    return messages
+
+
+def _joined(parts: list[Any], where: str) -> str:
+    """The text of a content in parts."""
+    for number, part in enumerate(parts):
+        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+            raise Unusable(f"{where}.{number}: not a part of type 'text'")
+    return "".join(part["text"] for part in parts)
+
+
+def _with_system(row: Row, messages: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The messages under the row's column `system`, where it has one."""
+    text = row.get("system")
+    if text is None:
+        return messages
+    if not isinstance(text, str):
+        raise Unusable("system: not a text")
+    if not text.strip():
+        return messages
+    if messages[0]["role"] != "system":
+        return [{"role": "system", "content": text}, *messages]
+    if messages[0]["content"] != text:
+        raise Unusable("system: differs from the system turn")
     return messages
 
 
@@ -116,7 +154,7 @@ def chat(row: Row) -> Chat:
 
 
 def sharegpt(row: Row) -> Chat:
-    return Chat(turns(row.get("conversations"), "conversations", "from", "value"), _own_id(row))
+    return Chat(_with_system(row, turns(row.get("conversations"), "conversations", "from", "value")), _own_id(row))
 
 
 def alpaca(row: Row) -> Chat:
@@ -129,7 +167,21 @@ def alpaca(row: Row) -> Chat:
             raise Unusable(f"{name}: {'empty' if isinstance(value, str) else 'missing or not a text'}")
         parts[name] = value
     request = parts["instruction"] + ("\n\n" + parts["input"] if parts["input"].strip() else "")
-    return Chat(_pair(request, parts["output"]), _own_id(row))
+    messages = [*_history(row.get("history")), *_pair(request, parts["output"])]
+    return Chat(_with_system(row, messages), _own_id(row))
+
+
+def _history(pairs: Any) -> list[dict[str, str]]:
+    """The turns before an instruction."""
+    messages: list[dict[str, str]] = []
+    if pairs is not None and not isinstance(pairs, list):
+        raise Unusable("history: not a list of pairs")
+    for number, pair in enumerate(pairs or ()):
+        texts = isinstance(pair, list) and len(pair) == 2 and all(isinstance(t, str) and t.strip() for t in pair)
+        if not texts:
+            raise Unusable(f"history.{number}: not a pair of texts, user and assistant")
+        messages += _pair(*pair)
+    return messages
 
 
 def tulu_if(row: Row) -> Chat:

@@ -185,6 +185,9 @@ def _csv(path: Path) -> Read:
                 continue
             if header is None:
                 header = cells
+                if len(set(header)) < len(header):
+                    twice = next(name for name in header if header.count(name) > 1)
+                    raise UsageError(f"{path}: the header names the column {twice!r} twice")
             elif len(cells) != len(header):
                 yield f"{path}:{number}", BadRow(f"{len(cells)} cells under {len(header)} columns")
             else:
