@@ -230,15 +230,16 @@ class ChatModel:
         if self._holds_key(said):
             raise Fault("envelope", "a reply that holds the key", tokens=completion.tokens)
 
-    def _holds_key(self, texts: list[str]) -> bool:
+    def _holds_key(self, texts: list[str], most: int | None = None) -> bool:
+        """Whether the key, or as much of its beginning as `most`, is in one of them."""
         key = os.environ.get(self.config.api_key_env) or ""
-        return len(key) >= SHORTEST_KEY and any(key in text for text in texts)
+        return len(key) >= SHORTEST_KEY and any(key[:most] in text for text in texts)
 
     def _quoted(self, said: str) -> str:
         """The server's words for a message: one line, capped, nothing that a terminal obeys; withheld with a key."""
         line = " ".join("".join(c if c.isprintable() else " " for c in said).split())
-        # Looked for before the cap, which could cut a key in two.
-        if self._holds_key([said, line]):
+        # Its beginning is enough: servers mask the rest, and a body that stalls may end within the key.
+        if self._holds_key([said, line], SHORTEST_KEY):
             return "(what it says holds the key)"
         return line if len(line) <= MOST_SAID else line[: MOST_SAID - 3] + "..."
 

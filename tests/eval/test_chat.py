@@ -265,6 +265,9 @@ def test_the_key_is_in_no_message_of_a_refused_request(status, before, answering
     with answering(status, body.encode()) as (_, model), pytest.raises((ChatUnavailable, BadReply)) as caught:
         model.complete(ASK)
     assert "holds the key" in str(caught.value)
+    masked = f"bad key {KEY[:12]}****".encode()
+    with answering(status, masked) as (_, model), pytest.raises((ChatUnavailable, BadReply), match="holds the key"):
+        model.complete(ASK)
     assert "sk-c" not in str(caught.value) + repr(caught.value.__context__) + repr(vars(caught.value))
 
 
