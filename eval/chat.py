@@ -35,7 +35,9 @@ RAISES = 4
 VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
 HOPELESS = (400, 401, 403, 404, 405, 413, 422)
 # A server that turns a request away before the model sees it has spent nothing.
-TURNED_AWAY = (401, 403, 404, 429)
+TURNED_AWAY = (401, 402, 403, 404, 429)
+MOST_SAID = 300
+REFUSES = "the endpoint refuses the request"
 
 
 class ChatConfig(Noun):
@@ -89,12 +91,13 @@ class ChatUnavailable(PausedError):
 
 class BadReply(BoundaryError):
     """No usable reply. `kind` is the last gate's word (refused, truncated, unparsable, envelope, http_400) or the limit
-    that ended the call (allowance, deadline)."""
+    that ended the call (allowance, deadline). `refusal` says how the endpoint refused the request itself, else empty."""
 
-    def __init__(self, message: str, kind: str, attempts: list[Attempt]) -> None:
+    def __init__(self, message: str, kind: str, attempts: list[Attempt], refusal: str = "") -> None:
         super().__init__(message)
         self.kind = kind
         self.attempts = attempts
+        self.refusal = refusal
 
 
 class ChatModel:
@@ -130,7 +133,7 @@ class ChatModel:
         `tools` are OpenAI tool definitions; `max_tokens` overrides the first cap; `deadline` is in seconds for the whole
         call, waits included; `allowance` is the tokens that all attempts together may be charged; `most_attempts` may
         lower the config's `max_attempts`. Raises ChatUnavailable or BadReply after the last attempt, UsageError for no
-        messages.
+        messages or a key that cannot be sent.
         """
         if not messages:
             raise UsageError("messages: an empty conversation cannot be completed; give at least one message")
@@ -168,7 +171,7 @@ class ChatModel:
                         max_tokens=cap,
                     )
                 )
-                if fault.status in HOPELESS or fault.kind == "refused":
+                if fault.status in HOPELESS or fault.kind in ("refused", "other_model") or fault.unpaid:
                     raise self._failure(fault, attempts) from None
                 if fault.kind == "truncated":
                     if cap >= RAISES * first:
@@ -219,14 +222,26 @@ class ChatModel:
 
     def _no_key(self, completion: Completion) -> None:
         """A server that echoes the key would put it into every trace; such a reply is no reply."""
-        key = os.environ.get(self.config.api_key_env) or ""
         said = [completion.text, completion.reasoning, completion.model]
         said += [f"{c.id} {c.name}" for c in completion.tool_calls]
         said += [canonical_json(strict_json(c.arguments)) for c in completion.tool_calls]
         with contextlib.suppress(NotStrict):
             said.append(canonical_json(strict_json(completion.text)))
-        if len(key) >= SHORTEST_KEY and any(key in text for text in said):
+        if self._holds_key(said):
             raise Fault("envelope", "a reply that holds the key", tokens=completion.tokens)
+
+    def _holds_key(self, texts: list[str], most: int | None = None) -> bool:
+        """Whether the key, or as much of its beginning as `most`, is in one of them."""
+        key = os.environ.get(self.config.api_key_env) or ""
+        return len(key) >= SHORTEST_KEY and any(key[:most] in text for text in texts)
+
+    def _quoted(self, said: str) -> str:
+        """The server's words for a message: one line, capped, nothing that a terminal obeys; withheld with a key."""
+        line = " ".join("".join(c if c.isprintable() else " " for c in said).split())
+        # Its beginning is enough: servers mask the rest, and a body that stalls may end within the key.
+        if self._holds_key([said, line], SHORTEST_KEY):
+            return "(what it says holds the key)"
+        return line if len(line) <= MOST_SAID else line[: MOST_SAID - 3] + "..."
 
     def _wait(self, number: int, retry_after: float | None, end: float | None) -> None:
         """Full-jitter backoff, or what the server asks for, never past the deadline."""
@@ -247,15 +262,27 @@ class ChatModel:
 
     def _failure(self, fault: Fault, attempts: list[Attempt]) -> ChatUnavailable | BadReply:
         where = f"{self.config.model} at {self.config.base_url}"
-        tried = f"{len(attempts)} attempt{'s' if len(attempts) != 1 else ''}, the last: {fault.kind} ({fault})"
+        count = f"{len(attempts)} attempt{'s' if len(attempts) != 1 else ''}, the last: {fault.kind}"
+        tried = f"{count} ({fault})"
         kinds = {a.error for a in attempts}
+        said = self._quoted(fault.said)
+        if fault.kind == "other_model":
+            need = f"write `model: {said}` in the config if that is the model meant"
+            return ChatUnavailable(f"{where}: the server answers as {said}; {need} ({count})", attempts)
+        if fault.unpaid:
+            text = "the provider wants payment, or the quota of the key is used up"
+            need = "mend that with the provider, then resume"
+            return ChatUnavailable(f"{where}: {text}: {tried}{said and f': {said}'}; {need}", attempts)
+        refusal = f"{REFUSES} ({fault}): {said or 'it does not say why'}"
         if fault.status in (401, 403):
             need = f"put a valid key into the environment variable {self.config.api_key_env}, then resume"
             return ChatUnavailable(f"{where} refuses the key: {tried}; {need}", attempts)
         if fault.status in (404, 405):
             need = "check base_url and model against the server's /models, then resume"
-            return ChatUnavailable(f"{where} is not there: {tried}; {need}", attempts)
+            return ChatUnavailable(f"{where}: {refusal}; {count}; {need}", attempts)
+        if fault.status in HOPELESS:
+            return BadReply(f"{where}: {refusal}; {count}", fault.kind, attempts, refusal)
         # One reply of a working chat server shows that the model is the trouble, unless the endpoint went down after it.
-        if fault.status in HOPELESS or (kinds & {"truncated", "unparsable", "refused"} and not fault.down):
+        if kinds & {"truncated", "unparsable", "refused"} and not fault.down:
             return BadReply(f"no usable reply from {where}: {tried}", fault.kind, attempts)
         return ChatUnavailable(f"{where} does not answer: {tried}; start the server, then resume", attempts)

@@ -8,6 +8,7 @@ trips it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 import time
@@ -15,7 +16,11 @@ from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
-from eval.chat_reply import MAX_BODY, Fault
+from eval.chat_reply import MAX_BODY, Fault, error_of
+from mosaic.errors import UsageError
+
+MAX_ERROR = 16 * 1024
+ERROR_SECONDS = 1.0
 
 
 class Http:
@@ -28,7 +33,8 @@ class Http:
         self._client: Any = None
 
     def post(self, body: dict[str, Any], seconds: float) -> bytes:
-        """The body of a 200 reply, at most `MAX_BODY` bytes, all of it within `seconds`. Fault otherwise."""
+        """The body of a 200 reply, at most `MAX_BODY` bytes, all of it within `seconds`. Fault otherwise, UsageError
+        for a key that cannot be sent."""
         return asyncio.run_coroutine_threadsafe(_fetch(self._open(), body, seconds), _loop()).result()
 
     def close(self) -> None:
@@ -53,9 +59,16 @@ class Http:
                     event_hooks={"response": [_refuse]},
                 )
                 omit: Any = openai.Omit()
+                key = os.environ.get(self._api_key_env) or "none"
+                # Not stripped: whoever set the variable must know that other programs will fail on it too.
+                if not (key.isascii() and key.isprintable() and key == key.strip()):
+                    raise UsageError(
+                        f"{self._api_key_env}: the key in this environment variable holds a character that no HTTP "
+                        "header takes (a line break, or not ASCII), or a space around it; set it without"
+                    )
                 self._client = openai.AsyncOpenAI(
                     base_url=self._base_url,
-                    api_key=os.environ.get(self._api_key_env) or "none",
+                    api_key=key,
                     max_retries=0,
                     http_client=http,
                     default_headers={"OpenAI-Organization": omit, "OpenAI-Project": omit},
@@ -106,11 +119,36 @@ async def _fetch(client: Any, body: dict[str, Any], seconds: float) -> bytes:
 
 
 async def _refuse(response: Any) -> None:
-    """Judge the status before a byte of the body is read: an error page may be endless, or echo the key."""
+    """Judge the status before the body is read: an error page may be endless. Only of a request that was refused for
+    what it is, or for want of money, is the beginning read: there the server may say why."""
     status = response.status_code
     if status == 200:
         return
-    raise Fault(f"http_{status}", f"HTTP {status}", status=status, retry_after=_seconds(response.headers))
+    said, code = "", ""
+    if 400 <= status < 500 and status not in (401, 403):
+        said, code = error_of(await _beginning(response))
+    raise Fault(
+        f"http_{status}",
+        f"HTTP {status}",
+        status=status,
+        retry_after=_seconds(response.headers),
+        said=said,
+        unpaid=status == 402 or (status == 429 and code == "insufficient_quota"),
+    )
+
+
+async def _beginning(response: Any) -> bytes:
+    """What arrives of a body within limits of bytes and time; the status counts, whatever becomes of the body."""
+    import httpx2
+
+    got = b""
+    with contextlib.suppress(TimeoutError, httpx2.HTTPError, httpx2.StreamError, OSError, ValueError):
+        async with asyncio.timeout(ERROR_SECONDS):
+            async for piece in response.aiter_bytes():
+                got += piece
+                if len(got) >= MAX_ERROR:
+                    break
+    return got[:MAX_ERROR]
 
 
 def _seconds(headers: Any) -> float | None:

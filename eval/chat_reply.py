@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from eval.strict import NotStrict, strict_json
-from mosaic.types import Noun
+from mosaic.types import Noun, canonical_json
 
 MAX_BODY = 2 * 1024 * 1024
 MOST_REASONING = 32_000
@@ -18,7 +18,8 @@ VERSION = re.compile(r"-v?[0-9][0-9.v-]*")
 
 
 class Fault(Exception):
-    """One attempt that failed. `kind` is its gate's word; `tokens` is what the server said it cost, None for unknown."""
+    """One attempt that failed. `kind` is its gate's word; `tokens` is what the server said it cost, None for unknown.
+    `said` is the server's own text, not to be shown unchecked; `unpaid` is a provider that wants money first."""
 
     def __init__(
         self,
@@ -28,12 +29,16 @@ class Fault(Exception):
         status: int | None = None,
         retry_after: float | None = None,
         tokens: int | None = None,
+        said: str = "",
+        unpaid: bool = False,
     ) -> None:
         super().__init__(message)
         self.kind = kind
         self.status = status
         self.retry_after = retry_after
         self.tokens = tokens
+        self.said = said
+        self.unpaid = unpaid
 
     @property
     def down(self) -> bool:
@@ -93,6 +98,23 @@ class Completion(Noun):
         return sum(a.charged for a in self.attempts)
 
 
+def error_of(body: bytes) -> tuple[str, str]:
+    """(sentence, code) of an error's body, as OpenAI, vLLM or a plain page put it; empty where there is none."""
+    text = body.decode(errors="replace")
+    try:
+        value = strict_json(text, max_depth=32)
+    except NotStrict:
+        return text, ""
+    error = value.get("error", value) if isinstance(value, dict) else value
+    if not isinstance(error, dict):
+        return error if isinstance(error, str) else canonical_json(error), ""
+    sentence, code = error.get("message") or error.get("detail"), error.get("code") or error.get("type")
+    return (
+        sentence if isinstance(sentence, str) else canonical_json(error) if error else "",
+        code if isinstance(code, str) else "",
+    )
+
+
 def gates(body: bytes, model: str, json_text: bool, tools: bool) -> Completion:
     """Envelope, finish reason and strict parse of one reply's body. Fault where one of them stops it."""
     envelope = _envelope(body, model)
@@ -146,8 +168,11 @@ def _envelope(body: bytes, model: str) -> dict[str, Any]:
     if not isinstance(value, dict) or not isinstance(value.get("choices"), list) or not value["choices"]:
         raise Fault("envelope", "a body without choices")
     named = value.get("model")
-    if not isinstance(named, str) or not (named == model or _dated(named, model)):
-        raise Fault("envelope", "a reply of another model", tokens=_total(_usage(value.get("usage"))))
+    spent = _total(_usage(value.get("usage")))
+    if not isinstance(named, str) or not named.strip():
+        raise Fault("envelope", "a reply that names no model", tokens=spent)
+    if named != model and not _dated(named, model):
+        raise Fault("other_model", "a reply of another model", tokens=spent, said=named)
     return value
 
 

@@ -205,7 +205,8 @@ class LlmJudge:
                 completion = self.chat.complete(messages, schema=schema)
             except BadReply as error:
                 status: Literal["abstained", "failed"] = "abstained" if error.kind == "refused" else "failed"
-                return _verdict(status, f"the judge's reply: {error.kind}", [*attempts, *error.attempts])
+                reason = f"the judge's reply: {error.kind}" + (error.refusal and f": {error.refusal}")
+                return _verdict(status, reason, [*attempts, *error.attempts])
             except ChatUnavailable as error:
                 error.attempts = [*attempts, *error.attempts]
                 raise

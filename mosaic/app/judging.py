@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.agreement import compare
+from eval.chat import REFUSES
 from eval.judge import Judge, LlmJudgeConfig
 from eval.judges.llm import ITEMS, LlmJudge, Verdict
 from eval.objective import Objective
@@ -58,8 +59,8 @@ def check_judge(
 ) -> list[dict[str, Any]]:
     """Known-good answers must score 5 and known-bad ones less (with a model: must count as failed): all references
     with the verifier, up to `judge.canaries` of each suite with a model, which is asked afresh unless `runs`, the folder
-    of the run directories, leads to a cache. UsageError naming those that come out wrong, or the objective that has
-    no known answers."""
+    of the run directories, leads to a cache. UsageError naming those that come out wrong, the endpoint's refusal to
+    judge them, or the objective that has no known answers."""
     judge = _cached(config, runs) if runs else build_judge(config)
     findings = []
     for name, objective in objectives.items():
@@ -71,6 +72,12 @@ def check_judge(
             bad = wrong(judge, objective, some)
             if bad and runs:  # a mended judge must not be held to what the cache remembers of it
                 bad = wrong(build_judge(config), objective, [r for r, _ in bad])
+            refused = [s.reason for _, s in bad if s.reason and REFUSES in s.reason]
+            if refused:  # what was never judged says nothing about the references
+                raise UsageError(
+                    f"judge {config.judge.chat.model}, objective {name}: {len(refused)} of {len(some)} known answers "
+                    f"were not judged; {refused[0]}; mend judge.chat or the server's settings"
+                )
             if bad:
                 lines = "\n".join(
                     f"  prompt {r.prompt.id}: its {r.kind} reference answer gives "

@@ -23,7 +23,7 @@ from mosaic.lab.script import Script, reply
 
 FAULTS = (
     "rate_limit", "rate_limit_absurd", "error_500", "error_503", "hang", "reset", "half_body", "html", "empty",
-    "not_utf8", "no_choices", "cut_json", "drip", "twice_the_key", "other_model", "redirect",
+    "not_utf8", "no_choices", "cut_json", "drip", "twice_the_key", "no_model", "redirect",
 )  # fmt: skip
 ABSURD = ("-1", "1000000000", "Thu, 01 Jan 1970 00:00:00 GMT", "soon", "nan")
 MOST_REQUEST = 8 * 1024 * 1024
@@ -180,8 +180,8 @@ class ScriptedServer:
             return await _send(writer, 200, good[:-2] + b"\xff\xfe" + good[-2:])
         if fault == "no_choices":
             return await _send(writer, 200, _json({**answer, "choices": []}))
-        if fault == "other_model":
-            return await _send(writer, 200, _json({**answer, "model": "somebody-else"}))
+        if fault == "no_model":
+            return await _send(writer, 200, _json({**answer, "model": None}))
         if fault == "twice_the_key":
             return await _send(writer, 200, good[:-1] + b', "choices": []}')
         if fault == "cut_json":

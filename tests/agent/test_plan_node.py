@@ -11,7 +11,7 @@ from eval.chat import ChatConfig, ChatModel
 from mosaic.app.trace import _node, tree_text
 from mosaic.errors import PausedError, TrainingError
 from mosaic.journal import Journal
-from mosaic.lab.server import ScriptedServer
+from mosaic.lab.server import ScriptedServer, _send
 from mosaic.store import Store
 from tools.ask import remember
 from tools.step import Steps
@@ -53,6 +53,32 @@ def test_a_conversation_that_ends_without_a_plan_is_in_the_trace(
     assert text.startswith("plan failed")
     assert said in text
     assert "asked model" in text
+    journal.close()
+
+
+def test_why_the_endpoint_refused_the_request_stands_in_the_event_that_replaces_the_planner(
+    observe, small_pool, tmp_path, monkeypatch
+):
+    async def refuse(self, body, writer):
+        return await _send(writer, 400, b'{"error": {"message": "tool_choice is not supported"}}')
+
+    monkeypatch.setattr(ScriptedServer, "_chat", refuse)
+    journal = Journal.create(tmp_path / "run", "run", {}, 1000)
+    journal.acquire()
+    store = Store(tmp_path / "run")
+    steps = Steps(journal, store)
+    with ScriptedServer() as server:
+        chat = ChatConfig(base_url=server.url)
+        services = SimpleNamespace(
+            steps=steps, planner=LlmPlanner(LlmPlannerConfig(chat=chat), ask=remember(steps)),
+            fallback=SimpleNamespace(kind="profile"), state=lambda: SimpleNamespace(latest_files=None),
+            check=lambda seen: lambda plan: [], notify=lambda text: None,
+        )  # fmt: skip
+        seen = store.put_json(observe().json_data())
+        state = {"observation": seen, "attempt": 0, "rejected": [], "violations": [], "round": 1, "planner": "llm"}
+        nodes.plan(services, state)
+    (event,) = journal.events(kind="replaced")
+    assert "the endpoint refuses the request (HTTP 400): tool_choice is not supported" in event.payload["reason"]
     journal.close()
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import os
 import time
 
 import pytest
@@ -136,7 +137,7 @@ def test_a_reply_of_another_model_is_no_reply_but_a_dated_name_is_the_same(named
     if same:
         assert gates(json.dumps(reply).encode(), "gpt-4o", json_text=False, tools=False).model == named
     else:
-        with pytest.raises(Fault, match="another model"):
+        with pytest.raises(Fault, match="another model" if named else "names no model"):
             gates(json.dumps(reply).encode(), "gpt-4o", json_text=False, tools=False)
 
 
@@ -176,6 +177,130 @@ def test_what_no_repetition_can_mend_is_tried_once(status, failure, word, monkey
             chat(server).complete(ASK)
         assert server.requests == 1
     assert "sk-canary" not in str(caught.value) + repr(caught.value.__context__)
+
+
+KEY = "sk-canary-0123456789"
+
+
+@pytest.fixture
+def answering(monkeypatch):
+    """A server that gives one status and body to every request; called with them, it yields (server, chat)."""
+    monkeypatch.setenv("MOSAIC_API_KEY", KEY)
+
+    @contextlib.contextmanager
+    def serve(status, body, **config):
+        async def answer(self, _, writer):
+            from mosaic.lab.server import _send
+
+            self.requests += 1
+            return await _send(writer, status, body if isinstance(body, bytes) else json.dumps(body).encode())
+
+        monkeypatch.setattr(ScriptedServer, "_chat", answer)
+        with ScriptedServer() as server:
+            yield server, chat(server, **config)
+
+    return serve
+
+
+@pytest.mark.parametrize(
+    "key", [f"{KEY}\n", f"{KEY}\r", f" {KEY}", f"{KEY} ", f"\u201c{KEY}\u201d", f"{KEY}\x00", "\n"]
+)
+def test_a_key_that_no_header_takes_is_named_by_its_variable_and_nothing_is_sent(key, monkeypatch):
+    monkeypatch.setattr("os.environ", {**os.environ, "THE_KEY": key})  # a real variable holds no NUL
+    with ScriptedServer() as server:
+        with pytest.raises(
+            UsageError, match=r"THE_KEY: .* no HTTP header takes \(a line break, or not ASCII\)"
+        ) as caught:
+            ChatModel(ChatConfig(base_url=server.url, api_key_env="THE_KEY")).complete(ASK)
+        assert server.requests == 0
+    assert KEY not in str(caught.value)
+
+
+@pytest.mark.parametrize("status", [400, 404, 413, 422])
+@pytest.mark.parametrize(
+    "body",
+    [{"error": {"message": "max_tokens\x1b[2J is\nnot supported", "code": "x"}}, {"error": "max_tokens is not supported"},
+     {"detail": "max_tokens is not supported"}, {"detail": [{"msg": "max_tokens is not supported"}]},
+     b"max_tokens is not supported " + b"\xff" * 100_000],
+)  # fmt: skip
+def test_what_the_server_says_of_a_refused_request_is_passed_on_in_one_short_line(status, body, answering):
+    with answering(status, body) as (server, model):
+        with pytest.raises((ChatUnavailable, BadReply), match=rf"refuses the request \(HTTP {status}\)") as caught:
+            model.complete(ASK)
+        assert server.requests == 1
+    said = str(caught.value).split(f"(HTTP {status}): ")[1]
+    assert "max_tokens" in said
+    assert "not supported" in said
+    assert str(caught.value).isprintable()
+    assert len(said) < 300 + 120
+
+
+def test_an_error_that_says_nothing_or_never_ends_is_still_that_error(answering, monkeypatch):
+    for body in (b"", {}, {"error": None}, [], b"\xff\xfe", {"error": {"message": ["\ud800"]}}):
+        with answering(400, body) as (server, model), pytest.raises(BadReply, match=r"HTTP 400\)") as caught:
+            model.complete(ASK)
+        str(caught.value).encode()
+
+    async def drip(self, body, writer):
+        self.requests += 1
+        with contextlib.suppress(ConnectionError):
+            writer.write(b"HTTP/1.1 400 x\r\ncontent-length: 999\r\n\r\nwhy")
+            for _ in range(100):
+                writer.write(b"y")
+                await writer.drain()
+                await asyncio.sleep(0.05)
+        return False
+
+    monkeypatch.setattr(ScriptedServer, "_chat", drip)
+    with ScriptedServer() as server:
+        with pytest.raises(BadReply, match=r"HTTP 400\): whyy"):
+            chat(server).complete(ASK)
+        assert server.requests == 1
+
+
+@pytest.mark.parametrize("status", [400, 402, 404, 422])
+@pytest.mark.parametrize("before", ["", "a" * 290])
+def test_the_key_is_in_no_message_of_a_refused_request(status, before, answering):
+    body = json.dumps({"error": {"message": f"{before}{KEY} is bad"}}).replace("sk-", "\\u0073k-")
+    with answering(status, body.encode()) as (_, model), pytest.raises((ChatUnavailable, BadReply)) as caught:
+        model.complete(ASK)
+    assert "holds the key" in str(caught.value)
+    masked = f"bad key {KEY[:12]}****".encode()
+    with answering(status, masked) as (_, model), pytest.raises((ChatUnavailable, BadReply), match="holds the key"):
+        model.complete(ASK)
+    assert "sk-c" not in str(caught.value) + repr(caught.value.__context__) + repr(vars(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [(402, {"error": "no credit"}), (429, {"error": {"message": "no credit", "code": "insufficient_quota"}}),
+     (429, {"error": {"message": "no credit", "type": "insufficient_quota", "code": None}})],
+)  # fmt: skip
+def test_a_provider_that_wants_payment_pauses_at_once_and_says_so(status, body, answering):
+    with answering(status, body) as (server, model):
+        with pytest.raises(ChatUnavailable, match=r"wants payment, or the quota .*no credit") as caught:
+            model.complete(ASK)
+        assert server.requests == 1
+    assert "start the server" not in str(caught.value)
+    assert [a.charged for a in caught.value.attempts] == [0]
+
+
+def test_a_server_that_answers_under_another_name_is_asked_once_and_the_name_is_told(answering):
+    def reply(name):
+        choice = {"finish_reason": "stop", "message": {"content": "a"}}
+        return {"model": name, "choices": [choice], "usage": {"prompt_tokens": 9, "completion_tokens": 1}}
+
+    with answering(200, reply("/models/my.gguf")) as (server, model):
+        with pytest.raises(
+            ChatUnavailable, match=r"answers as /models/my\.gguf; write `model: /models/my\.gguf`"
+        ) as caught:
+            model.complete(ASK)
+        assert server.requests == 1
+    assert "start the server" not in str(caught.value)
+    assert [a.charged for a in caught.value.attempts] == [10]
+    with answering(200, reply(f"{KEY}-model")) as (_, model), pytest.raises(ChatUnavailable) as caught:
+        model.complete(ASK)
+    assert KEY not in str(caught.value)
 
 
 def test_a_key_does_not_belong_into_the_address():

@@ -81,7 +81,7 @@ def test_each_schema_asks_for_exactly_the_items_that_the_rules_read(name):
         ("truncated", "failed", "truncated"),
         ("refused", "abstained", "refused"),
         ("invalid", "failed", "invalid"),
-        ("400", "failed", "http_400"),
+        ("400", "failed", "http_400: the endpoint refuses the request (HTTP 400): told to"),
     ],
 )
 def test_a_reply_that_is_no_verdict_is_unscored_and_bounded(fault, status, reason):

@@ -169,6 +169,15 @@ def test_a_judge_that_knows_passes_its_check():
     assert server.calls <= 24
 
 
+def test_a_request_that_the_endpoint_refuses_is_no_wrong_reference():
+    with JudgeServer(by_words, lambda call: "400") as server, pytest.raises(UsageError) as caught:
+        check("lab", overrides(server))
+    assert "were not judged; the judge's reply: http_400: the endpoint refuses the request (HTTP 400): told to" in str(
+        caught.value
+    )
+    assert "mend the references" not in str(caught.value)
+
+
 def test_the_start_of_a_run_asks_about_known_answers_once_and_forgives_a_mended_judge(tmp_path):
     def blind(name, turns):
         verdict = by_words(name, turns)
