@@ -104,12 +104,6 @@ class RunConfig(Noun):
                 raise ValueError(f"objectives.{name}: floor {objective.floor} is above target {objective.target}")
         if not seen:
             raise ValueError("objectives: no objective has a data set, so there is nothing to train on")
-        need = self.budget.tokens_per_round * self.training.epochs
-        if self.budget.tokens_total is not None and self.budget.tokens_total < need:
-            raise ValueError(
-                f"budget.tokens_total: {self.budget.tokens_total} cannot pay one round of {need} tokens "
-                "(budget.tokens_per_round x training.epochs)"
-            )
         return self
 
     @property

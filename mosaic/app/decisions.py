@@ -69,6 +69,10 @@ def decide(
                 f"  {v['path']}: {v['rule']}, {v['value']} against {v['limit']}; {v['hint']}" for v in broken
             )
             raise UsageError(f"the edited plan breaks constraints:\n{lines}")
+    try:
+        reason.encode()
+    except UnicodeEncodeError:
+        raise UsageError("the reason is no valid UTF-8; write it again") from None
     decision = {
         **{name: request[name] for name in ("request", "run", "round", "plan_digest", "state_digest")},
         "kind": kind,

@@ -5,6 +5,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -54,6 +55,19 @@ def test_only_a_page_with_control_may_start_anything(standin, tmp_path):
     answer = web.post("/run/asked/resume", headers={"origin": page.ORIGIN, "x-csrf-token": csrf_of(page.TOKEN)})
     assert answer.status_code == 409
     assert "--control" in answer.text
+
+
+def test_a_resume_that_the_page_started_and_that_fails_says_so_there(standin, tmp_path):
+    waiting_run(standin, tmp_path, "asked")  # with inputs that no real controller finds again
+    web = page.client(tmp_path, control=True)
+    before = web.get("/run/asked/live").text
+    headers = {"origin": page.ORIGIN, "x-csrf-token": csrf_of(page.TOKEN)}
+    assert web.post("/run/asked/resume", headers=headers).status_code == 303
+    ended = time.monotonic() + 120
+    while "ended with exit code" not in (text := web.get("/run/asked/live").text) and time.monotonic() < ended:
+        time.sleep(0.5)
+    assert "The last start ended with exit code" in text
+    assert "ended with exit code" not in before
 
 
 def test_a_decision_on_another_plan_or_without_a_reason_is_refused(standin, tmp_path):

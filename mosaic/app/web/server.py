@@ -26,13 +26,15 @@ from mosaic.app.files import parse_plan
 from mosaic.app.views import report_data
 from mosaic.app.web import pages
 from mosaic.app.web.guard import Guard, csrf_of, form_of
-from mosaic.errors import MosaicError, UsageError
+from mosaic.errors import MosaicError, StopRequested, UsageError, WaitingError
 from mosaic.store import Store
 from mosaic.types import ActionPlan
 
 HERE = Path(__file__).parent
 STATIC = {"style.css": "text/css", "app.js": "text/javascript"}
 POLL = 1.0
+RESUME_LOG = "logs/resume.log"
+RESUME_LINES = 8
 KINDS: dict[str, decisions.Kind] = {"approve": "approve", "edit": "edit", "reject": "reject"}
 # A drawing of our own: its inline styles are no page's styles.
 SVG_HEADERS = {"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'"}
@@ -79,12 +81,16 @@ def create_app(root: Path, token: str, port: int, control: bool = False) -> Fast
     @app.get("/run/{name}")
     def run(name: str) -> Response:
         folder = pages.run_folder(root, name)
-        return render("run.html.j2", name=name, running=_running(children, name), **pages.run_page(folder))
+        return render("run.html.j2", name=name, **_shown(children, name, folder))
 
     @app.get("/run/{name}/live")
     def live(name: str) -> Response:
         folder = pages.run_folder(root, name)
-        return render("live.html.j2", name=name, running=_running(children, name), **pages.run_page(folder))
+        return render("live.html.j2", name=name, **_shown(children, name, folder))
+
+    def mark(name: str, folder: Path) -> str:
+        """Changes with what is recorded, and when a `resume` that this page started ends."""
+        return pages.mark(folder) + ("-runs" if _running(children, name) else "")
 
     @app.get("/run/{name}/events")
     async def events(name: str, request: Request) -> Response:
@@ -93,7 +99,7 @@ def create_app(root: Path, token: str, port: int, control: bool = False) -> Fast
         async def stream() -> AsyncIterator[str]:
             last = ""
             while not await request.is_disconnected():
-                now = await asyncio.to_thread(pages.mark, folder)
+                now = await asyncio.to_thread(mark, name, folder)
                 if now != last:
                     last = now
                     yield f"event: changed\ndata: {now}\n\n"
@@ -164,9 +170,8 @@ def create_app(root: Path, token: str, port: int, control: bool = False) -> Fast
         if not control:
             raise UsageError("this page may not start anything; start it with `python -m mosaic view --control`")
         if not _running(children, name):
-            logs = folder / "logs"
-            logs.mkdir(exist_ok=True)
-            with (logs / "resume.log").open("ab") as log:
+            (folder / RESUME_LOG).parent.mkdir(exist_ok=True)
+            with (folder / RESUME_LOG).open("ab") as log:
                 command = [sys.executable, "-m", "mosaic", "resume", str(folder)]
                 children[name] = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         return RedirectResponse(f"/run/{name}", 303)
@@ -176,6 +181,19 @@ def create_app(root: Path, token: str, port: int, control: bool = False) -> Fast
 
 def _running(children: dict[str, subprocess.Popen[bytes]], name: str) -> bool:
     return name in children and children[name].poll() is None
+
+
+def _shown(children: dict[str, subprocess.Popen[bytes]], name: str, folder: Path) -> dict[str, Any]:
+    """The page of a run, and what it says of a `resume` that it started: that it runs, or with which words it failed."""
+    code = children[name].poll() if name in children else None
+    running = _running(children, name)
+    page = {"running": running, "failed": None, **pages.run_page(folder)}
+    if running:
+        page["mark"] += "-runs"
+    if code not in (None, 0, WaitingError.exit_code, StopRequested.exit_code):
+        lines = (folder / RESUME_LOG).read_text(errors="replace").strip().splitlines()[-RESUME_LINES:]
+        page["failed"] = {"code": code, "words": "\n".join(lines)}
+    return page
 
 
 def _edited(folder: Path, form: dict[str, str]) -> ActionPlan:
