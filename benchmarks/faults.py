@@ -34,6 +34,8 @@ def campaign(calls: int, rate: float, seed: int = 1) -> dict[str, Any]:
     attempts: list[int] = []
     over: list[float] = []
     charged = unknown = 0
+    with ScriptedServer() as server:  # the client's first use imports for seconds on a busy machine: no reply's fault
+        ChatModel(ChatConfig(base_url=server.url)).complete([{"role": "user", "content": "Are you there?"}])
     with ScriptedServer(faults=rate, seed=seed, hang_seconds=TIMEOUT * 2) as server:
         chat = ChatModel(ChatConfig(base_url=server.url, timeout_seconds=TIMEOUT), sleep=waits.append)
 
