@@ -9,7 +9,6 @@ the environment at the moment of the call and appears in no error, repr or log.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import time
@@ -22,14 +21,12 @@ from pydantic import Field, field_validator
 from eval.chat_http import Http
 from eval.chat_reply import Attempt as Attempt
 from eval.chat_reply import Completion as Completion
-from eval.chat_reply import Fault, gates
+from eval.chat_reply import Fault, gates, holds_key
 from eval.chat_reply import ToolCall as ToolCall
-from eval.strict import NotStrict, strict_json
 from mosaic.errors import BoundaryError, PausedError, UsageError
 from mosaic.types import Noun, canonical_json
 
 MAX_WAIT = 120.0
-SHORTEST_KEY = 8
 FIRST_WAIT, LAST_WAIT = 0.5, 30.0
 RAISES = 4
 VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
@@ -221,11 +218,8 @@ class ChatModel:
         """A server that echoes the key would put it into every trace; such a reply is no reply."""
         key = os.environ.get(self.config.api_key_env) or ""
         said = [completion.text, completion.reasoning, completion.model]
-        said += [f"{c.id} {c.name}" for c in completion.tool_calls]
-        said += [canonical_json(strict_json(c.arguments)) for c in completion.tool_calls]
-        with contextlib.suppress(NotStrict):
-            said.append(canonical_json(strict_json(completion.text)))
-        if len(key) >= SHORTEST_KEY and any(key in text for text in said):
+        said += [text for c in completion.tool_calls for text in (f"{c.id} {c.name}", c.arguments)]
+        if holds_key(key, said):
             raise Fault("envelope", "a reply that holds the key", tokens=completion.tokens)
 
     def _wait(self, number: int, retry_after: float | None, end: float | None) -> None:

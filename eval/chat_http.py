@@ -12,10 +12,20 @@ import os
 import threading
 import time
 from functools import cache
+from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
 from eval.chat_reply import MAX_BODY, Fault
+
+
+def is_loopback(url: str) -> bool:
+    """Whether an address is this machine's own. A proxy or a netrc entry has no business on the way there."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class Http:
@@ -44,11 +54,9 @@ class Http:
 
         with self._lock:
             if self._client is None:
-                local = urlsplit(self._base_url).hostname in ("127.0.0.1", "localhost", "::1")
                 http = httpx2.AsyncClient(
                     follow_redirects=False,
-                    # A proxy or a netrc entry has no business between this process and its own machine.
-                    trust_env=not local,
+                    trust_env=not is_loopback(self._base_url),
                     limits=httpx2.Limits(max_connections=256, max_keepalive_connections=64),
                     event_hooks={"response": [_refuse]},
                 )

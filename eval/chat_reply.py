@@ -2,19 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 from pydantic import Field
 
 from eval.strict import NotStrict, strict_json
-from mosaic.types import Noun
+from mosaic.types import Noun, canonical_json
 
 MAX_BODY = 2 * 1024 * 1024
 MOST_REASONING = 32_000
+SHORTEST_KEY = 8
 FENCE = "```"
 VERSION = re.compile(r"-v?[0-9][0-9.v-]*")
+
+
+def holds_key(key: str, texts: Iterable[str]) -> bool:
+    """Whether a text, or the JSON that it is, holds the key. One shorter than SHORTEST_KEY may stand there by chance."""
+    if len(key) < SHORTEST_KEY:
+        return False
+    escaped = canonical_json(key)[1:-1]
+    for text in texts:
+        if key in text:
+            return True
+        with contextlib.suppress(NotStrict):
+            if escaped in canonical_json(strict_json(text)):
+                return True
+    return False
+
+
+def quoted(text: str, key: str) -> str:
+    """The start of what a server said, for an error message: one that echoes the key would put it into every log."""
+    return "(not quoted: it holds the key)" if holds_key(key, [text]) else text[:300]
 
 
 class Fault(Exception):

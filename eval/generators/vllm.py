@@ -19,10 +19,21 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from eval.chat_http import is_loopback
+from eval.chat_reply import quoted
 from eval.generator import VllmGeneratorConfig
 from eval.generators.canary import PROMPTS, TOKENS, Canary, Served
 from eval.generators.conversations import Chat, Turn, replay
-from eval.generators.vllm_server import MAX_CPU_LORAS, AttachedServer, OwnServer, Server, ServerGone
+from eval.generators.vllm_server import (
+    MAX_CPU_LORAS,
+    AttachedServer,
+    OwnServer,
+    Server,
+    ServerGone,
+    misfit,
+    refused,
+    shaped,
+)
 from mosaic.errors import BoundaryError, MosaicError, UsageError
 from mosaic.types import Prompt, Response
 
@@ -164,11 +175,15 @@ class VllmGenerator:
                 **{"model": name, "messages": chat, "logprobs": True, "top_logprobs": 0, "return_token_ids": True},
             }
             answer = self.server.call("/chat/completions", body)
-            choice = answer["choices"][0]
-            if choice.get("token_ids") is None or answer.get("prompt_token_ids") is None:
-                raise BoundaryError("the server gives no token ids, which the canary needs; use vLLM 0.31 or newer")
-            values = [float(token["logprob"]) for token in choice["logprobs"]["content"]]
-            return Served(list(answer["prompt_token_ids"]), list(choice["token_ids"])[: len(values)], values)
+            with shaped(self.server.url, "/chat/completions"):
+                choice = answer["choices"][0]
+                if choice.get("token_ids") is None or answer.get("prompt_token_ids") is None:
+                    raise BoundaryError("the server gives no token ids, which the canary needs; use vLLM 0.31 or newer")
+                values = [float(token["logprob"]) for token in choice["logprobs"]["content"]]
+                tokens = [int(token) for token in choice["token_ids"]][: len(values)]
+                if not values or len(tokens) < len(values):
+                    raise ValueError
+                return Served([int(token) for token in answer["prompt_token_ids"]], tokens, values)
 
         # By turns: on a busy machine the first requests end before the last ones arrive.
         jobs = [(name, chat) for chat in PROMPTS for name in names]
@@ -228,37 +243,44 @@ class Session:
         server = self.generator.server
         self._model = self.generator.serve(self.adapter)
         own = self.generator.config.base_url is None
+        direct = is_loopback(server.url)
         self._client = openai.AsyncOpenAI(
             base_url=server.url,
             api_key=server.key or "none",
             max_retries=0 if own else 4,
             timeout=REQUEST_SECONDS,
-            # Loopback goes through no proxy.
-            http_client=openai.DefaultAsyncHttpxClient(trust_env=not own, timeout=REQUEST_SECONDS),
+            http_client=openai.DefaultAsyncHttpxClient(
+                trust_env=not direct, follow_redirects=False, timeout=REQUEST_SECONDS
+            ),
         )
 
     async def ask(self, where: str, chat: Chat) -> Turn:
         """One answer; asked again of the next server where one dies."""
         sampling = self.generator.sampling(self.generator.config.max_new_tokens)
         answer = await self.send("/chat/completions", {**sampling, "messages": chat}, where)
-        choice = answer["choices"][0]
-        reason = choice["finish_reason"]
-        if reason not in ("stop", "length"):
-            raise BoundaryError(f"{where}: vLLM ended an answer with finish_reason {reason!r}")
-        return Turn((choice["message"]["content"] or "").strip(), reason, int(answer["usage"]["completion_tokens"]))
+        server = self.generator.server
+        with shaped(server.url, "/chat/completions"):
+            choice = answer["choices"][0]
+            reason = choice["finish_reason"]
+            if reason not in ("stop", "length"):
+                said = quoted(repr(reason), server.key)
+                raise BoundaryError(f"{where}: vLLM ended an answer with finish_reason {said}")
+            return Turn((choice["message"]["content"] or "").strip(), reason, int(answer["usage"]["completion_tokens"]))
 
     async def read(self, ids: list[int]) -> float:
         """Mean log-likelihood per token of a text, the first token being given."""
         body = {**self.generator.sampling(1), "prompt": ids, "prompt_logprobs": 0}
         answer = await self.send("/completions", body, "likelihood")
-        rows = answer["choices"][0]["prompt_logprobs"]
-        values = [float(row[str(token)]["logprob"]) for token, row in zip(ids[1:], rows[1:], strict=True)]
-        return sum(values) / len(values)
+        with shaped(self.generator.server.url, "/completions"):
+            rows = answer["choices"][0]["prompt_logprobs"]
+            values = [float(row[str(token)]["logprob"]) for token, row in zip(ids[1:], rows[1:], strict=True)]
+            return sum(values) / len(values)
 
     async def send(self, path: str, body: dict[str, Any], where: str) -> Any:
         """One request, named `where` in errors; sent again to the next server where one dies."""
         import openai
 
+        config, key = self.generator.config, self.generator.server.key
         hiccups = 0
         while True:
             if self._lock.locked():  # a new server is being started
@@ -277,12 +299,13 @@ class Session:
                 await self._recover(epoch, error)
             except openai.BadRequestError as error:
                 raise UsageError(
-                    f"prompt {where}: vLLM refuses it ({error.message[:300]}); a chat and generator.max_new_tokens must "
+                    f"prompt {where}: vLLM refuses it ({quoted(error.message, key)}); a chat and generator.max_new_tokens must "
                     "fit in generator.max_model_len"
                 ) from None
             except openai.APIStatusError as error:
-                key = f"; set {self.generator.config.api_key_env}" if error.status_code == 401 else ""
-                raise BoundaryError(f"vLLM answered {error.status_code}: {error.message[:300]}{key}") from None
+                raise refused(error.status_code, path, error.message, key, config) from None
+            except (openai.OpenAIError, ValueError):  # a body that is not the JSON it says it is
+                raise misfit(self.generator.server.url, path) from None
 
     async def _recover(self, epoch: int, error: Exception) -> None:
         """Start again, once for all conversations that saw the same death."""
@@ -300,10 +323,11 @@ class Session:
 
     async def _renew(self, error: Exception) -> None:
         log = self.generator.folder / "server.log"
+        said = quoted(str(error), self.generator.server.key)
         self.restarts += 1
         if self.restarts > RESTARTS:
-            raise BoundaryError(f"vLLM died {self.restarts} times in one evaluation; last: {error} (log: {log})")
-        self.generator.say(f"vLLM: the server is gone ({str(error)[:100]}); starting it again")
+            raise BoundaryError(f"vLLM died {self.restarts} times in one evaluation; last: {said} (log: {log})")
+        self.generator.say(f"vLLM: the server is gone ({said[:100]}); starting it again")
         if self._client is not None:
             await self._client.close()
             self._client = None

@@ -23,7 +23,7 @@ class SafetensorError(Exception):
     ],
 )
 def test_a_full_disk_is_an_oserror_whoever_found_it(tmp_path, error):
-    with pytest.raises(OSError, match="(?i)no space|quota") as caught, told_apart(tmp_path / "not" / "yet"):
+    with pytest.raises(OSError, match=r"(?i)no space|quota") as caught, told_apart(tmp_path / "not" / "yet"):
         raise error
     assert caught.value.errno in FULL
 
