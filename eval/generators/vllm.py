@@ -81,6 +81,7 @@ class VllmGenerator:
         )
         self._loaded: dict[str, None] = {}
         self._canary = Canary(base_model, config.dtype)
+        self._checked = False  # whether the canary has seen the base of the server that answers now
         self._stops = stop_token_ids(base_model)
 
     def generate(self, prompts: Sequence[Prompt], adapter: Path | None) -> list[Response]:
@@ -109,6 +110,8 @@ class VllmGenerator:
 
     def _serve_first(self, adapter: Path | None) -> None:
         """Start and load outside of the event loop, where Ctrl-C ends a long start at once."""
+        if self.config.base_url:
+            self._checked = False  # since the last call its owner may have started it again with another base
         with suppress(ServerGone):  # the session begins with a restart then
             self.serve(adapter)
 
@@ -136,14 +139,21 @@ class VllmGenerator:
         atexit.unregister(self.close)
         atexit.register(self.close)  # for whoever forgets; once, however often this is called
         if self.server.ready():
-            self._loaded.clear()
+            self._forget()
+        if not self._checked:
             self._canary.check_base(self._probe([self.server.base])[0])
+            self._checked = True
         if adapter is None:
             return self.server.base
         name = f"adapter-{adapter_digest(adapter)[:32]}"
         if name not in self._loaded:
             self._load(name, adapter)
         return name
+
+    def _forget(self) -> None:
+        """Another process may answer from here on: nothing that was loaded or checked holds any more."""
+        self._loaded.clear()
+        self._checked = False
 
     def _load(self, name: str, adapter: Path) -> None:
         check_adapter_recipe(adapter, self.max_lora_rank)
@@ -338,7 +348,7 @@ class Session:
 
     def _restart(self) -> None:
         self.generator.server.stop()
-        self.generator._loaded.clear()
+        self.generator._forget()
         self._connect()
 
 
