@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +192,8 @@ class VllmGenerator:
                     raise BoundaryError("the server gives no token ids, which the canary needs; use vLLM 0.31 or newer")
                 values = [float(token["logprob"]) for token in choice["logprobs"]["content"]]
                 tokens = [int(token) for token in choice["token_ids"]][: len(values)]
-                if not values or len(tokens) < len(values):
+                # Of nothing, or of NaN, no comparison would find a fault.
+                if not values or not all(map(isfinite, values)) or len(tokens) < len(values):
                     raise ValueError
                 return Served([int(token) for token in answer["prompt_token_ids"]], tokens, values)
 

@@ -162,8 +162,9 @@ def test_a_chat_reply_that_is_none_is_named(serve, ask, tiny_model, tmp_path, bo
             call()
 
 
-def test_a_probe_without_numbers_is_no_probe(serve, tiny_model, tmp_path):
-    choice = {"token_ids": [1], "logprobs": {"content": []}}
+@pytest.mark.parametrize("values", [[], [float("nan")]])
+def test_a_probe_without_numbers_is_no_probe(serve, tiny_model, tmp_path, values):
+    choice = {"token_ids": [1], "logprobs": {"content": [{"logprob": v} for v in values]}}
     port, _ = serve(always({"prompt_token_ids": [1], "choices": [choice]}))
     with pytest.raises(BoundaryError, match="does not answer as vLLM does"):
         VllmGenerator(tiny_model, config(port), 16, tmp_path)._probe(["m"])
