@@ -9,7 +9,6 @@ the environment at the moment of the call and appears in no error, repr or log.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import time
@@ -22,21 +21,18 @@ from pydantic import Field, field_validator
 from eval.chat_http import Http
 from eval.chat_reply import Attempt as Attempt
 from eval.chat_reply import Completion as Completion
-from eval.chat_reply import Fault, gates
+from eval.chat_reply import Fault, gates, holds_key, quoted
 from eval.chat_reply import ToolCall as ToolCall
-from eval.strict import NotStrict, strict_json
 from mosaic.errors import BoundaryError, PausedError, UsageError
 from mosaic.types import Noun, canonical_json
 
 MAX_WAIT = 120.0
-SHORTEST_KEY = 8
 FIRST_WAIT, LAST_WAIT = 0.5, 30.0
 RAISES = 4
 VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
 HOPELESS = (400, 401, 403, 404, 405, 413, 422)
 # A server that turns a request away before the model sees it has spent nothing.
 TURNED_AWAY = (401, 402, 403, 404, 429)
-MOST_SAID = 300
 REFUSES = "the endpoint refuses the request"
 
 
@@ -223,25 +219,9 @@ class ChatModel:
     def _no_key(self, completion: Completion) -> None:
         """A server that echoes the key would put it into every trace; such a reply is no reply."""
         said = [completion.text, completion.reasoning, completion.model]
-        said += [f"{c.id} {c.name}" for c in completion.tool_calls]
-        said += [canonical_json(strict_json(c.arguments)) for c in completion.tool_calls]
-        with contextlib.suppress(NotStrict):
-            said.append(canonical_json(strict_json(completion.text)))
-        if self._holds_key(said):
+        said += [text for c in completion.tool_calls for text in (f"{c.id} {c.name}", c.arguments)]
+        if holds_key(os.environ.get(self.config.api_key_env) or "", said):
             raise Fault("envelope", "a reply that holds the key", tokens=completion.tokens)
-
-    def _holds_key(self, texts: list[str], most: int | None = None) -> bool:
-        """Whether the key, or as much of its beginning as `most`, is in one of them."""
-        key = os.environ.get(self.config.api_key_env) or ""
-        return len(key) >= SHORTEST_KEY and any(key[:most] in text for text in texts)
-
-    def _quoted(self, said: str) -> str:
-        """The server's words for a message: one line, capped, nothing that a terminal obeys; withheld with a key."""
-        line = " ".join("".join(c if c.isprintable() else " " for c in said).split())
-        # Its beginning is enough: servers mask the rest, and a body that stalls may end within the key.
-        if self._holds_key([said, line], SHORTEST_KEY):
-            return "(what it says holds the key)"
-        return line if len(line) <= MOST_SAID else line[: MOST_SAID - 3] + "..."
 
     def _wait(self, number: int, retry_after: float | None, end: float | None) -> None:
         """Full-jitter backoff, or what the server asks for, never past the deadline."""
@@ -265,7 +245,7 @@ class ChatModel:
         count = f"{len(attempts)} attempt{'s' if len(attempts) != 1 else ''}, the last: {fault.kind}"
         tried = f"{count} ({fault})"
         kinds = {a.error for a in attempts}
-        said = self._quoted(fault.said)
+        said = quoted(fault.said, os.environ.get(self.config.api_key_env) or "")
         if fault.kind == "other_model":
             need = f"write `model: {said}` in the config if that is the model meant"
             return ChatUnavailable(f"{where}: the server answers as {said}; {need} ({count})", attempts)

@@ -13,6 +13,7 @@ import os
 import threading
 import time
 from functools import cache
+from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,6 +22,15 @@ from mosaic.errors import UsageError
 
 MAX_ERROR = 16 * 1024
 ERROR_SECONDS = 1.0
+
+
+def is_loopback(url: str) -> bool:
+    """Whether an address is this machine's own. A proxy or a netrc entry has no business on the way there."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class Http:
@@ -50,11 +60,9 @@ class Http:
 
         with self._lock:
             if self._client is None:
-                local = urlsplit(self._base_url).hostname in ("127.0.0.1", "localhost", "::1")
                 http = httpx2.AsyncClient(
                     follow_redirects=False,
-                    # A proxy or a netrc entry has no business between this process and its own machine.
-                    trust_env=not local,
+                    trust_env=not is_loopback(self._base_url),
                     limits=httpx2.Limits(max_connections=256, max_keepalive_connections=64),
                     event_hooks={"response": [_refuse]},
                 )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 from pydantic import Field
@@ -13,8 +14,34 @@ from mosaic.types import Noun, canonical_json
 
 MAX_BODY = 2 * 1024 * 1024
 MOST_REASONING = 32_000
+SHORTEST_KEY = 8
+MOST_SAID = 300
 FENCE = "```"
 VERSION = re.compile(r"-v?[0-9][0-9.v-]*")
+
+
+def holds_key(key: str, texts: Iterable[str]) -> bool:
+    """Whether a text, or the JSON that it is, holds the key. One shorter than SHORTEST_KEY may stand there by chance."""
+    if len(key) < SHORTEST_KEY:
+        return False
+    escaped = canonical_json(key)[1:-1]
+    for text in texts:
+        if key in text:
+            return True
+        with contextlib.suppress(NotStrict):
+            if escaped in canonical_json(strict_json(text)):
+                return True
+    return False
+
+
+def quoted(text: str, key: str) -> str:
+    """What a server said, for a message: one line, capped, nothing that a terminal obeys; withheld with the key in it."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    # Its beginning is enough: servers mask the rest, and a body that stalls may end within the key.
+    begins = len(key) >= SHORTEST_KEY and any(key[:SHORTEST_KEY] in said for said in (text, line))
+    if begins or holds_key(key, [text, line]):
+        return "(not quoted: it holds the key)"
+    return line if len(line) <= MOST_SAID else line[: MOST_SAID - 3] + "..."
 
 
 class Fault(Exception):

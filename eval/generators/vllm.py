@@ -16,13 +16,25 @@ import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from eval.chat_http import is_loopback
+from eval.chat_reply import quoted
 from eval.generator import VllmGeneratorConfig
 from eval.generators.canary import PROMPTS, TOKENS, Canary, Served
 from eval.generators.conversations import Chat, Turn, replay
-from eval.generators.vllm_server import MAX_CPU_LORAS, AttachedServer, OwnServer, Server, ServerGone
+from eval.generators.vllm_server import (
+    MAX_CPU_LORAS,
+    AttachedServer,
+    OwnServer,
+    Server,
+    ServerGone,
+    misfit,
+    refused,
+    shaped,
+)
 from mosaic.errors import BoundaryError, MosaicError, UsageError
 from mosaic.types import Prompt, Response
 
@@ -70,6 +82,7 @@ class VllmGenerator:
         )
         self._loaded: dict[str, None] = {}
         self._canary = Canary(base_model, config.dtype)
+        self._checked = False  # whether the canary has seen the base of the server that answers now
         self._stops = stop_token_ids(base_model)
 
     def generate(self, prompts: Sequence[Prompt], adapter: Path | None) -> list[Response]:
@@ -98,6 +111,8 @@ class VllmGenerator:
 
     def _serve_first(self, adapter: Path | None) -> None:
         """Start and load outside of the event loop, where Ctrl-C ends a long start at once."""
+        if self.config.base_url:
+            self._checked = False  # since the last call its owner may have started it again with another base
         with suppress(ServerGone):  # the session begins with a restart then
             self.serve(adapter)
 
@@ -125,14 +140,21 @@ class VllmGenerator:
         atexit.unregister(self.close)
         atexit.register(self.close)  # for whoever forgets; once, however often this is called
         if self.server.ready():
-            self._loaded.clear()
+            self._forget()
+        if not self._checked:
             self._canary.check_base(self._probe([self.server.base])[0])
+            self._checked = True
         if adapter is None:
             return self.server.base
         name = f"adapter-{adapter_digest(adapter)[:32]}"
         if name not in self._loaded:
             self._load(name, adapter)
         return name
+
+    def _forget(self) -> None:
+        """Another process may answer from here on: nothing that was loaded or checked holds any more."""
+        self._loaded.clear()
+        self._checked = False
 
     def _load(self, name: str, adapter: Path) -> None:
         check_adapter_recipe(adapter, self.max_lora_rank)
@@ -164,11 +186,16 @@ class VllmGenerator:
                 **{"model": name, "messages": chat, "logprobs": True, "top_logprobs": 0, "return_token_ids": True},
             }
             answer = self.server.call("/chat/completions", body)
-            choice = answer["choices"][0]
-            if choice.get("token_ids") is None or answer.get("prompt_token_ids") is None:
-                raise BoundaryError("the server gives no token ids, which the canary needs; use vLLM 0.31 or newer")
-            values = [float(token["logprob"]) for token in choice["logprobs"]["content"]]
-            return Served(list(answer["prompt_token_ids"]), list(choice["token_ids"])[: len(values)], values)
+            with shaped(self.server.url, "/chat/completions"):
+                choice = answer["choices"][0]
+                if choice.get("token_ids") is None or answer.get("prompt_token_ids") is None:
+                    raise BoundaryError("the server gives no token ids, which the canary needs; use vLLM 0.31 or newer")
+                values = [float(token["logprob"]) for token in choice["logprobs"]["content"]]
+                tokens = [int(token) for token in choice["token_ids"]][: len(values)]
+                # Of nothing, or of NaN, no comparison would find a fault.
+                if not values or not all(map(isfinite, values)) or len(tokens) < len(values):
+                    raise ValueError
+                return Served([int(token) for token in answer["prompt_token_ids"]], tokens, values)
 
         # By turns: on a busy machine the first requests end before the last ones arrive.
         jobs = [(name, chat) for chat in PROMPTS for name in names]
@@ -228,37 +255,44 @@ class Session:
         server = self.generator.server
         self._model = self.generator.serve(self.adapter)
         own = self.generator.config.base_url is None
+        direct = is_loopback(server.url)
         self._client = openai.AsyncOpenAI(
             base_url=server.url,
             api_key=server.key or "none",
             max_retries=0 if own else 4,
             timeout=REQUEST_SECONDS,
-            # Loopback goes through no proxy.
-            http_client=openai.DefaultAsyncHttpxClient(trust_env=not own, timeout=REQUEST_SECONDS),
+            http_client=openai.DefaultAsyncHttpxClient(
+                trust_env=not direct, follow_redirects=False, timeout=REQUEST_SECONDS
+            ),
         )
 
     async def ask(self, where: str, chat: Chat) -> Turn:
         """One answer; asked again of the next server where one dies."""
         sampling = self.generator.sampling(self.generator.config.max_new_tokens)
         answer = await self.send("/chat/completions", {**sampling, "messages": chat}, where)
-        choice = answer["choices"][0]
-        reason = choice["finish_reason"]
-        if reason not in ("stop", "length"):
-            raise BoundaryError(f"{where}: vLLM ended an answer with finish_reason {reason!r}")
-        return Turn((choice["message"]["content"] or "").strip(), reason, int(answer["usage"]["completion_tokens"]))
+        server = self.generator.server
+        with shaped(server.url, "/chat/completions"):
+            choice = answer["choices"][0]
+            reason = choice["finish_reason"]
+            if reason not in ("stop", "length"):
+                said = quoted(repr(reason), server.key)
+                raise BoundaryError(f"{where}: vLLM ended an answer with finish_reason {said}")
+            return Turn((choice["message"]["content"] or "").strip(), reason, int(answer["usage"]["completion_tokens"]))
 
     async def read(self, ids: list[int]) -> float:
         """Mean log-likelihood per token of a text, the first token being given."""
         body = {**self.generator.sampling(1), "prompt": ids, "prompt_logprobs": 0}
         answer = await self.send("/completions", body, "likelihood")
-        rows = answer["choices"][0]["prompt_logprobs"]
-        values = [float(row[str(token)]["logprob"]) for token, row in zip(ids[1:], rows[1:], strict=True)]
-        return sum(values) / len(values)
+        with shaped(self.generator.server.url, "/completions"):
+            rows = answer["choices"][0]["prompt_logprobs"]
+            values = [float(row[str(token)]["logprob"]) for token, row in zip(ids[1:], rows[1:], strict=True)]
+            return sum(values) / len(values)
 
     async def send(self, path: str, body: dict[str, Any], where: str) -> Any:
         """One request, named `where` in errors; sent again to the next server where one dies."""
         import openai
 
+        config, key = self.generator.config, self.generator.server.key
         hiccups = 0
         while True:
             if self._lock.locked():  # a new server is being started
@@ -277,12 +311,13 @@ class Session:
                 await self._recover(epoch, error)
             except openai.BadRequestError as error:
                 raise UsageError(
-                    f"prompt {where}: vLLM refuses it ({error.message[:300]}); a chat and generator.max_new_tokens must "
+                    f"prompt {where}: vLLM refuses it ({quoted(error.message, key)}); a chat and generator.max_new_tokens must "
                     "fit in generator.max_model_len"
                 ) from None
             except openai.APIStatusError as error:
-                key = f"; set {self.generator.config.api_key_env}" if error.status_code == 401 else ""
-                raise BoundaryError(f"vLLM answered {error.status_code}: {error.message[:300]}{key}") from None
+                raise refused(error.status_code, path, error.message, key, config) from None
+            except (openai.OpenAIError, ValueError):  # a body that is not the JSON it says it is
+                raise misfit(self.generator.server.url, path) from None
 
     async def _recover(self, epoch: int, error: Exception) -> None:
         """Start again, once for all conversations that saw the same death."""
@@ -300,10 +335,11 @@ class Session:
 
     async def _renew(self, error: Exception) -> None:
         log = self.generator.folder / "server.log"
+        said = quoted(str(error), self.generator.server.key)
         self.restarts += 1
         if self.restarts > RESTARTS:
-            raise BoundaryError(f"vLLM died {self.restarts} times in one evaluation; last: {error} (log: {log})")
-        self.generator.say(f"vLLM: the server is gone ({str(error)[:100]}); starting it again")
+            raise BoundaryError(f"vLLM died {self.restarts} times in one evaluation; last: {said} (log: {log})")
+        self.generator.say(f"vLLM: the server is gone ({said[:100]}); starting it again")
         if self._client is not None:
             await self._client.close()
             self._client = None
@@ -314,7 +350,7 @@ class Session:
 
     def _restart(self) -> None:
         self.generator.server.stop()
-        self.generator._loaded.clear()
+        self.generator._forget()
         self._connect()
 
 

@@ -18,11 +18,15 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from eval.chat_http import is_loopback
+from eval.chat_reply import quoted
 from eval.generator import VllmGeneratorConfig
+from eval.strict import MAX_BYTES
 from mosaic.errors import BoundaryError, PausedError, UsageError
 
 BASE = "base"
@@ -69,11 +73,43 @@ def find_vllm() -> str:
     return found
 
 
+def refused(status: int, path: str, said: str, key: str, config: VllmGeneratorConfig) -> BoundaryError:
+    """What a status other than 200 means to the operator. `said` is the server's text; the key is never quoted."""
+    text = f"vLLM answered {status} to {path}: {quoted(said, key)}"
+    if 300 <= status < 400:
+        text += "; a redirect is never followed, since it would take the key elsewhere; check generator.base_url"
+    if status in (401, 403):
+        text += f"; put a valid key into the environment variable {config.api_key_env}"
+    return BoundaryError(text)
+
+
+def misfit(url: str, path: str) -> BoundaryError:
+    """Something answers, but not as vLLM would."""
+    return BoundaryError(f"{url}{path} does not answer as vLLM does; check generator.base_url")
+
+
+@contextmanager
+def shaped(url: str, path: str) -> Iterator[None]:
+    """`misfit` where a reply that is read inside has not the shape of vLLM's."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        raise misfit(url, path) from None
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """urllib would take the Authorization header along, to any host."""
+
+    def redirect_request(self, *args: Any) -> None:
+        return None
+
+
 class _Http:
-    """Control requests. Loopback is never sent through a proxy."""
+    """Control requests. No redirect is followed; loopback is never sent through a proxy."""
 
     url: str
     key: str
+    config: VllmGeneratorConfig
 
     def call(self, path: str, body: dict[str, Any] | None = None, seconds: float = 120.0) -> Any:
         root = self.url.removesuffix("/v1") if path == "/health" else self.url
@@ -82,16 +118,20 @@ class _Http:
             data=None if body is None else json.dumps(body).encode(),
             headers={"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"},
         )
-        direct = [urllib.request.ProxyHandler({})] if "//127.0.0.1" in self.url else []
+        direct = [urllib.request.ProxyHandler({})] if is_loopback(self.url) else []
         try:
-            with urllib.request.build_opener(*direct).open(request, timeout=seconds) as answer:
+            with urllib.request.build_opener(_NoRedirect, *direct).open(request, timeout=seconds) as answer:
                 text = answer.read().decode(errors="replace")
         except urllib.error.HTTPError as error:
-            raise BoundaryError(
-                f"vLLM answered {error.code} to {path}: {error.read(500).decode(errors='replace')}"
-            ) from None
+            raise refused(error.code, path, _body(error), self.key, self.config) from None
         except (OSError, http.client.HTTPException) as error:
-            raise ServerGone(f"vLLM does not answer at {self.url}{path}: {error}") from None
+            said = quoted(str(error), self.key)
+            raise ServerGone(f"vLLM does not answer at {self.url}{path}: {said}") from None
+        except ValueError:  # its message would quote the header
+            raise UsageError(
+                f"{self.config.api_key_env}: the key in this environment variable cannot be sent as a header; "
+                "give it in plain ASCII, without line breaks"
+            ) from None
         try:
             return json.loads(text)
         except ValueError:
@@ -106,7 +146,12 @@ class _Http:
         return True
 
     def models(self) -> list[dict[str, Any]]:
-        return list(self.call("/models", seconds=10.0)["data"])
+        """The models that it serves, each with a text as `id`."""
+        with shaped(self.url, "/models"):
+            cards = [dict(card) for card in self.call("/models", seconds=10.0)["data"]]
+            if not all(isinstance(card["id"], str) for card in cards):
+                raise TypeError
+            return cards
 
     def load(self, name: str, folder: Path) -> None:
         """Register an adapter. A name that is taken is freed first: names are digests, but a path may have gone."""
@@ -133,6 +178,7 @@ class AttachedServer(_Http):
 
     def __init__(self, config: VllmGeneratorConfig) -> None:
         assert config.base_url is not None
+        self.config = config
         self.url = config.base_url
         self.key = os.environ.get(config.api_key_env, "")
         self.base = BASE
@@ -155,7 +201,7 @@ class AttachedServer(_Http):
         roots = [m["id"] for m in models if not m.get("parent")]
         if not roots:
             raise BoundaryError(f"generator.base_url: {self.url} serves no base model")
-        self.base = str(roots[0])
+        self.base = roots[0]
         first, self._met = not self._met, True
         return first  # what it held before is not known to be ours: `load` frees a name that is taken
 
@@ -294,6 +340,13 @@ class OwnServer(_Http):
             child.wait()
         if self._log is not None:
             self._log.join(5.0)
+
+
+def _body(error: urllib.error.HTTPError) -> str:
+    try:
+        return error.read(MAX_BYTES).decode(errors="replace")
+    except (OSError, http.client.HTTPException):
+        return "(no whole body)"
 
 
 def _free_port() -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,6 +43,7 @@ def validate(
         _pool(config, inputs),
         _contamination(config, inputs),
         *_suites(config, inputs),
+        *_lengths(config, inputs),
         _recipe(config),
         _mixture(config, inputs),
     ]
@@ -61,6 +63,7 @@ def check_before_run(config: RunConfig, inputs: Inputs, say: Callable[[str], Non
     _pool(config, inputs)
     _contamination(config, inputs)
     _suites(config, inputs, runs)
+    _lengths(config, inputs)
     _recipe(config)
     _mixture(config, inputs)
     _smoke(config, inputs, serve=False)
@@ -87,6 +90,53 @@ def _pool(config: RunConfig, inputs: Inputs) -> dict[str, Any]:
 
 def _suites(config: RunConfig, inputs: Inputs, runs: Path | None = None) -> list[dict[str, Any]]:
     return check_judge(config, inputs.objectives, inputs.suites, runs)
+
+
+def model_length(base: Path) -> int | None:
+    """How many tokens a model folder's config allows in one chat; None where it does not say, or stretches positions."""
+    config = json.loads((base / "config.json").read_text())
+    config = {**config, **(config.get("text_config") or {})}
+    rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    # These two name the length that is reached by stretching.
+    plain = "factor" not in rope or rope.get("rope_type") in ("llama3", "longrope")
+    return config.get("max_position_embeddings") if plain else None
+
+
+def _lengths(config: RunConfig, inputs: Inputs) -> list[dict[str, Any]]:
+    """UsageError where a suite's conversation, with answers as long as they may be, does not fit into vLLM's context."""
+    if config.generator.kind != "vllm":
+        return []
+    base, answer = Path(config.base_model), config.generator.max_new_tokens
+    limit = config.generator.max_model_len or model_length(base)
+    if limit is None:
+        return []
+    prompts = [p for roles in inputs.suites.values() for suite in roles.values() for p in suite.prompts]
+    needs = chat_lengths(load_tokenizer(base), prompts, answer)
+    need, prompt = max(zip(needs, prompts, strict=True), key=lambda pair: pair[0])
+    if need > limit:
+        turns = f"{len(prompt.turns)} answers of generator.max_new_tokens = {answer}"
+        allowed = "" if config.generator.max_model_len else " (the base's max_position_embeddings, since it is null)"
+        raise UsageError(
+            f"generator.max_model_len: {limit:,}{allowed} is too short for {sum(n > limit for n in needs):,} of "
+            f"{len(prompts):,} prompts; the longest, {prompt.id}, needs {need:,} tokens with {turns}; raise it, "
+            "lower generator.max_new_tokens, or take the prompts out of the suites"
+        )
+    return [
+        {"check": "context", "result": f"longest prompt {prompt.id}: {need:,} of {limit:,} tokens with its answers"}
+    ]
+
+
+def chat_lengths(tokenizer: Any, prompts: Sequence[Prompt], answer: int) -> list[int]:
+    """Tokens of each whole conversation: its turns in the chat template, and `answer` tokens per turn."""
+    chats: list[list[dict[str, str]]] = []
+    for prompt in prompts:
+        chat = [{"role": "system", "content": prompt.system}] if prompt.system else []
+        for text in prompt.turns:
+            chat += [{"role": "user", "content": text}, {"role": "assistant", "content": ""}]
+        chats.append(chat[:-1])
+    texts = tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
+    rows = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return [len(ids) + answer * len(p.turns) for ids, p in zip(rows, prompts, strict=True)]
 
 
 def _recipe(config: RunConfig) -> dict[str, Any]:

@@ -14,8 +14,8 @@ import pytest
 from eval.generator import VllmGeneratorConfig
 from eval.generators.canary import PROMPTS, TOKENS, Canary, CanaryError, Served
 from eval.generators.conversations import Turn, replay
-from eval.generators.vllm import ADAPTER_FILES, VllmGenerator, adapter_digest, check_adapter_recipe
-from eval.generators.vllm_server import AttachedServer, OwnServer
+from eval.generators.vllm import ADAPTER_FILES, Session, VllmGenerator, adapter_digest, check_adapter_recipe
+from eval.generators.vllm_server import AttachedServer, OwnServer, ServerGone
 from mosaic.errors import BoundaryError, PausedError, UsageError
 from mosaic.types import Prompt
 from training.servable import check_servable
@@ -343,6 +343,71 @@ def test_the_key_is_on_no_command_line(tiny_model, tmp_path, monkeypatch):
     assert "--host=127.0.0.1" in command
     assert "--generation-config=vllm" in command
     assert "trust" not in command
+
+
+class Counting(Quiet):
+    """Fails from the second check on, where told so."""
+
+    checks, fails = 0, False
+
+    def check_base(self, served):
+        self.checks += 1
+        if self.fails and self.checks > 1:
+            raise CanaryError("another base", "adapter")
+        return 0.0
+
+
+def test_the_base_is_checked_after_every_start(stand_in):
+    generator, _ = stand_in(dies_after=15)
+    generator._canary = Counting(generator.base_model, "float32")
+    generator.generate(prompts(*[1] * 20), None)
+    assert (generator.server.starts, generator._canary.checks) == (2, 2)
+    generator.generate(prompts(1), None)
+    assert generator._canary.checks == 2
+
+
+def test_a_base_whose_check_did_not_pass_is_checked_again(stand_in):
+    generator, _ = stand_in()
+    lost = [ServerGone("gone"), CanaryError("another base", "adapter")]
+
+    class Failing(Quiet):
+        def check_base(self, served):
+            raise lost.pop(0) if len(lost) > 1 else lost[0]
+
+    generator._canary = Failing(generator.base_model, "float32")
+    for _ in range(2):
+        with pytest.raises(CanaryError):
+            generator.generate(prompts(1), None)
+
+
+def test_the_base_of_an_attached_server_is_checked_before_every_call_and_after_a_loss(stand_in, monkeypatch):
+    own, _ = stand_in()
+    own.serve(None)
+    monkeypatch.setenv("VLLM_API_KEY", own.server.key)
+    generator, _ = stand_in({"base_url": own.server.url})
+    canary = generator._canary = Counting(generator.base_model, "float32")
+    generator.generate(prompts(1), None)
+    generator.generate(prompts(1), None)
+    assert canary.checks == 2
+    asyncio.run(_lost(Session(generator, None)))
+    assert canary.checks == 3
+    canary.fails = True
+    with pytest.raises(CanaryError):
+        generator.generate(prompts(1), None)
+
+
+async def _lost(session):
+    async with session:
+        await session._recover(0, ServerGone("gone"))
+
+
+def test_a_base_is_read_once_and_its_numbers_are_held_to_that_every_time(tiny_model, answers, monkeypatch):
+    canary = Canary(tiny_model, "float32")
+    canary.check_base(answers[None])
+    monkeypatch.setattr(canary, "_read", None)
+    assert canary.check_base(answers[None]) < 1e-3
+    with pytest.raises(CanaryError):
+        canary.check_base([Served(s.prompt, s.tokens, [v - 1 for v in s.logprobs]) for s in answers[None]])
 
 
 def test_an_attached_server_that_is_down_pauses_the_run(monkeypatch):
