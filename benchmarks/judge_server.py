@@ -52,6 +52,13 @@ def by_rules(suites: Iterable[Suite]) -> Decide:
     return decide
 
 
+class _Server(ThreadingHTTPServer):
+    """Room for all connections of a judge that asks at once: with the usual five, one is refused on a busy machine."""
+
+    request_queue_size = 128
+    daemon_threads = True
+
+
 class JudgeServer:
     """Serves on a free loopback port while inside `with`. `fault(n)` names what the n-th call (from 1) suffers: a
     status as text, `garbage`, `truncated`, `refused`, `invalid`, or None. `bodies` are the requests, in order."""
@@ -84,8 +91,7 @@ class JudgeServer:
             def log_message(self, format: str, *arguments: Any) -> None:
                 return
 
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._http.daemon_threads = True
+        self._http = _Server(("127.0.0.1", 0), Handler)
 
     @property
     def url(self) -> str:

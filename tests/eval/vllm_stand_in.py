@@ -80,9 +80,9 @@ def main():
     if mode == "child":
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
         Path(os.environ["STAND_IN_LOG"]).write_text(f"{os.getpid()} {child.pid}")
+    ThreadingHTTPServer.request_queue_size = 256
     server = ThreadingHTTPServer(("127.0.0.1", int(OPTIONS["port"])), Handler)
     server.daemon_threads = True
-    server.request_queue_size = 256
     server.serve_forever()
 
 
