@@ -444,7 +444,7 @@ def audit(services: Services, state: State) -> State:
     current = services.state()
     services.steps.round = current.rounds[-1].round
     objectives = services.settings.objectives
-    chosen = choose([r for r in current.executed if r.plan], current.archive, objectives)
+    chosen = choose([r for r in current.executed if r.plan], current.archive, objectives, current.noise)
     services.notify(f"audit: the base and {'no round' if chosen is None else f'round {chosen}'}")
     base = services.evaluator.evaluate(None, ["audit"]).scores()
     adapter = next((r.adapter for r in current.rounds if r.round == chosen), None) if chosen is not None else None

@@ -67,17 +67,36 @@ def verdict(round_: Round, objectives: Sequence[ObjectiveSpec]) -> tuple[bool, s
     return True, "all floors held" if any(o.floor is not None for o in objectives) else "all objectives scored"
 
 
-def merit(point: Sequence[float], objectives: Sequence[ObjectiveSpec]) -> tuple[float, float]:
-    """How good a single point is: least total shortfall below targets first, then the volume it dominates alone."""
-    shortfall = sum(max(0.0, o.target - x) for o, x in zip(objectives, point, strict=True) if o.target is not None)
-    return -round(shortfall, 9), hypervolume([point])
+def merit(
+    point: Sequence[float], objectives: Sequence[ObjectiveSpec], noise: Mapping[str, float]
+) -> tuple[float, float]:
+    """How good a single point is: the least shortfall below targets that is to be expected, to a thousandth of a point,
+    then the volume it dominates alone.
+
+    What was measured is taken to be off by the calibration's noise, so that a score just above its target counts for
+    less than one well above it.
+    """
+    shortfall = sum(
+        expected_shortfall(o.target - x, noise.get(o.name, LEAST_NOISE))
+        for o, x in zip(objectives, point, strict=True)
+        if o.target is not None
+    )
+    return -round(shortfall, 3), hypervolume([point])
 
 
-def choose(rounds: Sequence[Round], kept: Sequence[int], objectives: Sequence[ObjectiveSpec]) -> int | None:
+def expected_shortfall(below: float, noise: float) -> float:
+    """Mean of max(0, below + noise z) for a standard normal z."""
+    z = below / noise
+    return below * 0.5 * math.erfc(-z / math.sqrt(2)) + noise * math.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+
+
+def choose(
+    rounds: Sequence[Round], kept: Sequence[int], objectives: Sequence[ObjectiveSpec], noise: Mapping[str, float]
+) -> int | None:
     """The archived round of greatest merit, the earliest of equals; None for an empty archive."""
     names = [o.name for o in objectives]
     candidates = [(r, p) for r in rounds if r.round in set(kept) and (p := r.point(names)) is not None]
     if not candidates:
         return None
-    best = max(candidates, key=lambda pair: (merit(pair[1], objectives), -pair[0].round))
+    best = max(candidates, key=lambda pair: (merit(pair[1], objectives, noise), -pair[0].round))
     return best[0].round

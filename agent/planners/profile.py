@@ -32,7 +32,6 @@ CANDIDATES = 96
 SPREADS = (0.9, 0.6, 0.35, 0.2, 0.2, 0.15, 0.15, 0.1, 0.1, 0.07, 0.07, 0.05)
 # A point below a target costs four times the whole volume: targets come first, as when the result is chosen.
 SHORTFALL_COST = 16.0
-MOVE_COST = 0.02
 # A mixture nearer than this (L1 over cells) to one that was trained would teach next to nothing.
 LEAST_NEWS = 0.12
 # Luck, standard normal: nodes and weights of Gauss and Hermite's quadrature.
@@ -108,27 +107,22 @@ class ProfilePlanner:
         """Random moves in log-ratios, narrower each time, around the best point so far; all inside the limits."""
         generator = np.random.default_rng([observation.seed, observation.round, 17])
         centre = inside(*weights_of(start, observation), observation)
-        best, best_value = centre, self._values([centre], observation, model, start)[0]
+        best, best_value = centre, self._values([centre], observation, model)[0]
         for spread in SPREADS:
             points = [inside(*_moved(best, spread, generator), observation) for _ in range(CANDIDATES)]
-            values = self._values(points, observation, model, start)
+            values = self._values(points, observation, model)
             top = int(np.argmax(values))
             if values[top] > best_value:
                 best, best_value = points[top], values[top]
         return best[0], best[1], float(best_value)
 
-    def _values(
-        self, points: list[Weights], observation: Observation, model: Response, start: ActionPlan
-    ) -> list[float]:
+    def _values(self, points: list[Weights], observation: Observation, model: Response) -> list[float]:
         rows = np.array([row_of(model.cells, *point) for point in points])
         worth = np.broadcast_to(values_of(outcomes(model, rows, observation), observation), len(rows))
-        home = row_of(model.cells, *weights_of(start, observation))
         plans = [r.plan for r in observation.history if r.plan] + refused_plans(observation)
         tried = [row_of(model.cells, *weights_of(plan, observation)) for plan in plans]
-        # Far from what was tried the fit knows least, so distance costs a little.
-        moved = np.abs(rows - home).sum(axis=1)
         stale = [any(np.abs(row - past).sum() < LEAST_NEWS for past in tried) for row in rows]
-        return [float(w) - MOVE_COST * float(m) - s for w, m, s in zip(worth, moved, stale, strict=True)]
+        return [float(w) - s for w, s in zip(worth, stale, strict=True)]
 
     def _rationale(
         self,
@@ -196,7 +190,7 @@ def trials_of(observation: Observation) -> list[Trial]:
         if past.failure:
             continue
         shares = cells_of(past.plan, observation.bucket_proportions) if past.plan else {}
-        trials.append(Trial(shares, slice_means(past.profile), is_base=past.plan is None))
+        trials.append(Trial(shares, slice_means(past.profile)))
     if observation.calibration:
         shares = cells_of(observation.calibration.mixture, observation.bucket_proportions)
         trials += [Trial(shares, slice_means(profile)) for profile in observation.calibration.profiles]
@@ -219,7 +213,7 @@ def usual_luck(observation: Observation) -> dict[str, float]:
 def outcomes(model: Response, rows: Floats, observation: Observation) -> dict[str, Floats]:
     """Objective -> predicted means (n, k) of each mixture under each luck; objectives without slices are left out."""
     noise = usual_luck(observation)
-    found = {o: model.predict(rows, o, sd * LUCK) for o, sd in noise.items()}
+    found = {o: model.predict(rows, o, sd, LUCK) for o, sd in noise.items()}
     return {o: means for o, means in found.items() if not np.isnan(means).any()}
 
 

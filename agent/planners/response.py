@@ -1,9 +1,9 @@
 """How slices answer to tokens: a small Bayesian regression per slice, fitted to the rounds of one run.
 
 On the 1-5 scale, a slice's mean is linear in the log shares of its own bucket, of its objective's other buckets, and
-of every other objective's data, cut off at the ends of the scale; a slice at an end is taken to lie a little beyond
-it. The prior says that a bucket's own tokens help most, neighbouring ones some, and other objectives' data are
-unknown; the rounds correct it. With no rounds yet the prior speaks alone.
+of every other objective's data, cut off at the ends of the scale: a slice seen at an end may lie anywhere beyond it.
+The prior says that a bucket's own tokens help most, neighbouring ones some, and other objectives' data little; the
+rounds correct it. With no rounds yet the prior speaks alone. A mixture far from all that was tried is less certain.
 """
 
 from __future__ import annotations
@@ -18,25 +18,23 @@ Cell = tuple[str, str]
 Floats = npt.NDArray[np.float64]
 
 LEAST_SHARE = 0.01
-SLACK = 0.3
+# Means out here are taken to be cut off at the end of the scale, and to lie at least `SLACK` further out.
+NEAR_BOTTOM, NEAR_TOP, SLACK = 1.1, 4.85, 0.3
+REFITS = 50
 OWN, OWN_SD = 0.8, 0.4
 NEAR, NEAR_SD = 0.4, 0.3
-FAR, FAR_SD = -0.1, 0.3
+FAR, FAR_SD = 0.0, 0.1
 INTERCEPT_SD = 5.0
 NOISE_SD = 0.35
-BASE_NOISE_SD = 0.7
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One mixture that was trained: token share per cell, steering mean per (objective, slice).
-
-    The base, trained on nothing, says less about mixtures and is believed less.
-    """
+    """One mixture that was trained, or the base, trained on none: token share per cell, steering mean per (objective,
+    slice)."""
 
     shares: Mapping[Cell, float]
     means: Mapping[Cell, float]
-    is_base: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,11 +45,6 @@ class Slice:
     own: list[int]
     near: list[int]
     far: list[list[int]]
-
-
-def beyond(mean: float) -> float:
-    """A mean on 1-5, moved outwards where it lies at an end of the scale: what is cut off cannot be seen."""
-    return mean + SLACK if mean > 4.85 else mean - SLACK if mean < 1.1 else mean
 
 
 class Response:
@@ -85,24 +78,33 @@ class Response:
         """Posterior mean and covariance of the coefficients."""
         known = [i for i, t in enumerate(trials) if slice_.key in t.means]
         features = self._features(slice_, shares[known])
-        wanted = np.array([beyond(trials[i].means[slice_.key]) for i in known])
-        noise = np.array([BASE_NOISE_SD if trials[i].is_base else NOISE_SD for i in known])
+        seen = np.array([trials[i].means[slice_.key] for i in known])
         prior = np.array([0.0, OWN, NEAR, *[FAR] * len(slice_.far)])
         spread = np.array([INTERCEPT_SD, OWN_SD, NEAR_SD, *[FAR_SD] * len(slice_.far)])
-        precision = np.diag(1 / spread**2) + (features / noise[:, None] ** 2).T @ features
+        precision = np.diag(1 / spread**2) + features.T @ features / NOISE_SD**2
         covariance = np.linalg.inv(precision)
-        mean = covariance @ (prior / spread**2 + (features / noise[:, None] ** 2).T @ wanted)
+        low, high = seen < NEAR_BOTTOM, seen > NEAR_TOP
+        edge = seen + SLACK * high - SLACK * low
+        wanted = edge
+        for _ in range(REFITS):
+            mean = covariance @ (prior / spread**2 + features.T @ wanted / NOISE_SD**2)
+            # What is cut off says only "at least" or "at most": a prediction further out is no error.
+            predicted = features @ mean
+            wanted = np.where(high, np.maximum(edge, predicted), np.where(low, np.minimum(edge, predicted), edge))
         return mean, covariance
 
-    def predict(self, shares: Floats, objective: str, luck: Floats) -> Floats:
+    def predict(self, shares: Floats, objective: str, noise: float, luck: Floats) -> Floats:
         """Predicted mean of an objective, its slices counting alike, as in the suites: for each row of `shares`
-        (n, cells) and each `luck` (k,), by which one training's slices all lie higher or lower: (n, k). An objective
-        without slices is all NaN."""
-        outcomes = [
-            np.clip((self._features(slice_, shares) @ mean)[:, None] + luck, 1.0, 5.0)
-            for slice_, (mean, _) in zip(self.slices, self._fitted, strict=True)
-            if slice_.key[0] == objective
-        ]
+        (n, cells) and each `luck` (k,), standard normal deviates by which all slices lie higher or lower: (n, k). Their
+        unit is what the fit does not know of the row and `noise`, the standard deviation of a training, together. An
+        objective without slices is all NaN."""
+        outcomes = []
+        for slice_, (mean, covariance) in zip(self.slices, self._fitted, strict=True):
+            if slice_.key[0] == objective:
+                features = self._features(slice_, shares)
+                unknown = ((features @ covariance) * features).sum(axis=1)
+                spread = np.sqrt(unknown + noise**2)
+                outcomes.append(np.clip((features @ mean)[:, None] + spread[:, None] * luck, 1.0, 5.0))
         return np.mean(outcomes, axis=0) if outcomes else np.full((len(shares), len(luck)), np.nan)
 
     def own_effect(self, key: Cell) -> float:

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from agent.pareto import archive, choose, dominates, floors_broken, hypervolume, verdict
+from agent.pareto import archive, choose, dominates, expected_shortfall, floors_broken, hypervolume, verdict
 from mosaic.types import FailureProfile, ObjectiveSpec, Round, Score
 
 NAMES = ["s", "o"]
@@ -64,6 +64,23 @@ def test_floors_are_held_on_the_lower_bound():
 def test_the_choice_takes_targets_first_and_volume_second():
     objectives = [ObjectiveSpec(name="s", datasets=[], target=4.0), ObjectiveSpec(name="o", datasets=[], target=4.0)]
     made = rounds((5.0, 3.0), (4.0, 4.0), (4.1, 4.2))
-    assert choose(made, [1, 2, 3], objectives) == 3
-    assert choose(made, [1, 2], objectives) == 2
-    assert choose(made, [], objectives) is None
+    assert choose(made, [1, 2, 3], objectives, {}) == 3
+    assert choose(made, [1, 2], objectives, {}) == 2
+    assert choose(made, [], objectives, {}) is None
+
+
+def test_where_an_objective_is_noisy_the_choice_keeps_its_distance_from_the_target():
+    objectives = [ObjectiveSpec(name="s", datasets=[], target=4.0), ObjectiveSpec(name="o", datasets=[], target=3.0)]
+    made = rounds((4.1, 4.9), (4.6, 4.0), (4.6, 4.1))
+    assert choose(made, [1, 2, 3], objectives, {"s": 0.02, "o": 0.02}) == 1
+    assert choose(made, [1, 2, 3], objectives, {"s": 0.4, "o": 0.02}) == 3
+    # Without targets nothing but the volume counts.
+    untold = [o.model_copy(update={"target": None}) for o in objectives]
+    assert choose(made, [1, 2, 3], untold, {"s": 0.4, "o": 0.02}) == 1
+
+
+@pytest.mark.parametrize("below", [-3.0, -0.2, 0.0, 0.2, 3.0])
+@pytest.mark.parametrize("noise", [0.01, 0.3, 1.0])
+def test_the_expected_shortfall_is_the_mean_over_noise(below, noise):
+    draws = below + noise * np.random.default_rng(1).standard_normal(400_000)
+    assert expected_shortfall(below, noise) == pytest.approx(np.maximum(0, draws).mean(), abs=0.005)

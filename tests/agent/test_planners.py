@@ -70,7 +70,7 @@ def test_a_mixture_at_the_top_of_the_scale_is_worth_less_than_one_with_room_to_s
     seen = observe()
     cells = [(d, b) for d in "ab" for b in "xyz"]
     even = dict.fromkeys(cells, 1 / 6)
-    trials = [Trial({}, {("safety", b): 1.5 for b in "xyz"}, is_base=True)]
+    trials = [Trial({}, {("safety", b): 1.5 for b in "xyz"})]
     trials += [Trial(even, {(o, b): 4.9 for o in ("safety", "over_refusal") for b in "xyz"})] * 3
     model = Response(cells, {"safety": ["a"], "over_refusal": ["b"]}, trials)
     rows = np.array([[1 / 6] * 6, [0.3] * 3 + [1 / 30] * 3])
@@ -78,6 +78,35 @@ def test_a_mixture_at_the_top_of_the_scale_is_worth_less_than_one_with_room_to_s
     lucky = LUCK > 0
     assert (safety[:, lucky] == 5).all()
     assert (safety[1] @ CHANCE) > (safety[0] @ CHANCE) + 0.01
+
+
+def test_a_slice_at_the_top_of_the_scale_says_at_least():
+    cells = [("a", "x"), ("b", "x")]
+    names = {"safety": ["a"], "over_refusal": ["b"]}
+    key = ("over_refusal", "x")
+    little, much = {("a", "x"): 0.9, ("b", "x"): 0.1}, {("a", "x"): 0.1, ("b", "x"): 0.9}
+    rows = np.array([[0.1, 0.9]])
+    none = np.zeros(1)
+
+    def latent(trials):
+        model = Response(cells, names, trials)
+        mean, _ = model._fitted[0]
+        return (model._features(model.slices[0], rows) @ mean)[0]
+
+    # A prior that promises more than the top of the scale is not told otherwise by a result at the top,
+    assert latent([Trial(little, {key: 4.9}), Trial(much, {key: 5.0})]) > 5.5
+    # but it is by one just below.
+    assert latent([Trial(little, {key: 4.9}), Trial(much, {key: 4.8})]) < 5.2
+    model = Response(cells, names, [Trial(little, {key: 1.0}), Trial(much, {key: 1.0})])
+    assert model.predict(rows, "over_refusal", 0.0, none)[0, 0] == 1.0
+
+
+def test_what_was_never_tried_is_less_certain():
+    cells = [("a", "x"), ("b", "x")]
+    tried = {("a", "x"): 0.5, ("b", "x"): 0.5}
+    model = Response(cells, {"safety": ["a"], "over_refusal": ["b"]}, [Trial(tried, {("safety", "x"): 3.0})] * 3)
+    spread = np.ptp(model.predict(np.array([[0.5, 0.5], [0.02, 0.98]]), "safety", 0.1, np.array([-1.0, 1.0])), axis=1)
+    assert spread[1] > 1.5 * spread[0] > 0.3
 
 
 def test_noise_of_few_repeats_is_drawn_toward_the_usual(observe):
