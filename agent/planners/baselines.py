@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from agent.constraints import refused_plans
-from agent.planners.space import plan_inside
+from agent.planners.space import level_of, plan_inside
 from mosaic.types import ActionPlan, Observation
 from tools.toolbox import Toolbox
 
@@ -65,8 +65,7 @@ class NeedPlanner:
             need = {}
             for profile in observation.profile.of(objective.name):
                 if profile.score.mean is not None:
-                    weight = int(profile.slice.rsplit("_", 1)[-1])
-                    need[profile.slice] = profile.score.n_scored * (6 - profile.score.mean) * weight
+                    need[profile.slice] = profile.score.n_scored * (6 - profile.score.mean) * level_of(profile.slice)
             for dataset in objective.datasets:
                 share = {b: need[b] for b in observation.bucket_proportions[dataset] if b in need}
                 ratios[dataset] += math.fsum(share.values()) / len(objective.datasets)

@@ -2,8 +2,9 @@
 
 On the 1-5 scale, a slice's mean is linear in the log shares of its own bucket, of its objective's other buckets, and
 of every other objective's data, cut off at the ends of the scale: a slice seen at an end may lie anywhere beyond it.
-The prior says that a bucket's own tokens help most, neighbouring ones some, and other objectives' data little; the
-rounds correct it. With no rounds yet the prior speaks alone. A mixture far from all that was tried is less certain.
+The prior says that an objective's tokens help all its slices, harder buckets more, a slice's own bucket a little
+besides, and that other objectives' data matter little; the rounds correct it. With no rounds yet the prior speaks
+alone. A mixture far from all that was tried is less certain.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from agent.planners.space import level_of
+
 Cell = tuple[str, str]
 Floats = npt.NDArray[np.float64]
 
@@ -21,8 +24,8 @@ LEAST_SHARE = 0.01
 # Means out here are taken to be cut off at the end of the scale, and to lie at least `SLACK` further out.
 NEAR_BOTTOM, NEAR_TOP, SLACK = 1.1, 4.85, 0.3
 REFITS = 50
-OWN, OWN_SD = 0.8, 0.4
-NEAR, NEAR_SD = 0.4, 0.3
+OWN, OWN_SD = 0.2, 0.1
+NEAR, NEAR_SD = 0.8, 0.4
 FAR, FAR_SD = 0.0, 0.1
 INTERCEPT_SD = 5.0
 NOISE_SD = 0.35
@@ -39,12 +42,11 @@ class Trial:
 
 @dataclass(frozen=True)
 class Slice:
-    """A slice and the cells that speak for it: its own, its objective's others, and those of each other objective."""
+    """A slice and the weights (groups, cells) of the cells that speak for it: its own, its objective's others, and
+    those of each other objective."""
 
     key: Cell
-    own: list[int]
-    near: list[int]
-    far: list[list[int]]
+    groups: Floats
 
 
 class Response:
@@ -60,38 +62,41 @@ class Response:
 
     def _slice(self, key: Cell, datasets: Mapping[str, Sequence[str]]) -> Slice:
         objective, name = key
-        mine = [i for i, (d, _) in enumerate(self.cells) if d in datasets[objective]]
-        own = [i for i in mine if self.cells[i][1] == name]
+        mine = np.array([d in datasets[objective] for d, _ in self.cells])
+        own = mine & np.array([b == name for _, b in self.cells])
+        # A harder bucket's rows hold what easier ones ask for, and more.
+        near = (mine & ~own) * np.array([level_of(b) for _, b in self.cells])
         far = [
-            [i for i, (d, _) in enumerate(self.cells) if d in names]
+            np.array([d in names for d, _ in self.cells])
             for other, names in sorted(datasets.items())
             if other != objective and names
         ]
-        return Slice(key, own, [i for i in mine if i not in own], far)
+        if near.any():
+            near = near / near[near > 0].mean()
+        return Slice(key, np.array([own, near, *far], dtype=float))
 
     def _features(self, slice_: Slice, shares: Floats) -> Floats:
-        groups = [slice_.own, slice_.near, *slice_.far]
-        logs = [np.log(shares[:, group].sum(axis=1) + LEAST_SHARE) for group in groups]
-        return np.stack([np.ones(len(shares)), *logs], axis=1)
+        return np.hstack([np.ones((len(shares), 1)), np.log(shares @ slice_.groups.T + LEAST_SHARE)])
 
     def _fit(self, slice_: Slice, shares: Floats, trials: Sequence[Trial]) -> tuple[Floats, Floats]:
         """Posterior mean and covariance of the coefficients."""
         known = [i for i, t in enumerate(trials) if slice_.key in t.means]
         features = self._features(slice_, shares[known])
         seen = np.array([trials[i].means[slice_.key] for i in known])
-        prior = np.array([0.0, OWN, NEAR, *[FAR] * len(slice_.far)])
-        spread = np.array([INTERCEPT_SD, OWN_SD, NEAR_SD, *[FAR_SD] * len(slice_.far)])
+        others = len(slice_.groups) - 2
+        prior = np.array([0.0, OWN, NEAR, *[FAR] * others])
+        spread = np.array([INTERCEPT_SD, OWN_SD, NEAR_SD, *[FAR_SD] * others])
         precision = np.diag(1 / spread**2) + features.T @ features / NOISE_SD**2
         covariance = np.linalg.inv(precision)
         low, high = seen < NEAR_BOTTOM, seen > NEAR_TOP
         edge = seen + SLACK * high - SLACK * low
-        wanted = edge
+        wanted, mean = edge, prior
         for _ in range(REFITS):
             mean = covariance @ (prior / spread**2 + features.T @ wanted / NOISE_SD**2)
             # What is cut off says only "at least" or "at most": a prediction further out is no error.
             predicted = features @ mean
             wanted = np.where(high, np.maximum(edge, predicted), np.where(low, np.minimum(edge, predicted), edge))
-        return mean, covariance
+        return np.asarray(mean, dtype=np.float64), np.asarray(covariance, dtype=np.float64)
 
     def predict(self, shares: Floats, objective: str, noise: float, luck: Floats) -> Floats:
         """Predicted mean of an objective, its slices counting alike, as in the suites: for each row of `shares`

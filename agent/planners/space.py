@@ -29,6 +29,12 @@ def normal(weights: Mapping[str, float]) -> dict[str, float]:
     return {name: value / unit for name, value in whole.items()}
 
 
+def level_of(name: str) -> int:
+    """Complexity of a slice or bucket, from the number its name ends in; 1 where it ends in none."""
+    number = name.rsplit("_", 1)[-1]
+    return int(number) if number.isdecimal() else 1
+
+
 def toward(start: Mapping[str, float], wish: Mapping[str, float], limit: float | None) -> dict[str, float]:
     """The point on the way from `start` to `wish` that lies at most `limit` (L1) from `start`."""
     names = sorted({*start, *wish})
