@@ -9,7 +9,7 @@ from agent.constraints import check_plan
 from agent.planners.baselines import RandomPlanner, StaticPlanner
 from agent.planners.profile import CHANCE, LUCK, SHORTFALL_COST, ProfilePlanner, outcomes, usual_luck, values_of
 from agent.planners.response import Response, Trial
-from agent.planners.space import normal, toward
+from agent.planners.space import level_of, normal, toward
 from mosaic.types import Limits
 from tools.toolbox import Toolbox
 
@@ -99,6 +99,16 @@ def test_a_slice_at_the_top_of_the_scale_says_at_least():
     assert latent([Trial(little, {key: 4.9}), Trial(much, {key: 4.8})]) < 5.2
     model = Response(cells, names, [Trial(little, {key: 1.0}), Trial(much, {key: 1.0})])
     assert model.predict(rows, "over_refusal", 0.0, none)[0, 0] == 1.0
+
+
+def test_harder_buckets_are_believed_to_teach_easier_slices():
+    assert [level_of(name) for name in ("complexity_5", "boundary_2", "all", "turns_many", "2")] == [5, 2, 1, 1, 2]
+    cells = [("a", f"complexity_{level}") for level in range(1, 6)]
+    even = dict.fromkeys(cells, 0.2)
+    model = Response(cells, {"safety": ["a"]}, [Trial(even, {("safety", b): 3.0 for _, b in cells})])
+    rows = np.array([[0.2] * 5, [0.1, 0.15, 0.2, 0.25, 0.3], [0.3, 0.25, 0.2, 0.15, 0.1]])
+    level, harder, easier = model.predict(rows, "safety", 0.0, np.zeros(1))[:, 0]
+    assert harder > level + 0.02 and easier < level - 0.02
 
 
 def test_what_was_never_tried_is_less_certain():
