@@ -442,6 +442,8 @@ def skip(services: Services, state: State) -> State:
 def audit(services: Services, state: State) -> State:
     """Open the audit suites, once: the base and the chosen round."""
     current = services.state()
+    if current.audit is not None:
+        return {}
     services.steps.round = current.rounds[-1].round
     objectives = services.settings.objectives
     chosen = choose([r for r in current.executed if r.plan], current.archive, objectives, current.noise)

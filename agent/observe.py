@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from statistics import fmean, stdev
 
-from agent.pareto import LEAST_NOISE, floors_broken
+from agent.pareto import LEAST_NOISE, choose, floors_broken
 from agent.planners.space import normal
 from agent.state import RunState, Settings
 from mosaic.types import ActionPlan, Calibration, FailureProfile, Forecast, Observation, Score, Stock, Violation
@@ -91,9 +91,11 @@ def stop_reason(state: RunState, settings: Settings, budget_left: int) -> str | 
     points = {r.round: p for r in planned if r.accepted and (p := r.point(settings.names))}
     targets = [o.target for o in settings.objectives]
     if settings.stop.at_targets and all(t is not None for t in targets):
-        for number, point in points.items():
-            if all(x >= t for x, t in zip(point, targets, strict=True) if t is not None):
-                return f"targets reached in round {number}"
+        # The round that would be chosen now, and not any that happens to lie above its targets.
+        number = choose(planned, state.archive, settings.objectives, state.noise)
+        point = points.get(number) if number is not None else None
+        if point and all(x >= t for x, t in zip(point, targets, strict=True) if t is not None):
+            return f"targets reached in round {number}"
     patience = settings.stop.patience
     if patience is not None and len(planned) > patience:
         earlier = [p for r in planned[:-patience] if (p := points.get(r.round))]

@@ -77,7 +77,7 @@ def merit(
     less than one well above it.
     """
     shortfall = sum(
-        expected_shortfall(o.target - x, noise.get(o.name, LEAST_NOISE))
+        expected_shortfall(o.target - x, max(LEAST_NOISE, noise.get(o.name, LEAST_NOISE)))
         for o, x in zip(objectives, point, strict=True)
         if o.target is not None
     )

@@ -98,7 +98,8 @@ class ProfilePlanner:
                 for o in names
                 if any(s[o]["selection"].mean is not None for s in observation.calibration.scores)
             }
-            scored.append((value_of_point(means, observation), 0, observation.calibration.mixture))
+            if means:
+                scored.append((value_of_point(means, observation), 0, observation.calibration.mixture))
         return max(scored, key=lambda item: item[:2])[2] if scored else observation.last_plan
 
     def _search(
@@ -147,8 +148,8 @@ class ProfilePlanner:
             word = "more" if change > 0 else "less"
             parts.append(f"{dataset} {bucket} gets {word}: {100 * before:.1f} % to {100 * share:.1f} % of the tokens.")
         for slice_ in worst[:2]:
-            effect = model.own_effect((slice_.objective, slice_.slice))
-            parts.append(f"Doubling the tokens of {slice_.objective} {slice_.slice} is believed to add {effect:.2f}.")
+            effect = model.effect((slice_.objective, slice_.slice))
+            parts.append(f"Doubling {slice_.objective}'s tokens is believed to add {effect:.2f} to {slice_.slice}.")
         changes = ", ".join(f"{o} {c:+.2f}" for o, c in expected.items())
         parts.append(f"Expected against the plan executed last: {changes}.")
         return " ".join(parts)

@@ -2,8 +2,8 @@
 
 On the 1-5 scale, a slice's mean is linear in the log shares of its own bucket, of its objective's other buckets, and
 of every other objective's data, cut off at the ends of the scale: a slice seen at an end may lie anywhere beyond it.
-The prior says that an objective's tokens help all its slices, harder buckets more, a slice's own bucket a little
-besides, and that other objectives' data matter little; the rounds correct it. With no rounds yet the prior speaks
+The prior says that an objective's tokens help all its slices, harder buckets more, and that other objectives' data
+matter little; the rounds correct it. With no rounds yet the prior speaks
 alone. A mixture far from all that was tried is less certain.
 """
 
@@ -23,9 +23,9 @@ Floats = npt.NDArray[np.float64]
 LEAST_SHARE = 0.01
 # Means out here are taken to be cut off at the end of the scale, and to lie at least `SLACK` further out.
 NEAR_BOTTOM, NEAR_TOP, SLACK = 1.1, 4.85, 0.3
-REFITS = 50
-OWN, OWN_SD = 0.2, 0.1
-NEAR, NEAR_SD = 0.8, 0.4
+# What a log share of all of an objective's tokens adds to each of its slices, in points, and how sure that is. Own bucket
+# and neighbours have parts of it by their number.
+ALL, ALL_SD = 1.0, 0.5
 FAR, FAR_SD = 0.0, 0.1
 INTERCEPT_SD = 5.0
 NOISE_SD = 0.35
@@ -79,23 +79,30 @@ class Response:
         return np.hstack([np.ones((len(shares), 1)), np.log(shares @ slice_.groups.T + LEAST_SHARE)])
 
     def _fit(self, slice_: Slice, shares: Floats, trials: Sequence[Trial]) -> tuple[Floats, Floats]:
-        """Posterior mean and covariance of the coefficients."""
+        """Most probable coefficients, and their covariance as if what is cut off had been seen: too small where most
+        results are at an end of the scale."""
         known = [i for i, t in enumerate(trials) if slice_.key in t.means]
         features = self._features(slice_, shares[known])
         seen = np.array([trials[i].means[slice_.key] for i in known])
+        mine = slice_.groups[:2] > 0
+        parts = np.maximum(mine.sum(axis=1), 1) / max(1, mine.sum())
         others = len(slice_.groups) - 2
-        prior = np.array([0.0, OWN, NEAR, *[FAR] * others])
-        spread = np.array([INTERCEPT_SD, OWN_SD, NEAR_SD, *[FAR_SD] * others])
-        precision = np.diag(1 / spread**2) + features.T @ features / NOISE_SD**2
-        covariance = np.linalg.inv(precision)
+        prior = np.array([0.0, *(ALL * parts), *[FAR] * others])
+        weight = np.array([INTERCEPT_SD, *(ALL_SD * parts), *[FAR_SD] * others]) ** -2
         low, high = seen < NEAR_BOTTOM, seen > NEAR_TOP
         edge = seen + SLACK * high - SLACK * low
-        wanted, mean = edge, prior
-        for _ in range(REFITS):
-            mean = covariance @ (prior / spread**2 + features.T @ wanted / NOISE_SD**2)
-            # What is cut off says only "at least" or "at most": a prediction further out is no error.
-            predicted = features @ mean
-            wanted = np.where(high, np.maximum(edge, predicted), np.where(low, np.minimum(edge, predicted), edge))
+        # What is cut off says only "at least" or "at most": a prediction further out is no error.
+        binding = np.ones(len(seen), dtype=bool)
+        mean = prior
+        for _ in range(2 * len(seen) + 1):
+            rows = features[binding]
+            precision = np.diag(weight) + rows.T @ rows / NOISE_SD**2
+            mean = np.linalg.solve(precision, weight * prior + rows.T @ edge[binding] / NOISE_SD**2)
+            beyond = np.where(high, features @ mean >= edge, low & (features @ mean <= edge))
+            if (binding == ~beyond).all():
+                break
+            binding = ~beyond
+        covariance = np.linalg.inv(np.diag(weight) + features.T @ features / NOISE_SD**2)
         return np.asarray(mean, dtype=np.float64), np.asarray(covariance, dtype=np.float64)
 
     def predict(self, shares: Floats, objective: str, noise: float, luck: Floats) -> Floats:
@@ -112,7 +119,7 @@ class Response:
                 outcomes.append(np.clip((features @ mean)[:, None] + spread[:, None] * luck, 1.0, 5.0))
         return np.mean(outcomes, axis=0) if outcomes else np.full((len(shares), len(luck)), np.nan)
 
-    def own_effect(self, key: Cell) -> float:
-        """What doubling a slice's own tokens is believed to add to its mean."""
+    def effect(self, key: Cell) -> float:
+        """What doubling all of its objective's tokens is believed to add to a slice's mean."""
         index = next(i for i, s in enumerate(self.slices) if s.key == key)
-        return float(self._fitted[index][0][1] * np.log(2))
+        return float(self._fitted[index][0][1:3].sum() * np.log(2))

@@ -30,9 +30,9 @@ def normal(weights: Mapping[str, float]) -> dict[str, float]:
 
 
 def level_of(name: str) -> int:
-    """Complexity of a slice or bucket, from the number its name ends in; 1 where it ends in none."""
+    """Complexity of a slice or bucket: the number 1-9 after its last underscore, 1 where there is none."""
     number = name.rsplit("_", 1)[-1]
-    return int(number) if number.isdecimal() else 1
+    return int(number) if len(number) == 1 and number in "123456789" else 1
 
 
 def toward(start: Mapping[str, float], wish: Mapping[str, float], limit: float | None) -> dict[str, float]:
