@@ -15,8 +15,8 @@ from mosaic.types import ActionPlan, Calibration, Limits, Noun, ObjectiveSpec, R
 class StopConfig(Noun):
     """When to stop before the planned rounds are used up.
 
-    `patience`: after so many rounds in a row whose gain lies within the noise. `at_targets`: as soon as an archived
-    round reaches every target.
+    `patience`: after so many rounds in a row whose gain lies within the noise. `at_targets`: as soon as the
+    round that would be chosen reaches every target.
     """
 
     patience: int | None = Field(default=None, ge=1)

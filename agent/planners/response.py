@@ -84,11 +84,12 @@ class Response:
         known = [i for i, t in enumerate(trials) if slice_.key in t.means]
         features = self._features(slice_, shares[known])
         seen = np.array([trials[i].means[slice_.key] for i in known])
-        mine = slice_.groups[:2] > 0
-        parts = np.maximum(mine.sum(axis=1), 1) / max(1, mine.sum())
+        mine = (slice_.groups[:2] > 0).sum(axis=1)
+        parts = mine / max(1, mine.sum())
         others = len(slice_.groups) - 2
         prior = np.array([0.0, *(ALL * parts), *[FAR] * others])
-        weight = np.array([INTERCEPT_SD, *(ALL_SD * parts), *[FAR_SD] * others]) ** -2
+        # Where there is no bucket of its own, or no other, the coefficient is held at zero.
+        weight = np.array([INTERCEPT_SD, *np.maximum(ALL_SD * parts, 1e-3), *[FAR_SD] * others]) ** -2
         low, high = seen < NEAR_BOTTOM, seen > NEAR_TOP
         edge = seen + SLACK * high - SLACK * low
         # What is cut off says only "at least" or "at most": a prediction further out is no error.

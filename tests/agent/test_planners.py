@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from agent.constraints import check_plan
-from agent.planners.baselines import RandomPlanner, StaticPlanner
+from agent.planners.baselines import NeedPlanner, RandomPlanner, StaticPlanner
 from agent.planners.profile import CHANCE, LUCK, SHORTFALL_COST, ProfilePlanner, outcomes, usual_luck, values_of
 from agent.planners.response import Response, Trial
 from agent.planners.space import level_of, normal, toward
@@ -124,8 +124,64 @@ def test_what_was_never_tried_is_less_certain():
     cells = [("a", "x"), ("b", "x")]
     tried = {("a", "x"): 0.5, ("b", "x"): 0.5}
     model = Response(cells, {"safety": ["a"], "over_refusal": ["b"]}, [Trial(tried, {("safety", "x"): 3.0})] * 3)
-    spread = np.ptp(model.predict(np.array([[0.5, 0.5], [0.02, 0.98]]), "safety", 0.1, np.array([-1.0, 1.0])), axis=1)
+    rows = np.array([[0.5, 0.5], [0.95, 0.05]])
+    spread = np.ptp(model.predict(rows, "safety", 0.1, np.array([-1.0, 1.0])), axis=1)
     assert spread[1] > 1.5 * spread[0] > 0.3
+    noisy = np.ptp(model.predict(rows, "safety", 0.5, np.array([-1.0, 1.0])), axis=1)
+    assert noisy == pytest.approx(np.sqrt(spread**2 + 4 * (0.5**2 - 0.1**2)))
+
+
+def test_an_objective_answers_to_its_tokens_alike_however_many_buckets_they_lie_in():
+    for names in ("x", "xy", "vwxyz"):
+        cells = [("a", b) for b in names] + [("b", "x")]
+        share = {c: 0.4 / len(names) if c[0] == "a" else 0.6 for c in cells}
+        model = Response(
+            cells, {"safety": ["a"], "over_refusal": ["b"]}, [Trial(share, {("safety", b): 3.0 for b in names})]
+        )
+        rows = np.array([[s / len(names)] * len(names) + [1 - s] for s in (0.2, 0.4, 0.8)])
+        little, same, much = model.predict(rows, "safety", 0.0, np.zeros(1))[:, 0]
+        assert same == pytest.approx(3.0, abs=0.1)
+        assert same - little == pytest.approx(np.log(2), abs=0.12)
+        assert much - same == pytest.approx(np.log(2), abs=0.12)
+        assert model.effect(("safety", "x")) == pytest.approx(np.log(2), abs=0.05)
+
+
+def test_a_fit_to_bounds_is_not_drawn_back_by_more_of_them():
+    cells = [("a", "x"), ("b", "x")]
+    little, much = {("a", "x"): 0.9, ("b", "x"): 0.1}, {("a", "x"): 0.1, ("b", "x"): 0.9}
+    key = ("over_refusal", "x")
+    effects = []
+    for repeats in (1, 20):
+        trials = [Trial(little, {key: 4.7}), *[Trial(much, {key: 5.0})] * repeats]
+        effects.append(Response(cells, {"safety": ["a"], "over_refusal": ["b"]}, trials).effect(key))
+    assert effects[1] == pytest.approx(effects[0], abs=0.01)
+
+
+def test_need_weighs_slices_by_their_complexity_and_takes_names_without_one(observe, small_pool):
+    def bare(observation):
+        plan = NeedPlanner().propose(observation, toolbox(observation, small_pool))
+        assert check_plan(plan, observation, small_pool) == []
+        return plan
+
+    assert bare(observe(limits=Limits(min_quality=2, max_bucket_step=None))).bucket_weights["a"]["z"] > 0.5
+    seen = observe()
+    renamed = {"x": "x_1", "y": "y_2", "z": "z_3"}
+    slices = [
+        s.model_copy(update={"slice": renamed[s.slice], "score": s.score.model_copy(update={"mean": 3.0})})
+        for s in seen.profile.slices
+    ]
+    changes = {
+        "profile": seen.profile.model_copy(update={"slices": slices}),
+        "bucket_proportions": {
+            d: {renamed[b]: w for b, w in per.items()} for d, per in seen.bucket_proportions.items()
+        },
+        "stock": {d: {renamed[b]: s for b, s in per.items()} for d, per in seen.stock.items()},
+        "limits": Limits(min_quality=2, max_bucket_step=None, max_repeat=9),
+    }
+    leveled = observe(**changes, last_plan=seen.last_plan.model_copy(update={"bucket_weights": {}}))
+    box = Toolbox(leveled, lambda *wanted: [], lambda plan: [])
+    weights = NeedPlanner().propose(leveled, box).bucket_weights["a"]
+    assert weights["z_3"] == pytest.approx(3 * weights["x_1"], rel=0.01)
 
 
 def test_noise_of_few_repeats_is_drawn_toward_the_usual(observe):
