@@ -52,7 +52,8 @@ def install(points: Points, disk: Disk | None = None, room: int | None = None, p
 
     def write(descriptor: int, data: Any) -> int:
         points.pass_by()
-        if left[0] is not None:
+        # The witness stands beside the run and is not what fills the disk.
+        if left[0] is not None and not os.readlink(f"/proc/self/fd/{descriptor}").endswith("witness"):
             left[0] -= len(data)
             if left[0] < 0:
                 raise OSError(errno.ENOSPC, "No space left on device")

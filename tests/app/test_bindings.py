@@ -130,10 +130,11 @@ def test_a_calibration_that_fails_is_tried_again_as_a_round_is(tmp_path):
 def test_following_an_extended_run_does_not_end_with_its_old_audit(tmp_path):
     made, longer = (StandIn.make(f"rounds={n}", per_slice=4) for n in (1, 2))
     folder, witness = tmp_path / "run", Witness(tmp_path / "witness")
-    made.create(folder)
+    longer.create(folder)
     made.run(folder, witness)
     assert [e["kind"] for e in trace.follow(folder)][-1] == "audited"
     longer.run(folder, witness)
     kinds = [e["kind"] for e in trace.follow(folder)]
     assert kinds.count("audited") == 2
+    assert kinds.count("planned") == 2
     assert {e["round"] for e in trace.follow(folder, 1)} == {1}
