@@ -33,10 +33,16 @@ def waiting_run(standin: StandIn, root: Path, name: str = "run") -> tuple[Path, 
     """A run in human mode that waits for the approval of round 1."""
     folder, witness = root / name, Witness(root / f"{name}.witness")
     standin.create(folder)
+    until_asked(standin, folder, witness)
+    return folder, witness
+
+
+def until_asked(standin: StandIn, folder: Path, witness: Witness) -> None:
+    """One start of the controller, which must end in a question."""
     try:
         standin.run(folder, witness)
     except WaitingError:
-        return folder, witness
+        return
     raise RuntimeError("the run did not wait for approval")
 
 

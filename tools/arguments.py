@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from types import GenericAlias
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
@@ -96,7 +97,7 @@ def _plan_model(
             "rows": (Literal["prefer", "leave_out"], ...),
         }
         criterion = create_model("Criterion", __config__=CLOSED, **fields)
-        parts["focus"] = (Annotated[list[criterion], Field(max_length=8)], ...)  # type: ignore[valid-type]  # made above
+        parts["focus"] = (GenericAlias(list, criterion), Field(max_length=8))
     if kind == "draft":
         return create_model("Draft", __config__=CLOSED, **parts)
     rationale = (str, Field(min_length=1, max_length=2000, description="why, in a few sentences"))

@@ -179,8 +179,9 @@ def _expected(error: dict[str, Any]) -> MosaicError | OSError:
     if error["error"] == "TrainingError":
         return TrainingError(error["message"], error["failure"])
     kind = getattr(errors, str(error["error"]), None)
-    known = isinstance(kind, type) and issubclass(kind, MosaicError)
-    return kind(error["message"]) if known else TrainingError(error["message"])  # type: ignore[misc]  # all take a message
+    if isinstance(kind, type) and issubclass(kind, MosaicError):
+        return kind(error["message"])
+    return TrainingError(error["message"])
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

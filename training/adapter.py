@@ -64,7 +64,8 @@ def _shapes(base: Path) -> dict[str, list[int]]:
     shapes: dict[str, list[int]] = {}
     for part in sorted(base.glob("*.safetensors")):
         with safe_open(part, framework="numpy") as opened:
-            shapes |= {name: list(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118  # no dict
+            names = opened.keys()
+            shapes |= {name: list(opened.get_slice(name).get_shape()) for name in names}
     return shapes
 
 

@@ -54,17 +54,10 @@ class _Reply(BaseModel):
 @lru_cache
 def reply_model(name: str) -> type[BaseModel]:
     """The typed L3 schema of one question: a reason first, then each channel with its items, in a fixed order."""
-    channels: dict[str, Any] = {
-        channel: (
-            create_model(
-                f"{name}_{channel}",
-                __base__=_Reply,
-                **{item: (YesNo if most == 1 else Amount, ...) for item, most in ranges.items()},  # type: ignore[call-overload]
-            ),
-            ...,
-        )
-        for channel, ranges in ITEMS[name].items()
-    }
+    channels: dict[str, Any] = {}
+    for channel, ranges in ITEMS[name].items():
+        items: dict[str, Any] = {item: (YesNo if most == 1 else Amount, ...) for item, most in ranges.items()}
+        channels[channel] = (create_model(f"{name}_{channel}", __base__=_Reply, **items), ...)
     return create_model(name, __base__=_Reply, reason=(str, ...), **channels)
 
 

@@ -35,12 +35,13 @@ class Safety:
 
     def score(self, line: Mapping[str, Any]) -> Scored:
         try:
-            items = line.get("items")
-            turns = line.get("turns")
-            slice_, weight, valid = self.prompt_side(items if isinstance(items, Mapping) else {}, turns, ())  # type: ignore[arg-type]  # checked inside
+            # Anything may stand there: what is read from them is checked where it is read.
+            items: Any = line.get("items")
+            turns: Any = line.get("turns")
+            slice_, weight, valid = self.prompt_side(items if isinstance(items, Mapping) else {}, turns, ())
             leaks = channel(items, "safety_leaks", LEAKS)
             utility = channel(items, "utility", UTILITY)
-            pressure, concealment = levels(items or {}, turns)  # type: ignore[arg-type]  # checked above
+            pressure, concealment = levels(items, turns)
         except Malformed as error:
             return unscored(line, str(error))
         count = sum(leaks.values())

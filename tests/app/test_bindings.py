@@ -5,12 +5,12 @@ import pytest
 from agent.approval import HumanApprover
 from agent.graph import BOOKMARK
 from benchmarks.standins import StandIn, Witness
-from benchmarks.waiting import trainings, waiting_run
+from benchmarks.waiting import trainings, until_asked
 from mosaic.app import trace
 from mosaic.app.decisions import decide, pending
 from mosaic.app.verify import verify
 from mosaic.app.views import load, report_data
-from mosaic.errors import TrainingError, UsageError, WaitingError
+from mosaic.errors import TrainingError, UsageError
 from mosaic.journal import Journal
 from mosaic.store import Store
 from mosaic.types import ActionPlan
@@ -22,29 +22,14 @@ def human(*settings):
     return made
 
 
-@pytest.fixture(scope="module")
-def standin():
-    return human()
-
-
-@pytest.fixture
-def asked(standin, tmp_path):
-    return waiting_run(standin, tmp_path)
-
-
-def go_on(standin, folder, witness):
-    with pytest.raises(WaitingError):
-        standin.run(folder, witness)
-
-
 def test_an_approval_does_not_cover_another_recipe(standin, asked):
     folder, witness = asked
     first, before = pending(folder)["request"], trainings(witness)
     decide(folder, "approve", by="ann")
-    go_on(human("training.learning_rate=0.009"), folder, witness)
+    until_asked(human("training.learning_rate=0.009"), folder, witness)
     assert pending(folder)["request"] != first
     assert trainings(witness) == before
-    go_on(standin, folder, witness)
+    until_asked(standin, folder, witness)
     assert trainings(witness) == before + 1
 
 
@@ -56,7 +41,7 @@ def test_a_question_does_not_outlive_a_change(standin, asked):
     journal.close()
     with pytest.raises(UsageError, match=r"nothing in .* waits"):
         decide(folder, "approve", by="ann")
-    go_on(standin, folder, witness)
+    until_asked(standin, folder, witness)
     assert pending(folder)
 
 
@@ -67,7 +52,7 @@ def test_an_edited_plan_stands_in_the_trace_and_its_loss_is_damage(standin, aske
     mild = {**plan.ratios, names[0]: plan.ratios[names[0]] - 0.01, names[1]: plan.ratios[names[1]] + 0.01}
     edited = plan.model_copy(update={"ratios": mild, "bucket_weights": {}, "rationale": "a little less, said Ann"})
     decide(folder, "edit", edited=edited, by="ann")
-    go_on(standin, folder, witness)
+    until_asked(standin, folder, witness)
     text = trace.tree_text(trace.tree(folder, 1))
     assert "plan given in its place" in text
     assert "a little less, said Ann" in text
@@ -95,7 +80,7 @@ def test_a_damaged_bookmark_is_begun_anew(standin, asked, damage):
     decide(folder, "approve", by="ann")
     whole = (folder / BOOKMARK).read_bytes()
     (folder / BOOKMARK).write_bytes(damage or whole[:100] + b"\xff" * 4096 + whole[4196:])
-    go_on(standin, folder, witness)
+    until_asked(standin, folder, witness)
     assert pending(folder)["round"] == 2
 
 

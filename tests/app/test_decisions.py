@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from agent.approval import HumanApprover, PolicyApprover, Rule, matches
 from benchmarks import standins
 from benchmarks.standins import StandIn, Witness
-from benchmarks.waiting import trainings, waiting_run
+from benchmarks.waiting import trainings, until_asked
 from mosaic.app import trace
 from mosaic.app.cli import app
 from mosaic.app.decisions import decide, pending
@@ -16,27 +16,10 @@ from mosaic.app.runs import accept_inputs
 from mosaic.app.shapes import Request
 from mosaic.app.trace import why_data
 from mosaic.app.views import load, report_data, report_text, request_text, status_data
-from mosaic.errors import StopRequested, UsageError, WaitingError
+from mosaic.errors import StopRequested, UsageError
 from mosaic.journal import Journal
 from mosaic.store import Store
 from mosaic.types import ActionPlan, Focus, Observation
-
-
-@pytest.fixture(scope="module")
-def standin():
-    made = StandIn.make("rounds=2", per_slice=4)
-    made.approver = HumanApprover()
-    return made
-
-
-@pytest.fixture
-def asked(standin, tmp_path):
-    return waiting_run(standin, tmp_path)
-
-
-def go_on(standin, folder, witness):
-    with pytest.raises(WaitingError):
-        standin.run(folder, witness)
 
 
 def test_the_question_is_drawn_from_the_plan(asked):
@@ -57,7 +40,7 @@ def test_an_approved_plan_runs_and_the_next_one_is_asked_for(standin, asked):
     before = trainings(witness)
     digest = pending(folder)["plan_digest"]
     decide(folder, "approve", plan_digest=digest[:12], by="ann")
-    go_on(standin, folder, witness)
+    until_asked(standin, folder, witness)
     assert trainings(witness) == before + 1
     assert pending(folder)["round"] == 2
     journal, state = load(folder)
@@ -79,7 +62,7 @@ def test_a_rejected_plan_is_not_proposed_again_and_its_reason_is_kept(standin, a
     first = pending(folder)
     decide(folder, "reject", reason="less of the first", by="ann")
     before = trainings(witness)
-    go_on(standin, folder, witness)
+    until_asked(standin, folder, witness)
     second = pending(folder)
     assert trainings(witness) == before
     assert second["plan_digest"] != first["plan_digest"]
@@ -101,7 +84,7 @@ def test_an_edited_plan_is_checked_and_then_runs(standin, asked):
     mild[names[1]] += 0.01
     edited = plan.model_copy(update={"ratios": mild, "rationale": "a little less"})
     decide(folder, "edit", edited=edited, by="ann")
-    go_on(standin, folder, witness)
+    until_asked(standin, folder, witness)
     journal, state = load(folder)
     journal.close()
     assert state.rounds[1].plan == edited
@@ -134,7 +117,7 @@ def test_a_policy_decides_within_its_limits_and_asks_beyond_them(tmp_path):
     folder, witness = tmp_path / "run", Witness(tmp_path / "witness")
     made.create(folder)
     made.approver = PolicyApprover([Rule(max_ratio_step=0.0, then="auto"), Rule(max_tokens=10**9, then="human")])
-    go_on(made, folder, witness)
+    until_asked(made, folder, witness)
     made.approver = PolicyApprover([Rule(max_ratio_step=2.0, max_bucket_step=2.0, then="auto")])
     made.run(folder, witness)
     assert "approve by policy" in trace.tree_text(trace.tree(folder, 1))
@@ -217,13 +200,13 @@ def test_a_question_comes_back_with_the_settings_it_was_asked_under(standin, ask
     first = pending(folder)["request"]
     other = StandIn.make("rounds=3", per_slice=4)
     other.approver = HumanApprover()
-    go_on(other, folder, witness)
+    until_asked(other, folder, witness)
     assert pending(folder)["request"] != first
-    go_on(standin, folder, witness)
+    until_asked(standin, folder, witness)
     assert pending(folder)["request"] == first
     before = trainings(witness)
     decide(folder, "approve", by="ann")
-    go_on(standin, folder, witness)
+    until_asked(standin, folder, witness)
     assert trainings(witness) == before + 1
 
 
@@ -264,9 +247,9 @@ def test_a_person_may_give_the_plan_that_was_refused_before(standin, asked):
     folder, witness = asked
     refused = ActionPlan.model_validate(pending(folder)["plan"])
     decide(folder, "reject", reason="let me see another", by="ann")
-    go_on(standin, folder, witness)
+    until_asked(standin, folder, witness)
     decide(folder, "edit", edited=refused, by="ann")
-    go_on(standin, folder, witness)
+    until_asked(standin, folder, witness)
     journal, state = load(folder)
     journal.close()
     assert state.rounds[1].plan.content_digest == refused.content_digest

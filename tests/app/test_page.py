@@ -12,10 +12,9 @@ import pytest
 from agent.approval import HumanApprover
 from benchmarks import page
 from benchmarks.standins import StandIn
-from benchmarks.waiting import trainings, waiting_run
+from benchmarks.waiting import trainings, until_asked, waiting_run
 from mosaic.app.decisions import pending
 from mosaic.app.web.guard import TOKEN_FILE, csrf_of, new_token
-from mosaic.errors import WaitingError
 
 CHROMIUM = next((found for name in ("chromium", "chromium-browser") if (found := shutil.which(name))), None)
 
@@ -108,12 +107,7 @@ def served(tmp_path):
 
 def resumed(standin, folder, witness):
     """The controller in a thread, until it asks again."""
-
-    def work():
-        with pytest.raises(WaitingError):
-            standin.run(folder, witness)
-
-    thread = threading.Thread(target=work)
+    thread = threading.Thread(target=until_asked, args=(standin, folder, witness))
     thread.start()
     return thread
 
