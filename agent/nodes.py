@@ -440,9 +440,10 @@ def skip(services: Services, state: State) -> State:
 
 
 def audit(services: Services, state: State) -> State:
-    """Open the audit suites, once: the base and the chosen round."""
+    """Open the audit suites, once: the base and the chosen round. A result stands until another round is measured."""
     current = services.state()
     if current.audit is not None:
+        services.notify("audited already: the result stands")
         return {}
     services.steps.round = current.rounds[-1].round
     objectives = services.settings.objectives

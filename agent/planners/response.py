@@ -3,8 +3,8 @@
 On the 1-5 scale, a slice's mean is linear in the log shares of its own bucket, of its objective's other buckets, and
 of every other objective's data, cut off at the ends of the scale: a slice seen at an end may lie anywhere beyond it.
 The prior says that an objective's tokens help all its slices, harder buckets more, and that other objectives' data
-matter little; the rounds correct it. With no rounds yet the prior speaks
-alone. A mixture far from all that was tried is less certain.
+matter little; the rounds correct it. With no rounds yet the prior speaks alone. A mixture far from all that was tried
+is less certain.
 """
 
 from __future__ import annotations
@@ -92,7 +92,8 @@ class Response:
         weight = np.array([INTERCEPT_SD, *np.maximum(ALL_SD * parts, 1e-3), *[FAR_SD] * others]) ** -2
         low, high = seen < NEAR_BOTTOM, seen > NEAR_TOP
         edge = seen + SLACK * high - SLACK * low
-        # What is cut off says only "at least" or "at most": a prediction further out is no error.
+        # What is cut off says only "at least" or "at most": a prediction further out is no error. Which of them bind is
+        # found in a few passes; their number has a limit, since nothing proves that the set must settle.
         binding = np.ones(len(seen), dtype=bool)
         mean = prior
         for _ in range(2 * len(seen) + 1):
