@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from mosaic.types import ActionPlan, Mixture, Observation, Violation
-from training.mixture import check_mixture
+from mosaic.types import SUM_TOLERANCE, ActionPlan, Mixture, Observation, Violation
+from training.mixture import check_mixture, left_after_exclusion
 from training.pool import Pool
 
 LOW_RELIABILITY = ("unknown", "low")
+UNMEASURED = "unmeasured"
 ACTED_UPON = 0.01
 
 
@@ -56,15 +57,28 @@ def check_plan(plan: ActionPlan, observation: Observation, pool: Pool) -> list[V
     violations = _names(plan, observation)
     if violations:
         return violations
-    violations += check_mixture(pool, mixture_of(plan, observation))
+    mixture = mixture_of(plan, observation)
+    violations += check_mixture(pool, mixture)
     violations += _budget(observation)
-    violations += _stock(plan, observation)
-    violations += _steps(plan, observation)
-    violations += _reliability(plan, observation)
+    violations += amounts(plan, observation, {} if violations else left_after_exclusion(pool, mixture))
     violations += _repeats(plan, observation)
-    violations += _floors(plan, observation)
     violations += _refused(plan, observation)
     return violations
+
+
+def amounts(
+    plan: ActionPlan, observation: Observation, left: Mapping[str, Mapping[str, int]] | None = None
+) -> list[Violation]:
+    """What the weights of a plan break: stock, steps, reliability, floors.
+
+    `left` are the tokens per data set and bucket that a focus does not exclude, where that is fewer than the stock.
+    """
+    return [
+        *_stock(plan, observation, left or {}),
+        *_steps(plan, observation),
+        *_reliability(plan, observation),
+        *_floors(plan, observation),
+    ]
 
 
 def _names(plan: ActionPlan, observation: Observation) -> list[Violation]:
@@ -96,15 +110,21 @@ def _budget(observation: Observation) -> list[Violation]:
     return [Violation(path="ratios", rule="budget", value=value, limit=limit, hint=hint)]
 
 
-def _stock(plan: ActionPlan, observation: Observation) -> list[Violation]:
-    found = []
+def _stock(plan: ActionPlan, observation: Observation, left: Mapping[str, Mapping[str, int]]) -> list[Violation]:
+    found, limits = [], observation.limits
+    for dataset, ratio in plan.ratios.items():
+        if ratio > 0 and dataset not in observation.bucket_proportions:
+            hint = f"no row of {dataset} has quality {limits.min_quality} or better"
+            found.append(Violation(path=f"ratios.{dataset}", rule="stock", value=ratio, limit=0, hint=hint))
     for (dataset, bucket), share in cells(plan, observation.bucket_proportions).items():
         stock = observation.stock[dataset].get(bucket)
-        available = (stock.tokens if stock else 0) * observation.limits.max_repeat
+        tokens = left[dataset].get(bucket, 0) if dataset in left else stock.tokens if stock else 0
+        available = tokens * limits.max_repeat
         asked = math.floor(share * observation.budget_per_round)
         if asked > available:
             path = f"bucket_weights.{dataset}.{bucket}"
-            hint = f"the bucket holds {available} tokens of quality {observation.limits.min_quality} or better"
+            hint = f"the bucket holds {available} tokens of quality {limits.min_quality} or better"
+            hint += " that the focus does not exclude" if dataset in left else ""
             found.append(Violation(path=path, rule="stock", value=asked, limit=available, hint=hint))
     return found
 
@@ -119,7 +139,7 @@ def _steps(plan: ActionPlan, observation: Observation) -> list[Violation]:
             value, limit = round(step, 4), limits.max_ratio_step
             found.append(Violation(path="ratios", rule="step", value=value, limit=limit, hint=hint))
     if limits.max_bucket_step is not None:
-        for dataset in sorted(plan.ratios):
+        for dataset in sorted({*plan.ratios, *plan.bucket_weights}):
             before = bucket_weights(last, dataset, observation.bucket_proportions)
             after = bucket_weights(plan, dataset, observation.bucket_proportions)
             step = distance(after, before)
@@ -130,22 +150,32 @@ def _steps(plan: ActionPlan, observation: Observation) -> list[Violation]:
     return found
 
 
-def _reliability(plan: ActionPlan, observation: Observation) -> list[Violation]:
-    """A slice of unknown or low reliability may not be acted upon: its bucket's weight may not rise."""
-    found = []
+def unreliable(observation: Observation) -> dict[tuple[str, str], str]:
+    """(data set, bucket) whose slice is of unknown or low reliability, or in no suite of its objective: which of these."""
+    found = {}
     for objective in observation.objectives:
-        for profile in observation.profile.of(objective.name):
-            if profile.reliability not in LOW_RELIABILITY:
-                continue
-            for dataset in objective.datasets:
-                after = bucket_weights(plan, dataset, observation.bucket_proportions).get(profile.slice, 0.0)
-                before = bucket_weights(observation.last_plan, dataset, observation.bucket_proportions)
-                limit = before.get(profile.slice, 0.0)
-                if after > limit + ACTED_UPON:
-                    path = f"bucket_weights.{dataset}.{profile.slice}"
-                    hint = f"slice {profile.slice} of {objective.name} has {profile.reliability} reliability: leave it"
-                    value, rounded = round(after, 4), round(limit, 4)
-                    found.append(Violation(path=path, rule="reliability", value=value, limit=rounded, hint=hint))
+        known = {s.slice: s.reliability for s in observation.profile.of(objective.name)}
+        for dataset in objective.datasets:
+            for bucket in observation.bucket_proportions.get(dataset, {}):
+                reliability = known.get(bucket, UNMEASURED)
+                if reliability in (*LOW_RELIABILITY, UNMEASURED):
+                    found[dataset, bucket] = reliability
+    return found
+
+
+def _reliability(plan: ActionPlan, observation: Observation) -> list[Violation]:
+    """A slice that is not known well may not be acted upon: its bucket's weight in its data set may not rise."""
+    found = []
+    for (dataset, bucket), reliability in unreliable(observation).items():
+        after = bucket_weights(plan, dataset, observation.bucket_proportions).get(bucket, 0.0)
+        limit = bucket_weights(observation.last_plan, dataset, observation.bucket_proportions).get(bucket, 0.0)
+        if after > limit + ACTED_UPON:
+            path = f"bucket_weights.{dataset}.{bucket}"
+            hint = f"the slice {bucket} has {reliability} reliability: leave it"
+            if reliability == UNMEASURED:
+                hint = f"no prompt measures {bucket}: leave it"
+            value, rounded = round(after, 4), round(limit, 4)
+            found.append(Violation(path=path, rule="reliability", value=value, limit=rounded, hint=hint))
     return found
 
 
@@ -169,7 +199,8 @@ def _floors(plan: ActionPlan, observation: Observation) -> list[Violation]:
             continue
         before = math.fsum(observation.last_plan.ratios.get(d, 0.0) for d in objective.datasets)
         after = math.fsum(plan.ratios.get(d, 0.0) for d in objective.datasets)
-        if after < before - 1e-9:
+        # Weights are written in millionths.
+        if after < before - 10 * SUM_TOLERANCE:
             path = f"ratios.{objective.datasets[0]}"
             hint = f"{objective.name} is below its floor {objective.floor}: the share of its data sets may not fall"
             value, limit = round(after, 4), round(before, 4)

@@ -90,7 +90,7 @@ def stop_reason(state: RunState, settings: Settings, budget_left: int) -> str | 
         return f"budget used: {budget_left:,} tokens left, a round needs {settings.cost_per_round:,}"
     points = {r.round: p for r in planned if r.accepted and (p := r.point(settings.names))}
     targets = [o.target for o in settings.objectives]
-    if settings.stop.at_targets and all(t is not None for t in targets):
+    if settings.stop.at_targets and any(t is not None for t in targets):
         # The round that would be chosen now, and not any that happens to lie above its targets.
         number = choose(planned, state.archive, settings.objectives, state.noise)
         point = points.get(number) if number is not None else None

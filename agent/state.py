@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from agent.pareto import archive, hypervolume
+from agent.pareto import LEAST_NOISE, archive, dominates, hypervolume
 from mosaic.journal import Journal
 from mosaic.types import ActionPlan, Calibration, Limits, Noun, ObjectiveSpec, Round, Score
 
@@ -159,6 +159,12 @@ def fold(journal: Journal, objectives: list[str], known: Records | None = None) 
 
 
 def mark_dominated(rounds: list[Round], objectives: list[str], noise: dict[str, float]) -> list[Round]:
-    """The same rounds, each saying whether it is out of the archive now."""
-    kept = set(archive(rounds, objectives, noise))
-    return [r.model_copy(update={"dominated": r.round not in kept}) for r in rounds]
+    """The same rounds, each saying whether an accepted one dominates it; a floor missed is not yet dominance."""
+    tolerance = [noise.get(o, LEAST_NOISE) for o in objectives]
+    points = {r.round: r.point(objectives) for r in rounds}
+    accepted = [p for r in rounds if r.accepted and (p := points[r.round])]
+
+    def beaten(point: list[float] | None) -> bool:
+        return point is not None and any(dominates(other, point, tolerance) for other in accepted)
+
+    return [r.model_copy(update={"dominated": beaten(points[r.round])}) for r in rounds]

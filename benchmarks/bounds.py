@@ -38,11 +38,12 @@ def broken(plan: dict[str, Any], seen: dict[str, Any]) -> list[str]:
     if limits["max_ratio_step"] is not None and _apart(ratios, before) > Fraction(limits["max_ratio_step"]) + EDGE:
         found.add("ratio step")
     cells, spent = {}, Fraction(0)
-    for dataset in ratios:
+    for dataset in {*ratios, *plan["bucket_weights"]}:
         now, then = buckets(plan, dataset), buckets(last, dataset)
         if limits["max_bucket_step"] is not None and _apart(now, then) > Fraction(limits["max_bucket_step"]) + EDGE:
             found.add("bucket step")
-        for bucket, weight in now.items():
+    for dataset in ratios:
+        for bucket, weight in buckets(plan, dataset).items():
             cells[dataset, bucket] = ratios[dataset] * weight
             tokens = cells[dataset, bucket] * seen["budget_per_round"]
             spent += tokens
@@ -51,18 +52,18 @@ def broken(plan: dict[str, Any], seen: dict[str, Any]) -> list[str]:
     if spent > seen["budget_per_round"] * (1 + 2 * SUM) or seen["budget_per_round"] > seen["budget_left"]:
         found.add("budget")
     for objective in seen["objectives"]:
-        weak = {
+        sure = {
             s["slice"]
             for s in seen["profile"]["slices"]
-            if s["objective"] == objective["name"] and s["reliability"] in ("unknown", "low")
+            if s["objective"] == objective["name"] and s["reliability"] not in ("unknown", "low")
         }
         for dataset in objective["datasets"]:
             now, then = buckets(plan, dataset), buckets(last, dataset)
-            if any(now.get(b, 0) > then.get(b, 0) + ACTED + EDGE for b in weak):
+            if any(w > then.get(b, 0) + ACTED + EDGE for b, w in now.items() if b not in sure):
                 found.add("reliability")
         if objective["name"] in seen["below_floor"]:
             share = sum(ratios.get(d, Fraction(0)) for d in objective["datasets"])
-            if share < sum(before.get(d, Fraction(0)) for d in objective["datasets"]) - EDGE:
+            if share < sum(before.get(d, Fraction(0)) for d in objective["datasets"]) - 11 * SUM:
                 found.add("floor")
     for past in seen["history"]:
         if past["plan"] and past["dominated"] and past["plan"]["focus"] == plan["focus"]:

@@ -137,6 +137,18 @@ def _check_focus(pool: Pool, dataset: str, focus: Focus, min_quality: int) -> li
     ]
 
 
+def left_after_exclusion(pool: Pool, mixture: Mixture) -> dict[str, dict[str, int]]:
+    """Tokens per bucket of the quality asked for that no exclusion removes, for the data sets that exclude anything."""
+    return {
+        dataset: {
+            name: int(pool.slice("n_tokens", bucket)[_kept(pool, bucket, mixture.min_quality, focus)].sum())
+            for name, bucket in pool.buckets(dataset).items()
+        }
+        for dataset, focus in mixture.focus.items()
+        if focus.exclude
+    }
+
+
 def _kept(pool: Pool, bucket: Bucket, min_quality: int, focus: Focus | None) -> Mask:
     keep = pool.slice("quality", bucket) >= min_quality
     for attribute, criterion in (focus.exclude if focus else {}).items():

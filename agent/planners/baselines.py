@@ -67,9 +67,11 @@ class NeedPlanner:
                 if profile.score.mean is not None:
                     need[profile.slice] = profile.score.n_scored * (6 - profile.score.mean) * level_of(profile.slice)
             for dataset in objective.datasets:
-                share = {b: need[b] for b in observation.bucket_proportions[dataset] if b in need}
+                share = {b: need[b] for b in observation.bucket_proportions.get(dataset, {}) if b in need}
                 ratios[dataset] += math.fsum(share.values()) / len(objective.datasets)
                 if share:
                     buckets[dataset] = share
             toolbox.conclude(f"{objective.name}: need {math.fsum(need.values()):.0f}")
-        return plan_inside("Budget in proportion to need.", ratios, buckets, observation)
+        if any(ratios.values()):
+            return plan_inside("Budget in proportion to need.", ratios, buckets, observation)
+        return plan_inside("No slice is scored: no need is known, and nothing is moved.", {}, {}, observation)

@@ -7,12 +7,16 @@ steps, stock and reliability allow it, so that a baseline's draw is legal by con
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
-from agent.constraints import LOW_RELIABILITY, bucket_weights, distance
+from agent.constraints import amounts, bucket_weights, distance, unreliable
 from mosaic.types import ActionPlan, Observation
 
+Cell = tuple[str, str]
+Weights = tuple[dict[str, float], dict[str, dict[str, float]]]
+
 DECIMALS = 6
+BISECTIONS = 8
 
 
 def normal(weights: Mapping[str, float]) -> dict[str, float]:
@@ -44,77 +48,127 @@ def toward(start: Mapping[str, float], wish: Mapping[str, float], limit: float |
     return normal({n: max(0.0, (1 - share) * start.get(n, 0.0) + share * wish.get(n, 0.0)) for n in names})
 
 
-def frozen_buckets(observation: Observation) -> dict[str, set[str]]:
-    """Per data set, the buckets whose slice is too unreliable to be acted upon."""
-    frozen: dict[str, set[str]] = {}
-    for objective in observation.objectives:
-        slices = {s.slice for s in observation.profile.of(objective.name) if s.reliability in LOW_RELIABILITY}
-        for dataset in objective.datasets:
-            frozen.setdefault(dataset, set()).update(slices)
-    return frozen
-
-
 def inside(
     ratios: Mapping[str, float], buckets: Mapping[str, Mapping[str, float]], observation: Observation
-) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """Ratios and bucket weights as near to the wish as steps, floors, reliability and stock allow."""
+) -> Weights:
+    """Ratios and bucket weights as near to the wish as steps, floors, reliability and stock allow.
+
+    No wish for any data set, or for any bucket of one, keeps what the last executed plan had.
+    """
     last, proportions, limits = observation.last_plan, observation.bucket_proportions, observation.limits
-    wish = _floored(normal({d: max(0.0, ratios.get(d, 0.0)) for d in observation.stock}), observation)
+    wish = {d: max(0.0, ratios.get(d, 0.0)) for d in proportions}
+    if not any(wish.values()):
+        wish = {d: last.ratios.get(d, 0.0) for d in proportions}
+    wish = _affordable(_floored(normal(wish), observation), observation)
     legal_ratios = toward(last.ratios, wish, limits.max_ratio_step)
-    frozen = frozen_buckets(observation)
+    frozen = unreliable(observation)
+    start: dict[str, dict[str, float]] = {}
     legal: dict[str, dict[str, float]] = {}
-    for dataset in observation.stock:
-        before = bucket_weights(last, dataset, proportions)
+    for dataset in proportions:
+        before = start[dataset] = bucket_weights(last, dataset, proportions)
         wanted = dict(normal(buckets.get(dataset) or before))
-        held = frozen.get(dataset, set())
+        held = {b for b in before if (dataset, b) in frozen}
         if held:
-            fixed = {b: min(wanted.get(b, 0.0), before.get(b, 0.0)) for b in held if b in before}
-            free = {b: w for b, w in wanted.items() if b not in held}
+            fixed = {b: min(wanted.get(b, 0.0), before[b]) for b in sorted(held)}
+            free = {b: w for b, w in wanted.items() if (dataset, b) not in frozen}
             room, total = 1 - math.fsum(fixed.values()), math.fsum(free.values())
             wanted = before if total <= 0 else {**fixed, **{b: w / total * room for b, w in free.items()}}
         legal[dataset] = toward(before, wanted, limits.max_bucket_step)
-    return _stocked(legal_ratios, legal, observation)
+    return _stocked((legal_ratios, legal), (dict(last.ratios), start), frozen, observation)
 
 
 def _floored(wish: dict[str, float], observation: Observation) -> dict[str, float]:
-    """Raise the share of data sets whose objective is below its floor to at least what it was."""
-    kept = dict(wish)
-    for objective in observation.objectives:
-        if objective.name not in observation.below_floor or not objective.datasets:
-            continue
-        before = math.fsum(observation.last_plan.ratios.get(d, 0.0) for d in objective.datasets)
-        now = math.fsum(kept.get(d, 0.0) for d in objective.datasets)
-        if now < before and now < 1:
-            scale = (1 - before) / (1 - now)
-            for name in kept:
-                kept[name] *= (before / now if now > 0 else 0.0) if name in objective.datasets else scale
-            if now <= 0:
-                kept.update({d: before / len(objective.datasets) for d in objective.datasets})
+    """Raise every objective below its floor to at least the share it had, at the cost of all that can give."""
+    before = {
+        tuple(o.datasets): math.fsum(observation.last_plan.ratios.get(d, 0.0) for d in o.datasets)
+        for o in observation.objectives
+        if o.name in observation.below_floor and o.datasets
+    }
+    kept = wish
+    raised: dict[tuple[str, ...], float] = {}
+    # What gives to one may thereby fall below its own floor: then it is raised too. All of them had it at once before.
+    while low := [g for g in before if g not in raised and math.fsum(kept.get(d, 0.0) for d in g) < before[g]]:
+        raised.update({group: before[group] for group in low})
+        given = {d for group in raised for d in group}
+        rest = math.fsum(w for d, w in wish.items() if d not in given)
+        scale = (1 - math.fsum(raised.values())) / rest if rest > 0 else 0.0
+        kept = {d: w * scale for d, w in wish.items() if d not in given}
+        for group, share in raised.items():
+            now = math.fsum(wish.get(d, 0.0) for d in group)
+            kept |= {d: share * wish[d] / now if now > 0 else share / len(group) for d in group if d in wish}
     return normal(kept)
 
 
-def _stocked(
-    ratios: dict[str, float], buckets: dict[str, dict[str, float]], observation: Observation
-) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """Cap each bucket at its stock, spreading what is over inside its data set."""
-    budget = observation.budget_per_round
-    for dataset, weights in buckets.items():
-        share = ratios.get(dataset, 0.0) * budget
-        if share <= 0:
-            continue
-        stock = observation.stock[dataset]
-        room = {b: stock[b].tokens * observation.limits.max_repeat / share if b in stock else 0.0 for b in weights}
-        for _ in weights:
-            over = {b: w - room[b] for b, w in weights.items() if w > room[b]}
-            spare = {b: w for b, w in weights.items() if w < room[b] and w > 0}
-            if not over or not spare:
-                break
-            extra, base = math.fsum(over.values()), math.fsum(spare.values())
-            weights = {
-                b: room[b] if b in over else w + (extra * w / base if b in spare else 0.0) for b, w in weights.items()
-            }
-        buckets[dataset] = normal(weights)
-    return ratios, buckets
+def _affordable(wish: dict[str, float], observation: Observation) -> dict[str, float]:
+    """Cap each data set at what its rows hold, spreading what is over over the others."""
+    room = {
+        d: math.fsum(s.tokens for s in observation.stock[d].values())
+        * observation.limits.max_repeat
+        / observation.budget_per_round
+        for d in wish
+    }
+    return _capped(wish, room, set())
+
+
+def _capped(weights: dict[str, float], room: Mapping[str, float], held: set[str]) -> dict[str, float]:
+    """Cap weights at their room, spreading what is over in proportion over those that have room and are not held."""
+    if all(w <= room[n] for n, w in weights.items()):
+        return weights
+    # In whole millionths, so that rounding to a sum of 1 lifts nothing above its room again.
+    cap = {n: math.floor(room[n] * 10**DECIMALS) / 10**DECIMALS for n in weights}
+    for _ in weights:
+        over = {n: w - cap[n] for n, w in weights.items() if w > cap[n]}
+        spare = {n: w for n, w in weights.items() if 0 < w < cap[n] and n not in held}
+        if not over or not spare:
+            break
+        extra, base = math.fsum(over.values()), math.fsum(spare.values())
+        weights = {
+            n: cap[n] if n in over else w + (extra * w / base if n in spare else 0.0) for n, w in weights.items()
+        }
+    return normal(weights)
+
+
+def _stocked(wish: Weights, last: Weights, held: Container[Cell], observation: Observation) -> Weights:
+    """Cap each bucket at its stock. Where that breaks another limit, go back toward the last executed plan, which is
+    always allowed, as far as it takes."""
+
+    def at(share: float) -> Weights:
+        """The point at this share of the way to the wish, its buckets capped."""
+        (ratios, buckets), (start, before) = wish, last
+        if share < 1:
+            ratios = _between(start, ratios, share)
+            buckets = {d: _between(before[d], w, share) for d, w in buckets.items()}
+        budget, repeat = observation.budget_per_round, observation.limits.max_repeat
+        capped = {}
+        for dataset, weights in buckets.items():
+            part = ratios.get(dataset, 0.0) * budget
+            stock = observation.stock[dataset]
+            room = {b: stock[b].tokens * repeat / part if b in stock else 0.0 for b in weights} if part > 0 else {}
+            frozen = {b for b in weights if (dataset, b) in held}
+            capped[dataset] = _capped(weights, room, frozen) if room else weights
+        return ratios, capped
+
+    found = at(1.0)
+    untouched = all(found[1][d] is weights for d, weights in wish[1].items())
+    if untouched or not amounts(_plan(found), observation):
+        return found
+    reached, low, high = last, 0.0, 1.0
+    for _ in range(BISECTIONS):
+        share = (low + high) / 2
+        found = at(share)
+        if amounts(_plan(found), observation):
+            high = share
+        else:
+            reached, low = found, share
+    return reached
+
+
+def _between(start: Mapping[str, float], end: Mapping[str, float], share: float) -> dict[str, float]:
+    return normal({n: (1 - share) * start.get(n, 0.0) + share * end.get(n, 0.0) for n in sorted({*start, *end})})
+
+
+def _plan(point: Weights) -> ActionPlan:
+    return ActionPlan(rationale="a draft", ratios=point[0], bucket_weights=point[1])
 
 
 def plan_inside(

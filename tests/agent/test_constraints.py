@@ -77,6 +77,35 @@ def test_focus_that_matches_nothing(observe, small_pool):
     assert rules(plan, seen, small_pool) == {("focus_matches_nothing", "focus.a.include")}
 
 
+def test_what_a_focus_excludes_is_not_in_stock(observe, small_pool):
+    seen = observe()
+    everything = Focus(exclude={"topic": ["t0", "t1", "t2", "t3"]})
+    found = check_plan(changed(seen, focus={"a": everything}), seen, small_pool)
+    assert {(v.rule, v.path, v.limit) for v in found} == {("stock", f"bucket_weights.a.{b}", 0) for b in "xyz"}
+    assert rules(changed(seen, focus={"a": Focus(exclude={"topic": ["t0"]})}), seen, small_pool) == set()
+
+
+def test_a_data_set_without_a_row_of_the_quality_has_no_stock(observe, small_pool):
+    seen = observe()
+    kept = {d: per for d, per in seen.bucket_proportions.items() if d != "b"}
+    seen = seen.model_copy(update={"bucket_proportions": kept})
+    assert ("stock", "ratios.b") in rules(changed(seen, bucket_weights={}), seen, small_pool)
+
+
+def test_a_bucket_that_no_prompt_measures_may_not_be_acted_upon(observe, small_pool):
+    seen = observe()
+    slices = [s for s in seen.profile.slices if (s.objective, s.slice) != ("safety", "z")]
+    seen = seen.model_copy(update={"profile": seen.profile.model_copy(update={"slices": slices})})
+    plan = changed(seen, bucket_weights={**seen.bucket_proportions, "a": {"x": 0.2, "y": 0.2, "z": 0.6}})
+    assert rules(plan, seen, small_pool) == {("reliability", "bucket_weights.a.z")}
+
+
+def test_bucket_weights_of_a_data_set_that_gets_nothing_move_in_steps_too(observe, small_pool):
+    seen = observe(limits=Limits(max_ratio_step=None, max_bucket_step=0.2, min_quality=2))
+    plan = changed(seen, ratios={"b": 1.0}, bucket_weights={"a": {"x": 1.0}})
+    assert rules(plan, seen, small_pool) == {("step", "bucket_weights.a")}
+
+
 def test_weights_that_do_not_sum_to_one_are_no_plan():
     for ratios in ({"a": 0.6, "b": 0.6}, {"a": float("nan"), "b": 1.0}, {"a": -0.5, "b": 1.5}, {}):
         with pytest.raises(ValueError, match=r"ratios|finite|sum"):

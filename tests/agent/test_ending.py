@@ -6,7 +6,7 @@ import pytest
 
 from agent import nodes
 from agent.observe import stop_reason
-from agent.state import CalibrationConfig, RunState, Settings, StopConfig, fold
+from agent.state import CalibrationConfig, RunState, Settings, StopConfig, fold, mark_dominated
 from mosaic.journal import Journal
 from mosaic.store import Store
 from mosaic.types import ActionPlan, Calibration, FailureProfile, Limits, ObjectiveSpec, Round, Score
@@ -46,6 +46,23 @@ def test_a_run_stops_at_its_targets_where_the_round_that_would_be_chosen_reaches
     assert ended([(4.6, 4.3)]) is None
     # Round 2 lies above both targets by less than safety's noise; round 1, which would be chosen, misses one narrowly.
     assert ended([(4.9, 3.99), (4.01, 4.01)], at_targets=True) is None
+
+
+def test_an_objective_without_a_target_does_not_keep_the_others_from_theirs(monkeypatch):
+    some = [OBJECTIVES[0], OBJECTIVES[1].model_copy(update={"target": None})]
+    monkeypatch.setitem(globals(), "OBJECTIVES", some)
+    assert ended([(4.5, 2.0)], at_targets=True) == "targets reached in round 1"
+    monkeypatch.setitem(globals(), "OBJECTIVES", [o.model_copy(update={"target": None}) for o in some])
+    assert ended([(4.5, 2.0)], at_targets=True) is None
+
+
+def test_a_floor_missed_is_not_yet_dominance():
+    refused = [executed(1, (3.0, 2.0)), executed(2, (4.0, 4.0))]
+    low = [refused[0].model_copy(update={"accepted": False}), refused[1]]
+    noise = dict.fromkeys(NAMES, 0.1)
+    assert [r.dominated for r in mark_dominated(refused, NAMES, noise)] == [True, False]
+    assert [r.dominated for r in mark_dominated(low[:1], NAMES, noise)] == [False]
+    assert [r.dominated for r in mark_dominated(low, NAMES, noise)] == [True, False]
 
 
 def test_a_run_stops_when_rounds_or_patience_are_used_up():

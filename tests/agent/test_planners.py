@@ -4,14 +4,19 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
 
-from agent.constraints import check_plan
+from agent.constraints import amounts, check_plan
+from agent.observe import proportions
 from agent.planners.baselines import NeedPlanner, RandomPlanner, StaticPlanner
 from agent.planners.profile import CHANCE, LUCK, SHORTFALL_COST, ProfilePlanner, outcomes, usual_luck, values_of
 from agent.planners.response import Response, Trial
-from agent.planners.space import level_of, normal, toward
-from mosaic.types import Limits
+from agent.planners.space import level_of, normal, plan_inside, toward
+from mosaic.types import ActionPlan, Limits, ObjectiveSpec, Score, Stock
 from tools.toolbox import Toolbox
+
+STEPS = ("max_ratio_step", "max_bucket_step")
 
 
 def toolbox(seen, pool):
@@ -30,6 +35,87 @@ def test_plans_are_legal_by_construction(observe, small_pool, planner, seed, lim
     assert check_plan(plan, seen, small_pool) == []
     assert box.trace()
     assert plan == planner.propose(seen, toolbox(seen, small_pool))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    tokens=st.lists(st.integers(0, 500), min_size=6, max_size=6),
+    below=st.sets(st.sampled_from(["safety", "over_refusal"])),
+    weak=st.sets(st.sampled_from([(o, b) for o in ("safety", "over_refusal") for b in "xyz"]), max_size=4),
+    unmeasured=st.booleans(),
+    kind=st.sampled_from([RandomPlanner, lambda: RandomPlanner(3.0), NeedPlanner, NeedPlanner, ProfilePlanner]),
+    limits=st.sampled_from([{}, {"max_ratio_step": 0.1, "max_bucket_step": 0.15}, dict.fromkeys(STEPS)]),
+    seed=st.integers(0, 99),
+)
+def test_plans_are_legal_whatever_is_scarce_weak_or_below_its_floor(
+    observe, tokens, below, weak, unmeasured, kind, limits, seed
+):
+    cells = [(d, b) for d in "ab" for b in "xyz"]
+    stock = {d: {b: Stock(rows=1, tokens=t) for (e, b), t in zip(cells, tokens, strict=True) if e == d} for d in "ab"}
+    assume(all(sum(s.tokens for s in per.values()) for per in stock.values()) and sum(tokens) >= 400)
+    seen = observe(stock=stock, below_floor=sorted(below), limits=Limits(**limits), seed=seed)
+    ratios, buckets = proportions(stock)
+    last = ActionPlan(rationale="static", ratios=ratios, bucket_weights=buckets)
+    slices = [
+        s.model_copy(update={"reliability": "low"} if (s.objective, s.slice) in weak else {})
+        for s in seen.profile.slices
+        if not (unmeasured and (s.objective, s.slice) == ("safety", "y"))
+    ]
+    changes = {
+        "proportions": ratios,
+        "bucket_proportions": buckets,
+        "profile": seen.profile.model_copy(update={"slices": slices}),
+    }
+    for round_ in (1, 2):
+        seen = seen.model_copy(update={**changes, "round": round_, "last_plan": last})
+        last = kind().propose(seen, Toolbox(seen, lambda *wanted: [], lambda plan, seen=seen: amounts(plan, seen)))
+        assert amounts(last, seen) == []
+
+
+def test_a_wish_for_more_than_there_is_comes_as_near_as_stock_allows(observe):
+    stock = {d: {b: Stock(rows=9, tokens=t) for b in "xyz"} for d, t in (("a", 60), ("b", 900))}
+    ratios, buckets = proportions(stock)
+    free = Limits(max_ratio_step=None, max_bucket_step=None)
+    static = ActionPlan(rationale="static", ratios=ratios, bucket_weights=buckets)
+    changes = {
+        "stock": stock,
+        "proportions": ratios,
+        "bucket_proportions": buckets,
+        "last_plan": static,
+        "limits": free,
+    }
+    seen = observe(**changes)
+    plan = plan_inside("r", {"a": 0.9, "b": 0.1}, {"a": {"x": 0.8, "y": 0.1, "z": 0.1}}, seen)
+    assert amounts(plan, seen) == []
+    assert plan.ratios["a"] == pytest.approx(180 / 400, abs=1e-5)
+    held = plan_inside("r", {"a": 0.9, "b": 0.1}, {}, observe(**changes, below_floor=["over_refusal"]))
+    assert held.ratios["b"] == pytest.approx(ratios["b"], abs=1e-5)
+
+
+def test_floors_hold_together(observe):
+    stock = {d: {"x": Stock(rows=9, tokens=4000)} for d in "abc"}
+    buckets = {d: {"x": 1.0} for d in "abc"}
+    last = ActionPlan(rationale="last", ratios={"a": 0.2, "b": 0.3, "c": 0.5}, bucket_weights=buckets)
+    objectives = [ObjectiveSpec(name=n, datasets=[d], floor=4.5) for n, d in zip(("o", "p", "q"), "abc", strict=True)]
+    values = {"stock": stock, "bucket_proportions": buckets, "last_plan": last, "objectives": objectives}
+    free = Limits(max_ratio_step=None)
+    # Raising `a` takes from `b`, which thereby falls below what it had: both keep their share, `c` pays.
+    seen = observe(**values, limits=free, below_floor=["o", "p"])
+    assert plan_inside("r", {"a": 0.1, "b": 0.31, "c": 0.59}, {}, seen).ratios == pytest.approx(last.ratios, abs=1e-6)
+    seen = observe(**values, limits=free, below_floor=["o", "p", "q"])
+    assert plan_inside("r", {"a": 0.0, "b": 0.0, "c": 1.0}, {}, seen).ratios == pytest.approx(last.ratios, abs=1e-6)
+    seen = observe(**values, limits=free, below_floor=["o"])
+    assert plan_inside("r", {"b": 0.5, "c": 0.5}, {}, seen).ratios == pytest.approx({"a": 0.2, "b": 0.4, "c": 0.4})
+
+
+def test_where_nothing_is_scored_need_moves_nothing(observe, small_pool):
+    seen = observe()
+    nothing = Score(mean=None, low=None, high=None, n_scored=0)
+    slices = [s.model_copy(update={"score": nothing}) for s in seen.profile.slices]
+    seen = seen.model_copy(update={"profile": seen.profile.model_copy(update={"slices": slices})})
+    plan = NeedPlanner().propose(seen, toolbox(seen, small_pool))
+    assert plan.ratios == pytest.approx(seen.last_plan.ratios, abs=1e-6)
+    assert "no need is known" in plan.rationale
 
 
 def settled(plan):
