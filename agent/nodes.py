@@ -40,6 +40,7 @@ from training.pool import Pool
 
 ROUND_ROLES = ("steering", "selection")
 CALIBRATION_SEEDS = 7919
+NO_PLAN = "no planner found an allowed plan"
 
 
 class State(TypedDict, total=False):
@@ -258,6 +259,11 @@ def plan(services: Services, state: State) -> State:
         "planner": planner.kind,
         "feedback": _feedback(state),
     }
+    if not state.get("fallback") and not services.steps.finished("plan", inputs):
+        # Before a restart this very attempt may have failed and been replaced: what came of that may be paid for.
+        replaced = _replaced(services, state)
+        if replaced:
+            return _replace(services, state, replaced, planner)
     try:
         step = services.steps.run("plan", inputs, effect)
     except (BoundaryError, UsageError) as error:
@@ -490,13 +496,26 @@ def _replace(services: Services, state: State, reason: str, planner: Planner | N
         if services.fallback is None:
             kind, word = (PausedError, "pause") if services.pause else (BoundaryError, "stop")
             raise kind(f"round {state['round']}: {reason} (planner.on_failure: {word})")
-        return {"stop": f"no planner found an allowed plan: {reason}", "violations": []}
+        return {"stop": f"{NO_PLAN}: {reason}", "violations": []}
     services.notify(f"round {state['round']}: {reason}; {services.fallback.kind} plans this round")
-    inputs = {"run": services.steps.journal.run, "round": state["round"], "reason": reason}
+    at = {"round": state["round"], "attempt": state["attempt"]}
+    inputs = {"run": services.steps.journal.run, **at, "reason": reason}
     event = {"planner": planner.kind if planner else state["planner"], "by": services.fallback.kind, "reason": reason}
     services.steps.run("replace", inputs, lambda: Outcome(event, [("replaced", event)]))
     entry = Violation(path="plan", rule="replaced", hint=reason).json_data()
     return {"fallback": reason, "repairs": 0, "violations": [entry]}
+
+
+def _replaced(services: Services, state: State) -> str | None:
+    """Why this attempt's planner was replaced already, or None."""
+    for step in services.steps.journal.steps("replace", state["round"]):
+        inputs = step.inputs
+        if step.state == "done" and (inputs["run"], inputs.get("attempt")) == (
+            services.steps.journal.run,
+            state["attempt"],
+        ):
+            return str(inputs["reason"])
+    return None
 
 
 def _feedback(state: State) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,6 +63,19 @@ def load_suite(folder: Path, objective: Objective, role: str) -> Suite:
     if not prompts:
         raise UsageError(f"{path}: no prompt in it")
     return Suite(objective.name, role, prompts, digest_of([p.json_data() for p in prompts]))
+
+
+def check_disjoint(folder: Path, suites: Sequence[Suite]) -> None:
+    """UsageError where a prompt of one role asks what one of another asks: an audit of what was decided on is none."""
+    asked: dict[tuple[str | None, ...], tuple[str, str]] = {}
+    for suite in suites:
+        for prompt in suite.prompts:
+            role, identifier = asked.setdefault((prompt.system, *prompt.turns), (suite.role, prompt.id))
+            if role != suite.role:
+                raise UsageError(
+                    f"{folder / suite.role}.jsonl: the prompt {prompt.id!r} asks the same as {identifier!r} of {role}.jsonl; "
+                    "the three roles share no prompt: take it out of one of them"
+                )
 
 
 def _check_labels(prompt: Prompt, objective: Objective, where: str) -> None:

@@ -10,9 +10,9 @@ import hashlib
 import json
 import math
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 SCHEMA_VERSION = 1
 SCALE = (1.0, 5.0)
@@ -56,6 +56,13 @@ class Message(Noun):
     content: str
 
 
+def _no_lookalike(value: Any) -> Any:
+    if isinstance(value, bool | str):
+        raise ValueError("a number is wanted")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_no_lookalike)]
 Attribute = str | int | float | bool | list[str] | list[int]
 
 
@@ -66,9 +73,9 @@ class Example(Noun):
     dataset: str = Field(min_length=1)
     bucket: str = Field(min_length=1)
     messages: list[Message] = Field(min_length=1)
-    quality: int = Field(ge=1, le=5)
+    quality: Whole = Field(ge=1, le=5)
     attributes: dict[str, Attribute] = {}
-    n_tokens: int | None = Field(default=None, ge=1)
+    n_tokens: Whole | None = Field(default=None, ge=1)
 
 
 class Prompt(Noun):

@@ -27,8 +27,11 @@ def turns_of(messages: Chat) -> tuple[Chat, list[Chat]]:
     return system, turns
 
 
-def spans(lengths: Sequence[int], limit: int) -> list[tuple[int, int]]:
-    """(start, end) of each window over turns of the given lengths; a turn above the limit is in none."""
+def spans(
+    lengths: Sequence[int], limit: int, fitting: Callable[[int, int], int] = lambda start, end: end
+) -> list[tuple[int, int]]:
+    """(start, end) of each window over turns of the given lengths; a turn above the limit is in none. `fitting` says
+    where a window really has to end, where turns are longer together than one by one."""
     found: list[tuple[int, int]] = []
     start, last = 0, len(lengths)
     while start < last:
@@ -36,6 +39,7 @@ def spans(lengths: Sequence[int], limit: int) -> list[tuple[int, int]]:
         while end < last and used + lengths[end] <= limit:
             used += lengths[end]
             end += 1
+        end = fitting(start, end)
         covered = found[-1][1] if found else 0
         if end > start and end > covered:
             found.append((start, end))
@@ -53,13 +57,16 @@ def windows(messages: Chat, limit: int, count: Count) -> list[tuple[Chat, int]]:
     system, turns = turns_of(messages)
     overhead = count([system])[0] if system else 0
     lengths = [n - overhead for n in count([system + turn for turn in turns])]
-    result = []
-    for start, end in spans(lengths, limit - overhead):
+    counted: dict[tuple[int, int], tuple[Chat, int]] = {}
+
+    def fitting(start: int, end: int) -> int:
         while end > start:
             chat = system + [m for turn in turns[start:end] for m in turn]
-            tokens = count([chat])[0]
-            if tokens <= limit and any(m["role"] == "assistant" for m in chat):
-                result.append((chat, tokens))
+            counted[start, end] = chat, count([chat])[0]
+            if counted[start, end][1] <= limit:
                 break
             end -= 1
-    return result
+        return end
+
+    found = [counted[span] for span in spans(lengths, limit - overhead, fitting)]
+    return [(chat, tokens) for chat, tokens in found if any(m["role"] == "assistant" for m in chat)]

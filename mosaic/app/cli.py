@@ -154,11 +154,15 @@ def resume(
 
 
 def _finish(folder: Path, as_json: bool) -> None:
+    from agent.nodes import NO_PLAN
     from mosaic.app.views import report_data, report_text
+    from mosaic.errors import BoundaryError
 
     data = report_data(folder)
     emit(data) if as_json else print(report_text(data))
     say(f"wrote {folder}; read more: python -m mosaic report {folder} --html report.html")
+    if str(data["stop"]).startswith(NO_PLAN):
+        raise BoundaryError(f"ended early: {data['stop']}; what was measured stands")
 
 
 @app.command()

@@ -70,7 +70,7 @@ class RunConfig(Noun):
     """Everything a run depends on."""
 
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
-    seed: int = 1
+    seed: int = Field(default=1, ge=0, lt=2**31)
     rounds: int = Field(default=5, ge=1, le=1000)
     base_model: str
     pool: str
@@ -102,6 +102,8 @@ class RunConfig(Noun):
                 seen[dataset] = name
             if objective.floor is not None and objective.target is not None and objective.floor > objective.target:
                 raise ValueError(f"objectives.{name}: floor {objective.floor} is above target {objective.target}")
+        if self.stop.at_targets and not any(o.target for o in self.objectives.values()):
+            raise ValueError("stop.at_targets: no objective has a target")
         if not seen:
             raise ValueError("objectives: no objective has a data set, so there is nothing to train on")
         return self
@@ -144,23 +146,22 @@ def load_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
             raise UsageError(f"{source}: no such config file; `lab` is bundled, `python -m mosaic init` writes one")
         path = bundled
     data = _read(path)
-    for override in overrides:
-        _override(data, override)
+    _override_all(data, overrides)
     return parse_config(_resolved(data, path.parent.resolve()), str(path))
 
 
 def with_overrides(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
     """The same config with `a.b=value` changes."""
     data = config.json_data()
-    for override in overrides:
-        _override(data, override)
+    _override_all(data, overrides)
     return parse_config(_resolved(data, Path.cwd()), "--set")
 
 
 def parse_config(data: dict[str, Any], where: str) -> RunConfig:
     """Validate plain data; a UsageError names each bad field."""
     try:
-        return RunConfig.model_validate(data)
+        # As JSON and strictly: neither `true` nor "5" is the number of rounds.
+        return RunConfig.model_validate_json(json.dumps(data, default=str), strict=True)
     except ValidationError as error:
         raise UsageError(f"{where}:\n" + explain(error)) from None
 
@@ -233,6 +234,12 @@ def _problem(error: yaml.YAMLError) -> str:
         return ""
     mark = error.problem_mark
     return f": {error.problem} at line {mark.line + 1}, column {mark.column + 1}"
+
+
+def _override_all(data: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Apply `a.b=value` changes, those of a `kind` first: they drop what the group held before."""
+    for override in sorted(overrides, key=lambda text: not text.partition("=")[0].endswith(".kind")):
+        _override(data, override)
 
 
 def _override(data: dict[str, Any], override: str) -> None:

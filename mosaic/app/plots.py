@@ -17,8 +17,9 @@ def svg(kind: str, data: dict[str, Any], dark: bool = False) -> str:
 
 
 def heat(rounds: list[Round]) -> str:
-    """Steering means of every slice in every round."""
-    return _svg(lambda axes: _heat(axes, rounds), height=1.2 + 0.27 * len(rounds[0].profile.slices))
+    """Steering means of every slice in every round; empty where nothing was measured."""
+    keys = sorted({(s.objective, s.slice) for r in rounds for s in r.profile.slices})
+    return _svg(lambda axes: _heat(axes, rounds, keys), height=1.2 + 0.27 * len(keys)) if keys else ""
 
 
 def _svg(draw: Callable[[Any], None], height: float = 3.4, dark: bool = False) -> str:
@@ -97,8 +98,7 @@ def _mixture(axes: Any, data: dict[str, Any]) -> None:
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
 
 
-def _heat(axes: Any, rounds: list[Round]) -> None:
-    keys = sorted((s.objective, s.slice) for s in rounds[0].profile.slices)
+def _heat(axes: Any, rounds: list[Round], keys: list[tuple[str, str]]) -> None:
     grid = []
     for objective, slice_ in keys:
         found = [r.profile.find(objective, slice_) for r in rounds]

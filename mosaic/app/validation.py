@@ -70,13 +70,20 @@ def check_before_run(config: RunConfig, inputs: Inputs, say: Callable[[str], Non
 
 
 def _pool(config: RunConfig, inputs: Inputs) -> dict[str, Any]:
-    stock = inputs.pool.stock(config.limits.min_quality)
+    limits = config.limits
+    stock = inputs.pool.stock(limits.min_quality)
     rows = sum(s.rows for per in stock.values() for s in per.values())
     tokens = sum(s.tokens for per in stock.values() for s in per.values())
-    if tokens < config.budget.tokens_per_round:
+    if tokens * limits.max_repeat < config.budget.tokens_per_round:
         raise UsageError(
-            f"pool: {tokens:,} tokens of quality {config.limits.min_quality} or better cannot fill "
-            f"budget.tokens_per_round = {config.budget.tokens_per_round:,}; lower it or limits.min_quality"
+            f"pool: {tokens:,} tokens of quality {limits.min_quality} or better, limits.max_repeat = {limits.max_repeat}, "
+            f"cannot fill budget.tokens_per_round = {config.budget.tokens_per_round:,}; lower it or limits.min_quality"
+        )
+    empty = sorted(d for d, per in stock.items() if not any(s.tokens for s in per.values()))
+    if empty:
+        raise UsageError(
+            f"pool: no row of {empty} has quality {limits.min_quality} or better; lower limits.min_quality, grade the rows "
+            "anew (`python -m mosaic pool label`), or build a pool without them"
         )
     served = {d for o in config.objectives.values() for d in o.datasets}
     unserved = sorted(set(inputs.pool.datasets) - served)

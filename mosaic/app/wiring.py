@@ -23,7 +23,7 @@ from eval.objective import Objective
 from eval.objectives.instruction_following import InstructionFollowing
 from eval.objectives.over_refusal import OverRefusal
 from eval.objectives.safety import Safety
-from eval.suite import Suite, load_suite
+from eval.suite import Suite, check_disjoint, load_suite
 from mosaic.app.config import RunConfig
 from mosaic.errors import UsageError
 from mosaic.journal import Journal
@@ -97,6 +97,8 @@ def open_suites(config: RunConfig) -> tuple[dict[str, Objective], dict[str, dict
         name: {role: load_suite(Path(config.objectives[name].suite), objective, role) for role in ROLES}
         for name, objective in objectives.items()
     }
+    for name, roles in suites.items():
+        check_disjoint(Path(config.objectives[name].suite), list(roles.values()))
     return objectives, suites
 
 

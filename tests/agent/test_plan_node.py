@@ -5,11 +5,14 @@ from types import SimpleNamespace
 import pytest
 
 from agent import nodes
+from agent.graph import run as run_graph
 from agent.planner import LlmPlannerConfig
 from agent.planners.llm import LlmPlanner
+from benchmarks.standins import StandIn, Witness
 from eval.chat import ChatConfig, ChatModel
 from mosaic.app.trace import _node, tree_text
-from mosaic.errors import PausedError, TrainingError
+from mosaic.app.views import report_data
+from mosaic.errors import PausedError, TrainingError, UsageError
 from mosaic.journal import Journal
 from mosaic.lab.server import ScriptedServer, _send
 from mosaic.store import Store
@@ -38,7 +41,13 @@ def test_a_conversation_that_ends_without_a_plan_is_in_the_trace(
             steps=steps, planner=planner, fallback=None, state=lambda: SimpleNamespace(latest_files=None),
             check=lambda seen: lambda plan: [],
         )  # fmt: skip
-        state = {"observation": store.put_json(seen.json_data()), "attempt": 0, "rejected": [], "violations": []}
+        state = {
+            "round": seen.round,
+            "observation": store.put_json(seen.json_data()),
+            "attempt": 0,
+            "rejected": [],
+            "violations": [],
+        }
         if on_failure == "profile" and fault == "cut_json":
             assert "truncated" in nodes.plan(services, state)["fallback"]
         else:
@@ -80,6 +89,54 @@ def test_why_the_endpoint_refused_the_request_stands_in_the_event_that_replaces_
     (event,) = journal.events(kind="replaced")
     assert "the endpoint refuses the request (HTTP 400): tool_choice is not supported" in event.payload["reason"]
     journal.close()
+
+
+def test_a_replacement_stands_after_a_restart(tmp_path):
+    made = StandIn.make("rounds=1", per_slice=4)
+    folder, witness = tmp_path / "run", Witness(tmp_path / "witness")
+    made.create(folder)
+
+    class Flaky:
+        """Fails when first asked; an endpoint that came back would answer now."""
+
+        kind = "llm"
+        asked = 0
+
+        def propose(self, observation, toolbox):
+            self.asked += 1
+            if self.asked == 1:
+                raise UsageError("the endpoint refuses the request")
+            return observation.last_plan
+
+    planner = Flaky()
+
+    def start(killed):
+        journal = Journal.open(folder)
+        journal.acquire()
+        services = made.services(folder, journal, witness)
+        services.planner = planner
+        generator = services.evaluator.generator
+        generate = generator.generate
+
+        def answers(prompts, adapter):
+            if killed and services.steps.round == 1:
+                raise KeyboardInterrupt
+            return generate(prompts, adapter)
+
+        generator.generate = answers
+        try:
+            run_graph(services, folder)
+        finally:
+            journal.close()
+
+    with pytest.raises(KeyboardInterrupt):
+        start(killed=True)
+    trained = sum(line.startswith("train") for line in witness.lines())
+    start(killed=False)
+    assert planner.asked == 1
+    assert sum(line.startswith("train") for line in witness.lines()) == trained
+    round_ = report_data(folder)["rounds"][1]
+    assert (round_["planner"], "refuses the request" in round_["replaced"]["reason"]) == ("need", True)
 
 
 def test_an_error_keeps_its_own_details():

@@ -45,12 +45,29 @@ def test_help_answers_at_once_and_imports_nothing_heavy():
         ("objectives.safety.floor=5", "floor 5.0 is above target"),
         ("objectives.safety.datasets=[benign]", "a data set belongs to one objective"),
         ("planner.on_failure", "write it as a.b=value"),
+        ("rounds=true", "rounds: Input should be a valid integer"),
+        ("rounds='5'", "rounds: Input should be a valid integer"),
+        ("seed=-1", "seed: Input should be greater than or equal to 0"),
+        ("seed=99999999999", "seed: Input should be less than"),
     ],
 )
 def test_a_bad_config_value_is_named(override, message):
     with pytest.raises(UsageError) as caught:
         load_config("lab", [override])
     assert message in str(caught.value)
+
+
+def test_settings_beside_a_new_kind_hold_in_any_order():
+    settings = ["planner.spread=2", "planner.kind=random"]
+    assert load_config("lab", settings) == load_config("lab", settings[::-1])
+    assert load_config("lab", settings).planner.spread == 2
+
+
+def test_stopping_at_targets_needs_one():
+    gone = [f"objectives.{o}.target=null" for o in ("safety", "over_refusal", "instruction_following")]
+    assert load_config("lab", ["stop.at_targets=true", *gone[1:]]).stop.at_targets
+    with pytest.raises(UsageError, match=r"stop\.at_targets: no objective has a target"):
+        load_config("lab", ["stop.at_targets=true", *gone])
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,13 @@ from benchmarks import standins
 from benchmarks.standins import StandIn, Witness
 from benchmarks.waiting import trainings, until_asked
 from mosaic.app import trace
-from mosaic.app.cli import app
+from mosaic.app.cli import _finish, app
 from mosaic.app.decisions import decide, pending
 from mosaic.app.runs import accept_inputs
 from mosaic.app.shapes import Request
 from mosaic.app.trace import why_data
 from mosaic.app.views import load, report_data, report_text, request_text, status_data
-from mosaic.errors import StopRequested, UsageError
+from mosaic.errors import BoundaryError, StopRequested, UsageError
 from mosaic.journal import Journal
 from mosaic.store import Store
 from mosaic.types import ActionPlan, Focus, Observation
@@ -130,6 +130,9 @@ def test_a_policy_that_refuses_everything_ends_the_planning(tmp_path):
     made.create(folder)
     made.run(folder, Witness(tmp_path / "witness"))
     assert "no planner found an allowed plan" in report_data(folder)["stop"]
+    # No stop rule ended this run: the command line says so by its exit code.
+    with pytest.raises(BoundaryError, match="ended early: no planner found"):
+        _finish(folder, as_json=True)
 
 
 def test_traces_can_be_compared_asked_and_replayed(tmp_path):

@@ -4,11 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from mosaic.app.shapes import Report
 from mosaic.journal import Journal
+from mosaic.types import Stock
 
 ENV = {**os.environ, "PYTHONPATH": os.getcwd(), "COLUMNS": "200"}
 SMALL = [
@@ -215,6 +218,44 @@ def test_validate_checks_everything_and_names_what_is_wrong(lab):
         done = mosaic("validate", lab / "config.yaml", *sets(override))
         assert done.returncode == 2, override
         assert "Traceback" not in done.stderr
+
+
+def test_a_pool_that_cannot_serve_every_data_set_is_refused(lab):
+    from mosaic.app.config import load_config
+    from mosaic.app.validation import _pool
+    from mosaic.app.wiring import open_inputs
+    from mosaic.errors import UsageError
+
+    config = load_config(str(lab / "config.yaml"), SMALL)
+    inputs = open_inputs(config)
+    stock = inputs.pool.stock(4)
+    most = sum(s.tokens for per in stock.values() for s in per.values())
+
+    def check(stock=stock, **limits):
+        pool = SimpleNamespace(stock=lambda quality: stock, datasets=list(stock))
+        changes = {"limits": config.limits.model_copy(update=limits)}
+        budget = config.budget.model_copy(update={"tokens_per_round": 2 * most})
+        return _pool(config.model_copy(update={**changes, "budget": budget}), replace(inputs, pool=pool))
+
+    assert check(max_repeat=2)["check"] == "pool"
+    with pytest.raises(UsageError, match=r"limits\.max_repeat = 1, cannot fill"):
+        check()
+    poor = {**stock, "benign": {b: Stock(rows=0, tokens=0) for b in stock["benign"]}}
+    with pytest.raises(UsageError, match=r"no row of \['benign'\] has quality 4 or better"):
+        check(poor, max_repeat=4)
+
+
+def test_a_run_without_a_measured_round_has_a_report(lab, tmp_path):
+    from mosaic.app import runs
+    from mosaic.app.config import load_config
+    from mosaic.app.wiring import open_inputs, run_digests
+
+    config = load_config(str(lab / "config.yaml"), SMALL)
+    folder = tmp_path / "begun"
+    runs.create(folder, config, run_digests(config, open_inputs(config)))
+    done = mosaic("report", folder, "--html", tmp_path / "report.html")
+    assert done.returncode == 0, done.stderr
+    assert "still closed" in (tmp_path / "report.html").read_text()
 
 
 def test_a_planner_that_fails_is_replaced_visibly(lab, tmp_path, monkeypatch):

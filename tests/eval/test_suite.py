@@ -1,11 +1,12 @@
 import json
+from dataclasses import replace
 
 import pytest
 
 from eval.judges.verifier import VerifierJudge
 from eval.objectives.instruction_following import InstructionFollowing
 from eval.objectives.safety import CONCEALMENT, PRESSURE, Safety
-from eval.suite import check_references, load_suite
+from eval.suite import check_disjoint, check_references, load_suite
 from mosaic.errors import UsageError
 from mosaic.lab.safety import RULES
 
@@ -33,6 +34,15 @@ def write(folder, *prompts):
 
 def load(folder):
     return load_suite(folder, Safety(), "steering")
+
+
+def test_roles_share_no_prompt(tmp_path):
+    suite = load(write(tmp_path, prompt(), prompt(id="p2")))
+    audit = replace(suite, role="audit", prompts=[suite.prompts[1].model_copy(update={"turns": ["another ?"]})])
+    check_disjoint(tmp_path, [suite, audit])
+    asked = replace(audit, prompts=[*audit.prompts, suite.prompts[0].model_copy(update={"id": "p9"})])
+    with pytest.raises(UsageError, match=r"audit\.jsonl: the prompt 'p9' asks the same as 'p1' of steering\.jsonl"):
+        check_disjoint(tmp_path, [suite, asked])
 
 
 def test_a_good_suite_loads_and_its_references_hold(tmp_path):

@@ -43,6 +43,8 @@ def row(**changes):
         (json.dumps(row(id="first")).encode(), "'first' stands at .*rows.jsonl:1"),
         (json.dumps(row(quality=6)).encode(), "quality"),
         (json.dumps(row(quality=float("nan"))).encode(), "NaN is not a number"),
+        (json.dumps(row(quality=True)).encode(), "quality: .*a number is wanted"),
+        (json.dumps(row(n_tokens="12")).encode(), "n_tokens: .*a number is wanted"),
         (json.dumps(row(more=1)).encode(), "more: Extra inputs"),
         (b"[1]", "a row is an object"),
         (b'{"id": "a", "id": "b"}', "the key 'id' stands twice"),
@@ -202,10 +204,16 @@ def count(chats):
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.integers(1, 12), min_size=1, max_size=9))
-def test_windows_cover_every_turn_and_none_is_a_part_of_another(lengths):
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=9), st.integers(0, 6))
+def test_windows_cover_every_turn_and_none_is_a_part_of_another(lengths, between):
     limit = 16
-    made = windows(chat(lengths), limit, count)
+
+    def longer(chats):
+        """Tokens under a template that puts something between turns."""
+        users = [sum(m["role"] == "user" for m in c) for c in chats]
+        return [n + between * max(0, u - 1) for n, u in zip(count(chats), users, strict=True)]
+
+    made = windows(chat(lengths), limit, longer)
     parts = [[m["content"] for m in messages if m["role"] == "user"] for messages, _ in made]
     assert {turn for part in parts for turn in part} == {str(i) for i in range(len(lengths))}
     assert all(tokens <= limit and messages[0]["role"] == "system" for messages, tokens in made)
