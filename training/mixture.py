@@ -5,7 +5,7 @@ id. A bucket's quota is the floor of its exact share of the budget. A bucket has
 the focus includes and the others; each is taken up to the first row that does not fit its part of the quota. The
 included part is `share`, or the included rows' part of the stock where that is more; what one stream cannot use goes
 to the other. So a larger budget takes a superset of a smaller one, and buckets do not disturb each other. A last pass
-may spend what is left of the budget on rows that still fit (`topup`).
+may spend what is left of the budget on rows that still fit (`topup`), of the buckets that lack most of their quota first.
 """
 
 from __future__ import annotations
@@ -239,21 +239,25 @@ def _stream(keys: Keys, tokens: Any, mask: Mask, quota: int, passes: int) -> tup
 
 
 def _topup(pool: Pool, mixture: Mixture, taken: list[_Taken], spare: int) -> list[Ints]:
-    """Spend what is left on the next rows of the planned buckets, in key order over all of them, while they fit."""
-    candidates = np.concatenate([t.rest for t in taken]) if taken else np.zeros(0, np.int64)
+    """Spend what is left on the next rows of the planned buckets while they fit: each from the bucket that lacks most of
+    its quota, so that no bucket gets more than a row above what was asked while another one can still give."""
+    tokens = pool.column("n_tokens")
     used = np.concatenate([t.rows for t in taken]) if taken else np.zeros(0, np.int64)
-    owner = np.repeat(np.arange(len(taken)), [len(t.rest) for t in taken])
-    fresh = ~np.isin(candidates, used)
-    candidates, owner = candidates[fresh], owner[fresh]
-    order = np.argsort(mix(pool.column("hash")[candidates], mixture.seed), kind="stable")
-    candidates, owner = candidates[order], owner[order]
-    tokens = pool.column("n_tokens")[candidates].astype(np.int64)
-    kept = np.zeros(len(candidates), dtype=bool)
-    for i in np.flatnonzero(tokens <= spare):  # a few dozen candidates per bucket, whatever the pool's size
-        if tokens[i] <= spare:
-            kept[i] = True
-            spare -= int(tokens[i])
-    return [candidates[kept & (owner == i)] for i in range(len(taken))]
+    rests = [t.rest[~np.isin(t.rest, used)].tolist() for t in taken]  # a few dozen each, whatever the pool's size
+    lacks = [t.quota - int(tokens[t.rows].sum()) for t in taken]
+    extra: list[list[int]] = [[] for _ in taken]
+    open_ = set(range(len(taken)))
+    while open_:
+        i = max(open_, key=lambda n: (lacks[n], -n))
+        row = next((r for r in rests[i] if tokens[r] <= spare), None)
+        if row is None:
+            open_.remove(i)  # `spare` only falls: nothing of this bucket will fit any more
+            continue
+        rests[i].remove(row)
+        extra[i].append(row)
+        lacks[i] -= int(tokens[row])
+        spare -= int(tokens[row])
+    return [np.array(rows, np.int64) for rows in extra]
 
 
 def _report(pool: Pool, mixture: Mixture, taken: list[_Taken], extra: list[Ints]) -> CurationReport:

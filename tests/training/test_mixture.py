@@ -76,6 +76,19 @@ def test_a_larger_budget_takes_a_superset(small_pool, made, more):
     assert chosen(small_pool, curate(small_pool, small)) <= chosen(small_pool, curate(small_pool, large))
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_what_is_left_goes_to_the_buckets_that_lack_most(small_pool, seed):
+    weights = {"a": {"x": 0.04, "y": 0.48, "z": 0.48}, "b": {"x": 0.9, "y": 0.05, "z": 0.05}}
+    made = mixture(budget=600, seed=seed, ratios={"a": 0.9, "b": 0.1}, bucket_weights=weights, topup=True)
+    report = curate(small_pool, made).report
+    longest = int(small_pool.column("n_tokens").max())
+    buckets = [b for d in report.datasets.values() for b in d.buckets.values()]
+    assert report.total.selected > 600 - longest
+    assert all(b.selected < b.requested + longest for b in buckets)
+    # A bucket that is asked for next to nothing gets next to nothing.
+    assert sum(b.selected > b.requested for b in buckets) < len(buckets)
+
+
 def test_dropping_a_bucket_does_not_reshuffle_the_others(small_pool):
     both = mixture(bucket_weights={"a": {"x": 0.5, "y": 0.5}}, ratios={"a": 1.0, "b": 0.0})
     alone = mixture(budget=200, bucket_weights={"a": {"x": 1.0}}, ratios={"a": 1.0, "b": 0.0})
