@@ -533,13 +533,14 @@ def _plan(services: Services, state: State) -> ActionPlan:
 
 
 def _tokens(services: Services, state: State) -> dict[str, int]:
+    """Training tokens of a round; `supervised` are those of the selected ones that the loss counts, in one epoch."""
     total = CurationReport.model_validate(state["report"]).total
     adapter = state["adapter"]
     return {
         "budget": services.settings.tokens_per_round,
         "selected": total.selected,
         "trained": adapter["tokens"],
-        "supervised": adapter["supervised"],
+        "supervised": adapter["supervised"] * total.selected // max(1, adapter["tokens"]),
         "short": total.short,
     }
 

@@ -12,7 +12,7 @@ import math
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 SCHEMA_VERSION = 1
 SCALE = (1.0, 5.0)
@@ -210,6 +210,18 @@ class Focus(Noun):
     exclude: dict[str, Criterion] = {}
     share: float = Field(default=0.5, ge=0, le=1)
 
+    @field_validator("include", "exclude")
+    @classmethod
+    def _storable(cls, criteria: dict[str, Criterion]) -> dict[str, Criterion]:
+        """No value that a pool could not hold: text is UTF-8, a number has 64 bits."""
+        for criterion in criteria.values():
+            for value in criterion if isinstance(criterion, list) else ():
+                if isinstance(value, str) and not value.isascii() and value != value.encode("utf-8", "ignore").decode():
+                    raise ValueError("half of a character (a lone surrogate) in a text")
+                if isinstance(value, int) and abs(value) >= 2**63:
+                    raise ValueError("a number of more than 64 bits")
+        return criteria
+
 
 class Mixture(Noun):
     """What the curator needs: shares, focus, integer token budget, selection seed."""
@@ -324,7 +336,7 @@ class Limits(Noun):
 
     max_ratio_step: float | None = Field(default=0.6, gt=0, le=2)
     max_bucket_step: float | None = Field(default=1.0, gt=0, le=2)
-    near_repeat: float = Field(default=0.02, ge=0)
+    near_repeat: float = Field(default=0.02, ge=0, lt=2)
     min_quality: int = Field(default=4, ge=1, le=5)
     max_repeat: int = Field(default=1, ge=1)
 

@@ -23,8 +23,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mosaic.errors import UsageError
-from mosaic.types import BucketReport, CurationReport, DatasetReport, Focus, Mixture, Violation
-from training.pool import Bucket, Mask, Pool
+from mosaic.types import BucketReport, Criterion, CurationReport, DatasetReport, Focus, Mixture, Range, Violation
+from training.pool import Bucket, Mask, Pool, is_number
 
 Ints = npt.NDArray[np.int64]
 Keys = npt.NDArray[np.uint64]
@@ -124,6 +124,10 @@ def _check_focus(pool: Pool, dataset: str, focus: Focus, min_quality: int) -> li
                 path = f"focus.{dataset}.{side}.{attribute}"
                 limit = sorted(pool.attributes)
                 found.append(Violation(path=path, rule="unknown_attribute", value=attribute, limit=limit))
+            elif not fits_kind(getattr(focus, side)[attribute], kind := pool.attributes[attribute]):
+                path = f"focus.{dataset}.{side}.{attribute}"
+                hint = "give numbers, or min and max" if kind == "number" else "give a list of values"
+                found.append(Violation(path=path, rule="criterion_kind", value=attribute, limit=kind, hint=hint))
     if found or not focus.include:
         return found
     for bucket in pool.buckets(dataset).values():
@@ -135,6 +139,13 @@ def _check_focus(pool: Pool, dataset: str, focus: Focus, min_quality: int) -> li
     return [
         Violation(path=path, rule="focus_matches_nothing", value=list(focus.include), limit="at least 1 row", hint=hint)
     ]
+
+
+def fits_kind(criterion: Criterion, kind: str) -> bool:
+    """Whether a criterion can match anything of an attribute's kind: ranges and numbers only match numbers."""
+    if isinstance(criterion, Range):
+        return kind == "number"
+    return kind != "number" or all(is_number(value) for value in criterion)
 
 
 def left_after_exclusion(pool: Pool, mixture: Mixture) -> dict[str, dict[str, int]]:

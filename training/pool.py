@@ -57,6 +57,8 @@ class Pool:
         missing = sorted({"digest", "max_length", "attributes", "datasets"} - set(manifest))
         if missing:
             raise UsageError(f"pool {path}: its {MANIFEST} lacks {', '.join(missing)}; build the pool again")
+        if not all(isinstance(manifest[name], dict) for name in ("attributes", "datasets")):
+            raise UsageError(f"pool {path}: its {MANIFEST} is damaged; build the pool again")
         return cls(path, manifest)
 
     def verify(self) -> None:
@@ -160,7 +162,7 @@ class Pool:
                 low = -np.inf if criterion.min is None else criterion.min
                 high = np.inf if criterion.max is None else criterion.max
                 return (values >= low) & (values <= high)
-            wanted = [float(v) for v in criterion if _is_number(v)]
+            wanted = [float(v) for v in criterion if is_number(v)]
             return np.isin(values, wanted)
         if isinstance(criterion, Range):
             return np.zeros(size, dtype=bool)
@@ -220,7 +222,7 @@ class Pool:
             raise UsageError(f"pool {self.path}: {name} cannot be read ({error}); build the pool again") from None
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

@@ -33,7 +33,18 @@ MANIFEST = "MANIFEST.json"
 def check_recipe(base: Path, config: SftConfig) -> None:
     """UsageError where the base cannot be trained this way: no chat template, one without generation markers, or one
     whose markers leave out the end of the turn, so that the model would never learn to stop."""
+    from transformers import AutoConfig
+    from transformers.integrations import get_reporting_integration_callbacks
+
     tokenizer = load_tokenizer(base)
+    try:
+        AutoConfig.from_pretrained(base, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"base_model: {base}: its config.json is of no known model: {_first_line(error)}") from None
+    try:
+        get_reporting_integration_callbacks([] if config.report_to == "none" else [config.report_to])
+    except ValueError as error:
+        raise UsageError(f"training.report_to: {config.report_to!r}: {error}") from None
     if not re.search(r"\{%-?\s*generation\b", tokenizer.chat_template):
         raise UsageError(
             f"base_model: the chat template of {base} has no {{% generation %}} markers, so assistant tokens cannot be "
@@ -54,12 +65,19 @@ def load_tokenizer(base: Path) -> Any:
     from transformers import AutoTokenizer
 
     check_model_folder(base)
-    tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{base}: its tokenizer files are missing or damaged: {_first_line(error)}") from None
     if not tokenizer.chat_template:
         raise UsageError(f"{base}: the tokenizer has no chat template, so chats cannot be rendered")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def tokenise(tokenizer: Any, chats: list[list[dict[str, str]]]) -> tuple[list[list[int]], list[list[int]]]:

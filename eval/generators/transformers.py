@@ -174,6 +174,8 @@ def check_model_folder(folder: Path) -> None:
     except ValueError as error:
         raise UsageError(f"{tokenizer}: not readable as JSON ({error})") from None
     for name, found in (("config.json", config), ("tokenizer_config.json", second)):
+        if not isinstance(found, dict):
+            raise UsageError(f"{folder}: {name} is no JSON object; give a Hugging Face model folder")
         if "auto_map" in found:
             raise UsageError(f"{folder}: {name} asks for remote code (auto_map), which is never run; use a plain model")
 

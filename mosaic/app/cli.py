@@ -48,7 +48,7 @@ def run() -> None:
         sys.exit(1)
     except OSError as error:
         full = error.errno in FULL
-        if not full and not isinstance(error, PATHS):
+        if not full and not isinstance(error, PATHS) and error.errno != errno.ENAMETOOLONG:
             raise
         what = "make room, then give the same command again" if full else "give another path"
         where = f"{error.filename}: {error.strerror}" if error.filename else str(error).splitlines()[0]

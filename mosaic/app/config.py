@@ -1,7 +1,8 @@
 """RunConfig: all settings of a run as data, composed of each folder's own config; load, override, digest.
 
-Paths in a config file count from the file's folder. A run keeps its resolved config and can be started again from
-its own folder. YAML is read with the safe loader; unknown keys, wrong types and NaN are refused with the field path.
+Paths in a config file count from the file's folder, those of an override from the current one. A run keeps its resolved
+config and can be started again from its own folder. YAML is read with the safe loader; unknown keys, wrong types and NaN
+are refused with the field path.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from training.trainer import SftConfig
 
 BUNDLED = Path(__file__).parent.parent / "lab" / "data"
 PATHS = ("base_model", "pool")
+# What PyYAML raises for a scalar or tag whose value it cannot make: `2024-13-45`, `!!int x`.
+UNBUILT = (ValueError, KeyError, AttributeError, TypeError)
 SECRET = {"key", "keys", "apikey", "secret", "token", "password", "auth", "credential", "credentials", "url"}
 
 
@@ -69,7 +72,7 @@ class ContaminationConfig(Noun):
 class RunConfig(Noun):
     """Everything a run depends on."""
 
-    name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
+    name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,79}$")
     seed: int = Field(default=1, ge=0, lt=2**31)
     rounds: int = Field(default=5, ge=1, le=1000)
     base_model: str
@@ -145,9 +148,9 @@ def load_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
         if source != "lab":
             raise UsageError(f"{source}: no such config file; `lab` is bundled, `python -m mosaic init` writes one")
         path = bundled
-    data = _read(path)
+    data = _resolved(_read(path), path.parent.resolve())
     _override_all(data, overrides)
-    return parse_config(_resolved(data, path.parent.resolve()), str(path))
+    return parse_config(_resolved(data, Path.cwd()), str(path))
 
 
 def with_overrides(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
@@ -166,7 +169,7 @@ def parse_config(data: dict[str, Any], where: str) -> RunConfig:
         raise UsageError(f"{where}:\n" + explain(error)) from None
 
 
-def explain(error: ValidationError) -> str:
+def explain(error: ValidationError, schema: str = "config") -> str:
     """A line per problem: field path, what is wrong, and the value where it cannot be a key."""
     lines = []
     for problem in error.errors(include_url=False):
@@ -176,7 +179,7 @@ def explain(error: ValidationError) -> str:
         shown = "" if hidden else f" (value: {str(value)[:80]!r})"
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
-            message = "unknown key; see `python -m mosaic schema config` for what is allowed"
+            message = f"unknown key; see `python -m mosaic schema {schema}` for what is allowed"
         lines.append(f"  {field}: {message}{shown}")
     return "\n".join(lines)
 
@@ -205,7 +208,8 @@ def _mapping(loader: _UniqueKeys, node: yaml.MappingNode) -> dict[Any, Any]:
     keys = [loader.construct_object(key) for key, _ in node.value]
     for key in keys:
         if keys.count(key) > 1:
-            raise UsageError(f"line {node.start_mark.line + 1}: the key {key!r} stands twice in one mapping")
+            line = [at.start_mark.line for at, _ in node.value if at.value == str(key)][-1]
+            raise UsageError(f"line {line + 1}: the key {key!r} stands twice in one mapping")
     return loader.construct_mapping(node, deep=True)
 
 
@@ -223,6 +227,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: not UTF-8 at byte {error.start}") from None
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
+    except UNBUILT as error:
+        raise UsageError(f"{path}: a value is not what it looks like ({error})") from None
     if not isinstance(data, dict):
         raise UsageError(f"{path}: a config is a mapping of keys, this is {type(data).__name__}")
     return data
@@ -253,6 +259,10 @@ def _override(data: dict[str, Any], override: str) -> None:
         raise UsageError(f"--set {path}: not a YAML value{_problem(error)}") from None
     except RecursionError:
         raise UsageError(f"--set {path}: nested too deeply for a value") from None
+    except UNBUILT:
+        raise UsageError(
+            f"--set {path}: the value is not what it looks like (a date, a number, a tag); quote it"
+        ) from None
     keys = path.split(".")
     for key in keys[:-1]:
         inner = data.setdefault(key, {})
@@ -268,14 +278,21 @@ def _resolved(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The same data with absolute paths."""
     for key in PATHS:
         if isinstance(data.get(key), str):
-            data[key] = str((folder / Path(data[key]).expanduser()).resolve())
+            data[key] = _absolute(folder, key, data[key])
     judge = data.get("judge")
     if isinstance(judge, dict) and isinstance(judge.get("cache"), str):
-        judge["cache"] = str((folder / Path(judge["cache"]).expanduser()).resolve())
+        judge["cache"] = _absolute(folder, "judge.cache", judge["cache"])
     for objective in (data.get("objectives") or {}).values() if isinstance(data.get("objectives"), dict) else ():
         if isinstance(objective, dict) and isinstance(objective.get("suite"), str):
-            objective["suite"] = str((folder / Path(objective["suite"]).expanduser()).resolve())
+            objective["suite"] = _absolute(folder, "objectives.*.suite", objective["suite"])
     return data
+
+
+def _absolute(folder: Path, field: str, text: str) -> str:
+    try:
+        return str((folder / Path(text).expanduser()).resolve())
+    except (RuntimeError, ValueError, OSError) as error:  # no such home, a NUL byte, a loop of links
+        raise UsageError(f"{field}: {text!r} is no path ({error})") from None
 
 
 def write_template(path: Path, force: bool) -> Path:

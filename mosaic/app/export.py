@@ -32,17 +32,19 @@ def export_round(folder: Path, number: int | None, out: Path) -> list[Path]:
             s for s in journal.steps("train") if s.state == "done" and (s.result or {})["digest"] == round_.adapter
         )
         inputs = journal.config["inputs"]
+        dropped = {str(d) for s in journal.steps("retain") if s.result for d in s.result["dropped"]}
     finally:
         journal.close()
     store = Store(folder)
-    if not (store.root / round_.adapter).exists():
+    if round_.adapter in dropped:
         raise UsageError(
             f"the adapter of round {round_.round} was not kept (keep: archive); archived rounds: {state.archive}"
         )
+    adapter, rows = store.path(round_.adapter), store.path(step.inputs["training_set"])
     report = report_data(folder)
     out.mkdir(parents=True)
-    shutil.copytree(store.path(round_.adapter), out / "adapter", ignore=shutil.ignore_patterns(MANIFEST))
-    shutil.copyfile(store.path(step.inputs["training_set"]), out / "training_set.parquet")
+    shutil.copytree(adapter, out / "adapter", ignore=shutil.ignore_patterns(MANIFEST))
+    shutil.copyfile(rows, out / "training_set.parquet")
     (out / "plan.json").write_text(json.dumps(round_.plan.json_data(), indent=2) + "\n")
     config = run_config(folder)
     origins = pool_origins(config, inputs.get("pool"))

@@ -92,7 +92,7 @@ def parse_plan(text: str, where: str) -> ActionPlan:
     try:
         return ActionPlan.model_validate(strict_json(text, where), strict=True)
     except ValidationError as error:
-        raise UsageError(f"{where}:\n" + explain(error)) from None
+        raise UsageError(f"{where}:\n" + explain(error, "plan")) from None
 
 
 def score_lines(objective: str, path: Path) -> Iterator[dict[str, Any]]:

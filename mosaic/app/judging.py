@@ -93,7 +93,8 @@ def check_judge(
         else:
             for suite in roles.values():
                 check_references(suite, objective, judge)
-            how = "reference answers checked by code"
+            known = references(roles.values())
+            how = f"{len(known):,} reference answers checked by code" if known else "no reference answers to check"
         counts = ", ".join(f"{role} {len(suite.prompts)}" for role, suite in roles.items())
         findings.append({"check": f"suites {name}", "result": f"{counts}; {how}"})
     return findings

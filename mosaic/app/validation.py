@@ -21,6 +21,7 @@ from mosaic.errors import UsageError
 from mosaic.types import ROLES, Mixture, Prompt, Response
 from training.contamination import Found, contamination, pool_requests
 from training.mixture import curate, write_training_set
+from training.pool_build import TokenCounter
 from training.servable import check_servable
 from training.sft import check_recipe, load_tokenizer
 from training.trainer import TrainJob
@@ -84,6 +85,18 @@ def _pool(config: RunConfig, inputs: Inputs) -> dict[str, Any]:
         raise UsageError(
             f"pool: no row of {empty} has quality {limits.min_quality} or better; lower limits.min_quality, grade the rows "
             "anew (`python -m mosaic pool label`), or build a pool without them"
+        )
+    longest = int(inputs.pool.column("n_tokens").max())
+    if longest > config.training.max_length:
+        raise UsageError(
+            f"pool: a row has {longest:,} tokens, training.max_length is {config.training.max_length:,}; raise it, or build "
+            f"the pool again with --max-length {config.training.max_length}"
+        )
+    counted = inputs.pool.manifest.get("tokenizer")
+    if counted and counted != TokenCounter(Path(config.base_model)).digest:
+        raise UsageError(
+            "pool: its tokens were counted with another tokenizer or chat template than base_model has; "
+            f"build the pool again with --model {config.base_model}"
         )
     served = {d for o in config.objectives.values() for d in o.datasets}
     unserved = sorted(set(inputs.pool.datasets) - served)
@@ -168,6 +181,10 @@ def _mixture(config: RunConfig, inputs: Inputs) -> dict[str, Any]:
         max_repeat=config.limits.max_repeat,
     )
     total = curate(inputs.pool, mixture).report.total
+    if total.rows == 0:
+        raise UsageError(
+            f"budget.tokens_per_round: not one row of the pools' own mixture fits into {mixture.budget:,} tokens; raise it"
+        )
     return {
         "check": "dry mixture",
         "result": f"{total.selected:,} of {total.requested:,} tokens in {total.rows:,} rows",

@@ -16,6 +16,7 @@ from mosaic.journal import Journal
 from mosaic.store import FOLDER, Store
 from mosaic.types import Round, Score, digest_of
 
+TOKENS = ("budget", "selected", "trained", "supervised", "short")
 PARTS = ("plan", "curate", "train", "generate", "judge")
 
 
@@ -84,7 +85,7 @@ def _round(round_: Round, seconds: dict[str, float], replaced: dict[str, Any] | 
         "planner": round_.planner,
         "replaced": replaced,
         "scores": {o: {role: _score(s) for role, s in roles.items()} for o, roles in round_.scores.items()},
-        "tokens": round_.tokens,
+        "tokens": round_.tokens or dict.fromkeys(TOKENS, 0),
         "curation": round_.curation.json_data() if round_.curation else None,
         "seconds": seconds,
         "accepted": round_.accepted,
@@ -110,8 +111,9 @@ def _seconds(journal: Journal) -> dict[int, dict[str, float]]:
             parts["generate"] += seconds
         elif step.kind == "record":
             recorded.add(step.round)
-            parts["total"] = seconds
-            parts["other"] = max(0.0, seconds - sum(parts[p] for p in PARTS))
+            # The round's own clock starts again when it is resumed; its parts keep what they took before.
+            parts["total"] = max(seconds, sum(parts[p] for p in PARTS))
+            parts["other"] = max(0.0, parts["total"] - sum(parts[p] for p in PARTS))
     return {n: {k: round(v, 4) for k, v in parts.items()} for n, parts in out.items() if n in recorded}
 
 

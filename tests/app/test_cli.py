@@ -45,6 +45,12 @@ def test_help_answers_at_once_and_imports_nothing_heavy():
         ("objectives.safety.floor=5", "floor 5.0 is above target"),
         ("objectives.safety.datasets=[benign]", "a data set belongs to one objective"),
         ("planner.on_failure", "write it as a.b=value"),
+        ("seed=2024-13-45", "--set seed: the value is not what it looks like"),
+        ("seed=!!int abc", "--set seed: the value is not what it looks like"),
+        ("pool=~nosuchuser/x", "pool: '~nosuchuser/x' is no path"),
+        ('objectives.safety.suite="a\\0b"', "is no path (embedded null byte)"),
+        ("limits.near_repeat=5", "limits.near_repeat: Input should be less than 2"),
+        ("name=" + "a" * 300, "name: String should match pattern"),
         ("rounds=true", "rounds: Input should be a valid integer"),
         ("rounds='5'", "rounds: Input should be a valid integer"),
         ("seed=-1", "seed: Input should be greater than or equal to 0"),
@@ -63,6 +69,12 @@ def test_settings_beside_a_new_kind_hold_in_any_order():
     assert load_config("lab", settings).planner.spread == 2
 
 
+def test_a_path_that_is_set_counts_from_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_config("lab", ["pool=mine"]).pool == str(tmp_path / "mine")
+    assert load_config("lab").pool.endswith("data/pool")
+
+
 def test_stopping_at_targets_needs_one():
     gone = [f"objectives.{o}.target=null" for o in ("safety", "over_refusal", "instruction_following")]
     assert load_config("lab", ["stop.at_targets=true", *gone[1:]]).stop.at_targets
@@ -73,7 +85,8 @@ def test_stopping_at_targets_needs_one():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("seed: 1\nseed: 2\n", "line 1: the key 'seed' stands twice"),
+        ("seed: 1\nrounds: 2\nseed: 2\n", "line 3: the key 'seed' stands twice"),
+        ("name: 2024-13-45\n", "a value is not what it looks like (month must be in 1..12)"),
         ("[1, 2]", "a config is a mapping"),
         ("a: [", "not valid YAML"),
         ("a: " + "[" * 3000, "nested too deeply"),

@@ -232,7 +232,8 @@ def test_a_pool_that_cannot_serve_every_data_set_is_refused(lab):
     most = sum(s.tokens for per in stock.values() for s in per.values())
 
     def check(stock=stock, **limits):
-        pool = SimpleNamespace(stock=lambda quality: stock, datasets=list(stock))
+        parts = {"column": inputs.pool.column, "manifest": inputs.pool.manifest}
+        pool = SimpleNamespace(stock=lambda quality: stock, datasets=list(stock), **parts)
         changes = {"limits": config.limits.model_copy(update=limits)}
         budget = config.budget.model_copy(update={"tokens_per_round": 2 * most})
         return _pool(config.model_copy(update={**changes, "budget": budget}), replace(inputs, pool=pool))
@@ -243,6 +244,24 @@ def test_a_pool_that_cannot_serve_every_data_set_is_refused(lab):
     poor = {**stock, "benign": {b: Stock(rows=0, tokens=0) for b in stock["benign"]}}
     with pytest.raises(UsageError, match=r"no row of \['benign'\] has quality 4 or better"):
         check(poor, max_repeat=4)
+
+
+def test_a_pool_that_was_counted_otherwise_is_refused(lab, tiny_model):
+    from mosaic.app.config import load_config
+    from mosaic.app.validation import _mixture, _pool
+    from mosaic.app.wiring import open_inputs
+    from mosaic.errors import UsageError
+
+    config = load_config(str(lab / "config.yaml"), SMALL)
+    inputs = open_inputs(config)
+    short = config.model_copy(update={"training": config.training.model_copy(update={"max_length": 64})})
+    with pytest.raises(UsageError, match=r"a row has \d+ tokens, training\.max_length is 64"):
+        _pool(short, inputs)
+    with pytest.raises(UsageError, match="counted with another tokenizer or chat template"):
+        _pool(config.model_copy(update={"base_model": str(tiny_model)}), inputs)
+    tiny = config.model_copy(update={"budget": config.budget.model_copy(update={"tokens_per_round": 1})})
+    with pytest.raises(UsageError, match="not one row of the pools' own mixture fits"):
+        _mixture(tiny, inputs)
 
 
 def test_a_run_without_a_measured_round_has_a_report(lab, tmp_path):

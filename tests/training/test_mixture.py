@@ -76,6 +76,28 @@ def test_a_larger_budget_takes_a_superset(small_pool, made, more):
     assert chosen(small_pool, curate(small_pool, small)) <= chosen(small_pool, curate(small_pool, large))
 
 
+@pytest.mark.parametrize("side", ["include", "exclude"])
+@pytest.mark.parametrize(
+    ("attribute", "criterion", "kind"),
+    [
+        ("topic", {"min": 1}, "text"),
+        ("tags", {"max": 1}, "list"),
+        ("size", ["5"], "number"),
+        ("size", [True], "number"),
+    ],
+)
+def test_a_criterion_that_can_match_nothing_of_its_kind_is_refused(small_pool, side, attribute, criterion, kind):
+    focus = Focus.model_validate({side: {attribute: criterion}})
+    found = check_mixture(small_pool, mixture(focus={"a": focus}))
+    assert ("criterion_kind", f"focus.a.{side}.{attribute}", kind) in {(v.rule, v.path, v.limit) for v in found}
+
+
+@pytest.mark.parametrize(("value", "message"), [("\ud800", "lone surrogate"), (10**400, "64 bits")])
+def test_a_value_that_no_pool_can_hold_is_no_focus(value, message):
+    with pytest.raises(ValueError, match=message):
+        Focus(include={"topic": [value]})
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_what_is_left_goes_to_the_buckets_that_lack_most(small_pool, seed):
     weights = {"a": {"x": 0.04, "y": 0.48, "z": 0.48}, "b": {"x": 0.9, "y": 0.05, "z": 0.05}}

@@ -1,6 +1,7 @@
 """Training the real way on a tiny model: the weighted loss, canonical adapters, the same bytes twice."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ import pytest
 from mosaic.errors import BoundaryError, StopRequested, TrainingError, UsageError
 from tools.executor import InlineExecutor, SubprocessExecutor, SubprocessExecutorConfig
 from training.adapter import check_adapter, model_digest
-from training.sft import by_length, last_checkpoint, load_tokenizer, tokenise, train
+from training.sft import by_length, check_recipe, last_checkpoint, load_tokenizer, tokenise, train
 from training.trainer import SftConfig, TrainJob
 
 CHATS = [
@@ -237,6 +238,32 @@ def test_a_template_without_generation_markers_is_refused(job, tiny_model, tmp_p
     )
     with pytest.raises(UsageError, match="generation"):
         train(job().model_copy(update={"base_model": str(bare)}))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("tokenizer.json", None, "tokenizer files are missing or damaged"),
+        ("tokenizer.json", "{", "tokenizer files are missing or damaged"),
+        ("tokenizer.json", "{}", "tokenizer files are missing or damaged"),
+        ("config.json", "[]", "config.json is no JSON object"),
+        ("config.json", '{"model_type": "nosuch"}', "its config.json is of no known model"),
+    ],
+)
+def test_a_damaged_model_folder_is_refused(tiny_model, tmp_path, name, text, message):
+    base = tmp_path / "base"
+    shutil.copytree(tiny_model, base)
+    (base / name).unlink()
+    if text is not None:
+        (base / name).write_text(text)
+    with pytest.raises(UsageError, match=message):
+        check_recipe(base, SftConfig())
+
+
+def test_an_unknown_tracker_is_refused_before_anything_runs(tiny_model):
+    with pytest.raises(UsageError, match=r"training\.report_to: 'nope': nope is not supported"):
+        check_recipe(tiny_model, SftConfig(report_to="nope"))
+    check_recipe(tiny_model, SftConfig(report_to="tensorboard"))
 
 
 def test_batches_by_length_hold_every_row_once_and_waste_little():
