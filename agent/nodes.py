@@ -433,6 +433,7 @@ def skip(services: Services, state: State) -> State:
         scores={o: dict.fromkeys(ROUND_ROLES, nothing) for o in services.settings.names},
         profile=FailureProfile(round=number, slices=[]),
         curation=CurationReport.model_validate(state["report"]),
+        tokens=_tokens(services, {**state, "adapter": {"tokens": 0, "supervised": 0}}),
         reason=f"training failed: {state['failure']}",
         failure=state["failure"],
     )
@@ -507,13 +508,13 @@ def _replace(services: Services, state: State, reason: str, planner: Planner | N
 
 
 def _replaced(services: Services, state: State) -> str | None:
-    """Why this attempt's planner was replaced already, or None."""
+    """Why this attempt's planner was replaced already, by whom it would be replaced now; or None."""
+    if services.fallback is None:
+        return None
+    asked = (services.steps.journal.run, state["attempt"], services.planner.kind, services.fallback.kind)
     for step in services.steps.journal.steps("replace", state["round"]):
-        inputs = step.inputs
-        if step.state == "done" and (inputs["run"], inputs.get("attempt")) == (
-            services.steps.journal.run,
-            state["attempt"],
-        ):
+        inputs, result = step.inputs, step.result or {}
+        if asked == (inputs["run"], inputs.get("attempt"), result.get("planner"), result.get("by")):
             return str(inputs["reason"])
     return None
 

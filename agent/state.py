@@ -159,7 +159,8 @@ def fold(journal: Journal, objectives: list[str], known: Records | None = None) 
 
 
 def mark_dominated(rounds: list[Round], objectives: list[str], noise: dict[str, float]) -> list[Round]:
-    """The same rounds, each saying whether an accepted one dominates it; a floor missed is not yet dominance."""
+    """The same rounds, each saying whether an accepted one dominates it, or whether its training failed; a floor missed
+    is not yet dominance."""
     tolerance = [noise.get(o, LEAST_NOISE) for o in objectives]
     points = {r.round: r.point(objectives) for r in rounds}
     accepted = [p for r in rounds if r.accepted and (p := points[r.round])]
@@ -167,4 +168,4 @@ def mark_dominated(rounds: list[Round], objectives: list[str], noise: dict[str, 
     def beaten(point: list[float] | None) -> bool:
         return point is not None and any(dominates(other, point, tolerance) for other in accepted)
 
-    return [r.model_copy(update={"dominated": beaten(points[r.round])}) for r in rounds]
+    return [r.model_copy(update={"dominated": r.failure is not None or beaten(points[r.round])}) for r in rounds]

@@ -97,7 +97,11 @@ class TokenCounter:
         from training.sft import load_tokenizer
 
         self._tokenizer = load_tokenizer(model)
-        text = self._tokenizer.backend_tokenizer.to_str() + self._tokenizer.chat_template
+        backend = self._tokenizer.backend_tokenizer
+        # What a padded or cut batch left in the file changes no count here.
+        backend.no_padding()
+        backend.no_truncation()
+        text = backend.to_str() + self._tokenizer.chat_template
         self.digest = hashlib.sha256(text.encode()).hexdigest()
 
     def __call__(self, chats: Sequence[Chat]) -> list[int]:

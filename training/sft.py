@@ -15,7 +15,8 @@ import re
 import shutil
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +37,12 @@ def check_recipe(base: Path, config: SftConfig) -> None:
     from transformers import AutoConfig
     from transformers.integrations import get_reporting_integration_callbacks
 
+    check_model_folder(base)
+    with _readable(f"base_model: {base}: its config.json is of no known model"):
+        AutoConfig.from_pretrained(base, local_files_only=True)
     tokenizer = load_tokenizer(base)
     try:
-        AutoConfig.from_pretrained(base, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"base_model: {base}: its config.json is of no known model: {_first_line(error)}") from None
-    try:
-        get_reporting_integration_callbacks([] if config.report_to == "none" else [config.report_to])
+        get_reporting_integration_callbacks(config.report_to)
     except ValueError as error:
         raise UsageError(f"training.report_to: {config.report_to!r}: {error}") from None
     if not re.search(r"\{%-?\s*generation\b", tokenizer.chat_template):
@@ -65,10 +65,8 @@ def load_tokenizer(base: Path) -> Any:
     from transformers import AutoTokenizer
 
     check_model_folder(base)
-    try:
+    with _readable(f"{base}: its tokenizer files are missing or damaged"):
         tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{base}: its tokenizer files are missing or damaged: {_first_line(error)}") from None
     if not tokenizer.chat_template:
         raise UsageError(f"{base}: the tokenizer has no chat template, so chats cannot be rendered")
     if tokenizer.pad_token_id is None:
@@ -76,8 +74,15 @@ def load_tokenizer(base: Path) -> Any:
     return tokenizer
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+@contextmanager
+def _readable(what: str) -> Iterator[None]:
+    """UsageError where files of a model cannot be read: the libraries raise whatever they meet, tokenizers a plain
+    Exception."""
+    try:
+        yield
+    except Exception as error:
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UsageError(f"{what}: {first}") from None
 
 
 def tokenise(tokenizer: Any, chats: list[list[dict[str, str]]]) -> tuple[list[list[int]], list[list[int]]]:

@@ -59,8 +59,7 @@ def inside(
     wish = {d: max(0.0, ratios.get(d, 0.0)) for d in proportions}
     if not any(wish.values()):
         wish = {d: last.ratios.get(d, 0.0) for d in proportions}
-    wish = _affordable(_floored(normal(wish), observation), observation)
-    legal_ratios = toward(last.ratios, wish, limits.max_ratio_step)
+    legal_ratios = toward(last.ratios, _affordable(normal(wish), observation), limits.max_ratio_step)
     frozen = unreliable(observation)
     start: dict[str, dict[str, float]] = {}
     legal: dict[str, dict[str, float]] = {}
@@ -77,55 +76,44 @@ def inside(
     return _stocked((legal_ratios, legal), (dict(last.ratios), start), frozen, observation)
 
 
-def _floored(wish: dict[str, float], observation: Observation) -> dict[str, float]:
-    """Raise every objective below its floor to at least the share it had, at the cost of all that can give."""
+def _affordable(wish: dict[str, float], observation: Observation) -> dict[str, float]:
+    """The wish within what the data sets hold, every objective below its floor keeping at least the share it had."""
+    budget, repeat, last = observation.budget_per_round, observation.limits.max_repeat, observation.last_plan.ratios
+    room = {d: math.fsum(s.tokens for s in observation.stock[d].values()) * repeat / budget for d in wish}
     before = {
-        tuple(o.datasets): math.fsum(observation.last_plan.ratios.get(d, 0.0) for d in o.datasets)
+        tuple(d for d in o.datasets if d in wish): math.fsum(last.get(d, 0.0) for d in o.datasets)
         for o in observation.objectives
         if o.name in observation.below_floor and o.datasets
     }
-    kept = wish
     raised: dict[tuple[str, ...], float] = {}
-    # What gives to one may thereby fall below its own floor: then it is raised too. All of them had it at once before.
-    while low := [g for g in before if g not in raised and math.fsum(kept.get(d, 0.0) for d in g) < before[g]]:
-        raised.update({group: before[group] for group in low})
-        given = {d for group in raised for d in group}
-        rest = math.fsum(w for d, w in wish.items() if d not in given)
-        scale = (1 - math.fsum(raised.values())) / rest if rest > 0 else 0.0
-        kept = {d: w * scale for d, w in wish.items() if d not in given}
+    while True:
+        kept: dict[str, float] = {}
         for group, share in raised.items():
-            now = math.fsum(wish.get(d, 0.0) for d in group)
-            kept |= {d: share * wish[d] / now if now > 0 else share / len(group) for d in group if d in wish}
-    return normal(kept)
+            kept |= _filled(share, {d: wish[d] for d in group}, room)
+        others = {d: w for d, w in wish.items() if d not in kept}
+        kept |= _filled(1 - math.fsum(kept.values()), others, room)
+        # What gives to one may thereby fall below its own floor: then it is raised too. All had their share at once before.
+        low = {g: b for g, b in before.items() if g not in raised and math.fsum(kept[d] for d in g) < b}
+        if not low:
+            left = {d: room[d] - w for d, w in kept.items()}
+            more = _filled(1 - math.fsum(kept.values()), left, left)
+            return normal({d: w + more[d] for d, w in kept.items()})
+        raised |= low
 
 
-def _affordable(wish: dict[str, float], observation: Observation) -> dict[str, float]:
-    """Cap each data set at what its rows hold, spreading what is over over the others."""
-    room = {
-        d: math.fsum(s.tokens for s in observation.stock[d].values())
-        * observation.limits.max_repeat
-        / observation.budget_per_round
-        for d in wish
-    }
-    return _capped(wish, room, set())
-
-
-def _capped(weights: dict[str, float], room: Mapping[str, float], held: set[str]) -> dict[str, float]:
-    """Cap weights at their room, spreading what is over in proportion over those that have room and are not held."""
-    if all(w <= room[n] for n, w in weights.items()):
-        return weights
-    # In whole millionths, so that rounding to a sum of 1 lifts nothing above its room again.
+def _filled(amount: float, weights: Mapping[str, float], room: Mapping[str, float]) -> dict[str, float]:
+    """Spread an amount in proportion to weights, nobody getting more than its room (cut to whole millionths, so that
+    rounding lifts nothing above it); what the weights cannot take goes where there is room."""
     cap = {n: math.floor(room[n] * 10**DECIMALS) / 10**DECIMALS for n in weights}
-    for _ in weights:
-        over = {n: w - cap[n] for n, w in weights.items() if w > cap[n]}
-        spare = {n: w for n, w in weights.items() if 0 < w < cap[n] and n not in held}
-        if not over or not spare:
+    got = dict.fromkeys(weights, 0.0)
+    while (left := amount - math.fsum(got.values())) > 1e-12:
+        share = {n: w for n, w in weights.items() if w > 0 and got[n] < cap[n]}
+        share = share or {n: cap[n] - w for n, w in got.items() if w < cap[n]}
+        base = math.fsum(share.values())
+        if not base > 0:
             break
-        extra, base = math.fsum(over.values()), math.fsum(spare.values())
-        weights = {
-            n: cap[n] if n in over else w + (extra * w / base if n in spare else 0.0) for n, w in weights.items()
-        }
-    return normal(weights)
+        got |= {n: min(cap[n], got[n] + left * w / base) for n, w in share.items()}
+    return got
 
 
 def _stocked(wish: Weights, last: Weights, held: Container[Cell], observation: Observation) -> Weights:
@@ -143,14 +131,17 @@ def _stocked(wish: Weights, last: Weights, held: Container[Cell], observation: O
         for dataset, weights in buckets.items():
             part = ratios.get(dataset, 0.0) * budget
             stock = observation.stock[dataset]
-            room = {b: stock[b].tokens * repeat / part if b in stock else 0.0 for b in weights} if part > 0 else {}
-            frozen = {b for b in weights if (dataset, b) in held}
-            capped[dataset] = _capped(weights, room, frozen) if room else weights
+            room = {b: stock[b].tokens * repeat / part if b in stock else 0.0 for b in weights} if part > 0 else weights
+            if all(w <= room[b] for b, w in weights.items()):
+                capped[dataset] = weights
+                continue
+            room = {b: min(room[b], w) if (dataset, b) in held else room[b] for b, w in weights.items()}
+            filled = _filled(1.0, weights, room)
+            capped[dataset] = normal(filled) if any(filled.values()) else weights
         return ratios, capped
 
     found = at(1.0)
-    untouched = all(found[1][d] is weights for d, weights in wish[1].items())
-    if untouched or not amounts(_plan(found), observation):
+    if not amounts(_plan(found), observation):
         return found
     reached, low, high = last, 0.0, 1.0
     for _ in range(BISECTIONS):

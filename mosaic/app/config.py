@@ -163,10 +163,42 @@ def with_overrides(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
 def parse_config(data: dict[str, Any], where: str) -> RunConfig:
     """Validate plain data; a UsageError names each bad field."""
     try:
+        plain = json.dumps(_plain(data))
+    except RecursionError:
+        raise UsageError(f"{where}: nested too deeply for a config") from None
+    except UsageError as error:
+        raise UsageError(f"{where}:\n  {error}") from None
+    try:
         # As JSON and strictly: neither `true` nor "5" is the number of rounds.
-        return RunConfig.model_validate_json(json.dumps(data, default=str), strict=True)
+        return RunConfig.model_validate_json(plain, strict=True)
     except ValidationError as error:
         raise UsageError(f"{where}:\n" + explain(error)) from None
+
+
+def _plain(value: Any, path: str = "") -> Any:
+    """The same data where it is JSON; UsageError naming the field that is not. Values are not shown: one may be a key."""
+    if isinstance(value, dict):
+        for key in value:
+            if not isinstance(key, str):
+                raise UsageError(f"{path or '(whole)'}: the key {key!r} is no text; quote it")
+        return {_text(key, path): _plain(inner, f"{path}.{key}" if path else key) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain(inner, f"{path}.{number}") for number, inner in enumerate(value)]
+    if isinstance(value, str):
+        return _text(value, path)
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise UsageError(f"{path}: a number of more than 64 bits")
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    raise UsageError(f"{path}: {type(value).__name__} is no kind of value here; quote it")
+
+
+def _text(text: str, path: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{path}: half of a character (a lone surrogate) in a text") from None
+    return text
 
 
 def explain(error: ValidationError, schema: str = "config") -> str:
@@ -175,7 +207,7 @@ def explain(error: ValidationError, schema: str = "config") -> str:
     for problem in error.errors(include_url=False):
         field = ".".join(str(part) for part in problem["loc"]) or "(whole)"
         value = problem.get("input")
-        hidden = isinstance(value, dict | list) or _may_be_secret(problem["loc"])
+        hidden = isinstance(value, dict | list) or not problem["loc"] or _may_be_secret(problem["loc"])
         shown = "" if hidden else f" (value: {str(value)[:80]!r})"
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
@@ -208,11 +240,15 @@ def _mapping(loader: _UniqueKeys, node: yaml.MappingNode) -> dict[Any, Any]:
     keys = [loader.construct_object(key) for key, _ in node.value]
     for key in keys:
         if keys.count(key) > 1:
-            line = [at.start_mark.line for at, _ in node.value if at.value == str(key)][-1]
-            raise UsageError(f"line {line + 1}: the key {key!r} stands twice in one mapping")
+            again = [at for found, (at, _) in zip(keys, node.value, strict=True) if found == key][-1]
+            raise UsageError(f"line {again.start_mark.line + 1}: the key {key!r} stands twice in one mapping")
     return loader.construct_mapping(node, deep=True)
 
 
+# YAML 1.1 takes `2e-4` for text, which nobody means.
+_UniqueKeys.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
 _UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
@@ -243,8 +279,18 @@ def _problem(error: yaml.YAMLError) -> str:
 
 
 def _override_all(data: dict[str, Any], overrides: Sequence[str]) -> None:
-    """Apply `a.b=value` changes, those of a `kind` first: they drop what the group held before."""
-    for override in sorted(overrides, key=lambda text: not text.partition("=")[0].endswith(".kind")):
+    """Apply `a.b=value` changes in order, but a `kind` before the fields set beside it: it drops what the group held."""
+    ordered: list[str] = []
+    for override in overrides:
+        path, at = override.partition("=")[0], len(ordered)
+        group = path.removesuffix(".kind")
+        while group != path and at:
+            before = ordered[at - 1].partition("=")[0]
+            if before in (path, group) or group.startswith(before + "."):
+                break
+            at -= 1
+        ordered.insert(at, override)
+    for override in ordered:
         _override(data, override)
 
 
@@ -254,7 +300,7 @@ def _override(data: dict[str, Any], override: str) -> None:
         raise UsageError(f"--set {override}: write it as a.b=value")
     # Messages name the path alone: a value may hold a key.
     try:
-        value = yaml.safe_load(text)
+        value = _UniqueKeys(text).get_single_data()
     except yaml.YAMLError as error:
         raise UsageError(f"--set {path}: not a YAML value{_problem(error)}") from None
     except RecursionError:

@@ -86,13 +86,15 @@ def _pool(config: RunConfig, inputs: Inputs) -> dict[str, Any]:
             f"pool: no row of {empty} has quality {limits.min_quality} or better; lower limits.min_quality, grade the rows "
             "anew (`python -m mosaic pool label`), or build a pool without them"
         )
-    longest = int(inputs.pool.column("n_tokens").max())
+    counted = inputs.pool.manifest.get("tokenizer")
+    usable = inputs.pool.column("quality") >= limits.min_quality
+    longest = int(inputs.pool.column("n_tokens")[usable].max())
     if longest > config.training.max_length:
+        how = "" if counted else "--model DIR, so that long chats are cut, and "
         raise UsageError(
             f"pool: a row has {longest:,} tokens, training.max_length is {config.training.max_length:,}; raise it, or build "
-            f"the pool again with --max-length {config.training.max_length}"
+            f"the pool again with {how}--max-length {config.training.max_length}"
         )
-    counted = inputs.pool.manifest.get("tokenizer")
     if counted and counted != TokenCounter(Path(config.base_model)).digest:
         raise UsageError(
             "pool: its tokens were counted with another tokenizer or chat template than base_model has; "

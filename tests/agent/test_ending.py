@@ -63,6 +63,10 @@ def test_a_floor_missed_is_not_yet_dominance():
     assert [r.dominated for r in mark_dominated(refused, NAMES, noise)] == [True, False]
     assert [r.dominated for r in mark_dominated(low[:1], NAMES, noise)] == [False]
     assert [r.dominated for r in mark_dominated(low, NAMES, noise)] == [True, False]
+    nothing = Score(mean=None, low=None, high=None, n_scored=0)
+    scores = {n: {"selection": nothing} for n in NAMES}
+    failed = low[0].model_copy(update={"scores": scores, "failure": "killed", "adapter": None})
+    assert [r.dominated for r in mark_dominated([failed, low[1]], NAMES, noise)] == [True, False]
 
 
 def test_a_run_stops_when_rounds_or_patience_are_used_up():

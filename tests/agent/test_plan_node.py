@@ -7,6 +7,7 @@ import pytest
 from agent import nodes
 from agent.graph import run as run_graph
 from agent.planner import LlmPlannerConfig
+from agent.planners.baselines import StaticPlanner
 from agent.planners.llm import LlmPlanner
 from benchmarks.standins import StandIn, Witness
 from eval.chat import ChatConfig, ChatModel
@@ -91,8 +92,9 @@ def test_why_the_endpoint_refused_the_request_stands_in_the_event_that_replaces_
     journal.close()
 
 
-def test_a_replacement_stands_after_a_restart(tmp_path):
-    made = StandIn.make("rounds=1", per_slice=4)
+@pytest.mark.parametrize("mended", [False, True])
+def test_a_replacement_stands_after_a_restart_unless_another_is_configured(tmp_path, mended):
+    made = StandIn.make("rounds=1", "budget.tokens_total=100000", per_slice=4)
     folder, witness = tmp_path / "run", Witness(tmp_path / "witness")
     made.create(folder)
 
@@ -110,11 +112,12 @@ def test_a_replacement_stands_after_a_restart(tmp_path):
 
     planner = Flaky()
 
-    def start(killed):
+    def start(killed, fallback=None):
         journal = Journal.open(folder)
         journal.acquire()
         services = made.services(folder, journal, witness)
         services.planner = planner
+        services.fallback = fallback or services.fallback
         generator = services.evaluator.generator
         generate = generator.generate
 
@@ -132,6 +135,10 @@ def test_a_replacement_stands_after_a_restart(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         start(killed=True)
     trained = sum(line.startswith("train") for line in witness.lines())
+    if mended:
+        start(killed=False, fallback=StaticPlanner())
+        assert planner.asked == 2
+        return
     start(killed=False)
     assert planner.asked == 1
     assert sum(line.startswith("train") for line in witness.lines()) == trained

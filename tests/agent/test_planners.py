@@ -106,6 +106,13 @@ def test_floors_hold_together(observe):
     assert plan_inside("r", {"a": 0.0, "b": 0.0, "c": 1.0}, {}, seen).ratios == pytest.approx(last.ratios, abs=1e-6)
     seen = observe(**values, limits=free, below_floor=["o"])
     assert plan_inside("r", {"b": 0.5, "c": 0.5}, {}, seen).ratios == pytest.approx({"a": 0.2, "b": 0.4, "c": 0.4})
+    # Where one data set of an objective cannot hold its share, the other one keeps it.
+    scarce = {**stock, "a": {"x": Stock(rows=9, tokens=120)}}
+    pair = [ObjectiveSpec(name="o", datasets=["a", "b"], floor=4.5), objectives[2]]
+    seen = observe(**{**values, "stock": scarce, "objectives": pair}, limits=free, below_floor=["o"])
+    plan = plan_inside("r", {"a": 0.6, "c": 0.4}, {}, seen)
+    assert amounts(plan, seen) == []
+    assert plan.ratios == pytest.approx({"a": 0.3, "b": 0.2, "c": 0.5}, abs=1e-5)
 
 
 def test_where_nothing_is_scored_need_moves_nothing(observe, small_pool):

@@ -67,6 +67,24 @@ def test_settings_beside_a_new_kind_hold_in_any_order():
     settings = ["planner.spread=2", "planner.kind=random"]
     assert load_config("lab", settings) == load_config("lab", settings[::-1])
     assert load_config("lab", settings).planner.spread == 2
+    assert load_config("lab", ["planner={kind: random, spread: 2}", "planner.kind=static"]).planner.kind == "static"
+    assert load_config("lab", ["planner.kind=random", "rounds=2", "planner.kind=static"]).planner.kind == "static"
+
+
+@pytest.mark.parametrize("text", ["2e-4", "2E-4", "0.0002", "2.e-4"])
+def test_a_learning_rate_may_be_written_as_everybody_does(tmp_path, text):
+    assert load_config("lab", [f"training.learning_rate={text}"]).training.learning_rate == 2e-4
+    path = tmp_path / "c.yaml"
+    path.write_text((BUNDLED / "config.yaml").read_text().replace("3.0e-3", text))
+    assert load_config(str(path)).training.learning_rate == 2e-4
+
+
+def test_a_broken_config_never_shows_a_key(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text('judge: {kind: llm, chat: {api_key: "sk-secret"}}\nname: "\\ud800"\n')
+    with pytest.raises(UsageError, match="name: half of a character") as caught:
+        load_config(str(path))
+    assert "sk-secret" not in str(caught.value)
 
 
 def test_a_path_that_is_set_counts_from_the_current_folder(tmp_path, monkeypatch):
@@ -87,6 +105,10 @@ def test_stopping_at_targets_needs_one():
     [
         ("seed: 1\nrounds: 2\nseed: 2\n", "line 3: the key 'seed' stands twice"),
         ("name: 2024-13-45\n", "a value is not what it looks like (month must be in 1..12)"),
+        ("on: 1\non: 2\n", "line 2: the key True stands twice"),
+        ("seed: 1\n2024-01-01: 1\n", "no text; quote it"),
+        ("name: 2024-01-01\n", "name: date is no kind of value here"),
+        ("limits: &a {x: *a}\n", "not valid YAML: found unconstructable recursive node"),
         ("[1, 2]", "a config is a mapping"),
         ("a: [", "not valid YAML"),
         ("a: " + "[" * 3000, "nested too deeply"),

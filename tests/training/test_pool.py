@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from mosaic.errors import UsageError
 from training.pool import Pool, build_pool
+from training.pool_build import TokenCounter
 from training.windows import spans, turns_of, windows
 
 
@@ -102,6 +103,19 @@ def test_tokens_are_counted_with_the_models_own_template(tmp_path, tiny_model, r
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     total = sum(len(tokenizer.apply_chat_template(r["messages"], return_dict=True)["input_ids"]) for r in some)
     assert pool.stats()["tokens"] == total
+
+
+def test_what_a_padded_batch_leaves_in_a_tokenizer_is_no_other_tokenizer(tmp_path, tiny_model):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer(["how do i", "keep it in a dry cabinet"], padding=True, truncation=True, max_length=4)
+    shutil.copytree(tiny_model, tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    assert TokenCounter(tmp_path / "base").digest == TokenCounter(tiny_model).digest
+    tokenizer.chat_template += " "
+    tokenizer.save_pretrained(tmp_path / "base")
+    assert TokenCounter(tmp_path / "base").digest != TokenCounter(tiny_model).digest
 
 
 def test_a_folder_that_holds_a_pool_is_not_overwritten(small_pool, tmp_path, rows, jsonl):

@@ -246,6 +246,18 @@ def test_a_template_without_generation_markers_is_refused(job, tiny_model, tmp_p
         ("tokenizer.json", None, "tokenizer files are missing or damaged"),
         ("tokenizer.json", "{", "tokenizer files are missing or damaged"),
         ("tokenizer.json", "{}", "tokenizer files are missing or damaged"),
+        (
+            "tokenizer.json",
+            json.dumps(
+                {
+                    "version": "1.0",
+                    "added_tokens": [],
+                    "model": {"type": "BPE", "vocab": {"b": 0}, "merges": [["a", "b"]]},
+                }
+            ),
+            "tokenizer files are missing or damaged",
+        ),
+        ("config.json", '{"model_type": "llama", "num_attention_heads": 0}', "its config.json is of no known model"),
         ("config.json", "[]", "config.json is no JSON object"),
         ("config.json", '{"model_type": "nosuch"}', "its config.json is of no known model"),
     ],
@@ -263,7 +275,8 @@ def test_a_damaged_model_folder_is_refused(tiny_model, tmp_path, name, text, mes
 def test_an_unknown_tracker_is_refused_before_anything_runs(tiny_model):
     with pytest.raises(UsageError, match=r"training\.report_to: 'nope': nope is not supported"):
         check_recipe(tiny_model, SftConfig(report_to="nope"))
-    check_recipe(tiny_model, SftConfig(report_to="tensorboard"))
+    for known in ("tensorboard", "all", "none"):
+        check_recipe(tiny_model, SftConfig(report_to=known))
 
 
 def test_batches_by_length_hold_every_row_once_and_waste_little():
