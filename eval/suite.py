@@ -13,8 +13,11 @@ from eval.judge import Judge
 from eval.judges.verifier import check_rules
 from eval.objective import Malformed, Objective
 from eval.run import judge_and_score
+from eval.strict import NotStrict, strict_json
 from mosaic.errors import UsageError
 from mosaic.types import Prompt, Response, digest_of
+
+MOST_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -47,9 +50,11 @@ def load_suite(folder: Path, objective: Objective, role: str) -> Suite:
             continue
         where = f"{path}:{number}"
         try:
-            prompt = Prompt.model_validate_json(line.decode("utf-8"))
+            prompt = Prompt.model_validate(strict_json(line.decode("utf-8"), max_bytes=MOST_BYTES))
         except UnicodeDecodeError as error:
             raise UsageError(f"{where}: not UTF-8 at byte {error.start}") from None
+        except NotStrict as error:
+            raise UsageError(f"{where}: {error}") from None
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             field = ".".join(map(str, first["loc"])) or "(line)"
