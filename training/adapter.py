@@ -86,7 +86,8 @@ def check_adapter(adapter: Path, base: Path) -> None:
         raise broken("the trainer ended without an adapter", "no_adapter")
     try:
         with safe_open(adapter / WEIGHTS, framework="numpy") as opened:
-            found = {name: list(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118  # no dict
+            names = opened.keys()
+            found = {name: list(opened.get_slice(name).get_shape()) for name in names}
     except SafetensorError as error:
         raise broken(f"{WEIGHTS} is not readable: {error}") from None
     if not found:

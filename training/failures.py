@@ -24,7 +24,7 @@ def told_apart(folder: Path) -> Iterator[None]:
         yield
     except MosaicError:
         raise
-    except Exception as error:
+    except Exception as error:  # told apart by what it says; raised again where it says neither
         if isinstance(error, OSError) and error.errno in FULL:
             raise
         text = str(error).lower()

@@ -76,11 +76,10 @@ def load_tokenizer(base: Path) -> Any:
 
 @contextmanager
 def _readable(what: str) -> Iterator[None]:
-    """UsageError where files of a model cannot be read: the libraries raise whatever they meet, tokenizers a plain
-    Exception."""
+    """UsageError where files of a model cannot be read, with the first line of the reason."""
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # tokenizers raises nothing narrower, transformers whatever a damaged file leads to
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UsageError(f"{what}: {first}") from None
 
