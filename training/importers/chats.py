@@ -7,7 +7,7 @@ Where the field names come from:
   `xguard/reformat_convos.py` writes have this shape, says the readme of X-Teaming (github.com/salman-lui/x-teaming,
   "Reformat JSON for SFT"). A column `system` beside them, as LLaMA-Factory's variant has it, is the system turn.
   X-Teaming's raw `all_results.json` has no published description: reformat it first.
-* `alpaca`: `instruction`, `input` (may be empty), `output` (github.com/tatsu-lab/stanford_alpaca, "Data Release"); and
+* `alpaca`: `instruction`, `input` (may be empty), `output` (Stanford Alpaca, "Data Release"); and
   `system` and `history`, a list of [user, assistant] pairs, as LLaMA-Factory's variant has them (its data/README.md).
 * `tulu-if`: `id`, `prompt`, `messages` of `{"role", "content"}`, `constraints` (texts, "group:name"), the data set card
   of allenai/tulu-3-sft-personas-instruction-following. The constraints come without parameters, so nothing can verify
