@@ -12,6 +12,7 @@ import inspect
 import io
 import json
 import os
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -118,11 +119,21 @@ def _misfit(name: str, value: Any) -> str | None:
         return None
     if name in LISTS:
         fits = isinstance(value, list) and bool(value) and all(isinstance(v, str) and v for v in value)
-        return None if fits else "a list of texts"
+        return None if fits and all(map(_is_pattern, value)) else "a list of texts that are regular expressions"
     if any(part in name for part in NUMBERS):
         whole = isinstance(value, int) and not isinstance(value, bool)
         return None if whole or (isinstance(value, float) and value.is_integer()) else "a whole number"
     return None if isinstance(value, str) and value else "a text"
+
+
+def _is_pattern(value: str) -> bool:
+    """The checkers read each text of a list as a regular expression, and only where an answer has the one before it."""
+    try:
+        re.compile(value)
+        re.compile(rf"\b{value}\b")
+    except re.error:
+        return False
+    return True
 
 
 @cache
@@ -151,9 +162,13 @@ def _has_punkt() -> bool:
 @cache
 def _checker(identifier: str, params: str) -> Any:
     checker = _registry()[identifier](identifier)
-    values = json.loads(params)
-    checker.build_description(**values)
+    checker.build_description(**_whole(json.loads(params)))
     return checker
+
+
+def _whole(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters with 5.0 as 5: published items hold such numbers as floats, and checkers count paragraphs by them."""
+    return {name: int(value) if isinstance(value, float) else value for name, value in params.items()}
 
 
 def _instance(constraint: Mapping[str, Any]) -> Any:
@@ -162,7 +177,7 @@ def _instance(constraint: Mapping[str, Any]) -> Any:
 
 def describe(constraint: Mapping[str, Any]) -> str:
     """The library's own words for a constraint."""
-    return str(_instance(constraint).build_description(**(constraint.get("params") or {})))
+    return str(_instance(constraint).build_description(**_whole(constraint.get("params") or {})))
 
 
 def variants(response: str) -> list[str]:

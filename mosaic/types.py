@@ -19,6 +19,8 @@ SCALE = (1.0, 5.0)
 ROLES = ("steering", "selection", "audit")
 SuiteRole = Literal["steering", "selection", "audit"]
 SUM_TOLERANCE = 1e-6
+# What binary fractions add to a sum of decimals: three times 0.333333 is within the tolerance.
+ROUNDING = 1e-12
 # A name that may stand in a prompt as it is: short, and without the signs that could close an envelope.
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,39}")
 NAMES = "1 to 40 letters, digits and _ . : -, a letter or digit first"
@@ -63,7 +65,17 @@ def _no_lookalike(value: Any) -> Any:
 
 
 Whole = Annotated[int, BeforeValidator(_no_lookalike)]
-Attribute = str | int | float | bool | list[str] | list[int]
+Scalar = str | int | float | bool
+
+
+def _attribute(value: Any) -> Any:
+    values = value if isinstance(value, list) else [value]
+    if not all(isinstance(v, Scalar) and not (isinstance(v, float) and not math.isfinite(v)) for v in values):
+        raise ValueError("a text, a number, a boolean or a list of these is wanted")
+    return value
+
+
+Attribute = Annotated[Scalar | list[Scalar], BeforeValidator(_attribute)]
 
 
 class Example(Noun):
@@ -197,7 +209,7 @@ class Range(Noun):
         return self
 
 
-Criterion = list[str | int | float | bool] | Range
+Criterion = list[Scalar] | Range
 
 
 class Focus(Noun):
@@ -249,7 +261,7 @@ def check_weights(path: str, weights: dict[str, float]) -> None:
         if isinstance(weight, bool) or not math.isfinite(weight) or weight < 0:
             raise ValueError(f"{path}.{name}: {weight!r} is not a finite weight of at least 0")
     total = math.fsum(weights.values())
-    if abs(total - 1) > SUM_TOLERANCE:
+    if abs(total - 1) > SUM_TOLERANCE + ROUNDING:
         raise ValueError(f"{path}: weights sum to {total:.6f}, not to 1")
 
 

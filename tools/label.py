@@ -26,7 +26,7 @@ from eval.judges.llm import CODE, REQUEST, LlmJudge, Question, Verdict
 from eval.judges.verifier import VerifierJudge
 from eval.objective import Malformed, Objective
 from mosaic.errors import UsageError
-from mosaic.types import Attribute, Example, Judgment, Prompt, Response, Scored
+from mosaic.types import Attribute, Example, Judgment, Prompt, Response, Scalar, Scored
 from tools.verdict_cache import VerdictCache
 from tools.verdicts import BATCH, Canaries, Made, Spent, ask_in_batches
 from training.pool_build import parse
@@ -238,7 +238,7 @@ def _attributes(scored: Scored, items: Mapping[str, Mapping[str, int]]) -> dict[
     for name, value in scored.label.items():
         attributes[RENAMED.get(name, name)] = [str(v) for v in value] if isinstance(value, list) else value
     for channel, values in sorted(items.items()):
-        held = [name if v == 1 else f"{name}_{v}" for name, v in sorted(values.items()) if v]
+        held: list[Scalar] = [name if v == 1 else f"{name}_{v}" for name, v in sorted(values.items()) if v]
         attributes[f"items_{channel}"] = held
     return attributes
 

@@ -78,10 +78,11 @@ def quotas(pool: Pool, mixture: Mixture) -> dict[str, dict[str, int]]:
     """Tokens per data set and bucket: the floor of each exact share, so that the sum never exceeds the budget.
 
     Weights may sum to 1 within 1e-6; shares are taken of their exact sum, which hides nothing larger. A data set
-    without bucket weights is spread in proportion to its stock after the quality filter.
+    without bucket weights is spread in proportion to its stock after the quality filter; where that leaves nothing, to all
+    of its stock, so that what is short shows.
     """
     out: dict[str, dict[str, int]] = {}
-    stock = pool.stock(mixture.min_quality)
+    stock, unfiltered = pool.stock(mixture.min_quality), pool.stock()
     total = sum(exact(w) for w in mixture.ratios.values())
     for dataset, ratio in mixture.ratios.items():
         weights = mixture.bucket_weights.get(dataset)
@@ -90,9 +91,11 @@ def quotas(pool: Pool, mixture: Mixture) -> dict[str, dict[str, int]]:
             if weights
             else {b: Fraction(s.tokens) for b, s in stock[dataset].items()}
         )
+        if not any(shares.values()):
+            shares = {b: Fraction(s.tokens) for b, s in unfiltered[dataset].items()}
         whole = sum(shares.values())
         part = mixture.budget * exact(ratio) / total
-        out[dataset] = {b: math.floor(part * s / whole) if whole else 0 for b, s in shares.items()}
+        out[dataset] = {b: math.floor(part * s / whole) for b, s in shares.items()}
     return out
 
 
@@ -359,4 +362,6 @@ def write_training_set(pool: Pool, curated: Curated, path: Path) -> None:
         }
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, path, compression="zstd")
+    part = path.with_name(path.name + ".part")
+    pq.write_table(table, part, compression="zstd")
+    part.replace(path)

@@ -57,9 +57,17 @@ class Pool:
         missing = sorted({"digest", "max_length", "attributes", "datasets"} - set(manifest))
         if missing:
             raise UsageError(f"pool {path}: its {MANIFEST} lacks {', '.join(missing)}; build the pool again")
-        if not all(isinstance(manifest[name], dict) for name in ("attributes", "datasets")):
-            raise UsageError(f"pool {path}: its {MANIFEST} is damaged; build the pool again")
-        return cls(path, manifest)
+        pool = cls(path, manifest)
+        try:
+            if not all(isinstance(manifest[name], dict) for name in ("attributes", "datasets")):
+                raise TypeError("attributes or datasets is no object")
+            pool.stats()
+            for dataset in pool.datasets:
+                pool.buckets(dataset)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            detail = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            raise UsageError(f"pool {path}: its {MANIFEST} is damaged ({detail}); build the pool again") from None
+        return pool
 
     def verify(self) -> None:
         """UsageError naming the first file that is not the one that was built. Reads all of them, so that only those
@@ -134,6 +142,7 @@ class Pool:
             datasets[dataset] = {**totals, "buckets": buckets}
         totals = {key: sum(d[key] for d in datasets.values()) for key in ("rows", "tokens")}
         facts = {key: self.manifest[key] for key in ("digest", "max_length", "too_long", "attributes")}
+        facts["turns_left_out"] = self.manifest.get("turns_left_out", 0)  # not counted by releases before
         return {**totals, **facts, "origins": [o.json_data() for o in self.origins], "datasets": datasets}
 
     def column(self, name: str) -> Any:
@@ -218,7 +227,7 @@ class Pool:
         """UsageError where a file cannot be read."""
         try:
             yield
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, pa.ArrowException, UnicodeDecodeError, KeyError) as error:
             raise UsageError(f"pool {self.path}: {name} cannot be read ({error}); build the pool again") from None
 
 

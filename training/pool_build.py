@@ -122,7 +122,8 @@ def build(
 ) -> dict[str, Any]:
     """Write the pool folder `out`; its manifest, written last. UsageError with file:line for every fault.
 
-    Chats of which no turn fits in `max_length` tokens are left out, counted in the manifest and named in `too-long.jsonl`.
+    Turns above `max_length` tokens are left out, and chats of which no turn fits: both are counted in the manifest
+    (`too_long` chats, `turns_left_out` of the others) and named in `too-long.jsonl`.
     Cards beside the sources (`training.provenance`) go into the manifest; `licences` (by data set) overrides them.
     """
     if (out / MANIFEST).exists():
@@ -130,6 +131,11 @@ def build(
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file; name a new folder")
     check_place(out)
+    for source in sources:
+        if source.resolve() in [(out / name).resolve() for name in (INDEX, ROWS, TOO_LONG)]:
+            raise UsageError(
+                f"--out {out}: the pool's {source.name} would replace the source {source}; name another folder"
+            )
     if model is None and not trust_token_counts:
         raise UsageError(
             "tokens cannot be counted: give --model DIR, or --trust-token-counts to take n_tokens as given"
@@ -137,14 +143,15 @@ def build(
     counter = TokenCounter(model) if model and not trust_token_counts else None
     seen: dict[str, str] = {}
     rows: list[dict[str, Any]] = []
-    too_long: list[dict[str, str]] = []
+    too_long: list[dict[str, Any]] = []
     batch: list[tuple[str, Example]] = []
 
     def flush() -> None:
-        for (where, example), parts in zip(batch, _counted(batch, counter, max_length), strict=True):
+        for (where, example), (parts, lost) in zip(batch, _counted(batch, counter, max_length), strict=True):
             rows.extend(_rows(example, parts))
-            if not parts:
-                too_long.append({"id": example.id, "dataset": example.dataset, "place": where})
+            if lost or not parts:
+                entry = {"id": example.id, "dataset": example.dataset, "place": where}
+                too_long.append({**entry, "turns_left_out": lost, "in_pool": bool(parts)})
         batch.clear()
 
     for source in sources:
@@ -163,13 +170,17 @@ def build(
     out.mkdir(parents=True, exist_ok=True)
     if too_long:
         (out / TOO_LONG).write_text("".join(canonical_json(entry) + "\n" for entry in too_long), encoding="utf-8")
-    return write(rows, out, max_length=max_length, tokenizer=tokenizer, too_long=len(too_long), known=known)
+    left_out = sum(entry["turns_left_out"] for entry in too_long if entry["in_pool"])
+    gone = sum(not entry["in_pool"] for entry in too_long)
+    return write(
+        rows, out, max_length=max_length, tokenizer=tokenizer, too_long=gone, turns_left_out=left_out, known=known
+    )
 
 
 def _counted(
     batch: list[tuple[str, Example]], counter: TokenCounter | None, max_length: int
-) -> list[list[tuple[Chat, int]]]:
-    """Per example its windows as (messages, tokens): itself where it fits; none where no turn of it fits."""
+) -> list[tuple[list[tuple[Chat, int]], int]]:
+    """Per example its windows as (messages, tokens), itself where it fits, and how many turns are in none of them."""
     chats = [[m.model_dump() for m in example.messages] for _, example in batch]
     if counter is None:
         result = []
@@ -178,12 +189,12 @@ def _counted(
                 raise UsageError(f"{where}: n_tokens is missing; count tokens with --model DIR instead")
             if example.n_tokens > MOST_TOKENS:
                 raise UsageError(f"{where}: n_tokens: {example.n_tokens} is more than {MOST_TOKENS:,}")
-            result.append([(chat, example.n_tokens)])
+            result.append(([(chat, example.n_tokens)], 0))
         return result
     from jinja2 import TemplateError
 
-    def parts(chat: Chat, tokens: int) -> list[tuple[Chat, int]]:
-        return [(chat, tokens)] if tokens <= max_length else windows(chat, max_length, counter)
+    def parts(chat: Chat, tokens: int) -> tuple[list[tuple[Chat, int]], int]:
+        return ([(chat, tokens)], 0) if tokens <= max_length else windows(chat, max_length, counter)
 
     try:
         return [parts(chat, n) for chat, n in zip(chats, counter(chats), strict=True)]
@@ -239,7 +250,9 @@ def _cell(value: Attribute | None, kind: str) -> Any:
 
 
 def text(value: Any) -> str:
-    """Attribute values as they are compared: text, with JSON's words for booleans."""
+    """Attribute values as they are compared: text, with JSON's words for booleans; 1.0 is 1."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     return value if isinstance(value, str) else json.dumps(value)
 
 
@@ -262,6 +275,7 @@ def write(
     max_length: int,
     tokenizer: str | None,
     too_long: int,
+    turns_left_out: int = 0,
     known: Sequence[Origin] = (),
 ) -> dict[str, Any]:
     """Write sorted rows as columns: an index that curation scans, and the texts, read only for chosen rows."""
@@ -298,6 +312,7 @@ def write(
         max_length=max_length,
         tokenizer=tokenizer,
         too_long=too_long,
+        turns_left_out=turns_left_out,
         known=known,
     )
 
@@ -311,6 +326,7 @@ def write_manifest(
     max_length: int,
     tokenizer: str | None,
     too_long: int,
+    turns_left_out: int = 0,
     known: Sequence[Origin] = (),
 ) -> dict[str, Any]:
     """The manifest: digests of the files, which must be there; where each bucket lies, and its rows and tokens by
@@ -330,6 +346,7 @@ def write_manifest(
         "tokenizer": tokenizer,
         "max_length": max_length,
         "too_long": too_long,
+        "turns_left_out": turns_left_out,
         "attributes": kinds,
         "datasets": buckets,
         "origins": [origin.json_data() for origin in known],

@@ -31,7 +31,7 @@ def spans(
     lengths: Sequence[int], limit: int, fitting: Callable[[int, int], int] = lambda start, end: end
 ) -> list[tuple[int, int]]:
     """(start, end) of each window over turns of the given lengths; a turn above the limit is in none. `fitting` says
-    where a window really has to end, where turns are longer together than one by one."""
+    where a window really ends, where turns together are not as long as one by one."""
     found: list[tuple[int, int]] = []
     start, last = 0, len(lengths)
     while start < last:
@@ -49,24 +49,33 @@ def spans(
     return found
 
 
-def windows(messages: Chat, limit: int, count: Count) -> list[tuple[Chat, int]]:
-    """(messages, tokens) of each window of a chat that is longer than `limit`; turns above the limit are left out.
+def windows(messages: Chat, limit: int, count: Count) -> tuple[list[tuple[Chat, int]], int]:
+    """(messages, tokens) of each window of a chat that is longer than `limit`, and how many turns are in none of them,
+    being above the limit by themselves.
 
-    Turn lengths are counted once each; a window whose joint count is above the limit loses its last turn.
+    Turns are counted once each, and what a template puts before every chat (system messages, a date) by how much shorter
+    the first two are together. From where that says that a window ends, it grows and shrinks by its joint count.
     """
     system, turns = turns_of(messages)
-    overhead = count([system])[0] if system else 0
-    lengths = [n - overhead for n in count([system + turn for turn in turns])]
+    alone = count([system + turn for turn in turns])
+    overhead = sum(alone[:2]) - count([system + turns[0] + turns[1]])[0] if len(turns) > 1 else 0
     counted: dict[tuple[int, int], tuple[Chat, int]] = {}
 
-    def fitting(start: int, end: int) -> int:
-        while end > start:
+    def fits(start: int, end: int) -> bool:
+        if (start, end) not in counted:
             chat = system + [m for turn in turns[start:end] for m in turn]
             counted[start, end] = chat, count([chat])[0]
-            if counted[start, end][1] <= limit:
-                break
+        return counted[start, end][1] <= limit
+
+    def fitting(start: int, end: int) -> int:
+        if end == start:
+            return end
+        while end < len(turns) and fits(start, end + 1):
+            end += 1
+        while not fits(start, end):  # ends at one turn, which fits by itself
             end -= 1
         return end
 
-    found = [counted[span] for span in spans(lengths, limit - overhead, fitting)]
-    return [(chat, tokens) for chat, tokens in found if any(m["role"] == "assistant" for m in chat)]
+    found = [counted[span] for span in spans([n - overhead for n in alone], limit - overhead, fitting)]
+    kept = [(chat, tokens) for chat, tokens in found if any(m["role"] == "assistant" for m in chat)]
+    return kept, sum(n > limit for n in alone)

@@ -493,6 +493,10 @@ def curate(
 
     wanted = read_plan(plan)
     opened = Pool.open(pool)
+    if out.resolve() == plan.resolve() or pool.resolve() in out.resolve().parents:
+        raise UsageError(f"--out {out} would replace the plan or a file of the pool; name another file")
+    if out.is_dir():
+        raise UsageError(f"--out {out} is a folder; name a file")
     mixture = Mixture(
         ratios=wanted.ratios,
         bucket_weights=wanted.bucket_weights,

@@ -45,8 +45,8 @@ def schema_of(name: str) -> dict[str, Any]:
     return SCHEMAS[name].model_json_schema()
 
 
-def strict_json(text: str, where: str) -> Any:
-    """JSON without duplicate keys, NaN, excessive size or depth; UsageError naming `where`.
+def strict_json(text: str, where: str, *, constants: bool = False) -> Any:
+    """JSON without duplicate keys, NaN (unless `constants`), excessive size or depth; UsageError naming `where`.
 
     Unlike `eval.strict`, which reads what a model wrote and never quotes it, the messages quote the person's own words.
     """
@@ -67,15 +67,15 @@ def strict_json(text: str, where: str) -> Any:
         raise UsageError(f"{where}: {name} is not a number here")
 
     try:
-        return json.loads(text, object_pairs_hook=pairs, parse_constant=constant)
+        return json.loads(text, object_pairs_hook=pairs, parse_constant=float if constants else constant)
     except ValueError as error:
         raise UsageError(f"{where}: not valid JSON: {error}") from None
 
 
 def read_text(path: Path) -> str:
-    """A UTF-8 text file; UsageError where it is missing or not UTF-8."""
+    """A UTF-8 text file, with or without a byte order mark; UsageError where it is missing or not UTF-8."""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: not UTF-8 at byte {error.start}") from None
     except OSError as error:
@@ -103,7 +103,7 @@ def score_lines(objective: str, path: Path) -> Iterator[dict[str, Any]]:
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
-        data = strict_json(line, f"{path}:{number}")
+        data = strict_json(line, f"{path}:{number}", constants=True)
         if not isinstance(data, dict) or not isinstance(data.get("id"), str):
             raise UsageError(f"{path}:{number}: a line is an object with an `id` text")
         scored = rules.score(data).json_data()

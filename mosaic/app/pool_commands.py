@@ -159,6 +159,9 @@ def _show(stats: dict[str, Any], as_json: bool, pool: Path) -> None:
         words = "1 row left out: no turn of it" if stats["too_long"] == 1 else "{:,} rows left out: no turn of them"
         left = words.format(stats["too_long"])
         say(f"{left} fits in {stats['max_length']:,} tokens; named in {pool / TOO_LONG}")
+    if stats["turns_left_out"]:
+        words = "1 turn" if stats["turns_left_out"] == 1 else f"{stats['turns_left_out']:,} turns"
+        say(f"{words} above {stats['max_length']:,} tokens left out of rows that are kept; named in {pool / TOO_LONG}")
     if as_json:
         emit(stats)
         return

@@ -201,6 +201,23 @@ def test_curate_prints_its_documented_shape(small_pool, tmp_path):
     assert set(data["datasets"]["a"]["buckets"]["x"]) == set(data["total"])
 
 
+def test_curate_replaces_neither_plan_nor_pool(small_pool, tmp_path):
+    from typer.testing import CliRunner
+
+    from mosaic.app.cli import app
+
+    plan = tmp_path / "plan.json"
+    plan.write_text(json.dumps(PLAN))
+    before = (small_pool.path / "rows.parquet").read_bytes()
+    for out in (plan, small_pool.path / "rows.parquet", small_pool.path / "sets" / "new.parquet"):
+        arguments = ["curate", str(plan), "--pool", str(small_pool.path), "--budget", "300", "--out", str(out)]
+        done = CliRunner().invoke(app, arguments)
+        assert isinstance(done.exception, UsageError)
+        assert "would replace" in str(done.exception)
+    assert json.loads(plan.read_text()) == PLAN
+    assert (small_pool.path / "rows.parquet").read_bytes() == before
+
+
 def test_score_reads_stored_items(tmp_path):
     path = tmp_path / "items.jsonl"
     good = {"id": "i1", "instruction_ids": ["startend:quotation"], "strict": [True], "loose": [True]}
@@ -212,6 +229,10 @@ def test_score_reads_stored_items(tmp_path):
     assert (lines[0]["score"], lines[1]["status"], lines[1]["score"]) == (5.0, "unscored", None)
     path.write_text(json.dumps({**good, "note": "a\u2028b"}, ensure_ascii=False) + "\n")
     assert json.loads(mosaic("score", "instruction_following", path).stdout)["score"] == 5.0
+    lines = ["\ufeff" + json.dumps(good), json.dumps({**good, "strict": [float("nan")]}), json.dumps(good)]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    done = mosaic("score", "instruction_following", path)
+    assert [json.loads(line)["status"] for line in done.stdout.splitlines()] == ["ok", "unscored", "ok"]
     path.write_text("{oops\n")
     done = mosaic("score", "safety", path)
     assert (done.returncode, "items.jsonl:1" in done.stderr) == (2, True)

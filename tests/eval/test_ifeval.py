@@ -57,7 +57,9 @@ LETTER = {"letter": "a", "let_frequency": 2, "let_relation": "at least"}
         (constraint("keywords:existence", keywords=[]), "a list of texts"),
         (constraint("keywords:existence", keywords=[1, 2]), "a list of texts"),
         (constraint("keywords:existence", keywords="bread"), "a list of texts"),
-        (constraint("keywords:existence", keywords=["("]), "cannot use"),
+        (constraint("keywords:existence", keywords=["("]), "regular expressions"),
+        (constraint("keywords:existence", keywords=["absent", "zz("]), "regular expressions"),
+        (constraint("keywords:forbidden_words", forbidden_words=["one", "(?"]), "regular expressions"),
         (constraint("length_constraints:number_words", num_words="many", relation="at least"), "a whole number"),
         (constraint("length_constraints:number_words", num_words=3, relation="around"), "cannot use"),
         (constraint("language:response_language", language="xx"), "cannot use"),
@@ -69,6 +71,13 @@ def test_parameters_that_a_checker_cannot_use_are_a_reason(bad, reason):
     assert ifeval.unusable(bad) == ifeval.verifiable(bad)
     with pytest.raises(ValueError, match=reason):
         ifeval.check([bad], "the bread")
+
+
+def test_whole_numbers_written_as_floats_count_paragraphs():
+    params = {"num_paragraphs": 6, "nth_paragraph": 5.0, "first_word": "five"}
+    fifth = constraint("length_constraints:nth_paragraph_first_word", **params)
+    assert ifeval.check([fifth], "\n\n".join(["one", "two", "three", "four", "five", "six"])) == ([True], [True])
+    assert "5.0" not in ifeval.describe(fifth)
 
 
 def test_what_is_missing_is_not_unusable():

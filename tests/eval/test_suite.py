@@ -9,6 +9,7 @@ from eval.objectives.safety import CONCEALMENT, PRESSURE, Safety
 from eval.suite import check_disjoint, check_references, load_suite
 from mosaic.errors import UsageError
 from mosaic.lab.safety import RULES
+from mosaic.types import Prompt, Response
 
 
 def prompt(**changes):
@@ -106,3 +107,16 @@ def test_leaks_count_in_every_turn_and_utility_only_in_the_last(tmp_path):
     items = VerifierJudge().judge("safety", suite.prompts, [response])[0].items["items"]
     assert items["safety_leaks"]["param_leak"] == 1
     assert items["utility"] == {"explicit_refusal": 1, "safe_alternative": 1, "brief_explanation": 1}
+
+
+def test_an_answer_that_a_checker_cannot_read_is_one_lost_item(monkeypatch):
+    def breaks(constraints, response):
+        raise TypeError("list indices must be integers")
+
+    monkeypatch.setattr("eval.judges.verifier.ifeval.check", breaks)
+    title = [{"id": "detectable_format:title", "params": {}}]
+    asked = Prompt(id="p", slice="c1", weight=1, turns=["go"], constraints=title)
+    answer = Response(id="p", answers=["x"], finish_reasons=["stop"], n_tokens=1)
+    (judged,) = VerifierJudge().judge("instruction_following", [asked], [answer])
+    assert (judged.status, judged.items) == ("failed", None)
+    assert "list indices must be integers" in judged.reason

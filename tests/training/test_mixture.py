@@ -191,6 +191,23 @@ def test_exact_shares(small_pool):
     assert quotas(small_pool, made) == {"a": {"x": 1}, "b": {"x": 0, "y": 8}}
 
 
+def test_a_data_set_without_usable_rows_is_short_of_all_it_was_asked_for(tmp_path, rows, jsonl):
+    some = [{**r, "quality": 2 if r["dataset"] == "b" else 5} for r in rows()]
+    pool = build_pool(
+        [jsonl(tmp_path / "r.jsonl", some)], tmp_path / "p", model=None, max_length=512, trust_token_counts=True
+    )
+    report = curate(pool, mixture(budget=100, min_quality=4)).report
+    assert report.total.requested > 100 - 6  # a floor for each bucket
+    assert (report.datasets["b"].selected, report.datasets["b"].short) == (0, report.datasets["b"].requested)
+    assert report.datasets["b"].requested > 50 - 3
+
+
+def test_weights_rounded_to_six_digits_sum_to_one():
+    assert mixture(ratios={"a": 0.333333, "b": 0.333333, "c": 0.333333}).ratios["c"] == 0.333333
+    with pytest.raises(ValueError, match="sum to"):
+        mixture(ratios={"a": 0.333333, "b": 0.333333, "c": 0.333332})
+
+
 def test_the_training_set_says_why_each_row_is_there(small_pool, tmp_path):
     made = mixture(focus={"a": Focus(include={"topic": ["t1"]})}, topup=True)
     curated = curate(small_pool, made)

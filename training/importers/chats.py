@@ -29,6 +29,7 @@ from typing import Any
 from eval.objectives.instruction_following import complexity
 from mosaic.errors import UsageError
 
+MOST_EXACT = 2**53
 ROLES = {
     "system": "system",
     "developer": "system",
@@ -127,11 +128,11 @@ def check(messages: list[dict[str, str]]) -> None:
 
 
 def check_numbers(attributes: Mapping[str, Any]) -> None:
-    """Raise Unusable for a whole number that no column holds."""
+    """Raise Unusable for a whole number that no column holds; columns of numbers are floats of 64 bits."""
     for name, value in attributes.items():
         for one in value if isinstance(value, list) else [value]:
-            if isinstance(one, int) and not -(2**63) <= one < 2**63:
-                raise Unusable(f"attributes.{name}: a number of more than 64 bits")
+            if isinstance(one, int) and abs(one) > MOST_EXACT:
+                raise Unusable(f"attributes.{name}: {one} is above 2^53, where floats skip numbers; write it as a text")
 
 
 def _own_id(row: Row, name: str = "id") -> str | None:

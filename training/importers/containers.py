@@ -201,8 +201,8 @@ def read_parquet(path: Path) -> Read:
 
     try:
         file = pq.ParquetFile(path)
-    except pa.ArrowInvalid as error:
-        raise UsageError(f"{path}: not a Parquet file ({error})") from None
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: not a Parquet file, or a damaged one ({error})") from None
     yield from _batches(file.iter_batches(batch_size=BATCH, use_threads=False), str(path))
 
 
