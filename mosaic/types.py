@@ -70,7 +70,7 @@ Scalar = str | int | float | bool
 
 def _attribute(value: Any) -> Any:
     values = value if isinstance(value, list) else [value]
-    if not all(isinstance(v, Scalar) and not (isinstance(v, float) and not math.isfinite(v)) for v in values):
+    if not all(isinstance(v, Scalar | bytes) and not (isinstance(v, float) and not math.isfinite(v)) for v in values):
         raise ValueError("a text, a number, a boolean or a list of these is wanted")
     return value
 
