@@ -12,7 +12,17 @@ import math
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
 
 SCHEMA_VERSION = 1
 SCALE = (1.0, 5.0)
@@ -68,14 +78,14 @@ Whole = Annotated[int, BeforeValidator(_no_lookalike)]
 Scalar = str | int | float | bool
 
 
-def _attribute(value: Any) -> Any:
-    values = value if isinstance(value, list) else [value]
-    if not all(isinstance(v, Scalar | bytes) and not (isinstance(v, float) and not math.isfinite(v)) for v in values):
-        raise ValueError("a text, a number, a boolean or a list of these is wanted")
-    return value
+def _one_message(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+    try:
+        return handler(value)
+    except ValidationError:  # one for each kind that it is not
+        raise ValueError("a text, a number, a boolean or a list of these is wanted") from None
 
 
-Attribute = Annotated[Scalar | list[Scalar], BeforeValidator(_attribute)]
+Attribute = Annotated[Scalar | list[Scalar], WrapValidator(_one_message)]
 
 
 class Example(Noun):

@@ -118,5 +118,5 @@ def test_an_answer_that_a_checker_cannot_read_is_one_lost_item(monkeypatch):
     asked = Prompt(id="p", slice="c1", weight=1, turns=["go"], constraints=title)
     answer = Response(id="p", answers=["x"], finish_reasons=["stop"], n_tokens=1)
     (judged,) = VerifierJudge().judge("instruction_following", [asked], [answer])
-    assert (judged.status, judged.items) == ("failed", None)
+    assert (judged.status, judged.items) == ("failed", {})
     assert "list indices must be integers" in judged.reason
