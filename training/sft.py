@@ -130,7 +130,8 @@ def _train(job: TrainJob, progress: Progress | None, stopping: Callable[[], bool
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)
     base, config = Path(job.base_model), job.config
     check_recipe(base, config)
-    table = pq.read_table(job.training_set, columns=["id", "messages", "n_tokens", "weight"])
+    with pq.ParquetFile(job.training_set) as file:
+        table = file.read(columns=["id", "messages", "n_tokens", "weight"], use_threads=False)
     if table.num_rows == 0:
         raise UsageError("the training set is empty: no row fits the plan and the budget")
     tokenizer = load_tokenizer(base)

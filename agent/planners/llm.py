@@ -18,7 +18,7 @@ import time
 from typing import Any
 
 from agent.planner import LlmPlannerConfig
-from agent.planners.llm_words import enveloped, numbers, plain, problems_of, prompts
+from agent.planners.llm_words import MOST_PROBLEMS, enveloped, numbers, plain, problems_of, prompts, refusals
 from eval.chat import BadReply, ChatModel, ChatUnavailable, Completion, ToolCall
 from eval.chat_reply import sent
 from eval.strict import Invalid, NotStrict, parse_strict
@@ -283,8 +283,7 @@ class _Talk:
         said = [v for v in self.observation.feedback if v.hint or v.rule]
         feedback = ""
         if said:
-            lines = [enveloped(line, self.mark, "review") for line in problems_of(said)]
-            feedback = self.words["planner_feedback"].fill(said="\n".join(lines))
+            feedback = self.words["planner_feedback"].fill(said="\n".join(refusals(said[-MOST_PROBLEMS:], self.mark)))
         task = self.words["planner_task"].fill(
             round=str(self.observation.round),
             rounds=str(self.observation.rounds),

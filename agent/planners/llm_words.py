@@ -12,6 +12,7 @@ from prompts.load import Prompt, load
 from tools.arguments import label_values
 
 MOST_TEXT = 300
+MOST_REVIEW = 4000
 MOST_PROBLEMS = 20
 NAMES = (
     "planner",
@@ -92,6 +93,20 @@ def problems_of(violations: list[Violation]) -> list[str]:
     return lines
 
 
+def refusals(violations: list[Violation], mark: str) -> list[str]:
+    """What was said about plans of this round that were turned down: a person's words whole, up to MOST_REVIEW
+    characters, under the numbers they were said about; what the loop itself found wrong as lines."""
+    lines = []
+    for v in violations:
+        if v.rule == "rejected":
+            refused = v.value if isinstance(v.value, dict) else {}
+            shown = _rounded(plain({name: refused.get(name) or {} for name in ("ratios", "bucket_weights")}))
+            lines += ["Refused: " + json.dumps(shown), enveloped(v.hint or "", mark, "review", MOST_REVIEW)]
+        else:
+            lines += [enveloped(line, mark, "review") for line in problems_of([v])]
+    return lines
+
+
 def plain(value: Any) -> Any:
     """Numbers, and words that read as labels; every other text is left out: it may come from a judge or an answer."""
     if isinstance(value, dict):
@@ -105,9 +120,9 @@ def _kept(value: Any) -> bool:
     return not isinstance(value, str) or LABEL.fullmatch(value) is not None
 
 
-def enveloped(text: str, mark: str, source: str) -> str:
+def enveloped(text: str, mark: str, source: str, most: int = MOST_TEXT) -> str:
     """Text that somebody else wrote, capped, in an envelope; a text that holds the mark gets another."""
-    short = capped(text, MOST_TEXT)
+    short = capped(text, most)
     while mark in short:
         mark = hashlib.sha256(mark.encode()).hexdigest()[:16]
     return wrap(short, mark, source)

@@ -41,7 +41,7 @@ def run() -> None:
         app(standalone_mode=True)
     except MosaicError as error:
         more = isinstance(error, DamageError) and "mosaic verify" not in str(error)
-        print(f"error: {error}" + ("; see all: python -m mosaic verify RUN" if more else ""), file=sys.stderr)
+        say(f"error: {error}" + ("; see all: python -m mosaic verify RUN" if more else ""))
         sys.exit(error.exit_code)
     except BrokenPipeError:
         sys.stderr.close()
@@ -52,10 +52,10 @@ def run() -> None:
             raise
         what = "make room, then give the same command again" if full else "give another path"
         where = f"{error.filename}: {error.strerror}" if error.filename else str(error).splitlines()[0]
-        print(f"error: {where}; {what}", file=sys.stderr)
+        say(f"error: {where}; {what}")
         sys.exit(6 if full else 2)
     except KeyboardInterrupt:
-        print("interrupted; nothing that was finished is lost", file=sys.stderr)
+        say("interrupted; nothing that was finished is lost")
         sys.exit(130)
 
 

@@ -16,6 +16,7 @@ from agent.nodes import Services, refusal
 from agent.observe import observation, stop_reason
 from mosaic.app import runs
 from mosaic.app.config import RunConfig
+from mosaic.app.terminal import safe_lines
 from mosaic.app.validation import check_before_run
 from mosaic.app.views import link_rounds
 from mosaic.app.wiring import Reporting, build_services, open_inputs, run_digests
@@ -162,7 +163,8 @@ class Bars(Reporting):
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
             self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
             self._tasks: dict[str, Any] = {}
-            self.notify = self._progress.console.print
+            # As it stands: a model's words may hold what Rich would take for markup.
+            self.notify = lambda text: self._progress.console.print(safe_lines(text), markup=False, highlight=False)
             self.evaluating = lambda what, done, total: self._show(what, done, total)
             self.generating = lambda done, total: self._show("generating", done, total)
             self.training = self._train

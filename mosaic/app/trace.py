@@ -10,7 +10,8 @@ from typing import Any
 
 from agent.constraints import cells, check_plan, plan_distance
 from agent.state import RunState
-from mosaic.app.views import load, pick_round, safe
+from mosaic.app.terminal import safe
+from mosaic.app.views import load, pick_round
 from mosaic.errors import MosaicError, UsageError
 from mosaic.journal import Event, Journal, Step
 from mosaic.store import Store
@@ -276,7 +277,9 @@ def why_data(folder: Path, row: str, number: int | None = None) -> dict[str, Any
             # By content: a round whose mixture an earlier one had reads that one's training set.
             report = round_.curation.json_data() if round_.curation else None
             curated = next(s.result for s in journal.steps("curate") if s.result and s.result["report"] == report)
-            table = pq.read_table(pa.BufferReader(store.path(str(curated["training_set"])).read_bytes()))
+            with pq.ParquetFile(pa.BufferReader(store.path(str(curated["training_set"])).read_bytes())) as file:
+                # Threads that still read ahead when the process ends abort it.
+                table = file.read(use_threads=False)
             rows = table.filter(pc.equal(table["id"], row)).to_pylist()
             if rows:
                 observed = [s for s in journal.steps("observe", round_.round) if s.state == "done" and s.result]

@@ -11,6 +11,7 @@ from typing import Any
 from agent.state import RunState, fold
 from mosaic.app.decisions import open_request
 from mosaic.app.runs import run_config
+from mosaic.app.terminal import safe
 from mosaic.errors import UsageError
 from mosaic.journal import Journal
 from mosaic.store import FOLDER, Store
@@ -173,7 +174,7 @@ def report_text(data: dict[str, Any]) -> str:
             lines.append(f"round {round_['round']}: planner replaced: {round_['replaced']['reason']}")
         if not round_["accepted"]:
             lines.append(f"round {round_['round']} not accepted: {round_['reason']}")
-    return "\n".join(lines)
+    return "\n".join(map(safe, lines))
 
 
 def _cell(score: dict[str, Any]) -> str:
@@ -259,11 +260,6 @@ def profile_data(folder: Path, number: int | None) -> dict[str, Any]:
     journal, state = load(folder)
     journal.close()
     return pick_round(state, number).profile.json_data()
-
-
-def safe(text: str) -> str:
-    """Text for a terminal: control and bidirectional characters are shown, not obeyed."""
-    return "".join(c if c.isprintable() or c == " " else f"\\u{ord(c):04x}" for c in text)
 
 
 def link_rounds(folder: Path) -> None:

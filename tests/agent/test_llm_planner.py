@@ -162,6 +162,25 @@ def test_text_of_answers_reaches_the_model_only_where_it_is_wanted_and_in_an_env
     assert "give everything to a" in heard[-1]
 
 
+def test_the_whole_reason_of_a_refusal_reaches_the_model_beside_the_numbers_it_is_about(observe, small_pool):
+    reason = (
+        "do not lower b below a tenth of the budget; legal wants benign requests. " * 8 + "At least 15 % benign rows."
+    )
+    refused = {"rationale": "mine", "ratios": {"a": 0.9, "b": 0.1}, "bucket_weights": {"a": {"x": 0.25, "y": 0.75}}}
+    seen = observe(feedback=[Violation(path="plan", rule="rejected", value=refused, hint=reason)])
+    heard = []
+
+    def look(request):
+        heard.append(request["messages"][1]["content"])
+        return reply(request)
+
+    with ScriptedServer(script=look) as server:
+        planner(server).propose(seen, toolbox(seen, small_pool))
+    assert reason in heard[0]
+    assert '"ratios": {"a": 0.9, "b": 0.1}' in heard[0]
+    assert '"a": {"x": 0.25, "y": 0.75}' in heard[0]
+
+
 @pytest.fixture
 def journal(tmp_path):
     journal = Journal.create(tmp_path / "run", "run", {}, 1000)
