@@ -23,11 +23,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mosaic.errors import BudgetError, DamageError, HeldError, PausedError, UsageError
+from mosaic.errors import BudgetError, DamageError, HeldError, MosaicError, PausedError, UsageError
 from mosaic.types import canonical_json, digest_of
 
 VERSION = 3
 FILE = "journal.sqlite"
+WAIT = 30  # seconds for another process to finish what it writes
 LOCK = "lock"
 UNFINISHED = f".{FILE}."
 WAITING = "waiting"
@@ -96,13 +97,21 @@ def _seal(values: Sequence[Any]) -> str:
     return hashlib.sha256(json.dumps(list(values), ensure_ascii=False, default=repr).encode()).hexdigest()
 
 
-def _full(folder: Path, error: sqlite3.Error) -> PausedError | None:
-    """What a full disk is to the run: a pause."""
-    if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+def _expected(folder: Path, error: sqlite3.OperationalError) -> MosaicError | None:
+    """What the machine's refusals are to a person: a full disk or a long wait is a pause, a lacking permission usage."""
+    code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
+    if code == sqlite3.SQLITE_FULL:
         return PausedError(
             f"the disk of {folder} is full: the journal needs at least 1,048,576 bytes; make room, "
             f"then: python -m mosaic resume {folder}"
         )
+    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
+        return UsageError(
+            f"{folder / FILE}: {error}; reading takes read permission on it, deciding and running write permission on it "
+            "and its folder"
+        )
+    if code == sqlite3.SQLITE_BUSY:
+        return PausedError(f"{folder / FILE}: another process has been writing for {WAIT} s; give the command again")
     return None
 
 
@@ -140,7 +149,7 @@ class Journal:
         except FileExistsError:
             raise UsageError(f"{path} exists already; continue it with `python -m mosaic resume {folder}`") from None
         except sqlite3.OperationalError as error:
-            raise _full(folder, error) or error from error
+            raise _expected(folder, error) or error from error
         finally:
             temporary.unlink(missing_ok=True)
         descriptor = os.open(folder, os.O_RDONLY)
@@ -160,6 +169,8 @@ class Journal:
             row = journal._db.execute("select value from meta where name = 'version'").fetchone()
             version = row[0] if row else "?"
             found = journal._db.execute("pragma integrity_check(3)").fetchall()
+        except sqlite3.OperationalError as error:
+            raise _expected(folder, error) or DamageError(f"{path}: {error}") from error
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             raise DamageError(f"{path}: {error}") from error
         if version != str(VERSION):
@@ -170,7 +181,7 @@ class Journal:
 
     @staticmethod
     def _connect(path: Path) -> sqlite3.Connection:
-        db = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
+        db = sqlite3.connect(path, timeout=WAIT, isolation_level=None, check_same_thread=False)
         db.execute("pragma journal_mode=delete")
         db.execute("pragma synchronous=full")
         db.execute("pragma foreign_keys=on")
@@ -188,7 +199,7 @@ class Journal:
         try:
             rows = self._db.execute(f"select {COLUMNS[table]}, seal from {table} where {where}", values).fetchall()
         except sqlite3.OperationalError as error:
-            raise _full(self.folder, error) or error from error
+            raise _expected(self.folder, error) or error from error
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             raise DamageError(f"{self.folder / FILE}: {error}") from error
         for *row, seal in rows:
@@ -277,8 +288,8 @@ class Journal:
         except BaseException as error:
             if self._db.in_transaction:
                 self._db.execute("rollback")
-            if isinstance(error, sqlite3.OperationalError) and (full := _full(self.folder, error)):
-                raise full from error
+            if isinstance(error, sqlite3.OperationalError) and (known := _expected(self.folder, error)):
+                raise known from error
             raise
 
     def change(self, config: dict[str, Any], event: dict[str, Any], cap: int) -> None:

@@ -33,7 +33,7 @@ def table(title: str, header: list[str], rows: list[list[str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(title=Text(title), title_justify="left")
+    drawn = Table(title=Text(safe(title)), title_justify="left")
     for column in header:
         drawn.add_column(column, overflow="fold")
     for row in rows:

@@ -57,5 +57,8 @@ def test_an_outage_pauses_the_run_and_resume_lets_the_model_plan(tmp_path):
     assert used["answers"] == used["requests"] == len(calls)
     assert used["tokens"] == sum(c.result["charged"] for c in calls) > 0
     assert sum(c["tool"] == "model" for c in planned["calls"] if "tool" in c) == len(calls)
+    page = mosaic("report", folder, "--html", tmp_path / "report.html")
+    assert page.returncode == 0, page.stderr
+    assert f"Planner: {len(calls)} answers of a language model" in (tmp_path / "report.html").read_text()
     key = ENV["MOSAIC_API_KEY"].encode()
     assert all(p.is_dir() or key not in p.read_bytes() for p in folder.rglob("*"))

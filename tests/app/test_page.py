@@ -1,5 +1,6 @@
 """The page: refused without its token, and used by a person in a real browser where there is one."""
 
+import re
 import shutil
 import stat
 import subprocess
@@ -81,6 +82,20 @@ def test_a_decision_on_another_plan_or_without_a_reason_is_refused(standin, tmp_
     ):
         assert web.post("/run/asked/decide", headers=headers, data=form).status_code == 409
     assert pending(tmp_path / "asked")
+
+
+def test_a_run_of_any_name_is_opened_and_decided_from_its_links(standin, tmp_path):
+    name = "exp#1 50% off?"
+    waiting_run(standin, tmp_path, name)
+    web = page.client(tmp_path)
+    link = re.search(r'class="card"><a href="([^"]+)"', web.get("/").text)[1]
+    assert web.get(link).status_code == 200
+    action = re.search(r'action="([^"]+/decide)"', web.get(link + "/live").text)[1]
+    form = {"kind": "approve", "plan_digest": pending(tmp_path / name)["plan_digest"]}
+    headers = {"origin": page.ORIGIN, "x-csrf-token": csrf_of(page.TOKEN)}
+    done = web.post(action, headers=headers, data=form)
+    assert done.status_code == 303
+    assert web.get(done.headers["location"]).status_code == 200
 
 
 @pytest.fixture

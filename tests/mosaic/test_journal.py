@@ -3,10 +3,11 @@
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 
 import pytest
 
-from mosaic.errors import BudgetError, DamageError, HeldError, MosaicError, UsageError
+from mosaic.errors import BudgetError, DamageError, HeldError, MosaicError, PausedError, UsageError
 from mosaic.journal import FILE, Journal
 from mosaic.store import Store
 from tools.step import Outcome, Steps
@@ -155,3 +156,19 @@ def test_only_the_question_that_waits_is_answered(journal):
         other.decide(1, "q1", {})
     assert journal.decision(1, "q1") == {"kind": "approve"}
     other.close()
+
+
+def test_what_the_machine_refuses_is_one_message(journal, monkeypatch):
+    path = journal.folder / "journal.sqlite"
+    monkeypatch.setattr("mosaic.journal.WAIT", 0.1)
+    busy = Journal.open(journal.folder)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("begin immediate")
+        with pytest.raises(PausedError, match="another process has been writing"):
+            busy.wait_for("r1")
+    busy.close()
+    journal.wait_for("r1")
+    readonly = Journal(sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None), journal.folder)
+    with pytest.raises(UsageError, match="deciding and running write permission"):
+        readonly.decide(1, "r1", {"kind": "approve"})
+    readonly.close()

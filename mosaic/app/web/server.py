@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from fastapi import FastAPI, Request
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
@@ -162,7 +163,7 @@ def create_app(root: Path, token: str, port: int, control: bool = False) -> Fast
             )
 
         await asyncio.to_thread(record)
-        return RedirectResponse(f"/run/{name}", 303)
+        return RedirectResponse(f"/run/{quote(name, safe='')}", 303)
 
     @app.post("/run/{name}/resume")
     def resume(name: str) -> Response:
@@ -174,7 +175,7 @@ def create_app(root: Path, token: str, port: int, control: bool = False) -> Fast
             with (folder / RESUME_LOG).open("ab") as log:
                 command = [sys.executable, "-m", "mosaic", "resume", str(folder)]
                 children[name] = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-        return RedirectResponse(f"/run/{name}", 303)
+        return RedirectResponse(f"/run/{quote(name, safe='')}", 303)
 
     return app
 

@@ -1,0 +1,39 @@
+"""What others wrote reaches a terminal as text: neither markup nor escapes are obeyed."""
+
+import io
+import sys
+
+from mosaic.app.loop import Bars
+from mosaic.app.terminal import say, table
+
+HOSTILE = "[/b] [link=http://x]y[/link] \x1b]0;owned\x07\x1b[2J \u202e abc"
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def shown(text):
+    return not any(c in text for c in "\x1b\x07\u202e")
+
+
+def test_notices_beside_a_progress_bar_are_shown_as_they_stand(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with Bars(say) as bars:
+        bars.notify(HOSTILE)
+    written = sys.stderr.getvalue()
+    assert "[/b] [link=http://x]y[/link]" in written
+    assert "\x1b]0;" not in written
+    assert "\u202e" not in written
+
+
+def test_lines_and_tables_are_shown_as_they_stand(capsys):
+    say(HOSTILE + "\nsecond")
+    table(HOSTILE, ["a"], [[HOSTILE]])
+    written = capsys.readouterr()
+    assert "[/b] [link=http://x]y[/link]" in written.err
+    assert written.err.endswith("\nsecond\n")
+    assert "[/b]" in written.out
+    assert shown(written.err)
+    assert shown(written.out)
