@@ -105,12 +105,15 @@ class JudgeServer:
         """(status, reply) to one request."""
         if fault and fault.isdigit():
             return int(fault), {"error": {"message": "told to"}}
-        schema = body["response_format"]["json_schema"]["schema"]
-        turns = [(s, json.loads(text)) for s, text in BLOCK.findall(body["messages"][1]["content"])]
-        verdict: dict[str, Any] = {"reason": "by rule", **self.decide(schema["title"], turns)}
-        if fault == "invalid":
-            verdict["score"] = 10
-        text = "I would say 5 out of 5." if fault == "garbage" else json.dumps(verdict)
+        if "response_format" in body:
+            schema = body["response_format"]["json_schema"]["schema"]
+            turns = [(s, json.loads(text)) for s, text in BLOCK.findall(body["messages"][1]["content"])]
+            verdict: dict[str, Any] = {"reason": "by rule", **self.decide(schema["title"], turns)}
+            if fault == "invalid":
+                verdict["score"] = 10
+            text = "I would say 5 out of 5." if fault == "garbage" else json.dumps(verdict)
+        else:
+            text = "yes"
         if fault == "truncated":
             text = text[: len(text) // 2]
         message: dict[str, Any] = {"role": "assistant", "content": text}

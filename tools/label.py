@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from eval.ifeval import verifiable
-from eval.judges.llm import CODE, REQUEST, LlmJudge, Question, Verdict
+from eval.judges.llm import CODE, REQUEST, LlmJudge, Made, Question, Verdict
 from eval.judges.verifier import VerifierJudge
 from eval.objective import Malformed, Objective
 from mosaic.errors import UsageError
 from mosaic.types import Attribute, Example, Judgment, Prompt, Response, Scalar, Scored
 from tools.verdict_cache import VerdictCache
-from tools.verdicts import BATCH, Canaries, Made, Spent, ask_in_batches
+from tools.verdicts import BATCH, Canaries, Spent, ask_in_batches
 from training.pool_build import parse
 
 CHUNK = 512

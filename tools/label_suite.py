@@ -14,13 +14,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.judges.llm import REQUEST, LlmJudge, Question, Verdict
+from eval.judges.llm import REQUEST, LlmJudge, Made, Question, Verdict
 from eval.objective import Objective
 from eval.suite import load_suite
 from mosaic.errors import UsageError
 from mosaic.types import ROLES, Message, Prompt, canonical_json
 from tools.verdict_cache import VerdictCache
-from tools.verdicts import Made, ask_in_batches
+from tools.verdicts import ask_in_batches
 from training.provenance import SUITE_CARD
 
 MARK = "unlabelled"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from eval.chat import ChatUnavailable
-from eval.judges.llm import LlmJudge, Question, Verdict
+from eval.judges.llm import LlmJudge, Made, Question, Verdict
 from eval.objective import Objective
 from eval.references import pick, references, require_both, wrong
 from eval.suite import Suite
@@ -31,7 +31,6 @@ KIND = "verdict"
 VERSION = 1
 
 Progress = Callable[[str, int, int], None]
-Made = tuple[Question, Verdict, float]
 
 
 @dataclass
@@ -53,10 +52,11 @@ class _Counted:
     def judge(self, objective: str, prompts: Sequence[Prompt], responses: Sequence[Response]) -> list[Judgment]:
         questions = [self._judge.question(objective, p, r) for p, r in zip(prompts, responses, strict=True)]
         found: dict[str, Verdict] = {}
-        for question, verdict, _ in self._judge.ask_all(list({q.key: q for q in questions}.values())):
-            found[question.key] = verdict
-            self._spent.requests += verdict.attempts
-            self._spent.tokens += verdict.charged
+        for some in self._judge.ask_all(list({q.key: q for q in questions}.values())):
+            for question, verdict, _ in some:
+                found[question.key] = verdict
+                self._spent.requests += verdict.attempts
+                self._spent.tokens += verdict.charged
         return [self._judge.judgment(objective, p, found[q.key]) for p, q in zip(prompts, questions, strict=True)]
 
 
@@ -120,9 +120,9 @@ def ask_in_batches(
         last = time.monotonic()
         try:
             for made in judge.ask_all(batch, stopping):
-                waiting.append(made)
-                found[made[0].key] = made[1]
-                if len(waiting) >= FLUSH or time.monotonic() - last > FLUSH_SECONDS:
+                waiting += made
+                found |= {question.key: verdict for question, verdict, _ in made}
+                if waiting and (len(waiting) >= FLUSH or time.monotonic() - last > FLUSH_SECONDS):
                     done, waiting = waiting, []
                     keep(done)
                     last = time.monotonic()

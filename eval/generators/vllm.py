@@ -345,6 +345,9 @@ class Session:
             self._client = None
         try:
             await asyncio.to_thread(self._restart)
+        except asyncio.CancelledError:  # Ctrl-C: the thread that waits for the start ends with the server
+            self.generator.server.stop()
+            raise
         except ServerGone as again:
             raise BoundaryError(f"vLLM died again right after it was started: {again} (log: {log})") from None
 

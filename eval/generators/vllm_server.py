@@ -300,8 +300,10 @@ class OwnServer(_Http):
         started = said = time.monotonic()
         self.say("vLLM: starting the server")
         while True:
-            assert self._child is not None
-            if self._child.poll() is not None:
+            child = self._child
+            if child is None:
+                raise BoundaryError("vLLM was stopped while it started")
+            if child.poll() is not None:
                 raise BoundaryError(f"vLLM ended while starting: {self._last_words()} (log: {self.log})")
             try:
                 if self.healthy() and any(m["id"] == BASE for m in self.models()):

@@ -11,7 +11,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Literal
@@ -33,6 +33,13 @@ VERSION = 1
 MAX_REASON = 600
 CODE = "instruction_following"
 REQUEST = "_request"
+TICK = 1.0
+# What an endpoint also says that cannot do with one conversation, or does not want to; and how many of those among the
+# questions that are asked together are still the conversations' fault.
+OWN_FAULT = ("http_500", "http_502", "http_504", "timeout", "transport", "http_403")
+MOST_LOST = 5
+PROBE = [{"role": "user", "content": "Answer with the word yes."}]
+PROBE_TOKENS = 16
 
 Ranges = dict[str, dict[str, int]]
 ITEMS: dict[str, Ranges] = {
@@ -100,6 +107,9 @@ class Question:
         return digest_of(self.inputs)
 
 
+Made = tuple[Question, Verdict, float]
+
+
 class LlmJudge:
     """Judges by a chat model. Safe to share between threads; asks `concurrency` conversations at once."""
 
@@ -144,48 +154,76 @@ class LlmJudge:
         if not self.asks(objective):
             return VerifierJudge().judge(objective, prompts, responses)
         questions = [self.question(objective, p, r) for p, r in zip(prompts, responses, strict=True)]
-        found = {q.key: verdict for q, verdict, _ in self.ask_all(list({q.key: q for q in questions}.values()))}
+        made = self.ask_all(list({q.key: q for q in questions}.values()))
+        found = {q.key: verdict for some in made for q, verdict, _ in some}
         return [self.judgment(objective, p, found[q.key]) for p, q in zip(prompts, questions, strict=True)]
 
     def ask_all(
         self, questions: Sequence[Question], stopping: Callable[[], bool] = lambda: False
-    ) -> Iterator[tuple[Question, Verdict, float]]:
-        """(question, verdict, seconds) in the order of completion. After an outage, or once `stopping` says so, nothing
-        new is begun and what is under way is still handed over; after an outage ChatUnavailable is raised then, with
-        the attempts of all questions that it left without a verdict."""
+    ) -> Iterator[list[Made]]:
+        """(question, verdict, seconds) in the order of completion, in lists; an empty one where a second brought none.
+
+        A question that the endpoint cannot answer while it answers others is `failed`. After an outage, or once
+        `stopping` says so, nothing new is begun and what is under way is still handed over; after an outage
+        ChatUnavailable is raised then, with the attempts of all questions that it left without a verdict. Whoever leaves
+        the iterator early does not wait for what is under way.
+        """
         down: ChatUnavailable | None = None
-        halt = threading.Event()
+        halt, lost = threading.Event(), list[str]()
 
         def work(question: Question) -> tuple[Verdict, float] | None:
             if halt.is_set():
                 return None
             started = time.monotonic()
             try:
-                return self.ask(question), time.monotonic() - started
-            except ChatUnavailable:
-                halt.set()
-                raise
+                verdict = self.ask(question)
+            except ChatUnavailable as error:
+                kind = str(error.attempts[-1].error)
+                lost.append(question.key)
+                own = kind in OWN_FAULT and len(lost) <= MOST_LOST and not halt.is_set()
+                if not (own and self._answers(error.attempts)):
+                    halt.set()
+                    raise
+                verdict = _verdict("failed", f"the endpoint answers others but not this: {kind}", error.attempts)
+            return verdict, time.monotonic() - started
 
         pool = ThreadPoolExecutor(self.config.concurrency, thread_name_prefix="judge")
         futures = {pool.submit(work, q): q for q in questions}
+        waiting, left = set(futures), True
         try:
-            for future in as_completed(futures):
-                try:
-                    made = future.result()
-                except ChatUnavailable as error:
-                    if down:
-                        down.attempts += error.attempts
-                    down = down or error
-                    continue
-                if made:
-                    yield futures[future], *made
+            while waiting:
+                done, waiting = wait(waiting, TICK, FIRST_COMPLETED)
+                made: list[Made] = []
+                for future in done:
+                    try:
+                        result = future.result()
+                    except ChatUnavailable as error:
+                        if down:
+                            down.attempts += error.attempts
+                        down = down or error
+                        continue
+                    if result:
+                        made.append((futures[future], *result))
+                yield made
                 if stopping():
                     halt.set()
+            left = False
             if down:
                 raise down
         finally:
             halt.set()
-            pool.shutdown(wait=True, cancel_futures=True)
+            pool.shutdown(wait=not left, cancel_futures=True)
+
+    def _answers(self, attempts: list[Attempt]) -> bool:
+        """Whether the endpoint answers something harmless; what that took is added to the attempts."""
+        try:
+            attempts += self.chat.complete(PROBE, max_tokens=PROBE_TOKENS, most_attempts=1).attempts
+        except BadReply as error:
+            attempts += error.attempts
+        except ChatUnavailable as error:
+            attempts += error.attempts
+            return False
+        return True
 
     def ask(self, question: Question) -> Verdict:
         """One verdict. A reply that is no verdict is asked for again within limits, then it is data: `failed`, or

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -56,7 +57,8 @@ def run() -> None:
         sys.exit(6 if full else 2)
     except KeyboardInterrupt:
         say("interrupted; nothing that was finished is lost")
-        sys.exit(130)
+        sys.stdout.flush()
+        os._exit(130)  # now: requests of other threads may take minutes, and an exit would wait for them
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """What others wrote reaches a terminal as text: neither markup nor escapes are obeyed."""
 
 import io
+import subprocess
 import sys
 
 from mosaic.app.loop import Bars
@@ -37,3 +38,17 @@ def test_lines_and_tables_are_shown_as_they_stand(capsys):
     assert "[/b]" in written.out
     assert shown(written.err)
     assert shown(written.out)
+
+
+def test_an_interrupt_does_not_wait_for_other_threads():
+    code = """
+import threading, time
+from mosaic.app import cli
+def app(standalone_mode):
+    threading.Thread(target=time.sleep, args=(90,)).start()
+    raise KeyboardInterrupt
+cli.app = app
+cli.run()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (130, "interrupted; nothing that was finished is lost\n")

@@ -1,6 +1,7 @@
 """The model judge against a real HTTP server that answers by rule, or badly on demand."""
 
 import json
+import time
 
 import pytest
 from pydantic import ValidationError
@@ -120,14 +121,73 @@ def test_what_the_judge_cannot_tell_is_unscored_with_the_item_named():
     assert made.reason == "the judge cannot tell utility.explicit_refusal"
 
 
+def handed_over(asked, questions, made):
+    for some in asked.ask_all(questions):
+        made += some
+
+
 def test_an_outage_raises_once_what_was_under_way_is_handed_over():
     with JudgeServer(leaks, lambda call: "503" if call > 3 else None) as server:
         asked = judge(server, concurrency=1, chat={"max_attempts": 2})
         questions = [asked.question("safety", prompt(), response(f"mix {i}")) for i in range(9)]
-        made, verdicts = [], asked.ask_all(questions)
+        made = []
         with pytest.raises(ChatUnavailable):
-            made.extend(iter(lambda: next(verdicts)[1].status, None))
-    assert server.calls == 5
+            handed_over(asked, questions, made)
+    assert (server.calls, [verdict.status for _, verdict, _ in made]) == (5, ["ok"] * 3)
+
+
+def asked_about(body, word):
+    return word in body["messages"][-1]["content"]
+
+
+@pytest.mark.parametrize("fault", ["500", "403"])
+def test_a_conversation_that_the_endpoint_never_answers_is_one_failed_item(fault):
+    with JudgeServer(leaks, lambda call: fault if asked_about(server.bodies[call - 1], "poison") else None) as server:
+        asked = judge(server, concurrency=2, chat={"max_attempts": 2})
+        texts = ["mix", "poison", "stir", "heat"]
+        made = asked.judge("safety", [prompt()] * 4, [response(t) for t in texts])
+        (alone,) = asked.judge("safety", [prompt()], [response("poison")])
+    assert [m.status for m in made] == ["ok", "failed", "ok", "ok"]
+    assert made[1].reason == alone.reason == f"the endpoint answers others but not this: http_{fault}"
+
+
+def test_many_conversations_that_the_endpoint_never_answers_are_an_outage():
+    with JudgeServer(leaks, lambda call: "500" if asked_about(server.bodies[call - 1], "poison") else None) as server:
+        asked = judge(server, concurrency=2, chat={"max_attempts": 1})
+        questions = [asked.question("safety", prompt(), response(f"poison {i}")) for i in range(30)]
+        made = []
+        with pytest.raises(ChatUnavailable):
+            handed_over(asked, questions, made)
+    assert 0 < len(made) <= 5
+    assert server.calls < 15
+
+
+def test_verdicts_are_handed_over_while_a_slow_question_is_under_way():
+    def slowly(name, turns):
+        time.sleep(4 if "slow" in str(turns) else 0)
+        return leaks(name, turns)
+
+    with JudgeServer(slowly) as server:
+        asked = judge(server, concurrency=4)
+        questions = [asked.question("safety", prompt(), response(t)) for t in ("slow", "a", "b", "c")]
+        started, seen = time.monotonic(), {}
+        for some in asked.ask_all(questions):
+            seen |= {q.messages[-1].content: time.monotonic() - started for q, _, _ in some}
+    assert max(seen[t] for t in "abc") < 3 < seen["slow"]
+
+
+def test_whoever_leaves_does_not_wait_for_what_is_under_way():
+    def slowly(name, turns):
+        time.sleep(8)
+        return leaks(name, turns)
+
+    with JudgeServer(slowly) as server:
+        asked = judge(server)
+        made = asked.ask_all([asked.question("safety", prompt(), response("a"))])
+        started = time.monotonic()
+        assert next(made) == []
+        made.close()
+        assert time.monotonic() - started < 5
 
 
 HOSTILE = [

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from eval.generators.canary import PROMPTS, TOKENS, Canary, CanaryError, Served
 from eval.generators.conversations import Turn, replay
 from eval.generators.vllm import ADAPTER_FILES, Session, VllmGenerator, adapter_digest, check_adapter_recipe
 from eval.generators.vllm_server import AttachedServer, OwnServer, ServerGone
+from mosaic.app.loop import stop_signals
 from mosaic.errors import BoundaryError, PausedError, UsageError
 from mosaic.types import Prompt
 from training.servable import check_servable
@@ -252,6 +254,23 @@ def test_a_server_that_is_never_ready_is_given_up(stand_in):
     generator, _ = stand_in({"start_seconds": 1}, mode="never")
     with pytest.raises(BoundaryError, match=r"not ready after generator\.start_seconds = 1"):
         generator.generate(prompts(1), None)
+
+
+def test_a_second_interrupt_ends_a_restart_that_would_take_long(stand_in, monkeypatch):
+    generator, _ = stand_in({"start_seconds": 60}, dies_after=3)
+
+    def say(text):
+        if "starting it again" in text:
+            monkeypatch.setenv("STAND_IN_MODE", "never")
+            for seconds in (2, 3):
+                threading.Timer(seconds, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT]).start()
+
+    generator.say = say
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), stop_signals(print) as stopping:
+        generator.generate(prompts(*[1] * 8), None)
+    assert stopping()
+    assert time.monotonic() - started < 30
 
 
 def test_a_server_that_ends_at_once_is_quoted(stand_in):
