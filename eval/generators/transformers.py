@@ -51,13 +51,15 @@ class TransformersGenerator:
     @cached_property
     def _base(self) -> Any:
         import torch
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoModelForCausalLM, GenerationConfig
         from transformers.utils import logging
 
         check_model_folder(self.base_model)
         logging.disable_progress_bar()
         dtype = getattr(torch, self.config.dtype)
         model = AutoModelForCausalLM.from_pretrained(self.base_model, dtype=dtype, local_files_only=True)
+        # Of what the folder wants for decoding only its ends of turns count: a penalty on repetition is not greedy.
+        model.generation_config = GenerationConfig(eos_token_id=model.generation_config.eos_token_id)
         return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
     def _model(self, adapter: Path | None) -> Any:
@@ -122,9 +124,6 @@ class TransformersGenerator:
                 max_new_tokens=self.config.max_new_tokens,
                 eos_token_id=sorted(stops),
                 pad_token_id=tokenizer.pad_token_id,
-                temperature=None,
-                top_p=None,
-                top_k=None,
             )
         results = []
         for row in output[:, padded["input_ids"].shape[1] :].tolist():

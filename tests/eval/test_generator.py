@@ -1,5 +1,8 @@
 """The transformers generator on a tiny random model: replay, batching, adapters."""
 
+import json
+import shutil
+
 import pytest
 
 from eval.generator import TransformersGeneratorConfig
@@ -23,6 +26,15 @@ CHATS = [("how do i store the bread ?",), ("hello", "the old bridge"), ("a", "b"
 def test_answers_do_not_depend_on_batching(tiny_model, generator):
     single = TransformersGenerator(tiny_model, TransformersGeneratorConfig(batch_size=1, max_new_tokens=8))
     assert generator.generate(prompts(*CHATS), None) == single.generate(prompts(*CHATS), None)
+
+
+def test_what_a_folder_wants_for_decoding_changes_no_answer(tiny_model, generator, tmp_path):
+    shutil.copytree(tiny_model, tmp_path / "base")
+    path = tmp_path / "base" / "generation_config.json"
+    wanted = {"repetition_penalty": 1.8, "no_repeat_ngram_size": 2, "min_new_tokens": 8, "do_sample": True, "top_k": 3}
+    path.write_text(json.dumps({**(json.loads(path.read_text()) if path.exists() else {}), **wanted}))
+    other = TransformersGenerator(tmp_path / "base", generator.config)
+    assert other.generate(prompts(*CHATS), None) == generator.generate(prompts(*CHATS), None)
 
 
 def test_call_k_sees_k_user_turns_and_its_own_earlier_answers(generator, monkeypatch):
