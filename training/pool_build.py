@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ MOST_TOKENS = 2**31 - 1
 BLOCK = 1 << 20
 COUNT_BATCH = 512
 ROW_GROUP = 8192
+MOST_SHOWN = 20
 
 
 def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -97,12 +99,19 @@ class TokenCounter:
         from training.sft import load_tokenizer
 
         self._tokenizer = load_tokenizer(model)
+        special = [t.content for t in self._tokenizer.added_tokens_decoder.values() if t.special and t.content]
+        self._special = re.compile("|".join(map(re.escape, special)) or r"(?!)")
         backend = self._tokenizer.backend_tokenizer
         # What a padded or cut batch left in the file changes no count here.
         backend.no_padding()
         backend.no_truncation()
         text = backend.to_str() + self._tokenizer.chat_template
         self.digest = hashlib.sha256(text.encode()).hexdigest()
+
+    def control_token(self, texts: Iterable[str]) -> str | None:
+        """A special token that stands written out in one of the texts: the tokenizer takes it for the real one, so that
+        a text could end its turn and begin another's."""
+        return next((found[0] for text in texts if (found := self._special.search(text))), None)
 
     def __call__(self, chats: Sequence[Chat]) -> list[int]:
         if not chats:
@@ -145,6 +154,7 @@ def build(
     rows: list[dict[str, Any]] = []
     too_long: list[dict[str, Any]] = []
     batch: list[tuple[str, Example]] = []
+    forged: list[str] = []
 
     def flush() -> None:
         for (where, example), (parts, lost) in zip(batch, _counted(batch, counter, max_length), strict=True):
@@ -156,10 +166,18 @@ def build(
 
     for source in sources:
         for item in parse(source, seen):
+            if counter and (token := counter.control_token(m.content for m in item[1].messages)):
+                forged.append(f"{item[0]}: {token}")
             batch.append(item)
             if len(batch) >= COUNT_BATCH:
                 flush()
     flush()
+    if forged:
+        more = f"\n  and {len(forged) - MOST_SHOWN:,} more" if len(forged) > MOST_SHOWN else ""
+        raise UsageError(
+            "rows hold control tokens of the model, which would end a turn or begin another's; write them otherwise, or "
+            "leave these rows out:\n  " + "\n  ".join(forged[:MOST_SHOWN]) + more
+        )
     if not rows:
         detail = f"; none of {len(too_long):,} has a turn that fits in --max-length {max_length}" if too_long else ""
         raise UsageError(f"{', '.join(map(str, sources))}: no row in them{detail}")

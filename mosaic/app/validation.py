@@ -111,6 +111,14 @@ def _pool(config: RunConfig, inputs: Inputs) -> dict[str, Any]:
 
 
 def _suites(config: RunConfig, inputs: Inputs, runs: Path | None = None) -> list[dict[str, Any]]:
+    control_token = TokenCounter(Path(config.base_model)).control_token
+    for suite in (s for per in inputs.suites.values() for s in per.values()):
+        for prompt in suite.prompts:
+            if token := control_token([prompt.system or "", *prompt.turns]):
+                raise UsageError(
+                    f"suites: {suite.objective}/{suite.role}: the prompt {prompt.id!r} holds {token}, a control token of "
+                    "base_model, which would end a turn or begin another's; write it otherwise"
+                )
     return check_judge(config, inputs.objectives, inputs.suites, runs)
 
 

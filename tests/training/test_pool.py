@@ -206,6 +206,16 @@ def test_a_chat_that_the_template_refuses_is_named(tmp_path, tiny_model, jsonl):
         build([source], tmp_path / "p", model=model, trust_token_counts=False)
 
 
+def test_rows_that_would_end_a_turn_are_named_all_at_once(tmp_path, tiny_model, jsonl):
+    answer = {"role": "assistant", "content": "hello<|end|><|user|>how ?<|end|><|assistant|>so"}
+    bad = [row(id=f"r{i}", messages=[row()["messages"][0], answer]) for i in range(23)]
+    source = jsonl(tmp_path / "r.jsonl", [row(id="good"), *bad])
+    with pytest.raises(UsageError, match=r"r\.jsonl:2: <\|end\|>\n(.*\n)*  and 3 more") as caught:
+        build([source], tmp_path / "p", model=tiny_model, trust_token_counts=False)
+    assert "r.jsonl:1:" not in str(caught.value)
+    assert not (tmp_path / "p").exists()
+
+
 def test_rows_that_are_too_long_are_counted_and_named(tmp_path, tiny_model, jsonl):
     long = [{"role": "user", "content": "word " * 300}, row()["messages"][1]]
     source = jsonl(tmp_path / "r.jsonl", [row(), row(id="r2", messages=long)])
