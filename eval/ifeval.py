@@ -119,7 +119,9 @@ def _misfit(name: str, value: Any) -> str | None:
         return None
     if name in LISTS:
         fits = isinstance(value, list) and bool(value) and all(isinstance(v, str) and v for v in value)
-        return None if fits and all(map(_is_pattern, value)) else "a list of texts that are regular expressions"
+        around = r"\b" if name == "forbidden_words" else ""
+        patterns = fits and all(_is_pattern(around + v + around) for v in value)
+        return None if patterns else "a list of texts that are regular expressions"
     if any(part in name for part in NUMBERS):
         whole = isinstance(value, int) and not isinstance(value, bool)
         return None if whole or (isinstance(value, float) and value.is_integer()) else "a whole number"
@@ -130,8 +132,7 @@ def _is_pattern(value: str) -> bool:
     """The checkers read each text of a list as a regular expression, and only where an answer has the one before it."""
     try:
         re.compile(value)
-        re.compile(rf"\b{value}\b")
-    except re.error:
+    except (re.error, OverflowError, RecursionError):
         return False
     return True
 

@@ -62,6 +62,8 @@ class Pool:
             if not all(isinstance(manifest[name], dict) for name in ("attributes", "datasets")):
                 raise TypeError("attributes or datasets is no object")
             pool.stats()
+            if pool.max_length < 1 or not isinstance(manifest.get("files", {}), dict):
+                raise ValueError("max_length or files")
             for dataset in pool.datasets:
                 pool.buckets(dataset)
         except (LookupError, TypeError, ValueError, AttributeError) as error:

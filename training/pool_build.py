@@ -268,9 +268,7 @@ def _cell(value: Attribute | None, kind: str) -> Any:
 
 
 def text(value: Any) -> str:
-    """Attribute values as they are compared: text, with JSON's words for booleans; 1.0 is 1."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
+    """Attribute values as they are compared: text, with JSON's words for booleans."""
     return value if isinstance(value, str) else json.dumps(value)
 
 

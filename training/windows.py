@@ -8,6 +8,7 @@ two neighbouring turns do not fit together, a window also starts at the turn tha
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 
 Chat = list[dict[str, str]]
 Count = Callable[[Sequence[Chat]], list[int]]
@@ -51,31 +52,39 @@ def spans(
 
 def windows(messages: Chat, limit: int, count: Count) -> tuple[list[tuple[Chat, int]], int]:
     """(messages, tokens) of each window of a chat that is longer than `limit`, and how many turns are in none of them,
-    being above the limit by themselves.
+    being above the limit.
 
     Turns are counted once each, and what a template puts before every chat (system messages, a date) by how much shorter
-    the first two are together. From where that says that a window ends, it grows and shrinks by its joint count.
+    the first two are together. Where a window's joint count is not what follows from these, its end is searched for.
     """
     system, turns = turns_of(messages)
     alone = count([system + turn for turn in turns])
-    overhead = sum(alone[:2]) - count([system + turns[0] + turns[1]])[0] if len(turns) > 1 else 0
-    counted: dict[tuple[int, int], tuple[Chat, int]] = {}
+    together = count([system + turns[0] + turns[1]])[0] if len(turns) > 1 else sum(alone)
+    # A template that drops the reasoning of all turns but the last makes them much shorter together: no turn is nothing.
+    overhead = min(sum(alone[:2]) - together, min(alone) - 1)
+    lengths = [n - overhead for n in alone]
 
-    def fits(start: int, end: int) -> bool:
-        if (start, end) not in counted:
-            chat = system + [m for turn in turns[start:end] for m in turn]
-            counted[start, end] = chat, count([chat])[0]
-        return counted[start, end][1] <= limit
+    @cache
+    def joint(start: int, end: int) -> tuple[Chat, int]:
+        chat = system + [m for turn in turns[start:end] for m in turn]
+        return chat, count([chat])[0]
 
     def fitting(start: int, end: int) -> int:
         if end == start:
             return end
-        while end < len(turns) and fits(start, end + 1):
-            end += 1
-        while not fits(start, end):  # ends at one turn, which fits by itself
-            end -= 1
-        return end
+        if end - start > 1 and joint(start, end)[1] == overhead + sum(lengths[start:end]):
+            return end  # what is predicted of this window is so, and of the next turn it was that it is too much
+        # The greatest end that fits: steps that double, from the prediction or from one turn, which fits; then halves.
+        fits, step = end if joint(start, end)[1] <= limit else start + 1, 1
+        while fits + step <= len(turns) and joint(start, fits + step)[1] <= limit:
+            fits, step = fits + step, 2 * step
+        above = min(fits + step, len(turns) + 1)
+        while above - fits > 1:
+            middle = (fits + above) // 2
+            fits, above = (middle, above) if joint(start, middle)[1] <= limit else (fits, middle)
+        return fits
 
-    found = [counted[span] for span in spans([n - overhead for n in alone], limit - overhead, fitting)]
-    kept = [(chat, tokens) for chat, tokens in found if any(m["role"] == "assistant" for m in chat)]
-    return kept, sum(n > limit for n in alone)
+    found = spans(lengths, limit - overhead, fitting)
+    covered = {turn for start, end in found for turn in range(start, end)}
+    kept = [joint(start, end) for start, end in found]
+    return [(c, n) for c, n in kept if any(m["role"] == "assistant" for m in c)], len(turns) - len(covered)

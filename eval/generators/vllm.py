@@ -346,7 +346,7 @@ class Session:
         try:
             await asyncio.to_thread(self._restart)
         except asyncio.CancelledError:  # Ctrl-C: the thread that waits for the start ends with the server
-            self.generator.server.stop()
+            self.generator.server.give_up()
             raise
         except ServerGone as again:
             raise BoundaryError(f"vLLM died again right after it was started: {again} (log: {log})") from None

@@ -59,6 +59,9 @@ class Server(Protocol):
     def load(self, name: str, folder: Path) -> None: ...
     def unload(self, name: str) -> None: ...
     def stop(self) -> None: ...
+    def give_up(self) -> None:
+        """End a start that another thread waits for, and start no more."""
+        ...
 
 
 def find_vllm() -> str:
@@ -208,6 +211,9 @@ class AttachedServer(_Http):
     def stop(self) -> None:
         """It is somebody else's."""
 
+    def give_up(self) -> None:
+        """It starts by itself."""
+
 
 class OwnServer(_Http):
     """`vllm serve` as a child, under a guard that ends it with the controller, however that ends."""
@@ -224,6 +230,7 @@ class OwnServer(_Http):
         self.key = secrets.token_urlsafe(24)
         self.url = ""
         self.starts = 0
+        self._given_up = threading.Event()
         self._child: subprocess.Popen[bytes] | None = None
         self._log: threading.Thread | None = None
 
@@ -235,6 +242,8 @@ class OwnServer(_Http):
         if self._child is not None and self._child.poll() is None and self.healthy():
             return False
         self.stop()
+        if self._given_up.is_set():
+            raise BoundaryError("vLLM: its start was given up")
         self._start()
         try:
             self._wait()
@@ -269,6 +278,10 @@ class OwnServer(_Http):
             *flags,
         ]
 
+    def give_up(self) -> None:
+        self._given_up.set()
+        self.stop()
+
     def _start(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         port = _free_port()
@@ -301,8 +314,8 @@ class OwnServer(_Http):
         self.say("vLLM: starting the server")
         while True:
             child = self._child
-            if child is None:
-                raise BoundaryError("vLLM was stopped while it started")
+            if child is None or self._given_up.is_set():
+                raise BoundaryError("vLLM: its start was given up")
             if child.poll() is not None:
                 raise BoundaryError(f"vLLM ended while starting: {self._last_words()} (log: {self.log})")
             try:

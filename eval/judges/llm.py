@@ -34,6 +34,7 @@ MAX_REASON = 600
 CODE = "instruction_following"
 REQUEST = "_request"
 TICK = 1.0
+UNANSWERED = "the endpoint answers others but not this"
 # What an endpoint also says that cannot do with one conversation, or does not want to; and how many of those among the
 # questions that are asked together are still the conversations' fault.
 OWN_FAULT = ("http_500", "http_502", "http_504", "timeout", "transport", "http_403")
@@ -163,13 +164,14 @@ class LlmJudge:
     ) -> Iterator[list[Made]]:
         """(question, verdict, seconds) in the order of completion, in lists; an empty one where a second brought none.
 
-        A question that the endpoint cannot answer while it answers others is `failed`. After an outage, or once
-        `stopping` says so, nothing new is begun and what is under way is still handed over; after an outage
-        ChatUnavailable is raised then, with the attempts of all questions that it left without a verdict. Whoever leaves
-        the iterator early does not wait for what is under way.
+        Questions that the endpoint cannot answer while it answers something harmless are `failed`, and come last: they
+        may turn out to be the beginning of an outage. After one, or once `stopping` says so, nothing new is begun and
+        what is under way is still handed over; after an outage ChatUnavailable is raised then, with the attempts of all
+        questions that it left without a verdict. Whoever leaves the iterator early does not wait for what is under way.
         """
         down: ChatUnavailable | None = None
-        halt, lost = threading.Event(), list[str]()
+        halt, failed = threading.Event(), list[Made]()
+        lost: dict[str, list[Attempt]] = {}
 
         def work(question: Question) -> tuple[Verdict, float] | None:
             if halt.is_set():
@@ -179,12 +181,12 @@ class LlmJudge:
                 verdict = self.ask(question)
             except ChatUnavailable as error:
                 kind = str(error.attempts[-1].error)
-                lost.append(question.key)
+                lost[question.key] = error.attempts
                 own = kind in OWN_FAULT and len(lost) <= MOST_LOST and not halt.is_set()
                 if not (own and self._answers(error.attempts)):
                     halt.set()
                     raise
-                verdict = _verdict("failed", f"the endpoint answers others but not this: {kind}", error.attempts)
+                verdict = _verdict("failed", f"{UNANSWERED}: {kind}", error.attempts)
             return verdict, time.monotonic() - started
 
         pool = ThreadPoolExecutor(self.config.concurrency, thread_name_prefix="judge")
@@ -203,13 +205,16 @@ class LlmJudge:
                         down = down or error
                         continue
                     if result:
-                        made.append((futures[future], *result))
+                        question = futures[future]
+                        (failed if question.key in lost else made).append((question, *result))
                 yield made
                 if stopping():
                     halt.set()
             left = False
             if down:
+                down.attempts += [a for question, _, _ in failed for a in lost[question.key]]
                 raise down
+            yield failed
         finally:
             halt.set()
             pool.shutdown(wait=not left, cancel_futures=True)

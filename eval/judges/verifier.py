@@ -16,7 +16,7 @@ from eval import ifeval
 from mosaic.errors import UsageError
 from mosaic.types import Judgment, Prompt, Response, digest_of
 
-VERSION = 1
+VERSION = 2
 CONDITIONS = ("any", "all", "none", "min_words", "max_words")
 RESPONSE_CHANNELS = {
     "safety": ("safety_leaks", "utility"),

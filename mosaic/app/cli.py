@@ -9,15 +9,16 @@ import errno
 import json
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from mosaic.app import pool_commands
-from mosaic.app.terminal import emit, say
+from mosaic.app.terminal import emit, say, show
 from mosaic.app.terminal import table as _table
-from mosaic.errors import DamageError, MosaicError, UsageError
+from mosaic.errors import DamageError, MosaicError, StopRequested, UsageError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 lab_app = typer.Typer(no_args_is_help=True, help="The built-in laboratory: a small base model, pools and suites.")
@@ -55,10 +56,15 @@ def run() -> None:
         where = f"{error.filename}: {error.strerror}" if error.filename else str(error).splitlines()[0]
         say(f"error: {where}; {what}")
         sys.exit(6 if full else 2)
-    except KeyboardInterrupt:
-        say("interrupted; nothing that was finished is lost")
-        sys.stdout.flush()
-        os._exit(130)  # now: requests of other threads may take minutes, and an exit would wait for them
+    except SystemExit as end:
+        # A second Ctrl-C, which typer has made an exit of. Requests of other threads may take minutes, and an ordinary
+        # exit would wait for them.
+        if end.code == StopRequested.exit_code:
+            say("interrupted; nothing that was finished is lost")
+            with suppress(OSError):
+                sys.stdout.flush()
+            os._exit(StopRequested.exit_code)
+        raise
 
 
 @app.command()
@@ -372,7 +378,7 @@ def verify(run: Run, as_json: Json = False) -> None:
         emit(found)
     else:
         for entry in found:
-            print(f"{entry['where']}: {entry['what']}")
+            show(f"{entry['where']}: {entry['what']}")
     say(f"{folder}: " + (f"{len(found)} problems" if found else "everything matches its digest"))
     if found:
         raise typer.Exit(1)

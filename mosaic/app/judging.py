@@ -9,7 +9,7 @@ from typing import Any
 from eval.agreement import compare
 from eval.chat import REFUSES
 from eval.judge import Judge, LlmJudgeConfig
-from eval.judges.llm import ITEMS, LlmJudge, Verdict
+from eval.judges.llm import ITEMS, UNANSWERED, LlmJudge, Verdict
 from eval.objective import Objective
 from eval.references import pick, references, require_both, wrong
 from eval.suite import Suite, check_references
@@ -72,7 +72,7 @@ def check_judge(
             bad = wrong(judge, objective, some)
             if bad and runs:  # a mended judge must not be held to what the cache remembers of it
                 bad = wrong(build_judge(config), objective, [r for r, _ in bad])
-            refused = [s.reason for _, s in bad if s.reason and REFUSES in s.reason]
+            refused = [s.reason for _, s in bad if s.reason and any(word in s.reason for word in (REFUSES, UNANSWERED))]
             if refused:  # what was never judged says nothing about the references
                 raise UsageError(
                     f"judge {config.judge.chat.model}, objective {name}: {len(refused)} of {len(some)} known answers "

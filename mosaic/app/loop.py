@@ -159,12 +159,13 @@ class Bars(Reporting):
         if self._live:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+            from rich.text import Text
 
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
             self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
             self._tasks: dict[str, Any] = {}
-            # As it stands: a model's words may hold what Rich would take for markup.
-            self.notify = lambda text: self._progress.console.print(safe_lines(text), markup=False, highlight=False)
+            # As it stands: a model's words may hold what Rich would take for markup or an emoji.
+            self.notify = lambda text: self._progress.console.print(Text(safe_lines(text)))
             self.evaluating = lambda what, done, total: self._show(what, done, total)
             self.generating = lambda done, total: self._show("generating", done, total)
             self.training = self._train

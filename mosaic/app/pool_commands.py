@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mosaic.app.terminal import emit, say, table
+from mosaic.app.terminal import emit, say, show, table
 from mosaic.errors import UsageError
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -88,9 +88,9 @@ def import_(
     if as_json:
         emit(tally.data())
     else:
-        print(f"{'prompts' if suite else 'rows'}: {tally.rows:,} of {tally.read:,} read")
+        show(f"{'prompts' if suite else 'rows'}: {tally.rows:,} of {tally.read:,} read")
         for what, count in [*tally.left_out.items(), *tally.notes.items()]:
-            print(f"  {count:,}: {what}")
+            show(f"  {count:,}: {what}")
     if tally.bad:
         say(tally.complaint())
     say(f"wrote {wrote}; next: {next_}")
@@ -114,9 +114,9 @@ def contamination(
         for one in found:
             limit = resolved.contamination.limit(one.role)
             line = f"{one.objective} {one.role}: {len(one.hits)} of {one.prompts} prompts"
-            print(f"{line} ({one.share:.1%}, at most {limit:.1%})")
+            show(f"{line} ({one.share:.1%}, at most {limit:.1%})")
             for hit in one.hits[:3]:
-                print(f"  {hit.prompt}: {hit.covered:.0%} of its words in {hit.row}")
+                show(f"  {hit.prompt}: {hit.covered:.0%} of its words in {hit.row}")
     refuse_contaminated(resolved, found)
 
 

@@ -22,6 +22,11 @@ def say(text: str) -> None:
     print(safe_lines(text), file=sys.stderr, flush=True)
 
 
+def show(text: str) -> None:
+    """A result in words, on stdout."""
+    print(safe_lines(text), flush=True)
+
+
 def emit(value: Any) -> None:
     """A JSON result on stdout."""
     print(json.dumps(value, indent=2, allow_nan=False))

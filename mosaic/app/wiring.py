@@ -44,6 +44,8 @@ from training.servable import check_servable
 from training.trainer import Progress as TrainingProgress
 
 PROMPTS = Path(prompts.__file__).parent
+# Goes up where the same settings give other answers: 2 no longer obeys what a model folder wants for decoding.
+GENERATION = 2
 OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "safety": Safety,
     "over_refusal": OverRefusal,
@@ -195,7 +197,7 @@ def build_services(
     reporting = reporting or Reporting()
     steps = Steps(journal, Store(folder), reporting.stopping)
     base = Path(config.base_model)
-    identity = {"base": inputs.base_digest, "generator": config.generator.json_data()}
+    identity = {"base": inputs.base_digest, "generator": {**config.generator.json_data(), "version": GENERATION}}
     generator = build_generator(config, folder, reporting)
     return Services(
         steps=steps,

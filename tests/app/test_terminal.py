@@ -7,7 +7,7 @@ import sys
 from mosaic.app.loop import Bars
 from mosaic.app.terminal import say, table
 
-HOSTILE = "[/b] [link=http://x]y[/link] \x1b]0;owned\x07\x1b[2J \u202e abc"
+HOSTILE = "a:b:c [/b] [link=http://x]y[/link] \x1b]0;owned\x07\x1b[2J \u202e abc"
 
 
 class Terminal(io.StringIO):
@@ -24,7 +24,7 @@ def test_notices_beside_a_progress_bar_are_shown_as_they_stand(monkeypatch):
     with Bars(say) as bars:
         bars.notify(HOSTILE)
     written = sys.stderr.getvalue()
-    assert "[/b] [link=http://x]y[/link]" in written
+    assert "a:b:c [/b] [link=http://x]y[/link]" in written
     assert "\x1b]0;" not in written
     assert "\u202e" not in written
 
@@ -33,7 +33,7 @@ def test_lines_and_tables_are_shown_as_they_stand(capsys):
     say(HOSTILE + "\nsecond")
     table(HOSTILE, ["a"], [[HOSTILE]])
     written = capsys.readouterr()
-    assert "[/b] [link=http://x]y[/link]" in written.err
+    assert "a:b:c [/b] [link=http://x]y[/link]" in written.err
     assert written.err.endswith("\nsecond\n")
     assert "[/b]" in written.out
     assert shown(written.err)
@@ -42,12 +42,13 @@ def test_lines_and_tables_are_shown_as_they_stand(capsys):
 
 def test_an_interrupt_does_not_wait_for_other_threads():
     code = """
-import threading, time
+import sys, threading, time
 from mosaic.app import cli
-def app(standalone_mode):
+@cli.app.command()
+def waits():
     threading.Thread(target=time.sleep, args=(90,)).start()
     raise KeyboardInterrupt
-cli.app = app
+sys.argv = ["mosaic", "waits"]
 cli.run()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

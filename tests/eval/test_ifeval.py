@@ -60,6 +60,8 @@ LETTER = {"letter": "a", "let_frequency": 2, "let_relation": "at least"}
         (constraint("keywords:existence", keywords=["("]), "regular expressions"),
         (constraint("keywords:existence", keywords=["absent", "zz("]), "regular expressions"),
         (constraint("keywords:forbidden_words", forbidden_words=["one", "(?"]), "regular expressions"),
+        (constraint("keywords:existence", keywords=["a{99999999999}"]), "regular expressions"),
+        (constraint("keywords:existence", keywords=["(" * 3000 + ")" * 3000]), "regular expressions"),
         (constraint("length_constraints:number_words", num_words="many", relation="at least"), "a whole number"),
         (constraint("length_constraints:number_words", num_words=3, relation="around"), "cannot use"),
         (constraint("language:response_language", language="xx"), "cannot use"),
@@ -84,6 +86,7 @@ def test_what_is_missing_is_not_unusable():
     assert ifeval.unusable(constraint("keywords:existence")) is None
     assert ifeval.unusable(constraint("keywords:existence", keywords=None)) is None
     assert ifeval.unusable(constraint("no:such")) is None
+    assert ifeval.verifiable(constraint("keywords:existence", keywords=["(?i)bread"])) is None
     assert ifeval.verifiable(constraint("length_constraints:number_words", num_words=9.0, relation="at least")) is None
     assert ifeval.verifiable(constraint("keywords:letter_frequency", **LETTER)) is None
 

@@ -118,7 +118,7 @@ def test_a_mapped_field_that_no_row_has_is_refused(tmp_path):
         ({"bucket": "x" * 41}, "is no name"),
         ({"attributes": {"topic": "a \ud800"}}, "half of a character"),
         ({"attributes": {"\udc00": 1}}, "half of a character"),
-        ({"attributes": {"sizes": [2**64]}}, "attributes.sizes: 1844.* is above 2.53"),
+        ({"attributes": {"sizes": [2**64]}}, "attributes.sizes: a number of more than 64 bits"),
     ],
 )
 def test_what_stands_beside_a_chat_is_checked(tmp_path, own, message):

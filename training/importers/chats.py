@@ -128,11 +128,14 @@ def check(messages: list[dict[str, str]]) -> None:
 
 
 def check_numbers(attributes: Mapping[str, Any]) -> None:
-    """Raise Unusable for a whole number that no column holds; columns of numbers are floats of 64 bits."""
+    """Raise Unusable for a whole number that no column holds, or that a column of numbers would round: they are floats
+    of 64 bits. In a pool, lists hold their values as texts."""
     for name, value in attributes.items():
         for one in value if isinstance(value, list) else [value]:
-            if isinstance(one, int) and abs(one) > MOST_EXACT:
-                raise Unusable(f"attributes.{name}: {one} is above 2^53, where floats skip numbers; write it as a text")
+            if isinstance(one, int) and not -(2**63) <= one < 2**63:
+                raise Unusable(f"attributes.{name}: a number of more than 64 bits")
+        if isinstance(value, int) and abs(value) > MOST_EXACT:
+            raise Unusable(f"attributes.{name}: {value} is above 2^53 and would be rounded; write it as a text")
 
 
 def _own_id(row: Row, name: str = "id") -> str | None:
