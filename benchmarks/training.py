@@ -36,8 +36,24 @@ def _lab_set(folder: Path, tokens: int) -> tuple[Any, Path, list[int]]:
     return config, path, pool.column("n_tokens")[curated.indices].tolist()
 
 
+def _packed(lengths: list[int], max_length: int, batch_size: int) -> tuple[float, float]:
+    """Real tokens over the positions of TRL's packed batches, which are one sequence each, and over packed rows of full
+    length."""
+    from datasets import Dataset
+    from datasets.utils.logging import disable_progress_bar
+    from trl.data_utils import pack_dataset
+    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+    disable_progress_bar()
+    rows = pack_dataset(Dataset.from_dict({"input_ids": [[1] * n for n in lengths]}), max_length, "bfd").to_list()
+    collator = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)
+    batches = [collator(rows[i : i + batch_size]) for i in range(0, len(rows), batch_size)]
+    tokens = sum(lengths)
+    return tokens / sum(b["input_ids"].numel() for b in batches), tokens / (len(rows) * max_length)
+
+
 def packing(quick: bool) -> list[dict[str, Any]]:
-    """Real tokens over token positions, batched by length; packing is TRL's and off on CPU."""
+    """Real tokens over token positions: batched by length as on CPU, and packed by TRL as where packing is on."""
     with tempfile.TemporaryDirectory() as folder:
         config, _, lengths = _lab_set(Path(folder), 10_000)
     chats = np.clip(np.random.default_rng(0).lognormal(5.5, 0.9, 2_000 if quick else 20_000), 8, 4096).astype(int)
@@ -54,6 +70,16 @@ def packing(quick: bool) -> list[dict[str, Any]]:
             "share",
             at_least=0.95,
         ),
+        *_packed_figures("the laboratory", lengths, config.training.max_length),
+        *_packed_figures("log-normal chats", chats.tolist(), 4096),
+    ]
+
+
+def _packed_figures(what: str, lengths: list[int], max_length: int) -> list[dict[str, Any]]:
+    positions, rows = _packed(lengths, max_length, 4)
+    return [
+        figure(f"real tokens over positions, {what}, packed", positions, "share", at_least=0.98),
+        figure(f"tokens over packed rows of {max_length}, {what}", rows, "share"),
     ]
 
 
