@@ -132,7 +132,7 @@ def _is_pattern(value: str) -> bool:
     """The checkers read each text of a list as a regular expression, and only where an answer has the one before it."""
     try:
         re.compile(value)
-    except (re.error, OverflowError, RecursionError):
+    except (re.error, ValueError, OverflowError, RecursionError):
         return False
     return True
 

@@ -66,7 +66,7 @@ class Pool:
                 raise ValueError("max_length or files")
             for dataset in pool.datasets:
                 pool.buckets(dataset)
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             detail = f"{type(error).__name__}: {str(error).splitlines()[0]}"
             raise UsageError(f"pool {path}: its {MANIFEST} is damaged ({detail}); build the pool again") from None
         return pool

@@ -164,8 +164,8 @@ class LlmJudge:
     ) -> Iterator[list[Made]]:
         """(question, verdict, seconds) in the order of completion, in lists; an empty one where a second brought none.
 
-        Questions that the endpoint cannot answer while it answers something harmless are `failed`, and come last: they
-        may turn out to be the beginning of an outage. After one, or once `stopping` says so, nothing new is begun and
+        Questions that the endpoint cannot answer while it answers something harmless are `failed`. They are held back until
+        another is answered: they may be the beginning of an outage. After one, or once `stopping` says so, nothing new is begun and
         what is under way is still handed over; after an outage ChatUnavailable is raised then, with the attempts of all
         questions that it left without a verdict. Whoever leaves the iterator early does not wait for what is under way.
         """
@@ -207,6 +207,8 @@ class LlmJudge:
                     if result:
                         question = futures[future]
                         (failed if question.key in lost else made).append((question, *result))
+                if made:  # others are answered, so that it is these conversations
+                    made, failed = made + failed, []
                 yield made
                 if stopping():
                     halt.set()

@@ -60,8 +60,8 @@ def run() -> None:
         # A second Ctrl-C, which typer has made an exit of. Requests of other threads may take minutes, and an ordinary
         # exit would wait for them.
         if end.code == StopRequested.exit_code:
-            say("interrupted; nothing that was finished is lost")
-            with suppress(OSError):
+            with suppress(OSError):  # whoever read this may be gone
+                say("interrupted; nothing that was finished is lost")
                 sys.stdout.flush()
             os._exit(StopRequested.exit_code)
         raise

@@ -61,6 +61,7 @@ LETTER = {"letter": "a", "let_frequency": 2, "let_relation": "at least"}
         (constraint("keywords:existence", keywords=["absent", "zz("]), "regular expressions"),
         (constraint("keywords:forbidden_words", forbidden_words=["one", "(?"]), "regular expressions"),
         (constraint("keywords:existence", keywords=["a{99999999999}"]), "regular expressions"),
+        (constraint("keywords:existence", keywords=["(?a)(?u)x"]), "regular expressions"),
         (constraint("keywords:existence", keywords=["(" * 3000 + ")" * 3000]), "regular expressions"),
         (constraint("length_constraints:number_words", num_words="many", relation="at least"), "a whole number"),
         (constraint("length_constraints:number_words", num_words=3, relation="around"), "cannot use"),

@@ -1,5 +1,6 @@
 """The model judge against a real HTTP server that answers by rule, or badly on demand."""
 
+import contextlib
 import json
 import time
 
@@ -160,6 +161,18 @@ def test_many_conversations_that_the_endpoint_never_answers_are_an_outage():
             handed_over(asked, questions, made)
     assert made == []  # none of them is held against its conversation
     assert len(caught.value.attempts) == server.calls < 15
+
+
+def test_a_batch_with_more_of_them_is_done_after_some_resumes():
+    with JudgeServer(leaks, lambda call: "403" if asked_about(server.bodies[call - 1], "poison") else None) as server:
+        asked = judge(server, concurrency=2, chat={"max_attempts": 1})
+        texts = [f"poison {i}" if i % 5 == 4 else f"mix {i}" for i in range(40)]
+        questions = [asked.question("safety", prompt(), response(t)) for t in texts]
+        made = []
+        for _ in range(4):
+            with contextlib.suppress(ChatUnavailable):
+                handed_over(asked, [q for q in questions if q.key not in {k.key for k, _, _ in made}], made)
+    assert sorted(v.status for _, v, _ in made) == ["failed"] * 8 + ["ok"] * 32
 
 
 def test_verdicts_are_handed_over_while_a_slow_question_is_under_way():

@@ -273,6 +273,19 @@ def test_a_second_interrupt_ends_a_restart_that_would_take_long(stand_in, monkey
     assert time.monotonic() - started < 30
 
 
+def test_a_server_that_was_given_up_is_not_started_again(stand_in, monkeypatch):
+    generator, _ = stand_in(mode="never")
+    server = generator.server
+    start = OwnServer._start
+    monkeypatch.setattr(OwnServer, "_start", lambda self: (self.give_up(), start(self)))
+    started = time.monotonic()
+    for _ in range(2):  # given up while it starts, and before it starts
+        with pytest.raises(BoundaryError, match="given up"):
+            server.ready()
+    assert server.starts == 1
+    assert time.monotonic() - started < 15
+
+
 def test_a_server_that_ends_at_once_is_quoted(stand_in):
     generator, _ = stand_in(mode="broken")
     with pytest.raises(BoundaryError, match="this model has no head"):
