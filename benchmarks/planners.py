@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import statistics
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -188,10 +188,6 @@ def planners(quick: bool) -> Rows:
     return rows
 
 
-def _means(of: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {o: statistics.fmean(m[o] for m in of) for o in TARGETS}
-
-
 def landscape(quick: bool) -> Rows:
     """Single mixtures on the default laboratory: static, random draws, and a long search for the best."""
     world = World(load_config("lab"), Path("runs/landscape"))
@@ -221,9 +217,10 @@ def landscape(quick: bool) -> Rows:
         figure("random over best", mean / best[0].volume, "ratio", at_most=0.85),
     ]
     rows += [figure(f"audit {o} of the best mixture", audited[o], "1-5", at_least=t) for o, t in TARGETS.items()]
+    random = [world.measure(*point, role="audit").means for _, point in drawn]
     naive = {
         "static": world.measure(world.ratios, world.buckets, role="audit").means,
-        "random, in the mean": _means([world.measure(*point, role="audit").means for _, point in drawn]),
+        "random, in the mean": {o: statistics.fmean(m[o] for m in random) for o in TARGETS},
     }
     for name, means in naive.items():
         rows += [figure(f"audit {o} of {name}", means[o], "1-5") for o in TARGETS]

@@ -33,6 +33,10 @@ class _Drawn(Exception):
     """The library asked for chance."""
 
 
+class CannotRead(ValueError):
+    """A checker broke on an answer."""
+
+
 class _NoChance:
     """Stands in for `random` in the library."""
 
@@ -190,7 +194,8 @@ def variants(response: str) -> list[str]:
 
 
 def check(constraints: Sequence[Mapping[str, Any]], response: str) -> tuple[list[bool], list[bool]]:
-    """(strict, loose) per constraint. An empty response fails. Every constraint must be verifiable (ValueError)."""
+    """(strict, loose) per constraint. An empty response fails. Every constraint must be verifiable (ValueError); CannotRead
+    where a checker breaks on this response all the same."""
     strict, loose = [], []
     for constraint in constraints:
         reason = verifiable(constraint)
@@ -199,7 +204,10 @@ def check(constraints: Sequence[Mapping[str, Any]], response: str) -> tuple[list
         checker = _instance(constraint)
 
         def passes(text: str, checker: Any = checker) -> bool:
-            return bool(text.strip()) and bool(checker.check_following(text))
+            try:
+                return bool(text.strip()) and bool(checker.check_following(text))
+            except Exception as error:  # the library's checkers raise whatever they meet in an answer
+                raise CannotRead(f"the checker cannot read this answer ({type(error).__name__}: {error})") from error
 
         strict.append(passes(response))
         loose.append(strict[-1] or any(passes(text) for text in variants(response)[1:]))

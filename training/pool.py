@@ -67,7 +67,7 @@ class Pool:
             for dataset in pool.datasets:
                 pool.buckets(dataset)
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            detail = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            detail = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
             raise UsageError(f"pool {path}: its {MANIFEST} is damaged ({detail}); build the pool again") from None
         return pool
 

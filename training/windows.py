@@ -72,8 +72,6 @@ def windows(messages: Chat, limit: int, count: Count) -> tuple[list[tuple[Chat, 
     def fitting(start: int, end: int) -> int:
         if end == start:
             return end
-        if joint(start, end)[1] <= limit and (end == len(turns) or joint(start, end + 1)[1] > limit):
-            return end
         # The greatest end that fits: steps that double, from the prediction or from one turn, which fits; then halves.
         fits, step = end if joint(start, end)[1] <= limit else start + 1, 1
         while fits + step <= len(turns) and joint(start, fits + step)[1] <= limit:

@@ -165,9 +165,10 @@ class LlmJudge:
         """(question, verdict, seconds) in the order of completion, in lists; an empty one where a second brought none.
 
         Questions that the endpoint cannot answer while it answers something harmless are `failed`. They are held back until
-        another is answered: they may be the beginning of an outage. After one, or once `stopping` says so, nothing new is begun and
-        what is under way is still handed over; after an outage ChatUnavailable is raised then, with the attempts of all
-        questions that it left without a verdict. Whoever leaves the iterator early does not wait for what is under way.
+        another is answered: they may be the beginning of an outage. After one, or once `stopping` says so, nothing new is
+        begun and what is under way is still handed over; after an outage ChatUnavailable is raised then, with the attempts
+        of all questions that it left without a verdict. Whoever leaves the iterator early does not wait for what is under
+        way.
         """
         down: ChatUnavailable | None = None
         halt, failed = threading.Event(), list[Made]()

@@ -59,8 +59,8 @@ class VerifierJudge:
             return self._failed(prompt, reasons[0])
         try:
             strict, loose = ifeval.check(prompt.constraints, response.answers[-1])
-        except Exception as error:  # a checker raises whatever it meets in an answer: the item is lost, not the run
-            return self._failed(prompt, f"the checker cannot read this answer ({type(error).__name__}: {error})")
+        except ifeval.CannotRead as error:  # the item is lost, not the run
+            return self._failed(prompt, str(error))
         ids = [str(c["id"]) for c in prompt.constraints]
         line = {"instruction_ids": ids, "strict": strict, "loose": loose}
         return Judgment(id=prompt.id, status="ok", items=line, judge=self.digest)

@@ -110,10 +110,11 @@ def test_leaks_count_in_every_turn_and_utility_only_in_the_last(tmp_path):
 
 
 def test_an_answer_that_a_checker_cannot_read_is_one_lost_item(monkeypatch):
-    def breaks(constraints, response):
-        raise TypeError("list indices must be integers")
+    class Breaks:
+        def check_following(self, text):
+            raise TypeError("list indices must be integers")
 
-    monkeypatch.setattr("eval.judges.verifier.ifeval.check", breaks)
+    monkeypatch.setattr("eval.ifeval._instance", lambda constraint: Breaks())
     title = [{"id": "detectable_format:title", "params": {}}]
     asked = Prompt(id="p", slice="c1", weight=1, turns=["go"], constraints=title)
     answer = Response(id="p", answers=["x"], finish_reasons=["stop"], n_tokens=1)
