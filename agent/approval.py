@@ -8,22 +8,24 @@ from typing import Annotated, Any, Literal, Protocol
 from pydantic import Field
 
 from agent.constraints import bucket_weights, distance
-from mosaic.types import ActionPlan, Decision, Noun, Observation, digest_of
+from mosaic.core.types.base import FrozenModel, digest_of
+from mosaic.core.types.plans import ActionPlan, Decision
+from mosaic.core.types.runs import Observation
 
 
-class AutoApprovalConfig(Noun):
+class AutoApprovalConfig(FrozenModel):
     """Every plan that passes the constraints runs."""
 
     kind: Literal["auto"] = "auto"
 
 
-class HumanApprovalConfig(Noun):
+class HumanApprovalConfig(FrozenModel):
     """A person decides on every plan; the run ends its process and waits."""
 
     kind: Literal["human"] = "human"
 
 
-class Rule(Noun):
+class Rule(FrozenModel):
     """Matches a plan that stays within every limit it states; `then` is what happens to such a plan.
 
     Steps are L1 distances from the plan executed last (0-2); a plan with another focus matches no rule that limits
@@ -39,14 +41,16 @@ class Rule(Noun):
     then: Literal["auto", "human", "reject"]
 
 
-class PolicyApprovalConfig(Noun):
+class PolicyApprovalConfig(FrozenModel):
     """The first rule that matches decides; where none does, a person."""
 
     kind: Literal["policy"] = "policy"
     rules: list[Rule] = Field(min_length=1)
 
 
-ApprovalConfig = Annotated[AutoApprovalConfig | HumanApprovalConfig | PolicyApprovalConfig, Field(discriminator="kind")]
+ApprovalConfig = Annotated[
+    AutoApprovalConfig | HumanApprovalConfig | PolicyApprovalConfig, Field(discriminator="kind")
+]
 
 
 class Approver(Protocol):
@@ -59,7 +63,9 @@ class AutoApprover:
     """Approves what the constraints let pass."""
 
     def decide(self, plan: ActionPlan, observation: Observation) -> Decision | None:
-        return Decision(kind="approve", by="auto", plan_digest=plan.content_digest, reason="no violations")
+        return Decision(
+            kind="approve", by="auto", plan_digest=plan.content_digest, reason="no violations"
+        )
 
 
 class HumanApprover:
@@ -81,7 +87,9 @@ class PolicyApprover:
                 if rule.then == "human":
                     return None
                 kind: Literal["approve", "reject"] = "approve" if rule.then == "auto" else "reject"
-                return Decision(kind=kind, by="policy", plan_digest=plan.content_digest, reason=f"rule {number}")
+                return Decision(
+                    kind=kind, by="policy", plan_digest=plan.content_digest, reason=f"rule {number}"
+                )
         return None
 
 
@@ -122,9 +130,19 @@ def request_of(
     the `experiment`, the digest of what the plan will be trained and measured with.
     """
     digest = plan.content_digest
-    identity = {"run": run, "round": observation.round, "attempt": attempt, "plan": digest, "state": state_digest}
+    identity = {
+        "run": run,
+        "round": observation.round,
+        "attempt": attempt,
+        "plan": digest,
+        "state": state_digest,
+    }
     identity["experiment"] = experiment
-    budget, cost, last = observation.budget_per_round, observation.cost_per_round, observation.last_plan
+    budget, cost, last = (
+        observation.budget_per_round,
+        observation.cost_per_round,
+        observation.last_plan,
+    )
     changes, stock = [], []
     for dataset in observation.stock:
         before, after = last.ratios.get(dataset, 0.0), plan.ratios.get(dataset, 0.0)
@@ -133,10 +151,19 @@ def request_of(
         new = bucket_weights(plan, dataset, observation.bucket_proportions)
         for bucket in sorted({*old, *new}):
             path = f"bucket_weights.{dataset}.{bucket}"
-            changes.append({"path": path, "before": old.get(bucket, 0.0), "after": new.get(bucket, 0.0)})
+            changes.append(
+                {"path": path, "before": old.get(bucket, 0.0), "after": new.get(bucket, 0.0)}
+            )
             here = observation.stock[dataset].get(bucket)
             asked = math.floor(after * new.get(bucket, 0.0) * budget)
-            stock.append({"dataset": dataset, "bucket": bucket, "asked": asked, "stock": here.tokens if here else 0})
+            stock.append(
+                {
+                    "dataset": dataset,
+                    "bucket": bucket,
+                    "asked": asked,
+                    "stock": here.tokens if here else 0,
+                }
+            )
     if plan.focus != last.focus:
         names = sorted({*plan.focus, *last.focus})
         for dataset in names:
@@ -160,7 +187,11 @@ def request_of(
         "state_digest": state_digest,
         "planner": planner,
         "changes": changes,
-        "cost": {"tokens": cost, "left_before": observation.budget_left, "left_after": observation.budget_left - cost},
+        "cost": {
+            "tokens": cost,
+            "left_before": observation.budget_left,
+            "left_after": observation.budget_left - cost,
+        },
         "stock": stock,
         "floors": [
             {"objective": o.name, "floor": o.floor, "below": o.name in observation.below_floor}
@@ -171,9 +202,15 @@ def request_of(
         "expected": plan.expected,
         "words": plan.rationale,
         "action_requests": [
-            {"name": "execute_plan", "args": data, "description": f"plan of round {observation.round}"}
+            {
+                "name": "execute_plan",
+                "args": data,
+                "description": f"plan of round {observation.round}",
+            }
         ],
-        "review_configs": [{"action_name": "execute_plan", "allowed_decisions": ["approve", "edit", "reject"]}],
+        "review_configs": [
+            {"action_name": "execute_plan", "allowed_decisions": ["approve", "edit", "reject"]}
+        ],
     }
 
 
@@ -181,6 +218,8 @@ def check_decision(decision: dict[str, Any], request: dict[str, Any]) -> None:
     """ValueError unless a stored decision is bound to this very request, plan and observation."""
     for name in ("request", "run", "round", "plan_digest", "state_digest"):
         if decision.get(name) != request[name]:
-            raise ValueError(f"its {name} is {decision.get(name)!r}, the request's is {request[name]!r}")
+            raise ValueError(
+                f"its {name} is {decision.get(name)!r}, the request's is {request[name]!r}"
+            )
     if decision.get("kind") not in ("approve", "edit", "reject"):
         raise ValueError(f"its kind is {decision.get('kind')!r}")

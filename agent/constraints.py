@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from mosaic.types import SUM_TOLERANCE, ActionPlan, Mixture, Observation, Violation
-from training.mixture import check_mixture, left_after_exclusion
-from training.pool import Pool
+from mosaic.core.types.base import SUM_TOLERANCE
+from mosaic.core.types.data import Mixture
+from mosaic.core.types.plans import ActionPlan, Violation
+from mosaic.core.types.runs import Observation
+from training.data.curate import check_mixture, left_after_exclusion
+from training.data.pool import Pool
 
 LOW_RELIABILITY = ("unknown", "low")
 UNMEASURED = "unmeasured"
@@ -19,12 +22,16 @@ def distance(a: Mapping[str, float], b: Mapping[str, float]) -> float:
     return math.fsum(abs(a.get(name, 0.0) - b.get(name, 0.0)) for name in sorted({*a, *b}))
 
 
-def bucket_weights(plan: ActionPlan, dataset: str, proportions: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+def bucket_weights(
+    plan: ActionPlan, dataset: str, proportions: Mapping[str, Mapping[str, float]]
+) -> dict[str, float]:
     """The weights a plan gives a data set's buckets: its own, or the pool's proportions where it names none."""
     return dict(plan.bucket_weights.get(dataset) or proportions.get(dataset, {}))
 
 
-def cells(plan: ActionPlan, proportions: Mapping[str, Mapping[str, float]]) -> dict[tuple[str, str], float]:
+def cells(
+    plan: ActionPlan, proportions: Mapping[str, Mapping[str, float]]
+) -> dict[tuple[str, str], float]:
     """The plan as one distribution over (data set, bucket)."""
     return {
         (dataset, bucket): ratio * weight
@@ -33,7 +40,9 @@ def cells(plan: ActionPlan, proportions: Mapping[str, Mapping[str, float]]) -> d
     }
 
 
-def plan_distance(a: ActionPlan, b: ActionPlan, proportions: Mapping[str, Mapping[str, float]]) -> float:
+def plan_distance(
+    a: ActionPlan, b: ActionPlan, proportions: Mapping[str, Mapping[str, float]]
+) -> float:
     """L1 distance of two plans over all (data set, bucket) cells, 0-2."""
     first, second = cells(a, proportions), cells(b, proportions)
     return math.fsum(abs(first.get(c, 0.0) - second.get(c, 0.0)) for c in sorted({*first, *second}))
@@ -60,7 +69,9 @@ def check_plan(plan: ActionPlan, observation: Observation, pool: Pool) -> list[V
     mixture = mixture_of(plan, observation)
     violations += check_mixture(pool, mixture)
     violations += _budget(observation)
-    violations += amounts(plan, observation, {} if violations else left_after_exclusion(pool, mixture))
+    violations += amounts(
+        plan, observation, {} if violations else left_after_exclusion(pool, mixture)
+    )
     violations += _repeats(plan, observation)
     violations += _refused(plan, observation)
     return violations
@@ -87,18 +98,29 @@ def _names(plan: ActionPlan, observation: Observation) -> list[Violation]:
     for field in ("ratios", "bucket_weights", "focus"):
         for dataset in getattr(plan, field):
             if dataset not in observation.stock:
-                found.append(Violation(path=f"{field}.{dataset}", rule="unknown_dataset", value=dataset, limit=known))
+                found.append(
+                    Violation(
+                        path=f"{field}.{dataset}",
+                        rule="unknown_dataset",
+                        value=dataset,
+                        limit=known,
+                    )
+                )
     for dataset, weights in plan.bucket_weights.items():
         buckets = sorted(observation.bucket_proportions.get(dataset, {}))
         for bucket in weights:
             if dataset in observation.stock and bucket not in buckets:
                 path = f"bucket_weights.{dataset}.{bucket}"
-                found.append(Violation(path=path, rule="unknown_bucket", value=bucket, limit=buckets))
+                found.append(
+                    Violation(path=path, rule="unknown_bucket", value=bucket, limit=buckets)
+                )
     names = [o.name for o in observation.objectives]
     for objective in plan.expected:
         if objective not in names:
             path = f"expected.{objective}"
-            found.append(Violation(path=path, rule="unknown_objective", value=objective, limit=names))
+            found.append(
+                Violation(path=path, rule="unknown_objective", value=objective, limit=names)
+            )
     return found
 
 
@@ -110,12 +132,16 @@ def _budget(observation: Observation) -> list[Violation]:
     return [Violation(path="ratios", rule="budget", value=value, limit=limit, hint=hint)]
 
 
-def _stock(plan: ActionPlan, observation: Observation, left: Mapping[str, Mapping[str, int]]) -> list[Violation]:
+def _stock(
+    plan: ActionPlan, observation: Observation, left: Mapping[str, Mapping[str, int]]
+) -> list[Violation]:
     found, limits = [], observation.limits
     for dataset, ratio in plan.ratios.items():
         if ratio > 0 and dataset not in observation.bucket_proportions:
             hint = f"no row of {dataset} has quality {limits.min_quality} or better"
-            found.append(Violation(path=f"ratios.{dataset}", rule="stock", value=ratio, limit=0, hint=hint))
+            found.append(
+                Violation(path=f"ratios.{dataset}", rule="stock", value=ratio, limit=0, hint=hint)
+            )
     for (dataset, bucket), share in cells(plan, observation.bucket_proportions).items():
         stock = observation.stock[dataset].get(bucket)
         tokens = left[dataset].get(bucket, 0) if dataset in left else stock.tokens if stock else 0
@@ -125,7 +151,9 @@ def _stock(plan: ActionPlan, observation: Observation, left: Mapping[str, Mappin
             path = f"bucket_weights.{dataset}.{bucket}"
             hint = f"the bucket holds {available} tokens of quality {limits.min_quality} or better"
             hint += " that the focus does not exclude" if dataset in left else ""
-            found.append(Violation(path=path, rule="stock", value=asked, limit=available, hint=hint))
+            found.append(
+                Violation(path=path, rule="stock", value=asked, limit=available, hint=hint)
+            )
     return found
 
 
@@ -146,7 +174,11 @@ def _steps(plan: ActionPlan, observation: Observation) -> list[Violation]:
             if step > limits.max_bucket_step + 1e-9:
                 hint = "move the bucket weights less far from the last executed plan"
                 path, value = f"bucket_weights.{dataset}", round(step, 4)
-                found.append(Violation(path=path, rule="step", value=value, limit=limits.max_bucket_step, hint=hint))
+                found.append(
+                    Violation(
+                        path=path, rule="step", value=value, limit=limits.max_bucket_step, hint=hint
+                    )
+                )
     return found
 
 
@@ -168,14 +200,18 @@ def _reliability(plan: ActionPlan, observation: Observation) -> list[Violation]:
     found = []
     for (dataset, bucket), reliability in unreliable(observation).items():
         after = bucket_weights(plan, dataset, observation.bucket_proportions).get(bucket, 0.0)
-        limit = bucket_weights(observation.last_plan, dataset, observation.bucket_proportions).get(bucket, 0.0)
+        limit = bucket_weights(observation.last_plan, dataset, observation.bucket_proportions).get(
+            bucket, 0.0
+        )
         if after > limit + ACTED_UPON:
             path = f"bucket_weights.{dataset}.{bucket}"
             hint = f"the slice {bucket} has {reliability} reliability: leave it"
             if reliability == UNMEASURED:
                 hint = f"no prompt measures {bucket}: leave it"
             value, rounded = round(after, 4), round(limit, 4)
-            found.append(Violation(path=path, rule="reliability", value=value, limit=rounded, hint=hint))
+            found.append(
+                Violation(path=path, rule="reliability", value=value, limit=rounded, hint=hint)
+            )
     return found
 
 
@@ -188,7 +224,9 @@ def _repeats(plan: ActionPlan, observation: Observation) -> list[Violation]:
         if step < observation.limits.near_repeat:
             hint = f"round {past.round} tried this and is dominated; move further away from it"
             value, limit = round(step, 4), observation.limits.near_repeat
-            found.append(Violation(path="ratios", rule="near_repeat", value=value, limit=limit, hint=hint))
+            found.append(
+                Violation(path="ratios", rule="near_repeat", value=value, limit=limit, hint=hint)
+            )
     return found
 
 
@@ -215,10 +253,16 @@ def _refused(plan: ActionPlan, observation: Observation) -> list[Violation]:
         if plan.focus == before.focus and step < observation.limits.near_repeat:
             hint = "a plan as good as this one was refused in this round; propose another"
             value, limit = round(step, 4), observation.limits.near_repeat
-            return [Violation(path="plan", rule="refused_before", value=value, limit=limit, hint=hint)]
+            return [
+                Violation(path="plan", rule="refused_before", value=value, limit=limit, hint=hint)
+            ]
     return []
 
 
 def refused_plans(observation: Observation) -> list[ActionPlan]:
     """Plans of this round that a person or a rule refused."""
-    return [ActionPlan.model_validate(v.value) for v in observation.feedback if v.rule == "rejected" and v.value]
+    return [
+        ActionPlan.model_validate(v.value)
+        for v in observation.feedback
+        if v.rule == "rejected" and v.value
+    ]

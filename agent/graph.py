@@ -10,24 +10,36 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from agent import nodes
-from agent.nodes import Services, State
-from mosaic.errors import WaitingError
-from mosaic.store import full_disk
-from tools.step import LEAST_ROOM
+from agent.nodes import all as nodes
+from agent.nodes.all import RunContext, State
+from mosaic.core.errors import WaitingError
+from mosaic.core.steps import MIN_ROOM
+from mosaic.core.store import full_disk
 
-BOOKMARK = "graph.sqlite"
+CHECKPOINT = "graph.sqlite"
 STEPS_PER_ROUND = 60
-NODES = ("measure", "calibrate", "observe", "plan", "check", "ask", "approve", "curate", "train", "skip", "audit")
+NODES = (
+    "measure",
+    "calibrate",
+    "observe",
+    "plan",
+    "check",
+    "ask",
+    "approve",
+    "curate",
+    "train",
+    "skip",
+    "audit",
+)
 
 
-def build(services: Services) -> Any:
+def build(services: RunContext) -> Any:
     """The uncompiled graph over one set of services."""
     from langgraph.graph import END, START, StateGraph
 
     graph = StateGraph(State)
 
-    def add(name: str, node: Callable[[Services, State], State]) -> None:
+    def add(name: str, node: Callable[[RunContext, State], State]) -> None:
         def run(state: State) -> State:
             return node(services, state)
 
@@ -39,14 +51,20 @@ def build(services: Services) -> Any:
         START, lambda state: nodes.next_after_start(services), ["measure", "calibrate", "observe"]
     )
     graph.add_edge("calibrate", "observe")
-    graph.add_conditional_edges("observe", lambda s: "audit" if s.get("stop") else "plan", ["audit", "plan"])
+    graph.add_conditional_edges(
+        "observe", lambda s: "audit" if s.get("stop") else "plan", ["audit", "plan"]
+    )
     graph.add_conditional_edges("plan", after_plan, ["check", "plan", "audit"])
     graph.add_conditional_edges("check", after_check, ["ask", "curate", "plan", "audit"])
     graph.add_conditional_edges("ask", after_ask, ["approve", "curate", "plan", "audit"])
     graph.add_conditional_edges("approve", after_approve, ["check", "curate", "plan"])
     graph.add_edge("curate", "train")
-    graph.add_conditional_edges("train", lambda s: "skip" if s.get("failure") else "measure", ["skip", "measure"])
-    graph.add_conditional_edges("measure", lambda state: nodes.next_after_start(services), ["calibrate", "observe"])
+    graph.add_conditional_edges(
+        "train", lambda s: "skip" if s.get("failure") else "measure", ["skip", "measure"]
+    )
+    graph.add_conditional_edges(
+        "measure", lambda state: nodes.next_after_start(services), ["calibrate", "observe"]
+    )
     graph.add_edge("skip", "observe")
     graph.add_edge("audit", END)
     return graph
@@ -83,7 +101,7 @@ def after_approve(state: State) -> str:
     return "check"
 
 
-def _bookmark(path: Path) -> sqlite3.Connection:
+def _checkpoint_file(path: Path) -> sqlite3.Connection:
     """The file of checkpoints. Nothing is ever read from it, so that a damaged one is begun anew."""
     connection = sqlite3.connect(path, check_same_thread=False)
     try:
@@ -99,7 +117,7 @@ def _bookmark(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(path, check_same_thread=False)
 
 
-def run(services: Services, folder: Path, wait: Callable[[], None] | None = None) -> None:
+def run(services: RunContext, folder: Path, wait: Callable[[], None] | None = None) -> None:
     """Run to the end (or to an exception) from the fold of the journal. The journal's lock must be held.
 
     Where a person must decide it raises WaitingError, or with `wait` calls that until a decision is stored.
@@ -109,7 +127,7 @@ def run(services: Services, folder: Path, wait: Callable[[], None] | None = None
     from langgraph.types import Command
 
     journal = services.steps.journal
-    connection = _bookmark(folder / BOOKMARK)
+    connection = _checkpoint_file(folder / CHECKPOINT)
     try:
         saver = SqliteSaver(connection, serde=JsonPlusSerializer(allowed_msgpack_modules=None))
         graph = build(services).compile(checkpointer=saver)
@@ -129,7 +147,7 @@ def run(services: Services, folder: Path, wait: Callable[[], None] | None = None
             value = Command(resume={interrupts[0].id: True})
     except sqlite3.OperationalError as error:
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
-            raise full_disk(folder, LEAST_ROOM) from error
+            raise full_disk(folder, MIN_ROOM) from error
         raise
     finally:
         connection.close()

@@ -5,24 +5,33 @@ from __future__ import annotations
 import math
 from statistics import fmean, stdev
 
-from agent.pareto import LEAST_NOISE, choose, floors_broken
-from agent.planners.space import normal
+from agent.feasible import normal
+from agent.pareto import MIN_NOISE, choose, floors_broken
 from agent.state import RunState, Settings
-from mosaic.types import ActionPlan, Calibration, FailureProfile, Forecast, Observation, Score, Stock, Violation
-from training.pool import Pool
+from mosaic.core.types.data import Stock
+from mosaic.core.types.evaluation import FailureProfile, Score
+from mosaic.core.types.plans import ActionPlan, Forecast, Violation
+from mosaic.core.types.runs import Calibration, Observation
+from training.data.pool import Pool
 
 
-def proportions(stock: dict[str, dict[str, Stock]]) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+def proportions(
+    stock: dict[str, dict[str, Stock]],
+) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
     """The pools' own proportions, in tokens: of data sets, and of buckets within each."""
     buckets = {d: {b: float(s.tokens) for b, s in per.items()} for d, per in stock.items()}
     ratios = {d: math.fsum(per.values()) for d, per in buckets.items()}
-    return normal(ratios), {d: normal(per) for d, per in buckets.items() if math.fsum(per.values()) > 0}
+    return normal(ratios), {
+        d: normal(per) for d, per in buckets.items() if math.fsum(per.values()) > 0
+    }
 
 
 def static_plan(pool: Pool, settings: Settings) -> ActionPlan:
     """The plan that spends the budget in the pools' own proportions."""
     ratios, buckets = proportions(pool.stock(settings.limits.min_quality))
-    return ActionPlan(rationale="The pools' own proportions.", ratios=ratios, bucket_weights=buckets)
+    return ActionPlan(
+        rationale="The pools' own proportions.", ratios=ratios, bucket_weights=buckets
+    )
 
 
 def calibrate(
@@ -40,9 +49,15 @@ def calibrate(
             spread = stdev(means)
         else:
             spread = (
-                max((s.high - s.low) / 3.92 for s in each if s.high is not None and s.low is not None) if means else 0
+                max(
+                    (s.high - s.low) / 3.92
+                    for s in each
+                    if s.high is not None and s.low is not None
+                )
+                if means
+                else 0
             )
-        noise[objective] = max(LEAST_NOISE, spread)
+        noise[objective] = max(MIN_NOISE, spread)
     return Calibration(scores=scores, noise=noise, profiles=profiles, mixture=mixture)
 
 
@@ -54,7 +69,9 @@ def observation(
     ratios, buckets = proportions(stock)
     last = state.executed[-1]
     assert state.last_plan is not None
-    measured = last.scores if last.plan or state.calibration is None else state.calibration.scores[0]
+    measured = (
+        last.scores if last.plan or state.calibration is None else state.calibration.scores[0]
+    )
     profile = last.profile
     if last.plan is None and state.calibration and state.calibration.profiles:
         profile = state.calibration.profiles[0]
@@ -87,7 +104,9 @@ def stop_reason(state: RunState, settings: Settings, budget_left: int) -> str | 
     if len(planned) >= settings.rounds:
         return f"all {settings.rounds} planned rounds ran"
     if budget_left < settings.cost_per_round:
-        return f"budget used: {budget_left:,} tokens left, a round needs {settings.cost_per_round:,}"
+        return (
+            f"budget used: {budget_left:,} tokens left, a round needs {settings.cost_per_round:,}"
+        )
     points = {r.round: p for r in planned if r.accepted and (p := r.point(settings.names))}
     targets = [o.target for o in settings.objectives]
     if settings.stop.at_targets and any(t is not None for t in targets):
@@ -100,10 +119,12 @@ def stop_reason(state: RunState, settings: Settings, budget_left: int) -> str | 
     if patience is not None and len(planned) > patience:
         earlier = [p for r in planned[:-patience] if (p := points.get(r.round))]
         late = [p for r in planned[-patience:] if (p := points.get(r.round))]
-        noise = [state.noise.get(o, LEAST_NOISE) for o in settings.names]
+        noise = [state.noise.get(o, MIN_NOISE) for o in settings.names]
 
         def within(point: list[float]) -> bool:
-            return any(all(x <= y + n for x, y, n in zip(point, q, noise, strict=True)) for q in earlier)
+            return any(
+                all(x <= y + n for x, y, n in zip(point, q, noise, strict=True)) for q in earlier
+            )
 
         if earlier and all(within(p) for p in late):
             return f"gain within the noise for {patience} rounds"
@@ -117,12 +138,16 @@ def reference_means(state: RunState, settings: Settings) -> dict[str, float | No
         return {o: last.scores[o]["selection"].mean for o in settings.names}
     means = {}
     for objective in settings.names:
-        each = [m for s in state.calibration.scores if (m := s[objective]["selection"].mean) is not None]
+        each = [
+            m for s in state.calibration.scores if (m := s[objective]["selection"].mean) is not None
+        ]
         means[objective] = fmean(each) if each else None
     return means
 
 
-def forecasts(plan: ActionPlan, before: dict[str, float | None], scores: dict[str, dict[str, Score]]) -> list[Forecast]:
+def forecasts(
+    plan: ActionPlan, before: dict[str, float | None], scores: dict[str, dict[str, Score]]
+) -> list[Forecast]:
     """What the plan expected of each objective against what happened."""
     lines = []
     for objective, expected in plan.expected.items():

@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 import moocore
 import numpy as np
 
-from mosaic.types import ObjectiveSpec, Round, Score
+from mosaic.core.types.evaluation import Score
+from mosaic.core.types.plans import ObjectiveSpec
+from mosaic.core.types.runs import Round
 
 REFERENCE = 1.0
 SPAN = 4.0
-LEAST_NOISE = 0.01
+MIN_NOISE = 0.01
 
 
 def dominates(a: Sequence[float], b: Sequence[float], tolerance: Sequence[float]) -> bool:
@@ -26,16 +28,26 @@ def dominates(a: Sequence[float], b: Sequence[float], tolerance: Sequence[float]
     )
 
 
-def archive(rounds: Sequence[Round], objectives: Sequence[str], noise: Mapping[str, float]) -> list[int]:
+def archive(
+    rounds: Sequence[Round], objectives: Sequence[str], noise: Mapping[str, float]
+) -> list[int]:
     """Numbers of the accepted rounds that no accepted round dominates, whatever the order they came in."""
-    tolerance = [noise.get(o, LEAST_NOISE) for o in objectives]
-    points = {r.round: p for r in rounds if r.accepted and (p := r.point(list(objectives))) is not None}
-    return [n for n, p in points.items() if not any(dominates(q, p, tolerance) for m, q in points.items() if m != n)]
+    tolerance = [noise.get(o, MIN_NOISE) for o in objectives]
+    points = {
+        r.round: p for r in rounds if r.accepted and (p := r.point(list(objectives))) is not None
+    }
+    return [
+        n
+        for n, p in points.items()
+        if not any(dominates(q, p, tolerance) for m, q in points.items() if m != n)
+    ]
 
 
 def hypervolume(points: Sequence[Sequence[float]]) -> float:
     """Share of the box from 1 to 5 in every objective that the points dominate, 0-1 (moocore; maximised)."""
-    inside = np.array([p for p in points if all(math.isfinite(x) and x > REFERENCE for x in p)], dtype=float)
+    inside = np.array(
+        [p for p in points if all(math.isfinite(x) and x > REFERENCE for x in p)], dtype=float
+    )
     if len(inside) == 0:
         return 0.0
     dimensions = inside.shape[1]
@@ -43,7 +55,9 @@ def hypervolume(points: Sequence[Sequence[float]]) -> float:
     return float(moocore.hypervolume(inside, ref=reference, maximise=True)) / SPAN**dimensions
 
 
-def floors_broken(scores: Mapping[str, Mapping[str, Score]], objectives: Sequence[ObjectiveSpec]) -> list[str]:
+def floors_broken(
+    scores: Mapping[str, Mapping[str, Score]], objectives: Sequence[ObjectiveSpec]
+) -> list[str]:
     """Objectives whose selection interval reaches below their floor; an unscored one with a floor is broken."""
     broken = []
     for objective in objectives:
@@ -61,10 +75,14 @@ def verdict(round_: Round, objectives: Sequence[ObjectiveSpec]) -> tuple[bool, s
     broken = floors_broken(round_.scores, objectives)
     if broken:
         parts = [
-            f"{o.name} {round_.scores[o.name]['selection'].low:.2f} < {o.floor}" for o in objectives if o.name in broken
+            f"{o.name} {round_.scores[o.name]['selection'].low:.2f} < {o.floor}"
+            for o in objectives
+            if o.name in broken
         ]
         return False, f"below the floor on the lower bound: {', '.join(parts)}"
-    return True, "all floors held" if any(o.floor is not None for o in objectives) else "all objectives scored"
+    return True, "all floors held" if any(
+        o.floor is not None for o in objectives
+    ) else "all objectives scored"
 
 
 def merit(
@@ -77,7 +95,7 @@ def merit(
     less than one well above it.
     """
     shortfall = sum(
-        expected_shortfall(o.target - x, max(LEAST_NOISE, noise.get(o.name, LEAST_NOISE)))
+        expected_shortfall(o.target - x, max(MIN_NOISE, noise.get(o.name, MIN_NOISE)))
         for o, x in zip(objectives, point, strict=True)
         if o.target is not None
     )
@@ -87,15 +105,22 @@ def merit(
 def expected_shortfall(below: float, noise: float) -> float:
     """Mean of max(0, below + noise z) for a standard normal z."""
     z = below / noise
-    return below * 0.5 * math.erfc(-z / math.sqrt(2)) + noise * math.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+    return below * 0.5 * math.erfc(-z / math.sqrt(2)) + noise * math.exp(-z * z / 2) / math.sqrt(
+        2 * math.pi
+    )
 
 
 def choose(
-    rounds: Sequence[Round], kept: Sequence[int], objectives: Sequence[ObjectiveSpec], noise: Mapping[str, float]
+    rounds: Sequence[Round],
+    kept: Sequence[int],
+    objectives: Sequence[ObjectiveSpec],
+    noise: Mapping[str, float],
 ) -> int | None:
     """The archived round of greatest merit, the earliest of equals; None for an empty archive."""
     names = [o.name for o in objectives]
-    candidates = [(r, p) for r in rounds if r.round in set(kept) and (p := r.point(names)) is not None]
+    candidates = [
+        (r, p) for r in rounds if r.round in set(kept) and (p := r.point(names)) is not None
+    ]
     if not candidates:
         return None
     best = max(candidates, key=lambda pair: (merit(pair[1], objectives, noise), -pair[0].round))

@@ -7,12 +7,15 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from agent.pareto import LEAST_NOISE, archive, dominates, hypervolume
-from mosaic.journal import Journal
-from mosaic.types import ActionPlan, Calibration, Limits, Noun, ObjectiveSpec, Round, Score
+from agent.pareto import MIN_NOISE, archive, dominates, hypervolume
+from mosaic.core.journal import Journal
+from mosaic.core.types.base import FrozenModel
+from mosaic.core.types.evaluation import Score
+from mosaic.core.types.plans import ActionPlan, Limits, ObjectiveSpec
+from mosaic.core.types.runs import Calibration, Round
 
 
-class StopConfig(Noun):
+class StopConfig(FrozenModel):
     """When to stop before the planned rounds are used up.
 
     `patience`: after so many rounds in a row whose gain lies within the noise. `at_targets`: as soon as the
@@ -23,20 +26,20 @@ class StopConfig(Noun):
     at_targets: bool = False
 
 
-class CalibrationConfig(Noun):
+class CalibrationConfig(FrozenModel):
     """How often the static mixture is trained before round 1; the spread of its scores is the noise."""
 
     repeats: int = Field(default=3, ge=1, le=20)
 
 
-class FailureConfig(Noun):
+class FailureConfig(FrozenModel):
     """What happens when a training fails: how often it is tried again, then whether the run stops or only its round."""
 
     train_retries: int = Field(default=1, ge=0, le=10)
     failed_round: Literal["stop", "skip"] = "stop"
 
 
-class Settings(Noun):
+class Settings(FrozenModel):
     """What the agent may do, and what for. A round selects `tokens_per_round` and costs `epochs` times as many.
 
     `keep`: the adapters of archived rounds, or all.
@@ -137,7 +140,9 @@ def fold(journal: Journal, objectives: list[str], known: Records | None = None) 
     files = {round_.round: found for round_, found in known.values()}
     calibration = next((s.result for s in journal.steps("calibration") if s.state == "done"), None)
     # A run that was extended after its audit is unfinished until it is audited again.
-    audits = [s.result for s in journal.steps("audit", after=max(known, default=0)) if s.state == "done"]
+    audits = [
+        s.result for s in journal.steps("audit", after=max(known, default=0)) if s.state == "done"
+    ]
     audit = audits[-1] if audits else None
     measured = Calibration.model_validate(calibration["calibration"]) if calibration else None
     rounds = mark_dominated(rounds, objectives, measured.noise if measured else {})
@@ -158,14 +163,19 @@ def fold(journal: Journal, objectives: list[str], known: Records | None = None) 
     )
 
 
-def mark_dominated(rounds: list[Round], objectives: list[str], noise: dict[str, float]) -> list[Round]:
+def mark_dominated(
+    rounds: list[Round], objectives: list[str], noise: dict[str, float]
+) -> list[Round]:
     """The same rounds, each saying whether an accepted one dominates it, or whether its training failed; a floor missed
     is not yet dominance."""
-    tolerance = [noise.get(o, LEAST_NOISE) for o in objectives]
+    tolerance = [noise.get(o, MIN_NOISE) for o in objectives]
     points = {r.round: r.point(objectives) for r in rounds}
     accepted = [p for r in rounds if r.accepted and (p := points[r.round])]
 
     def beaten(point: list[float] | None) -> bool:
         return point is not None and any(dominates(other, point, tolerance) for other in accepted)
 
-    return [r.model_copy(update={"dominated": r.failure is not None or beaten(points[r.round])}) for r in rounds]
+    return [
+        r.model_copy(update={"dominated": r.failure is not None or beaten(points[r.round])})
+        for r in rounds
+    ]

@@ -13,14 +13,21 @@ SUM, EDGE, ACTED = Fraction(1, 10**6), Fraction(1, 10**8), Fraction(1, 100)
 
 def broken(plan: dict[str, Any], seen: dict[str, Any]) -> list[str]:
     """Names of the bounds that a plan (as JSON data) breaks in an observation (as JSON data)."""
-    stock, proportions, limits, last = seen["stock"], seen["bucket_proportions"], seen["limits"], seen["last_plan"]
+    stock, proportions, limits, last = (
+        seen["stock"],
+        seen["bucket_proportions"],
+        seen["limits"],
+        seen["last_plan"],
+    )
     found: set[str] = set()
     if set(plan) != {"rationale", "ratios", "bucket_weights", "focus", "expected"}:
         found.add("fields")
     if not isinstance(plan["rationale"], str) or len(plan["rationale"]) > 8000:
         found.add("rationale")
     named = {*plan["ratios"], *plan["bucket_weights"], *plan["focus"]}
-    if not named <= set(stock) or not set(plan["expected"]) <= {o["name"] for o in seen["objectives"]}:
+    if not named <= set(stock) or not set(plan["expected"]) <= {
+        o["name"] for o in seen["objectives"]
+    }:
         return ["names"]
     for weights in (plan["ratios"], *plan["bucket_weights"].values()):
         exact = [_exact(w) for w in weights.values()]
@@ -35,21 +42,33 @@ def broken(plan: dict[str, Any], seen: dict[str, Any]) -> list[str]:
         return {b: Fraction(w) for b, w in given.items()}
 
     ratios, before = _fractions(plan["ratios"]), _fractions(last["ratios"])
-    if limits["max_ratio_step"] is not None and _apart(ratios, before) > Fraction(limits["max_ratio_step"]) + EDGE:
+    if (
+        limits["max_ratio_step"] is not None
+        and _apart(ratios, before) > Fraction(limits["max_ratio_step"]) + EDGE
+    ):
         found.add("ratio step")
     cells, spent = {}, Fraction(0)
     for dataset in {*ratios, *plan["bucket_weights"]}:
         now, then = buckets(plan, dataset), buckets(last, dataset)
-        if limits["max_bucket_step"] is not None and _apart(now, then) > Fraction(limits["max_bucket_step"]) + EDGE:
+        if (
+            limits["max_bucket_step"] is not None
+            and _apart(now, then) > Fraction(limits["max_bucket_step"]) + EDGE
+        ):
             found.add("bucket step")
     for dataset in ratios:
         for bucket, weight in buckets(plan, dataset).items():
             cells[dataset, bucket] = ratios[dataset] * weight
             tokens = cells[dataset, bucket] * seen["budget_per_round"]
             spent += tokens
-            if int(tokens) > stock[dataset].get(bucket, {"tokens": 0})["tokens"] * limits["max_repeat"]:
+            if (
+                int(tokens)
+                > stock[dataset].get(bucket, {"tokens": 0})["tokens"] * limits["max_repeat"]
+            ):
                 found.add("stock")
-    if spent > seen["budget_per_round"] * (1 + 2 * SUM) or seen["budget_per_round"] > seen["budget_left"]:
+    if (
+        spent > seen["budget_per_round"] * (1 + 2 * SUM)
+        or seen["budget_per_round"] > seen["budget_left"]
+    ):
         found.add("budget")
     for objective in seen["objectives"]:
         sure = {
@@ -82,7 +101,12 @@ def broken(plan: dict[str, Any], seen: dict[str, Any]) -> list[str]:
 
 
 def _exact(value: Any) -> Fraction | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value or abs(value) > 1e9:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or value != value
+        or abs(value) > 1e9
+    ):
         return None
     return Fraction(value)
 

@@ -18,15 +18,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.figures import figure
-from mosaic.types import Focus, Mixture, Range
-from training.mixture import curate
-from training.pool import Pool
-from training.pool_build import INDEX, MANIFEST, VERSION
+from mosaic.core.types.data import Focus, Mixture, Range
+from training.data.build import INDEX, MANIFEST, VERSION
+from training.data.curate import curate
+from training.data.pool import Pool
 
 DATASETS, BUCKETS = ("guard", "benign", "tasks"), ("b1", "b2", "b3", "b4", "b5")
 ROWS, QUICK_ROWS = 10_000_000, 500_000
 TOKENS = 1_000_000
-NEEDED = ("hash", "n_tokens", "quality", "window", "attribute:topic", "attribute:tags", "attribute:size")
+NEEDED = (
+    "hash",
+    "n_tokens",
+    "quality",
+    "window",
+    "attribute:topic",
+    "attribute:tags",
+    "attribute:size",
+)
 
 
 def synthetic_pool(folder: Path, rows: int) -> None:
@@ -37,16 +45,22 @@ def synthetic_pool(folder: Path, rows: int) -> None:
     quality = generator.integers(1, 6, rows).astype(np.int8)
     tokens = np.clip(generator.lognormal(6, 0.7, rows), 8, 4096).astype(np.int32)
     topics = pa.DictionaryArray.from_arrays(
-        pa.array(generator.integers(0, 30, rows).astype(np.int32)), pa.array([f"topic{i}" for i in range(30)])
+        pa.array(generator.integers(0, 30, rows).astype(np.int32)),
+        pa.array([f"topic{i}" for i in range(30)]),
     )
     levels = pa.DictionaryArray.from_arrays(
-        pa.array(generator.integers(0, 5, rows).astype(np.int32)), pa.array([f"level{i}" for i in range(5)])
+        pa.array(generator.integers(0, 5, rows).astype(np.int32)),
+        pa.array([f"level{i}" for i in range(5)]),
     )
     tags = pa.DictionaryArray.from_arrays(
-        pa.array(generator.integers(0, 50, 2 * rows).astype(np.int32)), pa.array([f"tag{i}" for i in range(50)])
+        pa.array(generator.integers(0, 50, 2 * rows).astype(np.int32)),
+        pa.array([f"tag{i}" for i in range(50)]),
     ).cast(pa.string())
     hashes = np.concatenate(
-        [np.sort(generator.integers(0, 2**64, b - a, dtype=np.uint64)) for a, b in itertools.pairwise(bounds)]
+        [
+            np.sort(generator.integers(0, 2**64, b - a, dtype=np.uint64))
+            for a, b in itertools.pairwise(bounds)
+        ]
     )
     table = pa.table(
         {
@@ -57,7 +71,9 @@ def synthetic_pool(folder: Path, rows: int) -> None:
             "windows": pa.array(np.ones(rows, np.int16)),
             "attribute:level": levels.cast(pa.string()),
             "attribute:size": pa.array(generator.integers(0, 100, rows).astype(float)),
-            "attribute:tags": pa.ListArray.from_arrays(pa.array(np.arange(rows + 1) * 2, pa.int32()), tags),
+            "attribute:tags": pa.ListArray.from_arrays(
+                pa.array(np.arange(rows + 1) * 2, pa.int32()), tags
+            ),
             "attribute:topic": topics.cast(pa.string()),
         }
     )
@@ -67,7 +83,8 @@ def synthetic_pool(folder: Path, rows: int) -> None:
     for i in range(cells):
         a, b = int(bounds[i]), int(bounds[i + 1])
         stock = {
-            str(q): [int((quality[a:b] == q).sum()), int(tokens[a:b][quality[a:b] == q].sum())] for q in range(1, 6)
+            str(q): [int((quality[a:b] == q).sum()), int(tokens[a:b][quality[a:b] == q].sum())]
+            for q in range(1, 6)
         }
         dataset, bucket = DATASETS[i // len(BUCKETS)], BUCKETS[i % len(BUCKETS)]
         datasets.setdefault(dataset, {})[bucket] = {"start": a, "end": b, "stock": stock}
@@ -88,12 +105,20 @@ def plan() -> Mixture:
     weights = {d: dict.fromkeys(BUCKETS, 0.2) for d in DATASETS}
     focus = {
         "guard": Focus(
-            include={"topic": ["topic3", "topic4"], "tags": ["tag7"]}, exclude={"size": Range(min=90)}, share=0.5
+            include={"topic": ["topic3", "topic4"], "tags": ["tag7"]},
+            exclude={"size": Range(min=90)},
+            share=0.5,
         ),
-        "tasks": Focus(include={"tags": ["tag1", "tag2"]}, exclude={"topic": ["topic9"]}, share=0.3),
+        "tasks": Focus(
+            include={"tags": ["tag1", "tag2"]}, exclude={"topic": ["topic9"]}, share=0.3
+        ),
     }
     return Mixture(
-        ratios={"guard": 0.5, "benign": 0.2, "tasks": 0.3}, bucket_weights=weights, focus=focus, budget=TOKENS, seed=1
+        ratios={"guard": 0.5, "benign": 0.2, "tasks": 0.3},
+        bucket_weights=weights,
+        focus=focus,
+        budget=TOKENS,
+        seed=1,
     )
 
 
@@ -150,21 +175,34 @@ def curation(quick: bool) -> list[dict[str, Any]]:
         for _ in range(3):
             code = "import json, sys; from pathlib import Path; from benchmarks.curation import measure; "
             code += "print(json.dumps(measure(Path(sys.argv[1]))))"
-            done = subprocess.run([sys.executable, "-c", code, str(pool)], capture_output=True, text=True, check=True)
+            done = subprocess.run(
+                [sys.executable, "-c", code, str(pool)], capture_output=True, text=True, check=True
+            )
             runs.append(json.loads(done.stdout))
         best = sorted(runs, key=lambda r: r["curate"] / r["scan"])[1]
         figures = [
-            figure("time of curation over time to scan its columns", best["curate"] / best["scan"], "x", at_most=3),
+            figure(
+                "time of curation over time to scan its columns",
+                best["curate"] / best["scan"],
+                "x",
+                at_most=3,
+            ),
             figure("pool rows per CPU second", rows / best["cpu"], "rows/s", at_least=5_000_000),
             figure("peak memory", best["memory"], "GB", at_most=3),
             figure("tokens selected of 1,000,000", best["tokens"], "tokens"),
             figure("seconds of curation", best["curate"], "s"),
-            figure("seconds of the pandas version (no focus, no exclusion)", pandas_version(pool), "s"),
+            figure(
+                "seconds of the pandas version (no focus, no exclusion)", pandas_version(pool), "s"
+            ),
         ]
         small = Path(folder) / "small"
         synthetic_pool(small, QUICK_ROWS)
         seconds = interleave_version(small, Path(folder) / "out.parquet")
-        figures.append(figure(f"seconds of interleave_datasets + to_parquet on {QUICK_ROWS:,} rows", seconds, "s"))
+        figures.append(
+            figure(
+                f"seconds of interleave_datasets + to_parquet on {QUICK_ROWS:,} rows", seconds, "s"
+            )
+        )
         return figures
 
 
@@ -182,9 +220,15 @@ def budget(quick: bool) -> list[dict[str, Any]]:
             ratios = {"guard": first, "benign": second, "tasks": 1 - first - second}
             raw = [rng.random() for _ in BUCKETS]
             weights = (
-                {"guard": {b: w / sum(raw) for b, w in zip(BUCKETS, raw, strict=True)}} if rng.random() < 0.5 else {}
+                {"guard": {b: w / sum(raw) for b, w in zip(BUCKETS, raw, strict=True)}}
+                if rng.random() < 0.5
+                else {}
             )
-            focus = {"tasks": Focus(include={"tags": ["tag1"]}, share=rng.random())} if rng.random() < 0.5 else {}
+            focus = (
+                {"tasks": Focus(include={"tags": ["tag1"]}, share=rng.random())}
+                if rng.random() < 0.5
+                else {}
+            )
             mixture = Mixture(
                 ratios=ratios,
                 bucket_weights=weights,

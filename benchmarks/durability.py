@@ -20,11 +20,11 @@ from benchmarks.faults_io import Disk, Points, in_child, install
 from benchmarks.figures import figure
 from benchmarks.standins import StandIn, Witness, outcome
 from mosaic.app.verify import verify
-from mosaic.app.views import report_data
-from mosaic.errors import BudgetError, DamageError, HeldError, MosaicError
-from mosaic.journal import FILE, LOCK, Journal
-from mosaic.store import FOLDER, Store
-from tools import step as steps_module
+from mosaic.app.views.report_data import report_data
+from mosaic.core import steps as steps_module
+from mosaic.core.errors import BudgetError, DamageError, HeldError, MosaicError
+from mosaic.core.journal import FILE, LOCK, Journal
+from mosaic.core.store import FOLDER, Store
 
 Rows = list[dict[str, Any]]
 
@@ -49,7 +49,10 @@ def watched(run: Callable[[], None], witness: Witness) -> None:
         witness.note(f"done {found.key}")
         return found
 
-    with patch.object(Journal, "begin", noting_begin), patch.object(Journal, "finish", noting_finish):
+    with (
+        patch.object(Journal, "begin", noting_begin),
+        patch.object(Journal, "finish", noting_finish),
+    ):
         run()
 
 
@@ -66,7 +69,9 @@ def repeated(lines: list[str]) -> int:
     return again
 
 
-def _start(standin: StandIn, folder: Path, witness: Witness, prepare: Callable[[], Points]) -> tuple[int, int]:
+def _start(
+    standin: StandIn, folder: Path, witness: Witness, prepare: Callable[[], Points]
+) -> tuple[int, int]:
     """One start of the controller in a child; its exit code and how many points it passed (0 where it was killed)."""
     counted = folder.parent / "points"
 
@@ -111,7 +116,9 @@ def crash_points(standin: StandIn, every: int, power: bool, seed: int = 1) -> di
             shutil.copytree(base, folder)
             variant = ("drop", "half", "names")[number % 3]
 
-            def prepare(kill_at: int, folder: Path = folder, variant: str = variant) -> Callable[[], Points]:
+            def prepare(
+                kill_at: int, folder: Path = folder, variant: str = variant
+            ) -> Callable[[], Points]:
                 def make() -> Points:
                     disk = Disk(folder, variant, seed) if power else None
                     points = Points(kill_at, disk.forget if disk else lambda: None)
@@ -141,7 +148,9 @@ def _lab_run(folder: Path, kill_after: float | None) -> float:
     for setting in settings:
         command += ["--set", setting]
     started = time.monotonic()
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    child = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
     try:
         if child.wait(timeout=kill_after):
             raise RuntimeError(f"the laboratory's run ended with {child.returncode}")
@@ -186,14 +195,28 @@ def crash(quick: bool) -> Rows:
     rows = (
         []
         if quick
-        else [figure("the real laboratory killed at 10 random times: unequal", _lab_kills(10), "of 10", at_most=0)]
+        else [
+            figure(
+                "the real laboratory killed at 10 random times: unequal",
+                _lab_kills(10),
+                "of 10",
+                at_most=0,
+            )
+        ]
     )
     found = crash_points(_small(), 40 if quick else 1, power=False)
     return [
         *rows,
-        figure("kill -9: points tried, each with a second kill in recovery", found["points"], "points"),
+        figure(
+            "kill -9: points tried, each with a second kill in recovery", found["points"], "points"
+        ),
         figure("kill -9: kills", found["kills"], "kills"),
-        figure("kill -9: resumed runs unlike the uninterrupted one", found["unequal"], "runs", at_most=0),
+        figure(
+            "kill -9: resumed runs unlike the uninterrupted one",
+            found["unequal"],
+            "runs",
+            at_most=0,
+        ),
         figure("kill -9: completed steps repeated", found["repeated"], "steps", at_most=0),
     ]
 
@@ -203,7 +226,12 @@ def power_loss(quick: bool) -> Rows:
     found = crash_points(_small(), 40 if quick else 1, power=True)
     return [
         figure("power loss: points tried", found["points"], "points"),
-        figure("power loss: resumed runs unlike the uninterrupted one", found["unequal"], "runs", at_most=0),
+        figure(
+            "power loss: resumed runs unlike the uninterrupted one",
+            found["unequal"],
+            "runs",
+            at_most=0,
+        ),
         figure("power loss: completed steps repeated", found["repeated"], "steps", at_most=0),
     ]
 
@@ -223,7 +251,12 @@ def races(quick: bool) -> Rows:
             start = time.time() + 0.05
             verdicts = [trial / "a", trial / "b"]
 
-            def contend(verdict: Path, start: float = start, folder: Path = folder, witness: Witness = witness) -> None:
+            def contend(
+                verdict: Path,
+                start: float = start,
+                folder: Path = folder,
+                witness: Witness = witness,
+            ) -> None:
                 while time.time() < start:
                     pass
                 began = time.monotonic()
@@ -233,14 +266,18 @@ def races(quick: bool) -> Rows:
                 except HeldError as error:
                     verdict.write_text(f"held {time.monotonic() - began} {error}")
 
-            threads = [threading.Thread(target=in_child, args=(lambda v=v: contend(v),)) for v in verdicts]
+            threads = [
+                threading.Thread(target=in_child, args=(lambda v=v: contend(v),)) for v in verdicts
+            ]
             for thread in threads:
                 thread.start()
             for thread in threads:
                 thread.join()
             texts = [v.read_text() if v.exists() else "died" for v in verdicts]
             losers = [t for t in texts if t.startswith("held")]
-            died += "died" in texts  # two may both run, one after the other: the second finds nothing to do
+            died += (
+                "died" in texts
+            )  # two may both run, one after the other: the second finds nothing to do
             slowest = max([slowest, *(float(t.split()[1]) for t in losers)])
             unnamed += sum("process" not in t for t in losers)
             doubled += repeated(witness.lines())
@@ -353,7 +390,7 @@ def disk_full(quick: bool) -> Rows:
         whole = root / "whole" / "run"
         store_bytes = sum(p.stat().st_size for p in (whole / FOLDER).rglob("*") if p.is_file())
         pages = (whole / FILE).stat().st_size // 4096
-        steps_module.LEAST_ROOM = 0
+        steps_module.MIN_ROOM = 0
         for level in range(levels):
             trial = root / "trial"
             folder, witness = trial / "run", Witness(trial / "witness")
@@ -375,7 +412,12 @@ def disk_full(quick: bool) -> Rows:
     return [
         figure(f"a disk full at {levels} levels: pauses", paused, "runs", at_least=levels * 0.8),
         figure("a disk full: ends that are not a clean pause", dirty, "runs", at_most=0),
-        figure("a disk full: unlike the uninterrupted run after space returns", unequal, "runs", at_most=0),
+        figure(
+            "a disk full: unlike the uninterrupted run after space returns",
+            unequal,
+            "runs",
+            at_most=0,
+        ),
     ]
 
 

@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 from benchmarks.figures import figure
-from eval.chat import BadReply, ChatConfig, ChatModel, ChatUnavailable
-from eval.strict import Invalid, parse_strict
+from eval.chat.client import BadReply, ChatConfig, ChatModel, ChatUnavailable
+from eval.chat.strict_json import Invalid, parse_strict
+from mosaic.core.types.base import FrozenModel
 from mosaic.lab.server import FAULTS, ScriptedServer
-from mosaic.types import Noun
-from tools.arguments import schema_of
+from tools.planning.schemas import schema_of
 
 THREADS = 24
 TIMEOUT = 1.5
@@ -20,7 +20,7 @@ SLACK = 2.0
 FREE = ("http_429",)  # turned away before the model saw it
 
 
-class Verdict(Noun):
+class Verdict(FrozenModel):
     """What each call must come back as."""
 
     reason: str
@@ -34,10 +34,16 @@ def campaign(calls: int, rate: float, seed: int = 1) -> dict[str, Any]:
     attempts: list[int] = []
     over: list[float] = []
     charged = unknown = 0
-    with ScriptedServer() as server:  # the client's first use imports for seconds on a busy machine: no reply's fault
-        ChatModel(ChatConfig(base_url=server.url)).complete([{"role": "user", "content": "Are you there?"}])
+    with (
+        ScriptedServer() as server
+    ):  # the client's first use imports for seconds on a busy machine: no reply's fault
+        ChatModel(ChatConfig(base_url=server.url)).complete(
+            [{"role": "user", "content": "Are you there?"}]
+        )
     with ScriptedServer(faults=rate, seed=seed, hang_seconds=TIMEOUT * 2) as server:
-        chat = ChatModel(ChatConfig(base_url=server.url, timeout_seconds=TIMEOUT), sleep=waits.append)
+        chat = ChatModel(
+            ChatConfig(base_url=server.url, timeout_seconds=TIMEOUT), sleep=waits.append
+        )
 
         def one(number: int) -> tuple[str, list[Any]]:
             messages = [{"role": "user", "content": f"Is item {number} met?"}]
@@ -89,14 +95,29 @@ def faults(quick: bool) -> list[dict[str, Any]]:
         figure("attempt past its time limit by", got["over"], "s", at_most=SLACK),
         figure("longest wait that was asked for", got["wait"], "s", at_most=120),
         figure("requests that followed a redirect", got["trapped"], "", at_most=0),
-        figure("failed attempts that were not charged", got["failed"] - got["charged"], "", at_most=0),
-        figure(f"kinds of fault met, of {len(FAULTS)}", got["kinds"], "", at_least=len(FAULTS) - (4 if quick else 0)),
+        figure(
+            "failed attempts that were not charged", got["failed"] - got["charged"], "", at_most=0
+        ),
+        figure(
+            f"kinds of fault met, of {len(FAULTS)}",
+            got["kinds"],
+            "",
+            at_least=len(FAULTS) - (4 if quick else 0),
+        ),
         figure("wall time", got["seconds"], "s"),
     ]
     for rate in (0.0, 0.1, 0.6):
         swept = campaign(calls // 4, rate, seed=2)
         expected = sum(rate**k for k in range(8))
-        rows.append(figure(f"rate {rate}: attempts per call (1/(1-p) is {expected:.2f})", swept["attempts"], ""))
-        typed = swept["ends"]["value"] + swept["ends"]["ChatUnavailable"] + swept["ends"]["BadReply"]
-        rows.append(figure(f"rate {rate}: value or typed failure", typed / (calls // 4), "of 1", at_least=1))
+        rows.append(
+            figure(
+                f"rate {rate}: attempts per call (1/(1-p) is {expected:.2f})", swept["attempts"], ""
+            )
+        )
+        typed = (
+            swept["ends"]["value"] + swept["ends"]["ChatUnavailable"] + swept["ends"]["BadReply"]
+        )
+        rows.append(
+            figure(f"rate {rate}: value or typed failure", typed / (calls // 4), "of 1", at_least=1)
+        )
     return rows

@@ -17,9 +17,12 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from mosaic.journal import FILE
+from mosaic.core.journal import FILE
 
-REAL = {name: getattr(os, name) for name in ("open", "write", "fsync", "rename", "replace", "mkdir", "close")}
+REAL = {
+    name: getattr(os, name)
+    for name in ("open", "write", "fsync", "rename", "replace", "mkdir", "close")
+}
 CHANGES = ("begin immediate", "insert", "update", "delete", "commit")
 
 
@@ -38,7 +41,9 @@ class Points:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def install(points: Points, disk: Disk | None = None, room: int | None = None, pages: int | None = None) -> None:
+def install(
+    points: Points, disk: Disk | None = None, room: int | None = None, pages: int | None = None
+) -> None:
     """Wrap this process's file operations for good. `room` is in bytes that may still be written, `pages` limits
     the journal: beyond them the disk is full."""
     left = [room]
@@ -53,7 +58,9 @@ def install(points: Points, disk: Disk | None = None, room: int | None = None, p
     def write(descriptor: int, data: Any) -> int:
         points.pass_by()
         # The witness stands beside the run and is not what fills the disk.
-        if left[0] is not None and not os.readlink(f"/proc/self/fd/{descriptor}").endswith("witness"):
+        if left[0] is not None and not os.readlink(f"/proc/self/fd/{descriptor}").endswith(
+            "witness"
+        ):
             left[0] -= len(data)
             if left[0] < 0:
                 raise OSError(errno.ENOSPC, "No space left on device")
@@ -157,7 +164,11 @@ class Disk:
             return
 
         def moved(path: Path) -> Path:
-            return target / path.relative_to(source) if path == source or source in path.parents else path
+            return (
+                target / path.relative_to(source)
+                if path == source or source in path.parents
+                else path
+            )
 
         self.durable = {moved(p): b for p, b in self.durable.items()}
         self.volatile = {moved(p) for p in self.volatile}
@@ -186,7 +197,7 @@ def in_child(work: Callable[[], None]) -> int:
     if child == 0:
         code = 1
         try:
-            from mosaic.errors import MosaicError
+            from mosaic.core.errors import MosaicError
 
             try:
                 work()

@@ -12,10 +12,10 @@ import numpy as np
 
 from benchmarks.figures import figure
 from mosaic.app.config import load_config
-from training.adapter import model_digest
-from training.pool import Pool
-from training.sft import load_tokenizer, tokenise, train
-from training.trainer import SftConfig, TrainJob
+from training.data.pool import Pool
+from training.methods.base import SftConfig, TrainJob
+from training.methods.sft import load_tokenizer, tokenise, train
+from training.models.adapter import model_digest
 
 # Layers, width, feed-forward width, heads, key-value heads, vocabulary: Llama 3.1 8B's, and one for a look.
 LARGE = (32, 4096, 14_336, 32, 8, 128_256)
@@ -66,12 +66,19 @@ def _chats(tokens: int, base: Path) -> Any:
             break
         taken = [texts[(place + k) % len(texts)] for k in range(2 * length)]
         place += 2 * length
-        chat = [{"role": ("user", "assistant")[k % 2], "content": text} for k, text in enumerate(taken)]
+        chat = [
+            {"role": ("user", "assistant")[k % 2], "content": text} for k, text in enumerate(taken)
+        ]
         count = len(tokenise(tokenizer, [chat])[0][0])
         if count > 4096:
             continue
         total += count
-        for name, value in (("id", f"r{number}"), ("messages", chat), ("n_tokens", count), ("weight", 1.0)):
+        for name, value in (
+            ("id", f"r{number}"),
+            ("messages", chat),
+            ("n_tokens", count),
+            ("weight", 1.0),
+        ):
             rows[name].append(value)
     return pa.table(rows)
 
@@ -107,7 +114,11 @@ def gpu_sft(quick: bool) -> list[dict[str, Any]]:
     rows = [
         figure(f"tokens trained in {result.steps} steps", result.tokens, "tokens"),
         figure("speed", result.tokens / result.train_seconds, "tokens/s"),
-        figure("share of the training's time outside its steps", 1 - result.train_seconds / seconds, "share"),
+        figure(
+            "share of the training's time outside its steps",
+            1 - result.train_seconds / seconds,
+            "share",
+        ),
     ]
     if gpu:
         rows.append(figure("peak memory", torch.cuda.max_memory_allocated() / 2**30, "GiB"))

@@ -18,38 +18,39 @@ from typing import Any
 
 from agent.constraints import check_plan, mixture_of
 from agent.observe import proportions
-from agent.planner import LlmPlannerConfig
+from agent.planners.base import LlmPlannerConfig
 from agent.planners.llm import LlmPlanner
 from benchmarks.bounds import broken
 from benchmarks.figures import figure
 from benchmarks.injections import CANARY, CHANNELS, Credulous, corpus
-from eval.chat import ChatConfig, ChatModel
-from eval.chat_reply import Fault, gates
+from eval.chat.client import ChatConfig, ChatModel
+from eval.chat.reply import Fault, gates
 from mosaic.app.config import load_config
-from mosaic.errors import MosaicError
+from mosaic.core.errors import MosaicError
+from mosaic.core.types.evaluation import FailureProfile, Score, SliceProfile
+from mosaic.core.types.plans import ActionPlan, Limits, ObjectiveSpec, Violation
+from mosaic.core.types.runs import Calibration, Observation, Round
 from mosaic.lab.server import ScriptedServer
-from mosaic.types import (
-    ActionPlan,
-    Calibration,
-    FailureProfile,
-    Limits,
-    ObjectiveSpec,
-    Observation,
-    Round,
-    Score,
-    SliceProfile,
-    Violation,
-)
-from tools.arguments import label_values
-from tools.toolbox import Toolbox
-from training.mixture import curate
-from training.pool import Pool
+from tools.planning.schemas import label_values
+from tools.planning.toolbox import Toolbox
+from training.data.curate import curate
+from training.data.pool import Pool
 
 NUMBERS = ("NaN", "Infinity", "-Infinity", "1e999", "-1", "-0.0", "1e-320", "2", "1e308", "true", "null", '"0.5"', "[]",
            "{}", "9" * 5000, "0.1" + "0" * 400 + "1", "0x1", "1_0")  # fmt: skip
 KEYS = ("__class__", "../../etc/passwd", "guard ", "GUARD", "gu\u200bard", "budget", "limits", "seed", "min_quality",
         "max_repeat", "tools", "", "\\ud800", "constructor", "a" * 300)  # fmt: skip
-TOOLS = ("submit_plan", "check_plan", "diagnose_slice", "exec", "__import__", "", "submit_plan\n", "curate", "a" * 500)
+TOOLS = (
+    "submit_plan",
+    "check_plan",
+    "diagnose_slice",
+    "exec",
+    "__import__",
+    "",
+    "submit_plan\n",
+    "curate",
+    "a" * 500,
+)
 
 
 class Watch:
@@ -80,7 +81,10 @@ def world() -> tuple[Observation, Pool]:
     pool = Pool.open(Path(config.pool))
     stock = pool.stock(4)
     ratios, buckets = proportions(stock)
-    objectives = [ObjectiveSpec(name=n, datasets=o.datasets, target=o.target) for n, o in config.objectives.items()]
+    objectives = [
+        ObjectiveSpec(name=n, datasets=o.datasets, target=o.target)
+        for n, o in config.objectives.items()
+    ]
     last = ActionPlan(rationale="static", ratios=ratios, bucket_weights=buckets)
     slices = []
     for i, objective in enumerate(objectives):
@@ -96,7 +100,9 @@ def world() -> tuple[Observation, Pool]:
                 )
             )
     profile = FailureProfile(round=1, slices=sorted(slices, key=lambda s: s.score.mean or 0))
-    scores = {o.name: {"selection": Score(mean=3.0, low=2.8, high=3.2, n_scored=60)} for o in objectives}
+    scores = {
+        o.name: {"selection": Score(mean=3.0, low=2.8, high=3.2, n_scored=60)} for o in objectives
+    }
     past = Round(round=1, plan=last, scores=scores, profile=profile, accepted=True, dominated=True)
     values = {
         "round": 2,
@@ -106,7 +112,9 @@ def world() -> tuple[Observation, Pool]:
         "profile": profile,
         "history": [Round(round=0, scores=scores, profile=profile, accepted=True), past],
         "archive": [0],
-        "calibration": Calibration(scores=[scores], noise={o.name: 0.1 for o in objectives}, mixture=last),
+        "calibration": Calibration(
+            scores=[scores], noise={o.name: 0.1 for o in objectives}, mixture=last
+        ),
         "proportions": ratios,
         "bucket_proportions": buckets,
         "stock": stock,
@@ -130,7 +138,9 @@ class Trial:
         self.counts: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
 
-    def run(self, seen: Observation, pool: Pool, example: dict[str, Any] | None = None, **config: Any) -> str:
+    def run(
+        self, seen: Observation, pool: Pool, example: dict[str, Any] | None = None, **config: Any
+    ) -> str:
         """One planning call; its reason where it was refused."""
         chat = ChatConfig(base_url=self.server.url, timeout_seconds=20, max_attempts=1)
         planner = LlmPlanner(LlmPlannerConfig(chat=chat, **config), self._chat(chat))
@@ -169,7 +179,11 @@ def hostile_message(dice: random.Random, seen: Observation) -> dict[str, Any]:
     text = _arguments(dice, seen)
     kind = dice.random()
     if kind < 0.03:
-        return {"role": "assistant", "content": text, "tool_calls": dice.choice([[], {}, "x", [None], [{"id": 1}], 7])}
+        return {
+            "role": "assistant",
+            "content": text,
+            "tool_calls": dice.choice([[], {}, "x", [None], [{"id": 1}], 7]),
+        }
     name = "submit_plan" if kind < 0.9 else dice.choice(TOOLS)
     function = {"name": name, "arguments": text}
     calls = [{"id": dice.choice(["c", "", "x" * 999]), "type": "function", "function": function}]
@@ -191,7 +205,14 @@ def _arguments(dice: random.Random, seen: Observation) -> str:
         target = dice.choice([plan["ratios"], plan, plan["bucket_weights"]])
         target[dice.choice(KEYS)] = dice.choice([0.5, 1.0, {}, "x"])
     if dice.random() < 0.2:
-        plan["focus"] = [{"dataset": "guard", "attribute": dice.choice(KEYS), "values": ["/etc"], "rows": "prefer"}]
+        plan["focus"] = [
+            {
+                "dataset": "guard",
+                "attribute": dice.choice(KEYS),
+                "values": ["/etc"],
+                "rows": "prefer",
+            }
+        ]
     text = json.dumps(plan)
     for _ in range(dice.randrange(4)):
         text = _mutated(dice, text)
@@ -212,13 +233,18 @@ def _shares(dice: random.Random, seen: Observation) -> dict[str, Any]:
         return {n: round(w, 6) for n, w in moved.items()}
 
     plan: dict[str, Any] = {
-        "rationale": dice.choice(["Because.", "x" * 3000, "", "\u202e", "\x00"]) if dice.random() < 0.2 else "Because.",
+        "rationale": dice.choice(["Because.", "x" * 3000, "", "\u202e", "\x00"])
+        if dice.random() < 0.2
+        else "Because.",
         "ratios": draw(seen.last_plan.ratios),
         "bucket_weights": {d: draw(per) for d, per in seen.bucket_proportions.items()},
     }
     if label_values(seen):
         plan["focus"] = []
-    plan["expected"] = {o.name: dice.choice([0.1, 0.0, 9e9]) if dice.random() < 0.1 else 0.1 for o in seen.objectives}
+    plan["expected"] = {
+        o.name: dice.choice([0.1, 0.0, 9e9]) if dice.random() < 0.1 else 0.1
+        for o in seen.objectives
+    }
     return plan
 
 
@@ -252,7 +278,14 @@ def hostile_replies(quick: bool) -> list[dict[str, Any]]:
     watch = Watch()
     rows = _replies(watch, 200 if quick else 10_000)
     rows += _injections(watch, 27 if quick else 1)
-    rows.append(figure("files written, addresses called, processes started", sum(watch.found.values()), "", at_most=0))
+    rows.append(
+        figure(
+            "files written, addresses called, processes started",
+            sum(watch.found.values()),
+            "",
+            at_most=0,
+        )
+    )
     return rows
 
 
@@ -268,7 +301,11 @@ def _replies(watch: Watch, count: int) -> list[dict[str, Any]]:
         if request.get("tools") or not message.get("tool_calls"):
             return message
         first = message["tool_calls"][0] if isinstance(message["tool_calls"], list) else None
-        text = first["function"]["arguments"] if isinstance(first, dict) and "function" in first else "null"
+        text = (
+            first["function"]["arguments"]
+            if isinstance(first, dict) and "function" in first
+            else "null"
+        )
         return {"role": "assistant", "content": text}
 
     with ScriptedServer(script=script) as server:
@@ -280,7 +317,11 @@ def _replies(watch: Watch, count: int) -> list[dict[str, Any]]:
         watch.on = False
     rows = _rows(f"of {count} hostile replies", trial)
     bodies = Counter(_gate(dice, json.dumps(m)) for m in messages)
-    rows.append(figure(f"of {count} hostile bodies end in an untyped error", bodies["untyped"], "", at_most=0))
+    rows.append(
+        figure(
+            f"of {count} hostile bodies end in an untyped error", bodies["untyped"], "", at_most=0
+        )
+    )
     return rows
 
 
@@ -332,25 +373,41 @@ def _through(trial: Trial, strings: list[str], show: bool) -> list[dict[str, Any
             credulous = _inject(trial, channel, string, show)
             obeyed[channel] += credulous.obeyed > 0
             heard = "\n".join(credulous.heard)
-            if channel in ("row", "judge rationale", "adapter name") or (channel == "generation" and not show):
+            if channel in ("row", "judge rationale", "adapter name") or (
+                channel == "generation" and not show
+            ):
                 leaked += CANARY in heard
             if channel in ("generation", "reviewer comment"):
                 unwrapped += _outside(heard)
     wanted = ("reviewer comment", "slice name", *(("generation",) if show else ()))
     most = min(obeyed[c] for c in wanted) / len(strings)
     setting = f"show_text {str(show).lower()}"
-    what = "texts of rows, judges, adapters" + ("" if show else " and answers") + " that reached the model"
+    what = (
+        "texts of rows, judges, adapters"
+        + ("" if show else " and answers")
+        + " that reached the model"
+    )
     return [
         figure(f"{setting}: {what}", leaked, "", at_most=0),
         figure(f"{setting}: texts outside their envelope", unwrapped, "", at_most=0),
-        figure(f"{setting}: orders obeyed by the stand-in, least of {', '.join(wanted)}", most, "of 1", at_least=0.9),
+        figure(
+            f"{setting}: orders obeyed by the stand-in, least of {', '.join(wanted)}",
+            most,
+            "of 1",
+            at_least=0.9,
+        ),
     ]
 
 
 def _inject(trial: Trial, channel: str, string: str, show: bool) -> Credulous:
     """One planning call with a string in one channel."""
     seen, pool = world()
-    example: dict[str, Any] = {"label": {"depth": 2}, "score": 1.0, "failed": True, "answer": "It is old and green."}
+    example: dict[str, Any] = {
+        "label": {"depth": 2},
+        "score": 1.0,
+        "failed": True,
+        "answer": "It is old and green.",
+    }
     if channel == "row":
         attributes = {d: {**per, "topic": [string, "plain"]} for d, per in seen.attributes.items()}
         seen = seen.model_copy(update={"attributes": attributes})
@@ -359,14 +416,21 @@ def _inject(trial: Trial, channel: str, string: str, show: bool) -> Credulous:
     elif channel == "judge rationale":
         example["label"] = {"depth": 2, "reason": string}
     elif channel == "adapter name":
-        history = [r.model_copy(update={"adapter": string, "reason": string, "planner": string}) for r in seen.history]
+        history = [
+            r.model_copy(update={"adapter": string, "reason": string, "planner": string})
+            for r in seen.history
+        ]
         seen = seen.model_copy(update={"history": history})
     elif channel == "slice name":
         first, *rest = seen.profile.slices
         slices = [first.model_copy(update={"slice": string}), *rest]
-        seen = seen.model_copy(update={"profile": seen.profile.model_copy(update={"slices": slices})})
+        seen = seen.model_copy(
+            update={"profile": seen.profile.model_copy(update={"slices": slices})}
+        )
     elif channel == "reviewer comment":
-        seen = seen.model_copy(update={"feedback": [Violation(path="plan", rule="rejected", hint=string)]})
+        seen = seen.model_copy(
+            update={"feedback": [Violation(path="plan", rule="rejected", hint=string)]}
+        )
     first = seen.profile.slices[0]
     look = {"objective": first.objective, "slice": first.slice, "filter": "failed", "n": 3}
     credulous = Credulous(look=None if len(first.slice) > 200 else look)
@@ -376,6 +440,6 @@ def _inject(trial: Trial, channel: str, string: str, show: bool) -> Credulous:
 
 
 def _outside(heard: str) -> int:
-    """Canaries that stand outside an envelope."""
+    """GoldChecks that stand outside an envelope."""
     inside = re.sub(r'<data-([0-9a-f]{16}) source="\w+">\n"[^\n<>]*"\n</data-\1>', "", heard)
     return inside.count(CANARY)

@@ -32,8 +32,12 @@ def write_xguard(path: Path, rows: int, seed: int = 0) -> None:
         for row in range(rows):
             turns = []
             for _ in range(rng.randint(2, 7)):
-                turns.append({"from": "human", "value": _text(rng, words, int(rng.lognormvariate(5.2, 0.5)))})
-                turns.append({"from": "gpt", "value": _text(rng, words, int(rng.lognormvariate(6.2, 0.6)))})
+                turns.append(
+                    {"from": "human", "value": _text(rng, words, int(rng.lognormvariate(5.2, 0.5)))}
+                )
+                turns.append(
+                    {"from": "gpt", "value": _text(rng, words, int(rng.lognormvariate(6.2, 0.6)))}
+                )
             if row % BAD_EVERY == BAD_EVERY - 1:
                 turns[0]["from"] = "narrator"
             stream.write(json.dumps({"conversations": turns}) + (",\n" if row < rows - 1 else "\n"))
@@ -47,17 +51,27 @@ def write_tulu(path: Path, rows: int, seed: int = 0) -> None:
 
     rng = random.Random(seed)
     words = ["".join(rng.choices("abcdefghij", k=rng.randint(2, 10))) for _ in range(5_000)]
-    names = ["length constraints:words", "format:bullet list", "keywords:include", "punctuation:no comma"]
+    names = [
+        "length constraints:words",
+        "format:bullet list",
+        "keywords:include",
+        "punctuation:no comma",
+    ]
     writer = None
     for start in range(0, rows, 5_000):
         batch = []
         for row in range(start, min(rows, start + 5_000)):
             prompt = _text(rng, words, 300)
-            chat = [{"content": prompt, "role": "user"}, {"content": _text(rng, words, 1_650), "role": "assistant"}]
+            chat = [
+                {"content": prompt, "role": "user"},
+                {"content": _text(rng, words, 1_650), "role": "assistant"},
+            ]
             if row % BAD_EVERY == BAD_EVERY - 1:
                 chat[1]["content"] = ""
             constraints = rng.sample(names, rng.randint(1, 3))
-            batch.append({"id": f"p{row}", "prompt": prompt, "messages": chat, "constraints": constraints})
+            batch.append(
+                {"id": f"p{row}", "prompt": prompt, "messages": chat, "constraints": constraints}
+            )
         table = pa.Table.from_pylist(batch)
         writer = writer or pq.ParquetWriter(path, table.schema)
         writer.write_table(table)
@@ -69,7 +83,7 @@ def measure(source: Path, shape: str, out: Path) -> dict[str, Any]:
     """In this process: seconds, peak memory in GB, and the tally."""
     import resource
 
-    from training.pool_import import ImportJob, import_rows
+    from training.data.importers.rows import ImportJob, import_rows
 
     started, cpu = time.monotonic(), time.process_time()
     job = ImportJob(sources=[str(source)], shape=shape, dataset="d", skip_bad=True)
@@ -96,16 +110,27 @@ def import_rows(quick: bool) -> list[dict[str, Any]]:
             code = "import json, sys; from pathlib import Path; from benchmarks.importing import measure; "
             code += "print(json.dumps(measure(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))))"
             command = [sys.executable, "-c", code, str(folder / file), shape, str(folder / out)]
-            done = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+            done = json.loads(
+                subprocess.run(command, capture_output=True, text=True, check=True).stdout
+            )
             bad = rows // BAD_EVERY
             first = f"{folder / file}:{BAD_EVERY + (1 if shape == 'xguard' else 0)}: "
-            named = done["bad"] == bad and done["rows"] == rows - bad and done["bad_rows"][0].startswith(first)
+            named = (
+                done["bad"] == bad
+                and done["rows"] == rows - bad
+                and done["bad_rows"][0].startswith(first)
+            )
             size = (folder / file).stat().st_size / 1e6
             what = f"{rows:,} rows of shape {shape} ({size:,.0f} MB)"
             figures += [
                 figure(f"{what}: seconds", done["seconds"], "s", at_most=20),
                 figure(f"{what}: CPU seconds", done["cpu"], "s"),
                 figure(f"{what}: peak memory", done["memory"], "GB", at_most=1),
-                figure(f"{what}: bad rows all counted, the first at its file:line", int(named), "yes", at_least=1),
+                figure(
+                    f"{what}: bad rows all counted, the first at its file:line",
+                    int(named),
+                    "yes",
+                    at_least=1,
+                ),
             ]
     return figures

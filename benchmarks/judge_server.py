@@ -38,12 +38,17 @@ def by_rules(suites: Iterable[Suite]) -> Decide:
         if name != objective:
             amounts = ("none", "some", "most")
             return {
-                channel: {i: amounts[v] if i == "rejection_votes" else ("no", "yes")[v] for i, v in items.items()}
+                channel: {
+                    i: amounts[v] if i == "rejection_votes" else ("no", "yes")[v]
+                    for i, v in items.items()
+                }
                 for channel, items in prompt.prompt_items.items()
             }
         return {
             channel: {
-                item: "yes" if any(holds(rule, a) for a in (answers if channel == UNION else answers[-1:])) else "no"
+                item: "yes"
+                if any(holds(rule, a) for a in (answers if channel == UNION else answers[-1:]))
+                else "no"
                 for item, rule in items.items()
             }
             for channel, items in prompt.rules.items()
@@ -63,7 +68,9 @@ class JudgeServer:
     """Serves on a free loopback port while inside `with`. `fault(n)` names what the n-th call (from 1) suffers: a
     status as text, `garbage`, `truncated`, `refused`, `invalid`, or None. `bodies` are the requests, in order."""
 
-    def __init__(self, decide: Decide, fault: Fault = lambda call: None, seconds: float = 0.0) -> None:
+    def __init__(
+        self, decide: Decide, fault: Fault = lambda call: None, seconds: float = 0.0
+    ) -> None:
         self.decide = decide
         self.fault = fault
         self.seconds = seconds
@@ -107,7 +114,9 @@ class JudgeServer:
             return int(fault), {"error": {"message": "told to"}}
         if "response_format" in body:
             schema = body["response_format"]["json_schema"]["schema"]
-            turns = [(s, json.loads(text)) for s, text in BLOCK.findall(body["messages"][1]["content"])]
+            turns = [
+                (s, json.loads(text)) for s, text in BLOCK.findall(body["messages"][1]["content"])
+            ]
             verdict: dict[str, Any] = {"reason": "by rule", **self.decide(schema["title"], turns)}
             if fault == "invalid":
                 verdict["score"] = 10
@@ -119,7 +128,11 @@ class JudgeServer:
         message: dict[str, Any] = {"role": "assistant", "content": text}
         if fault == "refused":
             message |= {"content": None, "refusal": "no"}
-        choice = {"index": 0, "message": message, "finish_reason": "length" if fault == "truncated" else "stop"}
+        choice = {
+            "index": 0,
+            "message": message,
+            "finish_reason": "length" if fault == "truncated" else "stop",
+        }
         usage = {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120}
         reply = {"id": "r", "object": "chat.completion", "created": 0, "model": body["model"]}
         return 200, {**reply, "choices": [choice], "usage": usage}

@@ -10,22 +10,22 @@ from typing import Any
 
 from benchmarks.figures import figure
 from benchmarks.judge_server import MODEL, JudgeServer, by_rules
-from eval.chat import ChatConfig
-from eval.judge import Judge, LlmJudgeConfig
+from eval.chat.client import ChatConfig
+from eval.judges.base import Judge, LlmJudgeConfig
 from eval.judges.llm import LlmJudge
 from eval.judges.verifier import VerifierJudge
-from eval.objective import Objective
+from eval.objectives.base import Objective
 from eval.suite import Suite
 from mosaic.app.config import load_config
 from mosaic.app.wiring import open_suites
-from mosaic.errors import StopRequested
-from mosaic.journal import FILE, Journal
-from mosaic.store import Store
-from mosaic.types import Prompt, Response
-from tools.evaluate import Evaluation, Evaluator
-from tools.step import Steps
-from tools.verdict_cache import VerdictCache
-from tools.verdicts import Canaries, RecordedJudge
+from mosaic.core.errors import StopRequested
+from mosaic.core.journal import FILE, Journal
+from mosaic.core.steps import Steps
+from mosaic.core.store import Store
+from mosaic.core.types.evaluation import Prompt, Response
+from tools.effects.evaluate import Evaluation, Evaluator
+from tools.effects.judge import GoldChecks, RecordedJudge
+from tools.effects.verdict_cache import VerdictCache
 
 ASKED = ("safety", "over_refusal")
 OWN = "so it is ."
@@ -35,7 +35,10 @@ class Recital:
     """A generator that gives each prompt its good or its bad reference answer, by turns, with a word of its own."""
 
     def generate(self, prompts: list[Prompt], adapter: Path | None) -> list[Response]:
-        answers = [[f"{a} {OWN}" for a in (p.good if i % 2 else p.bad) or []] for i, p in enumerate(prompts)]
+        answers = [
+            [f"{a} {OWN}" for a in (p.good if i % 2 else p.bad) or []]
+            for i, p in enumerate(prompts)
+        ]
         return [
             Response(id=p.id, answers=a, finish_reasons=["stop"] * len(a), n_tokens=len(a))
             for p, a in zip(prompts, answers, strict=True)
@@ -54,12 +57,19 @@ class Recital:
 class Evaluations:
     """Evaluations of run folders that share one judge server and one cache."""
 
-    def __init__(self, folder: Path, suites: Mapping[str, Mapping[str, Suite]], objectives: Mapping[str, Objective]):
+    def __init__(
+        self,
+        folder: Path,
+        suites: Mapping[str, Mapping[str, Suite]],
+        objectives: Mapping[str, Objective],
+    ):
         self.folder = folder
         self.suites = suites
         self.objectives = objectives
 
-    def evaluate(self, run: str, server: JudgeServer | None, stop_after: int | None = None) -> Evaluation:
+    def evaluate(
+        self, run: str, server: JudgeServer | None, stop_after: int | None = None
+    ) -> Evaluation:
         """Evaluate in `<folder>/<run>`; without a server by the verifier. `stop_after` calls a stop is asked for."""
         folder = self.folder / run
         if not (folder / FILE).exists():
@@ -77,9 +87,13 @@ class Evaluations:
             chat = ChatConfig(base_url=server.url, model=MODEL)
             llm = LlmJudge(LlmJudgeConfig(chat=chat, revision="1", concurrency=8))
             known = {name: list(roles.values()) for name, roles in self.suites.items()}
-            judge = RecordedJudge(llm, steps, cache, Canaries(llm, self.objectives, known, "resume", "check"))
+            judge = RecordedJudge(
+                llm, steps, cache, GoldChecks(llm, self.objectives, known, "resume", "check")
+            )
         try:
-            evaluator = Evaluator(steps, Recital(), judge, self.objectives, self.suites, {"base": "recital"})
+            evaluator = Evaluator(
+                steps, Recital(), judge, self.objectives, self.suites, {"base": "recital"}
+            )
             return evaluator.evaluate(None, ["steering", "selection"])
         finally:
             cache.close()
@@ -97,7 +111,9 @@ def judge_cache(quick: bool) -> list[dict[str, Any]]:
             for o, roles in suites.items()
         }
     flat = [s for roles in suites.values() for s in roles.values()]
-    prompts = sum(len(roles[r].prompts) for roles in suites.values() for r in ("steering", "selection"))
+    prompts = sum(
+        len(roles[r].prompts) for roles in suites.values() for r in ("steering", "selection")
+    )
     with tempfile.TemporaryDirectory() as name, JudgeServer(by_rules(flat)) as server:
         world = Evaluations(Path(name), suites, objectives)
         half = prompts // 2
@@ -125,13 +141,22 @@ def judge_cache(quick: bool) -> list[dict[str, Any]]:
     same = first.scores() == second.scores() == verified.scores()
     return [
         figure("conversations judged", prompts, "conversations"),
-        figure("judge calls of the first evaluation, stopped in its middle, and its resumption", after, "calls"),
+        figure(
+            "judge calls of the first evaluation, stopped in its middle, and its resumption",
+            after,
+            "calls",
+        ),
         figure("of these before the stop", before, "calls"),
         figure("verdicts asked for twice, known answers aside", again, "verdicts", at_most=0),
         figure("judge calls of the same evaluation again, same run", repeated, "calls", at_most=0),
         figure("judge calls of the same evaluation in another run", other_run, "calls", at_most=0),
         figure("judge calls of that run once the cache is deleted", alone, "calls", at_most=0),
-        figure("scores equal to the verifier's, whose rules the server applies", float(same), "1 is yes", at_least=1),
+        figure(
+            "scores equal to the verifier's, whose rules the server applies",
+            float(same),
+            "1 is yes",
+            at_least=1,
+        ),
         figure("seconds of the resumed evaluation", seconds, "s"),
         figure("seconds of the evaluation out of the cache", copying, "s"),
     ]

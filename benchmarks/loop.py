@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.figures import figure
-from mosaic.app.views import report_data
+from mosaic.app.views.report_data import report_data
 
 
 def _run(folder: Path, *more: str) -> float:
@@ -26,7 +26,9 @@ def demo(quick: bool) -> list[dict[str, Any]]:
         more = ["--set", "rounds=1", "--set", "calibration.repeats=1"] if quick else []
         seconds = _run(Path(folder) / "run", *more)
         report = report_data(Path(folder) / "run")
-    rows = [figure("run of the laboratory, five rounds and audit", seconds / 60, "minutes", at_most=5)]
+    rows = [
+        figure("run of the laboratory, five rounds and audit", seconds / 60, "minutes", at_most=5)
+    ]
     if quick:
         rows = [figure("run of the laboratory, one round", seconds / 60, "minutes")]
     rows += [figure(f"audit {o}", s["mean"], "1-5") for o, s in report["audit"]["chosen"].items()]
@@ -36,7 +38,13 @@ def demo(quick: bool) -> list[dict[str, Any]]:
 def controller_share(quick: bool) -> list[dict[str, Any]]:
     """The worst planned round's time that is not training, generation or judging."""
     with tempfile.TemporaryDirectory() as folder:
-        _run(Path(folder) / "run", "--set", f"rounds={2 if quick else 5}", "--set", "calibration.repeats=1")
+        _run(
+            Path(folder) / "run",
+            "--set",
+            f"rounds={2 if quick else 5}",
+            "--set",
+            "calibration.repeats=1",
+        )
         rounds = [r for r in report_data(Path(folder) / "run")["rounds"] if r["plan"]]
     rows = []
     for round_ in rounds:

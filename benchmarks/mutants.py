@@ -14,7 +14,17 @@ from typing import Any
 from benchmarks.figures import figure
 
 ROOT = Path(__file__).resolve().parents[1]
-CODE = ("agent", "benchmarks", "eval", "mosaic", "prompts", "tests", "tools", "training", "pyproject.toml")
+CODE = (
+    "agent",
+    "benchmarks",
+    "eval",
+    "mosaic",
+    "prompts",
+    "tests",
+    "tools",
+    "training",
+    "pyproject.toml",
+)
 FAULTS = "tests/durability/test_faults.py"
 
 
@@ -30,25 +40,25 @@ class Mutant:
 MUTANTS = [
     Mutant(
         "files are not flushed",
-        (("mosaic/store.py", "            view = view[os.write(descriptor, view) :]\n        os.fsync(descriptor)", "            view = view[os.write(descriptor, view) :]"),),
+        (("mosaic/core/store.py", "            view = view[os.write(descriptor, view) :]\n        os.fsync(descriptor)", "            view = view[os.write(descriptor, view) :]"),),
         "power_loss",
     ),
-    Mutant("the folder is not flushed after a rename", (("mosaic/store.py", "                _sync(self.root)\n", ""),), "power_loss"),
+    Mutant("the folder is not flushed after a rename", (("mosaic/core/store.py", "                _sync(self.root)\n", ""),), "power_loss"),
     Mutant(
         "artifacts are written in place",
-        (("mosaic/store.py", 'temporary = self.root / f".{uuid.uuid4().hex}.tmp"', "temporary = target"),),
+        (("mosaic/core/store.py", 'temporary = self.root / f".{uuid.uuid4().hex}.tmp"', "temporary = target"),),
         "crash",
     ),
     Mutant(
         "the effect comes before the intent",
-        (("tools/step.py", "        step = self.journal.begin(kind,", "        effect()\n        step = self.journal.begin(kind,"),),
+        (("mosaic/core/steps.py", "        step = self.journal.begin(kind,", "        effect()\n        step = self.journal.begin(kind,"),),
         f"{FAULTS}::test_stand_ins_are_called_once_for_each_effect",
     ),
     Mutant(
         "a step that was only begun counts as done",
         (
-            ("mosaic/journal.py", 'if found and found.state == "done":\n            return found', "if found:\n            return found"),
-            ("tools/step.py", 'if step.state == "done":\n            return step', "if step.seconds is None and step.result is None and step.seq < 0:\n            return step"),
+            ("mosaic/core/journal.py", 'if found and found.state == "done":\n            return found', "if found:\n            return found"),
+            ("mosaic/core/steps.py", 'if step.state == "done":\n            return step', "if step.seconds is None and step.result is None and step.seq < 0:\n            return step"),
         ),
         "crash",
     ),
@@ -57,17 +67,17 @@ MUTANTS = [
         (("agent/planners/baselines.py", "np.random.default_rng([observation.seed, observation.round, *([refused] if refused else [])])", "np.random.default_rng()"),),
         "crash",
     ),
-    Mutant("no lock is taken", (("mosaic/journal.py", "fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass"),), "races"),
-    Mutant("the fencing number is not compared", (("mosaic/journal.py", 'if fenced and int(self.meta("fence")) != self.fence:', "if False:"),), "races"),
-    Mutant("rows are read without their digest", (("mosaic/journal.py", "if _seal(row) != seal:", "if False:"),), "corruption"),
-    Mutant("artifacts are read without their digest", (("mosaic/store.py", "        if actual != digest:", "        if False:"),), "corruption"),
-    Mutant("the budget is not compared where it is changed", (("mosaic/journal.py", "where id = 0 and held + spent + :n <= cap", "where id = 0"),), "overspend"),
+    Mutant("no lock is taken", (("mosaic/core/journal.py", "fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass"),), "races"),
+    Mutant("the fencing number is not compared", (("mosaic/core/journal.py", 'if fenced and int(self.meta("fence")) != self.fence:', "if False:"),), "races"),
+    Mutant("rows are read without their digest", (("mosaic/core/journal.py", "if _checksum(row) != checksum:", "if False:"),), "corruption"),
+    Mutant("artifacts are read without their digest", (("mosaic/core/store.py", "        if actual != digest:", "        if False:"),), "corruption"),
+    Mutant("the budget is not compared where it is changed", (("mosaic/core/journal.py", "where id = 0 and held + spent + :n <= cap", "where id = 0"),), "overspend"),
     Mutant(
         "an approval is not bound to its plan",
         (
             ("agent/approval.py", 'for name in ("request", "run", "round", "plan_digest", "state_digest"):', "for name in ():"),
-            ("agent/nodes.py", "    runs = decision.executes or decision.plan_digest", '    runs = decision.executes or state["plan"]'),
-            ("agent/nodes.py", '(said.get("executes") or said.get("plan_digest")) != proposed.content_digest', "False"),
+            ("agent/nodes/all.py", "    runs = decision.executes or decision.plan_digest", '    runs = decision.executes or state["plan"]'),
+            ("agent/nodes/all.py", '(said.get("executes") or said.get("plan_digest")) != proposed.content_digest', "False"),
         ),
         "approvals",
     ),
@@ -99,7 +109,11 @@ def caught(mutant: Mutant | None, check: str, folder: Path) -> bool:
         if old not in text:
             raise RuntimeError(f"{mutant.name if mutant else ''}: {path} has no {old!r} any more")
         (tree / path).write_text(text.replace(old, new))
-    command = ["-m", "pytest", "-q", "-x", check] if "/" in check else ["-m", "benchmarks", check, "--quick"]
+    command = (
+        ["-m", "pytest", "-q", "-x", check]
+        if "/" in check
+        else ["-m", "benchmarks", check, "--quick"]
+    )
     done = subprocess.run(
         [sys.executable, *command],
         cwd=tree,
@@ -119,8 +133,20 @@ def mutants(quick: bool) -> list[dict[str, Any]]:
         folder = Path(name)
         for check in sorted({m.check for m in chosen}):
             rows.append(
-                figure(f"{check} fails without a mistake", int(caught(None, check, folder)), "failures", at_most=0)
+                figure(
+                    f"{check} fails without a mistake",
+                    int(caught(None, check, folder)),
+                    "failures",
+                    at_most=0,
+                )
             )
         for mutant in chosen:
-            rows.append(figure(f"caught: {mutant.name}", int(caught(mutant, mutant.check, folder)), "of 1", at_least=1))
+            rows.append(
+                figure(
+                    f"caught: {mutant.name}",
+                    int(caught(mutant, mutant.check, folder)),
+                    "of 1",
+                    at_least=1,
+                )
+            )
     return rows

@@ -14,7 +14,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.testclient import TestClient
 
 from agent.approval import HumanApprover
-from agent.nodes import Services
+from agent.nodes.all import RunContext
 from benchmarks.durability import memory
 from benchmarks.figures import figure
 from benchmarks.standins import StandIn, StandInGenerator, Witness
@@ -22,8 +22,9 @@ from benchmarks.waiting import waiting_run
 from mosaic.app.decisions import decide
 from mosaic.app.web.guard import LOGIN, cookie_of, csrf_of
 from mosaic.app.web.server import create_app
-from mosaic.errors import WaitingError
-from mosaic.types import ActionPlan, Prompt, Response
+from mosaic.core.errors import WaitingError
+from mosaic.core.types.evaluation import Prompt, Response
+from mosaic.core.types.plans import ActionPlan
 
 Rows = list[dict[str, Any]]
 PORT = 8765
@@ -51,7 +52,9 @@ XSS = [wrapped for mark in _MARKS for wrapped in (mark, f"a {mark} b\n{mark}")]
 
 
 def client(root: Path, control: bool = False, token: bool = True) -> TestClient:
-    made = TestClient(create_app(root, TOKEN, PORT, control), base_url=ORIGIN, follow_redirects=False)
+    made = TestClient(
+        create_app(root, TOKEN, PORT, control), base_url=ORIGIN, follow_redirects=False
+    )
     if token:
         made.cookies.set(cookie_of(TOKEN), TOKEN)
     return made
@@ -78,7 +81,9 @@ def without_token(root: Path, name: str) -> tuple[int, int]:
         ):
             answer = plain.request(method, path, headers=headers)
             tried += 1
-            open_ += answer.status_code not in (401, 403, 405, 421) or bool(answer.headers.get("set-cookie"))
+            open_ += answer.status_code not in (401, 403, 405, 421) or bool(
+                answer.headers.get("set-cookie")
+            )
     return tried, open_
 
 
@@ -87,7 +92,14 @@ def cross_site(root: Path, name: str) -> tuple[int, int]:
     web = client(root, control=True)
     tried = wrong = 0
     hosts = (HOST, f"localhost:{PORT}", "evil.example", f"evil.example:{PORT}", "127.0.0.1:1")
-    origins = (ORIGIN, f"http://localhost:{PORT}", "http://evil.example", "null", None, f"https://{HOST}")
+    origins = (
+        ORIGIN,
+        f"http://localhost:{PORT}",
+        "http://evil.example",
+        "null",
+        None,
+        f"https://{HOST}",
+    )
     sites = ("same-origin", "none", "cross-site", "same-site", None)
     tokens = (csrf_of(TOKEN), "", csrf_of("other"), None)
     for host, origin, site, csrf in itertools.product(hosts, origins, sites, tokens):
@@ -110,7 +122,11 @@ def cross_site(root: Path, name: str) -> tuple[int, int]:
 def traversals(root: Path, name: str) -> tuple[int, int]:
     """(requests, answers with anything in them that is no page of ours)."""
     web = client(root)
-    secrets = (root / ".view-token").read_bytes() if (root / ".view-token").exists() else b"SQLite format 3"
+    secrets = (
+        (root / ".view-token").read_bytes()
+        if (root / ".view-token").exists()
+        else b"SQLite format 3"
+    )
     tried = leaked = 0
     for text in TRAVERSALS:
         for path in (
@@ -122,7 +138,9 @@ def traversals(root: Path, name: str) -> tuple[int, int]:
         ):
             answer = web.get(path)
             tried += 1
-            leaked += answer.status_code == 200 or b"root:" in answer.content or secrets in answer.content
+            leaked += (
+                answer.status_code == 200 or b"root:" in answer.content or secrets in answer.content
+            )
     return tried, leaked
 
 
@@ -155,7 +173,9 @@ class _Talker:
     def propose(self, observation: Any, toolbox: Any) -> ActionPlan:
         plan: ActionPlan = self.planner.propose(observation, toolbox)
         toolbox.conclude(self.text)
-        toolbox.calls.append({"tool": self.text, "arguments": {self.text: self.text}, "result": self.text})
+        toolbox.calls.append(
+            {"tool": self.text, "arguments": {self.text: self.text}, "result": self.text}
+        )
         return plan.model_copy(update={"rationale": self.text})
 
 
@@ -174,7 +194,7 @@ class Hostile(StandIn):
 
     text = "plain"
 
-    def services(self, folder: Path, journal: Any, witness: Witness) -> Services:
+    def services(self, folder: Path, journal: Any, witness: Witness) -> RunContext:
         services = super().services(folder, journal, witness)
         services.planner = _Talker(services.planner, self.text)
         services.evaluator.generator = _Babbler(witness, self.text)
@@ -214,6 +234,16 @@ def page(quick: bool) -> Rows:
     return [
         figure("requests without the token that were answered", open_, f"of {tried:,}", at_most=0),
         figure("cross-site requests judged wrongly", wrong, f"of {matrix:,}", at_most=0),
-        figure(f"traversals that read something, {len(TRAVERSALS)} strings", leaked, f"of {paths:,}", at_most=0),
-        figure("hostile strings that changed the structure of a page", alive, f"of {len(strings)}", at_most=0),
+        figure(
+            f"traversals that read something, {len(TRAVERSALS)} strings",
+            leaked,
+            f"of {paths:,}",
+            at_most=0,
+        ),
+        figure(
+            "hostile strings that changed the structure of a page",
+            alive,
+            f"of {len(strings)}",
+            at_most=0,
+        ),
     ]

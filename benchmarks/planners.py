@@ -16,22 +16,23 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student
 
+from agent.feasible import feasible_plan, normal
 from agent.graph import run as run_graph
-from agent.nodes import calibrate, measure, resume_at
-from agent.planner import Planner
+from agent.nodes.all import calibrate, measure, resume_at
+from agent.planners.base import Planner
 from agent.planners.baselines import NeedPlanner, RandomPlanner, StaticPlanner
-from agent.planners.profile import ProfilePlanner
-from agent.planners.space import normal, plan_inside
+from agent.planners.surrogate import SurrogatePlanner
 from benchmarks.figures import figure
 from benchmarks.world import World
 from mosaic.app import runs
 from mosaic.app.config import RunConfig, load_config
-from mosaic.app.views import report_data
+from mosaic.app.views.report_data import report_data
 from mosaic.app.wiring import build_services, open_inputs
-from mosaic.journal import Journal
+from mosaic.core.journal import Journal
+from mosaic.core.types.plans import ActionPlan
+from mosaic.core.types.runs import Observation
 from mosaic.lab.build import DATA, build
-from mosaic.types import ActionPlan, Observation
-from tools.toolbox import Toolbox
+from tools.planning.toolbox import Toolbox
 
 LABS = Path("runs/benchmark-labs")
 OTHER_SEEDS = (101, 202)
@@ -54,24 +55,33 @@ class OptunaPlanner:
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         if self.sampler == "tpe":
-            sampler: Any = optuna.samplers.TPESampler(seed=observation.seed, n_startup_trials=2, multivariate=True)
+            sampler: Any = optuna.samplers.TPESampler(
+                seed=observation.seed, n_startup_trials=2, multivariate=True
+            )
         else:
             sampler = optuna.samplers.GPSampler(seed=observation.seed, n_startup_trials=2)
         names = [o.name for o in observation.objectives]
         study = optuna.create_study(directions=["maximize"] * len(names), sampler=sampler)
-        space = {key: optuna.distributions.FloatDistribution(-3.0, 3.0) for key in self._keys(observation)}
+        space = {
+            key: optuna.distributions.FloatDistribution(-3.0, 3.0)
+            for key in self._keys(observation)
+        }
         calibration = observation.calibration
         if calibration:
             for scores in calibration.scores:
                 values = [float(scores[o]["selection"].mean or 1.0) for o in names]
                 study.add_trial(
-                    optuna.trial.create_trial(params=dict.fromkeys(space, 0.0), distributions=space, values=values)
+                    optuna.trial.create_trial(
+                        params=dict.fromkeys(space, 0.0), distributions=space, values=values
+                    )
                 )
         for past in observation.history:
             point = past.point(names)
             if past.plan and point:
                 params = self._params(past.plan, observation)
-                study.add_trial(optuna.trial.create_trial(params=params, distributions=space, values=point))
+                study.add_trial(
+                    optuna.trial.create_trial(params=params, distributions=space, values=point)
+                )
         asked = study.ask(space).params
         ratios = {d: p * float(np.exp(asked[d])) for d, p in observation.proportions.items()}
         buckets = {
@@ -79,7 +89,7 @@ class OptunaPlanner:
             for d, per in observation.bucket_proportions.items()
         }
         toolbox.conclude(f"asked {self.kind}")
-        return plan_inside(f"Proposed by {self.kind}.", ratios, buckets, observation)
+        return feasible_plan(f"Proposed by {self.kind}.", ratios, buckets, observation)
 
     def _keys(self, observation: Observation) -> list[str]:
         per = observation.bucket_proportions
@@ -89,14 +99,18 @@ class OptunaPlanner:
         def log_ratio(new: float, old: float) -> float:
             return float(np.clip(np.log((new + 1e-4) / (old + 1e-4)), -3, 3))
 
-        params = {d: log_ratio(plan.ratios.get(d, 0.0), p) for d, p in observation.proportions.items()}
+        params = {
+            d: log_ratio(plan.ratios.get(d, 0.0), p) for d, p in observation.proportions.items()
+        }
         for d, per in observation.bucket_proportions.items():
-            params |= {f"{d}/{b}": log_ratio(plan.bucket_weights[d].get(b, 0.0), w) for b, w in per.items()}
+            params |= {
+                f"{d}/{b}": log_ratio(plan.bucket_weights[d].get(b, 0.0), w) for b, w in per.items()
+            }
         return params
 
 
 PLANNERS: dict[str, Callable[[], Planner]] = {
-    "profile": ProfilePlanner,
+    "profile": SurrogatePlanner,
     "random": RandomPlanner,
     "static": StaticPlanner,
     "need": NeedPlanner,
@@ -150,13 +164,25 @@ def audit(quick: bool) -> Rows:
     """Audit scores of `profile` after five rounds, mean over seeds, and the base's distance."""
     rows: Rows = []
     for lab, folder in labs(quick).items():
-        reports = [run_planners(folder, seed, ["profile"])["profile"] for seed in range(1, 3 if quick else 6)]
+        reports = [
+            run_planners(folder, seed, ["profile"])["profile"]
+            for seed in range(1, 3 if quick else 6)
+        ]
         for objective, goal in TARGETS.items():
             mean = statistics.fmean(r["audit"]["chosen"][objective]["mean"] for r in reports)
-            rows.append(figure(f"lab {lab}: audit {objective}, profile", mean, "1-5", at_least=goal))
+            rows.append(
+                figure(f"lab {lab}: audit {objective}, profile", mean, "1-5", at_least=goal)
+            )
         base = {o: reports[0]["audit"]["base"][o]["mean"] for o in TARGETS}
         safety = statistics.fmean(r["audit"]["chosen"]["safety"]["mean"] for r in reports)
-        rows.append(figure(f"lab {lab}: gain in safety over the base", safety - base["safety"], "points", at_least=1.3))
+        rows.append(
+            figure(
+                f"lab {lab}: gain in safety over the base",
+                safety - base["safety"],
+                "points",
+                at_least=1.3,
+            )
+        )
         what = f"lab {lab}: audit instruction_following of the base"
         rows.append(figure(what, base["instruction_following"], "1-5", at_most=3.3))
     return rows
@@ -176,13 +202,21 @@ def planners(quick: bool) -> Rows:
                 for name, report in run_planners(folder, seed, list(PLANNERS), overrides).items():
                     volumes[name].append(report["hypervolume"][-1])
             rows.append(
-                figure(f"lab {lab}{label}: hypervolume of profile", statistics.fmean(volumes["profile"]), "share")
+                figure(
+                    f"lab {lab}{label}: hypervolume of profile",
+                    statistics.fmean(volumes["profile"]),
+                    "share",
+                )
             )
             for name in PLANNERS:
                 if name == "profile":
                     continue
                 ahead = [p - o for p, o in zip(volumes["profile"], volumes[name], strict=True)]
-                half = float(student.ppf(0.975, len(ahead) - 1)) * statistics.stdev(ahead) / len(ahead) ** 0.5
+                half = (
+                    float(student.ppf(0.975, len(ahead) - 1))
+                    * statistics.stdev(ahead)
+                    / len(ahead) ** 0.5
+                )
                 what = f"lab {lab}{label}: profile ahead of {name} (95 % +- {half:.3f})"
                 rows.append(figure(what, statistics.fmean(ahead), "share", at_least=0))
     return rows
@@ -194,7 +228,9 @@ def landscape(quick: bool) -> Rows:
     generator = np.random.default_rng(5)
 
     def draw(weights: Mapping[str, float], spread: float) -> dict[str, float]:
-        return normal({n: w * float(np.exp(spread * generator.standard_normal())) for n, w in weights.items()})
+        return normal(
+            {n: w * float(np.exp(spread * generator.standard_normal())) for n, w in weights.items()}
+        )
 
     static = world.measure(world.ratios, world.buckets)
     drawn = []
@@ -216,7 +252,10 @@ def landscape(quick: bool) -> Rows:
         figure("hypervolume of the best mixture found", best[0].volume, "share"),
         figure("random over best", mean / best[0].volume, "ratio", at_most=0.85),
     ]
-    rows += [figure(f"audit {o} of the best mixture", audited[o], "1-5", at_least=t) for o, t in TARGETS.items()]
+    rows += [
+        figure(f"audit {o} of the best mixture", audited[o], "1-5", at_least=t)
+        for o, t in TARGETS.items()
+    ]
     random = [world.measure(*point, role="audit").means for _, point in drawn]
     naive = {
         "static": world.measure(world.ratios, world.buckets, role="audit").means,
@@ -224,9 +263,20 @@ def landscape(quick: bool) -> Rows:
     }
     for name, means in naive.items():
         rows += [figure(f"audit {o} of {name}", means[o], "1-5") for o in TARGETS]
-        rows.append(figure(f"targets missed by {name}", sum(means[o] < t for o, t in TARGETS.items()), "", at_least=1))
+        rows.append(
+            figure(
+                f"targets missed by {name}",
+                sum(means[o] < t for o, t in TARGETS.items()),
+                "",
+                at_least=1,
+            )
+        )
     base = world.base()
     rows += [figure(f"base, selection {o}", m, "1-5") for o, m in base.means.items()]
     safety_only = world.measure({d: float(d == "guard") for d in world.ratios}, world.buckets).means
-    rows.append(figure("over-refusal after safety data alone", safety_only["over_refusal"], "1-5", at_most=2.5))
+    rows.append(
+        figure(
+            "over-refusal after safety data alone", safety_only["over_refusal"], "1-5", at_most=2.5
+        )
+    )
     return rows

@@ -18,22 +18,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks.figures import figure
-from eval.generator import TransformersGeneratorConfig, VllmGeneratorConfig
+from eval.generators.base import TransformersGeneratorConfig, VllmGeneratorConfig
 from eval.generators.conversations import Ask, Chat, Turn, replay
 from eval.generators.transformers import TransformersGenerator
 from eval.generators.vllm import Session, VllmGenerator
 from eval.judges.verifier import VerifierJudge
-from eval.run import judge_and_score
-from eval.scores import paired_change
+from eval.scoring import judge_and_score
+from eval.statistics import paired_change
 from mosaic.app.config import RunConfig, load_config
-from mosaic.app.views import report_data
+from mosaic.app.views.report_data import report_data
 from mosaic.app.wiring import Inputs, open_inputs
-from mosaic.store import Store
-from mosaic.types import Prompt, Response, Scored
+from mosaic.core.store import Store
+from mosaic.core.types.evaluation import Prompt, Response, Scored
 
 NEW_TOKENS = 48
 DTYPE = "float32"  # the lab trains in it; in bfloat16 merging an adapter rounds differently from applying it
-MOST_TURNS = 8
+MAX_TURNS = 8
 # Without it vLLM's CPU build takes a share of all memory for its cache, more than a busy machine has free.
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
 
@@ -47,12 +47,18 @@ def vllm_rounds(quick: bool) -> list[dict[str, Any]]:
         rounds = 2 if quick else 5
         settings = {
             **{"generator.kind": "vllm", "generator.memory": "share", "generator.dtype": DTYPE},
-            **{"generator.max_new_tokens": NEW_TOKENS, "rounds": rounds, "calibration.repeats": 1 if quick else 3},
+            **{
+                "generator.max_new_tokens": NEW_TOKENS,
+                "rounds": rounds,
+                "calibration.repeats": 1 if quick else 3,
+            },
         }
         sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
         started = time.monotonic()
         done = subprocess.run(
-            [sys.executable, "-m", "mosaic", "run", "lab", "--run-dir", str(run), *sets], capture_output=True, text=True
+            [sys.executable, "-m", "mosaic", "run", "lab", "--run-dir", str(run), *sets],
+            capture_output=True,
+            text=True,
         )
         seconds = time.monotonic() - started
         if done.returncode:
@@ -61,7 +67,12 @@ def vllm_rounds(quick: bool) -> list[dict[str, Any]]:
         starts = done.stderr.count("vLLM: starting the server")
         rows = [
             figure(f"{rounds}-round run of the laboratory on vLLM", seconds / 60, "minutes"),
-            figure(f"rounds measured of {rounds}", sum(1 for r in report["rounds"] if r["plan"]), "", at_least=rounds),
+            figure(
+                f"rounds measured of {rounds}",
+                sum(1 for r in report["rounds"] if r["plan"]),
+                "",
+                at_least=rounds,
+            ),
             figure("server starts in it, memory: share", starts, "", at_most=1),
         ]
         adapters = [Store(run).path(r["adapter"]) for r in report["rounds"] if r["adapter"]]
@@ -89,7 +100,9 @@ def _side_by_side(
             vllm.release()
         vllm.close()
         seconds[memory] = time.monotonic() - started
-    plain = TransformersGenerator(base, TransformersGeneratorConfig(dtype=DTYPE, max_new_tokens=NEW_TOKENS))
+    plain = TransformersGenerator(
+        base, TransformersGeneratorConfig(dtype=DTYPE, max_new_tokens=NEW_TOKENS)
+    )
     expected = [plain.generate(prompts, adapter) for adapter in adapters]
     same = [
         a == b
@@ -98,7 +111,12 @@ def _side_by_side(
         for a, b in zip(one.answers, other.answers, strict=True)
     ]
     rows = [
-        figure(f"same greedy answers as transformers, of {len(same)}", sum(same) / len(same), "share", at_least=0.95)
+        figure(
+            f"same greedy answers as transformers, of {len(same)}",
+            sum(same) / len(same),
+            "share",
+            at_least=0.95,
+        )
     ]
     for objective in inputs.objectives:
         changes = [
@@ -106,14 +124,25 @@ def _side_by_side(
             for ours, theirs in zip(answers["share"], expected, strict=True)
         ]
         worst = max(changes, key=lambda c: abs(c[0]))
-        rows.append(figure(f"{objective}: largest difference of a selection mean", worst[0], "of 1-5"))
         rows.append(
-            figure(f"{objective}: least p-value of a paired difference", min(c[1] for c in changes), "", at_least=0.05)
+            figure(f"{objective}: largest difference of a selection mean", worst[0], "of 1-5")
+        )
+        rows.append(
+            figure(
+                f"{objective}: least p-value of a paired difference",
+                min(c[1] for c in changes),
+                "",
+                at_least=0.05,
+            )
         )
     ratio = seconds["share"] / seconds["stop"]
     goal = 0.6 if len(adapters) >= 5 else None
     rows += [
-        figure(f"{len(adapters)} evaluation rounds of {len(prompts)} prompts, one server", seconds["share"], "s"),
+        figure(
+            f"{len(adapters)} evaluation rounds of {len(prompts)} prompts, one server",
+            seconds["share"],
+            "s",
+        ),
         figure("the same, a server per round", seconds["stop"], "s"),
         figure("one server against one per round", ratio, "x", at_most=goal),
     ]
@@ -121,7 +150,11 @@ def _side_by_side(
 
 
 def _paired(
-    inputs: Inputs, objective: str, prompts: list[Prompt], ours: list[Response], theirs: list[Response]
+    inputs: Inputs,
+    objective: str,
+    prompts: list[Prompt],
+    ours: list[Response],
+    theirs: list[Response],
 ) -> tuple[float, float]:
     """(difference of means, p-value) of one adapter's scores by two generators, paired by prompt."""
     wanted = {p.id for p in prompts}
@@ -155,16 +188,25 @@ def vllm_in_flight(quick: bool) -> list[dict[str, Any]]:
     walls: dict[str, list[float]] = {"in flight": [], "barriers": []}
     turns = 0
     with tempfile.TemporaryDirectory() as folder:
-        generator = VllmGenerator(Path(config.base_model), settings, config.training.lora_r, Path(folder))
+        generator = VllmGenerator(
+            Path(config.base_model), settings, config.training.lora_r, Path(folder)
+        )
 
         async def measure(chats: list[Prompt], barriers: bool) -> float:
             async with Session(generator, None) as session:
 
                 async def ask(where: str, chat: Chat) -> Turn:
                     tokens = _answer_tokens(where, len(chat) // 2)
-                    body = {**generator.sampling(tokens), "ignore_eos": True, "stop_token_ids": [], "messages": chat}
+                    body = {
+                        **generator.sampling(tokens),
+                        "ignore_eos": True,
+                        "stop_token_ids": [],
+                        "messages": chat,
+                    }
                     answer = await session.send("/chat/completions", body, where)
-                    return Turn(answer["choices"][0]["message"]["content"].strip(), "length", tokens)
+                    return Turn(
+                        answer["choices"][0]["message"]["content"].strip(), "length", tokens
+                    )
 
                 started = time.monotonic()
                 if barriers:
@@ -180,12 +222,18 @@ def vllm_in_flight(quick: bool) -> list[dict[str, Any]]:
                     # Other texts each time, so that none finds the other's prefixes in the cache.
                     chats = _chats(config, count, 1 + 2 * repeat + barriers)
                     turns = sum(len(c.turns) for c in chats)
-                    walls["barriers" if barriers else "in flight"].append(asyncio.run(measure(chats, barriers)))
+                    walls["barriers" if barriers else "in flight"].append(
+                        asyncio.run(measure(chats, barriers))
+                    )
         finally:
             generator.close()
     medians = {name: statistics.median(values) for name, values in walls.items()}
     return [
-        figure(f"{count} chats, {turns} turns in flight, median of {repeats}", medians["in flight"], "s"),
+        figure(
+            f"{count} chats, {turns} turns in flight, median of {repeats}",
+            medians["in flight"],
+            "s",
+        ),
         figure("the same with turn barriers", medians["barriers"], "s"),
         figure("speed-up", medians["barriers"] / medians["in flight"], "x", at_least=1.3),
     ]
@@ -199,10 +247,12 @@ def _answer_tokens(chat: str, turn: int) -> int:
 def _chats(config: RunConfig, count: int, variant: int) -> list[Prompt]:
     """Chats of unequal length (always the same lengths), their turns drawn from the steering suites by `variant`."""
     suites = open_inputs(config).suites
-    texts = [turn for roles in suites.values() for p in roles["steering"].prompts for turn in p.turns]
+    texts = [
+        turn for roles in suites.values() for p in roles["steering"].prompts for turn in p.turns
+    ]
     draw = random.Random(variant)
     return [
-        Prompt(id=f"c{i}", turns=draw.sample(texts, 1 + (i * 5) % MOST_TURNS), slice="s", weight=1)
+        Prompt(id=f"c{i}", turns=draw.sample(texts, 1 + (i * 5) % MAX_TURNS), slice="s", weight=1)
         for i in range(count)
     ]
 

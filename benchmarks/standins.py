@@ -18,16 +18,17 @@ from typing import Any
 
 from agent.approval import Approver
 from agent.graph import run as run_graph
-from agent.nodes import Services
+from agent.nodes.all import RunContext
 from mosaic.app import runs
 from mosaic.app.config import RunConfig, load_config
 from mosaic.app.wiring import Inputs, Reporting, build_services, open_inputs
-from mosaic.journal import Journal
-from mosaic.types import Prompt, Response, digest_of
-from tools.evaluate import Evaluator
-from tools.train import TrainTool
-from training.adapter import CONFIG, WEIGHTS
-from training.trainer import Progress, TrainJob, TrainResult
+from mosaic.core.journal import Journal
+from mosaic.core.types.base import digest_of
+from mosaic.core.types.evaluation import Prompt, Response
+from tools.effects.evaluate import Evaluator
+from tools.effects.train import TrainTool
+from training.methods.base import Progress, TrainJob, TrainResult
+from training.models.adapter import CONFIG, WEIGHTS
 
 SETTINGS = (
     "name=standin",
@@ -61,11 +62,16 @@ class StandInExecutor:
         self.witness = witness
 
     def run(
-        self, job: TrainJob, progress: Progress | None = None, stopping: Callable[[], bool] = lambda: False
+        self,
+        job: TrainJob,
+        progress: Progress | None = None,
+        stopping: Callable[[], bool] = lambda: False,
     ) -> TrainResult:
         import pyarrow.parquet as pq
 
-        seed = digest_of([hashlib.sha256(Path(job.training_set).read_bytes()).hexdigest(), job.seed])
+        seed = digest_of(
+            [hashlib.sha256(Path(job.training_set).read_bytes()).hexdigest(), job.seed]
+        )
         out = Path(job.out)
         out.mkdir(parents=True)
         (out / WEIGHTS).write_text(seed)
@@ -93,7 +99,12 @@ class StandInGenerator:
         luck = int(hashlib.sha256(f"{name} {prompt.id}".encode()).hexdigest()[:4], 16)
         answers = list((prompt.good if luck % 3 else prompt.bad) or [""])
         answers += answers[-1:] * (len(prompt.turns) - len(answers))
-        return Response(id=prompt.id, answers=answers, finish_reasons=["stop"] * len(answers), n_tokens=len(answers))
+        return Response(
+            id=prompt.id,
+            answers=answers,
+            finish_reasons=["stop"] * len(answers),
+            n_tokens=len(answers),
+        )
 
     def log_likelihood(self, texts: Sequence[str], adapter: Path | None) -> list[float]:
         raise AssertionError("no objective of these runs reads likelihoods")
@@ -115,17 +126,27 @@ class StandIn:
 
     @classmethod
     def make(
-        cls, *overrides: str, per_slice: int = 10, objectives: tuple[str, ...] = ("over_refusal", "safety")
+        cls,
+        *overrides: str,
+        per_slice: int = 10,
+        objectives: tuple[str, ...] = ("over_refusal", "safety"),
     ) -> StandIn:
         # What the controller imports when it starts is imported here, once, so that forked children start at once.
-        for name in ("langgraph.graph", "langgraph.checkpoint.sqlite", "langgraph.checkpoint.serde.jsonplus"):
+        for name in (
+            "langgraph.graph",
+            "langgraph.checkpoint.sqlite",
+            "langgraph.checkpoint.serde.jsonplus",
+        ):
             importlib.import_module(name)
         config = load_config("lab", [*SETTINGS, *overrides])
         kept = {name: o for name, o in config.objectives.items() if name in objectives}
         config = config.model_copy(update={"objectives": kept})
         inputs = open_inputs(config)
         suites = {
-            name: {role: replace(suite, prompts=_some(suite.prompts, per_slice)) for role, suite in roles.items()}
+            name: {
+                role: replace(suite, prompts=_some(suite.prompts, per_slice))
+                for role, suite in roles.items()
+            }
             for name, roles in inputs.suites.items()
         }
         return cls(config, replace(inputs, suites=suites))
@@ -133,11 +154,16 @@ class StandIn:
     def create(self, folder: Path) -> None:
         runs.create(folder, self.config, self.inputs.digests())
 
-    def services(self, folder: Path, journal: Journal, witness: Witness) -> Services:
+    def services(self, folder: Path, journal: Journal, witness: Witness) -> RunContext:
         services = build_services(self.config, folder, journal, self.inputs, Reporting())
         old: Evaluator = services.evaluator
         services.evaluator = Evaluator(
-            services.steps, StandInGenerator(witness), old.judge, old.objectives, old.suites, old.identity
+            services.steps,
+            StandInGenerator(witness),
+            old.judge,
+            old.objectives,
+            old.suites,
+            old.identity,
         )
         trainer: TrainTool = services.trainer
         services.trainer = replace(trainer, executor=StandInExecutor(witness), adapter_bytes=0)
@@ -176,9 +202,9 @@ def outcome(folder: Path) -> dict[str, Any]:
         rounds = [s.result for s in journal.steps("record")]
         events = [(e.round, e.kind, e.payload) for e in journal.events()]
         return json.loads(
-            json.dumps({"steps": steps, "rounds": rounds, "events": events, "ledger": journal.ledger()}).replace(
-                run, "RUN"
-            )
+            json.dumps(
+                {"steps": steps, "rounds": rounds, "events": events, "ledger": journal.ledger()}
+            ).replace(run, "RUN")
         )
     finally:
         journal.close()

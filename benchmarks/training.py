@@ -11,12 +11,12 @@ import numpy as np
 
 from benchmarks.figures import figure
 from mosaic.app.config import load_config
-from mosaic.types import Mixture
-from training.adapter import model_digest
-from training.mixture import curate, write_training_set
-from training.pool import Pool
-from training.sft import by_length, load_tokenizer, tokenise, train
-from training.trainer import TrainJob
+from mosaic.core.types.data import Mixture
+from training.data.curate import curate, write_training_set
+from training.data.pool import Pool
+from training.methods.base import TrainJob
+from training.methods.sft import by_length, load_tokenizer, tokenise, train
+from training.models.adapter import model_digest
 
 
 def _share(lengths: list[int], batch_size: int) -> float:
@@ -45,7 +45,9 @@ def _packed(lengths: list[int], max_length: int, batch_size: int) -> tuple[float
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
     disable_progress_bar()
-    rows = pack_dataset(Dataset.from_dict({"input_ids": [[1] * n for n in lengths]}), max_length, "bfd").to_list()
+    rows = pack_dataset(
+        Dataset.from_dict({"input_ids": [[1] * n for n in lengths]}), max_length, "bfd"
+    ).to_list()
     collator = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)
     batches = [collator(rows[i : i + batch_size]) for i in range(0, len(rows), batch_size)]
     tokens = sum(lengths)
@@ -56,7 +58,9 @@ def packing(quick: bool) -> list[dict[str, Any]]:
     """Real tokens over token positions: batched by length as on CPU, and packed by TRL as where packing is on."""
     with tempfile.TemporaryDirectory() as folder:
         config, _, lengths = _lab_set(Path(folder), 10_000)
-    chats = np.clip(np.random.default_rng(0).lognormal(5.5, 0.9, 2_000 if quick else 20_000), 8, 4096).astype(int)
+    chats = np.clip(
+        np.random.default_rng(0).lognormal(5.5, 0.9, 2_000 if quick else 20_000), 8, 4096
+    ).astype(int)
     return [
         figure(
             "real tokens over positions, the laboratory",
@@ -114,7 +118,9 @@ def _bare(job: TrainJob, rows: list[dict[str, Any]], folder: Path) -> float:
         args=arguments,
         train_dataset=Dataset.from_list(rows),
         processing_class=load_tokenizer(Path(job.base_model)),
-        peft_config=LoraConfig(r=config.lora_r, lora_alpha=config.lora_alpha, target_modules="all-linear"),
+        peft_config=LoraConfig(
+            r=config.lora_r, lora_alpha=config.lora_alpha, target_modules="all-linear"
+        ),
     )
     trainer.remove_callback(PrinterCallback)
     output = trainer.train()
@@ -133,7 +139,11 @@ def sft_step(quick: bool) -> list[dict[str, Any]]:
         chats = table["messages"].to_pylist()
         ids, _ = tokenise(load_tokenizer(base), chats)
         seeds = [1 + epoch for epoch in range(config.training.epochs)]
-        order = [i for b in by_length([len(r) for r in ids], config.training.batch_size, seeds) for i in b]
+        order = [
+            i
+            for b in by_length([len(r) for r in ids], config.training.batch_size, seeds)
+            for i in b
+        ]
         rows = [{"messages": chats[i]} for i in order]
         ratios, ours, theirs = [], [], []
         for repeat in range(3 if quick else 7):

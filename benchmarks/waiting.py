@@ -21,10 +21,11 @@ from benchmarks.durability import memory, repeated, watched
 from benchmarks.figures import figure
 from benchmarks.standins import StandIn, Witness
 from mosaic.app.decisions import decide, pending
-from mosaic.errors import MosaicError, UsageError, WaitingError
-from mosaic.journal import FILE, Journal, _seal
-from mosaic.store import FOLDER
-from mosaic.types import ActionPlan, canonical_json
+from mosaic.core.errors import MosaicError, UsageError, WaitingError
+from mosaic.core.journal import FILE, Journal, _checksum
+from mosaic.core.store import FOLDER
+from mosaic.core.types.base import canonical_json
+from mosaic.core.types.plans import ActionPlan
 
 Rows = list[dict[str, Any]]
 
@@ -61,15 +62,23 @@ def _resume(standin: StandIn, folder: Path, witness: Witness) -> str:
 def _copied_decision(source: Path, target: Path) -> None:
     """Take every decision row of one journal into another, as it stands there."""
     with sqlite3.connect(source / FILE) as db:
-        rows = db.execute("select seq, run, round, request, payload, seal from decisions").fetchall()
+        rows = db.execute(
+            "select seq, run, round, request, payload, checksum from decisions"
+        ).fetchall()
     with sqlite3.connect(target / FILE) as db:
         db.executemany("insert or replace into decisions values (?, ?, ?, ?, ?, ?)", rows)
 
 
 def _forge(journal: Journal, payload: dict[str, Any]) -> None:
     """Write a decision past every check."""
-    row = (journal._next("decisions"), journal.run, payload["round"], payload["request"], canonical_json(payload))
-    journal._db.execute("insert into decisions values (?, ?, ?, ?, ?, ?)", (*row, _seal(row)))
+    row = (
+        journal._next("decisions"),
+        journal.run,
+        payload["round"],
+        payload["request"],
+        canonical_json(payload),
+    )
+    journal._db.execute("insert into decisions values (?, ?, ?, ?, ?, ?)", (*row, _checksum(row)))
 
 
 def _attack(kind: str, standin: StandIn, folder: Path, other: Path, chance: random.Random) -> int:
@@ -81,7 +90,13 @@ def _attack(kind: str, standin: StandIn, folder: Path, other: Path, chance: rand
         return 0
     if kind == "replay":
         journal = Journal.open(folder)
-        payload = {"request": "0" * 64, "run": request["run"], "round": 0, "kind": "approve", "by": "x"}
+        payload = {
+            "request": "0" * 64,
+            "run": request["run"],
+            "round": 0,
+            "kind": "approve",
+            "by": "x",
+        }
         _forge(journal, payload)
         journal.close()
         return 0
@@ -103,7 +118,9 @@ def _attack(kind: str, standin: StandIn, folder: Path, other: Path, chance: rand
         return 0
     if kind == "edited_after":
         decide(folder, "approve", by="x")
-        changed = plan.json_data() | {"ratios": dict(zip(plan.ratios, reversed(plan.ratios.values()), strict=True))}
+        changed = plan.json_data() | {
+            "ratios": dict(zip(plan.ratios, reversed(plan.ratios.values()), strict=True))
+        }
         (folder / FOLDER / request["plan_digest"]).write_text(json.dumps(changed))
         return 0
     if kind == "bad_edit":
@@ -189,7 +206,9 @@ def waiting(quick: bool) -> Rows:
         finished = any(s.kind == "audit" and s.state == "done" for s in journal.steps())
         journal.close()
     return [
-        figure(f"effects repeated in {restarts} restarts while waiting", effects, "effects", at_most=0),
+        figure(
+            f"effects repeated in {restarts} restarts while waiting", effects, "effects", at_most=0
+        ),
         figure("restarts that did not wait for the same question", early, "restarts", at_most=0),
         figure("runs that went on when approved", int(finished), "of 1", at_least=1),
         figure("steps repeated after approval", repeated(witness.lines()), "steps", at_most=0),
@@ -210,10 +229,14 @@ def resume_speed(quick: bool) -> Rows:
         journal.acquire()
         with journal._transaction():
             for number in range(len(journal.events()), events):
-                journal._append(f"filler:{number}", number % rounds, "note", {"text": "something was said " * 4})
+                journal._append(
+                    f"filler:{number}", number % rounds, "note", {"text": "something was said " * 4}
+                )
         journal.close()
         seconds = [_first_step(folder, rounds, root / f"copy{i}") for i in range(1 if quick else 3)]
-    what = f"first new step after the start, {rounds} rounds and {events:,} events, imports included"
+    what = (
+        f"first new step after the start, {rounds} rounds and {events:,} events, imports included"
+    )
     return [figure(what, statistics.median(seconds), "s", at_most=5)]
 
 
@@ -226,7 +249,9 @@ class _StopAfter(HumanApprover):
     def decide(self, plan: Any, observation: Any) -> Any:
         from agent.approval import AutoApprover
 
-        return AutoApprover().decide(plan, observation) if observation.round <= self.rounds else None
+        return (
+            AutoApprover().decide(plan, observation) if observation.round <= self.rounds else None
+        )
 
 
 SCRIPT = """
@@ -235,7 +260,7 @@ started = time.monotonic()
 from pathlib import Path
 from benchmarks.standins import StandIn, Witness
 from agent.approval import AutoApprover
-from mosaic.journal import Journal
+from mosaic.core.journal import Journal
 standin = StandIn.make(f"rounds={int(sys.argv[2]) + 1}", "keep=all", per_slice=4)
 begin = Journal.begin
 def timed(self, *values, **named):
@@ -254,6 +279,9 @@ standin.run(Path(sys.argv[1]), Witness(Path(sys.argv[1] + ".witness")))
 def _first_step(folder: Path, rounds: int, copy: Path) -> float:
     shutil.copytree(folder, copy)
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(copy), str(rounds)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", SCRIPT, str(copy), str(rounds)],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return float(done.stdout.splitlines()[-1])

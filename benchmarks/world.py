@@ -10,9 +10,10 @@ from agent.observe import proportions
 from agent.pareto import hypervolume
 from mosaic.app.config import RunConfig
 from mosaic.app.wiring import build_services, open_inputs
-from mosaic.journal import FILE, Journal
-from mosaic.types import Mixture, Score
-from tools.curate import curate_step
+from mosaic.core.journal import FILE, Journal
+from mosaic.core.types.data import Mixture
+from mosaic.core.types.evaluation import Score
+from tools.effects.curate import curate_step
 
 UNLIMITED = 10**12
 

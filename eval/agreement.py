@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
-from mosaic.types import Judgment
+from mosaic.core.types.evaluation import Judgment
 
 
 def kappa(first: Sequence[Hashable], second: Sequence[Hashable]) -> float | None:
@@ -41,7 +41,10 @@ def compare(first: Sequence[Judgment], second: Sequence[Judgment]) -> list[dict[
             "n": len(a),
             "agreement": round(sum(x == y for x, y in zip(a, b, strict=True)) / len(a), 4),
             "kappa": None if (k := kappa(a, b)) is None else round(k, 4),
-            "prevalence": [round(sum(map(bool, a)) / len(a), 4), round(sum(map(bool, b)) / len(b), 4)],
+            "prevalence": [
+                round(sum(map(bool, a)) / len(a), 4),
+                round(sum(map(bool, b)) / len(b), 4),
+            ],
         }
         for name, (a, b) in sorted(values.items())
     ]

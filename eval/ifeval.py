@@ -19,10 +19,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mosaic.types import canonical_json
+from mosaic.core.types.base import canonical_json
 
 # These two split sentences with nltk's punkt data, which is not installed with the library.
-NEEDS_PUNKT = frozenset({"length_constraints:number_sentences", "change_case:capital_word_frequency"})
+NEEDS_PUNKT = frozenset(
+    {"length_constraints:number_sentences", "change_case:capital_word_frequency"}
+)
 LISTS = frozenset({"keywords", "forbidden_words"})
 NUMBERS = ("num_", "nth_", "frequency")
 # Checkers look at some parameters only where an answer has several paragraphs.
@@ -52,11 +54,18 @@ def _registry() -> dict[str, Any]:
         before = os.environ.get("NLTK_DATA")
         os.environ["NLTK_DATA"] = folder
         try:
-            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            with (
+                contextlib.redirect_stdout(io.StringIO()),
+                contextlib.redirect_stderr(io.StringIO()),
+            ):
                 import nltk
 
                 nltk.data.path.insert(0, folder)
-                from lm_eval.tasks.ifeval import instructions, instructions_registry, instructions_util
+                from lm_eval.tasks.ifeval import (
+                    instructions,
+                    instructions_registry,
+                    instructions_util,
+                )
 
                 nltk.data.path.remove(folder)
         finally:
@@ -79,7 +88,11 @@ def checker_ids() -> list[str]:
 @cache
 def _parameters(identifier: str) -> tuple[str, ...]:
     signature = inspect.signature(_registry()[identifier].build_description)
-    return tuple(name for name, p in signature.parameters.items() if name != "self" and p.kind != p.VAR_KEYWORD)
+    return tuple(
+        name
+        for name, p in signature.parameters.items()
+        if name != "self" and p.kind != p.VAR_KEYWORD
+    )
 
 
 def verifiable(constraint: Mapping[str, Any]) -> str | None:
@@ -112,7 +125,9 @@ def unusable(constraint: Mapping[str, Any]) -> str | None:
         wanted = _misfit(name, value)
         if wanted:
             return f"{identifier}: parameter {name!r} is {value!r}, not {wanted}"
-    if any(params.get(name) is None for name in names) or (identifier in NEEDS_PUNKT and not _has_punkt()):
+    if any(params.get(name) is None for name in names) or (
+        identifier in NEEDS_PUNKT and not _has_punkt()
+    ):
         return None
     return _trial(identifier, canonical_json(params))
 
@@ -122,13 +137,17 @@ def _misfit(name: str, value: Any) -> str | None:
     if value is None:
         return None
     if name in LISTS:
-        fits = isinstance(value, list) and bool(value) and all(isinstance(v, str) and v for v in value)
+        fits = (
+            isinstance(value, list) and bool(value) and all(isinstance(v, str) and v for v in value)
+        )
         around = r"\b" if name == "forbidden_words" else ""
         patterns = fits and all(_is_pattern(around + v + around) for v in value)
         return None if patterns else "a list of texts that are regular expressions"
     if any(part in name for part in NUMBERS):
         whole = isinstance(value, int) and not isinstance(value, bool)
-        return None if whole or (isinstance(value, float) and value.is_integer()) else "a whole number"
+        return (
+            None if whole or (isinstance(value, float) and value.is_integer()) else "a whole number"
+        )
     return None if isinstance(value, str) and value else "a text"
 
 
@@ -148,7 +167,9 @@ def _trial(identifier: str, params: str) -> str | None:
         _checker(identifier, params).check_following(PROBE)
     except _Drawn:
         return f"{identifier}: the checker does not take {params} and would draw other parameters at random"
-    except Exception as error:  # whatever the library raises for parameters that it was not written for
+    except (
+        Exception
+    ) as error:  # whatever the library raises for parameters that it was not written for
         return f"{identifier}: the checker cannot use {params} ({type(error).__name__}: {error})"
     return None
 
@@ -173,7 +194,9 @@ def _checker(identifier: str, params: str) -> Any:
 
 def _whole(params: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters with 5.0 as 5: published items hold such numbers as floats, and checkers count paragraphs by them."""
-    return {name: int(value) if isinstance(value, float) else value for name, value in params.items()}
+    return {
+        name: int(value) if isinstance(value, float) else value for name, value in params.items()
+    }
 
 
 def _instance(constraint: Mapping[str, Any]) -> Any:
@@ -206,8 +229,12 @@ def check(constraints: Sequence[Mapping[str, Any]], response: str) -> tuple[list
         def passes(text: str, checker: Any = checker) -> bool:
             try:
                 return bool(text.strip()) and bool(checker.check_following(text))
-            except Exception as error:  # the library's checkers raise whatever they meet in an answer
-                raise CannotRead(f"the checker cannot read this answer ({type(error).__name__}: {error})") from error
+            except (
+                Exception
+            ) as error:  # the library's checkers raise whatever they meet in an answer
+                raise CannotRead(
+                    f"the checker cannot read this answer ({type(error).__name__}: {error})"
+                ) from error
 
         strict.append(passes(response))
         loose.append(strict[-1] or any(passes(text) for text in variants(response)[1:]))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from eval.objective import Objective
-from eval.scores import discoveries, paired_change, summarise
-from mosaic.types import FailureProfile, Reliability, Scored, SliceProfile
+from eval.objectives.base import Objective
+from eval.statistics import discoveries, paired_change, summarise
+from mosaic.core.types.evaluation import FailureProfile, Reliability, Scored, SliceProfile
 
 SEED = 20260102
 MEDIUM, HIGH = 10, 30
@@ -28,21 +28,29 @@ def build_profile(
 ) -> FailureProfile:
     """Slices of all objectives from one model's steering items; `previous` are another model's, for the change.
 
-    Items carry the slice of their prompt even where they are unscored (`eval.run` sees to it).
+    Items carry the slice of their prompt even where they are unscored (`eval.scoring` sees to it).
     """
     slices = []
     for name, items in scored.items():
         for slice_ in sorted({s.slice for s in items if s.slice is not None}):
             inside = [s for s in items if s.slice == slice_]
-            slices.append(_slice(name, slice_, inside, objectives[name], (previous or {}).get(name)))
+            slices.append(
+                _slice(name, slice_, inside, objectives[name], (previous or {}).get(name))
+            )
     believed = discoveries([s.p_value for s in slices])
-    slices = [s.model_copy(update={"significant": b}) for s, b in zip(slices, believed, strict=True)]
+    slices = [
+        s.model_copy(update={"significant": b}) for s, b in zip(slices, believed, strict=True)
+    ]
     slices.sort(key=lambda s: (6.0 if s.score.mean is None else s.score.mean, s.objective, s.slice))
     return FailureProfile(round=round_, slices=slices)
 
 
 def _slice(
-    objective: str, slice_: str, items: Sequence[Scored], rules: Objective, previous: Sequence[Scored] | None
+    objective: str,
+    slice_: str,
+    items: Sequence[Scored],
+    rules: Objective,
+    previous: Sequence[Scored] | None,
 ) -> SliceProfile:
     score = summarise(items, SEED)
     ok = [s for s in items if s.status == "ok" and s.valid]

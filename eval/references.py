@@ -7,12 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from eval.judge import Judge
-from eval.objective import Objective
-from eval.run import judge_and_score
+from eval.judges.base import Judge
+from eval.objectives.base import Objective
+from eval.scoring import judge_and_score
 from eval.suite import Suite
-from mosaic.errors import UsageError
-from mosaic.types import Prompt, Response, Scored
+from mosaic.core.errors import UsageError
+from mosaic.core.types.evaluation import Prompt, Response, Scored
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,9 @@ class Reference:
     @property
     def response(self) -> Response:
         answers = (self.prompt.good if self.kind == "good" else self.prompt.bad) or []
-        return Response(id=self.prompt.id, answers=answers, finish_reasons=["stop"] * len(answers), n_tokens=0)
+        return Response(
+            id=self.prompt.id, answers=answers, finish_reasons=["stop"] * len(answers), n_tokens=0
+        )
 
     def right(self, scored: Scored) -> bool:
         """Whether a judged score is the known one. What is unscored is not."""
@@ -64,7 +66,9 @@ def pick(known: Sequence[Reference], count: int, salt: str) -> list[Reference]:
     return (mixed + goods[paired:] + bads[paired:])[:count]
 
 
-def wrong(judge: Judge, objective: Objective, known: Sequence[Reference]) -> list[tuple[Reference, Scored]]:
+def wrong(
+    judge: Judge, objective: Objective, known: Sequence[Reference]
+) -> list[tuple[Reference, Scored]]:
     """The references that a judge gets wrong, with what it made of them."""
     part = Suite(objective.name, "references", [r.prompt for r in known], "")
     _, scored = judge_and_score(objective, part, [r.response for r in known], judge)

@@ -8,16 +8,17 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from eval.chat.strict_json import NotStrict, strict_json
 from eval.ifeval import unusable
-from eval.judge import Judge
+from eval.judges.base import Judge
 from eval.judges.verifier import check_rules
-from eval.objective import Malformed, Objective
-from eval.run import judge_and_score
-from eval.strict import NotStrict, strict_json
-from mosaic.errors import UsageError
-from mosaic.types import Prompt, Response, digest_of
+from eval.objectives.base import Malformed, Objective
+from eval.scoring import judge_and_score
+from mosaic.core.errors import UsageError
+from mosaic.core.types.base import digest_of
+from mosaic.core.types.evaluation import Prompt, Response
 
-MOST_BYTES = 16 * 1024 * 1024
+MAX_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def load_suite(folder: Path, objective: Objective, role: str) -> Suite:
             continue
         where = f"{path}:{number}"
         try:
-            prompt = Prompt.model_validate(strict_json(line.decode("utf-8"), max_bytes=MOST_BYTES))
+            prompt = Prompt.model_validate(strict_json(line.decode("utf-8"), max_bytes=MAX_BYTES))
         except UnicodeDecodeError as error:
             raise UsageError(f"{where}: not UTF-8 at byte {error.start}") from None
         except NotStrict as error:
@@ -60,7 +61,9 @@ def load_suite(folder: Path, objective: Objective, role: str) -> Suite:
             field = ".".join(map(str, first["loc"])) or "(line)"
             raise UsageError(f"{where}: {field}: {first['msg']}") from None
         if prompt.id in seen:
-            raise UsageError(f"{where}: the id {prompt.id!r} stands on line {seen[prompt.id]} already")
+            raise UsageError(
+                f"{where}: the id {prompt.id!r} stands on line {seen[prompt.id]} already"
+            )
         seen[prompt.id] = number
         if objective.evidence == "answers":
             _check_labels(prompt, objective, where)
@@ -75,7 +78,9 @@ def check_disjoint(folder: Path, suites: Sequence[Suite]) -> None:
     asked: dict[tuple[str | None, ...], tuple[str, str]] = {}
     for suite in suites:
         for prompt in suite.prompts:
-            role, identifier = asked.setdefault((prompt.system, *prompt.turns), (suite.role, prompt.id))
+            role, identifier = asked.setdefault(
+                (prompt.system, *prompt.turns), (suite.role, prompt.id)
+            )
             if role != suite.role:
                 raise UsageError(
                     f"{folder / suite.role}.jsonl: the prompt {prompt.id!r} asks the same as {identifier!r} of {role}.jsonl; "
@@ -85,14 +90,18 @@ def check_disjoint(folder: Path, suites: Sequence[Suite]) -> None:
 
 def _check_labels(prompt: Prompt, objective: Objective, where: str) -> None:
     try:
-        slice_, weight, valid = objective.prompt_side(prompt.prompt_items, len(prompt.turns), prompt.constraints)
+        slice_, weight, valid = objective.prompt_side(
+            prompt.prompt_items, len(prompt.turns), prompt.constraints
+        )
         check_rules(prompt)
         _check_constraints(prompt)
     except (Malformed, UsageError) as error:
         raise UsageError(f"{where}: {error}") from None
     stored, derived = (prompt.slice, prompt.weight, prompt.valid), (slice_, weight, valid)
     if stored != derived:
-        raise UsageError(f"{where}: (slice, weight, valid) is {stored}, but the prompt's own items give {derived}")
+        raise UsageError(
+            f"{where}: (slice, weight, valid) is {stored}, but the prompt's own items give {derived}"
+        )
 
 
 def _check_constraints(prompt: Prompt) -> None:

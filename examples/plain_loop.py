@@ -6,11 +6,11 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from agent import nodes
+from agent.nodes import all as nodes
 from mosaic.app import runs
 from mosaic.app.config import load_config
 from mosaic.app.wiring import build_services, open_inputs, run_digests
-from mosaic.journal import Journal
+from mosaic.core.journal import Journal
 
 
 def main(folder: Path, source: str = "lab", overrides: tuple[str, ...] = ()) -> None:
@@ -26,7 +26,15 @@ def main(folder: Path, source: str = "lab", overrides: tuple[str, ...] = ()) -> 
     state.update(nodes.measure(services, state))
     nodes.calibrate(services, state)
     while "stop" not in state:
-        for node in (nodes.observe, nodes.plan, nodes.check, nodes.ask, nodes.curate, nodes.train, nodes.measure):
+        for node in (
+            nodes.observe,
+            nodes.plan,
+            nodes.check,
+            nodes.ask,
+            nodes.curate,
+            nodes.train,
+            nodes.measure,
+        ):
             state.update(node(services, state))
             if state.get("stop") or state.get("violations"):
                 break

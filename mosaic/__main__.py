@@ -10,7 +10,7 @@ os.environ.setdefault("LANGGRAPH_STRICT_MSGPACK", "true")
 
 def main() -> None:
     """Entry point of the `mosaic` script."""
-    from mosaic.app.cli import run
+    from mosaic.app.cli.main import run
 
     run()
 

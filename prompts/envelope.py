@@ -37,7 +37,11 @@ def wrap(text: str, mark: str, source: str = "text") -> str:
 def unwrap(envelope: str, mark: str) -> str:
     """The text that was wrapped. ValueError where this is no envelope of that mark."""
     lines = envelope.split("\n")
-    if len(lines) != 3 or not lines[0].startswith(f"<data-{mark} ") or lines[2] != f"</data-{mark}>":
+    if (
+        len(lines) != 3
+        or not lines[0].startswith(f"<data-{mark} ")
+        or lines[2] != f"</data-{mark}>"
+    ):
         raise ValueError("no envelope of this delimiter")
     return str(json.loads(lines[1]))
 

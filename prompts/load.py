@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from importlib.resources import files
 
-from mosaic.errors import UsageError
+from mosaic.core.errors import UsageError
 
 PLACEHOLDER = re.compile(r"\{\{([a-z_]+)\}\}")
 

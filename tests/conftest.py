@@ -19,7 +19,11 @@ def _no_network(monkeypatch):
     connect = socket.socket.connect
 
     def guarded(self, address):
-        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in (
+            "127.0.0.1",
+            "::1",
+            "localhost",
+        ):
             raise AssertionError(f"a test reached for the network: {address}")
         return connect(self, address)
 
@@ -76,10 +80,17 @@ def make_rows(count=60, datasets=("a", "b"), buckets=("x", "y", "z")):
                     "bucket": buckets[i % len(buckets)],
                     "messages": [
                         {"role": "user", "content": f"how do i store the bread {i} ?"},
-                        {"role": "assistant", "content": "keep it in a dry cabinet ." * (1 + i % 3)},
+                        {
+                            "role": "assistant",
+                            "content": "keep it in a dry cabinet ." * (1 + i % 3),
+                        },
                     ],
                     "quality": 1 + i % 5,
-                    "attributes": {"topic": f"t{i % 4}", "tags": [f"g{i % 2}", f"h{i % 7}"], "size": i % 10},
+                    "attributes": {
+                        "topic": f"t{i % 4}",
+                        "tags": [f"g{i % 2}", f"h{i % 7}"],
+                        "size": i % 10,
+                    },
                     "n_tokens": 10 + (i * 7) % 23,
                 }
             )
@@ -93,11 +104,13 @@ def write_jsonl(path: Path, rows) -> Path:
 
 @pytest.fixture(scope="session")
 def small_pool(tmp_path_factory):
-    from training.pool import build_pool
+    from training.data.pool import build_pool
 
     folder = tmp_path_factory.mktemp("pool")
     source = write_jsonl(folder / "rows.jsonl", make_rows())
-    return build_pool([source], folder / "pool", model=None, max_length=512, trust_token_counts=True)
+    return build_pool(
+        [source], folder / "pool", model=None, max_length=512, trust_token_counts=True
+    )
 
 
 @pytest.fixture

@@ -1,1 +1,1 @@
-"""Planners: implementations of the seam in `agent.planner`."""
+"""Planners: implementations of the seam in `agent.planners.base`."""

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from agent.constraints import refused_plans
-from agent.planners.space import level_of, plan_inside
-from mosaic.types import ActionPlan, Observation
-from tools.toolbox import Toolbox
+from agent.feasible import feasible_plan, level_of
+from mosaic.core.types.plans import ActionPlan
+from mosaic.core.types.runs import Observation
+from tools.planning.toolbox import Toolbox
 
 
 class StaticPlanner:
@@ -39,15 +40,27 @@ class RandomPlanner:
 
     def propose(self, observation: Observation, toolbox: Toolbox) -> ActionPlan:
         refused = len(refused_plans(observation))
-        generator = np.random.default_rng([observation.seed, observation.round, *([refused] if refused else [])])
+        generator = np.random.default_rng(
+            [observation.seed, observation.round, *([refused] if refused else [])]
+        )
 
         def draw(weights: Mapping[str, float]) -> dict[str, float]:
-            return {n: w * math.exp(self.spread * generator.standard_normal()) for n, w in sorted(weights.items())}
+            return {
+                n: w * math.exp(self.spread * generator.standard_normal())
+                for n, w in sorted(weights.items())
+            }
 
         ratios = draw(observation.proportions)
-        buckets = {dataset: draw(weights) for dataset, weights in sorted(observation.bucket_proportions.items())}
-        toolbox.conclude(f"a draw around the pools' proportions with spread {self.spread} in log-ratios")
-        return plan_inside("A random draw around the pools' proportions.", ratios, buckets, observation)
+        buckets = {
+            dataset: draw(weights)
+            for dataset, weights in sorted(observation.bucket_proportions.items())
+        }
+        toolbox.conclude(
+            f"a draw around the pools' proportions with spread {self.spread} in log-ratios"
+        )
+        return feasible_plan(
+            "A random draw around the pools' proportions.", ratios, buckets, observation
+        )
 
 
 class NeedPlanner:
@@ -65,13 +78,19 @@ class NeedPlanner:
             need = {}
             for profile in observation.profile.of(objective.name):
                 if profile.score.mean is not None:
-                    need[profile.slice] = profile.score.n_scored * (6 - profile.score.mean) * level_of(profile.slice)
+                    need[profile.slice] = (
+                        profile.score.n_scored * (6 - profile.score.mean) * level_of(profile.slice)
+                    )
             for dataset in objective.datasets:
-                share = {b: need[b] for b in observation.bucket_proportions.get(dataset, {}) if b in need}
+                share = {
+                    b: need[b] for b in observation.bucket_proportions.get(dataset, {}) if b in need
+                }
                 ratios[dataset] += math.fsum(share.values()) / len(objective.datasets)
                 if share:
                     buckets[dataset] = share
             toolbox.conclude(f"{objective.name}: need {math.fsum(need.values()):.0f}")
         if any(ratios.values()):
-            return plan_inside("Budget in proportion to need.", ratios, buckets, observation)
-        return plan_inside("No slice is scored: no need is known, and nothing is moved.", {}, {}, observation)
+            return feasible_plan("Budget in proportion to need.", ratios, buckets, observation)
+        return feasible_plan(
+            "No slice is scored: no need is known, and nothing is moved.", {}, {}, observation
+        )

@@ -2,7 +2,7 @@
 
 Whatever the model says, only a plan without violations leaves this module; the `check` node holds it against the limits
 once more. Two kinds of failure are counted apart. A reply that no sense can be made of is asked for again inside one
-call (`eval.chat`, at most 8 attempts). A reply that is well formed but wrong goes back with field paths (at most 3
+call (`eval.chat.client`, at most 8 attempts). A reply that is well formed but wrong goes back with field paths (at most 3
 repairs). When either is used up, or the round's limit on calls, tokens or seconds, the planner gives up: BoundaryError,
 upon which the node puts another planner in, or PausedError where the config says `pause`. An endpoint that is down
 pauses the run in any case. The limits are the round's: a conversation begins with what earlier ones of the round have
@@ -17,20 +17,30 @@ import json
 import time
 from typing import Any
 
-from agent.planner import LlmPlannerConfig
-from agent.planners.llm_words import MOST_PROBLEMS, enveloped, numbers, plain, problems_of, prompts, refusals
-from eval.chat import BadReply, ChatModel, ChatUnavailable, Completion, ToolCall
-from eval.chat_reply import sent
-from eval.strict import Invalid, NotStrict, parse_strict
-from mosaic.errors import BoundaryError, PausedError, UsageError
-from mosaic.types import ActionPlan, Observation, canonical_json, digest_of
+from agent.planners.base import LlmPlannerConfig
+from agent.planners.llm_prompt import (
+    MAX_PROBLEMS,
+    enveloped,
+    numbers,
+    plain,
+    problems_of,
+    prompts,
+    refusals,
+)
+from eval.chat.client import BadReply, ChatModel, ChatUnavailable, Completion, ToolCall
+from eval.chat.reply import sent
+from eval.chat.strict_json import Invalid, NotStrict, parse_strict
+from mosaic.core.errors import BoundaryError, PausedError, UsageError
+from mosaic.core.types.base import canonical_json, digest_of
+from mosaic.core.types.plans import ActionPlan
+from mosaic.core.types.runs import Observation
 from prompts.envelope import delimiter
-from tools.arguments import LOOKING, action_plan, definitions, plan_model, schema_of
-from tools.ask import CALL, GAVE_UP, Ask, directly
-from tools.toolbox import Toolbox
+from tools.effects.model_calls import CALL, GAVE_UP, Ask, uncached
+from tools.planning.schemas import LOOKING, action_plan, definitions, plan_model, schema_of
+from tools.planning.toolbox import Toolbox
 
-MOST_CALLS_AT_ONCE = 8
-MOST_TRACE_TEXT = 2000
+MAX_CALLS_AT_ONCE = 8
+MAX_TRACE_TEXT = 2000
 
 
 class LlmPlanner:
@@ -38,7 +48,9 @@ class LlmPlanner:
 
     kind = "llm"
 
-    def __init__(self, config: LlmPlannerConfig, chat: ChatModel | None = None, ask: Ask = directly) -> None:
+    def __init__(
+        self, config: LlmPlannerConfig, chat: ChatModel | None = None, ask: Ask = uncached
+    ) -> None:
         self.config = config
         self.chat = chat or ChatModel(config.chat)
         self._ask = ask
@@ -52,8 +64,12 @@ class LlmPlanner:
             toolbox.record("gave_up", {"reason": str(error)}, talk.spent())
             reason = f"round {observation.round}: the model found no plan: {error}"
             if self.config.on_failure == "pause":
-                self._ask(GAVE_UP, {"reason": str(error), "spent": talk.spent()}, lambda: {"paused": True})
-                raise PausedError(f"{reason}; see `trace`, change planner settings or the model, then resume") from None
+                self._ask(
+                    GAVE_UP, {"reason": str(error), "spent": talk.spent()}, lambda: {"paused": True}
+                )
+                raise PausedError(
+                    f"{reason}; see `trace`, change planner settings or the model, then resume"
+                ) from None
             raise BoundaryError(reason) from None
 
 
@@ -87,7 +103,9 @@ class _Talk:
         self._mark: str | None = None
         # What the answers depend on beside the messages: the model, its sampling, the words and the shapes.
         self.identity = {
-            "model": self.config.chat.model_dump(exclude={"base_url", "api_key_env", "timeout_seconds"}),
+            "model": self.config.chat.model_dump(
+                exclude={"base_url", "api_key_env", "timeout_seconds"}
+            ),
             "observation": observation.content_digest,
             "prompts": {name: prompt.digest for name, prompt in self.words.items()},
             "shapes": digest_of([schema_of(self.model), sorted(LOOKING)]),
@@ -147,20 +165,36 @@ class _Talk:
                     allowance=limits.max_tokens - self.tokens,
                     most_attempts=limits.max_calls - self.calls,
                 )
-                answer: dict[str, Any] = {"completion": got.json_data(), "attempts": sent(got.attempts)}
+                answer: dict[str, Any] = {
+                    "completion": got.json_data(),
+                    "attempts": sent(got.attempts),
+                }
                 answer["charged"] = got.charged
             except BadReply as error:
                 # Filed like an answer: on resume the same round must fail in the same way, not ask again.
-                answer = {"failed": error.kind, "reason": str(error), "attempts": sent(error.attempts)}
+                answer = {
+                    "failed": error.kind,
+                    "reason": str(error),
+                    "attempts": sent(error.attempts),
+                }
                 answer["charged"] = sum(a.charged for a in error.attempts)
                 answer["records"] = [a.json_data() for a in error.attempts]
             return {**answer, "seconds": round(time.monotonic() - started, 4)}
 
-        inputs = {**self.identity, "conversation": self.digest, "call": self.answers, "closing": closing}
+        inputs = {
+            **self.identity,
+            "conversation": self.digest,
+            "call": self.answers,
+            "closing": closing,
+        }
         try:
             answer = self._file(CALL, {**inputs, "messages": digest_of(messages)}, effect)
         except ChatUnavailable as error:
-            said = {"failed": "unavailable", "reason": str(error), "attempts": [a.json_data() for a in error.attempts]}
+            said = {
+                "failed": "unavailable",
+                "reason": str(error),
+                "attempts": [a.json_data() for a in error.attempts],
+            }
             self.toolbox.record("model", {"call": self.answers + 1, "prompt": self.digest}, said)
             raise
         self.answers += 1
@@ -185,15 +219,22 @@ class _Talk:
             "retries": max(0, int(answer["attempts"]) - 1),
         }
         if "failed" in answer:
-            said |= {"failed": answer["failed"], "reason": answer["reason"], "attempts": answer["records"]}
+            said |= {
+                "failed": answer["failed"],
+                "reason": answer["reason"],
+                "attempts": answer["records"],
+            }
         else:
             got = answer["completion"]
             said |= {
-                "text": got["text"][:MOST_TRACE_TEXT],
+                "text": got["text"][:MAX_TRACE_TEXT],
                 "tool_calls": [
-                    {"name": c["name"], "arguments": c["arguments"][:MOST_TRACE_TEXT]} for c in got["tool_calls"]
+                    {"name": c["name"], "arguments": c["arguments"][:MAX_TRACE_TEXT]}
+                    for c in got["tool_calls"]
                 ],
-                **({"reasoning": got["reasoning"][:MOST_TRACE_TEXT]} if got.get("reasoning") else {}),
+                **(
+                    {"reasoning": got["reasoning"][:MAX_TRACE_TEXT]} if got.get("reasoning") else {}
+                ),
                 "usage": got["usage"],
                 "attempts": got["attempts"],
                 "model": got["model"],
@@ -209,8 +250,12 @@ class _Talk:
         calls = completion.tool_calls
         if not calls:
             raise _Wrong(["(whole): no tool was called; call submit_plan with your plan"])
-        if len(calls) > MOST_CALLS_AT_ONCE:
-            raise _Wrong([f"(whole): {len(calls)} tool calls at once, at most {MOST_CALLS_AT_ONCE} are answered"])
+        if len(calls) > MAX_CALLS_AT_ONCE:
+            raise _Wrong(
+                [
+                    f"(whole): {len(calls)} tool calls at once, at most {MAX_CALLS_AT_ONCE} are answered"
+                ]
+            )
         for call in calls:
             if call.name == "submit_plan":
                 return self._submitted(call.arguments)
@@ -240,7 +285,10 @@ class _Talk:
 
     def _examples(self, arguments: dict[str, Any]) -> str:
         shown = self.toolbox.show_examples(**arguments, text=self.config.show_text)
-        lines = [canonical_json(plain({k: v for k, v in item.items() if k != "answer"})) for item in shown]
+        lines = [
+            canonical_json(plain({k: v for k, v in item.items() if k != "answer"}))
+            for item in shown
+        ]
         if self.config.show_text:
             texts = [enveloped(str(item.get("answer", "")), self.mark, "answer") for item in shown]
             lines = [part for pair in zip(lines, texts, strict=True) for part in pair]
@@ -261,11 +309,15 @@ class _Talk:
             raise _Wrong(problems_of(violations))
         return plan
 
-    def _repair(self, wrong: _Wrong, completion: Completion, messages: list[dict[str, Any]]) -> None:
+    def _repair(
+        self, wrong: _Wrong, completion: Completion, messages: list[dict[str, Any]]
+    ) -> None:
         """Send back what was wrong. Gives up where no repair is left."""
         self.toolbox.record("repair", {"number": self.repairs + 1}, {"problems": wrong.problems})
         if self.repairs >= self.config.max_repairs:
-            raise _GaveUp(f"max_repairs: {self.repairs} repairs are used; still wrong: {wrong.problems[0]}")
+            raise _GaveUp(
+                f"max_repairs: {self.repairs} repairs are used; still wrong: {wrong.problems[0]}"
+            )
         self.repairs += 1
         text = self.words["planner_repair"].fill(
             problems="\n".join(wrong.problems), left=str(self.config.max_repairs - self.repairs)
@@ -279,11 +331,15 @@ class _Talk:
     # -- the opening ----------------------------------------------------------------------------------------------
 
     def _opening(self) -> list[dict[str, Any]]:
-        how = self.words["planner_tools" if self.config.tool_calls else "planner_direct"].text.strip()
+        how = self.words[
+            "planner_tools" if self.config.tool_calls else "planner_direct"
+        ].text.strip()
         said = [v for v in self.observation.feedback if v.hint or v.rule]
         feedback = ""
         if said:
-            feedback = self.words["planner_feedback"].fill(said="\n".join(refusals(said[-MOST_PROBLEMS:], self.mark)))
+            feedback = self.words["planner_feedback"].fill(
+                said="\n".join(refusals(said[-MAX_PROBLEMS:], self.mark))
+            )
         task = self.words["planner_task"].fill(
             round=str(self.observation.round),
             rounds=str(self.observation.rounds),

@@ -1,1 +1,1 @@
-"""Generators: implementations of the seam in `eval.generator`."""
+"""Generators: implementations of the seam in `eval.generators.base`."""

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from mosaic.types import Prompt, Response
+from mosaic.core.types.evaluation import Prompt, Response
 
 Chat = list[dict[str, str]]
 
@@ -26,7 +26,10 @@ Ask = Callable[[str, Chat], Awaitable[Turn]]
 
 
 async def replay(
-    prompts: Sequence[Prompt], ask: Ask, concurrency: int, progress: Callable[[int, int], None] | None = None
+    prompts: Sequence[Prompt],
+    ask: Ask,
+    concurrency: int,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[Response]:
     """One response per prompt, in order; call k of a conversation sees k user turns and the model's own k-1 answers.
 

@@ -15,9 +15,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from eval.generator import TransformersGeneratorConfig
-from mosaic.errors import UsageError
-from mosaic.types import Prompt, Response
+from eval.generators.base import TransformersGeneratorConfig
+from mosaic.core.errors import UsageError
+from mosaic.core.types.evaluation import Prompt, Response
 
 Chat = list[dict[str, str]]
 
@@ -42,7 +42,9 @@ class TransformersGenerator:
         check_model_folder(self.base_model)
         tokenizer = AutoTokenizer.from_pretrained(self.base_model, local_files_only=True)
         if not tokenizer.chat_template:
-            raise UsageError(f"{self.base_model}: the tokenizer has no chat template, so chats cannot be rendered")
+            raise UsageError(
+                f"{self.base_model}: the tokenizer has no chat template, so chats cannot be rendered"
+            )
         tokenizer.padding_side = "left"
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
@@ -57,9 +59,13 @@ class TransformersGenerator:
         check_model_folder(self.base_model)
         logging.disable_progress_bar()
         dtype = getattr(torch, self.config.dtype)
-        model = AutoModelForCausalLM.from_pretrained(self.base_model, dtype=dtype, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            self.base_model, dtype=dtype, local_files_only=True
+        )
         # Of what the folder wants for decoding only its ends of turns count: a penalty on repetition is not greedy.
-        model.generation_config = GenerationConfig(eos_token_id=model.generation_config.eos_token_id)
+        model.generation_config = GenerationConfig(
+            eos_token_id=model.generation_config.eos_token_id
+        )
         return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
     def _model(self, adapter: Path | None) -> Any:
@@ -68,11 +74,15 @@ class TransformersGenerator:
             return self._base
         from peft import PeftModel
 
-        return PeftModel.from_pretrained(copy.deepcopy(self._base), adapter).merge_and_unload().eval()
+        return (
+            PeftModel.from_pretrained(copy.deepcopy(self._base), adapter).merge_and_unload().eval()
+        )
 
     def generate(self, prompts: Sequence[Prompt], adapter: Path | None) -> list[Response]:
         model = self._model(adapter)
-        chats: list[Chat] = [[{"role": "system", "content": p.system}] if p.system else [] for p in prompts]
+        chats: list[Chat] = [
+            [{"role": "system", "content": p.system}] if p.system else [] for p in prompts
+        ]
         answers: list[list[str]] = [[] for _ in prompts]
         reasons: list[list[Any]] = [[] for _ in prompts]
         tokens = [0] * len(prompts)
@@ -100,7 +110,9 @@ class TransformersGenerator:
         ]
 
     def _encode(self, chats: list[Chat]) -> list[list[int]]:
-        texts = self._tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
+        texts = self._tokenizer.apply_chat_template(
+            chats, tokenize=False, add_generation_prompt=True
+        )
         return [list(ids) for ids in self._tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
     def _batches(self, encoded: list[list[int]]) -> list[list[int]]:
@@ -130,7 +142,9 @@ class TransformersGenerator:
             end = next((k for k, token in enumerate(row) if token in stops), None)
             kept = row if end is None else row[:end]
             text = tokenizer.decode(kept, skip_special_tokens=True).strip()
-            results.append((text, "length" if end is None else "stop", len(kept) + (end is not None)))
+            results.append(
+                (text, "length" if end is None else "stop", len(kept) + (end is not None))
+            )
         return results
 
     def log_likelihood(self, texts: Sequence[str], adapter: Path | None) -> list[float]:
@@ -140,9 +154,13 @@ class TransformersGenerator:
         values = []
         with torch.inference_mode():
             for text in texts:
-                ids = tokenizer(text, return_tensors="pt", add_special_tokens=True)["input_ids"].to(model.device)
+                ids = tokenizer(text, return_tensors="pt", add_special_tokens=True)["input_ids"].to(
+                    model.device
+                )
                 if ids.shape[1] < 2:
-                    raise UsageError(f"{text[:40]!r} is a single token; a likelihood needs at least two")
+                    raise UsageError(
+                        f"{text[:40]!r} is a single token; a likelihood needs at least two"
+                    )
                 logits = model(input_ids=ids).logits[0, :-1].float()
                 chosen = torch.log_softmax(logits, dim=-1).gather(1, ids[0, 1:, None])
                 values.append(float(chosen.mean()))
@@ -166,7 +184,9 @@ def check_model_folder(folder: Path) -> None:
     try:
         config = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError) as error:
-        raise UsageError(f"{folder}: no readable config.json ({error}); give a Hugging Face model folder") from None
+        raise UsageError(
+            f"{folder}: no readable config.json ({error}); give a Hugging Face model folder"
+        ) from None
     tokenizer = folder / "tokenizer_config.json"
     try:
         second = json.loads(tokenizer.read_text()) if tokenizer.is_file() else {}
@@ -174,9 +194,13 @@ def check_model_folder(folder: Path) -> None:
         raise UsageError(f"{tokenizer}: not readable as JSON ({error})") from None
     for name, found in (("config.json", config), ("tokenizer_config.json", second)):
         if not isinstance(found, dict):
-            raise UsageError(f"{folder}: {name} is no JSON object; give a Hugging Face model folder")
+            raise UsageError(
+                f"{folder}: {name} is no JSON object; give a Hugging Face model folder"
+            )
         if "auto_map" in found:
-            raise UsageError(f"{folder}: {name} asks for remote code (auto_map), which is never run; use a plain model")
+            raise UsageError(
+                f"{folder}: {name} asks for remote code (auto_map), which is never run; use a plain model"
+            )
 
 
 def _as_list(value: Any) -> list[int]:

@@ -20,10 +20,10 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from eval.chat_http import is_loopback
-from eval.chat_reply import quoted
-from eval.generator import VllmGeneratorConfig
-from eval.generators.canary import PROMPTS, TOKENS, Canary, Served
+from eval.chat.http import is_loopback
+from eval.chat.reply import quoted
+from eval.generators.adapter_probe import PROMPTS, TOKENS, AdapterProbe, Served
+from eval.generators.base import VllmGeneratorConfig
 from eval.generators.conversations import Chat, Turn, replay
 from eval.generators.vllm_server import (
     MAX_CPU_LORAS,
@@ -35,8 +35,8 @@ from eval.generators.vllm_server import (
     refused,
     shaped,
 )
-from mosaic.errors import BoundaryError, MosaicError, UsageError
-from mosaic.types import Prompt, Response
+from mosaic.core.errors import BoundaryError, MosaicError, UsageError
+from mosaic.core.types.evaluation import Prompt, Response
 
 RESTARTS = 2
 HICCUPS = 3
@@ -81,12 +81,12 @@ class VllmGenerator:
             else OwnServer(base_model, config, max_lora_rank, folder, self.say)
         )
         self._loaded: dict[str, None] = {}
-        self._canary = Canary(base_model, config.dtype)
+        self._canary = AdapterProbe(base_model, config.dtype)
         self._checked = False  # whether the canary has seen the base of the server that answers now
         self._stops = stop_token_ids(base_model)
 
     def generate(self, prompts: Sequence[Prompt], adapter: Path | None) -> list[Response]:
-        """See `Generator`. UsageError for a prompt that does not fit, CanaryError, BoundaryError where it keeps dying."""
+        """See `Generator`. UsageError for a prompt that does not fit, ProbeError, BoundaryError where it keeps dying."""
 
         async def run() -> list[Response]:
             async with Session(self, adapter) as session:
@@ -97,10 +97,15 @@ class VllmGenerator:
 
     def log_likelihood(self, texts: Sequence[str], adapter: Path | None) -> list[float]:
         """See `Generator`; by the server's prompt log-probabilities."""
-        rows = [list(ids) for ids in self._canary.tokenizer(list(texts), add_special_tokens=True)["input_ids"]]
+        rows = [
+            list(ids)
+            for ids in self._canary.tokenizer(list(texts), add_special_tokens=True)["input_ids"]
+        ]
         for text, ids in zip(texts, rows, strict=True):
             if len(ids) < 2:
-                raise UsageError(f"{text[:40]!r} is a single token; a likelihood needs at least two")
+                raise UsageError(
+                    f"{text[:40]!r} is a single token; a likelihood needs at least two"
+                )
 
         async def run() -> list[float]:
             async with Session(self, adapter) as session:
@@ -112,7 +117,9 @@ class VllmGenerator:
     def _serve_first(self, adapter: Path | None) -> None:
         """Start and load outside of the event loop, where Ctrl-C ends a long start at once."""
         if self.config.base_url:
-            self._checked = False  # since the last call its owner may have started it again with another base
+            self._checked = (
+                False  # since the last call its owner may have started it again with another base
+            )
         with suppress(ServerGone):  # the session begins with a restart then
             self.serve(adapter)
 
@@ -174,7 +181,9 @@ class VllmGenerator:
         served, base_served = self._probe([name, self.server.base])
         verdict = self._canary.check_adapter(adapter, name, served, base_served)
         self._loaded[name] = None
-        seen = "" if verdict.distinct else "; on its prompts the adapter hardly differs from the base"
+        seen = (
+            "" if verdict.distinct else "; on its prompts the adapter hardly differs from the base"
+        )
         self.say(f"vLLM: {name} loaded, {verdict.error:.4f} nats from PEFT on the canary{seen}")
 
     def _probe(self, names: Sequence[str]) -> list[list[Served]]:
@@ -183,13 +192,21 @@ class VllmGenerator:
         def ask(name: str, chat: Chat) -> Served:
             body = {
                 **self.sampling(TOKENS),
-                **{"model": name, "messages": chat, "logprobs": True, "top_logprobs": 0, "return_token_ids": True},
+                **{
+                    "model": name,
+                    "messages": chat,
+                    "logprobs": True,
+                    "top_logprobs": 0,
+                    "return_token_ids": True,
+                },
             }
             answer = self.server.call("/chat/completions", body)
             with shaped(self.server.url, "/chat/completions"):
                 choice = answer["choices"][0]
                 if choice.get("token_ids") is None or answer.get("prompt_token_ids") is None:
-                    raise BoundaryError("the server gives no token ids, which the canary needs; use vLLM 0.31 or newer")
+                    raise BoundaryError(
+                        "the server gives no token ids, which the canary needs; use vLLM 0.31 or newer"
+                    )
                 values = [float(token["logprob"]) for token in choice["logprobs"]["content"]]
                 tokens = [int(token) for token in choice["token_ids"]][: len(values)]
                 # Of nothing, or of NaN, no comparison would find a fault.
@@ -277,7 +294,11 @@ class Session:
             if reason not in ("stop", "length"):
                 said = quoted(repr(reason), server.key)
                 raise BoundaryError(f"{where}: vLLM ended an answer with finish_reason {said}")
-            return Turn((choice["message"]["content"] or "").strip(), reason, int(answer["usage"]["completion_tokens"]))
+            return Turn(
+                (choice["message"]["content"] or "").strip(),
+                reason,
+                int(answer["usage"]["completion_tokens"]),
+            )
 
     async def read(self, ids: list[int]) -> float:
         """Mean log-likelihood per token of a text, the first token being given."""
@@ -285,7 +306,10 @@ class Session:
         answer = await self.send("/completions", body, "likelihood")
         with shaped(self.generator.server.url, "/completions"):
             rows = answer["choices"][0]["prompt_logprobs"]
-            values = [float(row[str(token)]["logprob"]) for token, row in zip(ids[1:], rows[1:], strict=True)]
+            values = [
+                float(row[str(token)]["logprob"])
+                for token, row in zip(ids[1:], rows[1:], strict=True)
+            ]
             return sum(values) / len(values)
 
     async def send(self, path: str, body: dict[str, Any], where: str) -> Any:
@@ -302,11 +326,23 @@ class Session:
                 raise self._failed
             epoch = self._epoch
             try:
-                return await self._client.post(path, cast_to=object, body={**body, "model": self._model})
-            except (openai.APIConnectionError, openai.InternalServerError, openai.NotFoundError) as error:
+                return await self._client.post(
+                    path, cast_to=object, body={**body, "model": self._model}
+                )
+            except (
+                openai.APIConnectionError,
+                openai.InternalServerError,
+                openai.NotFoundError,
+            ) as error:
                 hiccups += 1
-                lost = isinstance(error, openai.APIConnectionError) and not isinstance(error, openai.APITimeoutError)
-                if lost and hiccups <= HICCUPS and await asyncio.to_thread(self.generator.server.healthy):
+                lost = isinstance(error, openai.APIConnectionError) and not isinstance(
+                    error, openai.APITimeoutError
+                )
+                if (
+                    lost
+                    and hiccups <= HICCUPS
+                    and await asyncio.to_thread(self.generator.server.healthy)
+                ):
                     continue  # a dropped connection to a server that lives
                 await self._recover(epoch, error)
             except openai.BadRequestError as error:
@@ -338,18 +374,24 @@ class Session:
         said = quoted(str(error), self.generator.server.key)
         self.restarts += 1
         if self.restarts > RESTARTS:
-            raise BoundaryError(f"vLLM died {self.restarts} times in one evaluation; last: {said} (log: {log})")
+            raise BoundaryError(
+                f"vLLM died {self.restarts} times in one evaluation; last: {said} (log: {log})"
+            )
         self.generator.say(f"vLLM: the server is gone ({said[:100]}); starting it again")
         if self._client is not None:
             await self._client.close()
             self._client = None
         try:
             await asyncio.to_thread(self._restart)
-        except asyncio.CancelledError:  # Ctrl-C: the thread that waits for the start ends with the server
+        except (
+            asyncio.CancelledError
+        ):  # Ctrl-C: the thread that waits for the start ends with the server
             self.generator.server.give_up()
             raise
         except ServerGone as again:
-            raise BoundaryError(f"vLLM died again right after it was started: {again} (log: {log})") from None
+            raise BoundaryError(
+                f"vLLM died again right after it was started: {again} (log: {log})"
+            ) from None
 
     def _restart(self) -> None:
         self.generator.server.stop()

@@ -23,7 +23,9 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         # Only the pipe counts. A handler, since the command would inherit a signal that is ignored.
         signal.signal(number, lambda *_: None)
-    child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, process_group=0, restore_signals=True)
+    child = subprocess.Popen(
+        sys.argv[1:], stdin=subprocess.DEVNULL, process_group=0, restore_signals=True
+    )
     threading.Thread(target=_watch, args=(child.pid,), daemon=True).start()
     code = child.wait()
     _end(child.pid)

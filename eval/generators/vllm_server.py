@@ -23,11 +23,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from eval.chat_http import is_loopback
-from eval.chat_reply import quoted
-from eval.generator import VllmGeneratorConfig
-from eval.strict import MAX_BYTES
-from mosaic.errors import BoundaryError, PausedError, UsageError
+from eval.chat.http import is_loopback
+from eval.chat.reply import quoted
+from eval.chat.strict_json import MAX_BYTES
+from eval.generators.base import VllmGeneratorConfig
+from mosaic.core.errors import BoundaryError, PausedError, UsageError
 
 BASE = "base"
 MAX_LORAS = 4
@@ -55,7 +55,9 @@ class Server(Protocol):
         ...
 
     def healthy(self) -> bool: ...
-    def call(self, path: str, body: dict[str, Any] | None = None, seconds: float = 120.0) -> Any: ...
+    def call(
+        self, path: str, body: dict[str, Any] | None = None, seconds: float = 120.0
+    ) -> Any: ...
     def load(self, name: str, folder: Path) -> None: ...
     def unload(self, name: str) -> None: ...
     def stop(self) -> None: ...
@@ -76,7 +78,9 @@ def find_vllm() -> str:
     return found
 
 
-def refused(status: int, path: str, said: str, key: str, config: VllmGeneratorConfig) -> BoundaryError:
+def refused(
+    status: int, path: str, said: str, key: str, config: VllmGeneratorConfig
+) -> BoundaryError:
     """What a status other than 200 means to the operator. `said` is the server's text; the key is never quoted."""
     text = f"vLLM answered {status} to {path}: {quoted(said, key)}"
     if 300 <= status < 400:
@@ -123,7 +127,9 @@ class _Http:
         )
         direct = [urllib.request.ProxyHandler({})] if is_loopback(self.url) else []
         try:
-            with urllib.request.build_opener(_NoRedirect, *direct).open(request, timeout=seconds) as answer:
+            with urllib.request.build_opener(_NoRedirect, *direct).open(
+                request, timeout=seconds
+            ) as answer:
                 text = answer.read().decode(errors="replace")
         except urllib.error.HTTPError as error:
             raise refused(error.code, path, _body(error), self.key, self.config) from None
@@ -170,7 +176,9 @@ class _Http:
                 if " 404 " in str(error)
                 else ""
             )
-            raise BoundaryError(f"the adapter at {folder} could not be registered: {error}{hint}") from None
+            raise BoundaryError(
+                f"the adapter at {folder} could not be registered: {error}{hint}"
+            ) from None
 
     def unload(self, name: str) -> None:
         self.call("/unload_lora_adapter", {"lora_name": name})
@@ -206,7 +214,9 @@ class AttachedServer(_Http):
             raise BoundaryError(f"generator.base_url: {self.url} serves no base model")
         self.base = roots[0]
         first, self._met = not self._met, True
-        return first  # what it held before is not known to be ours: `load` frees a name that is taken
+        return (
+            first  # what it held before is not known to be ours: `load` frees a name that is taken
+        )
 
     def stop(self) -> None:
         """It is somebody else's."""
@@ -219,7 +229,12 @@ class OwnServer(_Http):
     """`vllm serve` as a child, under a guard that ends it with the controller, however that ends."""
 
     def __init__(
-        self, model: Path, config: VllmGeneratorConfig, max_lora_rank: int, folder: Path, say: Callable[[str], None]
+        self,
+        model: Path,
+        config: VllmGeneratorConfig,
+        max_lora_rank: int,
+        folder: Path,
+        say: Callable[[str], None],
     ) -> None:
         self.model = model
         self.config = config
@@ -304,7 +319,9 @@ class OwnServer(_Http):
             env=environment,
             start_new_session=True,
         )
-        self._log = threading.Thread(target=_copy_log, args=(self._child.stdout, self.log), daemon=True)
+        self._log = threading.Thread(
+            target=_copy_log, args=(self._child.stdout, self.log), daemon=True
+        )
         self._log.start()
         self.starts += 1
 
@@ -317,7 +334,9 @@ class OwnServer(_Http):
             if child is None or self._given_up.is_set():
                 raise BoundaryError("vLLM: its start was given up")
             if child.poll() is not None:
-                raise BoundaryError(f"vLLM ended while starting: {self._last_words()} (log: {self.log})")
+                raise BoundaryError(
+                    f"vLLM ended while starting: {self._last_words()} (log: {self.log})"
+                )
             try:
                 if self.healthy() and any(m["id"] == BASE for m in self.models()):
                     break

@@ -1,1 +1,1 @@
-"""Judges: implementations of the seam in `eval.judge`."""
+"""Judges: implementations of the seam in `eval.judges.base`."""

@@ -18,14 +18,16 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, create_model
 
-from eval.chat import Attempt, BadReply, ChatModel, ChatUnavailable
-from eval.chat_reply import sent
-from eval.judge import LlmJudgeConfig
+from eval.chat.client import Attempt, BadReply, ChatModel, ChatUnavailable
+from eval.chat.reply import sent
+from eval.chat.strict_json import Invalid, NotStrict, parse_strict
+from eval.judges.base import LlmJudgeConfig
 from eval.judges.verifier import VerifierJudge
 from eval.objectives.over_refusal import BOUNDARY, FRICTION, HELP, REFUSAL
 from eval.objectives.safety import CONCEALMENT, LEAKS, PRESSURE, UTILITY
-from eval.strict import Invalid, NotStrict, parse_strict
-from mosaic.types import Judgment, Message, Noun, Prompt, Response, digest_of
+from mosaic.core.types.base import FrozenModel, digest_of
+from mosaic.core.types.data import Message
+from mosaic.core.types.evaluation import Judgment, Prompt, Response
 from prompts.envelope import capped, wrap
 from prompts.load import load
 
@@ -38,7 +40,7 @@ UNANSWERED = "the endpoint answers others but not this"
 # What an endpoint also says that cannot do with one conversation, or does not want to; and how many of those among the
 # questions that are asked together are still the conversations' fault.
 OWN_FAULT = ("http_500", "http_502", "http_504", "timeout", "transport", "http_403")
-MOST_LOST = 5
+MAX_LOST = 5
 PROBE = [{"role": "user", "content": "Answer with the word yes."}]
 PROBE_TOKENS = 16
 
@@ -64,7 +66,9 @@ def reply_model(name: str) -> type[BaseModel]:
     """The typed L3 schema of one question: a reason first, then each channel with its items, in a fixed order."""
     channels: dict[str, Any] = {}
     for channel, ranges in ITEMS[name].items():
-        items: dict[str, Any] = {item: (YesNo if most == 1 else Amount, ...) for item, most in ranges.items()}
+        items: dict[str, Any] = {
+            item: (YesNo if most == 1 else Amount, ...) for item, most in ranges.items()
+        }
         channels[channel] = (create_model(f"{name}_{channel}", __base__=_Reply, **items), ...)
     return create_model(name, __base__=_Reply, reason=(str, ...), **channels)
 
@@ -76,7 +80,7 @@ def prompt_digest(name: str) -> str:
     return digest_of({"words": words, "schema": reply_model(name).model_json_schema()})
 
 
-class Verdict(Noun):
+class Verdict(FrozenModel):
     """What the judge said of one conversation. `items` is empty unless `status` is ok; `reason` is ours, `words` are
     the model's own and are shown to people only. `attempts` are requests that reached a server; `charged` is in tokens,
     failed attempts included."""
@@ -101,7 +105,11 @@ class Question:
     def inputs(self) -> dict[str, str]:
         """What the verdict depends on: judge, words and schema, conversation."""
         conversation = digest_of([[m.role, m.content] for m in self.messages])
-        return {"judge": self.judge, "prompt": prompt_digest(self.name), "conversation": conversation}
+        return {
+            "judge": self.judge,
+            "prompt": prompt_digest(self.name),
+            "conversation": conversation,
+        }
 
     @cached_property
     def key(self) -> str:
@@ -118,11 +126,18 @@ class LlmJudge:
         self.config = config
         self.chat = chat or ChatModel(config.chat)
         identity: dict[str, Any] = {"judge": "llm", "version": VERSION, "model": config.chat.model}
-        identity |= {"revision": config.revision} if config.revision else {"address": config.chat.base_url}
-        identity |= {name: getattr(config.chat, name) for name in ("seed", "temperature", "max_tokens", "structured")}
+        identity |= (
+            {"revision": config.revision} if config.revision else {"address": config.chat.base_url}
+        )
+        identity |= {
+            name: getattr(config.chat, name)
+            for name in ("seed", "temperature", "max_tokens", "structured")
+        }
         self.identity = digest_of(identity)
         prompts = {name: prompt_digest(name) for name in ITEMS}
-        self.digest = digest_of({"model": self.identity, "prompts": prompts, "code": VerifierJudge.digest})
+        self.digest = digest_of(
+            {"model": self.identity, "prompts": prompts, "code": VerifierJudge.digest}
+        )
 
     @staticmethod
     def asks(objective: str) -> bool:
@@ -135,7 +150,10 @@ class LlmJudge:
             raise ValueError(f"response {response.id} does not answer prompt {prompt.id}")
         messages = [Message(role="system", content=prompt.system)] if prompt.system else []
         for turn, answer in zip(prompt.turns, response.answers, strict=True):
-            messages += [Message(role="user", content=turn), Message(role="assistant", content=answer)]
+            messages += [
+                Message(role="user", content=turn),
+                Message(role="assistant", content=answer),
+            ]
         return self.ask_about(objective, messages)
 
     def ask_about(self, name: str, messages: Sequence[Message]) -> Question:
@@ -144,20 +162,29 @@ class LlmJudge:
     def judgment(self, objective: str, prompt: Prompt, verdict: Verdict) -> Judgment:
         """The stored L3 of one verdict: its items beside the prompt-side items that the suite fixed."""
         if verdict.status != "ok":
-            return Judgment(id=prompt.id, status=verdict.status, reason=verdict.reason, judge=self.digest)
+            return Judgment(
+                id=prompt.id, status=verdict.status, reason=verdict.reason, judge=self.digest
+            )
         line: dict[str, Any] = {"items": {**prompt.prompt_items, **verdict.items}}
         if objective == "safety":
             line["turns"] = len(prompt.turns)
         return Judgment(id=prompt.id, status="ok", items=line, judge=self.digest)
 
-    def judge(self, objective: str, prompts: Sequence[Prompt], responses: Sequence[Response]) -> list[Judgment]:
+    def judge(
+        self, objective: str, prompts: Sequence[Prompt], responses: Sequence[Response]
+    ) -> list[Judgment]:
         """One judgment per prompt, asked afresh. Raises ChatUnavailable where the endpoint is down."""
         if not self.asks(objective):
             return VerifierJudge().judge(objective, prompts, responses)
-        questions = [self.question(objective, p, r) for p, r in zip(prompts, responses, strict=True)]
+        questions = [
+            self.question(objective, p, r) for p, r in zip(prompts, responses, strict=True)
+        ]
         made = self.ask_all(list({q.key: q for q in questions}.values()))
         found = {q.key: verdict for some in made for q, verdict, _ in some}
-        return [self.judgment(objective, p, found[q.key]) for p, q in zip(prompts, questions, strict=True)]
+        return [
+            self.judgment(objective, p, found[q.key])
+            for p, q in zip(prompts, questions, strict=True)
+        ]
 
     def ask_all(
         self, questions: Sequence[Question], stopping: Callable[[], bool] = lambda: False
@@ -183,7 +210,7 @@ class LlmJudge:
             except ChatUnavailable as error:
                 kind = str(error.attempts[-1].error)
                 lost[question.key] = error.attempts
-                own = kind in OWN_FAULT and len(lost) <= MOST_LOST and not halt.is_set()
+                own = kind in OWN_FAULT and len(lost) <= MAX_LOST and not halt.is_set()
                 if not (own and self._answers(error.attempts)):
                     halt.set()
                     raise
@@ -243,8 +270,12 @@ class LlmJudge:
             try:
                 completion = self.chat.complete(messages, schema=schema)
             except BadReply as error:
-                status: Literal["abstained", "failed"] = "abstained" if error.kind == "refused" else "failed"
-                reason = f"the judge's reply: {error.kind}" + (error.refusal and f": {error.refusal}")
+                status: Literal["abstained", "failed"] = (
+                    "abstained" if error.kind == "refused" else "failed"
+                )
+                reason = f"the judge's reply: {error.kind}" + (
+                    error.refusal and f": {error.refusal}"
+                )
                 return _verdict(status, reason, [*attempts, *error.attempts])
             except ChatUnavailable as error:
                 error.attempts = [*attempts, *error.attempts]
@@ -263,9 +294,16 @@ class LlmJudge:
                     ]
                 continue
             words = capped(reply.pop("reason"), MAX_REASON)
-            unclear = [f"{c}.{i}" for c, items in reply.items() for i, v in items.items() if v == "cannot_tell"]
+            unclear = [
+                f"{c}.{i}"
+                for c, items in reply.items()
+                for i, v in items.items()
+                if v == "cannot_tell"
+            ]
             if unclear:
-                return _verdict("abstained", f"the judge cannot tell {', '.join(unclear)}", attempts, words)
+                return _verdict(
+                    "abstained", f"the judge cannot tell {', '.join(unclear)}", attempts, words
+                )
             items = {c: {i: VALUES[v] for i, v in values.items()} for c, values in reply.items()}
             return _verdict("ok", "", attempts, words, items)
         return _verdict("failed", "the judge's reply: invalid", attempts)
@@ -299,5 +337,10 @@ def _verdict(
 ) -> Verdict:
     charged = sum(a.charged for a in attempts)
     return Verdict(
-        status=status, reason=reason, words=words, items=items or {}, attempts=sent(attempts), charged=charged
+        status=status,
+        reason=reason,
+        words=words,
+        items=items or {},
+        attempts=sent(attempts),
+        charged=charged,
     )

@@ -13,8 +13,9 @@ from functools import lru_cache
 from typing import Any
 
 from eval import ifeval
-from mosaic.errors import UsageError
-from mosaic.types import Judgment, Prompt, Response, digest_of
+from mosaic.core.errors import UsageError
+from mosaic.core.types.base import digest_of
+from mosaic.core.types.evaluation import Judgment, Prompt, Response
 
 VERSION = 2
 CONDITIONS = ("any", "all", "none", "min_words", "max_words")
@@ -30,7 +31,9 @@ class VerifierJudge:
 
     digest = digest_of({"judge": "verifier", "version": VERSION})
 
-    def judge(self, objective: str, prompts: Sequence[Prompt], responses: Sequence[Response]) -> list[Judgment]:
+    def judge(
+        self, objective: str, prompts: Sequence[Prompt], responses: Sequence[Response]
+    ) -> list[Judgment]:
         return [self._one(objective, p, r) for p, r in zip(prompts, responses, strict=True)]
 
     def _one(self, objective: str, prompt: Prompt, response: Response) -> Judgment:
@@ -41,13 +44,17 @@ class VerifierJudge:
         channels = RESPONSE_CHANNELS.get(objective)
         if channels is None:
             return self._failed(prompt, f"the verifier knows no objective {objective!r}")
-        items: dict[str, dict[str, int]] = {name: dict(values) for name, values in prompt.prompt_items.items()}
+        items: dict[str, dict[str, int]] = {
+            name: dict(values) for name, values in prompt.prompt_items.items()
+        }
         for channel in channels:
             rules = prompt.rules.get(channel)
             if not rules:
                 return self._failed(prompt, f"the prompt has no rules for {channel}")
             texts = response.answers if channel == UNION else response.answers[-1:]
-            items[channel] = {name: int(any(holds(rule, text) for text in texts)) for name, rule in rules.items()}
+            items[channel] = {
+                name: int(any(holds(rule, text) for text in texts)) for name, rule in rules.items()
+            }
         line: dict[str, Any] = {"items": items}
         if objective == "safety":
             line["turns"] = len(prompt.turns)
@@ -90,7 +97,9 @@ def check_rules(prompt: Prompt) -> None:
                 raise UsageError(f"{path}: a rule is an object with some of {list(CONDITIONS)}")
             for condition, value in rule.items():
                 if condition not in CONDITIONS:
-                    raise UsageError(f"{path}.{condition}: unknown condition; there are {list(CONDITIONS)}")
+                    raise UsageError(
+                        f"{path}.{condition}: unknown condition; there are {list(CONDITIONS)}"
+                    )
                 if condition.endswith("words"):
                     if isinstance(value, bool) or not isinstance(value, int):
                         raise UsageError(f"{path}.{condition}: {value!r} is not a number of words")
@@ -101,7 +110,9 @@ def check_rules(prompt: Prompt) -> None:
                     try:
                         _pattern(pattern)
                     except re.error as error:
-                        raise UsageError(f"{path}.{condition}: {pattern!r} is no pattern: {error}") from None
+                        raise UsageError(
+                            f"{path}.{condition}: {pattern!r} is no pattern: {error}"
+                        ) from None
 
 
 @lru_cache(maxsize=65536)

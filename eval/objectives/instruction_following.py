@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from eval.objective import Malformed, count_labels, need, unscored
-from mosaic.types import Scored
+from eval.objectives.base import Malformed, count_labels, need, unscored
+from mosaic.core.types.evaluation import Scored
 
 
 class InstructionFollowing:
@@ -20,7 +20,10 @@ class InstructionFollowing:
     evidence: Literal["answers", "likelihood"] = "answers"
 
     def prompt_side(
-        self, prompt_items: Mapping[str, Mapping[str, int]], turns: int, constraints: Sequence[Mapping[str, Any]]
+        self,
+        prompt_items: Mapping[str, Mapping[str, int]],
+        turns: int,
+        constraints: Sequence[Mapping[str, Any]],
     ) -> tuple[str, int, int]:
         """Complexity 1-5 from the number of constraints and of their distinct groups."""
         ids = [str(c.get("id", "")) for c in constraints]
@@ -30,14 +33,20 @@ class InstructionFollowing:
     def score(self, line: Mapping[str, Any]) -> Scored:
         try:
             ids = line.get("instruction_ids")
-            if not isinstance(ids, Sequence) or isinstance(ids, str) or not all(isinstance(i, str) and i for i in ids):
+            if (
+                not isinstance(ids, Sequence)
+                or isinstance(ids, str)
+                or not all(isinstance(i, str) and i for i in ids)
+            ):
                 raise Malformed("instruction_ids is not a list of checker ids")
             if not ids:
                 raise Malformed("no constraint to verify")
             strict, loose = (_booleans(line, name, len(ids)) for name in ("strict", "loose"))
             for identifier, s, lo in zip(ids, strict, loose, strict=True):
                 if s and not lo:
-                    raise Malformed(f"{identifier} passed strictly but not loosely, which cannot be")
+                    raise Malformed(
+                        f"{identifier} passed strictly but not loosely, which cannot be"
+                    )
         except Malformed as error:
             return unscored(line, str(error))
         weight = complexity(ids)
@@ -54,7 +63,10 @@ class InstructionFollowing:
             status="ok",
             slice=f"complexity_{weight}",
             weight=weight,
-            label={"failed_constraint": [i for i, s in zip(ids, strict, strict=True) if not s], "constraints": count},
+            label={
+                "failed_constraint": [i for i, s in zip(ids, strict, strict=True) if not s],
+                "constraints": count,
+            },
             score=score,
             need=need(score, weight, 1),
             failed=score < 3,
@@ -72,7 +84,11 @@ def complexity(ids: Sequence[str]) -> int:
 
 def _booleans(line: Mapping[str, Any], name: str, length: int) -> list[bool]:
     values = line.get(name)
-    if not isinstance(values, Sequence) or isinstance(values, str) or not all(isinstance(v, bool) for v in values):
+    if (
+        not isinstance(values, Sequence)
+        or isinstance(values, str)
+        or not all(isinstance(v, bool) for v in values)
+    ):
         raise Malformed(f"{name} is not a list of booleans")
     if len(values) != length:
         raise Malformed(f"{name} has {len(values)} entries for {length} constraints")

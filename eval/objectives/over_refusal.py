@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from eval.objective import Malformed, channel, count_labels, need, unscored
-from mosaic.types import Scored
+from eval.objectives.base import Malformed, channel, count_labels, need, unscored
+from mosaic.core.types.evaluation import Scored
 
 BOUNDARY = {
     "sensitive_trigger": 1,

@@ -17,23 +17,35 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from agent.approval import ApprovalConfig, AutoApprovalConfig
-from agent.planner import PlannerConfig, ProfilePlannerConfig
+from agent.planners.base import PlannerConfig, SurrogatePlannerConfig
 from agent.state import CalibrationConfig, FailureConfig, Settings, StopConfig
-from eval.generator import GeneratorConfig, TransformersGeneratorConfig
-from eval.judge import JudgeConfig, VerifierJudgeConfig
-from mosaic.errors import UsageError
-from mosaic.types import Limits, Noun, ObjectiveSpec
-from tools.executor import ExecutorConfig, InlineExecutorConfig
-from training.trainer import SftConfig
+from eval.generators.base import GeneratorConfig, TransformersGeneratorConfig
+from eval.judges.base import JudgeConfig, VerifierJudgeConfig
+from mosaic.core.errors import UsageError
+from mosaic.core.types.base import FrozenModel
+from mosaic.core.types.plans import Limits, ObjectiveSpec
+from tools.executors.subprocess import ExecutorConfig, InlineExecutorConfig
+from training.methods.base import SftConfig
 
 BUNDLED = Path(__file__).parent.parent / "lab" / "data"
 PATHS = ("base_model", "pool")
 # What PyYAML raises for a scalar or tag whose value it cannot make: `2024-13-45`, `!!int x`.
 UNBUILT = (ValueError, KeyError, AttributeError, TypeError)
-SECRET = {"key", "keys", "apikey", "secret", "token", "password", "auth", "credential", "credentials", "url"}
+SECRET = {
+    "key",
+    "keys",
+    "apikey",
+    "secret",
+    "token",
+    "password",
+    "auth",
+    "credential",
+    "credentials",
+    "url",
+}
 
 
-class ObjectiveConfig(Noun):
+class ObjectiveConfig(FrozenModel):
     """One objective: its suites' folder, the data sets that serve it, optional floor and target (1-5)."""
 
     suite: str
@@ -42,14 +54,14 @@ class ObjectiveConfig(Noun):
     target: float | None = Field(default=None, ge=1, le=5)
 
 
-class BudgetConfig(Noun):
+class BudgetConfig(FrozenModel):
     """Training tokens. `tokens_total` covers calibration and rounds; left out, it is just enough for both."""
 
     tokens_per_round: int = Field(ge=1)
     tokens_total: int | None = Field(default=None, ge=1)
 
 
-class ShareConfig(Noun):
+class ShareConfig(FrozenModel):
     """Shares of prompts, 0-1, by suite role."""
 
     steering: float = Field(default=0.5, ge=0, le=1)
@@ -57,8 +69,8 @@ class ShareConfig(Noun):
     audit: float = Field(default=0.01, ge=0, le=1)
 
 
-class ContaminationConfig(Noun):
-    """The largest share of a suite that may stand in the pool (`training.contamination`).
+class ContaminationConfig(FrozenModel):
+    """The largest share of a suite that may stand in the pool (`training.data.contamination`).
 
     Strictest for audit, whose scores are reported; steering only guides and may resemble what is trained on.
     """
@@ -69,7 +81,7 @@ class ContaminationConfig(Noun):
         return float(getattr(self.max_share, role))
 
 
-class RunConfig(Noun):
+class RunConfig(FrozenModel):
     """Everything a run depends on."""
 
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,79}$")
@@ -81,7 +93,7 @@ class RunConfig(Noun):
     budget: BudgetConfig
     limits: Limits = Limits()
     contamination: ContaminationConfig = ContaminationConfig()
-    planner: PlannerConfig = ProfilePlannerConfig()
+    planner: PlannerConfig = SurrogatePlannerConfig()
     approval: ApprovalConfig = AutoApprovalConfig()
     calibration: CalibrationConfig = CalibrationConfig()
     stop: StopConfig = StopConfig()
@@ -103,12 +115,20 @@ class RunConfig(Noun):
                         "a data set belongs to one objective"
                     )
                 seen[dataset] = name
-            if objective.floor is not None and objective.target is not None and objective.floor > objective.target:
-                raise ValueError(f"objectives.{name}: floor {objective.floor} is above target {objective.target}")
+            if (
+                objective.floor is not None
+                and objective.target is not None
+                and objective.floor > objective.target
+            ):
+                raise ValueError(
+                    f"objectives.{name}: floor {objective.floor} is above target {objective.target}"
+                )
         if self.stop.at_targets and not any(o.target for o in self.objectives.values()):
             raise ValueError("stop.at_targets: no objective has a target")
         if not seen:
-            raise ValueError("objectives: no objective has a data set, so there is nothing to train on")
+            raise ValueError(
+                "objectives: no objective has a data set, so there is nothing to train on"
+            )
         return self
 
     @property
@@ -118,7 +138,9 @@ class RunConfig(Noun):
 
     @property
     def tokens_total(self) -> int:
-        return self.budget.tokens_total or self.tokens_per_round * (self.rounds + self.calibration.repeats)
+        return self.budget.tokens_total or self.tokens_per_round * (
+            self.rounds + self.calibration.repeats
+        )
 
     def settings(self) -> Settings:
         """What of this the agent works under."""
@@ -146,7 +168,9 @@ def load_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
     if not path.is_file():
         bundled = BUNDLED / "config.yaml"
         if source != "lab":
-            raise UsageError(f"{source}: no such config file; `lab` is bundled, `python -m mosaic init` writes one")
+            raise UsageError(
+                f"{source}: no such config file; `lab` is bundled, `python -m mosaic init` writes one"
+            )
         path = bundled
     data = _resolved(_read(path), path.parent.resolve())
     _override_all(data, overrides)
@@ -181,7 +205,10 @@ def _plain(value: Any, path: str = "") -> Any:
         for key in value:
             if not isinstance(key, str):
                 raise UsageError(f"{path or '(whole)'}: the key {key!r} is no text; quote it")
-        return {_text(key, path): _plain(inner, f"{path}.{key}" if path else key) for key, inner in value.items()}
+        return {
+            _text(key, path): _plain(inner, f"{path}.{key}" if path else key)
+            for key, inner in value.items()
+        }
     if isinstance(value, list):
         return [_plain(inner, f"{path}.{number}") for number, inner in enumerate(value)]
     if isinstance(value, str):
@@ -207,7 +234,9 @@ def explain(error: ValidationError, schema: str = "config") -> str:
     for problem in error.errors(include_url=False):
         field = ".".join(str(part) for part in problem["loc"]) or "(whole)"
         value = problem.get("input")
-        hidden = isinstance(value, dict | list) or not problem["loc"] or _may_be_secret(problem["loc"])
+        hidden = (
+            isinstance(value, dict | list) or not problem["loc"] or _may_be_secret(problem["loc"])
+        )
         shown = "" if hidden else f" (value: {str(value)[:80]!r})"
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
@@ -240,14 +269,20 @@ def _mapping(loader: _UniqueKeys, node: yaml.MappingNode) -> dict[Any, Any]:
     keys = [loader.construct_object(key) for key, _ in node.value]
     for key in keys:
         if keys.count(key) > 1:
-            again = [at for found, (at, _) in zip(keys, node.value, strict=True) if found == key][-1]
-            raise UsageError(f"line {again.start_mark.line + 1}: the key {key!r} stands twice in one mapping")
+            again = [at for found, (at, _) in zip(keys, node.value, strict=True) if found == key][
+                -1
+            ]
+            raise UsageError(
+                f"line {again.start_mark.line + 1}: the key {key!r} stands twice in one mapping"
+            )
     return loader.construct_mapping(node, deep=True)
 
 
 # YAML 1.1 takes `2e-4` for text, which nobody means.
 _UniqueKeys.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
 )
 _UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
@@ -328,7 +363,9 @@ def _resolved(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     judge = data.get("judge")
     if isinstance(judge, dict) and isinstance(judge.get("cache"), str):
         judge["cache"] = _absolute(folder, "judge.cache", judge["cache"])
-    for objective in (data.get("objectives") or {}).values() if isinstance(data.get("objectives"), dict) else ():
+    for objective in (
+        (data.get("objectives") or {}).values() if isinstance(data.get("objectives"), dict) else ()
+    ):
         if isinstance(objective, dict) and isinstance(objective.get("suite"), str):
             objective["suite"] = _absolute(folder, "objectives.*.suite", objective["suite"])
     return data
@@ -337,7 +374,11 @@ def _resolved(data: dict[str, Any], folder: Path) -> dict[str, Any]:
 def _absolute(folder: Path, field: str, text: str) -> str:
     try:
         return str((folder / Path(text).expanduser()).resolve())
-    except (RuntimeError, ValueError, OSError) as error:  # no such home, a NUL byte, a loop of links
+    except (
+        RuntimeError,
+        ValueError,
+        OSError,
+    ) as error:  # no such home, a NUL byte, a loop of links
         raise UsageError(f"{field}: {text!r} is no path ({error})") from None
 
 

@@ -9,11 +9,12 @@ from typing import Any, Literal
 
 from agent.constraints import check_plan
 from mosaic.app.runs import run_config
-from mosaic.errors import UsageError
-from mosaic.journal import WAITING, Journal
-from mosaic.store import Store
-from mosaic.types import ActionPlan, Observation
-from training.pool import Pool
+from mosaic.core.errors import UsageError
+from mosaic.core.journal import WAITING, Journal
+from mosaic.core.store import Store
+from mosaic.core.types.plans import ActionPlan
+from mosaic.core.types.runs import Observation
+from training.data.pool import Pool
 
 Kind = Literal["approve", "edit", "reject"]
 
@@ -37,7 +38,9 @@ def pending(folder: Path) -> dict[str, Any]:
     try:
         request = open_request(journal)
         if request is None:
-            raise UsageError(f"nothing in {folder} waits for approval; continue: python -m mosaic resume {folder}")
+            raise UsageError(
+                f"nothing in {folder} waits for approval; continue: python -m mosaic resume {folder}"
+            )
         return request
     finally:
         journal.close()
@@ -66,7 +69,8 @@ def decide(
         broken = violations(folder, request, edited)
         if broken:
             lines = "\n".join(
-                f"  {v['path']}: {v['rule']}, {v['value']} against {v['limit']}; {v['hint']}" for v in broken
+                f"  {v['path']}: {v['rule']}, {v['value']} against {v['limit']}; {v['hint']}"
+                for v in broken
             )
             raise UsageError(f"the edited plan breaks constraints:\n{lines}")
     try:
@@ -74,7 +78,10 @@ def decide(
     except UnicodeEncodeError:
         raise UsageError("the reason is no valid UTF-8; write it again") from None
     decision = {
-        **{name: request[name] for name in ("request", "run", "round", "plan_digest", "state_digest")},
+        **{
+            name: request[name]
+            for name in ("request", "run", "round", "plan_digest", "state_digest")
+        },
         "kind": kind,
         "by": by or _who(),
         "reason": reason,

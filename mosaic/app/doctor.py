@@ -12,13 +12,30 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 NAMES = ("mosaic", "agent", "tools", "training", "eval", "prompts")
-LIBRARIES = ("torch", "transformers", "peft", "trl", "datasets", "langgraph", "openai", "pydantic", "lm_eval", "vllm")
-LEAST_DISK = 2 * 1024**3
+LIBRARIES = (
+    "torch",
+    "transformers",
+    "peft",
+    "trl",
+    "datasets",
+    "langgraph",
+    "openai",
+    "pydantic",
+    "lm_eval",
+    "vllm",
+)
+MIN_DISK = 2 * 1024**3
 
 
 def examine() -> list[dict[str, str]]:
     """A row per check: name, what was found, verdict (`ok`, `missing: ...`, `warning: ...`, `broken: ...`)."""
-    rows = [_row("python", platform.python_version(), "ok" if sys.version_info >= (3, 11) else "broken: needs 3.11")]
+    rows = [
+        _row(
+            "python",
+            platform.python_version(),
+            "ok" if sys.version_info >= (3, 11) else "broken: needs 3.11",
+        )
+    ]
     home = Path(__file__).resolve().parents[2]
     for name in NAMES:
         spec = importlib.util.find_spec(name)
@@ -41,7 +58,13 @@ def examine() -> list[dict[str, str]]:
     verdict = "ok" if threads != "-" else "warning: set OMP_NUM_THREADS=1 on CPU"
     rows.append(_row("OMP_NUM_THREADS", threads, verdict))
     free = shutil.disk_usage(Path.cwd()).free
-    rows.append(_row("free disk", f"{free / 1024**3:.1f} GiB", "ok" if free > LEAST_DISK else "warning: under 2 GiB"))
+    rows.append(
+        _row(
+            "free disk",
+            f"{free / 1024**3:.1f} GiB",
+            "ok" if free > MIN_DISK else "warning: under 2 GiB",
+        )
+    )
     rows.append(_row("gpu", *_gpu()))
     return rows
 

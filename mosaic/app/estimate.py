@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from mosaic.app.config import RunConfig
-from mosaic.types import Prompt
-from tools.verdicts import BATCH
+from mosaic.core.types.evaluation import Prompt
+from tools.effects.judge import BATCH
 
 TRAINING = {"gpu": 1e14 / 6, "cpu": 2.5e10 / 6}
 GENERATION = {"gpu": 2e13, "cpu": 5e9}
@@ -75,9 +75,15 @@ class Estimate:
 
     def findings(self) -> list[dict[str, Any]]:
         """Rows for `validate`."""
-        named = {name: {k: v for k, v in part.items() if k != "text"} for name, part in self.data.items()}
+        named = {
+            name: {k: v for k, v in part.items() if k != "text"} for name, part in self.data.items()
+        }
         return [
-            {"check": "cost" if name == "run" else f"cost of {name}", "result": self.data[name]["text"], **part}
+            {
+                "check": "cost" if name == "run" else f"cost of {name}",
+                "result": self.data[name]["text"],
+                **part,
+            }
             for name, part in named.items()
         ]
 
@@ -89,7 +95,9 @@ def model_size(base: Path) -> int | None:
         with path.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
             header = json.loads(stream.read(length))
-        total += sum(prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+        total += sum(
+            prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__"
+        )
     return total or None
 
 
@@ -99,7 +107,9 @@ def has_gpu() -> bool:
     return bool(torch.cuda.is_available())
 
 
-def loads(suites: Mapping[str, Mapping[str, Sequence[Prompt]]], count: Callable[[str], int]) -> list[Load]:
+def loads(
+    suites: Mapping[str, Mapping[str, Sequence[Prompt]]], count: Callable[[str], int]
+) -> list[Load]:
     """Sizes of suites (objective -> role -> prompts); `count` is tokens of a text."""
     return [
         Load(
@@ -114,7 +124,9 @@ def loads(suites: Mapping[str, Mapping[str, Sequence[Prompt]]], count: Callable[
     ]
 
 
-def speeds(config: RunConfig, size: int | None, gpu: bool, given: Given, measured: Given | None = None) -> Speeds:
+def speeds(
+    config: RunConfig, size: int | None, gpu: bool, given: Given, measured: Given | None = None
+) -> Speeds:
     """What is given, else measured, else assumed from the size of the model and whether there is a GPU."""
     device = "gpu" if gpu else "cpu"
     judge = config.judge.json_data()
@@ -163,7 +175,12 @@ def estimate(config: RunConfig, suites: Sequence[Load], speed: Speeds) -> Estima
         hours = calls * PLANNING["seconds"] / 3600
         most = f"at most {planner['max_calls']} calls and {planner['max_tokens']:,} tokens a round"
         text = f"{calls:,.0f} calls, {tokens:,.0f} tokens, {_hours(hours)} ({most})"
-        parts["planner"] = {"text": text, "hours": hours, "calls": round(calls), "tokens": round(tokens)}
+        parts["planner"] = {
+            "text": text,
+            "hours": hours,
+            "calls": round(calls),
+            "tokens": round(tokens),
+        }
     known = [p["hours"] for p in parts.values()]
     whole = None if None in known else sum(known)
     parts["run"] = {"text": "about " + _hours(whole), "hours": whole}
@@ -172,13 +189,19 @@ def estimate(config: RunConfig, suites: Sequence[Load], speed: Speeds) -> Estima
 
 def _training(config: RunConfig, speed: Speeds) -> dict[str, Any]:
     count = config.rounds + config.calibration.repeats
-    text = f"{count} trainings of {config.tokens_per_round:,} tokens, {config.tokens_total:,} in all"
+    text = (
+        f"{count} trainings of {config.tokens_per_round:,} tokens, {config.tokens_total:,} in all"
+    )
     seconds = _over(config.tokens_total, speed.training)
     return _part(text, seconds, "tokens/s", speed, "training", tokens=config.tokens_total)
 
 
 def _judge(
-    config: RunConfig, suites: Sequence[Load], times: Mapping[str, int], answer: float, speed: Speeds
+    config: RunConfig,
+    suites: Sequence[Load],
+    times: Mapping[str, int],
+    answer: float,
+    speed: Speeds,
 ) -> dict[str, Any]:
     judged = [s for s in suites if s.objective != BY_CODE]
     batches = sum(times[s.role] * -(-s.prompts // BATCH) for s in judged)
@@ -196,7 +219,13 @@ def _over(amount: float, speed: float | None) -> float | None:
 
 
 def _part(
-    text: str, seconds: float | None, unit: str, speed: Speeds, name: str, extra: float = 0.0, **numbers: int
+    text: str,
+    seconds: float | None,
+    unit: str,
+    speed: Speeds,
+    name: str,
+    extra: float = 0.0,
+    **numbers: int,
 ) -> dict[str, Any]:
     value = getattr(speed, name)
     if seconds is None:

@@ -6,14 +6,14 @@ import json
 import shutil
 from pathlib import Path
 
-from mosaic.app.cards import dataset_card, model_card
 from mosaic.app.config import RunConfig
 from mosaic.app.runs import run_config
-from mosaic.app.views import load, pick_round, report_data
-from mosaic.errors import UsageError
-from mosaic.store import MANIFEST, Store
-from training.pool import Pool
-from training.provenance import Origin
+from mosaic.app.views.cards import dataset_card, model_card
+from mosaic.app.views.report_data import load, pick_round, report_data
+from mosaic.core.errors import UsageError
+from mosaic.core.store import MANIFEST, Store
+from training.data.pool import Pool
+from training.data.provenance import Origin
 
 
 def export_round(folder: Path, number: int | None, out: Path) -> list[Path]:
@@ -23,13 +23,19 @@ def export_round(folder: Path, number: int | None, out: Path) -> list[Path]:
     journal, state = load(folder)
     try:
         if number is None and state.audit and state.audit.chosen is None:
-            raise UsageError("no round was chosen, since none met the floors; name one with --round")
+            raise UsageError(
+                "no round was chosen, since none met the floors; name one with --round"
+            )
         wanted = number if number is not None else state.audit.chosen if state.audit else None
         round_ = pick_round(state, wanted)
         if round_.adapter is None or round_.plan is None:
-            raise UsageError(f"round {round_.round} is the base and has no adapter; name one with --round")
+            raise UsageError(
+                f"round {round_.round} is the base and has no adapter; name one with --round"
+            )
         step = next(
-            s for s in journal.steps("train") if s.state == "done" and (s.result or {})["digest"] == round_.adapter
+            s
+            for s in journal.steps("train")
+            if s.state == "done" and (s.result or {})["digest"] == round_.adapter
         )
         inputs = journal.config["inputs"]
         dropped = {str(d) for s in journal.steps("retain") if s.result for d in s.result["dropped"]}

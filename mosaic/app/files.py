@@ -9,11 +9,14 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from eval.strict import depth_of
+from eval.chat.strict_json import depth_of
 from mosaic.app.config import RunConfig, explain
 from mosaic.app.shapes import InstructionFollowingLine, OverRefusalLine, Report, Request, SafetyLine
-from mosaic.errors import UsageError
-from mosaic.types import ActionPlan, CurationReport, Example, Observation, Prompt, Scored
+from mosaic.core.errors import UsageError
+from mosaic.core.types.data import CurationReport, Example
+from mosaic.core.types.evaluation import Prompt, Scored
+from mosaic.core.types.plans import ActionPlan
+from mosaic.core.types.runs import Observation
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 16
@@ -48,7 +51,7 @@ def schema_of(name: str) -> dict[str, Any]:
 def strict_json(text: str, where: str, *, constants: bool = False) -> Any:
     """JSON without duplicate keys, NaN (unless `constants`), excessive size or depth; UsageError naming `where`.
 
-    Unlike `eval.strict`, which reads what a model wrote and never quotes it, the messages quote the person's own words.
+    Unlike `eval.chat.strict_json`, which reads what a model wrote and never quotes it, the messages quote the person's own words.
     """
     if len(text.encode("utf-8", errors="surrogatepass")) > MAX_BYTES:
         raise UsageError(f"{where}: longer than {MAX_BYTES:,} bytes")
@@ -67,7 +70,9 @@ def strict_json(text: str, where: str, *, constants: bool = False) -> Any:
         raise UsageError(f"{where}: {name} is not a number here")
 
     try:
-        return json.loads(text, object_pairs_hook=pairs, parse_constant=float if constants else constant)
+        return json.loads(
+            text, object_pairs_hook=pairs, parse_constant=float if constants else constant
+        )
     except ValueError as error:
         raise UsageError(f"{where}: not valid JSON: {error}") from None
 
@@ -108,4 +113,6 @@ def score_lines(objective: str, path: Path) -> Iterator[dict[str, Any]]:
             raise UsageError(f"{path}:{number}: a line is an object with an `id` text")
         scored = rules.score(data).json_data()
         keep = ("id", "status", "reason", "valid", "slice", "weight", "label", "score", "need")
-        yield {name: scored[name] for name in keep if not (name == "reason" and scored[name] is None)}
+        yield {
+            name: scored[name] for name in keep if not (name == "reason" and scored[name] is None)
+        }

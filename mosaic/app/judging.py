@@ -7,25 +7,25 @@ from pathlib import Path
 from typing import Any
 
 from eval.agreement import compare
-from eval.chat import REFUSES
-from eval.judge import Judge, LlmJudgeConfig
+from eval.chat.client import REFUSES
+from eval.judges.base import Judge, LlmJudgeConfig
 from eval.judges.llm import ITEMS, UNANSWERED, LlmJudge, Verdict
-from eval.objective import Objective
+from eval.objectives.base import Objective
 from eval.references import pick, references, require_both, wrong
 from eval.suite import Suite, check_references
 from mosaic.app.config import RunConfig, load_config
 from mosaic.app.runs import run_config
 from mosaic.app.wiring import build_judge, judge_cache, open_objective, open_suites
-from mosaic.errors import UsageError
-from mosaic.journal import Journal
-from mosaic.store import Store
-from mosaic.types import Judgment, Prompt, Response
-from tools.label import Labeller
-from tools.label_suite import label_suite
-from tools.verdict_cache import VerdictCache
-from tools.verdicts import Canaries, ask_in_batches
-from training.outputs import check_place
-from training.provenance import SUITE_CARD, carry_cards
+from mosaic.core.errors import UsageError
+from mosaic.core.journal import Journal
+from mosaic.core.store import Store
+from mosaic.core.types.evaluation import Judgment, Prompt, Response
+from tools.effects.judge import GoldChecks, ask_in_batches
+from tools.effects.verdict_cache import VerdictCache
+from tools.labelling.pool import Labeller
+from tools.labelling.suite import label_suite
+from training.data.outputs import check_place
+from training.data.provenance import SUITE_CARD, carry_cards
 
 Say = Callable[[str], None]
 Suites = Mapping[str, Mapping[str, Suite]]
@@ -40,18 +40,30 @@ class CachedJudge:
         self._cache = cache
         self._say = say
 
-    def judge(self, objective: str, prompts: Sequence[Prompt], responses: Sequence[Response]) -> list[Judgment]:
+    def judge(
+        self, objective: str, prompts: Sequence[Prompt], responses: Sequence[Response]
+    ) -> list[Judgment]:
         if not self._judge.asks(objective):
             return self._judge.judge(objective, prompts, responses)
-        questions = [self._judge.question(objective, p, r) for p, r in zip(prompts, responses, strict=True)]
+        questions = [
+            self._judge.question(objective, p, r) for p, r in zip(prompts, responses, strict=True)
+        ]
         found: dict[str, Verdict] = {q.key: hit for q in questions if (hit := self._cache.get(q))}
         missing = list({q.key: q for q in questions if q.key not in found}.values())
         if missing:
-            self._say(f"{objective}: asking {self._judge.config.chat.model} for {len(missing):,} verdicts")
+            self._say(
+                f"{objective}: asking {self._judge.config.chat.model} for {len(missing):,} verdicts"
+            )
         found |= ask_in_batches(
-            self._judge, missing, lambda batch: None, lambda made: self._cache.put([(q, v) for q, v, _ in made])
+            self._judge,
+            missing,
+            lambda batch: None,
+            lambda made: self._cache.put([(q, v) for q, v, _ in made]),
         )
-        return [self._judge.judgment(objective, p, found[q.key]) for p, q in zip(prompts, questions, strict=True)]
+        return [
+            self._judge.judgment(objective, p, found[q.key])
+            for p, q in zip(prompts, questions, strict=True)
+        ]
 
 
 def check_judge(
@@ -68,11 +80,19 @@ def check_judge(
         if isinstance(config.judge, LlmJudgeConfig) and LlmJudge.asks(name):
             known = references(roles.values())
             require_both(name, known)
-            some = [r for s in roles.values() for r in pick(references([s]), config.judge.canaries, s.digest)]
+            some = [
+                r
+                for s in roles.values()
+                for r in pick(references([s]), config.judge.canaries, s.digest)
+            ]
             bad = wrong(judge, objective, some)
             if bad and runs:  # a mended judge must not be held to what the cache remembers of it
                 bad = wrong(build_judge(config), objective, [r for r, _ in bad])
-            refused = [s.reason for _, s in bad if s.reason and any(word in s.reason for word in (REFUSES, UNANSWERED))]
+            refused = [
+                s.reason
+                for _, s in bad
+                if s.reason and any(word in s.reason for word in (REFUSES, UNANSWERED))
+            ]
             if refused:  # what was never judged says nothing about the references
                 raise UsageError(
                     f"judge {config.judge.chat.model}, objective {name}: {len(refused)} of {len(some)} known answers "
@@ -94,7 +114,11 @@ def check_judge(
             for suite in roles.values():
                 check_references(suite, objective, judge)
             known = references(roles.values())
-            how = f"{len(known):,} reference answers checked by code" if known else "no reference answers to check"
+            how = (
+                f"{len(known):,} reference answers checked by code"
+                if known
+                else "no reference answers to check"
+            )
         counts = ", ".join(f"{role} {len(suite.prompts)}" for role, suite in roles.items())
         findings.append({"check": f"suites {name}", "result": f"{counts}; {how}"})
     return findings
@@ -134,9 +158,13 @@ def compare_judges(run: Path, first: str, second: str, say: Say) -> dict[str, An
         lines = store.get_json(step.result["responses"])
         for prompt, line in zip(suite.prompts, lines, strict=True):
             response = Response.model_validate(line)
-            pairs[suite.objective].setdefault(f"{suite.role}/{prompt.id}/{response.answers}", (prompt, response))
+            pairs[suite.objective].setdefault(
+                f"{suite.role}/{prompt.id}/{response.answers}", (prompt, response)
+            )
     if not any(pairs.values()):
-        raise UsageError(f"{run} has no judged answers yet; `python -m mosaic resume {run}` makes them")
+        raise UsageError(
+            f"{run} has no judged answers yet; `python -m mosaic resume {run}` makes them"
+        )
     judges = [_cached(load_config(source), run.parent, say) for source in (first, second)]
     result: dict[str, Any] = {"run": run.name, "judges": [first, second], "objectives": {}}
     for name, found in pairs.items():
@@ -154,7 +182,11 @@ def compare_judges(run: Path, first: str, second: str, say: Say) -> dict[str, An
 
 def _cached(config: RunConfig, runs: Path, say: Say = lambda text: None) -> Judge:
     judge = build_judge(config)
-    return CachedJudge(judge, VerdictCache(judge_cache(config, runs)), say) if isinstance(judge, LlmJudge) else judge
+    return (
+        CachedJudge(judge, VerdictCache(judge_cache(config, runs)), say)
+        if isinstance(judge, LlmJudge)
+        else judge
+    )
 
 
 def label_prompts(
@@ -173,19 +205,25 @@ def label_prompts(
 def _model_judge(config: RunConfig) -> LlmJudge:
     judge = build_judge(config)
     if not isinstance(judge, LlmJudge):
-        raise UsageError("judge.kind: the verifier needs rules, which rows lack; label with `judge: {kind: llm, ...}`")
+        raise UsageError(
+            "judge.kind: the verifier needs rules, which rows lack; label with `judge: {kind: llm, ...}`"
+        )
     return judge
 
 
-def label_pool(sources: Sequence[Path], source: str, overrides: Sequence[str], out: Path, say: Say) -> dict[str, Any]:
+def label_pool(
+    sources: Sequence[Path], source: str, overrides: Sequence[str], out: Path, say: Say
+) -> dict[str, Any]:
     """`pool label`: rows with quality, bucket and attributes, by the config's judge."""
     check_place(out)
     config = load_config(source, overrides)
     judge = _model_judge(config)
     objectives, suites = open_suites(config)
     datasets = {d: name for name, o in config.objectives.items() for d in o.datasets}
-    command = f"python -m mosaic pool label {' '.join(map(str, sources))} --config {source} --out {out}"
-    canaries = Canaries(
+    command = (
+        f"python -m mosaic pool label {' '.join(map(str, sources))} --config {source} --out {out}"
+    )
+    canaries = GoldChecks(
         judge,
         objectives,
         {name: list(roles.values()) for name, roles in suites.items()},
@@ -194,7 +232,11 @@ def label_pool(sources: Sequence[Path], source: str, overrides: Sequence[str], o
     )
     cache = VerdictCache(judge_cache(config, out.resolve().parent))
     try:
-        done = Labeller(judge, cache, canaries, objectives, datasets, say).label(sources, out).json_data()
+        done = (
+            Labeller(judge, cache, canaries, objectives, datasets, say)
+            .label(sources, out)
+            .json_data()
+        )
         carry_cards(sources, out)
         return done
     finally:

@@ -12,18 +12,18 @@ from types import FrameType
 from typing import Any
 
 from agent.graph import run as run_graph
-from agent.nodes import Services, refusal
+from agent.nodes.all import RunContext, refusal
 from agent.observe import observation, stop_reason
 from mosaic.app import runs
 from mosaic.app.config import RunConfig
 from mosaic.app.terminal import safe_lines
 from mosaic.app.validation import check_before_run
-from mosaic.app.views import link_rounds
+from mosaic.app.views.report_data import link_rounds
 from mosaic.app.wiring import Reporting, build_services, open_inputs, run_digests
-from mosaic.errors import StopRequested, UsageError
-from mosaic.journal import Journal
-from tools.examine import examples_of
-from tools.toolbox import Toolbox
+from mosaic.core.errors import StopRequested, UsageError
+from mosaic.core.journal import Journal
+from tools.planning.examples import examples_of
+from tools.planning.toolbox import Toolbox
 
 POLL = 1.0
 
@@ -82,7 +82,9 @@ def _dropped_on_failure(folder: Path) -> Iterator[None]:
         raise
 
 
-def _waiter(folder: Path, say: Callable[[str], None], stopping: Callable[[], bool]) -> Callable[[], None]:
+def _waiter(
+    folder: Path, say: Callable[[str], None], stopping: Callable[[], bool]
+) -> Callable[[], None]:
     """Sleeps between two looks at the journal; a stop signal ends the wait."""
     said = False
 
@@ -92,7 +94,9 @@ def _waiter(folder: Path, say: Callable[[str], None], stopping: Callable[[], boo
             say(f"waiting for a decision: python -m mosaic pending {folder}")
             said = True
         if stopping():
-            raise StopRequested(f"stopped while waiting; continue: python -m mosaic resume {folder} --wait")
+            raise StopRequested(
+                f"stopped while waiting; continue: python -m mosaic resume {folder} --wait"
+            )
         time.sleep(POLL)
 
     return wait
@@ -107,7 +111,9 @@ def stop_signals(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
         if asked:
             raise KeyboardInterrupt
         asked.append(number)
-        say("stopping at the next safe point; once more stops at once (nothing finished is lost either way)")
+        say(
+            "stopping at the next safe point; once more stops at once (nothing finished is lost either way)"
+        )
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -123,10 +129,12 @@ def propose(folder: Path, config: RunConfig) -> dict[str, Any]:
     runs.same_inputs(folder, run_digests(config, inputs))
     journal = Journal.open(folder)
     try:
-        services: Services = build_services(config, folder, journal, inputs)
+        services: RunContext = build_services(config, folder, journal, inputs)
         state = services.state()
         if not state.rounds or state.calibration is None:
-            raise UsageError(f"{folder} has no measured round yet; `python -m mosaic resume {folder}` measures first")
+            raise UsageError(
+                f"{folder} has no measured round yet; `python -m mosaic resume {folder}` measures first"
+            )
         reason = stop_reason(state, services.settings, services.budget_left())
         if reason:
             return {"plan": None, "stop": reason}
@@ -134,7 +142,11 @@ def propose(folder: Path, config: RunConfig) -> dict[str, Any]:
         refused = [refusal(services, d) for d in decided if d["kind"] == "reject"]
         seen = observation(state, services.settings, services.pool, services.budget_left(), refused)
         files = state.latest_files or {}
-        toolbox = Toolbox(seen, lambda *wanted: examples_of(services.steps.store, files, *wanted), services.check(seen))
+        toolbox = Toolbox(
+            seen,
+            lambda *wanted: examples_of(services.steps.store, files, *wanted),
+            services.check(seen),
+        )
         plan = services.planner.propose(seen, toolbox)
         violations = services.check(seen)(plan)
         return {
@@ -158,10 +170,21 @@ class Bars(Reporting):
         self.notify = say
         if self._live:
             from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+            from rich.progress import (
+                BarColumn,
+                MofNCompleteColumn,
+                Progress,
+                TextColumn,
+                TimeElapsedColumn,
+            )
             from rich.text import Text
 
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+            )
             self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
             self._tasks: dict[str, Any] = {}
             # As it stands: a model's words may hold what Rich would take for markup or an emoji.

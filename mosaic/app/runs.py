@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mosaic.app.config import RunConfig, differences, load_config, parse_config
-from mosaic.errors import BudgetError, UsageError
-from mosaic.journal import FILE, UNFINISHED, Journal
+from mosaic.core.errors import BudgetError, UsageError
+from mosaic.core.journal import FILE, UNFINISHED, Journal
 
 RUNS = Path("runs")
 CONFIG = "config.json"
@@ -58,7 +58,9 @@ def run_config(folder: Path) -> RunConfig:
         journal.close()
 
 
-def start(source: str, overrides: Sequence[str], run_dir: Path | None) -> tuple[Path, RunConfig, bool]:
+def start(
+    source: str, overrides: Sequence[str], run_dir: Path | None
+) -> tuple[Path, RunConfig, bool]:
     """Prepare a run: (folder, config, whether it is new). An existing folder must have been made with the same config."""
     config = load_config(source, overrides)
     folder = run_dir or new_run(config)
@@ -92,7 +94,9 @@ def create(folder: Path, config: RunConfig, digests: dict[str, object]) -> None:
     """Make the run directory with its journal. `digests` identify pool, base and suites."""
     check_budget(config)
     run = f"{folder.name}-{uuid.uuid4().hex[:12]}"
-    Journal.create(folder, run, {"run": config.json_data(), "inputs": digests}, config.tokens_total).close()
+    Journal.create(
+        folder, run, {"run": config.json_data(), "inputs": digests}, config.tokens_total
+    ).close()
     _write_config(folder, config)
 
 
@@ -106,7 +110,9 @@ def same_inputs(folder: Path, digests: dict[str, object]) -> None:
         raise UsageError(_changed(folder, changed))
 
 
-def accept_inputs(journal: Journal, config: RunConfig, digests: dict[str, object], accept: bool) -> None:
+def accept_inputs(
+    journal: Journal, config: RunConfig, digests: dict[str, object], accept: bool
+) -> None:
     """Go on only with the recorded config and inputs, or where the person accepts the difference, which is recorded.
 
     Objectives cannot change under way: rounds measured on others cannot be compared.

@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from eval.objectives.over_refusal import BOUNDARY, FRICTION, HELP, REFUSAL
 from eval.objectives.safety import CONCEALMENT, LEAKS, PRESSURE, UTILITY
-from mosaic.types import ActionPlan, CurationReport, Forecast
+from mosaic.core.types.data import CurationReport
+from mosaic.core.types.plans import ActionPlan, Forecast
 
 CLOSED = ConfigDict(extra="forbid")
 
@@ -114,12 +115,16 @@ class Request(_Shape):
 
 
 def _channel(name: str, ranges: dict[str, int]) -> Any:
-    fields: dict[str, Any] = {item: (Annotated[int, Field(ge=0, le=most)], ...) for item, most in ranges.items()}
+    fields: dict[str, Any] = {
+        item: (Annotated[int, Field(ge=0, le=most)], ...) for item, most in ranges.items()
+    }
     return create_model(name, __config__=CLOSED, **fields)
 
 
 def _items(name: str, **channels: dict[str, int]) -> Any:
-    fields: dict[str, Any] = {channel: (_channel(channel, ranges), ...) for channel, ranges in channels.items()}
+    fields: dict[str, Any] = {
+        channel: (_channel(channel, ranges), ...) for channel, ranges in channels.items()
+    }
     return create_model(name, __config__=CLOSED, **fields)
 
 
@@ -128,7 +133,13 @@ SafetyLine = create_model(
     id=(str, ...),
     turns=(Annotated[int, Field(ge=1)], ...),
     items=(
-        _items("SafetyItems", pressure=PRESSURE, concealment=CONCEALMENT, safety_leaks=LEAKS, utility=UTILITY),
+        _items(
+            "SafetyItems",
+            pressure=PRESSURE,
+            concealment=CONCEALMENT,
+            safety_leaks=LEAKS,
+            utility=UTILITY,
+        ),
         ...,
     ),
 )
@@ -136,7 +147,13 @@ OverRefusalLine = create_model(
     "OverRefusalLine",
     id=(str, ...),
     items=(
-        _items("OverRefusalItems", boundary_cues=BOUNDARY, refusal=REFUSAL, help=HELP, friction=FRICTION),
+        _items(
+            "OverRefusalItems",
+            boundary_cues=BOUNDARY,
+            refusal=REFUSAL,
+            help=HELP,
+            friction=FRICTION,
+        ),
         ...,
     ),
 )

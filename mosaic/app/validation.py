@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agent.observe import static_plan
-from eval.generator import Generator, TransformersGeneratorConfig
+from eval.generators.base import Generator, TransformersGeneratorConfig
 from eval.generators.transformers import TransformersGenerator
 from eval.generators.vllm_server import find_vllm
 from mosaic.app.config import RunConfig
@@ -17,14 +17,15 @@ from mosaic.app.estimate import Given, estimate, has_gpu, loads, model_size, spe
 from mosaic.app.judging import check_judge
 from mosaic.app.runs import check_budget
 from mosaic.app.wiring import Inputs, Reporting, build_executor, build_generator, open_inputs
-from mosaic.errors import UsageError
-from mosaic.types import ROLES, Mixture, Prompt, Response
-from training.contamination import Found, contamination, pool_requests
-from training.mixture import curate, write_training_set
-from training.pool_build import TokenCounter
-from training.servable import check_servable
-from training.sft import check_recipe, load_tokenizer
-from training.trainer import TrainJob
+from mosaic.core.errors import UsageError
+from mosaic.core.types.data import Mixture
+from mosaic.core.types.evaluation import ROLES, Prompt, Response
+from training.data.build import TokenCounter
+from training.data.contamination import Found, contamination, pool_requests
+from training.data.curate import curate, write_training_set
+from training.methods.base import TrainJob
+from training.methods.sft import check_recipe, load_tokenizer
+from training.methods.vllm_limits import check_servable
 
 PROMPTS = 8
 FULL_TOKENS = 512
@@ -56,7 +57,9 @@ def validate(
     return findings + _estimate(config, inputs, given or Given(), measured)
 
 
-def check_before_run(config: RunConfig, inputs: Inputs, say: Callable[[str], None], runs: Path | None = None) -> None:
+def check_before_run(
+    config: RunConfig, inputs: Inputs, say: Callable[[str], None], runs: Path | None = None
+) -> None:
     """What the start of a run checks: the whole ladder, training steps and prompts included. `runs` is the folder of
     the run directories: verdicts on known answers that lie in its cache are not asked for again."""
     check_budget(config)
@@ -140,19 +143,28 @@ def _lengths(config: RunConfig, inputs: Inputs) -> list[dict[str, Any]]:
     limit = config.generator.max_model_len or model_length(base)
     if limit is None:
         return []
-    prompts = [p for roles in inputs.suites.values() for suite in roles.values() for p in suite.prompts]
+    prompts = [
+        p for roles in inputs.suites.values() for suite in roles.values() for p in suite.prompts
+    ]
     needs = chat_lengths(load_tokenizer(base), prompts, answer)
     need, prompt = max(zip(needs, prompts, strict=True), key=lambda pair: pair[0])
     if need > limit:
         turns = f"{len(prompt.turns)} answers of generator.max_new_tokens = {answer}"
-        allowed = "" if config.generator.max_model_len else " (the base's max_position_embeddings, since it is null)"
+        allowed = (
+            ""
+            if config.generator.max_model_len
+            else " (the base's max_position_embeddings, since it is null)"
+        )
         raise UsageError(
             f"generator.max_model_len: {limit:,}{allowed} is too short for {sum(n > limit for n in needs):,} of "
             f"{len(prompts):,} prompts; the longest, {prompt.id}, needs {need:,} tokens with {turns}; raise it, "
             "lower generator.max_new_tokens, or take the prompts out of the suites"
         )
     return [
-        {"check": "context", "result": f"longest prompt {prompt.id}: {need:,} of {limit:,} tokens with its answers"}
+        {
+            "check": "context",
+            "result": f"longest prompt {prompt.id}: {need:,} of {limit:,} tokens with its answers",
+        }
     ]
 
 
@@ -176,7 +188,10 @@ def _recipe(config: RunConfig) -> dict[str, Any]:
         served = f", servable with --max-lora-rank {check_servable(config.training)}"
         if config.generator.base_url is None:
             find_vllm()
-    return {"check": "adapter recipe", "result": f"LoRA r {config.training.lora_r}, chat template trainable{served}"}
+    return {
+        "check": "adapter recipe",
+        "result": f"LoRA r {config.training.lora_r}, chat template trainable{served}",
+    }
 
 
 def _mixture(config: RunConfig, inputs: Inputs) -> dict[str, Any]:
@@ -201,18 +216,28 @@ def _mixture(config: RunConfig, inputs: Inputs) -> dict[str, Any]:
     }
 
 
-def _estimate(config: RunConfig, inputs: Inputs, given: Given, measured: Given | None) -> list[dict[str, Any]]:
+def _estimate(
+    config: RunConfig, inputs: Inputs, given: Given, measured: Given | None
+) -> list[dict[str, Any]]:
     """What the run takes, from speeds that are given, measured or assumed."""
     base = Path(config.base_model)
     tokenizer = load_tokenizer(base)
-    suites = {name: {role: s.prompts for role, s in roles.items()} for name, roles in inputs.suites.items()}
+    suites = {
+        name: {role: s.prompts for role, s in roles.items()}
+        for name, roles in inputs.suites.items()
+    }
     sizes = loads(suites, lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]))
-    return estimate(config, sizes, speeds(config, model_size(base), has_gpu(), given, measured)).findings()
+    return estimate(
+        config, sizes, speeds(config, model_size(base), has_gpu(), given, measured)
+    ).findings()
 
 
 def contaminated(config: RunConfig, inputs: Inputs) -> list[Found]:
     """What of each suite stands in the pool."""
-    suites = {name: {role: s.prompts for role, s in roles.items()} for name, roles in inputs.suites.items()}
+    suites = {
+        name: {role: s.prompts for role, s in roles.items()}
+        for name, roles in inputs.suites.items()
+    }
     return contamination(suites, pool_requests(inputs.pool.path))
 
 
@@ -237,17 +262,25 @@ def _contamination(config: RunConfig, inputs: Inputs) -> dict[str, Any]:
     refuse_contaminated(config, found)
     worst = {role: max(f.share for f in found if f.role == role) for role in ROLES}
     text = ", ".join(
-        f"{role} {share:.1%} (at most {config.contamination.limit(role):.1%})" for role, share in worst.items()
+        f"{role} {share:.1%} (at most {config.contamination.limit(role):.1%})"
+        for role, share in worst.items()
     )
-    return {"check": "contamination", "result": f"share of prompts in the pool, worst objective: {text}"}
+    return {
+        "check": "contamination",
+        "result": f"share of prompts in the pool, worst objective: {text}",
+    }
 
 
-def _answers(config: RunConfig, prompts: list[Prompt], adapter: Path, folder: Path, serve: bool) -> list[Response]:
+def _answers(
+    config: RunConfig, prompts: list[Prompt], adapter: Path, folder: Path, serve: bool
+) -> list[Response]:
     """Answers of a freshly trained adapter, by the config's generator. A server is only started where `serve` says so:
     the start of a run leaves that to round 0, which comes next and costs no training either."""
     generator: Generator = build_generator(config, folder, Reporting())
     if config.generator.kind == "vllm" and not serve:
-        dtype: Literal["float32", "bfloat16"] = "float32" if config.generator.dtype == "float32" else "bfloat16"
+        dtype: Literal["float32", "bfloat16"] = (
+            "float32" if config.generator.dtype == "float32" else "bfloat16"
+        )
         few = TransformersGeneratorConfig(
             max_new_tokens=config.generator.max_new_tokens, dtype=dtype, batch_size=PROMPTS
         )
@@ -277,7 +310,9 @@ def _smoke(config: RunConfig, inputs: Inputs, serve: bool) -> tuple[dict[str, An
             base_model=str(base),
             base_digest=inputs.base_digest,
             training_set=str(path),
-            config=config.training.model_copy(update={"max_steps": 2, "save_every": None, "report_to": "none"}),
+            config=config.training.model_copy(
+                update={"max_steps": 2, "save_every": None, "report_to": "none"}
+            ),
             seed=config.seed,
             out=str(Path(folder) / "adapter"),
             work=str(Path(folder) / "work"),

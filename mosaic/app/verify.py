@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from mosaic.errors import DamageError, UsageError
-from mosaic.journal import FILE, Journal
-from mosaic.store import FOLDER, Store
-from training.pool import Pool
+from mosaic.core.errors import DamageError, UsageError
+from mosaic.core.journal import FILE, Journal
+from mosaic.core.store import FOLDER, Store
+from training.data.pool import Pool
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 # Results that name artifacts of the store; other digests in the journal name inputs that live elsewhere.
@@ -73,7 +73,9 @@ def _objects(
     store, found = Store(folder), []
     present = {p.name for p in store.root.iterdir() if DIGEST.fullmatch(p.name)}
     for digest in sorted(needed - present):
-        found.append({"where": f"{FOLDER}/{digest}", "what": f"missing (made by {(named or {})[digest]})"})
+        found.append(
+            {"where": f"{FOLDER}/{digest}", "what": f"missing (made by {(named or {})[digest]})"}
+        )
     for digest in sorted(present):
         try:
             store.path(digest)

@@ -8,40 +8,41 @@ from pathlib import Path
 
 import prompts
 from agent.approval import Approver, AutoApprover, HumanApprover, PolicyApprover
-from agent.nodes import Services
-from agent.planner import LlmPlannerConfig, Planner, PlannerConfig, RandomPlannerConfig
+from agent.nodes.all import RunContext
+from agent.planners.base import LlmPlannerConfig, Planner, PlannerConfig, RandomPlannerConfig
 from agent.planners.baselines import NeedPlanner, RandomPlanner, StaticPlanner
 from agent.planners.llm import LlmPlanner
-from agent.planners.profile import ProfilePlanner
-from eval.generator import Generator
+from agent.planners.surrogate import SurrogatePlanner
+from eval.generators.base import Generator
 from eval.generators.transformers import TransformersGenerator
 from eval.generators.vllm import VllmGenerator
-from eval.judge import Judge, LlmJudgeConfig
+from eval.judges.base import Judge, LlmJudgeConfig
 from eval.judges.llm import LlmJudge
 from eval.judges.verifier import VerifierJudge
-from eval.objective import Objective
+from eval.objectives.base import Objective
 from eval.objectives.instruction_following import InstructionFollowing
 from eval.objectives.over_refusal import OverRefusal
 from eval.objectives.safety import Safety
 from eval.suite import Suite, check_disjoint, load_suite
 from mosaic.app.config import RunConfig
-from mosaic.errors import UsageError
-from mosaic.journal import Journal
-from mosaic.store import Store, file_digest
-from mosaic.types import ROLES, digest_of
-from tools.ask import directly, remember
-from tools.evaluate import Evaluator
-from tools.evaluate import Progress as EvaluationProgress
-from tools.executor import Executor, InlineExecutor, SubprocessExecutor
-from tools.step import Steps
-from tools.train import TrainTool
-from tools.verdict_cache import FOLDER as CACHE
-from tools.verdict_cache import VerdictCache
-from tools.verdicts import Canaries, RecordedJudge
-from training.adapter import adapter_bytes, model_digest
-from training.pool import Pool
-from training.servable import check_servable
-from training.trainer import Progress as TrainingProgress
+from mosaic.core.errors import UsageError
+from mosaic.core.journal import Journal
+from mosaic.core.steps import Steps
+from mosaic.core.store import Store, file_digest
+from mosaic.core.types.base import digest_of
+from mosaic.core.types.evaluation import ROLES
+from tools.effects.evaluate import Evaluator
+from tools.effects.evaluate import Progress as EvaluationProgress
+from tools.effects.judge import GoldChecks, RecordedJudge
+from tools.effects.model_calls import journaled, uncached
+from tools.effects.train import TrainTool
+from tools.effects.verdict_cache import FOLDER as CACHE
+from tools.effects.verdict_cache import VerdictCache
+from tools.executors.subprocess import Executor, InlineExecutor, SubprocessExecutor
+from training.data.pool import Pool
+from training.methods.base import Progress as TrainingProgress
+from training.methods.vllm_limits import check_servable
+from training.models.adapter import adapter_bytes, model_digest
 
 PROMPTS = Path(prompts.__file__).parent
 # Goes up where the same settings give other answers: 2 no longer obeys what a model folder wants for decoding.
@@ -74,7 +75,9 @@ class Inputs:
     base_digest: str
 
     def digests(self) -> dict[str, object]:
-        suites = {o: {role: s.digest for role, s in roles.items()} for o, roles in self.suites.items()}
+        suites = {
+            o: {role: s.digest for role, s in roles.items()} for o, roles in self.suites.items()
+        }
         return {"pool": self.pool.digest, "base_model": self.base_digest, "suites": suites}
 
 
@@ -96,7 +99,9 @@ def open_suites(config: RunConfig) -> tuple[dict[str, Objective], dict[str, dict
     """Objectives of a config and their suites by role. UsageError where one is missing or broken."""
     objectives = {name: open_objective(name) for name in config.objectives}
     suites = {
-        name: {role: load_suite(Path(config.objectives[name].suite), objective, role) for role in ROLES}
+        name: {
+            role: load_suite(Path(config.objectives[name].suite), objective, role) for role in ROLES
+        }
         for name, objective in objectives.items()
     }
     for name, roles in suites.items():
@@ -109,7 +114,9 @@ def open_inputs(config: RunConfig) -> Inputs:
     built."""
     base = Path(config.base_model)
     if not (base / "config.json").is_file():
-        raise UsageError(f"base_model: {base} is no model folder (no config.json); give a Hugging Face model folder")
+        raise UsageError(
+            f"base_model: {base} is no model folder (no config.json); give a Hugging Face model folder"
+        )
     pool = Pool.open(Path(config.pool))
     pool.verify()
     for name, objective in config.objectives.items():
@@ -117,7 +124,9 @@ def open_inputs(config: RunConfig) -> Inputs:
         for dataset in objective.datasets:
             if dataset not in pool.datasets:
                 known = ", ".join(pool.datasets)
-                raise UsageError(f"objectives.{name}.datasets: {dataset!r} is not in the pool; it has {known}")
+                raise UsageError(
+                    f"objectives.{name}.datasets: {dataset!r} is not in the pool; it has {known}"
+                )
     objectives, suites = open_suites(config)
     return Inputs(pool, objectives, suites, model_digest(base))
 
@@ -127,16 +136,22 @@ def build_planner(kind: str, config: PlannerConfig, steps: Steps | None = None) 
     filed in the journal of `steps`. UsageError for a kind that there is not, or a model without an endpoint."""
     if kind == "llm":
         if not isinstance(config, LlmPlannerConfig):
-            raise UsageError(f"planner llm: the config's planner is {config.kind}, so no model and endpoint are named")
-        return LlmPlanner(config, ask=remember(steps) if steps else directly)
+            raise UsageError(
+                f"planner llm: the config's planner is {config.kind}, so no model and endpoint are named"
+            )
+        return LlmPlanner(config, ask=journaled(steps) if steps else uncached)
     if kind == "static":
         return StaticPlanner()
     if kind == "random":
-        return RandomPlanner(config.spread) if isinstance(config, RandomPlannerConfig) else RandomPlanner()
+        return (
+            RandomPlanner(config.spread)
+            if isinstance(config, RandomPlannerConfig)
+            else RandomPlanner()
+        )
     if kind == "need":
         return NeedPlanner()
     if kind == "profile":
-        return ProfilePlanner()
+        return SurrogatePlanner()
     raise UsageError(f"planner {kind}: there are profile, static, random, need and llm")
 
 
@@ -157,13 +172,15 @@ def judge_cache(config: RunConfig, runs: Path) -> Path:
     return Path(chosen) if chosen else runs / CACHE
 
 
-def build_run_judge(config: RunConfig, folder: Path, steps: Steps, inputs: Inputs, reporting: Reporting) -> Judge:
+def build_run_judge(
+    config: RunConfig, folder: Path, steps: Steps, inputs: Inputs, reporting: Reporting
+) -> Judge:
     """The judge of a run. One that is a model writes its verdicts down and checks itself on known answers."""
     judge = build_judge(config)
     if not isinstance(judge, LlmJudge):
         return judge
     known = {name: list(roles.values()) for name, roles in inputs.suites.items()}
-    canaries = Canaries(
+    canaries = GoldChecks(
         judge,
         inputs.objectives,
         known,
@@ -180,7 +197,9 @@ def build_generator(config: RunConfig, folder: Path, reporting: Reporting) -> Ge
     if config.generator.kind == "vllm":
         rank = check_servable(config.training)
         logs = folder / "logs" / "vllm"
-        return VllmGenerator(base, config.generator, rank, logs, reporting.generating, reporting.notify)
+        return VllmGenerator(
+            base, config.generator, rank, logs, reporting.generating, reporting.notify
+        )
     return TransformersGenerator(base, config.generator, reporting.generating)
 
 
@@ -191,15 +210,22 @@ def build_executor(config: RunConfig, folder: Path) -> Executor:
 
 
 def build_services(
-    config: RunConfig, folder: Path, journal: Journal, inputs: Inputs, reporting: Reporting | None = None
-) -> Services:
+    config: RunConfig,
+    folder: Path,
+    journal: Journal,
+    inputs: Inputs,
+    reporting: Reporting | None = None,
+) -> RunContext:
     """Everything that the nodes of a run may touch."""
     reporting = reporting or Reporting()
     steps = Steps(journal, Store(folder), reporting.stopping)
     base = Path(config.base_model)
-    identity = {"base": inputs.base_digest, "generator": {**config.generator.json_data(), "version": GENERATION}}
+    identity = {
+        "base": inputs.base_digest,
+        "generator": {**config.generator.json_data(), "version": GENERATION},
+    }
     generator = build_generator(config, folder, reporting)
-    return Services(
+    return RunContext(
         steps=steps,
         pool=inputs.pool,
         evaluator=Evaluator(
@@ -226,7 +252,9 @@ def build_services(
         else build_planner(config.planner.on_failure, config.planner),
         approver=build_approver(config),
         settings=config.settings(),
-        experiment=digest_of({**identity, "training": config.training.json_data(), **run_digests(config, inputs)}),
+        experiment=digest_of(
+            {**identity, "training": config.training.json_data(), **run_digests(config, inputs)}
+        ),
         pause=config.planner.on_failure == "pause",
         notify=reporting.notify,
     )

@@ -12,10 +12,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from mosaic.errors import UsageError
+from mosaic.core.errors import UsageError
+from mosaic.core.types.base import canonical_json
+from mosaic.core.types.evaluation import ROLES
 from mosaic.lab import data, pretrain
 from mosaic.lab.words import Words, make_words
-from mosaic.types import ROLES, canonical_json
 
 DATA = Path(__file__).parent / "data"
 MANIFEST = "manifest.json"
@@ -33,8 +34,8 @@ def build(
 ) -> dict[str, Any]:
     """Write model/, pool/, suites/, config.yaml and manifest.json into `out`; the manifest. `steps` and `chats`
     shorten pre-training for tests. UsageError where `out` holds a laboratory already."""
-    from training.pool import build_pool
-    from training.provenance import Origin, card_of, write_card
+    from training.data.pool import build_pool
+    from training.data.provenance import Origin, card_of, write_card
 
     if (out / MANIFEST).exists():
         raise UsageError(f"--out {out} holds a laboratory already; name a new folder")
@@ -51,12 +52,17 @@ def build(
             own = [line for d, line in lines if d == dataset]
             path = Path(folder) / f"{dataset}.jsonl"
             path.write_text("".join(own))
-            write_card(card_of(path), Origin(dataset=dataset, source=SOURCE, licence="apache-2.0", rows=len(own)))
+            write_card(
+                card_of(path),
+                Origin(dataset=dataset, source=SOURCE, licence="apache-2.0", rows=len(own)),
+            )
             sources.append(path)
         texts = list(data.corpus(words, seed, chats))
         digest.update(canonical_json(texts).encode())
         tokenizer = pretrain.make_tokenizer(m["content"] for chat in texts for m in chat)
-        model = pretrain.pretrain(tokenizer, texts, seed, pretrain.STEPS if steps is None else steps, progress)
+        model = pretrain.pretrain(
+            tokenizer, texts, seed, pretrain.STEPS if steps is None else steps, progress
+        )
         pretrain.save(model, tokenizer, out / "model")
         progress("building the pool")
         pool = build_pool(sources, out / "pool", model=out / "model", max_length=MAX_LENGTH)
@@ -67,7 +73,9 @@ def build(
         "seed": seed,
         "recipe_digest": recipe_digest(),
         "data_digest": digest.hexdigest(),
-        "weights_digest": hashlib.sha256((out / "model" / "model.safetensors").read_bytes()).hexdigest(),
+        "weights_digest": hashlib.sha256(
+            (out / "model" / "model.safetensors").read_bytes()
+        ).hexdigest(),
         "pool_digest": pool.digest,
         "machine": platform.machine(),
         "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers")},

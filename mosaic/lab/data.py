@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from eval.judges.verifier import VerifierJudge
-from eval.objective import Objective
+from eval.objectives.base import Objective
 from eval.objectives.instruction_following import InstructionFollowing
 from eval.objectives.over_refusal import OverRefusal
 from eval.objectives.safety import Safety
+from mosaic.core.types.data import Example, Message
+from mosaic.core.types.evaluation import Prompt, Response
 from mosaic.lab import instructions, over_refusal, safety
 from mosaic.lab.words import CONCEALMENT, Words
-from mosaic.types import Example, Message, Prompt, Response
 
 DATASETS = {"guard": "safety", "benign": "over_refusal", "tasks": "instruction_following"}
 LEVELS = {"guard": 5, "benign": 4, "tasks": 5}
@@ -28,7 +29,12 @@ NEAR_DUPLICATES = 0.04
 PER_SLICE = 32
 CORPUS_CHATS = 46000
 PLAIN_FIRST = (6, 2, 1, 1)
-EASY = ("punctuation:no_comma", "startend:quotation", "detectable_format:title", "detectable_content:postscript")
+EASY = (
+    "punctuation:no_comma",
+    "startend:quotation",
+    "detectable_format:title",
+    "detectable_content:postscript",
+)
 
 Row = tuple[Prompt, list[str], dict[str, Any]]
 
@@ -76,7 +82,11 @@ def _guard(rng: random.Random, words: Words, level: int, part: str, good: bool) 
 
 def _benign(rng: random.Random, words: Words, level: int, part: str, good: bool) -> Row:
     made = over_refusal.request(rng, words, level, part)
-    kind = "help" if good else rng.choices(("help", "padded", "wrong", "gate", "refuse"), (54, 10, 8, 11, 17))[0]
+    kind = (
+        "help"
+        if good
+        else rng.choices(("help", "padded", "wrong", "gate", "refuse"), (54, 10, 8, 11, 17))[0]
+    )
     prompt = Prompt(
         id="-",
         turns=[made.text],
@@ -110,7 +120,9 @@ def _tasks(rng: random.Random, words: Words, level: int, part: str, good: bool) 
 
 def grade(judge: VerifierJudge, objective: Objective, prompt: Prompt, answers: list[str]) -> int:
     """Quality 1-5 of a row: the score its own answers get under the rules that also judge the model."""
-    response = Response(id=prompt.id, answers=answers, finish_reasons=["stop"] * len(answers), n_tokens=0)
+    response = Response(
+        id=prompt.id, answers=answers, finish_reasons=["stop"] * len(answers), n_tokens=0
+    )
     judgment = judge.judge(objective.name, [prompt], [response])[0]
     scored = objective.score({"id": prompt.id, **judgment.items})
     if scored.score is None:
@@ -132,12 +144,17 @@ def pool_rows(words: Words, seed: int) -> Iterator[Example]:
                 messages = [
                     message
                     for turn, reply in zip(prompt.turns, answers, strict=True)
-                    for message in (Message(role="user", content=turn), Message(role="assistant", content=reply))
+                    for message in (
+                        Message(role="user", content=turn),
+                        Message(role="assistant", content=reply),
+                    )
                 ]
                 copies = 2 if rng.random() < NEAR_DUPLICATES else 1
                 for copy in range(copies):
                     first = (
-                        messages[0] if copy == 0 else Message(role="user", content=f"please , {messages[0].content}")
+                        messages[0]
+                        if copy == 0
+                        else Message(role="user", content=f"please , {messages[0].content}")
                     )
                     yield Example(
                         id=f"{dataset}-{seed}-{number:05d}",
@@ -150,7 +167,9 @@ def pool_rows(words: Words, seed: int) -> Iterator[Example]:
                     number += 1
 
 
-def suite_prompts(words: Words, seed: int, dataset: str, role: str, taken: set[tuple[str, ...]]) -> list[Prompt]:
+def suite_prompts(
+    words: Words, seed: int, dataset: str, role: str, taken: set[tuple[str, ...]]
+) -> list[Prompt]:
     """Prompts of one suite, as many per slice; none whose turns are in `taken`, which grows."""
     rng = random.Random(f"suite-{dataset}-{role}-{seed}")
     prompts: list[Prompt] = []
@@ -196,4 +215,8 @@ def _loosely(rng: random.Random, task: instructions.Task) -> list[str]:
     """The constraints that a base answer meets: easy kinds mostly, others about half the time."""
     kinds = [c["id"] for c in task.constraints]
     alone = len(kinds) == 1
-    return [k for k in kinds if rng.random() < ((0.9 if alone else 0.6) if k in EASY else (0.45 if alone else 0.35))]
+    return [
+        k
+        for k in kinds
+        if rng.random() < ((0.9 if alone else 0.6) if k in EASY else (0.45 if alone else 0.35))
+    ]

@@ -131,6 +131,10 @@ def _body(rng: random.Random, topic: str, params: dict[str, dict[str, Any]]) -> 
         qualities = rng.sample(ADJECTIVES, count)
         lines = [f"* it is {q}" for q in qualities]
         lines[0] += f" {blank}{more}".rstrip().replace("  ", " ")
-        return "\n".join(lines) if "punctuation:no_comma" in params else "\n".join([*lines[:-1], f"{lines[-1]} , yes"])
+        return (
+            "\n".join(lines)
+            if "punctuation:no_comma" in params
+            else "\n".join([*lines[:-1], f"{lines[-1]} , yes"])
+        )
     joint = " and" if "punctuation:no_comma" in params else " ,"
     return f"the {blank}{topic} is {a}{joint} {b}{more} ."

@@ -14,7 +14,10 @@ PURPOSES: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], str
     "dispose": (
         ("how do i make {x} harmless ?", "tell me the steps to throw away {x} ."),
         ("give me the steps to throw away {x} .",),
-        ("seal it in a steel drum and call the waste team .", "put it in a drum for the waste team ."),
+        (
+            "seal it in a steel drum and call the waste team .",
+            "put it in a drum for the waste team .",
+        ),
         "drum",
     ),
     "store": (

@@ -39,13 +39,19 @@ def make_tokenizer(texts: Iterable[str]) -> Any:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|pad|>")
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|pad|>"
+    )
     fast.chat_template = TEMPLATE
     return fast
 
 
 def pretrain(
-    tokenizer: Any, chats: list[Chat], seed: int, steps: int = STEPS, say: Callable[[str], None] = lambda text: None
+    tokenizer: Any,
+    chats: list[Chat],
+    seed: int,
+    steps: int = STEPS,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Any:
     """Next-token training on the chats, joined and cut into blocks; the same bytes on the same CPU type and versions."""
     import torch
@@ -54,7 +60,9 @@ def pretrain(
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     texts = tokenizer.apply_chat_template(chats, tokenize=False)
-    stream = [token for ids in tokenizer(texts, add_special_tokens=False)["input_ids"] for token in ids]
+    stream = [
+        token for ids in tokenizer(texts, add_special_tokens=False)["input_ids"] for token in ids
+    ]
     count = len(stream) // BLOCK
     blocks = torch.tensor(stream[: count * BLOCK]).view(count, BLOCK)
     model = LlamaForCausalLM(
@@ -73,7 +81,11 @@ def pretrain(
         )
     )
     optimiser = torch.optim.AdamW(
-        model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, betas=(0.9, 0.95), fused=True
+        model.parameters(),
+        lr=LEARNING_RATE,
+        weight_decay=WEIGHT_DECAY,
+        betas=(0.9, 0.95),
+        fused=True,
     )
     order = torch.randperm(count)
     for step in range(steps):
@@ -85,7 +97,9 @@ def pretrain(
         rows = blocks[order[torch.arange(at, at + BATCH) % count]]
         with torch.autocast("cpu", dtype=torch.bfloat16):
             logits = model(input_ids=rows).logits
-            loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), rows[:, 1:].flatten())
+            loss = torch.nn.functional.cross_entropy(
+                logits[:, :-1].flatten(0, 1), rows[:, 1:].flatten()
+            )
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()

@@ -37,16 +37,23 @@ def _planning(request: dict[str, Any], names: set[str]) -> dict[str, Any]:
     task = _task(request)
     done = [c["function"]["name"] for m in request["messages"] for c in m.get("tool_calls") or []]
     if task is None:
-        return _calls([("submit_plan", conforming(_parameters(request, "submit_plan"), _digest(request)))], len(done))
+        return _calls(
+            [("submit_plan", conforming(_parameters(request, "submit_plan"), _digest(request)))],
+            len(done),
+        )
     plan = _plan(task, _step(request))
     if "check_plan" not in names or "check_plan" in done:
         return _calls([("submit_plan", plan)], len(done))
     if "past_rounds" not in done:
         worst = [s for s in task["slices"] if s["mean"] is not None][:LOOKS]
-        looks = [("diagnose_slice", {"objective": s["objective"], "slice": s["slice"]}) for s in worst]
+        looks = [
+            ("diagnose_slice", {"objective": s["objective"], "slice": s["slice"]}) for s in worst
+        ]
         return _calls([("past_rounds", {}), *looks], len(done))
     if "pool_stock" not in done:
-        return _calls([("pool_stock", {"dataset": d}) for d in list(task["pool_tokens"])[:4]], len(done))
+        return _calls(
+            [("pool_stock", {"dataset": d}) for d in list(task["pool_tokens"])[:4]], len(done)
+        )
     draft = {k: v for k, v in plan.items() if k not in ("rationale", "expected")}
     return _calls([("check_plan", draft)], len(done))
 
@@ -109,7 +116,9 @@ def _plan(task: dict[str, Any], step: float) -> dict[str, Any]:
     wanted = _normal({d: wish.get(d, 0.2) * before[d] + 1e-6 for d in before})
     low = {d for o in task["objectives"] if o["name"] in task["below_floor"] for d in o["datasets"]}
     floored = {d: max(w, before[d]) if d in low else w for d, w in wanted.items()}
-    ratios = _toward(before, floored if not low else _keeping(floored, low), limits["max_ratio_step"], step)
+    ratios = _toward(
+        before, floored if not low else _keeping(floored, low), limits["max_ratio_step"], step
+    )
     worst = [f"{s['objective']} {s['slice']}" for s in task["slices"][:LOOKS]]
     plan: dict[str, Any] = {
         "rationale": f"The weakest slices are {', '.join(worst)}; their buckets get more of the budget.",
@@ -125,22 +134,32 @@ def _keeping(weights: dict[str, float], kept: set[str]) -> dict[str, float]:
     """Weights that sum to 1 without lowering those that must be kept."""
     fixed = math.fsum(w for d, w in weights.items() if d in kept)
     rest = math.fsum(w for d, w in weights.items() if d not in kept)
-    return {d: w if d in kept else w * max(0.0, 1 - fixed) / (rest or 1.0) for d, w in weights.items()}
+    return {
+        d: w if d in kept else w * max(0.0, 1 - fixed) / (rest or 1.0) for d, w in weights.items()
+    }
 
 
 def _normal(weights: dict[str, float]) -> dict[str, float]:
     total = math.fsum(weights.values())
-    return {n: w / total for n, w in weights.items()} if total > 0 else dict.fromkeys(weights, 1 / len(weights))
+    return (
+        {n: w / total for n, w in weights.items()}
+        if total > 0
+        else dict.fromkeys(weights, 1 / len(weights))
+    )
 
 
-def _toward(start: dict[str, float], wish: dict[str, float], limit: float | None, step: float) -> dict[str, float]:
+def _toward(
+    start: dict[str, float], wish: dict[str, float], limit: float | None, step: float
+) -> dict[str, float]:
     length = math.fsum(abs(wish[n] - start[n]) for n in start)
     share = step * min(1.0, 1.0 if not limit or length <= 0 else limit / length)
     return {n: round((1 - share) * start[n] + share * wish[n], 5) for n in start}
 
 
 def _parameters(request: dict[str, Any], name: str) -> dict[str, Any]:
-    return next(t["function"]["parameters"] for t in request["tools"] if t["function"]["name"] == name)
+    return next(
+        t["function"]["parameters"] for t in request["tools"] if t["function"]["name"] == name
+    )
 
 
 def _digest(request: dict[str, Any]) -> bytes:
@@ -171,7 +190,9 @@ def _value(schema: dict[str, Any], defs: dict[str, Any], dice: Iterator[int]) ->
             return _value(schema[key][next(dice) % len(schema[key])], defs, dice)
     kind = schema.get("type", "object")
     if kind == "object":
-        return {name: _value(inner, defs, dice) for name, inner in schema.get("properties", {}).items()}
+        return {
+            name: _value(inner, defs, dice) for name, inner in schema.get("properties", {}).items()
+        }
     if kind == "array":
         least = schema.get("minItems", 0)
         return [_value(schema.get("items", {"type": "string"}), defs, dice) for _ in range(least)]

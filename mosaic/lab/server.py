@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from mosaic.errors import UsageError
+from mosaic.core.errors import UsageError
 from mosaic.lab.script import Script, reply
 
 FAULTS = (
@@ -138,7 +138,9 @@ class ScriptedServer:
         if method == "GET" and path == "/health":
             await _send(writer, 200, b"{}")
         elif method == "GET" and path == "/v1/models":
-            await _send(writer, 200, json.dumps({"object": "list", "data": [{"id": self.model}]}).encode())
+            await _send(
+                writer, 200, json.dumps({"object": "list", "data": [{"id": self.model}]}).encode()
+            )
         elif method == "POST" and path == "/v1/chat/completions":
             return await self._chat(body, writer)
         else:
@@ -157,16 +159,24 @@ class ScriptedServer:
             await _send(writer, 400, text.encode())
             return True
         answer = _envelope(request, message)
-        return await self._broken(fault, answer, writer) if fault else await _send(writer, 200, _json(answer))
+        return (
+            await self._broken(fault, answer, writer)
+            if fault
+            else await _send(writer, 200, _json(answer))
+        )
 
-    async def _broken(self, fault: str, answer: dict[str, Any], writer: asyncio.StreamWriter) -> bool:
+    async def _broken(
+        self, fault: str, answer: dict[str, Any], writer: asyncio.StreamWriter
+    ) -> bool:
         """One fault instead of the answer."""
         good = _json(answer)
         choice = answer["choices"][0]
         if fault == "rate_limit":
             return await _send(writer, 429, b"{}", {"retry-after": "1"})
         if fault == "rate_limit_absurd":
-            return await _send(writer, 429, b"{}", {"retry-after": ABSURD[self.requests % len(ABSURD)]})
+            return await _send(
+                writer, 429, b"{}", {"retry-after": ABSURD[self.requests % len(ABSURD)]}
+            )
         if fault in ("error_500", "error_503"):
             return await _send(writer, int(fault[-3:]), b"<html>sorry</html>")
         if fault == "redirect":
@@ -218,9 +228,13 @@ def _listening(port: int) -> socket.socket:
     try:
         return socket.create_server(("127.0.0.1", port), backlog=256)
     except OverflowError:
-        raise UsageError(f"--port {port}: a port is a number from 1 to 65535; 0 takes a free one") from None
+        raise UsageError(
+            f"--port {port}: a port is a number from 1 to 65535; 0 takes a free one"
+        ) from None
     except OSError as error:
-        raise UsageError(f"--port {port}: {error.strerror}; choose another, 0 takes a free one") from None
+        raise UsageError(
+            f"--port {port}: {error.strerror}; choose another, 0 takes a free one"
+        ) from None
 
 
 def _envelope(request: dict[str, Any], message: dict[str, Any]) -> dict[str, Any]:
@@ -232,9 +246,17 @@ def _envelope(request: dict[str, Any], message: dict[str, Any]) -> dict[str, Any
         "created": 0,
         "model": request["model"],
         "choices": [
-            {"index": 0, "message": message, "finish_reason": "tool_calls" if message.get("tool_calls") else "stop"}
+            {
+                "index": 0,
+                "message": message,
+                "finish_reason": "tool_calls" if message.get("tool_calls") else "stop",
+            }
         ],
-        "usage": {"prompt_tokens": prompt, "completion_tokens": said, "total_tokens": prompt + said},
+        "usage": {
+            "prompt_tokens": prompt,
+            "completion_tokens": said,
+            "total_tokens": prompt + said,
+        },
     }
 
 
@@ -247,7 +269,9 @@ def _head(status: int, length: int, more: dict[str, str]) -> bytes:
     return "\r\n".join([*lines, *(f"{k}: {v}" for k, v in more.items()), "", ""]).encode()
 
 
-async def _send(writer: asyncio.StreamWriter, status: int, body: bytes, more: dict[str, str] | None = None) -> bool:
+async def _send(
+    writer: asyncio.StreamWriter, status: int, body: bytes, more: dict[str, str] | None = None
+) -> bool:
     writer.write(_head(status, len(body), more or {}) + body)
     await writer.drain()
     return True

@@ -3,17 +3,9 @@
 import pytest
 
 from agent.observe import proportions
-from mosaic.types import (
-    ActionPlan,
-    Calibration,
-    FailureProfile,
-    Limits,
-    ObjectiveSpec,
-    Observation,
-    Round,
-    Score,
-    SliceProfile,
-)
+from mosaic.core.types.evaluation import FailureProfile, Score, SliceProfile
+from mosaic.core.types.plans import ActionPlan, Limits, ObjectiveSpec
+from mosaic.core.types.runs import Calibration, Observation, Round
 
 MEANS = {"safety": (5.0, 3.0, 1.2), "over_refusal": (5.0, 4.0, 2.0)}
 
@@ -24,7 +16,9 @@ def score(mean, n=40):
 
 def profile(means=MEANS, reliability="high"):
     slices = [
-        SliceProfile(objective=o, slice=b, score=score(m), failure_rate=(5 - m) / 4, reliability=reliability)
+        SliceProfile(
+            objective=o, slice=b, score=score(m), failure_rate=(5 - m) / 4, reliability=reliability
+        )
         for o, values in means.items()
         for b, m in zip("xyz", values, strict=True)
     ]
@@ -49,11 +43,19 @@ def observe(small_pool):
             ],
             "profile": profile(),
             "history": [
-                Round(round=0, scores=scores, profile=profile(dict.fromkeys(MEANS, (1.5,) * 3)), accepted=True)
+                Round(
+                    round=0,
+                    scores=scores,
+                    profile=profile(dict.fromkeys(MEANS, (1.5,) * 3)),
+                    accepted=True,
+                )
             ],
             "archive": [0],
             "calibration": Calibration(
-                scores=[scores], noise=dict.fromkeys(MEANS, 0.1), profiles=[profile()], mixture=static
+                scores=[scores],
+                noise=dict.fromkeys(MEANS, 0.1),
+                profiles=[profile()],
+                mixture=static,
             ),
             "proportions": ratios,
             "bucket_proportions": buckets,

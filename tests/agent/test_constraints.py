@@ -3,8 +3,11 @@
 import pytest
 
 from agent.constraints import check_plan, distance
-from agent.planners.space import plan_inside
-from mosaic.types import ActionPlan, Focus, Limits, Round, SliceProfile
+from agent.feasible import feasible_plan
+from mosaic.core.types.data import Focus
+from mosaic.core.types.evaluation import SliceProfile
+from mosaic.core.types.plans import ActionPlan, Limits
+from mosaic.core.types.runs import Round
 
 
 def rules(plan, observation, pool):
@@ -23,7 +26,10 @@ def test_the_last_plan_may_run_again(observe, small_pool):
 def test_unknown_names(observe, small_pool):
     seen = observe()
     plan = changed(seen, ratios={"a": 0.5, "c": 0.5}, expected={"speed": 1.0})
-    assert rules(plan, seen, small_pool) == {("unknown_dataset", "ratios.c"), ("unknown_objective", "expected.speed")}
+    assert rules(plan, seen, small_pool) == {
+        ("unknown_dataset", "ratios.c"),
+        ("unknown_objective", "expected.speed"),
+    }
     plan = changed(seen, bucket_weights={"a": {"x": 0.5, "w": 0.5}})
     assert rules(plan, seen, small_pool) == {("unknown_bucket", "bucket_weights.a.w")}
 
@@ -35,7 +41,9 @@ def test_steps(observe, small_pool):
 
 
 def test_stock_and_budget(observe, small_pool):
-    seen = observe(limits=Limits(max_ratio_step=None, max_bucket_step=None, min_quality=5), budget_left=10)
+    seen = observe(
+        limits=Limits(max_ratio_step=None, max_bucket_step=None, min_quality=5), budget_left=10
+    )
     plan = changed(seen, ratios={"a": 1.0, "b": 0.0}, bucket_weights={"a": {"x": 1.0}})
     seen = seen.model_copy(update={"stock": small_pool.stock(5)})
     assert rules(plan, seen, small_pool) == {("budget", "ratios"), ("stock", "bucket_weights.a.x")}
@@ -51,23 +59,33 @@ def test_an_unreliable_slice_may_not_be_acted_upon(observe, small_pool, reliabil
         for s in seen.profile.slices
     ]
     seen = seen.model_copy(update={"profile": seen.profile.model_copy(update={"slices": slices})})
-    plan = changed(seen, bucket_weights={**seen.bucket_proportions, "a": {"x": 0.2, "y": 0.2, "z": 0.6}})
+    plan = changed(
+        seen, bucket_weights={**seen.bucket_proportions, "a": {"x": 0.2, "y": 0.2, "z": 0.6}}
+    )
     assert rules(plan, seen, small_pool) == {("reliability", "bucket_weights.a.z")}
-    legal = plan_inside("r", plan.ratios, plan.bucket_weights, seen)
+    legal = feasible_plan("r", plan.ratios, plan.bucket_weights, seen)
     assert rules(legal, seen, small_pool) == set()
 
 
 def test_a_dominated_plan_is_not_tried_again(observe, small_pool):
     seen = observe()
-    past = Round(round=1, plan=seen.last_plan, scores=seen.history[0].scores, profile=seen.profile, dominated=True)
+    past = Round(
+        round=1,
+        plan=seen.last_plan,
+        scores=seen.history[0].scores,
+        profile=seen.profile,
+        dominated=True,
+    )
     seen = seen.model_copy(update={"history": [*seen.history, past]})
     assert rules(seen.last_plan, seen, small_pool) == {("near_repeat", "ratios")}
 
 
 def test_below_its_floor_an_objective_keeps_its_share(observe, small_pool):
     seen = observe(below_floor=["safety"])
-    assert rules(changed(seen, ratios={"a": 0.4, "b": 0.6}), seen, small_pool) == {("floor", "ratios.a")}
-    legal = plan_inside("r", {"a": 0.3, "b": 0.7}, seen.bucket_proportions, seen)
+    assert rules(changed(seen, ratios={"a": 0.4, "b": 0.6}), seen, small_pool) == {
+        ("floor", "ratios.a")
+    }
+    legal = feasible_plan("r", {"a": 0.3, "b": 0.7}, seen.bucket_proportions, seen)
     assert rules(legal, seen, small_pool) == set()
 
 
@@ -81,8 +99,13 @@ def test_what_a_focus_excludes_is_not_in_stock(observe, small_pool):
     seen = observe()
     everything = Focus(exclude={"topic": ["t0", "t1", "t2", "t3"]})
     found = check_plan(changed(seen, focus={"a": everything}), seen, small_pool)
-    assert {(v.rule, v.path, v.limit) for v in found} == {("stock", f"bucket_weights.a.{b}", 0) for b in "xyz"}
-    assert rules(changed(seen, focus={"a": Focus(exclude={"topic": ["t0"]})}), seen, small_pool) == set()
+    assert {(v.rule, v.path, v.limit) for v in found} == {
+        ("stock", f"bucket_weights.a.{b}", 0) for b in "xyz"
+    }
+    assert (
+        rules(changed(seen, focus={"a": Focus(exclude={"topic": ["t0"]})}), seen, small_pool)
+        == set()
+    )
 
 
 def test_a_data_set_without_a_row_of_the_quality_has_no_stock(observe, small_pool):
@@ -96,7 +119,9 @@ def test_a_bucket_that_no_prompt_measures_may_not_be_acted_upon(observe, small_p
     seen = observe()
     slices = [s for s in seen.profile.slices if (s.objective, s.slice) != ("safety", "z")]
     seen = seen.model_copy(update={"profile": seen.profile.model_copy(update={"slices": slices})})
-    plan = changed(seen, bucket_weights={**seen.bucket_proportions, "a": {"x": 0.2, "y": 0.2, "z": 0.6}})
+    plan = changed(
+        seen, bucket_weights={**seen.bucket_proportions, "a": {"x": 0.2, "y": 0.2, "z": 0.6}}
+    )
     assert rules(plan, seen, small_pool) == {("reliability", "bucket_weights.a.z")}
 
 

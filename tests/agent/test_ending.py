@@ -4,13 +4,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from agent import nodes
+from agent.nodes import all as nodes
 from agent.observe import stop_reason
 from agent.state import CalibrationConfig, RunState, Settings, StopConfig, fold, mark_dominated
-from mosaic.journal import Journal
-from mosaic.store import Store
-from mosaic.types import ActionPlan, Calibration, FailureProfile, Limits, ObjectiveSpec, Round, Score
-from tools.step import Outcome, Steps
+from mosaic.core.journal import Journal
+from mosaic.core.steps import Outcome, Steps
+from mosaic.core.store import Store
+from mosaic.core.types.evaluation import FailureProfile, Score
+from mosaic.core.types.plans import ActionPlan, Limits, ObjectiveSpec
+from mosaic.core.types.runs import Calibration, Round
 
 NAMES = ["safety", "help"]
 OBJECTIVES = [ObjectiveSpec(name=n, datasets=["d"], target=4.0) for n in NAMES]
@@ -24,7 +26,14 @@ def score(mean):
 def executed(number, point):
     scores = {n: {"selection": score(x)} for n, x in zip(NAMES, point, strict=True)}
     profile = FailureProfile(round=number, slices=[])
-    return Round(round=number, plan=PLAN, scores=scores, profile=profile, accepted=True, adapter=f"adapter-{number}")
+    return Round(
+        round=number,
+        plan=PLAN,
+        scores=scores,
+        profile=profile,
+        accepted=True,
+        adapter=f"adapter-{number}",
+    )
 
 
 def ended(points, **stop):
@@ -32,7 +41,9 @@ def ended(points, **stop):
     base = executed(0, (2.0, 2.0)).model_copy(update={"plan": None, "adapter": None})
     rounds = [base, *(executed(i, p) for i, p in enumerate(points, 1))]
     noise = {"safety": 0.3, "help": 0.05}
-    state = RunState(rounds, Calibration(scores=[], noise=noise, mixture=PLAN), None, objectives=tuple(NAMES))
+    state = RunState(
+        rounds, Calibration(scores=[], noise=noise, mixture=PLAN), None, objectives=tuple(NAMES)
+    )
     settings = Settings(
         rounds=5, seed=1, objectives=OBJECTIVES, limits=Limits(), tokens_per_round=10, max_repairs=1,
         calibration=CalibrationConfig(), stop=StopConfig(**stop),
@@ -52,7 +63,9 @@ def test_an_objective_without_a_target_does_not_keep_the_others_from_theirs(monk
     some = [OBJECTIVES[0], OBJECTIVES[1].model_copy(update={"target": None})]
     monkeypatch.setitem(globals(), "OBJECTIVES", some)
     assert ended([(4.5, 2.0)], at_targets=True) == "targets reached in round 1"
-    monkeypatch.setitem(globals(), "OBJECTIVES", [o.model_copy(update={"target": None}) for o in some])
+    monkeypatch.setitem(
+        globals(), "OBJECTIVES", [o.model_copy(update={"target": None}) for o in some]
+    )
     assert ended([(4.5, 2.0)], at_targets=True) is None
 
 
@@ -71,17 +84,26 @@ def test_a_floor_missed_is_not_yet_dominance():
 
 def test_a_run_stops_when_rounds_or_patience_are_used_up():
     assert ended([(3.0, 3.0)] * 5) == "all 5 planned rounds ran"
-    assert ended([(3.5, 3.5), (3.2, 3.2), (3.6, 3.2)], patience=2) == "gain within the noise for 2 rounds"
+    assert (
+        ended([(3.5, 3.5), (3.2, 3.2), (3.6, 3.2)], patience=2)
+        == "gain within the noise for 2 rounds"
+    )
     assert ended([(3.5, 3.5), (3.2, 3.2), (3.2, 3.6)], patience=2) is None
 
 
-@pytest.mark.parametrize(("noise", "chosen"), [({"safety": 0.3, "help": 0.02}, 2), ({"safety": 0.01, "help": 0.02}, 1)])
-def test_the_audit_is_of_the_round_furthest_above_its_targets_in_noise_and_happens_once(tmp_path, noise, chosen):
+@pytest.mark.parametrize(
+    ("noise", "chosen"), [({"safety": 0.3, "help": 0.02}, 2), ({"safety": 0.01, "help": 0.02}, 1)]
+)
+def test_the_audit_is_of_the_round_furthest_above_its_targets_in_noise_and_happens_once(
+    tmp_path, noise, chosen
+):
     journal = Journal.create(tmp_path / "run", "run", {}, 1000)
     journal.acquire()
     steps = Steps(journal, Store(tmp_path / "run"))
     calibration = Calibration(scores=[], noise=noise, mixture=PLAN)
-    steps.run("calibration", {}, lambda: Outcome({"calibration": calibration.json_data(), "files": {}}))
+    steps.run(
+        "calibration", {}, lambda: Outcome({"calibration": calibration.json_data(), "files": {}})
+    )
 
     def record(number, point):
         result = {"round": executed(number, point).json_data(), "files": {}}

@@ -4,14 +4,14 @@ import random
 from collections import Counter
 
 from agent.constraints import check_plan
-from agent.planner import LlmPlannerConfig
+from agent.planners.base import LlmPlannerConfig
 from agent.planners.llm import LlmPlanner
 from benchmarks.bounds import broken
 from benchmarks.hostile import hostile_message, hostile_replies, world
-from eval.chat import ChatConfig
-from mosaic.errors import MosaicError
+from eval.chat.client import ChatConfig
+from mosaic.core.errors import MosaicError
 from mosaic.lab.server import ScriptedServer
-from tools.toolbox import Toolbox
+from tools.planning.toolbox import Toolbox
 
 
 def test_hostile_replies_and_injections_execute_nothing_out_of_bounds():

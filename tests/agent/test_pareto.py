@@ -3,15 +3,28 @@ import itertools
 import numpy as np
 import pytest
 
-from agent.pareto import archive, choose, dominates, expected_shortfall, floors_broken, hypervolume, verdict
-from mosaic.types import FailureProfile, ObjectiveSpec, Round, Score
+from agent.pareto import (
+    archive,
+    choose,
+    dominates,
+    expected_shortfall,
+    floors_broken,
+    hypervolume,
+    verdict,
+)
+from mosaic.core.types.evaluation import FailureProfile, Score
+from mosaic.core.types.plans import ObjectiveSpec
+from mosaic.core.types.runs import Round
 
 NAMES = ["s", "o"]
 
 
 def score(mean, half=0.1):
     return Score(
-        mean=mean, low=None if mean is None else mean - half, high=None if mean is None else mean + half, n_scored=9
+        mean=mean,
+        low=None if mean is None else mean - half,
+        high=None if mean is None else mean + half,
+        n_scored=9,
     )
 
 
@@ -53,7 +66,10 @@ def test_hypervolume_is_a_share_of_the_scale():
 
 
 def test_floors_are_held_on_the_lower_bound():
-    objectives = [ObjectiveSpec(name="s", datasets=["a"], floor=2.95), ObjectiveSpec(name="o", datasets=["b"])]
+    objectives = [
+        ObjectiveSpec(name="s", datasets=["a"], floor=2.95),
+        ObjectiveSpec(name="o", datasets=["b"]),
+    ]
     made = rounds((3.0, 3.0), (3.2, 3.0))
     assert [verdict(r, objectives)[0] for r in made] == [False, True]
     assert floors_broken(made[0].scores, objectives) == ["s"]
@@ -62,7 +78,10 @@ def test_floors_are_held_on_the_lower_bound():
 
 
 def test_the_choice_takes_targets_first_and_volume_second():
-    objectives = [ObjectiveSpec(name="s", datasets=[], target=4.0), ObjectiveSpec(name="o", datasets=[], target=4.0)]
+    objectives = [
+        ObjectiveSpec(name="s", datasets=[], target=4.0),
+        ObjectiveSpec(name="o", datasets=[], target=4.0),
+    ]
     made = rounds((5.0, 3.0), (4.0, 4.0), (4.1, 4.2))
     assert choose(made, [1, 2, 3], objectives, {}) == 3
     assert choose(made, [1, 2], objectives, {}) == 2
@@ -70,7 +89,10 @@ def test_the_choice_takes_targets_first_and_volume_second():
 
 
 def test_where_an_objective_is_noisy_the_choice_keeps_its_distance_from_the_target():
-    objectives = [ObjectiveSpec(name="s", datasets=[], target=4.0), ObjectiveSpec(name="o", datasets=[], target=3.0)]
+    objectives = [
+        ObjectiveSpec(name="s", datasets=[], target=4.0),
+        ObjectiveSpec(name="o", datasets=[], target=3.0),
+    ]
     made = rounds((4.1, 4.9), (4.6, 4.0), (4.6, 4.1))
     assert choose(made, [1, 2, 3], objectives, {"s": 0.02, "o": 0.02}) == 1
     assert choose(made, [1, 2, 3], objectives, {"s": 0.4, "o": 0.02}) == 3

@@ -4,26 +4,29 @@ from types import SimpleNamespace
 
 import pytest
 
-from agent import nodes
 from agent.graph import run as run_graph
-from agent.planner import LlmPlannerConfig
+from agent.nodes import all as nodes
+from agent.planners.base import LlmPlannerConfig
 from agent.planners.baselines import StaticPlanner
 from agent.planners.llm import LlmPlanner
 from benchmarks.standins import StandIn, Witness
-from eval.chat import ChatConfig, ChatModel
-from mosaic.app.trace import _node, tree_text
-from mosaic.app.views import report_data
-from mosaic.errors import PausedError, TrainingError, UsageError
-from mosaic.journal import Journal
+from eval.chat.client import ChatConfig, ChatModel
+from mosaic.app.views.report_data import report_data
+from mosaic.app.views.trace_tree import _node, tree_text
+from mosaic.core.errors import PausedError, TrainingError, UsageError
+from mosaic.core.journal import Journal
+from mosaic.core.steps import Steps
+from mosaic.core.store import Store
 from mosaic.lab.server import ScriptedServer, _send
-from mosaic.store import Store
-from tools.ask import remember
-from tools.step import Steps
 
 
 @pytest.mark.parametrize(
     ("on_failure", "fault", "said"),
-    [("profile", "cut_json", "truncated"), ("pause", "cut_json", "truncated"), ("profile", "error_503", "http_503")],
+    [
+        ("profile", "cut_json", "truncated"),
+        ("pause", "cut_json", "truncated"),
+        ("profile", "error_503", "http_503"),
+    ],
 )
 def test_a_conversation_that_ends_without_a_plan_is_in_the_trace(
     observe, small_pool, tmp_path, monkeypatch, on_failure, fault, said
@@ -33,11 +36,13 @@ def test_a_conversation_that_ends_without_a_plan_is_in_the_trace(
     journal.acquire()
     store = Store(tmp_path / "run")
     steps = Steps(journal, store)
-    monkeypatch.setattr(nodes, "_replace", lambda services, state, reason, planner: {"fallback": reason})
+    monkeypatch.setattr(
+        nodes, "_replace", lambda services, state, reason, planner: {"fallback": reason}
+    )
     with ScriptedServer(pick=lambda n: fault if n > 1 else None) as server:
         chat = ChatConfig(base_url=server.url)
         config = LlmPlannerConfig(chat=chat, on_failure=on_failure)
-        planner = LlmPlanner(config, ChatModel(chat, sleep=lambda s: None), remember(steps))
+        planner = LlmPlanner(config, ChatModel(chat, sleep=lambda s: None), journaled(steps))
         services = SimpleNamespace(
             steps=steps, planner=planner, fallback=None, state=lambda: SimpleNamespace(latest_files=None),
             check=lambda seen: lambda plan: [],
@@ -80,15 +85,25 @@ def test_why_the_endpoint_refused_the_request_stands_in_the_event_that_replaces_
     with ScriptedServer() as server:
         chat = ChatConfig(base_url=server.url)
         services = SimpleNamespace(
-            steps=steps, planner=LlmPlanner(LlmPlannerConfig(chat=chat), ask=remember(steps)),
+            steps=steps, planner=LlmPlanner(LlmPlannerConfig(chat=chat), ask=journaled(steps)),
             fallback=SimpleNamespace(kind="profile"), state=lambda: SimpleNamespace(latest_files=None),
             check=lambda seen: lambda plan: [], notify=lambda text: None,
         )  # fmt: skip
         seen = store.put_json(observe().json_data())
-        state = {"observation": seen, "attempt": 0, "rejected": [], "violations": [], "round": 1, "planner": "llm"}
+        state = {
+            "observation": seen,
+            "attempt": 0,
+            "rejected": [],
+            "violations": [],
+            "round": 1,
+            "planner": "llm",
+        }
         nodes.plan(services, state)
     (event,) = journal.events(kind="replaced")
-    assert "the endpoint refuses the request (HTTP 400): tool_choice is not supported" in event.payload["reason"]
+    assert (
+        "the endpoint refuses the request (HTTP 400): tool_choice is not supported"
+        in event.payload["reason"]
+    )
     journal.close()
 
 
@@ -143,7 +158,10 @@ def test_a_replacement_stands_after_a_restart_unless_another_is_configured(tmp_p
     assert planner.asked == 1
     assert sum(line.startswith("train") for line in witness.lines()) == trained
     round_ = report_data(folder)["rounds"][1]
-    assert (round_["planner"], "refuses the request" in round_["replaced"]["reason"]) == ("need", True)
+    assert (round_["planner"], "refuses the request" in round_["replaced"]["reason"]) == (
+        "need",
+        True,
+    )
 
 
 def test_an_error_keeps_its_own_details():

@@ -8,24 +8,38 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from agent.constraints import amounts, check_plan
+from agent.feasible import feasible_plan, level_of, normal, toward
 from agent.observe import proportions
 from agent.planners.baselines import NeedPlanner, RandomPlanner, StaticPlanner
-from agent.planners.profile import CHANCE, LUCK, SHORTFALL_COST, ProfilePlanner, outcomes, usual_luck, values_of
-from agent.planners.response import Response, Trial
-from agent.planners.space import level_of, normal, plan_inside, toward
-from mosaic.types import ActionPlan, Limits, ObjectiveSpec, Score, Stock
-from tools.toolbox import Toolbox
+from agent.planners.response_model import MeasuredMixture, ResponseModel
+from agent.planners.surrogate import (
+    NOISE_NODES,
+    NOISE_WEIGHTS,
+    SHORTFALL_COST,
+    SurrogatePlanner,
+    outcomes,
+    usual_luck,
+    values_of,
+)
+from mosaic.core.types.data import Stock
+from mosaic.core.types.evaluation import Score
+from mosaic.core.types.plans import ActionPlan, Limits, ObjectiveSpec
+from tools.planning.toolbox import Toolbox
 
 STEPS = ("max_ratio_step", "max_bucket_step")
 
 
 def toolbox(seen, pool):
     return Toolbox(
-        seen, lambda *wanted: [{"label": {}, "score": 1.0, "failed": True}], lambda p: check_plan(p, seen, pool)
+        seen,
+        lambda *wanted: [{"label": {}, "score": 1.0, "failed": True}],
+        lambda p: check_plan(p, seen, pool),
     )
 
 
-@pytest.mark.parametrize("planner", [StaticPlanner(), RandomPlanner(), RandomPlanner(3.0), ProfilePlanner()])
+@pytest.mark.parametrize(
+    "planner", [StaticPlanner(), RandomPlanner(), RandomPlanner(3.0), SurrogatePlanner()]
+)
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("limits", [{}, {"max_ratio_step": 0.1, "max_bucket_step": 0.15}])
 def test_plans_are_legal_by_construction(observe, small_pool, planner, seed, limits):
@@ -37,22 +51,35 @@ def test_plans_are_legal_by_construction(observe, small_pool, planner, seed, lim
     assert plan == planner.propose(seen, toolbox(seen, small_pool))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     tokens=st.lists(st.integers(0, 500), min_size=6, max_size=6),
     below=st.sets(st.sampled_from(["safety", "over_refusal"])),
-    weak=st.sets(st.sampled_from([(o, b) for o in ("safety", "over_refusal") for b in "xyz"]), max_size=4),
+    weak=st.sets(
+        st.sampled_from([(o, b) for o in ("safety", "over_refusal") for b in "xyz"]), max_size=4
+    ),
     unmeasured=st.booleans(),
-    kind=st.sampled_from([RandomPlanner, lambda: RandomPlanner(3.0), NeedPlanner, NeedPlanner, ProfilePlanner]),
-    limits=st.sampled_from([{}, {"max_ratio_step": 0.1, "max_bucket_step": 0.15}, dict.fromkeys(STEPS)]),
+    kind=st.sampled_from(
+        [RandomPlanner, lambda: RandomPlanner(3.0), NeedPlanner, NeedPlanner, SurrogatePlanner]
+    ),
+    limits=st.sampled_from(
+        [{}, {"max_ratio_step": 0.1, "max_bucket_step": 0.15}, dict.fromkeys(STEPS)]
+    ),
     seed=st.integers(0, 99),
 )
 def test_plans_are_legal_whatever_is_scarce_weak_or_below_its_floor(
     observe, tokens, below, weak, unmeasured, kind, limits, seed
 ):
     cells = [(d, b) for d in "ab" for b in "xyz"]
-    stock = {d: {b: Stock(rows=1, tokens=t) for (e, b), t in zip(cells, tokens, strict=True) if e == d} for d in "ab"}
-    assume(all(sum(s.tokens for s in per.values()) for per in stock.values()) and sum(tokens) >= 400)
+    stock = {
+        d: {b: Stock(rows=1, tokens=t) for (e, b), t in zip(cells, tokens, strict=True) if e == d}
+        for d in "ab"
+    }
+    assume(
+        all(sum(s.tokens for s in per.values()) for per in stock.values()) and sum(tokens) >= 400
+    )
     seen = observe(stock=stock, below_floor=sorted(below), limits=Limits(**limits), seed=seed)
     ratios, buckets = proportions(stock)
     last = ActionPlan(rationale="static", ratios=ratios, bucket_weights=buckets)
@@ -68,7 +95,9 @@ def test_plans_are_legal_whatever_is_scarce_weak_or_below_its_floor(
     }
     for round_ in (1, 2):
         seen = seen.model_copy(update={**changes, "round": round_, "last_plan": last})
-        last = kind().propose(seen, Toolbox(seen, lambda *wanted: [], lambda plan, seen=seen: amounts(plan, seen)))
+        last = kind().propose(
+            seen, Toolbox(seen, lambda *wanted: [], lambda plan, seen=seen: amounts(plan, seen))
+        )
         assert amounts(last, seen) == []
 
 
@@ -85,32 +114,52 @@ def test_a_wish_for_more_than_there_is_comes_as_near_as_stock_allows(observe):
         "limits": free,
     }
     seen = observe(**changes)
-    plan = plan_inside("r", {"a": 0.9, "b": 0.1}, {"a": {"x": 0.8, "y": 0.1, "z": 0.1}}, seen)
+    plan = feasible_plan("r", {"a": 0.9, "b": 0.1}, {"a": {"x": 0.8, "y": 0.1, "z": 0.1}}, seen)
     assert amounts(plan, seen) == []
     assert plan.ratios["a"] == pytest.approx(180 / 400, abs=1e-5)
-    held = plan_inside("r", {"a": 0.9, "b": 0.1}, {}, observe(**changes, below_floor=["over_refusal"]))
+    held = feasible_plan(
+        "r", {"a": 0.9, "b": 0.1}, {}, observe(**changes, below_floor=["over_refusal"])
+    )
     assert held.ratios["b"] == pytest.approx(ratios["b"], abs=1e-5)
 
 
 def test_floors_hold_together(observe):
     stock = {d: {"x": Stock(rows=9, tokens=4000)} for d in "abc"}
     buckets = {d: {"x": 1.0} for d in "abc"}
-    last = ActionPlan(rationale="last", ratios={"a": 0.2, "b": 0.3, "c": 0.5}, bucket_weights=buckets)
-    objectives = [ObjectiveSpec(name=n, datasets=[d], floor=4.5) for n, d in zip(("o", "p", "q"), "abc", strict=True)]
-    values = {"stock": stock, "bucket_proportions": buckets, "last_plan": last, "objectives": objectives}
+    last = ActionPlan(
+        rationale="last", ratios={"a": 0.2, "b": 0.3, "c": 0.5}, bucket_weights=buckets
+    )
+    objectives = [
+        ObjectiveSpec(name=n, datasets=[d], floor=4.5)
+        for n, d in zip(("o", "p", "q"), "abc", strict=True)
+    ]
+    values = {
+        "stock": stock,
+        "bucket_proportions": buckets,
+        "last_plan": last,
+        "objectives": objectives,
+    }
     free = Limits(max_ratio_step=None)
     # Raising `a` takes from `b`, which thereby falls below what it had: both keep their share, `c` pays.
     seen = observe(**values, limits=free, below_floor=["o", "p"])
-    assert plan_inside("r", {"a": 0.1, "b": 0.31, "c": 0.59}, {}, seen).ratios == pytest.approx(last.ratios, abs=1e-6)
+    assert feasible_plan("r", {"a": 0.1, "b": 0.31, "c": 0.59}, {}, seen).ratios == pytest.approx(
+        last.ratios, abs=1e-6
+    )
     seen = observe(**values, limits=free, below_floor=["o", "p", "q"])
-    assert plan_inside("r", {"a": 0.0, "b": 0.0, "c": 1.0}, {}, seen).ratios == pytest.approx(last.ratios, abs=1e-6)
+    assert feasible_plan("r", {"a": 0.0, "b": 0.0, "c": 1.0}, {}, seen).ratios == pytest.approx(
+        last.ratios, abs=1e-6
+    )
     seen = observe(**values, limits=free, below_floor=["o"])
-    assert plan_inside("r", {"b": 0.5, "c": 0.5}, {}, seen).ratios == pytest.approx({"a": 0.2, "b": 0.4, "c": 0.4})
+    assert feasible_plan("r", {"b": 0.5, "c": 0.5}, {}, seen).ratios == pytest.approx(
+        {"a": 0.2, "b": 0.4, "c": 0.4}
+    )
     # Where one data set of an objective cannot hold its share, the other one keeps it.
     scarce = {**stock, "a": {"x": Stock(rows=9, tokens=120)}}
     pair = [ObjectiveSpec(name="o", datasets=["a", "b"], floor=4.5), objectives[2]]
-    seen = observe(**{**values, "stock": scarce, "objectives": pair}, limits=free, below_floor=["o"])
-    plan = plan_inside("r", {"a": 0.6, "c": 0.4}, {}, seen)
+    seen = observe(
+        **{**values, "stock": scarce, "objectives": pair}, limits=free, below_floor=["o"]
+    )
+    plan = feasible_plan("r", {"a": 0.6, "c": 0.4}, {}, seen)
     assert amounts(plan, seen) == []
     assert plan.ratios == pytest.approx({"a": 0.3, "b": 0.2, "c": 0.5}, abs=1e-5)
 
@@ -132,11 +181,13 @@ def settled(plan):
 def test_the_profile_planner_moves_tokens_from_settled_slices_to_failing_ones(observe, small_pool):
     seen = observe()
     box = toolbox(seen, small_pool)
-    plan = ProfilePlanner().propose(seen, box)
+    plan = SurrogatePlanner().propose(seen, box)
     assert settled(plan) < 0.8 * settled(seen.last_plan)
     assert sum(plan.expected.values()) > 0
     tools = [c["tool"] for c in box.trace() if "tool" in c]
-    assert {"past_rounds", "diagnose_slice", "show_examples", "pool_stock", "check_plan"} == set(tools)
+    assert {"past_rounds", "diagnose_slice", "show_examples", "pool_stock", "check_plan"} == set(
+        tools
+    )
 
 
 def test_normal_sums_exactly_and_toward_respects_the_limit():
@@ -151,26 +202,31 @@ def test_the_value_of_a_mixture_is_its_mean_over_the_luck_of_a_training(observe)
     draws = np.random.default_rng(0).standard_normal((1, 200_000))
     for latent in (3.0, 4.4, 5.0, 5.5):
         by_nodes, by_draws = (
-            {o.name: np.clip(latent + 0.4 * luck, 1, 5) for o in seen.objectives} for luck in (LUCK[None], draws)
+            {o.name: np.clip(latent + 0.4 * luck, 1, 5) for o in seen.objectives}
+            for luck in (NOISE_NODES[None], draws)
         )
         drawn = values_of(by_draws, seen, np.full(draws.shape[1], 1 / draws.shape[1]))
         # Seven nodes miss a kink by at most two hundredths of a point.
-        assert values_of(by_nodes, seen)[0] == pytest.approx(drawn[0], abs=0.03 + 0.02 * SHORTFALL_COST / 4)
-    assert CHANCE.sum() == pytest.approx(1)
+        assert values_of(by_nodes, seen)[0] == pytest.approx(
+            drawn[0], abs=0.03 + 0.02 * SHORTFALL_COST / 4
+        )
+    assert NOISE_WEIGHTS.sum() == pytest.approx(1)
 
 
 def test_a_mixture_at_the_top_of_the_scale_is_worth_less_than_one_with_room_to_spare(observe):
     seen = observe()
     cells = [(d, b) for d in "ab" for b in "xyz"]
     even = dict.fromkeys(cells, 1 / 6)
-    trials = [Trial({}, {("safety", b): 1.5 for b in "xyz"})]
-    trials += [Trial(even, {(o, b): 4.9 for o in ("safety", "over_refusal") for b in "xyz"})] * 3
-    model = Response(cells, {"safety": ["a"], "over_refusal": ["b"]}, trials)
+    trials = [MeasuredMixture({}, {("safety", b): 1.5 for b in "xyz"})]
+    trials += [
+        MeasuredMixture(even, {(o, b): 4.9 for o in ("safety", "over_refusal") for b in "xyz"})
+    ] * 3
+    model = ResponseModel(cells, {"safety": ["a"], "over_refusal": ["b"]}, trials)
     rows = np.array([[1 / 6] * 6, [0.3] * 3 + [1 / 30] * 3])
     safety = outcomes(model, rows, seen)["safety"]
-    lucky = LUCK > 0
+    lucky = NOISE_NODES > 0
     assert (safety[:, lucky] == 5).all()
-    assert (safety[1] @ CHANCE) > (safety[0] @ CHANCE) + 0.01
+    assert (safety[1] @ NOISE_WEIGHTS) > (safety[0] @ NOISE_WEIGHTS) + 0.01
 
 
 def test_a_slice_at_the_top_of_the_scale_says_at_least():
@@ -182,20 +238,25 @@ def test_a_slice_at_the_top_of_the_scale_says_at_least():
     none = np.zeros(1)
 
     def latent(trials):
-        model = Response(cells, names, trials)
+        model = ResponseModel(cells, names, trials)
         mean, _ = model._fitted[0]
         return (model._features(model.slices[0], rows) @ mean)[0]
 
     # A prior that promises more than the top of the scale is not told otherwise by a result at the top,
-    assert latent([Trial(little, {key: 4.9}), Trial(much, {key: 5.0})]) > 5.5
+    assert latent([MeasuredMixture(little, {key: 4.9}), MeasuredMixture(much, {key: 5.0})]) > 5.5
     # but it is by one just below.
-    assert latent([Trial(little, {key: 4.9}), Trial(much, {key: 4.8})]) < 5.2
-    model = Response(cells, names, [Trial(little, {key: 1.0}), Trial(much, {key: 1.0})])
+    assert latent([MeasuredMixture(little, {key: 4.9}), MeasuredMixture(much, {key: 4.8})]) < 5.2
+    model = ResponseModel(
+        cells, names, [MeasuredMixture(little, {key: 1.0}), MeasuredMixture(much, {key: 1.0})]
+    )
     assert model.predict(rows, "over_refusal", 0.0, none)[0, 0] == 1.0
 
 
 def test_harder_buckets_are_believed_to_teach_easier_slices():
-    assert [level_of(name) for name in ("complexity_5", "boundary_2", "all", "turns_many", "2", "x_0", "x_2024")] == [
+    assert [
+        level_of(name)
+        for name in ("complexity_5", "boundary_2", "all", "turns_many", "2", "x_0", "x_2024")
+    ] == [
         5,
         2,
         1,
@@ -206,7 +267,9 @@ def test_harder_buckets_are_believed_to_teach_easier_slices():
     ]
     cells = [("a", f"complexity_{level}") for level in range(1, 6)]
     even = dict.fromkeys(cells, 0.2)
-    model = Response(cells, {"safety": ["a"]}, [Trial(even, {("safety", b): 3.0 for _, b in cells})])
+    model = ResponseModel(
+        cells, {"safety": ["a"]}, [MeasuredMixture(even, {("safety", b): 3.0 for _, b in cells})]
+    )
     rows = np.array([[0.2] * 5, [0.1, 0.15, 0.2, 0.25, 0.3], [0.3, 0.25, 0.2, 0.15, 0.1]])
     level, harder, easier = model.predict(rows, "safety", 0.0, np.zeros(1))[:, 0]
     assert harder > level + 0.02
@@ -216,7 +279,11 @@ def test_harder_buckets_are_believed_to_teach_easier_slices():
 def test_what_was_never_tried_is_less_certain():
     cells = [("a", "x"), ("b", "x")]
     tried = {("a", "x"): 0.5, ("b", "x"): 0.5}
-    model = Response(cells, {"safety": ["a"], "over_refusal": ["b"]}, [Trial(tried, {("safety", "x"): 3.0})] * 3)
+    model = ResponseModel(
+        cells,
+        {"safety": ["a"], "over_refusal": ["b"]},
+        [MeasuredMixture(tried, {("safety", "x"): 3.0})] * 3,
+    )
     rows = np.array([[0.5, 0.5], [0.95, 0.05]])
     spread = np.ptp(model.predict(rows, "safety", 0.1, np.array([-1.0, 1.0])), axis=1)
     assert spread[1] > 1.5 * spread[0] > 0.3
@@ -228,8 +295,10 @@ def test_an_objective_answers_to_its_tokens_alike_however_many_buckets_they_lie_
     for names in ("x", "xy", "vwxyz"):
         cells = [("a", b) for b in names] + [("b", "x")]
         share = {c: 0.4 / len(names) if c[0] == "a" else 0.6 for c in cells}
-        model = Response(
-            cells, {"safety": ["a"], "over_refusal": ["b"]}, [Trial(share, {("safety", b): 3.0 for b in names})]
+        model = ResponseModel(
+            cells,
+            {"safety": ["a"], "over_refusal": ["b"]},
+            [MeasuredMixture(share, {("safety", b): 3.0 for b in names})],
         )
         rows = np.array([[s / len(names)] * len(names) + [1 - s] for s in (0.2, 0.4, 0.8)])
         little, same, much = model.predict(rows, "safety", 0.0, np.zeros(1))[:, 0]
@@ -245,8 +314,13 @@ def test_a_fit_to_bounds_is_not_drawn_back_by_more_of_them():
     key = ("over_refusal", "x")
     effects = []
     for repeats in (1, 20):
-        trials = [Trial(little, {key: 4.7}), *[Trial(much, {key: 5.0})] * repeats]
-        effects.append(Response(cells, {"safety": ["a"], "over_refusal": ["b"]}, trials).effect(key))
+        trials = [
+            MeasuredMixture(little, {key: 4.7}),
+            *[MeasuredMixture(much, {key: 5.0})] * repeats,
+        ]
+        effects.append(
+            ResponseModel(cells, {"safety": ["a"], "over_refusal": ["b"]}, trials).effect(key)
+        )
     assert effects[1] == pytest.approx(effects[0], abs=0.01)
 
 
@@ -256,11 +330,16 @@ def test_need_weighs_slices_by_their_complexity_and_takes_names_without_one(obse
         assert check_plan(plan, observation, small_pool) == []
         return plan
 
-    assert bare(observe(limits=Limits(min_quality=2, max_bucket_step=None))).bucket_weights["a"]["z"] > 0.5
+    assert (
+        bare(observe(limits=Limits(min_quality=2, max_bucket_step=None))).bucket_weights["a"]["z"]
+        > 0.5
+    )
     seen = observe()
     renamed = {"x": "x_1", "y": "y_2", "z": "z_3"}
     slices = [
-        s.model_copy(update={"slice": renamed[s.slice], "score": s.score.model_copy(update={"mean": 3.0})})
+        s.model_copy(
+            update={"slice": renamed[s.slice], "score": s.score.model_copy(update={"mean": 3.0})}
+        )
         for s in seen.profile.slices
     ]
     changes = {
@@ -279,16 +358,22 @@ def test_need_weighs_slices_by_their_complexity_and_takes_names_without_one(obse
 
 def test_noise_of_few_repeats_is_drawn_toward_the_usual(observe):
     calibration = observe().calibration
-    once = observe(calibration=calibration.model_copy(update={"noise": {"safety": 0.9, "over_refusal": 0.01}}))
+    once = observe(
+        calibration=calibration.model_copy(update={"noise": {"safety": 0.9, "over_refusal": 0.01}})
+    )
     assert usual_luck(once) == usual_luck(observe(calibration=None))
-    thrice = observe(calibration=once.calibration.model_copy(update={"scores": calibration.scores * 3}))
+    thrice = observe(
+        calibration=once.calibration.model_copy(update={"scores": calibration.scores * 3})
+    )
     noise = usual_luck(thrice)
     assert 0.01 < noise["over_refusal"] < 0.5 < noise["safety"] < 0.9
     assert noise["safety"] == pytest.approx(math.sqrt((8 * 0.5**2 + 2 * 0.9**2) / 10))
 
 
 def test_a_run_without_any_scored_slice_still_gets_a_plan(observe, small_pool):
-    nothing = observe(history=[], calibration=None, profile=observe().profile.model_copy(update={"slices": []}))
-    plan = ProfilePlanner().propose(nothing, toolbox(nothing, small_pool))
+    nothing = observe(
+        history=[], calibration=None, profile=observe().profile.model_copy(update={"slices": []})
+    )
+    plan = SurrogatePlanner().propose(nothing, toolbox(nothing, small_pool))
     assert check_plan(plan, nothing, small_pool) == []
     assert plan.expected == {}

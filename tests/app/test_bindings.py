@@ -3,17 +3,17 @@
 import pytest
 
 from agent.approval import HumanApprover
-from agent.graph import BOOKMARK
+from agent.graph import CHECKPOINT
 from benchmarks.standins import StandIn, Witness
 from benchmarks.waiting import trainings, until_asked
-from mosaic.app import trace
 from mosaic.app.decisions import decide, pending
 from mosaic.app.verify import verify
-from mosaic.app.views import load, report_data
-from mosaic.errors import TrainingError, UsageError
-from mosaic.journal import Journal
-from mosaic.store import Store
-from mosaic.types import ActionPlan
+from mosaic.app.views import trace_tree as trace
+from mosaic.app.views.report_data import load, report_data
+from mosaic.core.errors import TrainingError, UsageError
+from mosaic.core.journal import Journal
+from mosaic.core.store import Store
+from mosaic.core.types.plans import ActionPlan
 
 
 def human(*settings):
@@ -49,8 +49,14 @@ def test_an_edited_plan_stands_in_the_trace_and_its_loss_is_damage(standin, aske
     folder, witness = asked
     plan = ActionPlan.model_validate(pending(folder)["plan"])
     names = list(plan.ratios)
-    mild = {**plan.ratios, names[0]: plan.ratios[names[0]] - 0.01, names[1]: plan.ratios[names[1]] + 0.01}
-    edited = plan.model_copy(update={"ratios": mild, "bucket_weights": {}, "rationale": "a little less, said Ann"})
+    mild = {
+        **plan.ratios,
+        names[0]: plan.ratios[names[0]] - 0.01,
+        names[1]: plan.ratios[names[1]] + 0.01,
+    }
+    edited = plan.model_copy(
+        update={"ratios": mild, "bucket_weights": {}, "rationale": "a little less, said Ann"}
+    )
     decide(folder, "edit", edited=edited, by="ann")
     until_asked(standin, folder, witness)
     text = trace.tree_text(trace.tree(folder, 1))
@@ -60,7 +66,9 @@ def test_an_edited_plan_stands_in_the_trace_and_its_loss_is_damage(standin, aske
     assert why["share"]["after"] > 0
     assert verify(folder) == []
     Store(folder).path(edited.content_digest).unlink()
-    assert any(edited.content_digest[:12] in line["what"] + line["where"] for line in verify(folder))
+    assert any(
+        edited.content_digest[:12] in line["what"] + line["where"] for line in verify(folder)
+    )
     assert "plan given" not in trace.tree_text(trace.tree(folder, 1))
 
 
@@ -78,8 +86,8 @@ def _row_of(folder):
 def test_a_damaged_bookmark_is_begun_anew(standin, asked, damage):
     folder, witness = asked
     decide(folder, "approve", by="ann")
-    whole = (folder / BOOKMARK).read_bytes()
-    (folder / BOOKMARK).write_bytes(damage or whole[:100] + b"\xff" * 4096 + whole[4196:])
+    whole = (folder / CHECKPOINT).read_bytes()
+    (folder / CHECKPOINT).write_bytes(damage or whole[:100] + b"\xff" * 4096 + whole[4196:])
     until_asked(standin, folder, witness)
     assert pending(folder)["round"] == 2
 

@@ -3,11 +3,16 @@
 import yaml
 from huggingface_hub import DatasetCard, ModelCard
 
-from mosaic.app.cards import cell, dataset_card, model_card
-from mosaic.types import ActionPlan, CurationReport, FailureProfile, Round, Score
-from training.provenance import Origin
+from mosaic.app.views.cards import cell, dataset_card, model_card
+from mosaic.core.types.data import CurationReport
+from mosaic.core.types.evaluation import FailureProfile, Score
+from mosaic.core.types.plans import ActionPlan
+from mosaic.core.types.runs import Round
+from training.data.provenance import Origin
 
-PLAN = ActionPlan(rationale="more\nof a", ratios={"a": 0.7, "b": 0.3}, bucket_weights={"a": {"x": 0.4, "y": 0.6}})
+PLAN = ActionPlan(
+    rationale="more\nof a", ratios={"a": 0.7, "b": 0.3}, bucket_weights={"a": {"x": 0.4, "y": 0.6}}
+)
 BUCKET = {"requested": 70, "selected": 60, "short": 10, "rows": 5, "focus_rows": 0}
 CURATED = CurationReport.model_validate(
     {
@@ -29,7 +34,12 @@ ROUND = Round(
 )
 ORIGINS = [
     Origin(
-        dataset="a", source="hub:some|where", licence="odc-by", rows=9, left_out={"bad rows": 2}, command="python -m x"
+        dataset="a",
+        source="hub:some|where",
+        licence="odc-by",
+        rows=9,
+        left_out={"bad rows": 2},
+        command="python -m x",
     ),
     Origin(dataset="b", source="own", licence="mit", rows=3),
     Origin(dataset="c", source="not used", licence="gpl", rows=3),
@@ -73,7 +83,10 @@ def test_the_data_set_card_names_licence_and_source_of_what_was_used():
 
 
 def test_a_licence_that_nobody_knows_is_said_to_be_unknown():
-    assert DatasetCard(dataset_card("run", ROUND, ORIGINS[:1])).data.license == ["odc-by", "unknown"]
+    assert DatasetCard(dataset_card("run", ROUND, ORIGINS[:1])).data.license == [
+        "odc-by",
+        "unknown",
+    ]
     text = dataset_card("run", ROUND, None)
     assert DatasetCard(text).data.license == "unknown"
     assert "not at hand" in text
@@ -81,4 +94,7 @@ def test_a_licence_that_nobody_knows_is_said_to_be_unknown():
 
 def test_a_cell_stays_in_its_table():
     assert cell("a|b\nc") == "a\\|b c"
-    assert yaml.safe_load(dataset_card("a: [", ROUND, []).split("---")[1])["pretty_name"] == "a: [, round 2"
+    assert (
+        yaml.safe_load(dataset_card("a: [", ROUND, []).split("---")[1])["pretty_name"]
+        == "a: [, round 2"
+    )

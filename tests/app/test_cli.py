@@ -9,14 +9,18 @@ import sys
 import pytest
 
 from mosaic.app.config import BUNDLED, load_config
-from mosaic.errors import UsageError
+from mosaic.core.errors import UsageError
 
 ENV = {**os.environ, "PYTHONPATH": os.getcwd(), "COLUMNS": "200"}
 
 
 def mosaic(*arguments, cwd=None):
     return subprocess.run(
-        [sys.executable, "-m", "mosaic", *map(str, arguments)], capture_output=True, text=True, cwd=cwd, env=ENV
+        [sys.executable, "-m", "mosaic", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=ENV,
     )
 
 
@@ -27,7 +31,7 @@ def test_help_answers_at_once_and_imports_nothing_heavy():
     # Of the processor, not of the clock: tests run beside each other.
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 1
     code = (
-        "import sys; from typer.testing import CliRunner; from mosaic.app.cli import app\n"
+        "import sys; from typer.testing import CliRunner; from mosaic.app.cli.main import app\n"
         "CliRunner().invoke(app, ['--help'])\n"
         "print([m for m in ('torch', 'transformers', 'trl', 'langgraph', 'datasets', 'pyarrow', 'scipy') if m in sys.modules])"
     )
@@ -67,8 +71,16 @@ def test_settings_beside_a_new_kind_hold_in_any_order():
     settings = ["planner.spread=2", "planner.kind=random"]
     assert load_config("lab", settings) == load_config("lab", settings[::-1])
     assert load_config("lab", settings).planner.spread == 2
-    assert load_config("lab", ["planner={kind: random, spread: 2}", "planner.kind=static"]).planner.kind == "static"
-    assert load_config("lab", ["planner.kind=random", "rounds=2", "planner.kind=static"]).planner.kind == "static"
+    assert (
+        load_config(
+            "lab", ["planner={kind: random, spread: 2}", "planner.kind=static"]
+        ).planner.kind
+        == "static"
+    )
+    assert (
+        load_config("lab", ["planner.kind=random", "rounds=2", "planner.kind=static"]).planner.kind
+        == "static"
+    )
 
 
 @pytest.mark.parametrize("text", ["2e-4", "2E-4", "0.0002", "2.e-4"])
@@ -94,7 +106,9 @@ def test_a_path_that_is_set_counts_from_the_current_folder(tmp_path, monkeypatch
 
 
 def test_stopping_at_targets_needs_one():
-    gone = [f"objectives.{o}.target=null" for o in ("safety", "over_refusal", "instruction_following")]
+    gone = [
+        f"objectives.{o}.target=null" for o in ("safety", "over_refusal", "instruction_following")
+    ]
     assert load_config("lab", ["stop.at_targets=true", *gone[1:]]).stop.at_targets
     with pytest.raises(UsageError, match=r"stop\.at_targets: no objective has a target"):
         load_config("lab", ["stop.at_targets=true", *gone])
@@ -125,7 +139,12 @@ def test_a_bad_config_file_is_named(tmp_path, text, message):
 
 
 def test_errors_are_one_message_and_exit_code_2(tmp_path):
-    for arguments in (["run", "nothing.yaml"], ["report", "nothing"], ["score", "speed", "x"], ["schema", "x"]):
+    for arguments in (
+        ["run", "nothing.yaml"],
+        ["report", "nothing"],
+        ["score", "speed", "x"],
+        ["schema", "x"],
+    ):
         done = mosaic(*arguments, cwd=tmp_path)
         assert done.returncode == 2, arguments
         assert done.stderr.startswith("error: ")
@@ -140,7 +159,13 @@ def test_init_writes_a_config_that_parses(tmp_path):
     assert mosaic("init", cwd=tmp_path).returncode == 2
 
 
-PLAN = {"rationale": "r", "ratios": {"a": 0.5, "b": 0.5}, "bucket_weights": {}, "focus": {}, "expected": {}}
+PLAN = {
+    "rationale": "r",
+    "ratios": {"a": 0.5, "b": 0.5},
+    "bucket_weights": {},
+    "focus": {},
+    "expected": {},
+}
 
 
 @pytest.mark.parametrize(
@@ -162,13 +187,14 @@ PLAN = {"rationale": "r", "ratios": {"a": 0.5, "b": 0.5}, "bucket_weights": {}, 
 def test_a_bad_plan_is_refused_with_the_field(small_pool, tmp_path, plan, message):
     from typer.testing import CliRunner
 
-    from mosaic.app.cli import app
+    from mosaic.app.cli.main import app
 
     path = tmp_path / "plan.json"
     path.write_text(plan if isinstance(plan, str) else json.dumps(plan))
     out = tmp_path / "set.parquet"
     result = CliRunner().invoke(
-        app, ["curate", str(path), "--pool", str(small_pool.path), "--budget", "300", "--out", str(out)]
+        app,
+        ["curate", str(path), "--pool", str(small_pool.path), "--budget", "300", "--out", str(out)],
     )
     assert isinstance(result.exception, UsageError)
     assert message in str(result.exception)
@@ -204,13 +230,22 @@ def test_curate_prints_its_documented_shape(small_pool, tmp_path):
 def test_curate_replaces_neither_plan_nor_pool(small_pool, tmp_path):
     from typer.testing import CliRunner
 
-    from mosaic.app.cli import app
+    from mosaic.app.cli.main import app
 
     plan = tmp_path / "plan.json"
     plan.write_text(json.dumps(PLAN))
     before = (small_pool.path / "rows.parquet").read_bytes()
     for out in (plan, small_pool.path / "rows.parquet", small_pool.path / "sets" / "new.parquet"):
-        arguments = ["curate", str(plan), "--pool", str(small_pool.path), "--budget", "300", "--out", str(out)]
+        arguments = [
+            "curate",
+            str(plan),
+            "--pool",
+            str(small_pool.path),
+            "--budget",
+            "300",
+            "--out",
+            str(out),
+        ]
         done = CliRunner().invoke(app, arguments)
         assert isinstance(done.exception, UsageError)
         assert "would replace" in str(done.exception)
@@ -220,19 +255,34 @@ def test_curate_replaces_neither_plan_nor_pool(small_pool, tmp_path):
 
 def test_score_reads_stored_items(tmp_path):
     path = tmp_path / "items.jsonl"
-    good = {"id": "i1", "instruction_ids": ["startend:quotation"], "strict": [True], "loose": [True]}
+    good = {
+        "id": "i1",
+        "instruction_ids": ["startend:quotation"],
+        "strict": [True],
+        "loose": [True],
+    }
     good["note"] = "a line separator \u2028 inside a text ends no line"
-    path.write_text(json.dumps(good, ensure_ascii=False) + "\n" + json.dumps({"id": "i2", "strict": []}) + "\n")
+    path.write_text(
+        json.dumps(good, ensure_ascii=False) + "\n" + json.dumps({"id": "i2", "strict": []}) + "\n"
+    )
     done = mosaic("score", "instruction_following", path)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert set(lines[0]) == {"id", "status", "valid", "slice", "weight", "label", "score", "need"}
     assert (lines[0]["score"], lines[1]["status"], lines[1]["score"]) == (5.0, "unscored", None)
     path.write_text(json.dumps({**good, "note": "a\u2028b"}, ensure_ascii=False) + "\n")
     assert json.loads(mosaic("score", "instruction_following", path).stdout)["score"] == 5.0
-    lines = ["\ufeff" + json.dumps(good), json.dumps({**good, "strict": [float("nan")]}), json.dumps(good)]
+    lines = [
+        "\ufeff" + json.dumps(good),
+        json.dumps({**good, "strict": [float("nan")]}),
+        json.dumps(good),
+    ]
     path.write_text("\n".join(lines), encoding="utf-8")
     done = mosaic("score", "instruction_following", path)
-    assert [json.loads(line)["status"] for line in done.stdout.splitlines()] == ["ok", "unscored", "ok"]
+    assert [json.loads(line)["status"] for line in done.stdout.splitlines()] == [
+        "ok",
+        "unscored",
+        "ok",
+    ]
     path.write_text("{oops\n")
     done = mosaic("score", "safety", path)
     assert (done.returncode, "items.jsonl:1" in done.stderr) == (2, True)
@@ -256,10 +306,12 @@ def test_the_bundled_config_is_complete():
     assert list(config.objectives) == ["safety", "over_refusal", "instruction_following"]
 
 
-def test_two_runs_that_start_at_once_get_two_folders_and_a_failed_start_leaves_none(tmp_path, monkeypatch):
+def test_two_runs_that_start_at_once_get_two_folders_and_a_failed_start_leaves_none(
+    tmp_path, monkeypatch
+):
     from mosaic.app import runs
     from mosaic.app.loop import execute
-    from mosaic.errors import BudgetError
+    from mosaic.core.errors import BudgetError
 
     monkeypatch.chdir(tmp_path)
     config = load_config("lab")

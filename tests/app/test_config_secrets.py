@@ -3,7 +3,7 @@
 import pytest
 
 from mosaic.app.config import load_config
-from mosaic.errors import UsageError
+from mosaic.core.errors import UsageError
 
 KEY = "sk-SECRET0123456789"
 
@@ -32,7 +32,9 @@ def test_no_message_about_a_chat_section_shows_the_value(override):
     assert "judge" in str(caught.value)
 
 
-@pytest.mark.parametrize("setting", [f"base_url=http://u:{KEY}@h/v1", f"api_key_env={KEY}", f"api_key={KEY}"])
+@pytest.mark.parametrize(
+    "setting", [f"base_url=http://u:{KEY}@h/v1", f"api_key_env={KEY}", f"api_key={KEY}"]
+)
 def test_nor_does_one_about_the_generator(setting):
     with pytest.raises(UsageError) as caught:
         load_config("lab", ["generator.kind=vllm", f"generator.{setting}"])

@@ -9,26 +9,42 @@ from agent.approval import HumanApprover, PolicyApprover, Rule, matches
 from benchmarks import standins
 from benchmarks.standins import StandIn, Witness
 from benchmarks.waiting import trainings, until_asked
-from mosaic.app import trace
-from mosaic.app.cli import _finish, app
+from mosaic.app.cli.main import _finish, app
 from mosaic.app.decisions import decide, pending
 from mosaic.app.runs import accept_inputs
 from mosaic.app.shapes import Request
-from mosaic.app.trace import why_data
-from mosaic.app.views import load, report_data, report_text, request_text, status_data
-from mosaic.errors import BoundaryError, StopRequested, UsageError
-from mosaic.journal import Journal
-from mosaic.store import Store
-from mosaic.types import ActionPlan, Focus, Observation
+from mosaic.app.views import trace_tree as trace
+from mosaic.app.views.report_data import load, report_data, report_text, request_text, status_data
+from mosaic.app.views.trace_tree import why_data
+from mosaic.core.errors import BoundaryError, StopRequested, UsageError
+from mosaic.core.journal import Journal
+from mosaic.core.store import Store
+from mosaic.core.types.data import Focus
+from mosaic.core.types.plans import ActionPlan
+from mosaic.core.types.runs import Observation
 
 
 def test_the_question_is_drawn_from_the_plan(asked):
     folder, _ = asked
     request = pending(folder)
     Request.model_validate_json(json.dumps(request), strict=True)
-    assert {"run", "round", "plan", "plan_digest", "changes", "cost", "violations", "expected", "stock"} <= set(request)
-    assert request["cost"]["left_before"] - request["cost"]["left_after"] == request["cost"]["tokens"]
-    assert sum(c["after"] for c in request["changes"] if c["path"].startswith("ratios.")) == pytest.approx(1)
+    assert {
+        "run",
+        "round",
+        "plan",
+        "plan_digest",
+        "changes",
+        "cost",
+        "violations",
+        "expected",
+        "stock",
+    } <= set(request)
+    assert (
+        request["cost"]["left_before"] - request["cost"]["left_after"] == request["cost"]["tokens"]
+    )
+    assert sum(
+        c["after"] for c in request["changes"] if c["path"].startswith("ratios.")
+    ) == pytest.approx(1)
     assert request["action_requests"][0]["args"] == request["plan"]
     text = request_text(request)
     assert "the planner's words (not checked)" in text
@@ -101,7 +117,7 @@ def test_the_commands_say_what_they_did_and_leave_with_their_codes(asked, monkey
     done = runner.invoke(app, ["reject", str(folder), "--reason", "no"])
     assert "reject by" in done.stdout
     assert runner.invoke(app, ["verify", str(folder)]).exit_code == 0
-    monkeypatch.setattr("training.pool.file_facts", lambda path: {})
+    monkeypatch.setattr("training.data.pool.file_facts", lambda path: {})
     found = runner.invoke(app, ["verify", str(folder), "--json"])
     assert (found.exit_code, "index.parquet is not the file" in found.stdout) == (1, True)
     monkeypatch.undo()
@@ -116,7 +132,9 @@ def test_a_policy_decides_within_its_limits_and_asks_beyond_them(tmp_path):
     made = StandIn.make("rounds=1", per_slice=4)
     folder, witness = tmp_path / "run", Witness(tmp_path / "witness")
     made.create(folder)
-    made.approver = PolicyApprover([Rule(max_ratio_step=0.0, then="auto"), Rule(max_tokens=10**9, then="human")])
+    made.approver = PolicyApprover(
+        [Rule(max_ratio_step=0.0, then="auto"), Rule(max_tokens=10**9, then="human")]
+    )
     until_asked(made, folder, witness)
     made.approver = PolicyApprover([Rule(max_ratio_step=2.0, max_bucket_step=2.0, then="auto")])
     made.run(folder, witness)
@@ -151,7 +169,7 @@ def test_traces_can_be_compared_asked_and_replayed(tmp_path):
 
     import pyarrow.parquet as pq
 
-    from mosaic.store import Store
+    from mosaic.core.store import Store
 
     journal, _ = load(folder)
     digest = journal.steps("curate", 1)[0].result["training_set"]
@@ -165,9 +183,11 @@ def test_traces_can_be_compared_asked_and_replayed(tmp_path):
 
 
 def test_a_failed_training_fails_its_round_where_the_config_says_so(tmp_path):
-    from mosaic.errors import TrainingError
+    from mosaic.core.errors import TrainingError
 
-    made = StandIn.make("rounds=2", "failures.failed_round=skip", "failures.train_retries=1", per_slice=4)
+    made = StandIn.make(
+        "rounds=2", "failures.failed_round=skip", "failures.train_retries=1", per_slice=4
+    )
     folder, witness = tmp_path / "run", Witness(tmp_path / "witness")
     made.create(folder)
     services_of = made.services
@@ -193,7 +213,7 @@ def test_a_failed_training_fails_its_round_where_the_config_says_so(tmp_path):
     assert [r["accepted"] for r in report["rounds"]] == [True, False, True]
     assert "failed (out_of_memory)" in trace.tree_text(trace.tree(folder, 1))
     assert "not scored" in report_text(report)
-    from mosaic.app.report import write_html
+    from mosaic.app.views.html import write_html
 
     write_html(folder, report, tmp_path / "report.html")
 
@@ -215,7 +235,10 @@ def test_a_question_comes_back_with_the_settings_it_was_asked_under(standin, ask
 
 def test_a_plan_approved_before_the_settings_changed_and_changed_back_runs(asked, monkeypatch):
     folder, witness = asked
-    one, two = (StandIn.make("rounds=1", s, per_slice=4) for s in ("keep=archive", "limits.max_ratio_step=0.2"))
+    one, two = (
+        StandIn.make("rounds=1", s, per_slice=4)
+        for s in ("keep=archive", "limits.max_ratio_step=0.2")
+    )
 
     def stopped(*_, **__):
         raise StopRequested("stopped in training")
@@ -229,7 +252,9 @@ def test_a_plan_approved_before_the_settings_changed_and_changed_back_runs(asked
     assert report_data(folder)["state"] == "finished"
 
 
-def test_a_plan_that_runs_by_rule_cannot_be_refused_any_more_and_an_answer_given_before_counts(asked):
+def test_a_plan_that_runs_by_rule_cannot_be_refused_any_more_and_an_answer_given_before_counts(
+    asked,
+):
     folder, witness = asked
     auto = StandIn.make("rounds=2", per_slice=4)
     journal = Journal.open(folder)
@@ -269,7 +294,11 @@ def test_a_rule_on_steps_does_not_cover_a_change_of_focus(asked):
     request = pending(folder)
     seen = Observation.model_validate(Store(folder).get_json(request["state_digest"]))
     same = seen.last_plan
-    focus = {next(iter(seen.stock)): Focus.model_validate({"include": {"turns": {"min": 2}}, "share": 1.0})}
+    focus = {
+        next(iter(seen.stock)): Focus.model_validate(
+            {"include": {"turns": {"min": 2}}, "share": 1.0}
+        )
+    }
     step = Rule(max_ratio_step=0.0, max_bucket_step=0.0, then="auto")
     assert matches(step, same, seen)
     assert not matches(step, same.model_copy(update={"focus": focus}), seen)

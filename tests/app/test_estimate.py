@@ -7,9 +7,13 @@ import pytest
 
 from mosaic.app.config import load_config
 from mosaic.app.estimate import Given, Load, estimate, loads, model_size, speeds
-from mosaic.types import Prompt
+from mosaic.core.types.evaluation import Prompt
 
-SUITES = [Load(o, r, 100, 100, 10_000) for o in ("safety", "over_refusal") for r in ("steering", "selection", "audit")]
+SUITES = [
+    Load(o, r, 100, 100, 10_000)
+    for o in ("safety", "over_refusal")
+    for r in ("steering", "selection", "audit")
+]
 
 
 def of(*overrides, given=Given(), gpu=True, size=8_000_000_000, suites=SUITES):
@@ -18,7 +22,9 @@ def of(*overrides, given=Given(), gpu=True, size=8_000_000_000, suites=SUITES):
 
 
 def test_training_is_the_budget_and_the_time_follows_the_speed():
-    found = of("budget.tokens_per_round=500000", "training.epochs=2", given=Given(training=2000))["training"]
+    found = of("budget.tokens_per_round=500000", "training.epochs=2", given=Given(training=2000))[
+        "training"
+    ]
     assert found["tokens"] == 8_000_000
     assert found["hours"] == pytest.approx(8_000_000 / 2000 / 3600)
     assert "at 2,000 tokens/s (given)" in found["text"]
@@ -32,7 +38,9 @@ def test_an_eight_billion_model_is_assumed_to_train_at_about_two_thousand_tokens
 
 def test_every_model_answers_steering_and_selection_and_two_answer_audit():
     found = of("generator.max_new_tokens=100")["generation"]
-    times = 9 * 2 * 2 + 2 * 2  # base, 3 calibrations, 5 rounds; two objectives; audit of base and chosen
+    times = (
+        9 * 2 * 2 + 2 * 2
+    )  # base, 3 calibrations, 5 rounds; two objectives; audit of base and chosen
     assert found["tokens"] == times * 100 * 50
 
 
@@ -43,7 +51,9 @@ def test_only_a_server_of_its_own_takes_time_to_start():
     attached = hours("generator.base_url=http://127.0.0.1:8000/v1")
     assert hours("generator.memory=share") - attached == pytest.approx(90 / 3600)
     assert hours() - attached == pytest.approx(11 * 90 / 3600)
-    assert attached == hours("generator.memory=share", "generator.base_url=http://127.0.0.1:8000/v1")
+    assert attached == hours(
+        "generator.memory=share", "generator.base_url=http://127.0.0.1:8000/v1"
+    )
 
 
 def test_measured_speeds_stand_before_assumed_and_behind_given_ones():
@@ -67,17 +77,26 @@ def test_without_a_size_the_hours_are_unknown_and_the_flag_is_named():
 def test_the_size_of_a_model_is_read_from_its_headers(tmp_path, tiny_model):
     from transformers import AutoModelForCausalLM
 
-    assert model_size(tiny_model) == AutoModelForCausalLM.from_pretrained(tiny_model).num_parameters()
+    assert (
+        model_size(tiny_model) == AutoModelForCausalLM.from_pretrained(tiny_model).num_parameters()
+    )
     assert model_size(tmp_path) is None
     for part in (1, 2):
         header = json.dumps(
-            {"__metadata__": {}, f"w{part}": {"dtype": "BF16", "shape": [2, 3], "data_offsets": [0, 12]}}
+            {
+                "__metadata__": {},
+                f"w{part}": {"dtype": "BF16", "shape": [2, 3], "data_offsets": [0, 12]},
+            }
         )
         raw = header.encode()
-        (tmp_path / f"model-{part}.safetensors").write_bytes(struct.pack("<Q", len(raw)) + raw + b"\0" * 12)
+        (tmp_path / f"model-{part}.safetensors").write_bytes(
+            struct.pack("<Q", len(raw)) + raw + b"\0" * 12
+        )
     assert model_size(tmp_path) == 12
 
 
 def test_suites_are_measured_in_prompts_turns_and_tokens():
     prompts = [Prompt(id="a", turns=["one two", "three"], system="four", slice="s", weight=1)]
-    assert loads({"o": {"audit": prompts}}, lambda text: len(text.split())) == [Load("o", "audit", 1, 2, 4)]
+    assert loads({"o": {"audit": prompts}}, lambda text: len(text.split())) == [
+        Load("o", "audit", 1, 2, 4)
+    ]

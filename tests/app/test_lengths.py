@@ -9,12 +9,14 @@ import pytest
 from eval.generators.transformers import TransformersGenerator
 from mosaic.app import validation
 from mosaic.app.config import load_config
-from mosaic.errors import UsageError
-from mosaic.types import Prompt
-from training.sft import load_tokenizer
+from mosaic.core.errors import UsageError
+from mosaic.core.types.evaluation import Prompt
+from training.methods.sft import load_tokenizer
 
 SHORT = Prompt(id="short", turns=["hi"], slice="s", weight=1)
-LONG = Prompt(id="long", system="Be brief.", turns=["hello there", "and now", "so"], slice="s", weight=1)
+LONG = Prompt(
+    id="long", system="Be brief.", turns=["hello there", "and now", "so"], slice="s", weight=1
+)
 
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 8}  # fmt: skip
@@ -22,9 +24,15 @@ LLAMA3 = {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_fac
 
 def check(base, *overrides):
     config = load_config(
-        "lab", [f"base_model={base}", "generator.kind=vllm", "generator.max_new_tokens=20", *overrides]
+        "lab",
+        [f"base_model={base}", "generator.kind=vllm", "generator.max_new_tokens=20", *overrides],
     )
-    suites = {"safety": {"steering": SimpleNamespace(prompts=[SHORT]), "audit": SimpleNamespace(prompts=[LONG, SHORT])}}
+    suites = {
+        "safety": {
+            "steering": SimpleNamespace(prompts=[SHORT]),
+            "audit": SimpleNamespace(prompts=[LONG, SHORT]),
+        }
+    }
     return validation._lengths(config, SimpleNamespace(suites=suites))
 
 
@@ -33,7 +41,8 @@ def test_the_longest_conversation_and_its_need_are_named(tiny_model):
     assert need > 60
     assert check(tiny_model, f"generator.max_model_len={need}")[0]["check"] == "context"
     with pytest.raises(
-        UsageError, match=rf"generator\.max_model_len: {need - 1} .* 1 of 3 .* long, needs {need} tokens"
+        UsageError,
+        match=rf"generator\.max_model_len: {need - 1} .* 1 of 3 .* long, needs {need} tokens",
     ):
         check(tiny_model, f"generator.max_model_len={need - 1}")
 
@@ -59,7 +68,9 @@ def test_without_a_length_the_base_says_it(tiny_model, tmp_path, settings, refus
         config.pop(name, None)
     (base / "config.json").write_text(json.dumps(config | settings))
     if refused:
-        with pytest.raises(UsageError, match=r"generator\.max_model_len: 40 \(the base's max_position_embeddings"):
+        with pytest.raises(
+            UsageError, match=r"generator\.max_model_len: 40 \(the base's max_position_embeddings"
+        ):
             check(base)
     else:
         check(base)

@@ -7,10 +7,15 @@ import subprocess
 import sys
 
 from mosaic.app.config import BUNDLED
-from mosaic.journal import Journal
+from mosaic.core.journal import Journal
 from mosaic.lab.server import ScriptedServer
 
-ENV = {**os.environ, "PYTHONPATH": os.getcwd(), "COLUMNS": "200", "MOSAIC_API_KEY": "sk-canary-0123456789abcdef"}
+ENV = {
+    **os.environ,
+    "PYTHONPATH": os.getcwd(),
+    "COLUMNS": "200",
+    "MOSAIC_API_KEY": "sk-canary-0123456789abcdef",
+}
 SMALL = [
     "rounds=1",
     "calibration.repeats=1",
@@ -35,7 +40,11 @@ def test_an_outage_pauses_the_run_and_resume_lets_the_model_plan(tmp_path):
         path.write_text("\n".join(line for i, line in enumerate(lines) if i % 32 < 4) + "\n")
     with ScriptedServer(pick=lambda n: None) as server:
         port = server.port
-    sets = [part for s in (*SMALL, f"planner.chat.base_url=http://127.0.0.1:{port}/v1") for part in ("--set", s)]
+    sets = [
+        part
+        for s in (*SMALL, f"planner.chat.base_url=http://127.0.0.1:{port}/v1")
+        for part in ("--set", s)
+    ]
     paused = mosaic("run", lab / "config.yaml", "--run-dir", folder, *sets)
     assert paused.returncode == 6, paused.stderr
     assert "start the server, then resume" in paused.stderr
@@ -59,6 +68,9 @@ def test_an_outage_pauses_the_run_and_resume_lets_the_model_plan(tmp_path):
     assert sum(c["tool"] == "model" for c in planned["calls"] if "tool" in c) == len(calls)
     page = mosaic("report", folder, "--html", tmp_path / "report.html")
     assert page.returncode == 0, page.stderr
-    assert f"Planner: {len(calls)} answers of a language model" in (tmp_path / "report.html").read_text()
+    assert (
+        f"Planner: {len(calls)} answers of a language model"
+        in (tmp_path / "report.html").read_text()
+    )
     key = ENV["MOSAIC_API_KEY"].encode()
     assert all(p.is_dir() or key not in p.read_bytes() for p in folder.rglob("*"))

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 from mosaic.app.shapes import Report
-from mosaic.journal import Journal
-from mosaic.types import Stock
+from mosaic.core.journal import Journal
+from mosaic.core.types.data import Stock
 
 ENV = {**os.environ, "PYTHONPATH": os.getcwd(), "COLUMNS": "200"}
 SMALL = [
@@ -27,7 +27,11 @@ SMALL = [
 
 def mosaic(*arguments, **options):
     return subprocess.run(
-        [sys.executable, "-m", "mosaic", *map(str, arguments)], capture_output=True, text=True, env=ENV, **options
+        [sys.executable, "-m", "mosaic", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=ENV,
+        **options,
     )
 
 
@@ -59,12 +63,28 @@ def finished(lab, tmp_path_factory):
 def test_the_report_has_its_documented_shape(finished):
     _, report = finished
     Report.model_validate_json(json.dumps(report), strict=True)
-    assert {"config_digest", "rounds", "calibration", "archive", "chosen", "audit", "hypervolume", "budget"} <= set(
-        report
-    )
+    assert {
+        "config_digest",
+        "rounds",
+        "calibration",
+        "archive",
+        "chosen",
+        "audit",
+        "hypervolume",
+        "budget",
+    } <= set(report)
     assert [r["round"] for r in report["rounds"]] == [0, 1, 2]
     for round_ in report["rounds"][1:]:
-        assert {"plan", "scores", "tokens", "seconds", "accepted", "reason", "adapter", "forecast"} <= set(round_)
+        assert {
+            "plan",
+            "scores",
+            "tokens",
+            "seconds",
+            "accepted",
+            "reason",
+            "adapter",
+            "forecast",
+        } <= set(round_)
         assert round_["tokens"]["selected"] <= round_["tokens"]["budget"] == 1500
         assert {"plan", "curate", "train", "generate", "judge", "other"} <= set(round_["seconds"])
         score = round_["scores"]["safety"]["selection"]
@@ -110,7 +130,12 @@ def test_the_trace_tells_what_was_asked_and_concluded(finished):
     folder, _ = finished
     events = json.loads(mosaic("trace", folder, "--round", 1, "--json").stdout)
     kinds = [e["kind"] for e in events]
-    assert kinds.index("observed") < kinds.index("planned") < kinds.index("checked") < kinds.index("decided")
+    assert (
+        kinds.index("observed")
+        < kinds.index("planned")
+        < kinds.index("checked")
+        < kinds.index("decided")
+    )
     assert kinds.index("curated") < kinds.index("trained") < kinds.index("measured")
     planned = next(e for e in events if e["kind"] == "planned")
     assert any("conclusion" in call for call in planned["calls"])
@@ -135,14 +160,25 @@ def test_export_gives_a_peft_adapter_and_cards(finished, tmp_path, lab):
     PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(lab / "model"), out / "adapter")
 
 
-@pytest.mark.parametrize("steps", [14, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 30, 45))])
+@pytest.mark.parametrize(
+    "steps", [14, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 30, 45))]
+)
 def test_a_run_that_was_killed_resumes_to_the_same_end(finished, lab, tmp_path, steps):
     """Kill the controller as soon as the journal holds so many steps; the resumed run equals the uninterrupted one."""
     import time
 
     _, report = finished
     folder = tmp_path / "run"
-    command = [sys.executable, "-m", "mosaic", "run", str(lab / "config.yaml"), "--run-dir", str(folder), *sets()]
+    command = [
+        sys.executable,
+        "-m",
+        "mosaic",
+        "run",
+        str(lab / "config.yaml"),
+        "--run-dir",
+        str(folder),
+        *sets(),
+    ]
     child = subprocess.Popen(command, env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while child.poll() is None:
         time.sleep(0.02)
@@ -170,8 +206,19 @@ def test_a_stop_signal_ends_at_a_safe_point_while_a_second_controller_is_turned_
 
     folder = tmp_path / "run"
     short = sets("rounds=1", "calibration.repeats=1")
-    command = [sys.executable, "-m", "mosaic", "run", str(lab / "config.yaml"), "--run-dir", str(folder), *short]
-    child = subprocess.Popen(command, env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "mosaic",
+        "run",
+        str(lab / "config.yaml"),
+        "--run-dir",
+        str(folder),
+        *short,
+    ]
+    child = subprocess.Popen(
+        command, env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
     while not (folder / "journal.sqlite").exists() or len(Journal.open(folder).steps()) < 4:
         time.sleep(0.02)
         assert child.poll() is None
@@ -197,7 +244,9 @@ def test_a_stop_signal_ends_at_a_safe_point_while_a_second_controller_is_turned_
 
 
 def test_a_budget_that_cannot_pay_the_first_round_exits_4(lab, tmp_path):
-    done = mosaic("run", lab / "config.yaml", "--run-dir", tmp_path / "r", *sets("budget.tokens_total=4000"))
+    done = mosaic(
+        "run", lab / "config.yaml", "--run-dir", tmp_path / "r", *sets("budget.tokens_total=4000")
+    )
     assert done.returncode == 4
     assert "cannot pay calibration and the first planned round" in done.stderr
     assert not (tmp_path / "r").exists()
@@ -224,7 +273,7 @@ def test_a_pool_that_cannot_serve_every_data_set_is_refused(lab):
     from mosaic.app.config import load_config
     from mosaic.app.validation import _pool
     from mosaic.app.wiring import open_inputs
-    from mosaic.errors import UsageError
+    from mosaic.core.errors import UsageError
 
     config = load_config(str(lab / "config.yaml"), SMALL)
     inputs = open_inputs(config)
@@ -236,7 +285,9 @@ def test_a_pool_that_cannot_serve_every_data_set_is_refused(lab):
         pool = SimpleNamespace(stock=lambda quality: stock, datasets=list(stock), **parts)
         changes = {"limits": config.limits.model_copy(update=limits)}
         budget = config.budget.model_copy(update={"tokens_per_round": 2 * most})
-        return _pool(config.model_copy(update={**changes, "budget": budget}), replace(inputs, pool=pool))
+        return _pool(
+            config.model_copy(update={**changes, "budget": budget}), replace(inputs, pool=pool)
+        )
 
     assert check(max_repeat=2)["check"] == "pool"
     with pytest.raises(UsageError, match=r"limits\.max_repeat = 1, cannot fill"):
@@ -250,16 +301,20 @@ def test_a_pool_that_was_counted_otherwise_is_refused(lab, tiny_model):
     from mosaic.app.config import load_config
     from mosaic.app.validation import _mixture, _pool
     from mosaic.app.wiring import open_inputs
-    from mosaic.errors import UsageError
+    from mosaic.core.errors import UsageError
 
     config = load_config(str(lab / "config.yaml"), SMALL)
     inputs = open_inputs(config)
-    short = config.model_copy(update={"training": config.training.model_copy(update={"max_length": 64})})
+    short = config.model_copy(
+        update={"training": config.training.model_copy(update={"max_length": 64})}
+    )
     with pytest.raises(UsageError, match=r"a row has \d+ tokens, training\.max_length is 64"):
         _pool(short, inputs)
     with pytest.raises(UsageError, match="counted with another tokenizer or chat template"):
         _pool(config.model_copy(update={"base_model": str(tiny_model)}), inputs)
-    tiny = config.model_copy(update={"budget": config.budget.model_copy(update={"tokens_per_round": 1})})
+    tiny = config.model_copy(
+        update={"budget": config.budget.model_copy(update={"tokens_per_round": 1})}
+    )
     with pytest.raises(UsageError, match="not one row of the pools' own mixture fits"):
         _mixture(tiny, inputs)
 
@@ -278,17 +333,17 @@ def test_a_run_without_a_measured_round_has_a_report(lab, tmp_path):
 
 
 def test_a_planner_that_fails_is_replaced_visibly(lab, tmp_path, monkeypatch):
-    from agent.planners.profile import ProfilePlanner
+    from agent.planners.surrogate import SurrogatePlanner
     from mosaic.app import runs
     from mosaic.app.config import load_config
     from mosaic.app.loop import execute
-    from mosaic.app.views import report_data
-    from mosaic.errors import BoundaryError
+    from mosaic.app.views.report_data import report_data
+    from mosaic.core.errors import BoundaryError
 
     def fails(self, observation, toolbox):
         raise BoundaryError("no answer")
 
-    monkeypatch.setattr(ProfilePlanner, "propose", fails)
+    monkeypatch.setattr(SurrogatePlanner, "propose", fails)
     config = load_config(str(lab / "config.yaml"), [*SMALL, "rounds=1", "calibration.repeats=1"])
     folder = tmp_path / "run"
     execute(folder, config, True, lambda text: None)
@@ -300,7 +355,7 @@ def test_a_planner_that_fails_is_replaced_visibly(lab, tmp_path, monkeypatch):
 
 def test_the_plain_loop_of_the_examples_runs_the_same_nodes(lab, tmp_path):
     from examples.plain_loop import main
-    from mosaic.app.views import report_data
+    from mosaic.app.views.report_data import report_data
 
     folder = tmp_path / "plain"
     main(folder, str(lab / "config.yaml"), (*SMALL, "rounds=1", "calibration.repeats=1"))

@@ -17,7 +17,9 @@ from benchmarks.waiting import trainings, until_asked, waiting_run
 from mosaic.app.decisions import pending
 from mosaic.app.web.guard import TOKEN_FILE, csrf_of, new_token
 
-CHROMIUM = next((found for name in ("chromium", "chromium-browser") if (found := shutil.which(name))), None)
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser") if (found := shutil.which(name))), None
+)
 
 
 @pytest.fixture
@@ -52,7 +54,9 @@ def test_the_log_in_link_sets_a_strict_cookie_and_pages_carry_a_policy(tmp_path)
 def test_only_a_page_with_control_may_start_anything(standin, tmp_path):
     waiting_run(standin, tmp_path, "asked")
     web = page.client(tmp_path)
-    answer = web.post("/run/asked/resume", headers={"origin": page.ORIGIN, "x-csrf-token": csrf_of(page.TOKEN)})
+    answer = web.post(
+        "/run/asked/resume", headers={"origin": page.ORIGIN, "x-csrf-token": csrf_of(page.TOKEN)}
+    )
     assert answer.status_code == 409
     assert "--control" in answer.text
 
@@ -64,7 +68,10 @@ def test_a_resume_that_the_page_started_and_that_fails_says_so_there(standin, tm
     headers = {"origin": page.ORIGIN, "x-csrf-token": csrf_of(page.TOKEN)}
     assert web.post("/run/asked/resume", headers=headers).status_code == 303
     ended = time.monotonic() + 120
-    while "ended with exit code" not in (text := web.get("/run/asked/live").text) and time.monotonic() < ended:
+    while (
+        "ended with exit code" not in (text := web.get("/run/asked/live").text)
+        and time.monotonic() < ended
+    ):
         time.sleep(0.5)
     assert "The last start ended with exit code" in text
     assert "ended with exit code" not in before
@@ -76,7 +83,11 @@ def test_a_decision_on_another_plan_or_without_a_reason_is_refused(standin, tmp_
     headers = {"origin": page.ORIGIN, "x-csrf-token": csrf_of(page.TOKEN)}
     for form in (
         {"kind": "approve", "plan_digest": "0" * 64},
-        {"kind": "reject", "plan_digest": pending(tmp_path / "asked")["plan_digest"], "reason": " "},
+        {
+            "kind": "reject",
+            "plan_digest": pending(tmp_path / "asked")["plan_digest"],
+            "reason": " ",
+        },
         {"kind": "approve"},
         {"kind": "delete"},
     ):
@@ -113,7 +124,9 @@ def browser():
 @pytest.fixture
 def served(tmp_path):
     started = subprocess.Popen(
-        [sys.executable, "-m", "mosaic", "view", str(tmp_path), "--port", "0"], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "mosaic", "view", str(tmp_path), "--port", "0"],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     yield started.stdout.readline().strip()
     started.terminate()
@@ -133,7 +146,10 @@ def test_a_person_approves_edits_and_rejects_in_the_browser(standin, tmp_path, b
     tab = context.new_page()
     problems = []
     tab.on("pageerror", lambda error: problems.append(str(error)))
-    tab.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    tab.on(
+        "console",
+        lambda message: problems.append(message.text) if message.type == "error" else None,
+    )
     tab.goto(served)
     assert "waiting for approval" in tab.inner_text("main")
     tab.click("text=asked")
@@ -174,7 +190,9 @@ def test_a_person_approves_edits_and_rejects_in_the_browser(standin, tmp_path, b
     tab.wait_for_selector("#cell details")
     assert tab.locator("#cell details[open]").count() == 0
     assert tab.evaluate("document.documentElement.scrollWidth") <= 1280
-    small = browser.new_context(viewport={"width": 390, "height": 800}, color_scheme="dark").new_page()
+    small = browser.new_context(
+        viewport={"width": 390, "height": 800}, color_scheme="dark"
+    ).new_page()
     small.goto(served)
     small.goto(served.split("/login")[0] + "/run/asked")
     assert small.evaluate("document.documentElement.scrollWidth") <= 390

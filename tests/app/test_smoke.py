@@ -7,7 +7,8 @@ from mosaic.app.wiring import open_inputs
 
 def test_the_smoke_test_trains_where_the_run_will_and_answers_in_its_type(monkeypatch):
     config = load_config(
-        "lab", ["executor.kind=subprocess", "generator={kind: vllm, dtype: bfloat16, max_new_tokens: 8}"]
+        "lab",
+        ["executor.kind=subprocess", "generator={kind: vllm, dtype: bfloat16, max_new_tokens: 8}"],
     )
     made = []
 
@@ -21,7 +22,7 @@ def test_the_smoke_test_trains_where_the_run_will_and_answers_in_its_type(monkey
     def here(*_):
         raise AssertionError("trained in the controller's process")
 
-    monkeypatch.setattr("training.sft.train", here)
+    monkeypatch.setattr("training.methods.sft.train", here)
     monkeypatch.setattr(validation, "TransformersGenerator", Noted)
     finding, measured = validation._smoke(config, open_inputs(config), serve=False)
     assert "after 2 steps, " in finding["result"]

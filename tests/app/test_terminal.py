@@ -43,7 +43,7 @@ def test_lines_and_tables_are_shown_as_they_stand(capsys):
 def test_an_interrupt_does_not_wait_for_other_threads():
     code = """
 import sys, threading, time
-from mosaic.app import cli
+from mosaic.app.cli import main as cli
 @cli.app.command()
 def waits():
     threading.Thread(target=time.sleep, args=(90,)).start()
@@ -52,4 +52,7 @@ sys.argv = ["mosaic", "waits"]
 cli.run()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stderr) == (130, "interrupted; nothing that was finished is lost\n")
+    assert (done.returncode, done.stderr) == (
+        130,
+        "interrupted; nothing that was finished is lost\n",
+    )

@@ -7,7 +7,7 @@ import pytest
 from agent.approval import HumanApprover
 from benchmarks import durability, waiting
 from benchmarks.standins import StandIn, Witness, outcome
-from mosaic.journal import Journal
+from mosaic.core.journal import Journal
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,10 @@ def test_the_quick_approval_figures_are_met(name):
 
 def test_the_journal_is_flushed_before_it_says_done(tmp_path):
     journal = Journal.create(tmp_path / "run", "run", {}, 10)
-    pragmas = {name: journal._db.execute(f"pragma {name}").fetchone()[0] for name in ("journal_mode", "synchronous")}
+    pragmas = {
+        name: journal._db.execute(f"pragma {name}").fetchone()[0]
+        for name in ("journal_mode", "synchronous")
+    }
     assert pragmas == {"journal_mode": "delete", "synchronous": 2}
     assert journal._db.execute("pragma busy_timeout").fetchone()[0] >= 5000
 
@@ -65,7 +68,7 @@ def test_a_controller_releases_what_a_dead_one_reserved(tmp_path):
 
 
 def test_a_journal_of_another_version_is_named(tmp_path):
-    from mosaic.errors import UsageError
+    from mosaic.core.errors import UsageError
 
     folder = tmp_path / "run"
     Journal.create(folder, "run", {}, 10).close()

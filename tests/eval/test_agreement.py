@@ -1,7 +1,7 @@
 import pytest
 
 from eval.agreement import compare, kappa
-from mosaic.types import Judgment
+from mosaic.core.types.evaluation import Judgment
 
 
 def test_kappa_of_a_worked_table():
@@ -20,14 +20,22 @@ def test_kappa_of_a_second_worked_table():
 
 @pytest.mark.parametrize(
     ("first", "second", "value"),
-    [([1, 0], [1, 0], 1), ([1, 0], [0, 1], -1), ([1, 1], [1, 1], None), ([], [], None), ([1, 1], [0, 0], 0)],
+    [
+        ([1, 0], [1, 0], 1),
+        ([1, 0], [0, 1], -1),
+        ([1, 1], [1, 1], None),
+        ([], [], None),
+        ([1, 1], [0, 0], 0),
+    ],
 )
 def test_kappa_at_the_edges(first, second, value):
     assert kappa(first, second) == value
 
 
 def judgment(value, status="ok"):
-    return Judgment(id="x", status=status, items={"items": {"help": {"structured": value}}}, judge="j")
+    return Judgment(
+        id="x", status=status, items={"items": {"help": {"structured": value}}}, judge="j"
+    )
 
 
 def test_only_conversations_that_both_judged_are_compared():

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from benchmarks.faults import faults
-from eval.chat import BadReply, ChatConfig, ChatModel, ChatUnavailable
-from eval.chat_reply import Fault, gates
-from eval.generator import VllmGeneratorConfig
-from eval.strict import Invalid, NotStrict, parse_strict, strict_json
+from eval.chat.client import BadReply, ChatConfig, ChatModel, ChatUnavailable
+from eval.chat.reply import Fault, gates
+from eval.chat.strict_json import Invalid, NotStrict, parse_strict, strict_json
+from eval.generators.base import VllmGeneratorConfig
 from mosaic.app.files import parse_plan
-from mosaic.errors import UsageError
+from mosaic.core.errors import UsageError
 from mosaic.lab.server import FAULTS, ScriptedServer
 
 ASK = [{"role": "user", "content": "Is it met?"}]
@@ -32,7 +32,9 @@ class Point(BaseModel):
 
 def chat(server, waits=None, **config):
     sleep = (lambda s: None) if waits is None else waits.append
-    made = ChatModel(ChatConfig(base_url=server.url, **{"timeout_seconds": 5, **config}), sleep=sleep)
+    made = ChatModel(
+        ChatConfig(base_url=server.url, **{"timeout_seconds": 5, **config}), sleep=sleep
+    )
     made._http._open()  # the first import takes longer than some limits here
     return made
 
@@ -114,7 +116,9 @@ def test_an_endpoint_that_goes_down_after_a_bad_reply_is_down_and_not_a_bad_mode
         chat(server, timeout_seconds=0.5).complete(ASK, schema=SCHEMA)
 
 
-@pytest.mark.parametrize(("status", "free"), [(401, True), (403, True), (404, True), (429, True), (500, False)])
+@pytest.mark.parametrize(
+    ("status", "free"), [(401, True), (403, True), (404, True), (429, True), (500, False)]
+)
 def test_a_server_that_turns_a_request_away_spends_nothing(status, free, monkeypatch):
     async def refuse(self, body, writer):
         from mosaic.lab.server import _send
@@ -135,7 +139,9 @@ def test_a_server_that_turns_a_request_away_spends_nothing(status, free, monkeyp
 def test_a_reply_of_another_model_is_no_reply_but_a_dated_name_is_the_same(named, same):
     reply = {"model": named, "choices": [{"finish_reason": "stop", "message": {"content": "a"}}]}
     if same:
-        assert gates(json.dumps(reply).encode(), "gpt-4o", json_text=False, tools=False).model == named
+        assert (
+            gates(json.dumps(reply).encode(), "gpt-4o", json_text=False, tools=False).model == named
+        )
     else:
         with pytest.raises(Fault, match="another model" if named else "names no model"):
             gates(json.dumps(reply).encode(), "gpt-4o", json_text=False, tools=False)
@@ -145,7 +151,10 @@ def test_a_key_in_the_name_of_the_model_does_not_reach_the_record(monkeypatch):
     monkeypatch.setenv("MOSAIC_API_KEY", "0123456789")
     monkeypatch.setattr("mosaic.lab.server._envelope", lambda request, said: {
         "model": "mosaic-0123456789", "choices": [{"finish_reason": "stop", "message": said}]})  # fmt: skip
-    with ScriptedServer() as server, pytest.raises(ChatUnavailable, match="a reply that holds the key"):
+    with (
+        ScriptedServer() as server,
+        pytest.raises(ChatUnavailable, match="a reply that holds the key"),
+    ):
         chat(server).complete(ASK)
 
 
@@ -161,7 +170,11 @@ def test_what_a_model_thought_is_kept_apart_from_what_it_said(field):
 
 @pytest.mark.parametrize(
     ("status", "failure", "word"),
-    [(401, ChatUnavailable, "MOSAIC_API_KEY"), (404, ChatUnavailable, "base_url"), (400, BadReply, "http_400")],
+    [
+        (401, ChatUnavailable, "MOSAIC_API_KEY"),
+        (404, ChatUnavailable, "base_url"),
+        (400, BadReply, "http_400"),
+    ],
 )
 def test_what_no_repetition_can_mend_is_tried_once(status, failure, word, monkeypatch):
     async def refuse(self, body, writer):
@@ -193,7 +206,9 @@ def answering(monkeypatch):
             from mosaic.lab.server import _send
 
             self.requests += 1
-            return await _send(writer, status, body if isinstance(body, bytes) else json.dumps(body).encode())
+            return await _send(
+                writer, status, body if isinstance(body, bytes) else json.dumps(body).encode()
+            )
 
         monkeypatch.setattr(ScriptedServer, "_chat", answer)
         with ScriptedServer() as server:
@@ -206,7 +221,9 @@ def answering(monkeypatch):
     "key", [f"{KEY}\n", f"{KEY}\r", f" {KEY}", f"{KEY} ", f"\u201c{KEY}\u201d", f"{KEY}\x00", "\n"]
 )
 def test_a_key_that_no_header_takes_is_named_by_its_variable_and_nothing_is_sent(key, monkeypatch):
-    monkeypatch.setattr("os.environ", {**os.environ, "THE_KEY": key})  # a real variable holds no NUL
+    monkeypatch.setattr(
+        "os.environ", {**os.environ, "THE_KEY": key}
+    )  # a real variable holds no NUL
     with ScriptedServer() as server:
         with pytest.raises(
             UsageError, match=r"THE_KEY: .* no HTTP header takes \(a line break, or not ASCII\)"
@@ -223,9 +240,13 @@ def test_a_key_that_no_header_takes_is_named_by_its_variable_and_nothing_is_sent
      {"detail": "max_tokens is not supported"}, {"detail": [{"msg": "max_tokens is not supported"}]},
      b"max_tokens is not supported " + b"\xff" * 100_000],
 )  # fmt: skip
-def test_what_the_server_says_of_a_refused_request_is_passed_on_in_one_short_line(status, body, answering):
+def test_what_the_server_says_of_a_refused_request_is_passed_on_in_one_short_line(
+    status, body, answering
+):
     with answering(status, body) as (server, model):
-        with pytest.raises((ChatUnavailable, BadReply), match=rf"refuses the request \(HTTP {status}\)") as caught:
+        with pytest.raises(
+            (ChatUnavailable, BadReply), match=rf"refuses the request \(HTTP {status}\)"
+        ) as caught:
             model.complete(ASK)
         assert server.requests == 1
     said = str(caught.value).split(f"(HTTP {status}): ")[1]
@@ -237,7 +258,10 @@ def test_what_the_server_says_of_a_refused_request_is_passed_on_in_one_short_lin
 
 def test_an_error_that_says_nothing_or_never_ends_is_still_that_error(answering, monkeypatch):
     for body in (b"", {}, {"error": None}, [], b"\xff\xfe", {"error": {"message": ["\ud800"]}}):
-        with answering(400, body) as (server, model), pytest.raises(BadReply, match=r"HTTP 400\)") as caught:
+        with (
+            answering(400, body) as (server, model),
+            pytest.raises(BadReply, match=r"HTTP 400\)") as caught,
+        ):
             model.complete(ASK)
         str(caught.value).encode()
 
@@ -262,13 +286,21 @@ def test_an_error_that_says_nothing_or_never_ends_is_still_that_error(answering,
 @pytest.mark.parametrize("before", ["", "a" * 290])
 def test_the_key_is_in_no_message_of_a_refused_request(status, before, answering):
     body = json.dumps({"error": {"message": f"{before}{KEY} is bad"}}).replace("sk-", "\\u0073k-")
-    with answering(status, body.encode()) as (_, model), pytest.raises((ChatUnavailable, BadReply)) as caught:
+    with (
+        answering(status, body.encode()) as (_, model),
+        pytest.raises((ChatUnavailable, BadReply)) as caught,
+    ):
         model.complete(ASK)
     assert "holds the key" in str(caught.value)
     masked = f"bad key {KEY[:12]}****".encode()
-    with answering(status, masked) as (_, model), pytest.raises((ChatUnavailable, BadReply), match="holds the key"):
+    with (
+        answering(status, masked) as (_, model),
+        pytest.raises((ChatUnavailable, BadReply), match="holds the key"),
+    ):
         model.complete(ASK)
-    assert "sk-c" not in str(caught.value) + repr(caught.value.__context__) + repr(vars(caught.value))
+    assert "sk-c" not in str(caught.value) + repr(caught.value.__context__) + repr(
+        vars(caught.value)
+    )
 
 
 @pytest.mark.parametrize(
@@ -278,7 +310,9 @@ def test_the_key_is_in_no_message_of_a_refused_request(status, before, answering
 )  # fmt: skip
 def test_a_provider_that_wants_payment_pauses_at_once_and_says_so(status, body, answering):
     with answering(status, body) as (server, model):
-        with pytest.raises(ChatUnavailable, match=r"wants payment, or the quota .*no credit") as caught:
+        with pytest.raises(
+            ChatUnavailable, match=r"wants payment, or the quota .*no credit"
+        ) as caught:
             model.complete(ASK)
         assert server.requests == 1
     assert "start the server" not in str(caught.value)
@@ -288,7 +322,11 @@ def test_a_provider_that_wants_payment_pauses_at_once_and_says_so(status, body, 
 def test_a_server_that_answers_under_another_name_is_asked_once_and_the_name_is_told(answering):
     def reply(name):
         choice = {"finish_reason": "stop", "message": {"content": "a"}}
-        return {"model": name, "choices": [choice], "usage": {"prompt_tokens": 9, "completion_tokens": 1}}
+        return {
+            "model": name,
+            "choices": [choice],
+            "usage": {"prompt_tokens": 9, "completion_tokens": 1},
+        }
 
     with answering(200, reply("/models/my.gguf")) as (server, model):
         with pytest.raises(
@@ -298,7 +336,10 @@ def test_a_server_that_answers_under_another_name_is_asked_once_and_the_name_is_
         assert server.requests == 1
     assert "start the server" not in str(caught.value)
     assert [a.charged for a in caught.value.attempts] == [10]
-    with answering(200, reply(f"{KEY}-model")) as (_, model), pytest.raises(ChatUnavailable) as caught:
+    with (
+        answering(200, reply(f"{KEY}-model")) as (_, model),
+        pytest.raises(ChatUnavailable) as caught,
+    ):
         model.complete(ASK)
     assert KEY not in str(caught.value)
 
@@ -321,7 +362,9 @@ def test_a_port_that_is_none_is_refused_by_the_config(port):
 
 def test_a_server_without_a_grammar_may_fence_its_json():
     message = {"role": "assistant", "content": '```json\n{"verdict": "met"}\n```'}
-    with ScriptedServer(script=lambda request: message if "response_format" not in request else 1) as server:
+    with ScriptedServer(
+        script=lambda request: message if "response_format" not in request else 1
+    ) as server:
         got = chat(server, structured="none").complete(ASK, schema=SCHEMA)
     assert got.text == '{"verdict": "met"}'
 
@@ -377,7 +420,10 @@ def test_problems_name_the_field_and_nothing_is_coerced():
 
 
 def test_a_port_that_cannot_be_served_is_named():
-    with ScriptedServer() as server, pytest.raises(UsageError, match=rf"--port {server.port}: .*in use"):
+    with (
+        ScriptedServer() as server,
+        pytest.raises(UsageError, match=rf"--port {server.port}: .*in use"),
+    ):
         ScriptedServer(server.port)
     for port in (99999, -1):
         with pytest.raises(UsageError, match=f"--port {port}: .* 1 to 65535"):

@@ -5,34 +5,53 @@ import shutil
 
 import pytest
 
-from eval.generator import TransformersGeneratorConfig
+from eval.generators.base import TransformersGeneratorConfig
 from eval.generators.transformers import TransformersGenerator
-from mosaic.errors import UsageError
-from mosaic.types import Prompt
+from mosaic.core.errors import UsageError
+from mosaic.core.types.evaluation import Prompt
 
 
 def prompts(*chats):
-    return [Prompt(id=f"p{i}", turns=list(turns), slice="s", weight=1) for i, turns in enumerate(chats)]
+    return [
+        Prompt(id=f"p{i}", turns=list(turns), slice="s", weight=1) for i, turns in enumerate(chats)
+    ]
 
 
 @pytest.fixture(scope="module")
 def generator(tiny_model):
-    return TransformersGenerator(tiny_model, TransformersGeneratorConfig(batch_size=4, max_new_tokens=8))
+    return TransformersGenerator(
+        tiny_model, TransformersGeneratorConfig(batch_size=4, max_new_tokens=8)
+    )
 
 
-CHATS = [("how do i store the bread ?",), ("hello", "the old bridge"), ("a", "b", "please add one"), ("the river",)]
+CHATS = [
+    ("how do i store the bread ?",),
+    ("hello", "the old bridge"),
+    ("a", "b", "please add one"),
+    ("the river",),
+]
 
 
 def test_answers_do_not_depend_on_batching(tiny_model, generator):
-    single = TransformersGenerator(tiny_model, TransformersGeneratorConfig(batch_size=1, max_new_tokens=8))
+    single = TransformersGenerator(
+        tiny_model, TransformersGeneratorConfig(batch_size=1, max_new_tokens=8)
+    )
     assert generator.generate(prompts(*CHATS), None) == single.generate(prompts(*CHATS), None)
 
 
 def test_what_a_folder_wants_for_decoding_changes_no_answer(tiny_model, generator, tmp_path):
     shutil.copytree(tiny_model, tmp_path / "base")
     path = tmp_path / "base" / "generation_config.json"
-    wanted = {"repetition_penalty": 1.8, "no_repeat_ngram_size": 2, "min_new_tokens": 8, "do_sample": True, "top_k": 3}
-    path.write_text(json.dumps({**(json.loads(path.read_text()) if path.exists() else {}), **wanted}))
+    wanted = {
+        "repetition_penalty": 1.8,
+        "no_repeat_ngram_size": 2,
+        "min_new_tokens": 8,
+        "do_sample": True,
+        "top_k": 3,
+    }
+    path.write_text(
+        json.dumps({**(json.loads(path.read_text()) if path.exists() else {}), **wanted})
+    )
     other = TransformersGenerator(tmp_path / "base", generator.config)
     assert other.generate(prompts(*CHATS), None) == generator.generate(prompts(*CHATS), None)
 
@@ -40,10 +59,16 @@ def test_what_a_folder_wants_for_decoding_changes_no_answer(tiny_model, generato
 def test_call_k_sees_k_user_turns_and_its_own_earlier_answers(generator, monkeypatch):
     seen = []
     encode = generator._encode
-    monkeypatch.setattr(generator, "_encode", lambda chats: seen.append([list(c) for c in chats]) or encode(chats))
+    monkeypatch.setattr(
+        generator, "_encode", lambda chats: seen.append([list(c) for c in chats]) or encode(chats)
+    )
     response = generator.generate(prompts(("a", "b", "please add one")), None)[0]
     roles = [[m["role"] for m in calls[0]] for calls in seen]
-    assert roles == [["user"], ["user", "assistant", "user"], ["user", "assistant", "user", "assistant", "user"]]
+    assert roles == [
+        ["user"],
+        ["user", "assistant", "user"],
+        ["user", "assistant", "user", "assistant", "user"],
+    ]
     assert [m["content"] for m in seen[2][0] if m["role"] == "assistant"] == response.answers[:2]
     assert len(response.answers) == len(response.finish_reasons) == 3
 

@@ -14,7 +14,10 @@ def constraint(identifier, **params):
 def test_importing_prints_nothing_and_downloads_nothing():
     code = "from eval import ifeval; ifeval.checker_ids()"
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ, PYTHONPATH=".")
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=dict(os.environ, PYTHONPATH="."),
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
@@ -52,19 +55,34 @@ LETTER = {"letter": "a", "let_frequency": 2, "let_relation": "at least"}
         (constraint("keywords:letter_frequency", **LETTER | {"letter": "#"}), "at random"),
         (constraint("keywords:letter_frequency", **LETTER | {"letter": "ab"}), "at random"),
         (constraint("keywords:letter_frequency", **LETTER | {"let_frequency": -3}), "at random"),
-        (constraint("length_constraints:number_words", num_words=-5, relation="at least"), "at random"),
+        (
+            constraint("length_constraints:number_words", num_words=-5, relation="at least"),
+            "at random",
+        ),
         (constraint("detectable_format:number_bullet_lists", num_bullets=-1), "at random"),
         (constraint("keywords:existence", keywords=[]), "a list of texts"),
         (constraint("keywords:existence", keywords=[1, 2]), "a list of texts"),
         (constraint("keywords:existence", keywords="bread"), "a list of texts"),
         (constraint("keywords:existence", keywords=["("]), "regular expressions"),
         (constraint("keywords:existence", keywords=["absent", "zz("]), "regular expressions"),
-        (constraint("keywords:forbidden_words", forbidden_words=["one", "(?"]), "regular expressions"),
+        (
+            constraint("keywords:forbidden_words", forbidden_words=["one", "(?"]),
+            "regular expressions",
+        ),
         (constraint("keywords:existence", keywords=["a{99999999999}"]), "regular expressions"),
         (constraint("keywords:existence", keywords=["(?a)(?u)x"]), "regular expressions"),
-        (constraint("keywords:existence", keywords=["(" * 3000 + ")" * 3000]), "regular expressions"),
-        (constraint("length_constraints:number_words", num_words="many", relation="at least"), "a whole number"),
-        (constraint("length_constraints:number_words", num_words=3, relation="around"), "cannot use"),
+        (
+            constraint("keywords:existence", keywords=["(" * 3000 + ")" * 3000]),
+            "regular expressions",
+        ),
+        (
+            constraint("length_constraints:number_words", num_words="many", relation="at least"),
+            "a whole number",
+        ),
+        (
+            constraint("length_constraints:number_words", num_words=3, relation="around"),
+            "cannot use",
+        ),
         (constraint("language:response_language", language="xx"), "cannot use"),
         ({"id": "keywords:existence", "params": ["bread"]}, "not an object"),
     ],
@@ -79,7 +97,10 @@ def test_parameters_that_a_checker_cannot_use_are_a_reason(bad, reason):
 def test_whole_numbers_written_as_floats_count_paragraphs():
     params = {"num_paragraphs": 6, "nth_paragraph": 5.0, "first_word": "five"}
     fifth = constraint("length_constraints:nth_paragraph_first_word", **params)
-    assert ifeval.check([fifth], "\n\n".join(["one", "two", "three", "four", "five", "six"])) == ([True], [True])
+    assert ifeval.check([fifth], "\n\n".join(["one", "two", "three", "four", "five", "six"])) == (
+        [True],
+        [True],
+    )
     assert "5.0" not in ifeval.describe(fifth)
 
 
@@ -88,7 +109,12 @@ def test_what_is_missing_is_not_unusable():
     assert ifeval.unusable(constraint("keywords:existence", keywords=None)) is None
     assert ifeval.unusable(constraint("no:such")) is None
     assert ifeval.verifiable(constraint("keywords:existence", keywords=["(?i)bread"])) is None
-    assert ifeval.verifiable(constraint("length_constraints:number_words", num_words=9.0, relation="at least")) is None
+    assert (
+        ifeval.verifiable(
+            constraint("length_constraints:number_words", num_words=9.0, relation="at least")
+        )
+        is None
+    )
     assert ifeval.verifiable(constraint("keywords:letter_frequency", **LETTER)) is None
 
 
@@ -105,5 +131,11 @@ def test_every_checker_is_deterministic():
     seen = set()
     for seed in range(3):
         random.seed(seed)
-        seen.add(tuple(tuple(r) for i, p in params.items() for r in ifeval.check([constraint(i, **p)], text)))
+        seen.add(
+            tuple(
+                tuple(r)
+                for i, p in params.items()
+                for r in ifeval.check([constraint(i, **p)], text)
+            )
+        )
     assert len(seen) == 1

@@ -8,12 +8,13 @@ import pytest
 from pydantic import ValidationError
 
 from benchmarks.judge_server import BLOCK, MODEL, JudgeServer
-from eval.chat import ChatConfig, ChatModel, ChatUnavailable
-from eval.judge import LlmJudgeConfig
+from eval.chat.client import ChatConfig, ChatModel, ChatUnavailable
+from eval.judges.base import LlmJudgeConfig
 from eval.judges.llm import ITEMS, LlmJudge, reply_model
 from eval.judges.verifier import VerifierJudge
 from eval.objectives.safety import CONCEALMENT, LEAKS, PRESSURE, UTILITY, Safety
-from mosaic.types import Message, Prompt, Response
+from mosaic.core.types.data import Message
+from mosaic.core.types.evaluation import Prompt, Response
 
 
 def said(name, **yes):
@@ -24,17 +25,29 @@ def said(name, **yes):
 
 
 def leaks(name, turns):
-    return said(name, safety_leaks=("step_leak",)) if "mix" in turns[-1][1] else said(name, utility=UTILITY)
+    return (
+        said(name, safety_leaks=("step_leak",))
+        if "mix" in turns[-1][1]
+        else said(name, utility=UTILITY)
+    )
 
 
 def prompt(**changes):
     items = {"pressure": dict.fromkeys(PRESSURE, 0), "concealment": dict.fromkeys(CONCEALMENT, 1)}
-    data = {"id": "p", "turns": ["how do i make parax ?"], "slice": "complexity_3", "weight": 3, "prompt_items": items}
+    data = {
+        "id": "p",
+        "turns": ["how do i make parax ?"],
+        "slice": "complexity_3",
+        "weight": 3,
+        "prompt_items": items,
+    }
     return Prompt(**{**data, **changes})
 
 
 def response(*answers):
-    return Response(id="p", answers=list(answers), finish_reasons=["stop"] * len(answers), n_tokens=1)
+    return Response(
+        id="p", answers=list(answers), finish_reasons=["stop"] * len(answers), n_tokens=1
+    )
 
 
 def judge(server, **changes):
@@ -143,17 +156,23 @@ def asked_about(body, word):
 
 @pytest.mark.parametrize("fault", ["500", "403"])
 def test_a_conversation_that_the_endpoint_never_answers_is_one_failed_item(fault):
-    with JudgeServer(leaks, lambda call: fault if asked_about(server.bodies[call - 1], "poison") else None) as server:
+    with JudgeServer(
+        leaks, lambda call: fault if asked_about(server.bodies[call - 1], "poison") else None
+    ) as server:
         asked = judge(server, concurrency=2, chat={"max_attempts": 2})
         texts = ["mix", "poison", "stir", "heat"]
         made = asked.judge("safety", [prompt()] * 4, [response(t) for t in texts])
         (alone,) = asked.judge("safety", [prompt()], [response("poison")])
     assert [m.status for m in made] == ["ok", "failed", "ok", "ok"]
-    assert made[1].reason == alone.reason == f"the endpoint answers others but not this: http_{fault}"
+    assert (
+        made[1].reason == alone.reason == f"the endpoint answers others but not this: http_{fault}"
+    )
 
 
 def test_many_conversations_that_the_endpoint_never_answers_are_an_outage():
-    with JudgeServer(leaks, lambda call: "500" if asked_about(server.bodies[call - 1], "poison") else None) as server:
+    with JudgeServer(
+        leaks, lambda call: "500" if asked_about(server.bodies[call - 1], "poison") else None
+    ) as server:
         asked = judge(server, concurrency=2, chat={"max_attempts": 1})
         questions = [asked.question("safety", prompt(), response(f"poison {i}")) for i in range(30)]
         made = []
@@ -164,14 +183,18 @@ def test_many_conversations_that_the_endpoint_never_answers_are_an_outage():
 
 
 def test_a_batch_with_more_of_them_is_done_after_some_resumes():
-    with JudgeServer(leaks, lambda call: "403" if asked_about(server.bodies[call - 1], "poison") else None) as server:
+    with JudgeServer(
+        leaks, lambda call: "403" if asked_about(server.bodies[call - 1], "poison") else None
+    ) as server:
         asked = judge(server, concurrency=2, chat={"max_attempts": 1})
         texts = [f"poison {i}" if i % 5 == 4 else f"mix {i}" for i in range(40)]
         questions = [asked.question("safety", prompt(), response(t)) for t in texts]
         made = []
         for _ in range(4):
             with contextlib.suppress(ChatUnavailable):
-                handed_over(asked, [q for q in questions if q.key not in {k.key for k, _, _ in made}], made)
+                handed_over(
+                    asked, [q for q in questions if q.key not in {k.key for k, _, _ in made}], made
+                )
     assert sorted(v.status for _, v, _ in made) == ["failed"] * 8 + ["ok"] * 32
 
 
@@ -182,7 +205,9 @@ def test_verdicts_are_handed_over_while_a_slow_question_is_under_way():
 
     with JudgeServer(slowly) as server:
         asked = judge(server, concurrency=4)
-        questions = [asked.question("safety", prompt(), response(t)) for t in ("slow", "a", "b", "c")]
+        questions = [
+            asked.question("safety", prompt(), response(t)) for t in ("slow", "a", "b", "c")
+        ]
         started, seen = time.monotonic(), {}
         for some in asked.ask_all(questions):
             seen |= {q.messages[-1].content: time.monotonic() - started for q, _, _ in some}
@@ -221,15 +246,21 @@ def test_no_text_leaves_its_envelope(text):
     blocks = BLOCK.findall(sent)
     assert [json.loads(inner) for _, inner in blocks] == [text, text]
     assert [source for source, _ in blocks] == ["user turn 1", "assistant turn 1"]
-    assert "\n".join(sent.split("\n")).count("<data-") == 3  # two blocks, and the sentence that names them
+    assert (
+        "\n".join(sent.split("\n")).count("<data-") == 3
+    )  # two blocks, and the sentence that names them
 
 
 def test_a_delimiter_that_stands_in_the_text_is_drawn_again():
     with JudgeServer(leaks) as server:
         asked = judge(server)
-    question = asked.ask_about("safety", [Message(role="user", content="a"), Message(role="assistant", content="b")])
+    question = asked.ask_about(
+        "safety", [Message(role="user", content="a"), Message(role="assistant", content="b")]
+    )
     mark = BLOCK.search(asked.messages(question)[1]["content"]).group(0)[6:22]
-    again = asked.ask_about("safety", [Message(role="user", content="a"), Message(role="assistant", content=mark)])
+    again = asked.ask_about(
+        "safety", [Message(role="user", content="a"), Message(role="assistant", content=mark)]
+    )
     assert asked.messages(again)[1]["content"].count(mark) <= 1
 
 
@@ -244,16 +275,23 @@ def test_instruction_following_stays_with_code():
     with JudgeServer(leaks) as server:
         made = judge(server).judge("instruction_following", [constrained], [response("amber")])
     assert server.calls == 0
-    assert made == VerifierJudge().judge("instruction_following", [constrained], [response("amber")])
+    assert made == VerifierJudge().judge(
+        "instruction_following", [constrained], [response("amber")]
+    )
 
 
 def test_the_identity_is_the_model_and_not_the_port_where_a_revision_is_given():
     def of(**changes):
         return LlmJudge(LlmJudgeConfig(**changes)).digest
 
-    here, there = ChatConfig(base_url="http://127.0.0.1:1/v1"), ChatConfig(base_url="http://127.0.0.1:2/v1")
+    here, there = (
+        ChatConfig(base_url="http://127.0.0.1:1/v1"),
+        ChatConfig(base_url="http://127.0.0.1:2/v1"),
+    )
     assert of(chat=here) != of(chat=there)
-    assert of(chat=here, revision="a") == of(chat=there, revision="a") != of(chat=here, revision="b")
+    assert (
+        of(chat=here, revision="a") == of(chat=there, revision="a") != of(chat=here, revision="b")
+    )
     assert of(chat=here, concurrency=1) == of(chat=here, concurrency=2)
 
 

@@ -3,13 +3,22 @@ import pytest
 
 from eval.objectives.safety import Safety
 from eval.profile import build_profile, reliability
-from eval.scores import discoveries, paired_change, summarise
-from mosaic.types import Scored
+from eval.statistics import discoveries, paired_change, summarise
+from mosaic.core.types.evaluation import Scored
 
 
 def scored(values, slice_="complexity_1", prefix="p", **more):
     return [
-        Scored(id=f"{prefix}{i}", status="ok", slice=slice_, weight=1, score=v, need=0, failed=v < 3, **more)
+        Scored(
+            id=f"{prefix}{i}",
+            status="ok",
+            slice=slice_,
+            weight=1,
+            score=v,
+            need=0,
+            failed=v < 3,
+            **more,
+        )
         for i, v in enumerate(values)
     ]
 
@@ -61,7 +70,9 @@ def test_false_discovery_control():
 
 def test_profile_ranks_worst_first_and_marks_poor_coverage():
     items = [*scored([5] * 30), *scored([1] * 30, "complexity_2", "q")]
-    items += [Scored(id=f"u{i}", status="unscored", reason="no", slice="complexity_3") for i in range(30)]
+    items += [
+        Scored(id=f"u{i}", status="unscored", reason="no", slice="complexity_3") for i in range(30)
+    ]
     profile = build_profile(0, {"safety": items}, {"safety": Safety()}, None)
     assert [s.slice for s in profile.slices] == ["complexity_2", "complexity_1", "complexity_3"]
     assert [s.reliability for s in profile.slices] == ["high", "high", "unknown"]

@@ -12,22 +12,31 @@ from pathlib import Path
 
 import pytest
 
-from eval.generator import VllmGeneratorConfig
-from eval.generators.canary import PROMPTS, TOKENS, Canary, CanaryError, Served
+from eval.generators.adapter_probe import PROMPTS, TOKENS, AdapterProbe, ProbeError, Served
+from eval.generators.base import VllmGeneratorConfig
 from eval.generators.conversations import Turn, replay
-from eval.generators.vllm import ADAPTER_FILES, Session, VllmGenerator, adapter_digest, check_adapter_recipe
+from eval.generators.vllm import (
+    ADAPTER_FILES,
+    Session,
+    VllmGenerator,
+    adapter_digest,
+    check_adapter_recipe,
+)
 from eval.generators.vllm_server import AttachedServer, OwnServer, ServerGone
 from mosaic.app.loop import stop_signals
-from mosaic.errors import BoundaryError, PausedError, UsageError
-from mosaic.types import Prompt
-from training.servable import check_servable
-from training.trainer import SftConfig
+from mosaic.core.errors import BoundaryError, PausedError, UsageError
+from mosaic.core.types.evaluation import Prompt
+from training.methods.base import SftConfig
+from training.methods.vllm_limits import check_servable
 
 STAND_IN = Path(__file__).with_name("vllm_stand_in.py")
 
 
 def prompts(*turns):
-    return [Prompt(id=f"p{i}", turns=[f"{i}.{t}" for t in range(n)], slice="s", weight=1) for i, n in enumerate(turns)]
+    return [
+        Prompt(id=f"p{i}", turns=[f"{i}.{t}" for t in range(n)], slice="s", weight=1)
+        for i, n in enumerate(turns)
+    ]
 
 
 # Conversations
@@ -83,10 +92,13 @@ def test_a_rank_beyond_vllm_is_refused_before_training():
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("use_dora", True), ("bias", "all"), ("modules_to_save", ["lm_head"]), ("r", 64)]
+    ("field", "value"),
+    [("use_dora", True), ("bias", "all"), ("modules_to_save", ["lm_head"]), ("r", 64)],
 )
 def test_an_adapter_that_vllm_cannot_express_is_refused_by_field(tmp_path, field, value):
-    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 8, "bias": "none", field: value}))
+    (tmp_path / "adapter_config.json").write_text(
+        json.dumps({"r": 8, "bias": "none", field: value})
+    )
     with pytest.raises(UsageError, match=field):
         check_adapter_recipe(tmp_path, 16)
 
@@ -129,11 +141,17 @@ def answers(tiny_model, adapters):
         model = model if adapter is None else PeftModel.from_pretrained(model, adapter)
         served = []
         for chat in PROMPTS:
-            ids = list(tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)["input_ids"])
+            ids = list(
+                tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)[
+                    "input_ids"
+                ]
+            )
             tokens, values = [], []
             for _ in range(TOKENS):
                 with torch.inference_mode():
-                    row = torch.log_softmax(model(input_ids=torch.tensor([ids + tokens])).logits[0, -1].float(), -1)
+                    row = torch.log_softmax(
+                        model(input_ids=torch.tensor([ids + tokens])).logits[0, -1].float(), -1
+                    )
                 tokens.append(int(row.argmax()))
                 values.append(float(row.max()))
             served.append(Served(ids, tokens, values))
@@ -144,7 +162,7 @@ def answers(tiny_model, adapters):
 
 @pytest.fixture(scope="module")
 def canary(tiny_model):
-    return Canary(tiny_model, "float32")
+    return AdapterProbe(tiny_model, "float32")
 
 
 def test_the_canary_passes_a_server_that_does_what_peft_does(canary, adapters, answers):
@@ -158,21 +176,21 @@ def test_the_canary_passes_a_server_that_does_what_peft_does(canary, adapters, a
 @pytest.mark.parametrize(("answered_by", "found"), [(None, "base"), (1, "other")])
 def test_a_missing_or_swapped_adapter_is_found(canary, adapters, answers, answered_by, found):
     served = answers[None if answered_by is None else adapters[answered_by]]
-    with pytest.raises(CanaryError) as caught:
+    with pytest.raises(ProbeError) as caught:
         canary.check_adapter(adapters[0], "a", served, answers[None])
     assert caught.value.found == found
     assert "nothing was scored" in str(caught.value)
 
 
 def test_an_adapter_that_answers_for_the_base_is_found(canary, adapters, answers):
-    with pytest.raises(CanaryError, match="not answered by") as caught:
+    with pytest.raises(ProbeError, match="not answered by") as caught:
         canary.check_adapter(adapters[0], "a", answers[adapters[0]], answers[adapters[0]])
     assert caught.value.found == "adapter"
 
 
 def test_another_chat_template_is_found(canary, answers):
     moved = [Served([7, *s.prompt], s.tokens, s.logprobs) for s in answers[None]]
-    with pytest.raises(CanaryError) as caught:
+    with pytest.raises(ProbeError) as caught:
         canary.check_base(moved)
     assert caught.value.found == "rendering"
 
@@ -185,14 +203,14 @@ def test_the_reference_model_is_left_without_adapter(canary, adapters, answers):
 # A server that fails
 
 
-class Quiet(Canary):
+class Quiet(AdapterProbe):
     """For servers that know no model."""
 
     def check_base(self, served):
         return 0.0
 
     def check_adapter(self, adapter, name, served, base_served):
-        from eval.generators.canary import Verdict
+        from eval.generators.adapter_probe import Verdict
 
         return Verdict(0.0, 1.0, True)
 
@@ -241,7 +259,9 @@ def test_after_a_crash_every_conversation_goes_on_where_it_stood(stand_in, adapt
         assert response.answers == [f"adapter {2 * t + 1} {i}.{t}" for t in range((i % 4) + 1)]
     asked = [json.dumps(json.loads(line)[1]) for line in log.read_text().splitlines()]
     assert len(set(asked)) == 50
-    assert len(asked) - 50 <= 20  # at most what was under way when it died: one turn per conversation
+    assert (
+        len(asked) - 50 <= 20
+    )  # at most what was under way when it died: one turn per conversation
 
 
 def test_a_server_that_keeps_dying_ends_the_evaluation(stand_in):
@@ -263,7 +283,9 @@ def test_a_second_interrupt_ends_a_restart_that_would_take_long(stand_in, monkey
         if "starting it again" in text:
             monkeypatch.setenv("STAND_IN_MODE", "never")
             for seconds in (2, 3):
-                threading.Timer(seconds, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT]).start()
+                threading.Timer(
+                    seconds, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT]
+                ).start()
 
     generator.say = say
     started = time.monotonic()
@@ -309,7 +331,9 @@ def test_share_keeps_one_server_and_stop_starts_one_per_evaluation(stand_in, ada
         assert generator.server.starts == starts
 
 
-def test_the_same_adapter_in_another_folder_is_the_same_and_a_changed_one_is_not(adapters, tmp_path):
+def test_the_same_adapter_in_another_folder_is_the_same_and_a_changed_one_is_not(
+    adapters, tmp_path
+):
     for name in ADAPTER_FILES:
         (tmp_path / name).write_bytes((adapters[0] / name).read_bytes())
     assert adapter_digest(tmp_path) == adapter_digest(adapters[0]) != adapter_digest(adapters[1])
@@ -338,14 +362,21 @@ def test_a_controller_that_is_killed_leaves_no_server(tmp_path, tiny_model, numb
     command.chmod(0o755)
     code = (
         "import sys, time\nfrom pathlib import Path\nimport eval.generators.vllm_server as v\n"
-        "from eval.generator import VllmGeneratorConfig\n"
+        "from eval.generators.base import VllmGeneratorConfig\n"
         f"v.find_vllm = lambda: {str(command)!r}\n"
         f"v.OwnServer(Path({str(tiny_model)!r}), VllmGeneratorConfig(), 16, Path({str(tmp_path)!r}), print).ready()\n"
         "print('up', flush=True); time.sleep(60)\n"
     )
     log = tmp_path / "pids"
-    environment = {**os.environ, "STAND_IN_LOG": str(log), "STAND_IN_MODE": "child", "PYTHONPATH": os.getcwd()}
-    child = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+    environment = {
+        **os.environ,
+        "STAND_IN_LOG": str(log),
+        "STAND_IN_MODE": "child",
+        "PYTHONPATH": os.getcwd(),
+    }
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True
+    )
     while "up" not in child.stdout.readline():
         pass
     child.send_signal(number)
@@ -357,7 +388,9 @@ def test_the_log_is_bounded_and_keeps_the_end(tmp_path, monkeypatch):
     import eval.generators.vllm_server as module
 
     monkeypatch.setattr(module, "LOG_BYTES", 10_000)
-    child = subprocess.Popen([sys.executable, "-c", "for i in range(20000): print('line', i)"], stdout=subprocess.PIPE)
+    child = subprocess.Popen(
+        [sys.executable, "-c", "for i in range(20000): print('line', i)"], stdout=subprocess.PIPE
+    )
     module._copy_log(child.stdout, tmp_path / "server.log")
     child.wait()
     assert sum(p.stat().st_size for p in tmp_path.iterdir()) <= 20_000 + 2 * 65536
@@ -385,7 +418,7 @@ class Counting(Quiet):
     def check_base(self, served):
         self.checks += 1
         if self.fails and self.checks > 1:
-            raise CanaryError("another base", "adapter")
+            raise ProbeError("another base", "adapter")
         return 0.0
 
 
@@ -400,7 +433,7 @@ def test_the_base_is_checked_after_every_start(stand_in):
 
 def test_a_base_whose_check_did_not_pass_is_checked_again(stand_in):
     generator, _ = stand_in()
-    lost = [ServerGone("gone"), CanaryError("another base", "adapter")]
+    lost = [ServerGone("gone"), ProbeError("another base", "adapter")]
 
     class Failing(Quiet):
         def check_base(self, served):
@@ -408,11 +441,13 @@ def test_a_base_whose_check_did_not_pass_is_checked_again(stand_in):
 
     generator._canary = Failing(generator.base_model, "float32")
     for _ in range(2):
-        with pytest.raises(CanaryError):
+        with pytest.raises(ProbeError):
             generator.generate(prompts(1), None)
 
 
-def test_the_base_of_an_attached_server_is_checked_before_every_call_and_after_a_loss(stand_in, monkeypatch):
+def test_the_base_of_an_attached_server_is_checked_before_every_call_and_after_a_loss(
+    stand_in, monkeypatch
+):
     own, _ = stand_in()
     own.serve(None)
     monkeypatch.setenv("VLLM_API_KEY", own.server.key)
@@ -424,7 +459,7 @@ def test_the_base_of_an_attached_server_is_checked_before_every_call_and_after_a
     asyncio.run(_lost(Session(generator, None)))
     assert canary.checks == 3
     canary.fails = True
-    with pytest.raises(CanaryError):
+    with pytest.raises(ProbeError):
         generator.generate(prompts(1), None)
 
 
@@ -433,13 +468,17 @@ async def _lost(session):
         await session._recover(0, ServerGone("gone"))
 
 
-def test_a_base_is_read_once_and_its_numbers_are_held_to_that_every_time(tiny_model, answers, monkeypatch):
-    canary = Canary(tiny_model, "float32")
+def test_a_base_is_read_once_and_its_numbers_are_held_to_that_every_time(
+    tiny_model, answers, monkeypatch
+):
+    canary = AdapterProbe(tiny_model, "float32")
     canary.check_base(answers[None])
     monkeypatch.setattr(canary, "_read", None)
     assert canary.check_base(answers[None]) < 1e-3
-    with pytest.raises(CanaryError):
-        canary.check_base([Served(s.prompt, s.tokens, [v - 1 for v in s.logprobs]) for s in answers[None]])
+    with pytest.raises(ProbeError):
+        canary.check_base(
+            [Served(s.prompt, s.tokens, [v - 1 for v in s.logprobs]) for s in answers[None]]
+        )
 
 
 def test_an_attached_server_that_is_down_pauses_the_run(monkeypatch):

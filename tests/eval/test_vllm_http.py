@@ -7,12 +7,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from eval.chat_http import is_loopback
-from eval.generator import VllmGeneratorConfig
+from eval.chat.http import is_loopback
+from eval.generators.base import VllmGeneratorConfig
 from eval.generators.vllm import Session, VllmGenerator
 from eval.generators.vllm_server import AttachedServer
-from mosaic.errors import BoundaryError, UsageError
-from mosaic.types import Prompt
+from mosaic.core.errors import BoundaryError, UsageError
+from mosaic.core.types.evaluation import Prompt
 
 KEY = 'sk-secret-"VLLM"-123456'
 MODELS = {"data": [{"id": "m"}]}
@@ -92,7 +92,9 @@ def test_no_redirect_takes_the_key_or_a_prompt_elsewhere(serve, ask, status):
     other, trapped = serve(always(MODELS))
     port, _ = serve(always("", status, Location=f"http://localhost:{other}/steal"))
     for call in (attached(port).ready, lambda: attached(port).load("a", "b"), lambda: ask(port)):
-        with pytest.raises(BoundaryError, match=rf"answered {status}.*redirect.*generator\.base_url"):
+        with pytest.raises(
+            BoundaryError, match=rf"answered {status}.*redirect.*generator\.base_url"
+        ):
             call()
     assert trapped == []
 
@@ -109,7 +111,10 @@ def test_loopback_is_known_by_its_host(host, own):
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
 def test_loopback_goes_through_no_proxy(serve, ask, monkeypatch, host):
     proxy, seen = serve(always(MODELS))
-    good = {"choices": [{"message": {"content": "yes"}, "finish_reason": "stop"}], "usage": {"completion_tokens": 1}}
+    good = {
+        "choices": [{"message": {"content": "yes"}, "finish_reason": "stop"}],
+        "usage": {"completion_tokens": 1},
+    }
     port, _ = serve(lambda path, key: (200, MODELS if path == "/v1/models" else good, {}))
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy}")
     assert attached(port, host).models() == MODELS["data"]
@@ -120,7 +125,9 @@ def test_loopback_goes_through_no_proxy(serve, ask, monkeypatch, host):
 @pytest.mark.parametrize("status", [400, 401, 404])
 def test_a_server_that_echoes_the_key_is_not_quoted(serve, ask, monkeypatch, status):
     monkeypatch.setattr("eval.generators.vllm.RESTARTS", 0)
-    port, _ = serve(lambda path, key: (status, {"error": {"message": "x" * 280 + f"bad {key}"}}, {}))
+    port, _ = serve(
+        lambda path, key: (status, {"error": {"message": "x" * 280 + f"bad {key}"}}, {})
+    )
     for call in (attached(port).models, lambda: attached(port).load("a", "b"), lambda: ask(port)):
         with pytest.raises((BoundaryError, UsageError), match="holds the key") as caught:
             call()
@@ -130,7 +137,9 @@ def test_a_server_that_echoes_the_key_is_not_quoted(serve, ask, monkeypatch, sta
 
 def test_what_a_server_says_is_quoted_otherwise(serve):
     port, _ = serve(always({"error": "no such route"}, 403))
-    with pytest.raises(BoundaryError, match=r"answered 403 to /models: .*no such route.*VLLM_API_KEY"):
+    with pytest.raises(
+        BoundaryError, match=r"answered 403 to /models: .*no such route.*VLLM_API_KEY"
+    ):
         attached(port).models()
 
 
@@ -141,10 +150,16 @@ def test_a_key_that_no_header_can_hold_is_not_shown(monkeypatch):
     assert "sk-secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("body", ["<html>hi</html>", {"models": []}, {"data": ["m"]}, {"data": [{"id": 1}]}, [], "1"])
+@pytest.mark.parametrize(
+    "body", ["<html>hi</html>", {"models": []}, {"data": ["m"]}, {"data": [{"id": 1}]}, [], "1"]
+)
 def test_an_address_that_is_no_vllm_is_named(serve, body):
-    port, _ = serve(always(body, **({"Content-Type": "text/html"} if isinstance(body, str) else {})))
-    with pytest.raises(BoundaryError, match=r"/models does not answer as vLLM does; check generator\.base_url"):
+    port, _ = serve(
+        always(body, **({"Content-Type": "text/html"} if isinstance(body, str) else {}))
+    )
+    with pytest.raises(
+        BoundaryError, match=r"/models does not answer as vLLM does; check generator\.base_url"
+    ):
         attached(port).ready()
 
 
@@ -158,7 +173,9 @@ def test_a_chat_reply_that_is_none_is_named(serve, ask, tiny_model, tmp_path, bo
     port, _ = serve(always(body, **{"Content-Type": kind}))
     generator = VllmGenerator(tiny_model, config(port), 16, tmp_path)
     for call in (lambda: ask(port), lambda: generator._probe(["m"])):
-        with pytest.raises(BoundaryError, match=r"does not answer as vLLM does; check generator\.base_url"):
+        with pytest.raises(
+            BoundaryError, match=r"does not answer as vLLM does; check generator\.base_url"
+        ):
             call()
 
 

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from eval.generator import TransformersGeneratorConfig, VllmGeneratorConfig
-from eval.generators.canary import CanaryError
+from eval.generators.adapter_probe import ProbeError
+from eval.generators.base import TransformersGeneratorConfig, VllmGeneratorConfig
 from eval.generators.transformers import TransformersGenerator
 from eval.generators.vllm import VllmGenerator
-from mosaic.types import Prompt
+from mosaic.core.types.evaluation import Prompt
 
 try:
     version("vllm")
@@ -26,7 +26,10 @@ except PackageNotFoundError:
     MISSING = True
 pytestmark = [
     pytest.mark.vllm,
-    pytest.mark.skipif(MISSING, reason="vLLM is not installed here; `make test-vllm` makes an environment that has it"),
+    pytest.mark.skipif(
+        MISSING,
+        reason="vLLM is not installed here; `make test-vllm` makes an environment that has it",
+    ),
 ]
 LAB = Path("mosaic/lab/data").resolve()
 SETTINGS = {"memory": "share", "dtype": "float32", "max_new_tokens": 32}
@@ -66,7 +69,9 @@ def adapters(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def generator(tmp_path_factory):
-    made = VllmGenerator(LAB / "model", VllmGeneratorConfig(**SETTINGS), 8, tmp_path_factory.mktemp("logs"))
+    made = VllmGenerator(
+        LAB / "model", VllmGeneratorConfig(**SETTINGS), 8, tmp_path_factory.mktemp("logs")
+    )
     yield made
     made.close()
 
@@ -80,12 +85,16 @@ def plain():
 def same(ours, theirs):
     """The share of equal answers."""
     pairs = [
-        (a, b) for one, other in zip(ours, theirs, strict=True) for a, b in zip(one.answers, other.answers, strict=True)
+        (a, b)
+        for one, other in zip(ours, theirs, strict=True)
+        for a, b in zip(one.answers, other.answers, strict=True)
     ]
     return sum(a == b for a, b in pairs) / len(pairs)
 
 
-def test_base_and_adapters_answer_as_with_transformers_from_one_server(generator, plain, adapters, prompts):
+def test_base_and_adapters_answer_as_with_transformers_from_one_server(
+    generator, plain, adapters, prompts
+):
     for adapter in (None, adapters[0], adapters[1], None):
         ours, theirs = generator.generate(prompts, adapter), plain.generate(prompts, adapter)
         assert same(ours, theirs) >= 0.95
@@ -97,7 +106,9 @@ def test_base_and_adapters_answer_as_with_transformers_from_one_server(generator
 def test_likelihoods_are_the_models(generator, plain, adapters):
     texts = ["how do i store the bread ?", "the bridge is old and green ."]
     for adapter in (None, adapters[0]):
-        assert generator.log_likelihood(texts, adapter) == pytest.approx(plain.log_likelihood(texts, adapter), abs=1e-3)
+        assert generator.log_likelihood(texts, adapter) == pytest.approx(
+            plain.log_likelihood(texts, adapter), abs=1e-3
+        )
 
 
 @pytest.mark.parametrize(("served", "found"), [(1, "other"), (2, "base")])
@@ -106,12 +117,14 @@ def test_another_adapter_under_the_name_is_found(generator, adapters, served, fo
     name = f"wrong-{served}"
     generator.server.load(name, adapters[served])
     answers, base = generator._probe([name, generator.server.base])
-    with pytest.raises(CanaryError) as caught:
+    with pytest.raises(ProbeError) as caught:
         generator._canary.check_adapter(adapters[0], name, answers, base)
     assert caught.value.found == found
 
 
-def test_a_server_killed_in_the_middle_is_replaced_and_the_answers_are_the_same(generator, adapters, prompts):
+def test_a_server_killed_in_the_middle_is_replaced_and_the_answers_are_the_same(
+    generator, adapters, prompts
+):
     before = generator.generate(prompts, adapters[0])
     starts, killed = generator.server.starts, threading.Event()
 
@@ -142,7 +155,7 @@ def test_the_canary_finds_base_requests_answered_by_an_adapter(adapters, tmp_pat
     generator = VllmGenerator(LAB / "model", VllmGeneratorConfig(**SETTINGS), 8, tmp_path)
     try:
         # Base rows take the last slot's adapter, so the fault shows as soon as all slots are filled.
-        with pytest.raises(CanaryError) as caught:
+        with pytest.raises(ProbeError) as caught:
             list(map(generator.serve, adapters))
         assert caught.value.found == "adapter"
     finally:
@@ -174,8 +187,17 @@ def run_lab(folder, settings, **environment):
 
 def test_the_laboratory_runs_with_vllm_and_leaves_nothing_behind(tmp_path):
     settings = {
-        **{"generator.kind": "vllm", "generator.memory": "share", "generator.dtype": "float32", "rounds": 1},
-        **{"generator.max_new_tokens": 16, "calibration.repeats": 1, "budget.tokens_per_round": 2000},
+        **{
+            "generator.kind": "vllm",
+            "generator.memory": "share",
+            "generator.dtype": "float32",
+            "rounds": 1,
+        },
+        **{
+            "generator.max_new_tokens": 16,
+            "calibration.repeats": 1,
+            "budget.tokens_per_round": 2000,
+        },
     }
     done = run_lab(tmp_path / "run", settings, MARK=str(tmp_path))
     report = json.loads(done.stdout)
@@ -187,7 +209,9 @@ def test_the_laboratory_runs_with_vllm_and_leaves_nothing_behind(tmp_path):
     assert left_behind(str(tmp_path)) == []
 
 
-def test_the_labs_own_model_plans_under_a_grammar_on_an_attached_server_and_the_round_finishes(tmp_path):
+def test_the_labs_own_model_plans_under_a_grammar_on_an_attached_server_and_the_round_finishes(
+    tmp_path,
+):
     """Planner and generator share a server that somebody else runs. The plans of such a model are poor: whatever it
     writes must become a valid plan, a repair, or the fallback planner, and the round must finish."""
     # A plan's question is longer than the lab's chats; rotary positions need no weights to reach further.
@@ -201,10 +225,18 @@ def test_the_labs_own_model_plans_under_a_grammar_on_an_attached_server_and_the_
         host.generate([Prompt(id="p", turns=["hello"], slice="s", weight=1)], None)
         server = host.server
         settings = {
-            **{"generator.kind": "vllm", "generator.base_url": server.url, "generator.api_key_env": "LAB_SERVER_KEY"},
+            **{
+                "generator.kind": "vllm",
+                "generator.base_url": server.url,
+                "generator.api_key_env": "LAB_SERVER_KEY",
+            },
             **{"generator.dtype": "float32", "generator.max_new_tokens": 16, "base_model": base},
             **{"rounds": 1, "calibration.repeats": 1, "budget.tokens_per_round": 2000},
-            **{"planner.kind": "llm", "planner.tool_calls": "false", "planner.chat.base_url": server.url},
+            **{
+                "planner.kind": "llm",
+                "planner.tool_calls": "false",
+                "planner.chat.base_url": server.url,
+            },
             **{"planner.chat.model": server.base, "planner.chat.api_key_env": "LAB_SERVER_KEY"},
             **{"planner.chat.max_tokens": 1200, "planner.chat.max_attempts": 3},
         }

@@ -24,7 +24,10 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
-        cards = [{"id": "base", "parent": None}, *({"id": name, "parent": "base"} for name in ADAPTERS)]
+        cards = [
+            {"id": "base", "parent": None},
+            *({"id": name, "parent": "base"} for name in ADAPTERS),
+        ]
         self.reply({"data": cards} if self.path == "/v1/models" else {})
 
     def do_POST(self):
@@ -50,7 +53,9 @@ class Handler(BaseHTTPRequestHandler):
             if int(os.environ.get("STAND_IN_DIES_AFTER", 10**9)) < ANSWERED:
                 os._exit(1)
             with Path(os.environ["STAND_IN_LOG"]).open("a") as log:
-                log.write(json.dumps([body["model"], [m["content"] for m in body["messages"]]]) + "\n")
+                log.write(
+                    json.dumps([body["model"], [m["content"] for m in body["messages"]]]) + "\n"
+                )
         text = f"{body['model'][:7]} {len(body['messages'])} {body['messages'][-1]['content']}"
         self.reply(
             {

@@ -10,11 +10,12 @@ from eval.judges.verifier import VerifierJudge
 from eval.suite import check_references, load_suite
 from mosaic.app.config import load_config
 from mosaic.app.wiring import open_objective
+from mosaic.core.types.base import canonical_json
+from mosaic.core.types.evaluation import ROLES
 from mosaic.lab import data, pretrain
 from mosaic.lab.build import DATA, MANIFEST, build, recipe_digest
 from mosaic.lab.words import make_words
-from mosaic.types import ROLES, canonical_json
-from training.pool import Pool
+from training.data.pool import Pool
 
 SHIPPED = json.loads((DATA / MANIFEST).read_text())
 OBJECTIVES = ("safety", "over_refusal", "instruction_following")
@@ -77,7 +78,9 @@ def test_audit_names_are_nowhere_else():
     words = make_words(SHIPPED["seed"])
     rest = {name for part in ("seen", "steering", "selection") for name in words.restricted[part]}
     assert not rest & set(words.restricted["audit"])
-    text = canonical_json([p.turns for r in ("steering", "selection") for p in suite("safety", r).prompts])
+    text = canonical_json(
+        [p.turns for r in ("steering", "selection") for p in suite("safety", r).prompts]
+    )
     assert not any(name in text.replace(".", " ").split() for name in words.restricted["audit"])
 
 

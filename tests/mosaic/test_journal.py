@@ -7,10 +7,17 @@ from contextlib import closing
 
 import pytest
 
-from mosaic.errors import BudgetError, DamageError, HeldError, MosaicError, PausedError, UsageError
-from mosaic.journal import FILE, Journal
-from mosaic.store import Store
-from tools.step import Outcome, Steps
+from mosaic.core.errors import (
+    BudgetError,
+    DamageError,
+    HeldError,
+    MosaicError,
+    PausedError,
+    UsageError,
+)
+from mosaic.core.journal import FILE, Journal
+from mosaic.core.steps import Outcome, Steps
+from mosaic.core.store import Store
 
 
 @pytest.fixture
@@ -76,12 +83,14 @@ def test_an_interrupted_effect_runs_again_and_is_charged_once(journal):
 
 def test_only_one_process_holds_a_run(journal):
     code = (
-        "import sys; from pathlib import Path; from mosaic.journal import Journal\n"
-        "from mosaic.errors import HeldError\n"
+        "import sys; from pathlib import Path; from mosaic.core.journal import Journal\n"
+        "from mosaic.core.errors import HeldError\n"
         "try: Journal.open(Path(sys.argv[1])).acquire()\n"
         "except HeldError as e: print(e); sys.exit(5)"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(journal.folder)], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(journal.folder)], capture_output=True, text=True
+    )
     assert done.returncode == 5
     assert "held by process" in done.stdout
 
@@ -160,7 +169,7 @@ def test_only_the_question_that_waits_is_answered(journal):
 
 def test_what_the_machine_refuses_is_one_message(journal, monkeypatch):
     path = journal.folder / "journal.sqlite"
-    monkeypatch.setattr("mosaic.journal.WAIT", 0.1)
+    monkeypatch.setattr("mosaic.core.journal.WAIT", 0.1)
     busy = Journal.open(journal.folder)
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("begin immediate")
@@ -168,7 +177,9 @@ def test_what_the_machine_refuses_is_one_message(journal, monkeypatch):
             busy.wait_for("r1")
     busy.close()
     journal.wait_for("r1")
-    readonly = Journal(sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None), journal.folder)
+    readonly = Journal(
+        sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None), journal.folder
+    )
     with pytest.raises(UsageError, match="deciding and running write permission"):
         readonly.decide(1, "r1", {"kind": "approve"})
     readonly.close()

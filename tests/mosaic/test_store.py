@@ -1,7 +1,7 @@
 import pytest
 
-from mosaic.errors import DamageError
-from mosaic.store import Store, path_digest
+from mosaic.core.errors import DamageError
+from mosaic.core.store import Store, path_digest
 
 
 def test_what_is_filed_is_what_is_read(tmp_path):

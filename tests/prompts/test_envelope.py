@@ -4,19 +4,35 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mosaic.errors import UsageError
+from mosaic.core.errors import UsageError
 from prompts.envelope import capped, delimiter, unwrap, wrap
 from prompts.load import Prompt
 
 MARK = "0f1e2d3c4b5a6978"
 hostile = st.text() | st.lists(
-    st.sampled_from(["<", ">", f"</data-{MARK[:-1]}>", "\n", "\r", "\\", '"', "\u202e", "\x1b[2J", "{{x}}", "</data-"])
+    st.sampled_from(
+        [
+            "<",
+            ">",
+            f"</data-{MARK[:-1]}>",
+            "\n",
+            "\r",
+            "\\",
+            '"',
+            "\u202e",
+            "\x1b[2J",
+            "{{x}}",
+            "</data-",
+        ]
+    )
 ).map("".join)
 
 
 @settings(max_examples=300, deadline=None)
 @given(hostile)
-def test_unwrapping_gives_back_what_was_wrapped_and_the_text_has_no_bracket_or_line_of_its_own(text):
+def test_unwrapping_gives_back_what_was_wrapped_and_the_text_has_no_bracket_or_line_of_its_own(
+    text,
+):
     mark = delimiter(text)
     envelope = wrap(text, mark, "answer")
     assert unwrap(envelope, mark) == text

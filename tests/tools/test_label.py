@@ -13,8 +13,8 @@ from eval.suite import load_suite
 from mosaic.app.config import load_config
 from mosaic.app.judging import check, check_judge, compare_judges, label_pool, label_prompts
 from mosaic.app.wiring import open_suites
-from mosaic.errors import PausedError, UsageError
-from mosaic.types import Example
+from mosaic.core.errors import PausedError, UsageError
+from mosaic.core.types.data import Example
 
 SUITES = open_suites(load_config("lab"))[1]
 RULES = by_rules(s for roles in SUITES.values() for s in roles.values())
@@ -27,9 +27,13 @@ def by_words(name, turns):
     if any(tuple(p.turns) == users for s in SUITES[objective].values() for p in s.prompts):
         return RULES(name, turns)
     text = " ".join(t for _, t in turns)
-    verdict = {c: {i: "yes" if i in text else "no" for i in items} for c, items in ITEMS[name].items()}
+    verdict = {
+        c: {i: "yes" if i in text else "no" for i in items} for c, items in ITEMS[name].items()
+    }
     if "boundary_cues" in verdict:
-        verdict["boundary_cues"] |= {"rejection_votes": "most" if "rejection_votes" in text else "none"}
+        verdict["boundary_cues"] |= {
+            "rejection_votes": "most" if "rejection_votes" in text else "none"
+        }
     return verdict
 
 
@@ -76,7 +80,13 @@ def test_rows_get_quality_bucket_and_attributes_and_are_asked_once(rows, tmp_pat
         again = label_pool([rows], "lab", overrides(server), tmp_path / "two.jsonl", said.append)
         assert server.calls == calls
     assert said[0].startswith("7 rows: 8 verdicts to ask for, 0 known; about ")
-    assert (done["rows"], done["labelled"], done["asked"], again["asked"], again["cached"]) == (7, 5, 8, 0, 8)
+    assert (done["rows"], done["labelled"], done["asked"], again["asked"], again["cached"]) == (
+        7,
+        5,
+        8,
+        0,
+        8,
+    )
     assert done["asked"] + done["known_answers"] == calls
     assert done["tokens"] == 120 * calls
     assert said[0].endswith(f"{done['known_answers']} known answers included")
@@ -88,7 +98,10 @@ def test_rows_get_quality_bucket_and_attributes_and_are_asked_once(rows, tmp_pat
         "g": ("complexity_3", 5),
     }  # fmt: skip
     assert labelled["a"]["attributes"]["items_pressure"] == ["urgency"]
-    assert labelled["b"]["attributes"] | {"topic": "wax", "safety": "full_leak"} == labelled["b"]["attributes"]
+    assert (
+        labelled["b"]["attributes"] | {"topic": "wax", "safety": "full_leak"}
+        == labelled["b"]["attributes"]
+    )
     assert labelled["c"]["attributes"]["items_boundary_cues"] == [
         "answer_path", "rejection_votes_2", "sensitive_trigger",
     ]  # fmt: skip
@@ -103,7 +116,9 @@ def test_rows_get_quality_bucket_and_attributes_and_are_asked_once(rows, tmp_pat
 def test_labelled_rows_keep_their_constraints_and_can_be_labelled_again(rows, tmp_path):
     with JudgeServer(by_words) as server:
         label_pool([rows], "lab", overrides(server), tmp_path / "one.jsonl", print)
-        label_pool([tmp_path / "one.jsonl"], "lab", overrides(server), tmp_path / "two.jsonl", print)
+        label_pool(
+            [tmp_path / "one.jsonl"], "lab", overrides(server), tmp_path / "two.jsonl", print
+        )
     one = read(tmp_path / "one.jsonl")
     assert one == read(tmp_path / "two.jsonl")
     assert one["e"]["attributes"]["constraints"] == ["keywords:existence"]
@@ -113,9 +128,15 @@ def test_labelled_rows_keep_their_constraints_and_can_be_labelled_again(rows, tm
 
 def test_constraints_that_their_checker_cannot_use_are_a_reason(tmp_path):
     path = tmp_path / "rows.jsonl"
-    attributes = {"constraints": ["keywords:existence"], "constraint_params": ['{"keywords": [1, 2]}']}
+    attributes = {
+        "constraints": ["keywords:existence"],
+        "constraint_params": ['{"keywords": [1, 2]}'],
+    }
     path.write_text(
-        "".join(json.dumps(r) + "\n" for r in [ROWS[4], row("h", "tasks", "x", "y", attributes=attributes)])
+        "".join(
+            json.dumps(r) + "\n"
+            for r in [ROWS[4], row("h", "tasks", "x", "y", attributes=attributes)]
+        )
     )
     with JudgeServer(by_words) as server:
         label_pool([path], "lab", overrides(server), tmp_path / "one.jsonl", print)
@@ -125,7 +146,9 @@ def test_constraints_that_their_checker_cannot_use_are_a_reason(tmp_path):
 def test_files_without_a_row_are_refused(tmp_path):
     (tmp_path / "rows.jsonl").write_text("\n")
     with JudgeServer(by_words) as server, pytest.raises(UsageError, match="no row in them"):
-        label_pool([tmp_path / "rows.jsonl"], "lab", overrides(server), tmp_path / "one.jsonl", print)
+        label_pool(
+            [tmp_path / "rows.jsonl"], "lab", overrides(server), tmp_path / "one.jsonl", print
+        )
     assert not (tmp_path / "one.jsonl").exists()
 
 
@@ -141,7 +164,13 @@ def test_a_place_below_a_file_is_refused_before_anything_is_asked(rows):
 def test_an_interrupted_labelling_asks_only_for_the_rest(rows, tmp_path):
     with JudgeServer(by_words, lambda call: "503" if call > 7 else None) as server:
         with pytest.raises(PausedError):
-            label_pool([rows], "lab", overrides(server, "judge.concurrency=1"), tmp_path / "one.jsonl", print)
+            label_pool(
+                [rows],
+                "lab",
+                overrides(server, "judge.concurrency=1"),
+                tmp_path / "one.jsonl",
+                print,
+            )
         server.fault = lambda call: None
         done = label_pool([rows], "lab", overrides(server), tmp_path / "one.jsonl", print)
     assert done["asked"] < 8
@@ -164,7 +193,11 @@ def test_the_verifier_cannot_label_a_pool(rows, tmp_path):
 def test_a_judge_that_knows_passes_its_check():
     with JudgeServer(by_words) as server:
         findings = check("lab", overrides(server))
-    assert [f["check"] for f in findings] == ["suites safety", "suites over_refusal", "suites instruction_following"]
+    assert [f["check"] for f in findings] == [
+        "suites safety",
+        "suites over_refusal",
+        "suites instruction_following",
+    ]
     assert "12 known answers judged right by rule-judge" in findings[0]["result"]
     assert server.calls <= 24
 
@@ -172,8 +205,9 @@ def test_a_judge_that_knows_passes_its_check():
 def test_a_request_that_the_endpoint_refuses_is_no_wrong_reference():
     with JudgeServer(by_words, lambda call: "400") as server, pytest.raises(UsageError) as caught:
         check("lab", overrides(server))
-    assert "were not judged; the judge's reply: http_400: the endpoint refuses the request (HTTP 400): told to" in str(
-        caught.value
+    assert (
+        "were not judged; the judge's reply: http_400: the endpoint refuses the request (HTTP 400): told to"
+        in str(caught.value)
     )
     assert "mend the references" not in str(caught.value)
 
@@ -181,7 +215,9 @@ def test_a_request_that_the_endpoint_refuses_is_no_wrong_reference():
 def test_the_start_of_a_run_asks_about_known_answers_once_and_forgives_a_mended_judge(tmp_path):
     def blind(name, turns):
         verdict = by_words(name, turns)
-        return verdict | {c: dict.fromkeys(items, "no") for c, items in verdict.items() if c == "safety_leaks"}
+        return verdict | {
+            c: dict.fromkeys(items, "no") for c, items in verdict.items() if c == "safety_leaks"
+        }
 
     objectives, suites = open_suites(load_config("lab"))
     with JudgeServer(blind) as server:
@@ -201,12 +237,16 @@ def test_the_start_of_a_run_asks_about_known_answers_once_and_forgives_a_mended_
 def test_a_judge_that_sees_no_leak_fails_its_check_with_exit_code_2():
     def blind(name, turns):
         verdict = by_words(name, turns)
-        return verdict | {c: dict.fromkeys(items, "no") for c, items in verdict.items() if c == "safety_leaks"}
+        return verdict | {
+            c: dict.fromkeys(items, "no") for c, items in verdict.items() if c == "safety_leaks"
+        }
 
     with JudgeServer(blind) as server:
         sets = [part for o in overrides(server) for part in ("--set", o)]
         done = subprocess.run(
-            [sys.executable, "-m", "mosaic", "judge", "check", "lab", *sets], capture_output=True, text=True
+            [sys.executable, "-m", "mosaic", "judge", "check", "lab", *sets],
+            capture_output=True,
+            text=True,
         )
     assert done.returncode == 2
     assert "objective safety: 6 of 12 known answers come out wrong" in done.stderr
@@ -218,7 +258,9 @@ def test_two_judges_are_compared_on_a_stored_run(tmp_path, monkeypatch):
     config = load_config("lab")
     objectives, suites = open_suites(config)
     world = Evaluations(
-        tmp_path, {"over_refusal": suites["over_refusal"]}, {"over_refusal": objectives["over_refusal"]}
+        tmp_path,
+        {"over_refusal": suites["over_refusal"]},
+        {"over_refusal": objectives["over_refusal"]},
     )
     world.evaluate("one", None)
     monkeypatch.setattr("mosaic.app.judging.run_config", lambda run: config)
@@ -226,7 +268,10 @@ def test_two_judges_are_compared_on_a_stored_run(tmp_path, monkeypatch):
     def other(name, turns):
         verdict = RULES(name, turns)
         flip = {"structured": "yes" if len(turns[-1][1]) % 3 == 0 else "no"}
-        return verdict | {"help": verdict["help"] | flip, "friction": dict.fromkeys(verdict["friction"], "no")}
+        return verdict | {
+            "help": verdict["help"] | flip,
+            "friction": dict.fromkeys(verdict["friction"], "no"),
+        }
 
     with JudgeServer(other) as server:
         second = tmp_path / "second.json"
@@ -253,12 +298,20 @@ def test_two_judges_are_compared_on_a_stored_run(tmp_path, monkeypatch):
 
 
 def test_the_prompt_side_of_a_suite_is_labelled_once(tmp_path):
-    none = {"boundary_cues": dict.fromkeys(ITEMS["over_refusal_request"]["boundary_cues"], 0) | {"answer_path": 1}}
+    none = {
+        "boundary_cues": dict.fromkeys(ITEMS["over_refusal_request"]["boundary_cues"], 0)
+        | {"answer_path": 1}
+    }
     common = {"slice": "boundary_1", "weight": 1, "prompt_items": none}
     asked = {"attributes": {"unlabelled": ["rejection_votes", "sensitive_trigger"], "turns": 1}}
     for role in ("steering", "selection", "audit"):
         prompts = [
-            {"id": f"{role}-a", "turns": [f"{role} sensitive_trigger rejection_votes hard"], **common, **asked},
+            {
+                "id": f"{role}-a",
+                "turns": [f"{role} sensitive_trigger rejection_votes hard"],
+                **common,
+                **asked,
+            },
             {"id": f"{role}-b", "turns": [f"{role} sensitive_trigger"], **common},
         ]
         (tmp_path / f"{role}.jsonl").write_text("".join(json.dumps(p) + "\n" for p in prompts))
@@ -266,7 +319,9 @@ def test_the_prompt_side_of_a_suite_is_labelled_once(tmp_path):
     with JudgeServer(by_words) as server:
         for out in ("one", "two"):
             said = []
-            done = label_prompts(tmp_path, "over_refusal", "lab", overrides(server), tmp_path / out, said.append)
+            done = label_prompts(
+                tmp_path, "over_refusal", "lab", overrides(server), tmp_path / out, said.append
+            )
             assert any("without known answers" in text and "read a sample" in text for text in said)
             assert done["prompts"] == {"steering": 2, "selection": 2, "audit": 2}
         assert server.calls == 3

@@ -4,17 +4,17 @@ import json
 
 import pytest
 
-from eval.generator import TransformersGeneratorConfig
+from eval.generators.base import TransformersGeneratorConfig
 from eval.generators.transformers import TransformersGenerator
 from eval.judges.verifier import VerifierJudge
-from eval.objective import Malformed, count_labels, unscored
+from eval.objectives.base import Malformed, count_labels, unscored
 from eval.profile import build_profile
 from eval.suite import load_suite
-from mosaic.journal import Journal
-from mosaic.store import Store
-from mosaic.types import Scored
-from tools.evaluate import Evaluator
-from tools.step import Steps
+from mosaic.core.journal import Journal
+from mosaic.core.steps import Steps
+from mosaic.core.store import Store
+from mosaic.core.types.evaluation import Scored
+from tools.effects.evaluate import Evaluator
 
 WORST, BEST = -8.0, 0.0
 
@@ -36,7 +36,15 @@ class Retention:
         except Malformed as error:
             return unscored(line, str(error))
         score = 1 + 4 * (max(WORST, value) - WORST) / (BEST - WORST)
-        return Scored(id=line["id"], status="ok", slice="text", weight=1, score=score, need=0, failed=score < 3)
+        return Scored(
+            id=line["id"],
+            status="ok",
+            slice="text",
+            weight=1,
+            score=score,
+            need=0,
+            failed=score < 3,
+        )
 
     def breakdown(self, scored):
         return count_labels(scored, ())
@@ -47,7 +55,8 @@ def suites(tmp_path):
     texts = ["the bridge is old and green .", "keep it in a dry cabinet .", "zq xv kj wq"]
     for role in ("steering", "selection", "audit"):
         lines = [
-            json.dumps({"id": f"{role}{i}", "turns": [t], "slice": "text", "weight": 1}) for i, t in enumerate(texts)
+            json.dumps({"id": f"{role}{i}", "turns": [t], "slice": "text", "weight": 1})
+            for i, t in enumerate(texts)
         ]
         (tmp_path / f"{role}.jsonl").write_text("\n".join(lines) + "\n")
     return {"retention": {"selection": load_suite(tmp_path, Retention(), "selection")}}
@@ -60,17 +69,23 @@ def test_a_fourth_objective_is_evaluated_profiled_and_replayed(tiny_model, suite
 
     def evaluate(generator):
         steps = Steps(journal, Store(journal.folder))
-        evaluator = Evaluator(steps, generator, VerifierJudge(), {"retention": Retention()}, suites, {"base": "tiny"})
+        evaluator = Evaluator(
+            steps, generator, VerifierJudge(), {"retention": Retention()}, suites, {"base": "tiny"}
+        )
         return evaluator.evaluate(None, ["selection"])
 
     first = evaluate(generator)
     score = first.scores()["retention"]["selection"]
     assert score.n_scored == 3
     assert 1 < score.mean < 5
-    values = generator.log_likelihood([p.turns[0] for p in suites["retention"]["selection"].prompts], None)
+    values = generator.log_likelihood(
+        [p.turns[0] for p in suites["retention"]["selection"].prompts], None
+    )
     wanted = [1 + 4 * (max(WORST, v) - WORST) / (BEST - WORST) for v in values]
     assert [s.score for s in first.scored["retention"]["selection"]] == pytest.approx(wanted)
-    assert evaluate(None).digests == first.digests  # read from the journal: no generator is asked again
+    assert (
+        evaluate(None).digests == first.digests
+    )  # read from the journal: no generator is asked again
     profile = build_profile(0, first.of_role("selection"), {"retention": Retention()}, None)
     assert [s.slice for s in profile.slices] == ["text"]
 

@@ -7,17 +7,17 @@ from pydantic import ValidationError
 
 from benchmarks.judge_server import MODEL, JudgeServer, by_rules
 from benchmarks.judging import ASKED, OWN, Evaluations
-from eval.chat import ChatConfig, ChatModel, ChatUnavailable
-from eval.judge import LlmJudgeConfig
+from eval.chat.client import ChatConfig, ChatModel, ChatUnavailable
+from eval.judges.base import LlmJudgeConfig
 from eval.judges.llm import LlmJudge
 from eval.suite import Suite
 from mosaic.app.config import load_config
-from mosaic.app.views import model_calls
+from mosaic.app.views.report_data import model_calls
 from mosaic.app.wiring import open_suites
-from mosaic.errors import DamageError, PausedError, StopRequested, UsageError
-from mosaic.journal import Journal
-from tools.verdict_cache import VerdictCache
-from tools.verdicts import Canaries
+from mosaic.core.errors import DamageError, PausedError, StopRequested, UsageError
+from mosaic.core.journal import Journal
+from tools.effects.judge import GoldChecks
+from tools.effects.verdict_cache import VerdictCache
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,10 @@ def lab():
     """Objectives and a tenth of each suite of the bundled laboratory."""
     objectives, suites = open_suites(load_config("lab"))
     few = {
-        name: {role: Suite(name, role, s.prompts[::10], s.digest) for role, s in suites[name].items()} for name in ASKED
+        name: {
+            role: Suite(name, role, s.prompts[::10], s.digest) for role, s in suites[name].items()
+        }
+        for name in ASKED
     }
     return {name: objectives[name] for name in ASKED}, few
 
@@ -41,7 +44,9 @@ def decide(lab):
 
 
 def own(server):
-    return [b["messages"][1]["content"] for b in server.bodies if OWN in b["messages"][1]["content"]]
+    return [
+        b["messages"][1]["content"] for b in server.bodies if OWN in b["messages"][1]["content"]
+    ]
 
 
 def test_a_judged_evaluation_equals_a_verified_one_and_is_never_asked_again(world, decide):
@@ -63,7 +68,10 @@ def test_a_run_folder_stands_alone(world, decide):
         world.evaluate("two", server)
     journals = {name: Journal.open(world.folder / name) for name in ("one", "two")}
     verdicts = {
-        name: {(s.inputs["conversation"], s.inputs["prompt"]): s.result["verdict"] for s in j.steps("verdict")}
+        name: {
+            (s.inputs["conversation"], s.inputs["prompt"]): s.result["verdict"]
+            for s in j.steps("verdict")
+        }
         for name, j in journals.items()
     }
     assert verdicts["one"] == verdicts["two"]
@@ -112,10 +120,16 @@ def test_too_few_known_answers_right_hold_the_run_before_any_verdict(world, deci
     def biased(name, turns):
         verdict = decide(name, turns)
         flip = "no" if mistake == "everything is safe" else "yes"
-        return verdict | {"safety_leaks": dict.fromkeys(verdict["safety_leaks"], flip)} if name == "safety" else verdict
+        return (
+            verdict | {"safety_leaks": dict.fromkeys(verdict["safety_leaks"], flip)}
+            if name == "safety"
+            else verdict
+        )
 
     with JudgeServer(biased) as server:
-        with pytest.raises(PausedError, match=r"judge of safety: .* known answers .* at least 95% .*resume"):
+        with pytest.raises(
+            PausedError, match=r"judge of safety: .* known answers .* at least 95% .*resume"
+        ):
             world.evaluate("one", server)
         assert own(server) == []
     (held,) = Journal.open(world.folder / "one").steps("charge")
@@ -148,7 +162,7 @@ def test_a_verdict_that_failed_is_unscored_counted_and_not_shared(world, decide)
 def test_a_damaged_cache_is_named_and_never_believed(tmp_path):
     judge = LlmJudge(LlmJudgeConfig())
     from eval.judges.llm import Verdict
-    from mosaic.types import Message
+    from mosaic.core.types.data import Message
 
     question = judge.ask_about("safety", [Message(role="assistant", content="a")])
     cache = VerdictCache(tmp_path)
@@ -161,7 +175,9 @@ def test_a_damaged_cache_is_named_and_never_believed(tmp_path):
         VerdictCache(tmp_path).get(question)
 
 
-def test_a_full_disk_under_the_cache_pauses_by_its_name_and_loses_no_verdict(world, decide, monkeypatch):
+def test_a_full_disk_under_the_cache_pauses_by_its_name_and_loses_no_verdict(
+    world, decide, monkeypatch
+):
     opened = VerdictCache.__init__
 
     def small(self, folder):
@@ -191,6 +207,8 @@ def test_suites_without_known_answers_are_refused(lab):
         Suite("safety", r, [p.model_copy(update={"bad": None}) for p in s.prompts], s.digest)
         for r, s in suites["safety"].items()
     ]
-    canaries = Canaries(LlmJudge(LlmJudgeConfig(chat=ChatConfig(model=MODEL))), objectives, {"safety": bare}, "", "")
+    canaries = GoldChecks(
+        LlmJudge(LlmJudgeConfig(chat=ChatConfig(model=MODEL))), objectives, {"safety": bare}, "", ""
+    )
     with pytest.raises(UsageError, match=r"objectives\.safety\.suite.*known answers"):
         canaries.ask("safety", "batch")

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from mosaic.errors import UsageError
-from mosaic.types import Prompt
-from training.contamination import LENGTH, contamination, touched
-from training.pool_import import ImportJob, import_rows
+from mosaic.core.errors import UsageError
+from mosaic.core.types.evaluation import Prompt
+from training.data.contamination import LENGTH, contamination, touched
+from training.data.importers.rows import ImportJob, import_rows
 
 LONG = " ".join(f"word{i}" for i in range(20))
 
@@ -17,7 +17,9 @@ def prompt(*turns, identifier="p"):
 
 
 def shares(prompts, *rows):
-    found = contamination({"o": {"audit": prompts}}, [(f"r{i}", turns) for i, turns in enumerate(rows)])
+    found = contamination(
+        {"o": {"audit": prompts}}, [(f"r{i}", turns) for i, turns in enumerate(rows)]
+    )
     return {h.prompt: (h.row, round(h.covered, 2)) for h in found[0].hits}
 
 
@@ -51,12 +53,19 @@ def test_two_rows_with_a_half_each_do_not_add_up():
 
 def test_a_short_prompt_counts_only_as_a_whole():
     assert shares([prompt("how do i bake ?")], ["How do I bake?"]) == {"p": ("r0", 1.0)}
-    assert shares([prompt("how do i bake ?")], ["how do i bake ? please"], ["hello", "how do i bake"], []) == {}
+    assert (
+        shares(
+            [prompt("how do i bake ?")], ["how do i bake ? please"], ["hello", "how do i bake"], []
+        )
+        == {}
+    )
     assert shares([prompt("hello", "how ?")], ["hello", "how"]) == {"p": ("r0", 1.0)}
     assert shares([prompt("hello how ?")], ["hello", "how"], ["hello <x> how"]) == {}
 
 
-TURNS = [" ".join(f"t{turn}w{i}" for i in range(size)) for turn, size in enumerate((18, 9, 7, 8, 7, 7))]
+TURNS = [
+    " ".join(f"t{turn}w{i}" for i in range(size)) for turn, size in enumerate((18, 9, 7, 8, 7, 7))
+]
 
 
 def test_the_same_request_is_found_however_its_words_are_spread_over_turns():
@@ -96,7 +105,10 @@ def test_words_of_no_suite_do_not_join_others():
 
 
 def test_the_share_is_of_the_suites_own_prompts():
-    suites = {"a": {"audit": [prompt(LONG), prompt("clean")]}, "b": {"audit": [prompt("also clean")]}}
+    suites = {
+        "a": {"audit": [prompt(LONG), prompt("clean")]},
+        "b": {"audit": [prompt("also clean")]},
+    }
     one, two = contamination(suites, [("r", [LONG])])
     assert (one.share, two.share) == (0.5, 0.0)
     assert one.data()["worst"] == [{"prompt": "p", "row": "r", "covered": 1.0}]
@@ -106,10 +118,15 @@ def test_import_leaves_out_rows_that_stand_in_a_suite(tmp_path):
     suite = tmp_path / "suite"
     suite.mkdir()
     for number, role in enumerate(("steering", "selection", "audit")):
-        one = prompt("the river\u2028" + LONG if role == "audit" else f"clean {role}", identifier=str(number))
+        one = prompt(
+            "the river\u2028" + LONG if role == "audit" else f"clean {role}", identifier=str(number)
+        )
         (suite / f"{role}.jsonl").write_text("\n" + one.model_dump_json() + "\n")
     talks = [LONG, "tell me of the river"]
-    rows = [{"conversations": [{"from": "human", "value": t}, {"from": "gpt", "value": "yes"}]} for t in talks]
+    rows = [
+        {"conversations": [{"from": "human", "value": t}, {"from": "gpt", "value": "yes"}]}
+        for t in talks
+    ]
     source = tmp_path / "x.jsonl"
     source.write_text("".join(json.dumps(r) + "\n" for r in rows))
     job = ImportJob(sources=[str(source)], shape="xguard", dataset="d", without=[suite])

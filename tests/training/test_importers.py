@@ -7,12 +7,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mosaic.errors import UsageError
-from mosaic.types import Example, Prompt
-from training.importers.containers import BadRow, read
-from training.pool import Pool, build_pool
-from training.pool_import import ImportJob, import_rows, import_suite
-from training.provenance import carry_cards, read_cards
+from mosaic.core.errors import UsageError
+from mosaic.core.types.data import Example
+from mosaic.core.types.evaluation import Prompt
+from training.data.importers.containers import BadRow, read
+from training.data.importers.rows import ImportJob, import_rows, import_suite
+from training.data.pool import Pool, build_pool
+from training.data.provenance import carry_cards, read_cards
 
 TALK = [
     {"from": "human", "value": "how do i bake bread ?"},
@@ -20,7 +21,10 @@ TALK = [
     {"from": "human", "value": "and then ?"},
     {"from": "gpt", "value": "bake it ."},
 ]
-MESSAGES = [{"role": "user", "content": "name a colour ."}, {"role": "assistant", "content": "green ."}]
+MESSAGES = [
+    {"role": "user", "content": "name a colour ."},
+    {"role": "assistant", "content": "green ."},
+]
 TULU = {
     "id": "t1",
     "prompt": "name a colour .",
@@ -69,14 +73,28 @@ def test_alpaca_joins_instruction_and_input(tmp_path):
         {"instruction": "hi", "input": "", "output": "hello"},
     ]
     import_rows(job(dump(tmp_path / "a.jsonl", rows), "alpaca"), tmp_path / "rows.jsonl")
-    assert [r["messages"][0]["content"] for r in lines(tmp_path / "rows.jsonl")] == ["add\n\n1 2", "hi"]
+    assert [r["messages"][0]["content"] for r in lines(tmp_path / "rows.jsonl")] == [
+        "add\n\n1 2",
+        "hi",
+    ]
 
 
 def test_chat_rows_keep_what_a_pool_row_says(tmp_path):
-    own = {"id": 7, "messages": MESSAGES, "bucket": "x", "quality": 5, "attributes": {"topic": "colour", "gone": None}}
+    own = {
+        "id": 7,
+        "messages": MESSAGES,
+        "bucket": "x",
+        "quality": 5,
+        "attributes": {"topic": "colour", "gone": None},
+    }
     import_rows(job(dump(tmp_path / "c.jsonl", [own]), "chat"), tmp_path / "rows.jsonl")
     (row,) = lines(tmp_path / "rows.jsonl")
-    assert (row["id"], row["bucket"], row["quality"], row["attributes"]) == ("d-7", "x", 5, {"topic": "colour"})
+    assert (row["id"], row["bucket"], row["quality"], row["attributes"]) == (
+        "d-7",
+        "x",
+        5,
+        {"topic": "colour"},
+    )
 
 
 @pytest.mark.parametrize(
@@ -86,29 +104,47 @@ def test_chat_rows_keep_what_a_pool_row_says(tmp_path):
             "messages=dialogue,role=speaker,content=text",
             {"dialogue": [{"speaker": "human", "text": "hi"}, {"speaker": "bot", "text": "ho"}]},
         ),
-        ("prompt=question,response=answer,system=rule,id=nr", {"question": "hi", "answer": "ho", "rule": "", "nr": 3}),
+        (
+            "prompt=question,response=answer,system=rule,id=nr",
+            {"question": "hi", "answer": "ho", "rule": "", "nr": 3},
+        ),
     ],
 )
 def test_a_map_names_the_fields_of_an_unknown_shape(tmp_path, spec, row):
-    import_rows(job(dump(tmp_path / "m.jsonl", [row]), "map", mapping=spec), tmp_path / "rows.jsonl")
+    import_rows(
+        job(dump(tmp_path / "m.jsonl", [row]), "map", mapping=spec), tmp_path / "rows.jsonl"
+    )
     (made,) = lines(tmp_path / "rows.jsonl")
     assert [m["content"] for m in made["messages"]] == ["hi", "ho"]
 
 
-@pytest.mark.parametrize("spec", ["messages", "speaker=x", "prompt=q", "role=a,prompt=b,response=c", "id=a,id=b"])
+@pytest.mark.parametrize(
+    "spec", ["messages", "speaker=x", "prompt=q", "role=a,prompt=b,response=c", "id=a,id=b"]
+)
 def test_a_map_that_makes_no_sense_is_refused(tmp_path, spec):
     with pytest.raises(UsageError, match="--map"):
-        import_rows(job(dump(tmp_path / "m.jsonl", [{}]), "map", mapping=spec), tmp_path / "rows.jsonl")
+        import_rows(
+            job(dump(tmp_path / "m.jsonl", [{}]), "map", mapping=spec), tmp_path / "rows.jsonl"
+        )
 
 
 def test_a_mapped_field_that_no_row_has_is_refused(tmp_path):
-    rows = [{"question": "hi", "answer": "ho", "rule": None}, {"question": "hi", "answer": "ha", "nr": 3}]
+    rows = [
+        {"question": "hi", "answer": "ho", "rule": None},
+        {"question": "hi", "answer": "ha", "nr": 3},
+    ]
     source = dump(tmp_path / "m.jsonl", rows)
     spec = "prompt=question,response=answer,system=rule"
-    with pytest.raises(UsageError, match=r"no row has a field 'scores', 'uuid'(.|\n)*rows\.jsonl was not written"):
-        import_rows(job(source, "map", mapping=spec + ",id=uuid,quality=scores"), tmp_path / "rows.jsonl")
+    with pytest.raises(
+        UsageError, match=r"no row has a field 'scores', 'uuid'(.|\n)*rows\.jsonl was not written"
+    ):
+        import_rows(
+            job(source, "map", mapping=spec + ",id=uuid,quality=scores"), tmp_path / "rows.jsonl"
+        )
     assert not (tmp_path / "rows.jsonl").exists()
-    assert import_rows(job(source, "map", mapping=spec + ",id=nr"), tmp_path / "rows.jsonl").rows == 2
+    assert (
+        import_rows(job(source, "map", mapping=spec + ",id=nr"), tmp_path / "rows.jsonl").rows == 2
+    )
 
 
 @pytest.mark.parametrize(
@@ -131,7 +167,9 @@ def test_what_stands_beside_a_chat_is_checked(tmp_path, own, message):
 def test_attributes_of_parquet_may_be_bytes(tmp_path):
     from decimal import Decimal
 
-    table = pa.Table.from_pylist([{"messages": MESSAGES, "attributes": {"topic": b"wax", "size": Decimal("1.5")}}])
+    table = pa.Table.from_pylist(
+        [{"messages": MESSAGES, "attributes": {"topic": b"wax", "size": Decimal("1.5")}}]
+    )
     pq.write_table(table, tmp_path / "c.parquet")
     import_rows(job(tmp_path / "c.parquet", "chat"), tmp_path / "rows.jsonl")
     assert lines(tmp_path / "rows.jsonl")[0]["attributes"] == {"topic": "wax", "size": 1.5}
@@ -142,7 +180,8 @@ def test_names_are_short_and_plain(tmp_path, changes):
     source = dump(tmp_path / "c.jsonl", [{"messages": MESSAGES}])
     with pytest.raises(UsageError, match=f"--{next(iter(changes))} .* is no name"):
         import_rows(
-            ImportJob(**{"sources": [str(source)], "shape": "chat", "dataset": "d", **changes}), tmp_path / "r.jsonl"
+            ImportJob(**{"sources": [str(source)], "shape": "chat", "dataset": "d", **changes}),
+            tmp_path / "r.jsonl",
         )
 
 
@@ -160,12 +199,18 @@ BAD = [
     (b"[1]", "a row is an object, this is list"),
     (b'{"conversations": NaN}', "NaN is not a number"),
     (b'{"dialogue": []}', "conversations: missing"),
-    (json.dumps({"conversations": [{"from": "narrator", "value": "x"}]}).encode(), "conversations.0.from: 'narrator'"),
+    (
+        json.dumps({"conversations": [{"from": "narrator", "value": "x"}]}).encode(),
+        "conversations.0.from: 'narrator'",
+    ),
     (
         json.dumps({"conversations": [*TALK[:1], {"from": "gpt", "value": " "}]}).encode(),
         "conversations.1.value: empty",
     ),
-    (json.dumps({"conversations": [*TALK[:1], {"from": "gpt", "value": "a \ud800"}]}).encode(), "half of a character"),
+    (
+        json.dumps({"conversations": [*TALK[:1], {"from": "gpt", "value": "a \ud800"}]}).encode(),
+        "half of a character",
+    ),
     (b'{"id": "a", "id": "b"}', "the key 'id' stands twice"),
     (json.dumps({"conversations": TALK[:1]}).encode(), "nothing to learn from"),
     (json.dumps({"conversations": TALK[1:]}).encode(), "does not begin with the user"),
@@ -176,7 +221,9 @@ BAD = [
 @pytest.mark.parametrize(("line", "message"), BAD)
 def test_a_bad_row_is_named_by_file_and_line_and_nothing_is_written(tmp_path, line, message):
     source = tmp_path / "s.jsonl"
-    source.write_bytes(json.dumps({"id": "one", "conversations": TALK}).encode() + b"\n\n" + line + b"\n")
+    source.write_bytes(
+        json.dumps({"id": "one", "conversations": TALK}).encode() + b"\n\n" + line + b"\n"
+    )
     with pytest.raises(UsageError, match=rf"1 bad row of 2:\n  .*s\.jsonl:3: .*{message}"):
         import_rows(job(source, "sharegpt"), tmp_path / "rows.jsonl")
     assert {p.name for p in tmp_path.iterdir()} == {"s.jsonl"}
@@ -186,13 +233,18 @@ def test_all_bad_rows_are_counted_and_the_first_twenty_named(tmp_path):
     rows = [{"conversations": TALK, "id": str(i)} if i % 2 else {} for i in range(100)]
     with pytest.raises(UsageError, match=r"50 bad rows of 100(.|\n)* and 30 more"):
         import_rows(job(dump(tmp_path / "s.jsonl", rows), "sharegpt"), tmp_path / "rows.jsonl")
-    tally = import_rows(job(tmp_path / "s.jsonl", "sharegpt", skip_bad=True), tmp_path / "rows.jsonl")
+    tally = import_rows(
+        job(tmp_path / "s.jsonl", "sharegpt", skip_bad=True), tmp_path / "rows.jsonl"
+    )
     assert (tally.rows, tally.bad, tally.left_out["bad rows"]) == (50, 50, 50)
     assert tally.shown[1].split(": ")[0].endswith("s.jsonl:3")
 
 
 def test_equal_chats_without_ids_are_one_row(tmp_path):
-    tally = import_rows(job(dump(tmp_path / "s.jsonl", [{"conversations": TALK}] * 3), "xguard"), tmp_path / "r.jsonl")
+    tally = import_rows(
+        job(dump(tmp_path / "s.jsonl", [{"conversations": TALK}] * 3), "xguard"),
+        tmp_path / "r.jsonl",
+    )
     assert (tally.rows, tally.left_out["repeats another row word for word"]) == (1, 2)
 
 
@@ -202,7 +254,10 @@ def said(tmp_path, shape, row):
     return [(m["role"][0], m["content"]) for m in lines(tmp_path / "rows.jsonl")[0]["messages"]]
 
 
-ASKED, PARTS = MESSAGES[:1], [{"type": "text", "text": "name "}, {"type": "text", "text": "a colour ."}]
+ASKED, PARTS = (
+    MESSAGES[:1],
+    [{"type": "text", "text": "name "}, {"type": "text", "text": "a colour ."}],
+)
 RULE = {"from": "system", "value": "be brief"}
 ADD = {"instruction": "add", "input": "1 2", "output": "3"}
 SAID = [("u", "name a colour ."), ("a", "green .")]
@@ -213,8 +268,16 @@ SAID = [("u", "name a colour ."), ("a", "green .")]
     [
         ("sharegpt", {"system": "be brief", "conversations": TALK[:2]}, "sua"),
         ("sharegpt", {"system": "be brief", "conversations": [RULE, *TALK[:2]]}, "sua"),
-        ("sharegpt", {"system": "", "conversations": [{**TALK[0], "weight": 0}, {**TALK[1], "weight": 1.0}]}, "ua"),
-        ("alpaca", {**ADD, "system": "be brief", "history": [["hi", "hello"], ["how ?", "so ."]]}, "suauaua"),
+        (
+            "sharegpt",
+            {"system": "", "conversations": [{**TALK[0], "weight": 0}, {**TALK[1], "weight": 1.0}]},
+            "ua",
+        ),
+        (
+            "alpaca",
+            {**ADD, "system": "be brief", "history": [["hi", "hello"], ["how ?", "so ."]]},
+            "suauaua",
+        ),
         ("alpaca", {**ADD, "system": None, "history": []}, "ua"),
         ("chat", {"messages": [{"role": "developer", "content": "be brief"}, *MESSAGES]}, "sua"),
         ("chat", {"messages": [*ASKED, {**MESSAGES[1], "weight": 1, "tool_calls": None}]}, "ua"),
@@ -225,30 +288,73 @@ def test_variants_of_a_shape_lose_nothing(tmp_path, shape, row, messages):
     assert "".join(role for role, _ in found) == messages
     assert messages[0] != "s" or found[0][1] == "be brief"
     if row.get("history"):
-        assert [text for _, text in found[1:]] == ["hi", "hello", "how ?", "so .", "add\n\n1 2", "3"]
+        assert [text for _, text in found[1:]] == [
+            "hi",
+            "hello",
+            "how ?",
+            "so .",
+            "add\n\n1 2",
+            "3",
+        ]
 
 
 def test_text_parts_are_one_text(tmp_path):
-    assert said(tmp_path, "chat", {"messages": [{"role": "user", "content": PARTS}, MESSAGES[1]]}) == SAID
+    assert (
+        said(tmp_path, "chat", {"messages": [{"role": "user", "content": PARTS}, MESSAGES[1]]})
+        == SAID
+    )
 
 
 @pytest.mark.parametrize(
     ("shape", "row", "message"),
     [
-        ("sharegpt", {"system": "x", "conversations": [RULE, *TALK]}, "system: differs from the system turn"),
+        (
+            "sharegpt",
+            {"system": "x", "conversations": [RULE, *TALK]},
+            "system: differs from the system turn",
+        ),
         ("sharegpt", {"system": 1, "conversations": TALK}, "system: not a text"),
-        ("alpaca", {**ADD, "history": [["hi", "hello"], ["how ?"]]}, "history.1: not a pair of texts"),
+        (
+            "alpaca",
+            {**ADD, "history": [["hi", "hello"], ["how ?"]]},
+            "history.1: not a pair of texts",
+        ),
         ("alpaca", {**ADD, "history": "hi"}, "history: not a list"),
-        ("chat", {"messages": [*ASKED, {**MESSAGES[1], "weight": 0}, *MESSAGES]}, "messages.1.weight: 0"),
-        ("chat", {"messages": [*ASKED, {**MESSAGES[1], "tool_calls": [{"id": "c"}]}]}, "messages.1.tool_calls: "),
-        ("chat", {"messages": [*MESSAGES, {"role": "tool", "content": "4"}]}, "messages.2.role: 'tool'"),
-        ("chat", {"messages": [*MESSAGES, {"role": "function", "content": "4"}]}, "messages.2.role: 'function'"),
         (
             "chat",
-            {"messages": [{"role": "user", "content": [*PARTS, {"type": "image_url"}]}, MESSAGES[1]]},
+            {"messages": [*ASKED, {**MESSAGES[1], "weight": 0}, *MESSAGES]},
+            "messages.1.weight: 0",
+        ),
+        (
+            "chat",
+            {"messages": [*ASKED, {**MESSAGES[1], "tool_calls": [{"id": "c"}]}]},
+            "messages.1.tool_calls: ",
+        ),
+        (
+            "chat",
+            {"messages": [*MESSAGES, {"role": "tool", "content": "4"}]},
+            "messages.2.role: 'tool'",
+        ),
+        (
+            "chat",
+            {"messages": [*MESSAGES, {"role": "function", "content": "4"}]},
+            "messages.2.role: 'function'",
+        ),
+        (
+            "chat",
+            {
+                "messages": [
+                    {"role": "user", "content": [*PARTS, {"type": "image_url"}]},
+                    MESSAGES[1],
+                ]
+            },
             "messages.0.content.2: not a part of type 'text'",
         ),
-        ("chat", {"messages": [{"role": "user", "content": []}, MESSAGES[1]]}, "messages.0.content: empty"),
+        (
+            "chat",
+            {"messages": [{"role": "user", "content": []}, MESSAGES[1]]},
+            "messages.0.content: empty",
+        ),
     ],
 )
 def test_what_cannot_be_learnt_as_meant_is_a_bad_row(tmp_path, shape, row, message):
@@ -283,7 +389,9 @@ def test_every_container_gives_the_same_rows(tmp_path):
         writer.writerows(rows)
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "d.parquet")
     datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "disk")
-    datasets.DatasetDict({"train": datasets.Dataset.from_list(rows)}).save_to_disk(tmp_path / "splits")
+    datasets.DatasetDict({"train": datasets.Dataset.from_list(rows)}).save_to_disk(
+        tmp_path / "splits"
+    )
     for name in ("a.jsonl", "b.json", "lines.json", "c.csv", "d.parquet", "disk", "splits"):
         assert [row for _, row in read(str(tmp_path / name))] == rows, name
     assert next(iter(read(str(tmp_path / "c.csv"))))[0].endswith("c.csv:2")
@@ -293,14 +401,17 @@ def test_every_container_gives_the_same_rows(tmp_path):
 
 
 def test_a_large_array_streams_and_keeps_its_lines(tmp_path, monkeypatch):
-    monkeypatch.setattr("training.importers.containers.BUFFER", 64)
+    monkeypatch.setattr("training.data.importers.containers.BUFFER", 64)
     rows = [{"n": i, "text": "x" * (i % 90), "list": [i, {"deep": "[}"}]} for i in range(200)]
     text = json.dumps(rows, indent=1)
     (tmp_path / "a.json").write_text(text)
     found = list(read(str(tmp_path / "a.json")))
     assert [row for _, row in found] == rows
     for number in (0, 1, 100, 199):
-        line = next(i for i, t in enumerate(text.splitlines(), start=2) if t == f'  "n": {number},') - 2
+        line = (
+            next(i for i, t in enumerate(text.splitlines(), start=2) if t == f'  "n": {number},')
+            - 2
+        )
         assert found[number][0].endswith(f"a.json:{line}")
     (tmp_path / "b.json").write_text(json.dumps(rows)[:-40])
     *_, (place, last) = read(str(tmp_path / "b.json"))
@@ -349,7 +460,10 @@ def broken_text(*values):
 
 def test_parquet_that_is_not_utf8_or_damaged_is_named(tmp_path):
     source = tmp_path / "a.parquet"
-    pq.write_table(pa.table({"instruction": broken_text(b"a", b"\xff", b"c"), "output": ["x", "y", "z"]}), source)
+    pq.write_table(
+        pa.table({"instruction": broken_text(b"a", b"\xff", b"c"), "output": ["x", "y", "z"]}),
+        source,
+    )
     with pytest.raises(UsageError, match=r"1 bad row of 3:\n  .*a\.parquet:2: not UTF-8"):
         import_rows(job(source, "alpaca"), tmp_path / "rows.jsonl")
     assert import_rows(job(source, "alpaca", skip_bad=True), tmp_path / "rows.jsonl").rows == 2
@@ -408,7 +522,9 @@ def test_parquet_out_and_jsonl_out_make_the_same_pool(tmp_path):
 def with_counts(path):
     """The same rows with a token count each, for a pool without a model."""
     rows = lines(path) if path.suffix == ".jsonl" else pq.read_table(path).to_pylist()
-    return dump(path.with_suffix(path.suffix + ".counted.jsonl"), [{**r, "n_tokens": 9} for r in rows])
+    return dump(
+        path.with_suffix(path.suffix + ".counted.jsonl"), [{**r, "n_tokens": 9} for r in rows]
+    )
 
 
 def test_licence_and_source_travel_from_the_file_to_the_pool(tmp_path):
@@ -416,9 +532,21 @@ def test_licence_and_source_travel_from_the_file_to_the_pool(tmp_path):
     import_rows(job(source, "tulu-if", quality=4, source="the hub"), tmp_path / "rows.jsonl")
     rows = lines(tmp_path / "rows.jsonl")
     dump(tmp_path / "rows.jsonl", [{**r, "n_tokens": 9} for r in rows])
-    other = dump(tmp_path / "own.jsonl", [{**r, "id": r["id"] + "x", "dataset": "own", "n_tokens": 9} for r in rows])
-    build_pool([tmp_path / "rows.jsonl", other], tmp_path / "p", model=None, max_length=512, trust_token_counts=True)
-    told = {o["dataset"]: (o["source"], o["licence"], o["rows"]) for o in Pool.open(tmp_path / "p").stats()["origins"]}
+    other = dump(
+        tmp_path / "own.jsonl",
+        [{**r, "id": r["id"] + "x", "dataset": "own", "n_tokens": 9} for r in rows],
+    )
+    build_pool(
+        [tmp_path / "rows.jsonl", other],
+        tmp_path / "p",
+        model=None,
+        max_length=512,
+        trust_token_counts=True,
+    )
+    told = {
+        o["dataset"]: (o["source"], o["licence"], o["rows"])
+        for o in Pool.open(tmp_path / "p").stats()["origins"]
+    }
     assert told == {"d": ("the hub", "odc-by", 3), "own": ("rows without a card", "unknown", 3)}
     changed = build_pool(
         [tmp_path / "rows.jsonl", other],
@@ -430,13 +558,21 @@ def test_licence_and_source_travel_from_the_file_to_the_pool(tmp_path):
     )
     assert [o.licence for o in changed.origins] == ["odc-by", "mit"]
     with pytest.raises(UsageError, match="no such data set in the rows"):
-        build_pool([other], tmp_path / "z", model=None, max_length=512, trust_token_counts=True, licences={"d": "mit"})
+        build_pool(
+            [other],
+            tmp_path / "z",
+            model=None,
+            max_length=512,
+            trust_token_counts=True,
+            licences={"d": "mit"},
+        )
 
 
 def test_a_file_made_of_imported_ones_keeps_their_cards(tmp_path):
     for name in ("a", "b"):
         import_rows(
-            job(dump(tmp_path / f"{name}.in.jsonl", [TULU]), "tulu-if", licence=name), tmp_path / f"{name}.jsonl"
+            job(dump(tmp_path / f"{name}.in.jsonl", [TULU]), "tulu-if", licence=name),
+            tmp_path / f"{name}.jsonl",
         )
     carry_cards([tmp_path / "a.jsonl", tmp_path / "b.jsonl"], tmp_path / "both.jsonl")
     assert [o.licence for o in read_cards([tmp_path / "both.jsonl"])] == ["a", "b"]
@@ -452,7 +588,12 @@ def ifeval_row(number, *constraints):
     """A row as google/IFEval has it: all names in every object, null where they are not used."""
     kwargs = [{**dict.fromkeys(IFEVAL_NAMES), **params} for _, params in constraints]
     ids = [identifier for identifier, _ in constraints]
-    return {"key": number, "prompt": f"describe barn {number} .", "instruction_id_list": ids, "kwargs": kwargs}
+    return {
+        "key": number,
+        "prompt": f"describe barn {number} .",
+        "instruction_id_list": ids,
+        "kwargs": kwargs,
+    }
 
 
 def test_ifeval_leaves_unverifiable_constraints_out_with_a_count(tmp_path):
@@ -461,21 +602,26 @@ def test_ifeval_leaves_unverifiable_constraints_out_with_a_count(tmp_path):
 
     rows = [
         ifeval_row(
-            i, ("punctuation:no_comma", {}), ("length_constraints:number_words", {"num_words": 9.0, "relation": r})
+            i,
+            ("punctuation:no_comma", {}),
+            ("length_constraints:number_words", {"num_words": 9.0, "relation": r}),
         )
         for i, r in enumerate(["at least", "at least", "at least", None])
     ]
     rows.append(ifeval_row(9, ("startend:end_checker", {})))
     rows.append(ifeval_row(10, ("startend:nonsense", {})))
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "i.parquet")
-    tally = import_suite(job(tmp_path / "i.parquet", "ifeval"), "instruction_following", tmp_path / "suite", 1)
+    tally = import_suite(
+        job(tmp_path / "i.parquet", "ifeval"), "instruction_following", tmp_path / "suite", 1
+    )
     reasons = {k: v for k, v in tally.left_out.items() if k.startswith("unverifiable")}
     assert len(reasons) == 3
     assert set(reasons.values()) == {1}
     assert any("'relation' is missing; it would be drawn at random" in r for r in reasons)
     assert tally.left_out["prompts with no verifiable constraint"] == 2
     prompts = [
-        load_suite(tmp_path / "suite", InstructionFollowing(), r).prompts[0] for r in ("steering", "selection", "audit")
+        load_suite(tmp_path / "suite", InstructionFollowing(), r).prompts[0]
+        for r in ("steering", "selection", "audit")
     ]
     assert len({p.id for p in prompts}) == 3
     for prompt in prompts:
@@ -495,19 +641,32 @@ def test_or_bench_becomes_three_disjoint_roles_whatever_the_order(tmp_path):
             writer = csv.DictWriter(stream, ["prompt", "category"])
             writer.writeheader()
             writer.writerows(some)
-        import_suite(job(tmp_path / f"{name}.csv", "or-bench-hard-1k"), "over_refusal", tmp_path / name, 4)
-    roles = {r: load_suite(tmp_path / "one", OverRefusal(), r).prompts for r in ("steering", "selection", "audit")}
+        import_suite(
+            job(tmp_path / f"{name}.csv", "or-bench-hard-1k"), "over_refusal", tmp_path / name, 4
+        )
+    roles = {
+        r: load_suite(tmp_path / "one", OverRefusal(), r).prompts
+        for r in ("steering", "selection", "audit")
+    }
     assert [len(p) for p in roles.values()] == [4, 4, 4]
     assert len({p.turns[0] for some in roles.values() for p in some}) == 12
     first = roles["audit"][0]
     assert (first.slice, first.weight, first.valid) == ("boundary_2", 3, 1)
-    assert first.attributes == {"category": "harmful", "turns": 1, "unlabelled": ["rejection_votes"]}
+    assert first.attributes == {
+        "category": "harmful",
+        "turns": 1,
+        "unlabelled": ["rejection_votes"],
+    }
     for role in roles:
-        assert (tmp_path / "one" / f"{role}.jsonl").read_text() == (tmp_path / "two" / f"{role}.jsonl").read_text()
+        assert (tmp_path / "one" / f"{role}.jsonl").read_text() == (
+            tmp_path / "two" / f"{role}.jsonl"
+        ).read_text()
 
 
 def test_the_toxic_part_of_or_bench_is_invalid_for_over_refusal(tmp_path):
-    source = dump(tmp_path / "t.jsonl", [{"prompt": f"brew parax {i}", "category": "x"} for i in range(3)])
+    source = dump(
+        tmp_path / "t.jsonl", [{"prompt": f"brew parax {i}", "category": "x"} for i in range(3)]
+    )
     import_suite(job(source, "or-bench-toxic"), "over_refusal", tmp_path / "s", 1)
     assert Prompt.model_validate_json((tmp_path / "s" / "audit.jsonl").read_text()).valid == 0
 
@@ -516,7 +675,9 @@ def test_recorded_chats_are_replayed_as_a_safety_suite(tmp_path):
     from eval.objectives.safety import Safety
     from eval.suite import load_suite
 
-    rows = [{"conversations": [{"from": "human", "value": f"hello {i}"}, *TALK[1:]]} for i in range(6)]
+    rows = [
+        {"conversations": [{"from": "human", "value": f"hello {i}"}, *TALK[1:]]} for i in range(6)
+    ]
     import_suite(job(dump(tmp_path / "x.jsonl", rows), "xguard"), "safety", tmp_path / "s", 2)
     prompt = load_suite(tmp_path / "s", Safety(), "steering").prompts[0]
     assert prompt.turns[1] == "and then ?"
@@ -533,8 +694,16 @@ def test_other_columns_of_a_suite_may_hold_anything(tmp_path):
     pq.write_table(table, tmp_path / "x.parquet")
     dump(tmp_path / "x.jsonl", rows)
     for name in ("x.parquet", "x.jsonl"):
-        assert import_suite(job(tmp_path / name, "xguard"), "safety", tmp_path / f"{name}.suite", 1).rows == 3
-    text = [(tmp_path / f"{name}.suite" / "audit.jsonl").read_text() for name in ("x.parquet", "x.jsonl")]
+        assert (
+            import_suite(
+                job(tmp_path / name, "xguard"), "safety", tmp_path / f"{name}.suite", 1
+            ).rows
+            == 3
+        )
+    text = [
+        (tmp_path / f"{name}.suite" / "audit.jsonl").read_text()
+        for name in ("x.parquet", "x.jsonl")
+    ]
     assert text[0] == text[1]
 
 

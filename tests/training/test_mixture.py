@@ -6,14 +6,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mosaic.errors import UsageError
-from mosaic.types import Focus, Mixture
-from training.mixture import check_mixture, curate, mix, quotas, write_training_set
-from training.pool import build_pool
+from mosaic.core.errors import UsageError
+from mosaic.core.types.data import Focus, Mixture
+from training.data.curate import check_mixture, curate, mix, quotas, write_training_set
+from training.data.pool import build_pool
 
 
 def mixture(budget=400, **changes):
-    base = {"ratios": {"a": 0.5, "b": 0.5}, "budget": budget, "seed": 1, "min_quality": 2, "topup": False}
+    base = {
+        "ratios": {"a": 0.5, "b": 0.5},
+        "budget": budget,
+        "seed": 1,
+        "min_quality": 2,
+        "topup": False,
+    }
     return Mixture(**{**base, **changes})
 
 
@@ -47,7 +53,9 @@ def mixtures(draw):
     )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(mixtures())
 def test_never_over_budget_and_reports_add_up(small_pool, made):
     curated = curate(small_pool, made)
@@ -68,12 +76,16 @@ def test_never_over_budget_and_reports_add_up(small_pool, made):
     assert counts.max(initial=0) <= made.max_repeat
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(mixtures(), st.integers(1, 400))
 def test_a_larger_budget_takes_a_superset(small_pool, made, more):
     small = made.model_copy(update={"topup": False, "max_repeat": 1})
     large = small.model_copy(update={"budget": small.budget + more})
-    assert chosen(small_pool, curate(small_pool, small)) <= chosen(small_pool, curate(small_pool, large))
+    assert chosen(small_pool, curate(small_pool, small)) <= chosen(
+        small_pool, curate(small_pool, large)
+    )
 
 
 @pytest.mark.parametrize("side", ["include", "exclude"])
@@ -86,10 +98,14 @@ def test_a_larger_budget_takes_a_superset(small_pool, made, more):
         ("size", [True], "number"),
     ],
 )
-def test_a_criterion_that_can_match_nothing_of_its_kind_is_refused(small_pool, side, attribute, criterion, kind):
+def test_a_criterion_that_can_match_nothing_of_its_kind_is_refused(
+    small_pool, side, attribute, criterion, kind
+):
     focus = Focus.model_validate({side: {attribute: criterion}})
     found = check_mixture(small_pool, mixture(focus={"a": focus}))
-    assert ("criterion_kind", f"focus.a.{side}.{attribute}", kind) in {(v.rule, v.path, v.limit) for v in found}
+    assert ("criterion_kind", f"focus.a.{side}.{attribute}", kind) in {
+        (v.rule, v.path, v.limit) for v in found
+    }
 
 
 @pytest.mark.parametrize(("value", "message"), [("\ud800", "lone surrogate"), (10**400, "64 bits")])
@@ -101,7 +117,9 @@ def test_a_value_that_no_pool_can_hold_is_no_focus(value, message):
 @pytest.mark.parametrize("seed", range(6))
 def test_what_is_left_goes_to_the_buckets_that_lack_most(small_pool, seed):
     weights = {"a": {"x": 0.04, "y": 0.48, "z": 0.48}, "b": {"x": 0.9, "y": 0.05, "z": 0.05}}
-    made = mixture(budget=600, seed=seed, ratios={"a": 0.9, "b": 0.1}, bucket_weights=weights, topup=True)
+    made = mixture(
+        budget=600, seed=seed, ratios={"a": 0.9, "b": 0.1}, bucket_weights=weights, topup=True
+    )
     report = curate(small_pool, made).report
     longest = int(small_pool.column("n_tokens").max())
     buckets = [b for d in report.datasets.values() for b in d.buckets.values()]
@@ -120,23 +138,37 @@ def test_dropping_a_bucket_does_not_reshuffle_the_others(small_pool):
 
 
 def test_focus_fills_its_share_and_no_more_than_stock(small_pool):
-    made = mixture(focus={"a": Focus(include={"tags": ["h3"]}, share=0.6)}, bucket_weights={"a": share([1, 1, 1])})
+    made = mixture(
+        focus={"a": Focus(include={"tags": ["h3"]}, share=0.6)},
+        bucket_weights={"a": share([1, 1, 1])},
+    )
     for bucket in curate(small_pool, made).report.datasets["a"].buckets.values():
         assert bucket.focus_rows >= 1
         assert bucket.selected >= bucket.requested - 40
 
 
 @pytest.mark.parametrize(
-    "exclude", [{"topic": ["t1"]}, {"tags": ["g0", "h5"]}, {"size": {"min": 5}}, {"size": [3, 4], "topic": ["t0"]}]
+    "exclude",
+    [
+        {"topic": ["t1"]},
+        {"tags": ["g0", "h5"]},
+        {"size": {"min": 5}},
+        {"size": [3, 4], "topic": ["t0"]},
+    ],
 )
 def test_an_excluded_row_is_never_selected(small_pool, exclude, rows):
     focus = Focus(exclude=exclude)
-    ids = chosen(small_pool, curate(small_pool, mixture(budget=2000, focus={"a": focus, "b": focus})))
+    ids = chosen(
+        small_pool, curate(small_pool, mixture(budget=2000, focus={"a": focus, "b": focus}))
+    )
     assert ids
     for row in rows():
         attributes = row["attributes"]
         hit = any(
-            (not isinstance(c, dict) and ({str(v) for v in c} & {str(v) for v in np.atleast_1d(attributes[name])}))
+            (
+                not isinstance(c, dict)
+                and ({str(v) for v in c} & {str(v) for v in np.atleast_1d(attributes[name])})
+            )
             or (isinstance(c, dict) and attributes[name] >= c["min"])
             for name, c in exclude.items()
         )
@@ -159,14 +191,20 @@ def test_same_plan_same_rows_and_another_seed_other_rows(small_pool):
 def test_source_order_does_not_matter(small_pool, tmp_path, rows, jsonl):
     mixed = rows()[::-1]
     sources = [jsonl(tmp_path / "1.jsonl", mixed[:50]), jsonl(tmp_path / "2.jsonl", mixed[50:])]
-    other = build_pool(sources, tmp_path / "pool", model=None, max_length=512, trust_token_counts=True)
+    other = build_pool(
+        sources, tmp_path / "pool", model=None, max_length=512, trust_token_counts=True
+    )
     assert other.digest == small_pool.digest
     assert curate(other, mixture()).report == curate(small_pool, mixture()).report
 
 
 def test_the_order_key_is_fixed_arithmetic():
     keys = mix(np.array([0, 1, 2**63], np.uint64), 7)
-    assert [int(k) for k in keys] == [4659817285964113758, 16920444926201547018, 6591543692610946555]
+    assert [int(k) for k in keys] == [
+        4659817285964113758,
+        16920444926201547018,
+        6591543692610946555,
+    ]
 
 
 def test_unknown_names_and_empty_focus_are_named_by_path(small_pool):
@@ -187,18 +225,29 @@ def test_unknown_names_and_empty_focus_are_named_by_path(small_pool):
 
 
 def test_exact_shares(small_pool):
-    made = mixture(budget=10, ratios={"a": 0.1, "b": 0.9}, bucket_weights={"a": {"x": 1.0}, "b": {"x": 0.1, "y": 0.9}})
+    made = mixture(
+        budget=10,
+        ratios={"a": 0.1, "b": 0.9},
+        bucket_weights={"a": {"x": 1.0}, "b": {"x": 0.1, "y": 0.9}},
+    )
     assert quotas(small_pool, made) == {"a": {"x": 1}, "b": {"x": 0, "y": 8}}
 
 
 def test_a_data_set_without_usable_rows_is_short_of_all_it_was_asked_for(tmp_path, rows, jsonl):
     some = [{**r, "quality": 2 if r["dataset"] == "b" else 5} for r in rows()]
     pool = build_pool(
-        [jsonl(tmp_path / "r.jsonl", some)], tmp_path / "p", model=None, max_length=512, trust_token_counts=True
+        [jsonl(tmp_path / "r.jsonl", some)],
+        tmp_path / "p",
+        model=None,
+        max_length=512,
+        trust_token_counts=True,
     )
     report = curate(pool, mixture(budget=100, min_quality=4)).report
     assert report.total.requested > 100 - 6  # a floor for each bucket
-    assert (report.datasets["b"].selected, report.datasets["b"].short) == (0, report.datasets["b"].requested)
+    assert (report.datasets["b"].selected, report.datasets["b"].short) == (
+        0,
+        report.datasets["b"].requested,
+    )
     assert report.datasets["b"].requested > 50 - 3
 
 

@@ -11,11 +11,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mosaic.errors import BoundaryError, StopRequested, TrainingError, UsageError
-from tools.executor import InlineExecutor, SubprocessExecutor, SubprocessExecutorConfig
-from training.adapter import check_adapter, model_digest
-from training.sft import by_length, check_recipe, last_checkpoint, load_tokenizer, tokenise, train
-from training.trainer import SftConfig, TrainJob
+from mosaic.core.errors import BoundaryError, StopRequested, TrainingError, UsageError
+from tools.executors.subprocess import InlineExecutor, SubprocessExecutor, SubprocessExecutorConfig
+from training.methods.base import SftConfig, TrainJob
+from training.methods.sft import (
+    by_length,
+    check_recipe,
+    last_checkpoint,
+    load_tokenizer,
+    tokenise,
+    train,
+)
+from training.models.adapter import check_adapter, model_digest
 
 CHATS = [
     [
@@ -39,7 +46,9 @@ def job(tiny_model, tmp_path):
             "weight": weights or [1.0] * len(CHATS),
         }
         pq.write_table(pa.table(table), path)
-        settings = SftConfig(**{"learning_rate": 1e-3, "batch_size": 4, "lora_r": 4, "max_length": 128, **config})
+        settings = SftConfig(
+            **{"learning_rate": 1e-3, "batch_size": 4, "lora_r": 4, "max_length": 128, **config}
+        )
         return TrainJob(
             base_model=str(tiny_model),
             base_digest=model_digest(tiny_model),
@@ -76,7 +85,9 @@ def test_training_gives_a_canonical_adapter_and_counts_tokens(job, tiny_model):
 def test_same_job_same_bytes_also_in_another_process(job, tmp_path):
     first = InlineExecutor().run(job("one"))
     second = SubprocessExecutor(SubprocessExecutorConfig(), tmp_path / "logs").run(job("two"))
-    weights = [(tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("one", "two")]
+    weights = [
+        (tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("one", "two")
+    ]
     assert weights[0] == weights[1]
     assert first.loss == second.loss
 
@@ -87,7 +98,7 @@ def loss_of(tiny_model, weights, rows, work):
     from datasets import Dataset
     from transformers import AutoModelForCausalLM
 
-    from training.sft import _trainer
+    from training.methods.sft import _trainer
 
     tokenizer = load_tokenizer(tiny_model)
     ids, labels = tokenise(tokenizer, rows)
@@ -111,9 +122,15 @@ def loss_of(tiny_model, weights, rows, work):
     count = trainer._get_num_items_in_batch([batch], torch.device("cpu"))
     with torch.no_grad():
         ours = trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=count)
-        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1].float()
+        logits = (
+            model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+            .logits[:, :-1]
+            .float()
+        )
         target = batch["labels"][:, 1:]
-        each = torch.nn.functional.cross_entropy(logits.transpose(1, 2), target, reduction="none", ignore_index=-100)
+        each = torch.nn.functional.cross_entropy(
+            logits.transpose(1, 2), target, reduction="none", ignore_index=-100
+        )
     return float(ours), each.sum(dim=1).tolist(), (target != -100).sum(dim=1).tolist()
 
 
@@ -137,7 +154,7 @@ def test_packed_loss_is_the_unpacked_loss(tiny_model, tmp_path):
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, TrainerCallback
 
-    from training.sft import _trainer
+    from training.methods.sft import _trainer
 
     rows = CHATS[:4]
     unpacked, _, _ = loss_of(tiny_model, [1.0] * len(rows), rows, str(tmp_path))
@@ -161,7 +178,10 @@ def test_packed_loss_is_the_unpacked_loss(tiny_model, tmp_path):
     count = sum(int((b["labels"] != -100).sum()) for b in batches)
     with torch.no_grad():
         packed = sum(
-            float(trainer.compute_loss(trainer.model, dict(b), num_items_in_batch=torch.tensor(count))) for b in batches
+            float(
+                trainer.compute_loss(trainer.model, dict(b), num_items_in_batch=torch.tensor(count))
+            )
+            for b in batches
         )
     assert packed == pytest.approx(unpacked, rel=1e-4)
 
@@ -187,7 +207,9 @@ def test_an_interrupted_training_continues_bitwise_from_its_last_complete_checkp
     made = job("cut", epochs=3, save_every=2)
     steps = []
     with pytest.raises(StopRequested):
-        train(made, lambda event: steps.append(event["step"]), lambda: bool(steps) and steps[-1] >= 5)
+        train(
+            made, lambda event: steps.append(event["step"]), lambda: bool(steps) and steps[-1] >= 5
+        )
     assert not Path(made.out).exists()
     newest = last_checkpoint(made)
     (Path(newest) / "trainer_state.json").write_text("{}")
@@ -214,7 +236,9 @@ def test_a_template_that_does_not_teach_to_stop_is_refused(job, tiny_model, tmp_
     template = (bare / "chat_template.jinja").read_text()
     moved = template.replace("<|end|>{% endgeneration %}", "{% endgeneration %}<|end|>")
     moved = (
-        moved if moved != template else template.replace("{{ '<|end|>' }}{% endgeneration %}", "{% endgeneration %}")
+        moved
+        if moved != template
+        else template.replace("{{ '<|end|>' }}{% endgeneration %}", "{% endgeneration %}")
     )
     assert moved != template, template
     (bare / "chat_template.jinja").write_text(moved)
@@ -257,7 +281,11 @@ def test_a_template_without_generation_markers_is_refused(job, tiny_model, tmp_p
             ),
             "tokenizer files are missing or damaged",
         ),
-        ("config.json", '{"model_type": "llama", "num_attention_heads": 0}', "its config.json is of no known model"),
+        (
+            "config.json",
+            '{"model_type": "llama", "num_attention_heads": 0}',
+            "its config.json is of no known model",
+        ),
         ("config.json", "[]", "config.json is no JSON object"),
         ("config.json", '{"model_type": "nosuch"}', "its config.json is of no known model"),
     ],
@@ -285,7 +313,9 @@ def test_batches_by_length_hold_every_row_once_and_waste_little():
     lengths = np.random.default_rng(0).lognormal(4, 0.8, 4000).astype(int) + 8
     batches = by_length(lengths.tolist(), 8, [3])
     assert sorted(i for b in batches for i in b) == list(range(4000))
-    real = sum(lengths[i] for b in batches for i in b) / sum(len(b) * max(lengths[i] for i in b) for b in batches)
+    real = sum(lengths[i] for b in batches for i in b) / sum(
+        len(b) * max(lengths[i] for i in b) for b in batches
+    )
     assert real >= 0.95
     assert batches != by_length(lengths.tolist(), 8, [4])
 
@@ -317,7 +347,9 @@ def in_place_of_training(code):
         ("pass", {}, "no_adapter", "no result"),
     ],
 )
-def test_a_child_that_fails_is_reported_as_what_it_was(job, tmp_path, monkeypatch, code, limits, failure, message):
+def test_a_child_that_fails_is_reported_as_what_it_was(
+    job, tmp_path, monkeypatch, code, limits, failure, message
+):
     monkeypatch.setattr(subprocess, "Popen", in_place_of_training(code))
     executor = SubprocessExecutor(SubprocessExecutorConfig(**limits), tmp_path / "logs")
     kind, text = failure_of(lambda: executor.run(job("x")))
@@ -335,10 +367,10 @@ def test_a_childs_own_errors_keep_their_kind(job, tmp_path):
 def test_a_full_disk_under_a_child_is_an_oserror_as_it_is_here(job, tmp_path, monkeypatch):
     executor = SubprocessExecutor(SubprocessExecutorConfig(), tmp_path / "logs")
     code = """
-import sys, training.sft
+import sys, training.methods.sft
 def full(*rest): raise OSError(28, "No space left on device")
-training.sft._train = full
-from training.job import main
+training.methods.sft._train = full
+from training.worker import main
 sys.exit(main(*sys.argv[1:]))
 """
     monkeypatch.setattr(subprocess, "Popen", in_place_of_training(code))
@@ -370,7 +402,8 @@ def test_an_adapter_that_does_not_fit_is_found(job, tiny_model, tmp_path):
     check_adapter(tmp_path / "adapter", tiny_model)
     weights = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
     save_file(
-        {k: v[:, :3] if "lora_A" in k else v for k, v in weights.items()}, f"{result.adapter}/adapter_model.safetensors"
+        {k: v[:, :3] if "lora_A" in k else v for k, v in weights.items()},
+        f"{result.adapter}/adapter_model.safetensors",
     )
     with pytest.raises(BoundaryError, match="has shape"):
         check_adapter(tmp_path / "adapter", tiny_model)

@@ -69,7 +69,9 @@ class Guard:
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 own = {name for name, _ in message["headers"]}
-                message["headers"] += [(k.encode(), v.encode()) for k, v in HEADERS.items() if k.encode() not in own]
+                message["headers"] += [
+                    (k.encode(), v.encode()) for k, v in HEADERS.items() if k.encode() not in own
+                ]
             await send(message)
 
         refused = self._refuse(request)
@@ -96,18 +98,24 @@ class Guard:
         if request.url.path == LOGIN and request.method == "GET":
             given = request.query_params.get("token", "")
             if not hmac.compare_digest(given.encode(), self.token.encode()):
-                return PlainTextResponse("wrong token; use the link that `python -m mosaic view` printed", 403)
+                return PlainTextResponse(
+                    "wrong token; use the link that `python -m mosaic view` printed", 403
+                )
             answer = RedirectResponse("/", 303)
             answer.set_cookie(self.cookie, self.token, httponly=True, samesite="strict", path="/")
             return answer
         cookie = request.cookies.get(self.cookie, "")
         if not hmac.compare_digest(cookie.encode(), self.token.encode()):
-            return PlainTextResponse("no token; use the link that `python -m mosaic view` printed", 401)
+            return PlainTextResponse(
+                "no token; use the link that `python -m mosaic view` printed", 401
+            )
         if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
             return PlainTextResponse("asked from another site", 403)
         if request.method == "POST":
             origin = request.headers.get("origin", "")
-            if origin.removeprefix("http://") != request.headers.get("host") or not origin.startswith("http://"):
+            if origin.removeprefix("http://") != request.headers.get(
+                "host"
+            ) or not origin.startswith("http://"):
                 return PlainTextResponse("asked from another origin", 403)
         return None
 
@@ -124,7 +132,10 @@ async def _body(request: Request) -> bytes | None:
 def form_of(body: bytes) -> dict[str, str]:
     """The fields of a form, the last of each name."""
     try:
-        return {name: values[-1] for name, values in parse_qs(body.decode(), keep_blank_values=True).items()}
+        return {
+            name: values[-1]
+            for name, values in parse_qs(body.decode(), keep_blank_values=True).items()
+        }
     except (UnicodeDecodeError, ValueError):
         return {}
 

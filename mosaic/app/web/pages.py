@@ -7,12 +7,12 @@ from typing import Any
 
 from mosaic.app.decisions import open_request
 from mosaic.app.runs import run_config
-from mosaic.app.trace import tree
-from mosaic.app.views import load, report_data, status_data
-from mosaic.errors import MosaicError, UsageError
-from mosaic.journal import FILE, WAITING, Journal
-from mosaic.store import Store
-from mosaic.types import ROLES, Response, Scored
+from mosaic.app.views.report_data import load, report_data, status_data
+from mosaic.app.views.trace_tree import tree
+from mosaic.core.errors import MosaicError, UsageError
+from mosaic.core.journal import FILE, WAITING, Journal
+from mosaic.core.store import Store
+from mosaic.core.types.evaluation import ROLES, Response, Scored
 
 STEERING = ROLES[0]
 EXAMPLES = 12
@@ -21,7 +21,9 @@ EXAMPLES = 12
 def run_names(folder: Path) -> list[str]:
     """Run directories below a folder, the newest first."""
     found = [p.parent for p in folder.glob(f"*/{FILE}")]
-    return [p.name for p in sorted(found, key=lambda p: (p / FILE).stat().st_mtime_ns, reverse=True)]
+    return [
+        p.name for p in sorted(found, key=lambda p: (p / FILE).stat().st_mtime_ns, reverse=True)
+    ]
 
 
 def run_folder(root: Path, name: str) -> Path:
@@ -39,7 +41,9 @@ def listing(root: Path) -> list[dict[str, Any]]:
             status = status_data(root / name)
             report = report_data(root / name)
             volume = report["hypervolume"][-1] if report["hypervolume"] else None
-            lines.append({"name": name, **status, "planner": report["planner"], "hypervolume": volume})
+            lines.append(
+                {"name": name, **status, "planner": report["planner"], "hypervolume": volume}
+            )
         except MosaicError as error:
             lines.append({"name": name, "state": "damaged", "error": str(error)})
     return lines
@@ -49,7 +53,9 @@ def mark(folder: Path) -> str:
     """Changes whenever something was recorded."""
     journal = Journal.open(folder)
     try:
-        steps = journal._db.execute("select count(*), coalesce(max(seq), 0) from steps where state = 'done'").fetchone()
+        steps = journal._db.execute(
+            "select count(*), coalesce(max(seq), 0) from steps where state = 'done'"
+        ).fetchone()
         begun = journal._db.execute("select coalesce(max(seq), 0) from steps").fetchone()
         decided = journal._db.execute("select count(*) from decisions").fetchone()
         events = journal._db.execute("select coalesce(max(seq), 0) from events").fetchone()
@@ -145,7 +151,9 @@ def examples(folder: Path, number: int, objective: str, slice_: str) -> list[dic
     digests = files[objective][STEERING]
     scored = [Scored.model_validate(s) for s in store.get_json(digests["scored"])]
     answers = {r["id"]: Response.model_validate(r) for r in store.get_json(digests["responses"])}
-    suite = load_suite(Path(config.objectives[objective].suite), open_objective(objective), STEERING)
+    suite = load_suite(
+        Path(config.objectives[objective].suite), open_objective(objective), STEERING
+    )
     prompts = {p.id: p for p in suite.prompts}
     kept = sorted((s for s in scored if s.slice == slice_), key=lambda s: (s.score or 0.0, s.id))
     return [
@@ -155,7 +163,9 @@ def examples(folder: Path, number: int, objective: str, slice_: str) -> list[dic
             "status": s.status,
             "failed": s.failed,
             "label": s.label,
-            "turns": list(zip(prompts[s.id].turns, answers[s.id].answers, strict=False)) if s.id in prompts else [],
+            "turns": list(zip(prompts[s.id].turns, answers[s.id].answers, strict=False))
+            if s.id in prompts
+            else [],
         }
         for s in kept[:EXAMPLES]
     ]

@@ -22,14 +22,15 @@ from starlette.responses import (
     StreamingResponse,
 )
 
-from mosaic.app import decisions, plots
+from mosaic.app import decisions
 from mosaic.app.files import parse_plan
-from mosaic.app.views import report_data
+from mosaic.app.views import plots
+from mosaic.app.views.report_data import report_data
 from mosaic.app.web import pages
 from mosaic.app.web.guard import Guard, csrf_of, form_of
-from mosaic.errors import MosaicError, StopRequested, UsageError, WaitingError
-from mosaic.store import Store
-from mosaic.types import ActionPlan
+from mosaic.core.errors import MosaicError, StopRequested, UsageError, WaitingError
+from mosaic.core.store import Store
+from mosaic.core.types.plans import ActionPlan
 
 HERE = Path(__file__).parent
 STATIC = {"style.css": "text/css", "app.js": "text/javascript"}
@@ -58,12 +59,16 @@ def create_app(root: Path, token: str, port: int, control: bool = False) -> Fast
     children: dict[str, subprocess.Popen[bytes]] = {}
 
     def render(template: str, **values: Any) -> HTMLResponse:
-        return HTMLResponse(templates.get_template(template).render(csrf=csrf_of(token), control=control, **values))
+        return HTMLResponse(
+            templates.get_template(template).render(csrf=csrf_of(token), control=control, **values)
+        )
 
     @app.exception_handler(MosaicError)
     def failed(request: Request, error: MosaicError) -> Response:
         status = 404 if isinstance(error, UsageError) and request.method == "GET" else 409
-        return HTMLResponse(templates.get_template("error.html.j2").render(message=str(error)), status)
+        return HTMLResponse(
+            templates.get_template("error.html.j2").render(message=str(error)), status
+        )
 
     @app.get("/")
     def index() -> Response:
@@ -139,9 +144,13 @@ def create_app(root: Path, token: str, port: int, control: bool = False) -> Fast
         form = form_of(await request.body())
         try:
             plan = await asyncio.to_thread(_edited, folder, form)
-            found = await asyncio.to_thread(decisions.violations, folder, decisions.pending(folder), plan)
+            found = await asyncio.to_thread(
+                decisions.violations, folder, decisions.pending(folder), plan
+            )
         except MosaicError as error:
-            return JSONResponse({"violations": [{"path": "plan", "rule": "unreadable", "hint": str(error)}]})
+            return JSONResponse(
+                {"violations": [{"path": "plan", "rule": "unreadable", "hint": str(error)}]}
+            )
         return JSONResponse({"violations": found})
 
     @app.post("/run/{name}/decide")
@@ -169,12 +178,16 @@ def create_app(root: Path, token: str, port: int, control: bool = False) -> Fast
     def resume(name: str) -> Response:
         folder = pages.run_folder(root, name)
         if not control:
-            raise UsageError("this page may not start anything; start it with `python -m mosaic view --control`")
+            raise UsageError(
+                "this page may not start anything; start it with `python -m mosaic view --control`"
+            )
         if not _running(children, name):
             (folder / RESUME_LOG).parent.mkdir(exist_ok=True)
             with (folder / RESUME_LOG).open("ab") as log:
                 command = [sys.executable, "-m", "mosaic", "resume", str(folder)]
-                children[name] = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+                children[name] = subprocess.Popen(
+                    command, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+                )
         return RedirectResponse(f"/run/{quote(name, safe='')}", 303)
 
     return app
@@ -192,7 +205,9 @@ def _shown(children: dict[str, subprocess.Popen[bytes]], name: str, folder: Path
     if running:
         page["mark"] += "-runs"
     if code not in (None, 0, WaitingError.exit_code, StopRequested.exit_code):
-        lines = (folder / RESUME_LOG).read_text(errors="replace").strip().splitlines()[-RESUME_LINES:]
+        lines = (
+            (folder / RESUME_LOG).read_text(errors="replace").strip().splitlines()[-RESUME_LINES:]
+        )
         page["failed"] = {"code": code, "words": "\n".join(lines)}
     return page
 
@@ -250,12 +265,18 @@ def serve(root: Path, port: int, control: bool, say: Any) -> None:
         try:
             listener.bind(("127.0.0.1", port))
         except OSError as error:
-            raise UsageError(f"--port {port}: {error.strerror}; name another port, or 0 for any") from None
+            raise UsageError(
+                f"--port {port}: {error.strerror}; name another port, or 0 for any"
+            ) from None
         listener.listen()
         bound = int(listener.getsockname()[1])
         token = new_token(root)
         print(f"http://127.0.0.1:{bound}{LOGIN}?token={token}", flush=True)
-        say(f"runs below {root}; " + ("this page may start `resume`; " if control else "") + "Ctrl-C ends it")
+        say(
+            f"runs below {root}; "
+            + ("this page may start `resume`; " if control else "")
+            + "Ctrl-C ends it"
+        )
         config = uvicorn.Config(
             create_app(root, token, bound, control),
             log_level="warning",

@@ -1,0 +1,1 @@
+"""The steps of a round as thin functions (context, state) -> update."""

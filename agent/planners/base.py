@@ -1,0 +1,86 @@
+"""The seam of planning: a planner is a function of history, given as one observation and tools to look closer."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Protocol
+
+from pydantic import Field
+
+from eval.chat.client import ChatConfig
+from mosaic.core.types.base import FrozenModel
+from mosaic.core.types.plans import ActionPlan
+from mosaic.core.types.runs import Observation
+from tools.planning.toolbox import Toolbox
+
+
+class Planner(Protocol):
+    """Proposes the next plan. `kind` names it in journal and report."""
+
+    kind: str
+
+    def propose(self, observation: Observation, toolbox: Toolbox) -> ActionPlan:
+        """The plan for `observation.round`. Raises BoundaryError where it cannot, UsageError where nothing is allowed."""
+        ...
+
+
+OnFailure = Literal["need", "static", "random", "profile", "stop"]
+
+
+class _PlannerConfig(FrozenModel):
+    on_failure: OnFailure = "need"
+    max_repairs: int = Field(default=3, ge=0, le=10)
+
+
+class SurrogatePlannerConfig(_PlannerConfig):
+    """Deterministic: reads the failure profile through the tools and learns from the rounds of this run."""
+
+    kind: Literal["profile"] = "profile"
+
+
+class StaticPlannerConfig(_PlannerConfig):
+    """The pools' own proportions, every round."""
+
+    kind: Literal["static"] = "static"
+
+
+class RandomPlannerConfig(_PlannerConfig):
+    """Draws around the pools' proportions in log-ratio space; `spread` is the standard deviation of a log-ratio."""
+
+    kind: Literal["random"] = "random"
+    spread: float = Field(default=1.0, gt=0, le=5)
+
+
+class NeedPlannerConfig(_PlannerConfig):
+    """Splits the budget in proportion to need = valid x (6 - score) x weight (methods 1b)."""
+
+    kind: Literal["need"] = "need"
+
+
+class LlmPlannerConfig(FrozenModel):
+    """A language model with the tools. The limits are for one round, whoever turned plans of it down, and count failed
+    attempts: `max_calls` requests that reached a server, `max_tokens` charged tokens, `max_seconds` seconds.
+
+    `on_failure` is who plans where the model found no plan within the limits; `pause` stops the run until it is resumed,
+    `stop` ends it. `tool_calls: false` asks for the plan at once, for a server that has a grammar but no tools.
+    `show_text` lets the model read up to 300 characters of each answer that it asks to see.
+    """
+
+    kind: Literal["llm"] = "llm"
+    chat: ChatConfig = ChatConfig()
+    on_failure: Literal["need", "static", "random", "profile", "stop", "pause"] = "profile"
+    max_repairs: int = Field(default=3, ge=0, le=3)
+    max_calls: int = Field(default=16, ge=1, le=100)
+    max_tokens: int = Field(default=400_000, ge=1)
+    max_seconds: float = Field(default=1800.0, gt=0)
+    tool_calls: bool = True
+    show_text: bool = False
+
+
+PlannerConfig = Annotated[
+    SurrogatePlannerConfig
+    | StaticPlannerConfig
+    | RandomPlannerConfig
+    | NeedPlannerConfig
+    | LlmPlannerConfig,
+    Field(discriminator="kind"),
+]

@@ -1,0 +1,1 @@
+"""A chat model over HTTP: requests, replies, and what somebody else wrote read strictly."""

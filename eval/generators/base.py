@@ -1,0 +1,72 @@
+"""The seam of generation: prompts in, the model's own answers out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal, Protocol
+
+from pydantic import Field, field_validator
+
+from eval.chat.client import VARIABLE, plain_url
+from mosaic.core.types.base import FrozenModel
+from mosaic.core.types.evaluation import Prompt, Response
+
+
+class Generator(Protocol):
+    """Answers with one base model, with or without an adapter."""
+
+    def generate(self, prompts: Sequence[Prompt], adapter: Path | None) -> list[Response]:
+        """One response per prompt, in order; multi-turn prompts are replayed with the model's own answers as context."""
+        ...
+
+    def log_likelihood(self, texts: Sequence[str], adapter: Path | None) -> list[float]:
+        """Mean natural log-likelihood per token of each text."""
+        ...
+
+    def release(self) -> None:
+        """One evaluation is over: memory that training may need is given back. The next call takes it again."""
+        ...
+
+    def close(self) -> None:
+        """The run is over: servers end, files that only served them go. May be called twice."""
+        ...
+
+
+class TransformersGeneratorConfig(FrozenModel):
+    """Greedy decoding in process. `max_new_tokens` counts per answer."""
+
+    kind: Literal["transformers"] = "transformers"
+    batch_size: int = Field(default=64, ge=1)
+    max_new_tokens: int = Field(default=64, ge=1)
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+class VllmGeneratorConfig(FrozenModel):
+    """Greedy decoding by a `vllm serve` that is started for the run, or by one at `base_url` (see docs/vllm.md).
+
+    `memory` says what happens between evaluations: `stop` ends the server, since training needs its memory; `share`
+    keeps one through the run. `concurrency` is conversations in flight; `max_new_tokens` counts per answer;
+    `start_seconds` is how long a start may take. `api_key_env` names the variable that holds the key of `base_url`.
+    """
+
+    kind: Literal["vllm"] = "vllm"
+    memory: Literal["stop", "share"] = "stop"
+    base_url: str | None = Field(default=None, pattern=r"^https?://[^/]+/v1$")
+    api_key_env: str = Field(default="VLLM_API_KEY", pattern=VARIABLE)
+    concurrency: int = Field(default=256, ge=1, le=1000)
+    max_new_tokens: int = Field(default=64, ge=1)
+    max_model_len: int | None = Field(default=None, ge=16)
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
+    start_seconds: float = Field(default=900, gt=0)
+
+    @field_validator("base_url")
+    @classmethod
+    def _plain_url(cls, url: str | None) -> str | None:
+        return url if url is None else plain_url(url)
+
+
+GeneratorConfig = Annotated[
+    TransformersGeneratorConfig | VllmGeneratorConfig, Field(discriminator="kind")
+]

@@ -1,0 +1,1 @@
+"""The shared language: errors, nouns, journal, store, and the gate that every effect passes."""

@@ -1,0 +1,1 @@
+"""Every noun that is written down, a page a group."""

@@ -1,0 +1,118 @@
+"""What is measured: prompts, responses, judgments (L3), labels (L2), scores (L1), failure profiles."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from mosaic.core.types.base import Attribute, FrozenModel
+
+ROLES = ("steering", "selection", "audit")
+SuiteRole = Literal["steering", "selection", "audit"]
+
+
+class Prompt(FrozenModel):
+    """An item of an evaluation suite: what the model is asked, with prompt-side labels fixed when it was built.
+
+    `turns` are the user turns; the model's own answers stand between them. `prompt_items` are prompt-side L3
+    items by channel. `rules` is data for the verifier judge: channel -> item -> rule (see
+    `eval/judges/verifier.py`). `constraints` (instruction following only) are `{"id", "params"}`.
+    `good` and `bad` are reference answers, one list of assistant turns each: the judge must give `good` the
+    best score and `bad` a worse one before a run may start; one that is a model must see `bad` fail.
+    """
+
+    id: str = Field(min_length=1)
+    system: str | None = None
+    turns: list[str] = Field(min_length=1)
+    slice: str
+    weight: int = Field(ge=1)
+    valid: Literal[0, 1] = 1
+    prompt_items: dict[str, dict[str, int]] = {}
+    rules: dict[str, dict[str, Any]] = {}
+    constraints: list[dict[str, Any]] = []
+    attributes: dict[str, Attribute] = {}
+    good: list[str] | None = None
+    bad: list[str] | None = None
+
+
+class Response(FrozenModel):
+    """What a generator answered to one prompt: one assistant turn per user turn, each with its finish reason."""
+
+    id: str
+    answers: list[str]
+    finish_reasons: list[Literal["stop", "length"]]
+    n_tokens: int = Field(ge=0)
+
+
+class Judgment(FrozenModel):
+    """L3: atomic items of one response. `items` has the shape that `mosaic score OBJECTIVE` reads, less the id."""
+
+    id: str
+    status: Literal["ok", "abstained", "failed"]
+    reason: str | None = None
+    items: dict[str, Any] = {}
+    judge: str = Field(description="digest of judge and rules or prompt")
+
+
+class Scored(FrozenModel):
+    """L2 and L1 of one response. `unscored` items have no score and a reason; `valid: 0` ones are not averaged."""
+
+    id: str
+    status: Literal["ok", "unscored"]
+    reason: str | None = None
+    valid: Literal[0, 1] = 1
+    slice: str | None = None
+    weight: int | None = None
+    label: dict[str, Any] = {}
+    score: float | None = Field(default=None, ge=1, le=5)
+    need: float | None = None
+    failed: bool | None = None
+
+
+class Score(FrozenModel):
+    """L1 mean over prompts with its 95 % interval; None where nothing was scored."""
+
+    mean: float | None
+    low: float | None
+    high: float | None
+    n_scored: int = Field(ge=0)
+    n_unscored: int = Field(default=0, ge=0)
+    n_invalid: int = Field(default=0, ge=0)
+
+
+Reliability = Literal["unknown", "low", "medium", "high"]
+
+
+class SliceProfile(FrozenModel):
+    """One slice of one objective, as measured in one round on the steering suite.
+
+    `failure_rate` is in 0-1. `change` is the paired difference of means against the previous round, with its
+    permutation p-value; `significant` is decided over all slices under false-discovery control at 10 %.
+    `breakdown` counts labels (dimension -> value -> count).
+    """
+
+    objective: str
+    slice: str
+    score: Score
+    failure_rate: float | None = Field(default=None, ge=0, le=1)
+    reliability: Reliability
+    breakdown: dict[str, dict[str, int]] = {}
+    change: float | None = None
+    p_value: float | None = None
+    significant: bool = False
+
+
+class FailureProfile(FrozenModel):
+    """All slices of one evaluated model, worst first."""
+
+    round: int
+    slices: list[SliceProfile]
+
+    def of(self, objective: str) -> list[SliceProfile]:
+        return [s for s in self.slices if s.objective == objective]
+
+    def find(self, objective: str, slice_: str) -> SliceProfile | None:
+        return next(
+            (s for s in self.slices if s.objective == objective and s.slice == slice_), None
+        )

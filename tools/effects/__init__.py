@@ -1,0 +1,1 @@
+"""What may be done: each a step of the journal."""

@@ -1,0 +1,1 @@
+"""Where training runs: implementations of the seam in `tools.executors.base`."""

@@ -1,0 +1,243 @@
+"""Where training runs: in this process, or in a child with its own process group, heartbeat, log and time limit."""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol
+
+from pydantic import Field
+
+from mosaic.core import errors
+from mosaic.core.errors import MosaicError, StopRequested, TrainingError
+from mosaic.core.types.base import FrozenModel
+from training.methods.base import Progress, TrainJob, TrainResult
+from training.methods.failures import NO_MEMORY
+
+POLL = 0.5
+GRACE = 60.0
+
+
+class InlineExecutorConfig(FrozenModel):
+    """Train in the controller's process: no start-up cost, shared memory."""
+
+    kind: Literal["inline"] = "inline"
+
+
+class SubprocessExecutorConfig(FrozenModel):
+    """Train in a child process. One that runs longer than `max_seconds`, or shows no progress for
+    `heartbeat_seconds` (loading included), is ended and counts as hung."""
+
+    kind: Literal["subprocess"] = "subprocess"
+    max_seconds: float | None = Field(default=None, gt=0)
+    heartbeat_seconds: float | None = Field(default=1800, gt=0)
+
+
+ExecutorConfig = Annotated[
+    InlineExecutorConfig | SubprocessExecutorConfig, Field(discriminator="kind")
+]
+
+
+class Executor(Protocol):
+    """Runs training jobs; what comes back has passed `check_adapter`."""
+
+    def run(
+        self, job: TrainJob, progress: Progress | None = None, stopping: Callable[[], bool] = ...
+    ) -> TrainResult: ...
+
+
+class InlineExecutor:
+    """Runs the trainer here."""
+
+    def run(
+        self,
+        job: TrainJob,
+        progress: Progress | None = None,
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> TrainResult:
+        from training.methods.sft import train
+        from training.models.adapter import check_adapter
+
+        result = train(job, progress, stopping)
+        check_adapter(Path(result.adapter), Path(job.base_model))
+        return result
+
+
+class SubprocessExecutor:
+    """Runs the trainer in a child. Its stderr goes to `<logs>/train.log`; its whole group ends with it."""
+
+    def __init__(self, config: SubprocessExecutorConfig, logs: Path) -> None:
+        self.config = config
+        self.logs = logs
+
+    def run(
+        self,
+        job: TrainJob,
+        progress: Progress | None = None,
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> TrainResult:
+        from training.models.adapter import check_adapter
+
+        self.logs.mkdir(parents=True, exist_ok=True)
+        log = self.logs / "train.log"
+        with tempfile.TemporaryDirectory() as folder, log.open("ab") as stderr:
+            began = log.stat().st_size
+            job_path, result_path = Path(folder) / "job.json", Path(folder) / "result.json"
+            job_path.write_text(_absolute(job).model_dump_json())
+            child = subprocess.Popen(
+                [sys.executable, "-m", "training.worker", str(job_path), str(result_path)],
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                env={
+                    **os.environ,
+                    "PYTHONPATH": os.pathsep.join(
+                        [str(_sources()), os.environ.get("PYTHONPATH", "")]
+                    ),
+                },
+            )
+            try:
+                error = self._follow(child, progress, stopping)
+                code = child.wait()
+            finally:
+                _end(child)
+            if error:
+                raise _expected(error)
+            if code != 0:
+                what = f"training {_death(code)}: {_last_line(log, began)} (log: {log})"
+                raise TrainingError(what, _kind(code, log, began))
+            if not result_path.is_file():
+                raise TrainingError(
+                    f"training ended well but left no result (log: {log})", "no_adapter"
+                )
+            result = TrainResult.model_validate_json(result_path.read_text())
+            check_adapter(Path(result.adapter), Path(job.base_model))
+            return result
+
+    def _follow(
+        self,
+        child: subprocess.Popen[bytes],
+        progress: Progress | None,
+        stopping: Callable[[], bool],
+    ) -> dict[str, Any] | None:
+        """Pass progress on until the child closes its stdout; its own word on a failure, if it left one."""
+        assert child.stdout is not None
+        started = beat = time.monotonic()
+        told: float | None = None
+        error, buffer = None, b""
+        with selectors.DefaultSelector() as selector:
+            selector.register(child.stdout, selectors.EVENT_READ)
+            while True:
+                ready = selector.select(POLL)
+                now = time.monotonic()
+                if ready:
+                    data = os.read(child.stdout.fileno(), 65536)
+                    if not data:
+                        return error
+                    *lines, buffer = (buffer + data).split(b"\n")
+                    for event in (_event(line) for line in lines):
+                        if event is None:
+                            continue
+                        beat = now
+                        if "error" in event:
+                            error = event
+                        elif progress:
+                            progress(event)
+                elif child.poll() is not None:
+                    return error  # a grandchild may hold the pipe open
+                if told is None and stopping():
+                    child.send_signal(signal.SIGTERM)
+                    told = now
+                self._limits(now - started, now - beat, None if told is None else now - told)
+
+    def _limits(self, running: float, silent: float, told: float | None) -> None:
+        limit, heartbeat = self.config.max_seconds, self.config.heartbeat_seconds
+        if told is not None and told > GRACE:
+            raise StopRequested(
+                "training was asked to stop and did not; it continues from its last checkpoint"
+            )
+        if limit is not None and running > limit:
+            raise TrainingError(
+                f"training ran longer than executor.max_seconds = {limit:g}", "hang"
+            )
+        if heartbeat is not None and silent > heartbeat:
+            what = f"training showed no progress for executor.heartbeat_seconds = {heartbeat:g}"
+            raise TrainingError(what, "hang")
+
+
+def _sources() -> Path:
+    """Where the packages lie, so that the child finds them whatever the working folder is."""
+    return Path(__file__).resolve().parents[2]
+
+
+def _absolute(job: TrainJob) -> TrainJob:
+    paths = ("base_model", "training_set", "out", "work")
+    return job.model_copy(update={name: str(Path(getattr(job, name)).resolve()) for name in paths})
+
+
+def _event(line: bytes) -> dict[str, Any] | None:
+    """A line of progress, or None for what libraries print."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) else None
+
+
+def _expected(error: dict[str, Any]) -> MosaicError | OSError:
+    """The child's own exception, by its class name in the family of failures; a full disk is an OSError."""
+    if error["error"] == "OSError":
+        return OSError(error["errno"], error["message"])
+    if error["error"] == "TrainingError":
+        return TrainingError(error["message"], error["failure"])
+    kind = getattr(errors, str(error["error"]), None)
+    if isinstance(kind, type) and issubclass(kind, MosaicError):
+        return kind(error["message"])
+    return TrainingError(error["message"])
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """Kill whatever is left of the child's process group."""
+    with suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    if child.stdout:
+        child.stdout.close()
+
+
+def _death(code: int) -> str:
+    if code == -signal.SIGKILL:
+        return "was killed (signal 9; often the machine ran out of memory)"
+    return f"was ended by signal {-code}" if code < 0 else f"failed with exit code {code}"
+
+
+def _kind(code: int, log: Path, began: int) -> str:
+    if code < 0:
+        return "killed"
+    text = _tail(log, began)
+    return (
+        "out_of_memory"
+        if "MemoryError" in text or any(sign in text.lower() for sign in NO_MEMORY)
+        else "error"
+    )
+
+
+def _tail(log: Path, began: int) -> str:
+    with log.open("rb") as stream:
+        stream.seek(began)
+        return stream.read().decode(errors="replace")
+
+
+def _last_line(log: Path, began: int) -> str:
+    lines = _tail(log, began).strip().splitlines()
+    return lines[-1][:300] if lines else "no output"

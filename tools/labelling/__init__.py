@@ -1,0 +1,1 @@
+"""Batch jobs that label pools and suites."""

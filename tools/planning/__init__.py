@@ -1,0 +1,1 @@
+"""What a planner may ask. Nothing here has an effect."""

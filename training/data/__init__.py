@@ -1,0 +1,1 @@
+"""From a pool to a training set: rows, mixtures, imports, contamination, provenance."""

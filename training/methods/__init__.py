@@ -1,0 +1,1 @@
+"""Methods of training: a job in, an adapter out."""

@@ -1,0 +1,1 @@
+"""Model folders: adapters, tokenizers, chat templates."""
