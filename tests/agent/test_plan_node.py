@@ -18,6 +18,7 @@ from mosaic.core.journal import Journal
 from mosaic.core.steps import Steps
 from mosaic.core.store import Store
 from mosaic.lab.server import ScriptedServer, _send
+from tools.effects.model_calls import journaled
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    JsonValue,
     ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
@@ -24,17 +25,26 @@ ROUNDING = 1e-12
 # A name that may stand in a prompt as it is: short, and without the signs that could close an envelope.
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,39}")
 NAMES = "1 to 40 letters, digits and _ . : -, a letter or digit first"
+# Plain JSON data. `JsonObject` is what a stranger sent, or what is handed on unread.
+JsonObject = dict[str, JsonValue]
+
 _canonical = json.JSONEncoder(
     sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
 )
 
 
-def canonical_json(value: Any) -> str:
-    """One text for one value: sorted keys, no spaces, no NaN. Raises ValueError on non-finite numbers."""
+def canonical_json(value: object) -> str:
+    """One text for one value: sorted keys, no spaces.
+
+    Raises ValueError for numbers that are not finite, TypeError for what JSON cannot hold.
+
+    >>> canonical_json({"b": 1, "a": [0.5, None]})
+    '{"a":[0.5,null],"b":1}'
+    """
     return _canonical.encode(value)
 
 
-def digest_of(value: Any) -> str:
+def digest_of(value: object) -> str:
     """SHA-256 of the canonical JSON of a plain value."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 

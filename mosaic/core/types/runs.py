@@ -2,12 +2,65 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from mosaic.core.types.base import Attribute, FrozenModel
+from mosaic.core.types.base import Attribute, FrozenModel, StrictInt
 from mosaic.core.types.data import CurationReport, Stock
 from mosaic.core.types.evaluation import FailureProfile, Score
 from mosaic.core.types.plans import ActionPlan, Forecast, Limits, ObjectiveSpec, Violation
+
+
+class Sampling(FrozenModel):
+    """How answers are drawn. The default is greedy: one answer, always the same.
+
+    `n` answers per prompt; `temperature` 0 is greedy; `top_p` in (0, 1]; `seed` fixes the draw.
+    """
+
+    n: StrictInt = Field(default=1, ge=1, le=1024)
+    temperature: float = Field(default=0.0, ge=0, le=2)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    seed: StrictInt = Field(default=0, ge=0, lt=2**63)
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0
+
+    @model_validator(mode="after")
+    def _worth_repeating(self) -> Sampling:
+        if self.greedy and self.n > 1:
+            raise ValueError(
+                f"n {self.n} at temperature 0 would draw the same answer {self.n} times"
+            )
+        return self
+
+
+GREEDY = Sampling()
+
+
+class Usage(FrozenModel):
+    """Tokens that something took: trained on, sampled from the model under training, charged by judges.
+
+    The training budget pays for `trained` and `sampled`; judges have limits of their own.
+
+    >>> (Usage(trained=24_000) + Usage(trained=24_000, sampled=500)).cost
+    48500
+    """
+
+    trained: int = Field(default=0, ge=0)
+    sampled: int = Field(default=0, ge=0)
+    judged: int = Field(default=0, ge=0)
+
+    @property
+    def cost(self) -> int:
+        """What the training budget is charged."""
+        return self.trained + self.sampled
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            trained=self.trained + other.trained,
+            sampled=self.sampled + other.sampled,
+            judged=self.judged + other.judged,
+        )
 
 
 class Adapter(FrozenModel):
