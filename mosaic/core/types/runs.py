@@ -2,12 +2,89 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from mosaic.core.types.base import Attribute, FrozenModel, StrictInt
 from mosaic.core.types.data import CurationReport, Stock
 from mosaic.core.types.evaluation import FailureProfile, Score
 from mosaic.core.types.plans import ActionPlan, Forecast, Limits, ObjectiveSpec, Violation
+
+
+class SftRecipe(FrozenModel):
+    """Supervised fine-tuning of a LoRA adapter.
+
+    `batch_size` is in rows. `report_to` is passed on to TRL. A checkpoint is written every
+    `save_every` steps, and an interrupted training continues from the last one.
+    """
+
+    kind: Literal["sft"] = "sft"
+    learning_rate: float = Field(default=2e-4, gt=0)
+    epochs: int = Field(default=1, ge=1)
+    batch_size: int = Field(default=8, ge=1)
+    gradient_accumulation: int = Field(default=1, ge=1)
+    warmup_ratio: float = Field(default=0.1, ge=0, lt=1)
+    weight_decay: float = Field(default=0.01, ge=0)
+    scheduler: Literal["linear", "cosine", "constant"] = "linear"
+    lora_r: int = Field(default=16, ge=1)
+    lora_alpha: int = Field(default=32, ge=1)
+    lora_dropout: float = Field(default=0.0, ge=0, lt=1)
+    max_length: int = Field(default=4096, ge=8)
+    packing: bool = False
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    gradient_checkpointing: bool = False
+    report_to: str = "none"
+    max_steps: int | None = Field(default=None, ge=1)
+    save_every: int | None = Field(default=None, ge=1)
+
+
+# How a stage trains: a union by `kind`, with one member so far.
+Recipe = SftRecipe
+BASE = "base"
+TRAINING_SET = "training_set"
+
+
+class TrainJob(FrozenModel):
+    """Everything that decides what a training yields: the same job gives the same adapter.
+
+    `inputs` is name -> digest: `base` and, for supervised fine-tuning, `training_set`.
+    `start_from` is the digest of the adapter to continue from; None starts a fresh one.
+    """
+
+    recipe: Recipe
+    inputs: dict[str, str]
+    start_from: str | None = None
+    seed: int
+
+
+class Workplace(FrozenModel):
+    """Where one machine holds what a job names, and where it writes.
+
+    `paths` is input name -> path. `out` must not exist yet; checkpoints live in `work`.
+    """
+
+    paths: dict[str, str]
+    out: str
+    work: str
+
+
+class TrainResult(FrozenModel):
+    """What a training yields. `adapter` is the folder it was written to; tokens count all epochs.
+
+    `seconds` run from the trainer's construction to the saved adapter, `train_seconds` over the
+    optimiser steps alone. `real_token_share` is tokens over batch positions, 0-1: the rest is
+    padding.
+    """
+
+    adapter: str
+    tokens: int
+    supervised: int
+    steps: int
+    loss: float
+    seconds: float
+    train_seconds: float
+    real_token_share: float
 
 
 class Sampling(FrozenModel):
