@@ -147,7 +147,7 @@ class Trial:
         shown = [example or {"label": {}, "score": 1.0, "failed": True}]
         toolbox = Toolbox(seen, lambda *wanted: shown, lambda p: check_plan(p, seen, pool))
         try:
-            plan = planner.propose(seen, toolbox)
+            plan = planner.propose(seen, toolbox)[0]
         except MosaicError as error:
             self.counts["refused"] += 1
             return str(error)

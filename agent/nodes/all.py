@@ -258,7 +258,7 @@ def plan(services: RunContext, state: State) -> State:
             services.check(seen),
         )
         try:
-            proposed = planner.propose(seen, toolbox)
+            proposed = planner.propose(seen, toolbox)[0]
         except (BoundaryError, UsageError, PausedError) as error:
             error.details = {"planner": planner.kind, "calls": toolbox.trace()}
             raise

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from agent.constraints import cells as cells_of
 from agent.constraints import refused_plans
 from agent.feasible import project
+from agent.planners.base import require_one_plan
 from agent.planners.response_model import Cell, MeasuredMixture, ResponseModel
 from mosaic.core.types.evaluation import FailureProfile, SliceProfile
 from mosaic.core.types.plans import ActionPlan
@@ -49,7 +50,8 @@ class SurrogatePlanner:
 
     kind = "profile"
 
-    def propose(self, observation: Observation, toolbox: Toolbox) -> ActionPlan:
+    def propose(self, observation: Observation, toolbox: Toolbox, n: int = 1) -> list[ActionPlan]:
+        require_one_plan(self.kind, n)
         toolbox.past_rounds()
         worst = self._look(observation, toolbox)
         trials = trials_of(observation)
@@ -67,7 +69,7 @@ class SurrogatePlanner:
             rationale=rationale, ratios=ratios, bucket_weights=buckets, expected=expected
         )
         toolbox.check_plan(plan)
-        return plan
+        return [plan]
 
     def _look(self, observation: Observation, toolbox: Toolbox) -> list[SliceProfile]:
         """Ask about the slices that cost most, see what fails in the worst, and what the pool can give."""

@@ -147,7 +147,7 @@ def propose(folder: Path, config: RunConfig) -> dict[str, Any]:
             lambda *wanted: examples_of(services.steps.store, files, *wanted),
             services.check(seen),
         )
-        plan = services.planner.propose(seen, toolbox)
+        plan = services.planner.propose(seen, toolbox)[0]
         violations = services.check(seen)(plan)
         return {
             "round": seen.round,

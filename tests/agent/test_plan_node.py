@@ -120,11 +120,11 @@ def test_a_replacement_stands_after_a_restart_unless_another_is_configured(tmp_p
         kind = "llm"
         asked = 0
 
-        def propose(self, observation, toolbox):
+        def propose(self, observation, toolbox, n=1):
             self.asked += 1
             if self.asked == 1:
                 raise UsageError("the endpoint refuses the request")
-            return observation.last_plan
+            return [observation.last_plan]
 
     planner = Flaky()
 

@@ -21,6 +21,7 @@ from agent.planners.surrogate import (
     usual_luck,
     values_of,
 )
+from mosaic.core.errors import UsageError
 from mosaic.core.types.data import Stock
 from mosaic.core.types.evaluation import Score
 from mosaic.core.types.plans import ActionPlan, Limits, ObjectiveSpec
@@ -45,10 +46,10 @@ def toolbox(seen, pool):
 def test_plans_are_legal_by_construction(observe, small_pool, planner, seed, limits):
     seen = observe(seed=seed, limits=Limits(min_quality=2, **limits), below_floor=["safety"])
     box = toolbox(seen, small_pool)
-    plan = planner.propose(seen, box)
+    [plan] = planner.propose(seen, box)
     assert check_plan(plan, seen, small_pool) == []
     assert box.trace()
-    assert plan == planner.propose(seen, toolbox(seen, small_pool))
+    assert [plan] == planner.propose(seen, toolbox(seen, small_pool))
 
 
 @settings(
@@ -95,7 +96,7 @@ def test_plans_are_legal_whatever_is_scarce_weak_or_below_its_floor(
     }
     for round_ in (1, 2):
         seen = seen.model_copy(update={**changes, "round": round_, "last_plan": last})
-        last = kind().propose(
+        [last] = kind().propose(
             seen, Toolbox(seen, lambda *wanted: [], lambda plan, seen=seen: amounts(plan, seen))
         )
         assert amounts(last, seen) == []
@@ -169,7 +170,7 @@ def test_where_nothing_is_scored_need_moves_nothing(observe, small_pool):
     nothing = Score(mean=None, low=None, high=None, n_scored=0)
     slices = [s.model_copy(update={"score": nothing}) for s in seen.profile.slices]
     seen = seen.model_copy(update={"profile": seen.profile.model_copy(update={"slices": slices})})
-    plan = NeedPlanner().propose(seen, toolbox(seen, small_pool))
+    [plan] = NeedPlanner().propose(seen, toolbox(seen, small_pool))
     assert plan.ratios == pytest.approx(seen.last_plan.ratios, abs=1e-6)
     assert "no need is known" in plan.rationale
 
@@ -181,13 +182,24 @@ def settled(plan):
 def test_the_profile_planner_moves_tokens_from_settled_slices_to_failing_ones(observe, small_pool):
     seen = observe()
     box = toolbox(seen, small_pool)
-    plan = SurrogatePlanner().propose(seen, box)
+    [plan] = SurrogatePlanner().propose(seen, box)
     assert settled(plan) < 0.8 * settled(seen.last_plan)
     assert sum(plan.expected.values()) > 0
     tools = [c["tool"] for c in box.trace() if "tool" in c]
     assert {"past_rounds", "diagnose_slice", "show_examples", "pool_stock", "check_plan"} == set(
         tools
     )
+
+
+@pytest.mark.parametrize(
+    "planner", [StaticPlanner(), RandomPlanner(), NeedPlanner(), SurrogatePlanner()]
+)
+def test_a_planner_of_one_plan_a_round_says_so_when_more_are_asked_for(
+    observe, small_pool, planner
+):
+    seen = observe()
+    with pytest.raises(UsageError, match="proposes one plan a round, not 2"):
+        planner.propose(seen, toolbox(seen, small_pool), n=2)
 
 
 def test_normal_sums_exactly_and_toward_respects_the_limit():
@@ -326,7 +338,7 @@ def test_a_fit_to_bounds_is_not_drawn_back_by_more_of_them():
 
 def test_need_weighs_slices_by_their_complexity_and_takes_names_without_one(observe, small_pool):
     def bare(observation):
-        plan = NeedPlanner().propose(observation, toolbox(observation, small_pool))
+        [plan] = NeedPlanner().propose(observation, toolbox(observation, small_pool))
         assert check_plan(plan, observation, small_pool) == []
         return plan
 
@@ -352,7 +364,8 @@ def test_need_weighs_slices_by_their_complexity_and_takes_names_without_one(obse
     }
     leveled = observe(**changes, last_plan=seen.last_plan.model_copy(update={"bucket_weights": {}}))
     box = Toolbox(leveled, lambda *wanted: [], lambda plan: [])
-    weights = NeedPlanner().propose(leveled, box).bucket_weights["a"]
+    [plan] = NeedPlanner().propose(leveled, box)
+    weights = plan.bucket_weights["a"]
     assert weights["z_3"] == pytest.approx(3 * weights["x_1"], rel=0.01)
 
 
@@ -374,6 +387,6 @@ def test_a_run_without_any_scored_slice_still_gets_a_plan(observe, small_pool):
     nothing = observe(
         history=[], calibration=None, profile=observe().profile.model_copy(update={"slices": []})
     )
-    plan = SurrogatePlanner().propose(nothing, toolbox(nothing, small_pool))
+    [plan] = SurrogatePlanner().propose(nothing, toolbox(nothing, small_pool))
     assert check_plan(plan, nothing, small_pool) == []
     assert plan.expected == {}

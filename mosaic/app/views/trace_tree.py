@@ -441,7 +441,7 @@ def replay_data(folder: Path, kind: str) -> list[dict[str, Any]]:
         toolbox = Toolbox(
             seen, lambda *wanted, files=files: examples_of(store, files or {}, *wanted), check
         )
-        plan = planner.propose(seen, toolbox)
+        plan = planner.propose(seen, toolbox)[0]
         done = next((r.plan for r in state.rounds if r.round == seen.round), None)
         lines.append(
             {
