@@ -8,8 +8,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from agent.constraints import refused_plans
-from agent.feasible import feasible_plan, level_of
+from agent.feasible import feasible_plan
 from agent.planners.base import require_one_plan
+from agent.weights import complexity_of
 from mosaic.core.types.plans import ActionPlan
 from mosaic.core.types.runs import Observation
 from tools.planning.toolbox import Toolbox
@@ -85,7 +86,9 @@ class NeedPlanner:
             for profile in observation.profile.of(objective.name):
                 if profile.score.mean is not None:
                     need[profile.slice] = (
-                        profile.score.n_scored * (6 - profile.score.mean) * level_of(profile.slice)
+                        profile.score.n_scored
+                        * (6 - profile.score.mean)
+                        * complexity_of(profile.slice)
                     )
             for dataset in objective.datasets:
                 share = {

@@ -7,9 +7,8 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from agent.constraints import amounts, check_plan
-from agent.feasible import feasible_plan, level_of, normal, toward
-from agent.observe import proportions
+from agent.constraints import check_amounts, check_plan
+from agent.feasible import feasible_plan
 from agent.planners.baselines import NeedPlanner, RandomPlanner, StaticPlanner
 from agent.planners.response_model import MeasuredMixture, ResponseModel
 from agent.planners.surrogate import (
@@ -21,6 +20,7 @@ from agent.planners.surrogate import (
     usual_luck,
     values_of,
 )
+from agent.weights import complexity_of, normalize, proportions, step_toward
 from mosaic.core.errors import UsageError
 from mosaic.core.types.data import Stock
 from mosaic.core.types.evaluation import Score
@@ -97,9 +97,10 @@ def test_plans_are_legal_whatever_is_scarce_weak_or_below_its_floor(
     for round_ in (1, 2):
         seen = seen.model_copy(update={**changes, "round": round_, "last_plan": last})
         [last] = kind().propose(
-            seen, Toolbox(seen, lambda *wanted: [], lambda plan, seen=seen: amounts(plan, seen))
+            seen,
+            Toolbox(seen, lambda *wanted: [], lambda plan, seen=seen: check_amounts(plan, seen)),
         )
-        assert amounts(last, seen) == []
+        assert check_amounts(last, seen) == []
 
 
 def test_a_wish_for_more_than_there_is_comes_as_near_as_stock_allows(observe):
@@ -116,7 +117,7 @@ def test_a_wish_for_more_than_there_is_comes_as_near_as_stock_allows(observe):
     }
     seen = observe(**changes)
     plan = feasible_plan("r", {"a": 0.9, "b": 0.1}, {"a": {"x": 0.8, "y": 0.1, "z": 0.1}}, seen)
-    assert amounts(plan, seen) == []
+    assert check_amounts(plan, seen) == []
     assert plan.ratios["a"] == pytest.approx(180 / 400, abs=1e-5)
     held = feasible_plan(
         "r", {"a": 0.9, "b": 0.1}, {}, observe(**changes, below_floor=["over_refusal"])
@@ -161,7 +162,7 @@ def test_floors_hold_together(observe):
         **{**values, "stock": scarce, "objectives": pair}, limits=free, below_floor=["o"]
     )
     plan = feasible_plan("r", {"a": 0.6, "c": 0.4}, {}, seen)
-    assert amounts(plan, seen) == []
+    assert check_amounts(plan, seen) == []
     assert plan.ratios == pytest.approx({"a": 0.3, "b": 0.2, "c": 0.5}, abs=1e-5)
 
 
@@ -202,10 +203,10 @@ def test_a_planner_of_one_plan_a_round_says_so_when_more_are_asked_for(
         planner.propose(seen, toolbox(seen, small_pool), n=2)
 
 
-def test_normal_sums_exactly_and_toward_respects_the_limit():
-    weights = normal({"a": 1, "b": 1, "c": 1})
+def test_normalize_sums_exactly_and_a_step_respects_its_limit():
+    weights = normalize({"a": 1, "b": 1, "c": 1})
     assert sum(round(w * 10**6) for w in weights.values()) == 10**6
-    moved = toward({"a": 1.0}, {"b": 1.0}, 0.5)
+    moved = step_toward({"a": 1.0}, {"b": 1.0}, 0.5)
     assert abs(moved["b"] * 2 - 0.5) < 1e-3
 
 
@@ -266,7 +267,7 @@ def test_a_slice_at_the_top_of_the_scale_says_at_least():
 
 def test_harder_buckets_are_believed_to_teach_easier_slices():
     assert [
-        level_of(name)
+        complexity_of(name)
         for name in ("complexity_5", "boundary_2", "all", "turns_many", "2", "x_0", "x_2024")
     ] == [
         5,
