@@ -46,7 +46,7 @@ def test_a_conversation_that_ends_without_a_plan_is_in_the_trace(
         planner = LlmPlanner(config, ChatModel(chat, sleep=lambda s: None), journaled(steps))
         services = SimpleNamespace(
             steps=steps, planner=planner, fallback=None, state=lambda: SimpleNamespace(latest_files=None),
-            check=lambda seen: lambda plan: [],
+            pool=small_pool,
         )  # fmt: skip
         state = {
             "round": seen.round,
@@ -88,7 +88,7 @@ def test_why_the_endpoint_refused_the_request_stands_in_the_event_that_replaces_
         services = SimpleNamespace(
             steps=steps, planner=LlmPlanner(LlmPlannerConfig(chat=chat), ask=journaled(steps)),
             fallback=SimpleNamespace(kind="profile"), state=lambda: SimpleNamespace(latest_files=None),
-            check=lambda seen: lambda plan: [], notify=lambda text: None,
+            pool=small_pool, notify=lambda text: None,
         )  # fmt: skip
         seen = store.put_json(observe().json_data())
         state = {
