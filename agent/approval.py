@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import Field
 
-from agent.constraints import bucket_weights, distance
+from agent.weights import bucket_weights, distance
 from mosaic.core.types.base import FrozenModel, digest_of
 from mosaic.core.types.plans import ActionPlan, Decision
 from mosaic.core.types.runs import Observation

@@ -1,222 +1,220 @@
-"""The space all planners move in: distributions over (data set, bucket) cells, drawn back inside the limits.
+"""The space that all planners move in: distributions over cells, drawn back inside the limits.
 
-Every planner gets this same space and the same limits. `project` moves a wish toward the last executed plan until
-steps, stock and reliability allow it, so that a baseline's draw is legal by construction.
+Every planner gets this same space and the same limits. `project` moves a wish toward the plan
+executed last until steps, floors, stock and reliability allow it. The plan executed last is always
+allowed, so a baseline's draw becomes legal by construction.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Mapping
+from collections.abc import Collection, Mapping
 
-from agent.constraints import amounts, bucket_weights, distance, unreliable
+from agent.constraints import check_amounts, unreliable_cells
+from agent.weights import (
+    BucketWeights,
+    Cell,
+    Weights,
+    bucket_weights,
+    fill,
+    interpolate,
+    normalize,
+    step_toward,
+)
 from mosaic.core.types.plans import ActionPlan
 from mosaic.core.types.runs import Observation
 
-Cell = tuple[str, str]
-Weights = tuple[dict[str, float], dict[str, dict[str, float]]]
-
-DECIMALS = 6
 BISECTIONS = 8
 
 
-def normal(weights: Mapping[str, float]) -> dict[str, float]:
-    """Weights scaled to sum to exactly 1 in decimals of 1e-6, largest remainder first; all zero is a ValueError."""
-    total = math.fsum(weights.values())
-    if not total > 0:
-        raise ValueError("weights are all zero")
-    unit = 10**DECIMALS
-    exact = {name: weight / total * unit for name, weight in weights.items()}
-    whole = {name: math.floor(value) for name, value in exact.items()}
-    rest = unit - sum(whole.values())
-    for name in sorted(exact, key=lambda n: (whole[n] - exact[n], n))[:rest]:
-        whole[name] += 1
-    return {name: value / unit for name, value in whole.items()}
-
-
-def level_of(name: str) -> int:
-    """Complexity of a slice or bucket: the number 1-9 after its last underscore, 1 where there is none."""
-    number = name.rsplit("_", 1)[-1]
-    return int(number) if len(number) == 1 and number in "123456789" else 1
-
-
-def toward(
-    start: Mapping[str, float], wish: Mapping[str, float], limit: float | None
-) -> dict[str, float]:
-    """The point on the way from `start` to `wish` that lies at most `limit` (L1) from `start`."""
-    names = sorted({*start, *wish})
-    step = distance(start, wish)
-    slack = 1e-4
-    share = 1.0 if limit is None or step <= limit - slack else max(0.0, limit - slack) / step
-    return normal(
-        {n: max(0.0, (1 - share) * start.get(n, 0.0) + share * wish.get(n, 0.0)) for n in names}
-    )
-
-
 def project(
-    ratios: Mapping[str, float],
-    buckets: Mapping[str, Mapping[str, float]],
-    observation: Observation,
+    ratios: Mapping[str, float], buckets: BucketWeights, observation: Observation
 ) -> Weights:
     """Ratios and bucket weights as near to the wish as steps, floors, reliability and stock allow.
 
-    No wish for any data set, or for any bucket of one, keeps what the last executed plan had.
+    Where nothing is wished for, of all data sets or of the buckets of one, the weights of the last
+    executed plan stand in.
     """
-    last, proportions, limits = (
-        observation.last_plan,
-        observation.bucket_proportions,
-        observation.limits,
-    )
-    wish = {d: max(0.0, ratios.get(d, 0.0)) for d in proportions}
-    if not any(wish.values()):
-        wish = {d: last.ratios.get(d, 0.0) for d in proportions}
-    legal_ratios = toward(
-        last.ratios, _affordable(normal(wish), observation), limits.max_ratio_step
-    )
-    frozen = unreliable(observation)
+    last, limits = observation.last_plan, observation.limits
+    proportions = observation.bucket_proportions
+    affordable = _affordable(normalize(_wished_ratios(ratios, observation)), observation)
+    legal_ratios = step_toward(last.ratios, affordable, limits.max_ratio_step)
+    held = unreliable_cells(observation)
     start: dict[str, dict[str, float]] = {}
     legal: dict[str, dict[str, float]] = {}
     for dataset in proportions:
-        before = start[dataset] = bucket_weights(last, dataset, proportions)
-        wanted = dict(normal(buckets.get(dataset) or before))
-        held = {b for b in before if (dataset, b) in frozen}
-        if held:
-            fixed = {b: min(wanted.get(b, 0.0), before[b]) for b in sorted(held)}
-            free = {b: w for b, w in wanted.items() if (dataset, b) not in frozen}
-            room, total = 1 - math.fsum(fixed.values()), math.fsum(free.values())
-            wanted = (
-                before
-                if total <= 0
-                else {**fixed, **{b: w / total * room for b, w in free.items()}}
-            )
-        legal[dataset] = toward(before, wanted, limits.max_bucket_step)
-    return _stocked((legal_ratios, legal), (dict(last.ratios), start), frozen, observation)
-
-
-def _affordable(wish: dict[str, float], observation: Observation) -> dict[str, float]:
-    """The wish within what the data sets hold, every objective below its floor keeping at least the share it had."""
-    budget, repeat, last = (
-        observation.budget_per_round,
-        observation.limits.max_repeat,
-        observation.last_plan.ratios,
+        before = bucket_weights(last, dataset, proportions)
+        wish = normalize(buckets.get(dataset) or before)
+        wish = _hold_unreliable(dataset, wish, before, held)
+        start[dataset] = before
+        legal[dataset] = step_toward(before, wish, limits.max_bucket_step)
+    return _within_stock(
+        Weights(legal_ratios, legal), Weights(dict(last.ratios), start), held, observation
     )
-    room = {
-        d: math.fsum(s.tokens for s in observation.stock[d].values()) * repeat / budget
-        for d in wish
-    }
-    before = {
-        tuple(d for d in o.datasets if d in wish): math.fsum(last.get(d, 0.0) for d in o.datasets)
-        for o in observation.objectives
-        if o.name in observation.below_floor and o.datasets
-    }
-    raised: dict[tuple[str, ...], float] = {}
-    while True:
-        kept: dict[str, float] = {}
-        for group, share in raised.items():
-            kept |= _filled(share, {d: wish[d] for d in group}, room)
-        others = {d: w for d, w in wish.items() if d not in kept}
-        kept |= _filled(1 - math.fsum(kept.values()), others, room)
-        # What gives to one may thereby fall below its own floor: then it is raised too. All had their share at once before.
-        low = {
-            g: b for g, b in before.items() if g not in raised and math.fsum(kept[d] for d in g) < b
-        }
-        if not low:
-            left = {d: room[d] - w for d, w in kept.items()}
-            more = _filled(1 - math.fsum(kept.values()), left, left)
-            return normal({d: w + more[d] for d, w in kept.items()})
-        raised |= low
-
-
-def _filled(
-    amount: float, weights: Mapping[str, float], room: Mapping[str, float]
-) -> dict[str, float]:
-    """Spread an amount in proportion to weights, nobody getting more than its room (cut to whole millionths, so that
-    rounding lifts nothing above it); what the weights cannot take goes where there is room."""
-    cap = {n: math.floor(room[n] * 10**DECIMALS) / 10**DECIMALS for n in weights}
-    got = dict.fromkeys(weights, 0.0)
-    while (left := amount - math.fsum(got.values())) > 1e-12:
-        share = {n: w for n, w in weights.items() if w > 0 and got[n] < cap[n]}
-        share = share or {n: cap[n] - w for n, w in got.items() if w < cap[n]}
-        base = math.fsum(share.values())
-        if not base > 0:
-            break
-        got |= {n: min(cap[n], got[n] + left * w / base) for n, w in share.items()}
-    return got
-
-
-def _stocked(
-    wish: Weights, last: Weights, held: Container[Cell], observation: Observation
-) -> Weights:
-    """Cap each bucket at its stock. Where that breaks another limit, go back toward the last executed plan, which is
-    always allowed, as far as it takes."""
-
-    def at(share: float) -> Weights:
-        """The point at this share of the way to the wish, its buckets capped."""
-        (ratios, buckets), (start, before) = wish, last
-        if share < 1:
-            ratios = _between(start, ratios, share)
-            buckets = {d: _between(before[d], w, share) for d, w in buckets.items()}
-        budget, repeat = observation.budget_per_round, observation.limits.max_repeat
-        capped = {}
-        for dataset, weights in buckets.items():
-            part = ratios.get(dataset, 0.0) * budget
-            stock = observation.stock[dataset]
-            room = (
-                {b: stock[b].tokens * repeat / part if b in stock else 0.0 for b in weights}
-                if part > 0
-                else weights
-            )
-            if all(w <= room[b] for b, w in weights.items()):
-                capped[dataset] = weights
-                continue
-            room = {
-                b: min(room[b], w) if (dataset, b) in held else room[b] for b, w in weights.items()
-            }
-            filled = _filled(1.0, weights, room)
-            capped[dataset] = normal(filled) if any(filled.values()) else weights
-        return ratios, capped
-
-    found = at(1.0)
-    if not amounts(_plan(found), observation):
-        return found
-    reached, low, high = last, 0.0, 1.0
-    for _ in range(BISECTIONS):
-        share = (low + high) / 2
-        found = at(share)
-        if amounts(_plan(found), observation):
-            high = share
-        else:
-            reached, low = found, share
-    return reached
-
-
-def _between(
-    start: Mapping[str, float], end: Mapping[str, float], share: float
-) -> dict[str, float]:
-    return normal(
-        {
-            n: (1 - share) * start.get(n, 0.0) + share * end.get(n, 0.0)
-            for n in sorted({*start, *end})
-        }
-    )
-
-
-def _plan(point: Weights) -> ActionPlan:
-    return ActionPlan(rationale="a draft", ratios=point[0], bucket_weights=point[1])
 
 
 def feasible_plan(
     rationale: str,
     ratios: Mapping[str, float],
-    buckets: Mapping[str, Mapping[str, float]],
+    buckets: BucketWeights,
     observation: Observation,
-    expected: Mapping[str, float] | None = None,
 ) -> ActionPlan:
     """A plan as near to the wish as the limits allow."""
-    legal_ratios, legal_buckets = project(ratios, buckets, observation)
-    return ActionPlan(
-        rationale=rationale,
-        ratios=legal_ratios,
-        bucket_weights=legal_buckets,
-        expected=dict(expected or {}),
-    )
+    legal = project(ratios, buckets, observation)
+    return ActionPlan(rationale=rationale, ratios=legal.ratios, bucket_weights=legal.buckets)
+
+
+# -- ratios: floors and the stock of whole data sets -----------------------------------------------
+
+
+def _wished_ratios(ratios: Mapping[str, float], observation: Observation) -> dict[str, float]:
+    datasets = observation.bucket_proportions
+    wish = {dataset: max(0.0, ratios.get(dataset, 0.0)) for dataset in datasets}
+    if any(wish.values()):
+        return wish
+    return {dataset: observation.last_plan.ratios.get(dataset, 0.0) for dataset in datasets}
+
+
+def _affordable(wish: Mapping[str, float], observation: Observation) -> dict[str, float]:
+    """The wish within what the data sets hold, with the floors kept.
+
+    Every objective below its floor keeps at least the share that its data sets had.
+    """
+    room = _room_of_datasets(wish, observation)
+    before = _shares_to_keep(wish, observation)
+    raised: dict[tuple[str, ...], float] = {}
+    while True:
+        kept: dict[str, float] = {}
+        for group, share in raised.items():
+            kept |= fill(share, {dataset: wish[dataset] for dataset in group}, room)
+        others = {dataset: weight for dataset, weight in wish.items() if dataset not in kept}
+        kept |= fill(1 - math.fsum(kept.values()), others, room)
+        # Whoever gives to a raised group may fall below its own floor, and is then raised too.
+        # This ends with all of them raised, since before they all had their shares at once.
+        fallen = {}
+        for group, share in before.items():
+            if group not in raised and math.fsum(kept[dataset] for dataset in group) < share:
+                fallen[group] = share
+        if not fallen:
+            break
+        raised |= fallen
+    # What the groups could not hold of their shares goes wherever there is room.
+    left = {dataset: room[dataset] - weight for dataset, weight in kept.items()}
+    more = fill(1 - math.fsum(kept.values()), left, left)
+    return normalize({dataset: weight + more[dataset] for dataset, weight in kept.items()})
+
+
+def _room_of_datasets(wish: Mapping[str, float], observation: Observation) -> dict[str, float]:
+    """The largest ratio that each data set's stock can serve; above 1 if it holds more."""
+    room = {}
+    for dataset in wish:
+        tokens = math.fsum(stock.tokens for stock in observation.stock[dataset].values())
+        room[dataset] = tokens * observation.limits.max_repeat / observation.budget_per_round
+    return room
+
+
+def _shares_to_keep(
+    wish: Mapping[str, float], observation: Observation
+) -> dict[tuple[str, ...], float]:
+    """Data sets of each objective below its floor -> the share that they had together."""
+    before = {}
+    for objective in observation.objectives:
+        if objective.name in observation.below_floor and objective.datasets:
+            group = tuple(dataset for dataset in objective.datasets if dataset in wish)
+            ratios = [observation.last_plan.ratios.get(d, 0.0) for d in objective.datasets]
+            before[group] = math.fsum(ratios)
+    return before
+
+
+# -- buckets: reliability and stock ----------------------------------------------------------------
+
+
+def _hold_unreliable(
+    dataset: str, wish: dict[str, float], before: dict[str, float], held: Collection[Cell]
+) -> dict[str, float]:
+    """The wish without more weight for buckets that are not measured well.
+
+    Such a bucket may lose weight but not gain any; the others share what it leaves.
+    """
+    fixed = {}
+    for bucket in sorted(before):
+        if (dataset, bucket) in held:
+            fixed[bucket] = min(wish.get(bucket, 0.0), before[bucket])
+    if not fixed:
+        return wish
+    free = {bucket: weight for bucket, weight in wish.items() if (dataset, bucket) not in held}
+    room, total = 1 - math.fsum(fixed.values()), math.fsum(free.values())
+    if total <= 0:
+        return before
+    for bucket, weight in free.items():
+        fixed[bucket] = weight / total * room
+    return fixed
+
+
+def _within_stock(
+    wish: Weights, last: Weights, held: Collection[Cell], observation: Observation
+) -> Weights:
+    """The wish with each bucket capped at its stock.
+
+    If that breaks another limit, go back toward the plan executed last as far as it takes, to the
+    nearest 1/256 of the way.
+    """
+    reached = _capped(wish, held, observation)
+    if _is_allowed(reached, observation):
+        return reached
+    reached, low, high = last, 0.0, 1.0
+    for _ in range(BISECTIONS):
+        share = (low + high) / 2
+        point = _capped(_between(last, wish, share), held, observation)
+        if _is_allowed(point, observation):
+            reached, low = point, share
+        else:
+            high = share
+    return reached
+
+
+def _between(start: Weights, end: Weights, share: float) -> Weights:
+    buckets = {}
+    for dataset, weights in end.buckets.items():
+        buckets[dataset] = interpolate(start.buckets[dataset], weights, share)
+    return Weights(interpolate(start.ratios, end.ratios, share), buckets)
+
+
+def _is_allowed(point: Weights, observation: Observation) -> bool:
+    draft = ActionPlan(rationale="a draft", ratios=point.ratios, bucket_weights=point.buckets)
+    return not check_amounts(draft, observation)
+
+
+def _capped(point: Weights, held: Collection[Cell], observation: Observation) -> Weights:
+    """The point with each bucket's weight at most what its stock allows."""
+    capped = {}
+    for dataset, weights in point.buckets.items():
+        tokens = point.ratios.get(dataset, 0.0) * observation.budget_per_round
+        capped[dataset] = _capped_buckets(dataset, weights, tokens, held, observation)
+    return Weights(point.ratios, capped)
+
+
+def _capped_buckets(
+    dataset: str,
+    weights: dict[str, float],
+    tokens: float,
+    held: Collection[Cell],
+    observation: Observation,
+) -> dict[str, float]:
+    """Bucket weights within the stock, where the data set is asked for so many tokens.
+
+    What a scarce bucket cannot give is asked of the others, except those that are held.
+    """
+    if not tokens > 0:
+        return weights
+    stock, repeat = observation.stock[dataset], observation.limits.max_repeat
+    room = {}
+    for bucket in weights:
+        room[bucket] = stock[bucket].tokens * repeat / tokens if bucket in stock else 0.0
+    if all(weight <= room[bucket] for bucket, weight in weights.items()):
+        return weights
+    for bucket, weight in weights.items():
+        if (dataset, bucket) in held:
+            room[bucket] = min(room[bucket], weight)
+    filled = fill(1.0, weights, room)
+    return normalize(filled) if any(filled.values()) else weights

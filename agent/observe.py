@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from statistics import fmean, stdev
 
-from agent.feasible import normal
 from agent.pareto import MIN_NOISE, choose, floors_broken
 from agent.state import RunState, Settings
-from mosaic.core.types.data import Stock
+from agent.weights import proportions
 from mosaic.core.types.evaluation import FailureProfile, Score
 from mosaic.core.types.plans import ActionPlan, Forecast, Violation
 from mosaic.core.types.runs import Calibration, Observation
 from training.data.pool import Pool
-
-
-def proportions(
-    stock: dict[str, dict[str, Stock]],
-) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """The pools' own proportions, in tokens: of data sets, and of buckets within each."""
-    buckets = {d: {b: float(s.tokens) for b, s in per.items()} for d, per in stock.items()}
-    ratios = {d: math.fsum(per.values()) for d, per in buckets.items()}
-    return normal(ratios), {
-        d: normal(per) for d, per in buckets.items() if math.fsum(per.values()) > 0
-    }
 
 
 def static_plan(pool: Pool, settings: Settings) -> ActionPlan:

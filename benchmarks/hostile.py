@@ -16,10 +16,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from agent.constraints import check_plan, mixture_of
-from agent.observe import proportions
+from agent.constraints import check_plan
 from agent.planners.base import LlmPlannerConfig
 from agent.planners.llm import LlmPlanner
+from agent.weights import proportions
 from benchmarks.bounds import broken
 from benchmarks.figures import figure
 from benchmarks.injections import CANARY, CHANNELS, Credulous, corpus
@@ -33,7 +33,7 @@ from mosaic.core.types.runs import Calibration, Observation, Round
 from mosaic.lab.server import ScriptedServer
 from tools.planning.schemas import label_values
 from tools.planning.toolbox import Toolbox
-from training.data.curate import curate
+from training.data.curate import curate, mixture_of
 from training.data.pool import Pool
 
 NUMBERS = ("NaN", "Infinity", "-Infinity", "1e999", "-1", "-0.0", "1e-320", "2", "1e308", "true", "null", '"0.5"', "[]",
@@ -147,7 +147,7 @@ class Trial:
         shown = [example or {"label": {}, "score": 1.0, "failed": True}]
         toolbox = Toolbox(seen, lambda *wanted: shown, lambda p: check_plan(p, seen, pool))
         try:
-            plan = planner.propose(seen, toolbox)
+            plan = planner.propose(seen, toolbox)[0]
         except MosaicError as error:
             self.counts["refused"] += 1
             return str(error)
@@ -161,7 +161,7 @@ class Trial:
         for reason in broken(plan.json_data(), seen.json_data()):
             self.counts["out of bounds"] += 1
             self.reasons[reason] += 1
-        curated = curate(pool, mixture_of(plan, seen))
+        curated = curate(pool, mixture_of(plan, seen.budget_per_round, seen.seed, seen.limits))
         if curated.report.total.selected > seen.budget_per_round:
             self.counts["out of bounds"] += 1
             self.reasons["tokens curated"] += 1

@@ -170,13 +170,13 @@ class _Talker:
         self.planner = planner
         self.text = text
 
-    def propose(self, observation: Any, toolbox: Any) -> ActionPlan:
-        plan: ActionPlan = self.planner.propose(observation, toolbox)
+    def propose(self, observation: Any, toolbox: Any, n: int = 1) -> list[ActionPlan]:
+        plan: ActionPlan = self.planner.propose(observation, toolbox, n)[0]
         toolbox.conclude(self.text)
         toolbox.calls.append(
             {"tool": self.text, "arguments": {self.text: self.text}, "result": self.text}
         )
-        return plan.model_copy(update={"rationale": self.text})
+        return [plan.model_copy(update={"rationale": self.text})]
 
 
 class _Babbler(StandInGenerator):

@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student
 
-from agent.feasible import feasible_plan, normal
+from agent.feasible import feasible_plan
 from agent.graph import run as run_graph
 from agent.nodes.all import calibrate, measure, resume_at
-from agent.planners.base import Planner
+from agent.planners.base import Planner, require_one_plan
 from agent.planners.baselines import NeedPlanner, RandomPlanner, StaticPlanner
 from agent.planners.surrogate import SurrogatePlanner
+from agent.weights import normalize
 from benchmarks.figures import figure
 from benchmarks.world import World
 from mosaic.app import runs
@@ -50,9 +51,10 @@ class OptunaPlanner:
         self.kind = f"optuna_{sampler}"
         self.sampler = sampler
 
-    def propose(self, observation: Observation, toolbox: Toolbox) -> ActionPlan:
+    def propose(self, observation: Observation, toolbox: Toolbox, n: int = 1) -> list[ActionPlan]:
         import optuna
 
+        require_one_plan(self.kind, n)
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         if self.sampler == "tpe":
             sampler: Any = optuna.samplers.TPESampler(
@@ -89,7 +91,7 @@ class OptunaPlanner:
             for d, per in observation.bucket_proportions.items()
         }
         toolbox.conclude(f"asked {self.kind}")
-        return feasible_plan(f"Proposed by {self.kind}.", ratios, buckets, observation)
+        return [feasible_plan(f"Proposed by {self.kind}.", ratios, buckets, observation)]
 
     def _keys(self, observation: Observation) -> list[str]:
         per = observation.bucket_proportions
@@ -228,7 +230,7 @@ def landscape(quick: bool) -> Rows:
     generator = np.random.default_rng(5)
 
     def draw(weights: Mapping[str, float], spread: float) -> dict[str, float]:
-        return normal(
+        return normalize(
             {n: w * float(np.exp(spread * generator.standard_normal())) for n, w in weights.items()}
         )
 

@@ -26,7 +26,7 @@ def _share(lengths: list[int], batch_size: int) -> float:
 
 
 def _lab_set(folder: Path, tokens: int) -> tuple[Any, Path, list[int]]:
-    from agent.observe import proportions
+    from agent.weights import proportions
 
     config = load_config("lab")
     pool = Pool.open(Path(config.pool))

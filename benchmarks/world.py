@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.observe import proportions
 from agent.pareto import hypervolume
+from agent.weights import proportions
 from mosaic.app.config import RunConfig
 from mosaic.app.wiring import build_services, open_inputs
 from mosaic.core.journal import FILE, Journal

@@ -8,25 +8,25 @@ from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
 from agent.approval import Approver, check_decision, request_of
-from agent.constraints import check_plan, mixture_of
+from agent.constraints import check_plan
 from agent.observe import calibrate as calibration_of
 from agent.observe import forecasts, observation, reference_means, static_plan, stop_reason
 from agent.pareto import choose, verdict
 from agent.planners.base import Planner
+from agent.planners.toolbox import open_toolbox
 from agent.state import Records, RunState, Settings, fold
 from eval.profile import build_profile
 from mosaic.core.errors import BoundaryError, DamageError, PausedError, TrainingError, UsageError
 from mosaic.core.steps import Outcome, Steps
 from mosaic.core.types.base import digest_of
-from mosaic.core.types.data import CurationReport, Mixture
+from mosaic.core.types.data import CurationReport
 from mosaic.core.types.evaluation import FailureProfile, Score, Scored
 from mosaic.core.types.plans import ActionPlan, Decision, Violation
 from mosaic.core.types.runs import Adapter, Observation, Round
 from tools.effects.curate import TrainingSet, curate_step
 from tools.effects.evaluate import Evaluation, Evaluator
 from tools.effects.train import TrainTool
-from tools.planning.examples import examples_of
-from tools.planning.toolbox import Toolbox
+from training.data.curate import mixture_of
 from training.data.pool import Pool
 
 ROUND_ROLES = ("steering", "selection")
@@ -87,10 +87,6 @@ class RunContext:
     def budget_left(self) -> int:
         cap, held, spent = self.steps.journal.ledger()
         return cap - held - spent
-
-    def check(self, seen: Observation) -> Callable[[ActionPlan], list[Violation]]:
-        """The constraints, as a planner's tool asks them."""
-        return lambda draft: check_plan(draft, seen, self.pool)
 
     def begin(self, round_: int) -> None:
         self.steps.round = round_
@@ -192,14 +188,7 @@ def calibrate(services: RunContext, state: State) -> State:
             f"calibration {repeat + 1} of {settings.calibration.repeats}: the pools' own proportions"
         )
         seed = settings.seed + CALIBRATION_SEEDS * (repeat + 1)
-        mixture = Mixture(
-            ratios=plan.ratios,
-            bucket_weights=plan.bucket_weights,
-            budget=settings.tokens_per_round,
-            seed=seed,
-            min_quality=settings.limits.min_quality,
-            max_repeat=settings.limits.max_repeat,
-        )
+        mixture = mixture_of(plan, settings.tokens_per_round, seed, settings.limits)
         training_set = curate_step(services.steps, services.pool, mixture)
         adapter = _trained(services, training_set, seed)
         evaluation = services.evaluator.evaluate(adapter.digest, ROUND_ROLES)
@@ -251,14 +240,10 @@ def plan(services: RunContext, state: State) -> State:
     assert planner is not None
 
     def effect() -> Outcome:
-        files = services.state().latest_files or {}
-        toolbox = Toolbox(
-            seen,
-            lambda *wanted: examples_of(services.steps.store, files, *wanted),
-            services.check(seen),
-        )
+        files = services.state().latest_files
+        toolbox = open_toolbox(seen, services.pool, services.steps.store, files)
         try:
-            proposed = planner.propose(seen, toolbox)
+            proposed = planner.propose(seen, toolbox)[0]
         except (BoundaryError, UsageError, PausedError) as error:
             error.details = {"planner": planner.kind, "calls": toolbox.trace()}
             raise
@@ -438,7 +423,8 @@ def curate(services: RunContext, state: State) -> State:
             f"round {state['round']}: the plan {proposed.content_digest[:12]} was not approved"
         )
     services.notify(f"round {state['round']}: {state['planner']} planned; curating")
-    mixture = mixture_of(proposed, _observation(services, state))
+    seen = _observation(services, state)
+    mixture = mixture_of(proposed, seen.budget_per_round, seen.seed, seen.limits)
     training_set = curate_step(services.steps, services.pool, mixture)
     return {"training_set": training_set.digest, "report": training_set.report.json_data()}
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Protocol
 from pydantic import Field
 
 from eval.chat.client import ChatConfig
+from mosaic.core.errors import UsageError
 from mosaic.core.types.base import FrozenModel
 from mosaic.core.types.plans import ActionPlan
 from mosaic.core.types.runs import Observation
@@ -14,13 +15,25 @@ from tools.planning.toolbox import Toolbox
 
 
 class Planner(Protocol):
-    """Proposes the next plan. `kind` names it in journal and report."""
+    """Proposes the next plans. `kind` names it in journal and report."""
 
     kind: str
 
-    def propose(self, observation: Observation, toolbox: Toolbox) -> ActionPlan:
-        """The plan for `observation.round`. Raises BoundaryError where it cannot, UsageError where nothing is allowed."""
+    def propose(self, observation: Observation, toolbox: Toolbox, n: int = 1) -> list[ActionPlan]:
+        """Propose `n` plans for `observation.round`.
+
+        Raises BoundaryError if the planner fails, UsageError if no plan is allowed or if it
+        cannot propose as many as `n`.
+        """
         ...
+
+
+def require_one_plan(kind: str, n: int) -> None:
+    """Raise UsageError unless `n` is 1, for planners that propose one plan a round."""
+    if n != 1:
+        raise UsageError(
+            f"planner {kind}: this planner proposes one plan a round, not {n}; ask for one"
+        )
 
 
 OnFailure = Literal["need", "static", "random", "profile", "stop"]

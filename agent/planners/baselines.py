@@ -8,7 +8,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from agent.constraints import refused_plans
-from agent.feasible import feasible_plan, level_of
+from agent.feasible import feasible_plan
+from agent.planners.base import require_one_plan
+from agent.weights import complexity_of
 from mosaic.core.types.plans import ActionPlan
 from mosaic.core.types.runs import Observation
 from tools.planning.toolbox import Toolbox
@@ -19,15 +21,17 @@ class StaticPlanner:
 
     kind = "static"
 
-    def propose(self, observation: Observation, toolbox: Toolbox) -> ActionPlan:
+    def propose(self, observation: Observation, toolbox: Toolbox, n: int = 1) -> list[ActionPlan]:
+        require_one_plan(self.kind, n)
         toolbox.conclude("the pools' own proportions")
         proportions = observation.bucket_proportions
-        return ActionPlan(
+        plan = ActionPlan(
             rationale="The pools' own proportions.",
             ratios=observation.proportions,
             bucket_weights=proportions,
             expected={o.name: 0.0 for o in observation.objectives},
         )
+        return [plan]
 
 
 class RandomPlanner:
@@ -38,7 +42,8 @@ class RandomPlanner:
     def __init__(self, spread: float = 1.0) -> None:
         self.spread = spread
 
-    def propose(self, observation: Observation, toolbox: Toolbox) -> ActionPlan:
+    def propose(self, observation: Observation, toolbox: Toolbox, n: int = 1) -> list[ActionPlan]:
+        require_one_plan(self.kind, n)
         refused = len(refused_plans(observation))
         generator = np.random.default_rng(
             [observation.seed, observation.round, *([refused] if refused else [])]
@@ -58,9 +63,10 @@ class RandomPlanner:
         toolbox.conclude(
             f"a draw around the pools' proportions with spread {self.spread} in log-ratios"
         )
-        return feasible_plan(
+        plan = feasible_plan(
             "A random draw around the pools' proportions.", ratios, buckets, observation
         )
+        return [plan]
 
 
 class NeedPlanner:
@@ -71,7 +77,8 @@ class NeedPlanner:
 
     kind = "need"
 
-    def propose(self, observation: Observation, toolbox: Toolbox) -> ActionPlan:
+    def propose(self, observation: Observation, toolbox: Toolbox, n: int = 1) -> list[ActionPlan]:
+        require_one_plan(self.kind, n)
         ratios: dict[str, float] = dict.fromkeys(observation.stock, 0.0)
         buckets: dict[str, dict[str, float]] = {}
         for objective in observation.objectives:
@@ -79,7 +86,9 @@ class NeedPlanner:
             for profile in observation.profile.of(objective.name):
                 if profile.score.mean is not None:
                     need[profile.slice] = (
-                        profile.score.n_scored * (6 - profile.score.mean) * level_of(profile.slice)
+                        profile.score.n_scored
+                        * (6 - profile.score.mean)
+                        * complexity_of(profile.slice)
                     )
             for dataset in objective.datasets:
                 share = {
@@ -90,7 +99,8 @@ class NeedPlanner:
                     buckets[dataset] = share
             toolbox.conclude(f"{objective.name}: need {math.fsum(need.values()):.0f}")
         if any(ratios.values()):
-            return feasible_plan("Budget in proportion to need.", ratios, buckets, observation)
-        return feasible_plan(
+            return [feasible_plan("Budget in proportion to need.", ratios, buckets, observation)]
+        unmoved = feasible_plan(
             "No slice is scored: no need is known, and nothing is moved.", {}, {}, observation
         )
+        return [unmoved]

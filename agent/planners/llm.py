@@ -17,7 +17,7 @@ import json
 import time
 from typing import Any
 
-from agent.planners.base import LlmPlannerConfig
+from agent.planners.base import LlmPlannerConfig, require_one_plan
 from agent.planners.llm_prompt import (
     MAX_PROBLEMS,
     enveloped,
@@ -55,11 +55,12 @@ class LlmPlanner:
         self.chat = chat or ChatModel(config.chat)
         self._ask = ask
 
-    def propose(self, observation: Observation, toolbox: Toolbox) -> ActionPlan:
-        """A plan without violations. BoundaryError or PausedError where the limits of the round are used up."""
+    def propose(self, observation: Observation, toolbox: Toolbox, n: int = 1) -> list[ActionPlan]:
+        """One plan without violations. BoundaryError or PausedError where the limits of the round are used up."""
+        require_one_plan(self.kind, n)
         talk = _Talk(self, observation, toolbox)
         try:
-            return talk.run()
+            return [talk.run()]
         except _GaveUp as error:
             toolbox.record("gave_up", {"reason": str(error)}, talk.spent())
             reason = f"round {observation.round}: the model found no plan: {error}"

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from agent.feasible import level_of
+from agent.weights import complexity_of
 
 Cell = tuple[str, str]
 Floats = npt.NDArray[np.float64]
@@ -70,7 +70,7 @@ class ResponseModel:
         mine = np.array([d in datasets[objective] for d, _ in self.cells])
         own = mine & np.array([b == name for _, b in self.cells])
         # A harder bucket's rows hold what easier ones ask for, and more.
-        near = (mine & ~own) * np.array([level_of(b) for _, b in self.cells])
+        near = (mine & ~own) * np.array([complexity_of(b) for _, b in self.cells])
         far = [
             np.array([d in names for d, _ in self.cells])
             for other, names in sorted(datasets.items())

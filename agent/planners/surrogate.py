@@ -14,19 +14,16 @@ from collections.abc import Mapping
 from statistics import fmean
 
 import numpy as np
-import numpy.typing as npt
 
-from agent.constraints import cells as cells_of
 from agent.constraints import refused_plans
 from agent.feasible import project
+from agent.planners.base import require_one_plan
 from agent.planners.response_model import Cell, MeasuredMixture, ResponseModel
+from agent.weights import Floats, Weights, cell_shares, plan_shares, share_row, weights_of
 from mosaic.core.types.evaluation import FailureProfile, SliceProfile
 from mosaic.core.types.plans import ActionPlan
 from mosaic.core.types.runs import Observation
 from tools.planning.toolbox import Toolbox
-
-Floats = npt.NDArray[np.float64]
-Weights = tuple[dict[str, float], dict[str, dict[str, float]]]
 
 LOOKS = 4
 EXAMPLES = 3
@@ -49,7 +46,8 @@ class SurrogatePlanner:
 
     kind = "profile"
 
-    def propose(self, observation: Observation, toolbox: Toolbox) -> ActionPlan:
+    def propose(self, observation: Observation, toolbox: Toolbox, n: int = 1) -> list[ActionPlan]:
+        require_one_plan(self.kind, n)
         toolbox.past_rounds()
         worst = self._look(observation, toolbox)
         trials = trials_of(observation)
@@ -57,8 +55,10 @@ class SurrogatePlanner:
         model = ResponseModel(cells, {o.name: o.datasets for o in observation.objectives}, trials)
         start = self._best_past(observation)
         ratios, buckets, value = self._search(observation, model, start)
-        last = weights_of(observation.last_plan, observation)
-        rows = np.array([row_of(cells, ratios, buckets), row_of(cells, *last)])
+        last = weights_of(observation.last_plan, observation.bucket_proportions)
+        rows = np.array(
+            [share_row(cells, cell_shares(ratios, buckets)), share_row(cells, cell_shares(*last))]
+        )
         means = {o: each @ NOISE_WEIGHTS for o, each in outcomes(model, rows, observation).items()}
         expected = {o: round(float(then - now), 4) for o, (then, now) in means.items()}
         rationale = self._rationale(observation, worst, model, ratios, buckets, expected)
@@ -67,7 +67,7 @@ class SurrogatePlanner:
             rationale=rationale, ratios=ratios, bucket_weights=buckets, expected=expected
         )
         toolbox.check_plan(plan)
-        return plan
+        return [plan]
 
     def _look(self, observation: Observation, toolbox: Toolbox) -> list[SliceProfile]:
         """Ask about the slices that cost most, see what fails in the worst, and what the pool can give."""
@@ -123,7 +123,7 @@ class SurrogatePlanner:
     ) -> tuple[dict[str, float], dict[str, dict[str, float]], float]:
         """Random moves in log-ratios, narrower each time, around the best point so far; all inside the limits."""
         generator = np.random.default_rng([observation.seed, observation.round, 17])
-        centre = project(*weights_of(start, observation), observation)
+        centre = project(*weights_of(start, observation.bucket_proportions), observation)
         best, best_value = centre, self._values([centre], observation, model)[0]
         for spread in SPREADS:
             points = [
@@ -138,12 +138,15 @@ class SurrogatePlanner:
     def _values(
         self, points: list[Weights], observation: Observation, model: ResponseModel
     ) -> list[float]:
-        rows = np.array([row_of(model.cells, *point) for point in points])
+        rows = np.array([share_row(model.cells, cell_shares(*point)) for point in points])
         worth = np.broadcast_to(
             values_of(outcomes(model, rows, observation), observation), len(rows)
         )
         plans = [r.plan for r in observation.history if r.plan] + refused_plans(observation)
-        tried = [row_of(model.cells, *weights_of(plan, observation)) for plan in plans]
+        tried = [
+            share_row(model.cells, cell_shares(*weights_of(plan, observation.bucket_proportions)))
+            for plan in plans
+        ]
         stale = [any(np.abs(row - past).sum() < MIN_NEWS for past in tried) for row in rows]
         return [float(w) - s for w, s in zip(worth, stale, strict=True)]
 
@@ -156,7 +159,9 @@ class SurrogatePlanner:
         buckets: Mapping[str, Mapping[str, float]],
         expected: Mapping[str, float],
     ) -> str:
-        last_ratios, last_buckets = weights_of(observation.last_plan, observation)
+        last_ratios, last_buckets = weights_of(
+            observation.last_plan, observation.bucket_proportions
+        )
         parts = []
         if worst:
             named = ", ".join(f"{s.objective} {s.slice} ({s.score.mean:.2f})" for s in worst)
@@ -181,28 +186,6 @@ class SurrogatePlanner:
         return " ".join(parts)
 
 
-def weights_of(plan: ActionPlan, observation: Observation) -> Weights:
-    """Ratios and bucket weights of a plan, the pool's proportions where it names none."""
-    buckets = {
-        d: dict(plan.bucket_weights.get(d) or per)
-        for d, per in observation.bucket_proportions.items()
-    }
-    return {d: plan.ratios.get(d, 0.0) for d in observation.bucket_proportions}, buckets
-
-
-def cell_shares(
-    ratios: Mapping[str, float], buckets: Mapping[str, Mapping[str, float]]
-) -> dict[Cell, float]:
-    return {(d, b): r * w for d, r in ratios.items() for b, w in buckets.get(d, {}).items()}
-
-
-def row_of(
-    cells: list[Cell], ratios: Mapping[str, float], buckets: Mapping[str, Mapping[str, float]]
-) -> Floats:
-    shares = cell_shares(ratios, buckets)
-    return np.array([shares.get(cell, 0.0) for cell in cells])
-
-
 def _moved(point: Weights, spread: float, generator: np.random.Generator) -> Weights:
     """A log-normal move of every ratio and bucket weight; a little is added so that nothing stays at zero."""
     ratios, buckets = point
@@ -213,7 +196,7 @@ def _moved(point: Weights, spread: float, generator: np.random.Generator) -> Wei
             for n, w in sorted(weights.items())
         }
 
-    return move(ratios), {d: move(per) for d, per in sorted(buckets.items())}
+    return Weights(move(ratios), {d: move(per) for d, per in sorted(buckets.items())})
 
 
 def slice_means(profile: FailureProfile) -> dict[Cell, float]:
@@ -228,10 +211,10 @@ def trials_of(observation: Observation) -> list[MeasuredMixture]:
     for past in observation.history:
         if past.failure:
             continue
-        shares = cells_of(past.plan, observation.bucket_proportions) if past.plan else {}
+        shares = plan_shares(past.plan, observation.bucket_proportions) if past.plan else {}
         trials.append(MeasuredMixture(shares, slice_means(past.profile)))
     if observation.calibration:
-        shares = cells_of(observation.calibration.mixture, observation.bucket_proportions)
+        shares = plan_shares(observation.calibration.mixture, observation.bucket_proportions)
         trials += [
             MeasuredMixture(shares, slice_means(profile))
             for profile in observation.calibration.profiles

@@ -14,6 +14,7 @@ from typing import Any
 from agent.graph import run as run_graph
 from agent.nodes.all import RunContext, refusal
 from agent.observe import observation, stop_reason
+from agent.planners.toolbox import open_toolbox
 from mosaic.app import runs
 from mosaic.app.config import RunConfig
 from mosaic.app.terminal import safe_lines
@@ -22,8 +23,6 @@ from mosaic.app.views.report_data import link_rounds
 from mosaic.app.wiring import Reporting, build_services, open_inputs, run_digests
 from mosaic.core.errors import StopRequested, UsageError
 from mosaic.core.journal import Journal
-from tools.planning.examples import examples_of
-from tools.planning.toolbox import Toolbox
 from training.methods.base import Event
 
 POLL = 1.0
@@ -142,14 +141,9 @@ def propose(folder: Path, config: RunConfig) -> dict[str, Any]:
         decided = [s.result for s in journal.steps("approve", len(state.rounds)) if s.result]
         refused = [refusal(services, d) for d in decided if d["kind"] == "reject"]
         seen = observation(state, services.settings, services.pool, services.budget_left(), refused)
-        files = state.latest_files or {}
-        toolbox = Toolbox(
-            seen,
-            lambda *wanted: examples_of(services.steps.store, files, *wanted),
-            services.check(seen),
-        )
-        plan = services.planner.propose(seen, toolbox)
-        violations = services.check(seen)(plan)
+        toolbox = open_toolbox(seen, services.pool, services.steps.store, state.latest_files)
+        plan = services.planner.propose(seen, toolbox)[0]
+        violations = toolbox.violations(plan)
         return {
             "round": seen.round,
             "planner": services.planner.kind,

@@ -19,12 +19,11 @@ from mosaic.app.runs import check_budget
 from mosaic.app.wiring import Inputs, Reporting, build_executor, build_generator, open_inputs
 from mosaic.core.errors import UsageError
 from mosaic.core.store import file_digest
-from mosaic.core.types.data import Mixture
 from mosaic.core.types.evaluation import ROLES, Prompt, Response
 from mosaic.core.types.runs import BASE, TRAINING_SET, TrainJob, Workplace
 from training.data.build import TokenCounter
 from training.data.contamination import Found, contamination, pool_requests
-from training.data.curate import curate, write_training_set
+from training.data.curate import curate, mixture_of, write_training_set
 from training.methods.base import never
 from training.methods.sft import check_recipe, load_tokenizer
 from training.methods.vllm_limits import check_servable
@@ -199,14 +198,7 @@ def _recipe(config: RunConfig) -> dict[str, Any]:
 def _mixture(config: RunConfig, inputs: Inputs) -> dict[str, Any]:
     settings = config.settings()
     plan = static_plan(inputs.pool, settings)
-    mixture = Mixture(
-        ratios=plan.ratios,
-        bucket_weights=plan.bucket_weights,
-        budget=settings.tokens_per_round,
-        seed=config.seed,
-        min_quality=config.limits.min_quality,
-        max_repeat=config.limits.max_repeat,
-    )
+    mixture = mixture_of(plan, settings.tokens_per_round, config.seed, config.limits)
     total = curate(inputs.pool, mixture).report.total
     if total.rows == 0:
         raise UsageError(
@@ -298,12 +290,8 @@ def _smoke(config: RunConfig, inputs: Inputs, serve: bool) -> tuple[dict[str, An
     must be started, its generator; and how fast the steps were."""
     plan = static_plan(inputs.pool, config.settings())
     longest = max(FULL_TOKENS, 2 * inputs.pool.max_length)
-    mixture = Mixture(
-        ratios=plan.ratios,
-        budget=min(longest, config.budget.tokens_per_round),
-        seed=config.seed,
-        min_quality=config.limits.min_quality,
-    )
+    scrap = min(longest, config.budget.tokens_per_round)
+    mixture = mixture_of(plan, scrap, config.seed, config.limits)
     base = Path(config.base_model)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "training_set.parquet"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from agent.observe import proportions
+from agent.weights import proportions
 from mosaic.core.types.evaluation import FailureProfile, Score, SliceProfile
 from mosaic.core.types.plans import ActionPlan, Limits, ObjectiveSpec
 from mosaic.core.types.runs import Calibration, Observation, Round

@@ -2,8 +2,9 @@
 
 import pytest
 
-from agent.constraints import check_plan, distance
+from agent.constraints import check_plan
 from agent.feasible import feasible_plan
+from agent.weights import distance
 from mosaic.core.types.data import Focus
 from mosaic.core.types.evaluation import SliceProfile
 from mosaic.core.types.plans import ActionPlan, Limits

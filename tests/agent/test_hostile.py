@@ -29,7 +29,7 @@ def test_without_the_limits_the_same_replies_do_break_the_bounds():
         planner = LlmPlanner(LlmPlannerConfig(chat=chat, max_calls=1, max_repairs=0))
         for _ in range(120):
             try:
-                plan = planner.propose(seen, Toolbox(seen, lambda *wanted: [], lambda p: []))
+                [plan] = planner.propose(seen, Toolbox(seen, lambda *wanted: [], lambda p: []))
                 found.update(broken(plan.json_data(), seen.json_data()))
             except MosaicError:
                 found["refused"] += 1

@@ -59,7 +59,7 @@ def test_a_whole_conversation_ends_in_a_legal_plan_and_leaves_its_trace(observe,
     seen = observe()
     box = toolbox(seen, small_pool)
     with ScriptedServer() as server:
-        plan = planner(server).propose(seen, box)
+        [plan] = planner(server).propose(seen, box)
     assert check_plan(plan, seen, small_pool) == []
     assert plan.ratios != seen.last_plan.ratios
     tools = [c["tool"] for c in box.trace()]
@@ -77,7 +77,7 @@ def test_a_whole_conversation_ends_in_a_legal_plan_and_leaves_its_trace(observe,
 def test_a_server_without_tools_is_asked_for_the_plan_at_once(observe, small_pool, limits):
     seen = observe(limits=Limits(min_quality=2, **limits))
     with ScriptedServer() as server:
-        plan = planner(server, tool_calls=False).propose(seen, toolbox(seen, small_pool))
+        [plan] = planner(server, tool_calls=False).propose(seen, toolbox(seen, small_pool))
         assert server.requests <= 4
     assert check_plan(plan, seen, small_pool) == []
 
@@ -98,7 +98,7 @@ def test_a_wrong_plan_goes_back_with_field_paths_and_the_right_one_is_taken(obse
     wrong = {"rationale": "r", "ratios": {"a": 7, "b": 0.5}, "bucket_weights": {}, "path": "/etc"}
     box = toolbox(seen, small_pool)
     with ScriptedServer(script=says(call("submit_plan", wrong), listen)) as server:
-        plan = planner(server).propose(seen, box)
+        [plan] = planner(server).propose(seen, box)
     assert check_plan(plan, seen, small_pool) == []
     for line in (
         "ratios.a: Input should be less than or equal to 1",
@@ -233,10 +233,10 @@ def test_an_interrupted_conversation_is_replayed_and_not_asked_again(
             planner(server, ask).propose(seen, toolbox(seen, small_pool))
         asked = server.requests
     with ScriptedServer() as server:
-        plan = planner(server, ask).propose(seen, toolbox(seen, small_pool))
+        [plan] = planner(server, ask).propose(seen, toolbox(seen, small_pool))
         assert server.requests == 1
     with ScriptedServer() as server:
-        assert planner(server, ask).propose(seen, toolbox(seen, small_pool)) == plan
+        assert planner(server, ask).propose(seen, toolbox(seen, small_pool)) == [plan]
         assert server.requests == 0
     assert asked == 3 + 8
 
@@ -295,19 +295,19 @@ def test_limits_are_the_rounds_and_not_the_conversations(observe, small_pool, jo
         observe(feedback=[Violation(path="plan", rule="rejected", hint="no")]),
     )
     with ScriptedServer() as server:
-        plan = planner(server, ask).propose(first, toolbox(first, small_pool))
+        [plan] = planner(server, ask).propose(first, toolbox(first, small_pool))
         used = server.requests
         for _ in range(2):
             with pytest.raises(BoundaryError, match=f"max_calls: {used} of {used}"):
                 planner(server, ask, max_calls=used).propose(second, toolbox(second, small_pool))
         # A replayed answer is neither asked for nor counted a second time.
-        assert planner(server, ask).propose(first, toolbox(first, small_pool)) == plan
+        assert planner(server, ask).propose(first, toolbox(first, small_pool)) == [plan]
         assert server.requests == used
         box = toolbox(second, small_pool)
-        other = planner(server, ask).propose(second, box)
+        [other] = planner(server, ask).propose(second, box)
         asked = server.requests
         assert asked > used
-        assert planner(server, ask).propose(second, toolbox(second, small_pool)) == other
+        assert planner(server, ask).propose(second, toolbox(second, small_pool)) == [other]
         assert server.requests == asked
 
 

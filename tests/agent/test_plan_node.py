@@ -46,7 +46,7 @@ def test_a_conversation_that_ends_without_a_plan_is_in_the_trace(
         planner = LlmPlanner(config, ChatModel(chat, sleep=lambda s: None), journaled(steps))
         services = SimpleNamespace(
             steps=steps, planner=planner, fallback=None, state=lambda: SimpleNamespace(latest_files=None),
-            check=lambda seen: lambda plan: [],
+            pool=small_pool,
         )  # fmt: skip
         state = {
             "round": seen.round,
@@ -88,7 +88,7 @@ def test_why_the_endpoint_refused_the_request_stands_in_the_event_that_replaces_
         services = SimpleNamespace(
             steps=steps, planner=LlmPlanner(LlmPlannerConfig(chat=chat), ask=journaled(steps)),
             fallback=SimpleNamespace(kind="profile"), state=lambda: SimpleNamespace(latest_files=None),
-            check=lambda seen: lambda plan: [], notify=lambda text: None,
+            pool=small_pool, notify=lambda text: None,
         )  # fmt: skip
         seen = store.put_json(observe().json_data())
         state = {
@@ -120,11 +120,11 @@ def test_a_replacement_stands_after_a_restart_unless_another_is_configured(tmp_p
         kind = "llm"
         asked = 0
 
-        def propose(self, observation, toolbox):
+        def propose(self, observation, toolbox, n=1):
             self.asked += 1
             if self.asked == 1:
                 raise UsageError("the endpoint refuses the request")
-            return observation.last_plan
+            return [observation.last_plan]
 
     planner = Flaky()
 

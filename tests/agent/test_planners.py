@@ -7,9 +7,8 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from agent.constraints import amounts, check_plan
-from agent.feasible import feasible_plan, level_of, normal, toward
-from agent.observe import proportions
+from agent.constraints import check_amounts, check_plan
+from agent.feasible import feasible_plan
 from agent.planners.baselines import NeedPlanner, RandomPlanner, StaticPlanner
 from agent.planners.response_model import MeasuredMixture, ResponseModel
 from agent.planners.surrogate import (
@@ -21,6 +20,8 @@ from agent.planners.surrogate import (
     usual_luck,
     values_of,
 )
+from agent.weights import complexity_of, normalize, proportions, step_toward
+from mosaic.core.errors import UsageError
 from mosaic.core.types.data import Stock
 from mosaic.core.types.evaluation import Score
 from mosaic.core.types.plans import ActionPlan, Limits, ObjectiveSpec
@@ -45,10 +46,10 @@ def toolbox(seen, pool):
 def test_plans_are_legal_by_construction(observe, small_pool, planner, seed, limits):
     seen = observe(seed=seed, limits=Limits(min_quality=2, **limits), below_floor=["safety"])
     box = toolbox(seen, small_pool)
-    plan = planner.propose(seen, box)
+    [plan] = planner.propose(seen, box)
     assert check_plan(plan, seen, small_pool) == []
     assert box.trace()
-    assert plan == planner.propose(seen, toolbox(seen, small_pool))
+    assert [plan] == planner.propose(seen, toolbox(seen, small_pool))
 
 
 @settings(
@@ -95,10 +96,11 @@ def test_plans_are_legal_whatever_is_scarce_weak_or_below_its_floor(
     }
     for round_ in (1, 2):
         seen = seen.model_copy(update={**changes, "round": round_, "last_plan": last})
-        last = kind().propose(
-            seen, Toolbox(seen, lambda *wanted: [], lambda plan, seen=seen: amounts(plan, seen))
+        [last] = kind().propose(
+            seen,
+            Toolbox(seen, lambda *wanted: [], lambda plan, seen=seen: check_amounts(plan, seen)),
         )
-        assert amounts(last, seen) == []
+        assert check_amounts(last, seen) == []
 
 
 def test_a_wish_for_more_than_there_is_comes_as_near_as_stock_allows(observe):
@@ -115,7 +117,7 @@ def test_a_wish_for_more_than_there_is_comes_as_near_as_stock_allows(observe):
     }
     seen = observe(**changes)
     plan = feasible_plan("r", {"a": 0.9, "b": 0.1}, {"a": {"x": 0.8, "y": 0.1, "z": 0.1}}, seen)
-    assert amounts(plan, seen) == []
+    assert check_amounts(plan, seen) == []
     assert plan.ratios["a"] == pytest.approx(180 / 400, abs=1e-5)
     held = feasible_plan(
         "r", {"a": 0.9, "b": 0.1}, {}, observe(**changes, below_floor=["over_refusal"])
@@ -160,7 +162,7 @@ def test_floors_hold_together(observe):
         **{**values, "stock": scarce, "objectives": pair}, limits=free, below_floor=["o"]
     )
     plan = feasible_plan("r", {"a": 0.6, "c": 0.4}, {}, seen)
-    assert amounts(plan, seen) == []
+    assert check_amounts(plan, seen) == []
     assert plan.ratios == pytest.approx({"a": 0.3, "b": 0.2, "c": 0.5}, abs=1e-5)
 
 
@@ -169,7 +171,7 @@ def test_where_nothing_is_scored_need_moves_nothing(observe, small_pool):
     nothing = Score(mean=None, low=None, high=None, n_scored=0)
     slices = [s.model_copy(update={"score": nothing}) for s in seen.profile.slices]
     seen = seen.model_copy(update={"profile": seen.profile.model_copy(update={"slices": slices})})
-    plan = NeedPlanner().propose(seen, toolbox(seen, small_pool))
+    [plan] = NeedPlanner().propose(seen, toolbox(seen, small_pool))
     assert plan.ratios == pytest.approx(seen.last_plan.ratios, abs=1e-6)
     assert "no need is known" in plan.rationale
 
@@ -181,7 +183,7 @@ def settled(plan):
 def test_the_profile_planner_moves_tokens_from_settled_slices_to_failing_ones(observe, small_pool):
     seen = observe()
     box = toolbox(seen, small_pool)
-    plan = SurrogatePlanner().propose(seen, box)
+    [plan] = SurrogatePlanner().propose(seen, box)
     assert settled(plan) < 0.8 * settled(seen.last_plan)
     assert sum(plan.expected.values()) > 0
     tools = [c["tool"] for c in box.trace() if "tool" in c]
@@ -190,10 +192,21 @@ def test_the_profile_planner_moves_tokens_from_settled_slices_to_failing_ones(ob
     )
 
 
-def test_normal_sums_exactly_and_toward_respects_the_limit():
-    weights = normal({"a": 1, "b": 1, "c": 1})
+@pytest.mark.parametrize(
+    "planner", [StaticPlanner(), RandomPlanner(), NeedPlanner(), SurrogatePlanner()]
+)
+def test_a_planner_of_one_plan_a_round_says_so_when_more_are_asked_for(
+    observe, small_pool, planner
+):
+    seen = observe()
+    with pytest.raises(UsageError, match="proposes one plan a round, not 2"):
+        planner.propose(seen, toolbox(seen, small_pool), n=2)
+
+
+def test_normalize_sums_exactly_and_a_step_respects_its_limit():
+    weights = normalize({"a": 1, "b": 1, "c": 1})
     assert sum(round(w * 10**6) for w in weights.values()) == 10**6
-    moved = toward({"a": 1.0}, {"b": 1.0}, 0.5)
+    moved = step_toward({"a": 1.0}, {"b": 1.0}, 0.5)
     assert abs(moved["b"] * 2 - 0.5) < 1e-3
 
 
@@ -254,7 +267,7 @@ def test_a_slice_at_the_top_of_the_scale_says_at_least():
 
 def test_harder_buckets_are_believed_to_teach_easier_slices():
     assert [
-        level_of(name)
+        complexity_of(name)
         for name in ("complexity_5", "boundary_2", "all", "turns_many", "2", "x_0", "x_2024")
     ] == [
         5,
@@ -326,7 +339,7 @@ def test_a_fit_to_bounds_is_not_drawn_back_by_more_of_them():
 
 def test_need_weighs_slices_by_their_complexity_and_takes_names_without_one(observe, small_pool):
     def bare(observation):
-        plan = NeedPlanner().propose(observation, toolbox(observation, small_pool))
+        [plan] = NeedPlanner().propose(observation, toolbox(observation, small_pool))
         assert check_plan(plan, observation, small_pool) == []
         return plan
 
@@ -352,7 +365,8 @@ def test_need_weighs_slices_by_their_complexity_and_takes_names_without_one(obse
     }
     leveled = observe(**changes, last_plan=seen.last_plan.model_copy(update={"bucket_weights": {}}))
     box = Toolbox(leveled, lambda *wanted: [], lambda plan: [])
-    weights = NeedPlanner().propose(leveled, box).bucket_weights["a"]
+    [plan] = NeedPlanner().propose(leveled, box)
+    weights = plan.bucket_weights["a"]
     assert weights["z_3"] == pytest.approx(3 * weights["x_1"], rel=0.01)
 
 
@@ -374,6 +388,6 @@ def test_a_run_without_any_scored_slice_still_gets_a_plan(observe, small_pool):
     nothing = observe(
         history=[], calibration=None, profile=observe().profile.model_copy(update={"slices": []})
     )
-    plan = SurrogatePlanner().propose(nothing, toolbox(nothing, small_pool))
+    [plan] = SurrogatePlanner().propose(nothing, toolbox(nothing, small_pool))
     assert check_plan(plan, nothing, small_pool) == []
     assert plan.expected == {}

@@ -342,7 +342,7 @@ def test_a_planner_that_fails_is_replaced_visibly(lab, tmp_path, monkeypatch):
     from mosaic.app.views.report_data import report_data
     from mosaic.core.errors import BoundaryError
 
-    def fails(self, observation, toolbox):
+    def fails(self, observation, toolbox, n=1):
         raise BoundaryError("no answer")
 
     monkeypatch.setattr(SurrogatePlanner, "propose", fails)

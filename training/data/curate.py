@@ -32,7 +32,7 @@ from mosaic.core.types.data import (
     Mixture,
     Range,
 )
-from mosaic.core.types.plans import Violation
+from mosaic.core.types.plans import ActionPlan, Limits, Violation
 from training.data.pool import Bucket, Mask, Pool, is_number
 
 Ints = npt.NDArray[np.int64]
@@ -81,6 +81,19 @@ def mix(hashes: Keys, seed: int) -> Keys:
 def exact(weight: float) -> Fraction:
     """The decimal that a person wrote, as a fraction: 0.1 is one tenth."""
     return Fraction(repr(float(weight)))
+
+
+def mixture_of(plan: ActionPlan, budget: int, seed: int, limits: Limits) -> Mixture:
+    """The mixture that executes a plan: its shares and focus, so many tokens, the limits' quality."""
+    return Mixture(
+        ratios=plan.ratios,
+        bucket_weights=plan.bucket_weights,
+        focus=plan.focus,
+        budget=budget,
+        seed=seed,
+        min_quality=limits.min_quality,
+        max_repeat=limits.max_repeat,
+    )
 
 
 def quotas(pool: Pool, mixture: Mixture) -> dict[str, dict[str, int]]:

@@ -566,9 +566,9 @@ def curate(
 ) -> None:
     """Build the training set that a plan asks for; say what was asked and what was delivered."""
     from mosaic.app.files import read_plan
-    from mosaic.core.types.data import Mixture
+    from mosaic.core.types.plans import Limits
     from training.data.curate import curate as select
-    from training.data.curate import write_training_set
+    from training.data.curate import mixture_of, write_training_set
     from training.data.pool import Pool
 
     wanted = read_plan(plan)
@@ -579,16 +579,8 @@ def curate(
         )
     if out.is_dir():
         raise UsageError(f"--out {out} is a folder; name a file")
-    mixture = Mixture(
-        ratios=wanted.ratios,
-        bucket_weights=wanted.bucket_weights,
-        focus=wanted.focus,
-        budget=budget,
-        seed=seed,
-        min_quality=min_quality,
-        max_repeat=max_repeat,
-    )
-    curated = select(opened, mixture)
+    limits = Limits(min_quality=min_quality, max_repeat=max_repeat)
+    curated = select(opened, mixture_of(wanted, budget, seed, limits))
     write_training_set(opened, curated, out)
     if as_json:
         emit(curated.report.json_data())

@@ -8,14 +8,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from agent.constraints import cells, check_plan, plan_distance
 from agent.state import RunState
+from agent.weights import plan_distance, plan_shares
 from mosaic.app.terminal import safe
 from mosaic.app.views.report_data import load, pick_round
 from mosaic.core.errors import MosaicError, UsageError
 from mosaic.core.journal import Event, Journal, Step
 from mosaic.core.store import Store
-from mosaic.core.types.plans import ActionPlan
 from mosaic.core.types.runs import Observation, Round
 
 POLL = 0.5
@@ -356,7 +355,7 @@ def _why(round_: Round, rows: list[dict[str, Any]], seen: Observation) -> dict[s
     assert plan is not None
     dataset, bucket = rows[0]["dataset"], rows[0]["bucket"]
     before, after = (
-        cells(p, seen.bucket_proportions).get((dataset, bucket), 0.0)
+        plan_shares(p, seen.bucket_proportions).get((dataset, bucket), 0.0)
         for p in (seen.last_plan, plan)
     )
     report = round_.curation.datasets[dataset].buckets[bucket] if round_.curation else None
@@ -410,10 +409,9 @@ def why_text(data: dict[str, Any]) -> str:
 
 def replay_data(folder: Path, kind: str) -> list[dict[str, Any]]:
     """What another planner would have proposed at each recorded observation. Executes and records nothing."""
+    from agent.planners.toolbox import open_toolbox
     from mosaic.app.runs import run_config
     from mosaic.app.wiring import build_planner
-    from tools.planning.examples import examples_of
-    from tools.planning.toolbox import Toolbox
     from training.data.pool import Pool
 
     config = run_config(folder)
@@ -435,20 +433,15 @@ def replay_data(folder: Path, kind: str) -> list[dict[str, Any]]:
             else state.files[earlier[-1].round]
         )
 
-        def check(draft: ActionPlan, seen: Observation = seen) -> list[Any]:
-            return check_plan(draft, seen, pool)
-
-        toolbox = Toolbox(
-            seen, lambda *wanted, files=files: examples_of(store, files or {}, *wanted), check
-        )
-        plan = planner.propose(seen, toolbox)
+        toolbox = open_toolbox(seen, pool, store, files)
+        plan = planner.propose(seen, toolbox)[0]
         done = next((r.plan for r in state.rounds if r.round == seen.round), None)
         lines.append(
             {
                 "round": seen.round,
                 "planner": planner.kind,
                 "plan": plan.json_data(),
-                "violations": [v.json_data() for v in check(plan)],
+                "violations": [v.json_data() for v in toolbox.violations(plan)],
                 "distance": None
                 if done is None
                 else round(plan_distance(plan, done, seen.bucket_proportions), 4),
