@@ -1,4 +1,4 @@
-"""Which rounds are worth keeping, and which one is the result. Pure arithmetic over selection scores."""
+"""Which rounds are worth keeping, and which one is the result. Pure arithmetic on selection scores."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ MIN_NOISE = 0.01
 def dominates(a: Sequence[float], b: Sequence[float], tolerance: Sequence[float]) -> bool:
     """Whether `a` is nowhere worse than `b` and somewhere better by more than the tolerance.
 
-    A gain within the noise never costs a round its place. The relation is irreflexive and transitive, so that a
-    set of rounds always has members that nobody dominates.
+    A gain within the noise never costs a round its place. The relation is irreflexive and
+    transitive, so a set of rounds always has members that nobody dominates.
+
+    >>> dominates([4.2, 3.0], [4.0, 3.0], [0.1, 0.1]), dominates([4.2, 2.9], [4.0, 3.0], [0.1, 0.1])
+    (True, False)
     """
-    return all(x >= y for x, y in zip(a, b, strict=True)) and any(
-        x > y + t for x, y, t in zip(a, b, tolerance, strict=True)
-    )
+    differences = np.subtract(a, b)
+    return bool((differences >= 0).all() and (np.asarray(a) > np.add(b, tolerance)).any())
 
 
 def archive(
