@@ -130,6 +130,20 @@ def fill(
     return filled
 
 
+def perturb(
+    weights: Mapping[str, float], spread: float, generator: np.random.Generator, floor: float = 0.0
+) -> dict[str, float]:
+    """A log-normal move of every weight, in the order of names; not normalized.
+
+    `spread` is the standard deviation of a log-ratio. `floor` is added first, so that a weight of
+    zero can grow.
+    """
+    moved = {}
+    for name, weight in sorted(weights.items()):
+        moved[name] = (weight + floor) * math.exp(spread * generator.standard_normal())
+    return moved
+
+
 # -- the weights of plans -------------------------------------------------------------------------
 
 

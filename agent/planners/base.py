@@ -1,4 +1,4 @@
-"""The seam of planning: a planner is a function of history, given as one observation and tools to look closer."""
+"""The seam of planning: a planner proposes plans, given one observation and tools to look closer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from tools.planning.toolbox import Toolbox
 
 
 class Planner(Protocol):
-    """Proposes the next plans. `kind` names it in journal and report."""
+    """Proposes the next plans. `kind` names it in journal and report.
+
+    A planner is a function of the observation, which holds the whole history, and of what the
+    tools answer. Whatever it proposes is checked again before it runs.
+    """
 
     kind: str
 
@@ -36,6 +40,7 @@ def require_one_plan(kind: str, n: int) -> None:
         )
 
 
+# Who plans instead if a planner fails; `stop` ends the run.
 OnFailure = Literal["need", "static", "random", "profile", "stop"]
 
 
@@ -45,7 +50,7 @@ class _PlannerConfig(FrozenModel):
 
 
 class SurrogatePlannerConfig(_PlannerConfig):
-    """Deterministic: reads the failure profile through the tools and learns from the rounds of this run."""
+    """Deterministic: reads the failure profile by the tools and learns from the rounds of this run."""
 
     kind: Literal["profile"] = "profile"
 
@@ -57,7 +62,7 @@ class StaticPlannerConfig(_PlannerConfig):
 
 
 class RandomPlannerConfig(_PlannerConfig):
-    """Draws around the pools' proportions in log-ratio space; `spread` is the standard deviation of a log-ratio."""
+    """Draws around the pools' proportions. `spread` is the standard deviation of a log-ratio."""
 
     kind: Literal["random"] = "random"
     spread: float = Field(default=1.0, gt=0, le=5)
@@ -70,12 +75,16 @@ class NeedPlannerConfig(_PlannerConfig):
 
 
 class LlmPlannerConfig(FrozenModel):
-    """A language model with the tools. The limits are for one round, whoever turned plans of it down, and count failed
-    attempts: `max_calls` requests that reached a server, `max_tokens` charged tokens, `max_seconds` seconds.
+    """A language model with the tools.
 
-    `on_failure` is who plans where the model found no plan within the limits; `pause` stops the run until it is resumed,
-    `stop` ends it. `tool_calls: false` asks for the plan at once, for a server that has a grammar but no tools.
-    `show_text` lets the model read up to 300 characters of each answer that it asks to see.
+    The limits are for one round, however many of its plans were refused, and count failed
+    attempts: `max_calls` requests that reached a server, `max_tokens` charged tokens,
+    `max_seconds` seconds, `max_repairs` corrections.
+
+    `on_failure` says who plans if the model finds no plan within the limits; `pause` stops the
+    run until it is resumed, `stop` ends it. `tool_calls: false` asks for the plan at once, for a
+    server that has a grammar but no tools. `show_text` lets the model read up to 300 characters of
+    each answer that it asks to see.
     """
 
     kind: Literal["llm"] = "llm"

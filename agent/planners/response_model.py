@@ -1,138 +1,236 @@
 """How slices answer to tokens: a small Bayesian regression per slice, fitted to the rounds of one run.
 
-On the 1-5 scale, a slice's mean is linear in the log shares of its own bucket, of its objective's other buckets, and
-of every other objective's data, cut off at the ends of the scale: a slice seen at an end may lie anywhere beyond it.
-The prior says that an objective's tokens help all its slices, harder buckets more, and that other objectives' data
-matter little; the rounds correct it. With no rounds yet the prior speaks alone. A mixture far from all that was tried
-is less certain.
+On the 1-5 scale, a slice's mean is linear in log shares of tokens:
+
+    mean = c + b_own log(own + 0.01) + b_neighbours log(neighbours + 0.01)
+             + for each other objective: b_other log(other + 0.01)
+
+`own` is the share of the slice's own bucket, `neighbours` that of its objective's other buckets,
+and `other` that of another objective's data. With b_own + b_neighbours = 1, doubling all of an
+objective's tokens adds log 2 = 0.69 points.
+
+The mean is cut off at the ends of the scale: a slice seen at an end may lie anywhere beyond it.
+The prior says that an objective's tokens help all its slices, harder buckets more, and that other
+objectives' data matter little. The rounds correct it; with no rounds yet the prior speaks alone. A
+mixture far from all that was tried is less certain.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from agent.weights import complexity_of
+from agent.weights import Cell, Floats, complexity_of, plan_shares, share_row
+from mosaic.core.types.evaluation import FailureProfile
+from mosaic.core.types.runs import Observation
 
-Cell = tuple[str, str]
-Floats = npt.NDArray[np.float64]
+# (objective, slice)
+SliceKey = tuple[str, str]
 
 MIN_SHARE = 0.01
-# Means out here are taken to be cut off at the end of the scale, and to lie at least `SLACK` further out.
-NEAR_BOTTOM, NEAR_TOP, SLACK = 1.1, 4.85, 0.3
-# What a log share of all of an objective's tokens adds to each of its slices, in points, and how sure that is. Own bucket
-# and neighbours have parts of it by their number.
-ALL, ALL_SD = 1.0, 0.5
-FAR, FAR_SD = 0.0, 0.1
+# Means beyond these are taken to be cut off at the end of the scale, and to lie at least
+# `CENSORED_BY` further out.
+NEAR_BOTTOM, NEAR_TOP, CENSORED_BY = 1.1, 4.85, 0.3
+# What a log share of all of an objective's tokens adds to each of its slices, in points, and how
+# sure that is. The slice's own bucket and its neighbours have parts of it by their number.
+OWN_EFFECT, OWN_EFFECT_SD = 1.0, 0.5
+OTHER_EFFECT, OTHER_EFFECT_SD = 0.0, 0.1
 INTERCEPT_SD = 5.0
-NOISE_SD = 0.35
+# The standard deviation of one measured slice mean around the model.
+RESIDUAL_SD = 0.35
 
 
 @dataclass(frozen=True)
 class MeasuredMixture:
-    """One mixture that was trained, or the base, trained on none: token share per cell, steering mean per (objective,
-    slice)."""
+    """One mixture that was trained, or the base, trained on none.
+
+    `shares` are token shares per cell, `means` steering means per (objective, slice).
+    """
 
     shares: Mapping[Cell, float]
-    means: Mapping[Cell, float]
+    means: Mapping[SliceKey, float]
 
 
 @dataclass(frozen=True)
-class Slice:
-    """A slice and the weights (groups, cells) of the cells that speak for it: its own, its objective's others, and
-    those of each other objective."""
+class SliceGroups:
+    """A slice and the cells that speak for it.
 
-    key: Cell
+    `groups` has shape (2 + other objectives, cells): the weights of its own bucket, of its
+    objective's other buckets, and of the data of each other objective.
+    """
+
+    key: SliceKey
     groups: Floats
 
 
 class ResponseModel:
-    """Predicts slice means (1-5) of mixtures given as rows of cell shares."""
+    """Predicts slice means (1-5) of mixtures that are given as rows of cell shares."""
 
     def __init__(
         self,
         cells: Sequence[Cell],
         datasets: Mapping[str, Sequence[str]],
-        trials: Sequence[MeasuredMixture],
+        measured: Sequence[MeasuredMixture],
     ) -> None:
-        """`datasets` is objective -> data sets. Slices are those that any trial measured."""
+        """Fit one regression for each slice that any mixture measured.
+
+        `datasets` is objective -> data sets; `cells` gives the columns of all rows.
+        """
         self.cells = list(cells)
-        keys = sorted({key for trial in trials for key in trial.means})
-        self.slices = [self._slice(key, datasets) for key in keys]
-        shares = np.array([[trial.shares.get(c, 0.0) for c in self.cells] for trial in trials])
-        self._fitted = [self._fit(s, shares, trials) for s in self.slices]
+        keys = sorted({key for mixture in measured for key in mixture.means})
+        self.slices = [self._groups(key, datasets) for key in keys]
+        shares = np.array([share_row(self.cells, mixture.shares) for mixture in measured])
+        self._fitted = [self._fit(slice_, shares, measured) for slice_ in self.slices]
 
-    def _slice(self, key: Cell, datasets: Mapping[str, Sequence[str]]) -> Slice:
+    def predict(self, shares: Floats, objective: str, noise: float, deviates: Floats) -> Floats:
+        """Predicted mean of an objective, its slices counting alike, as in the suites.
+
+        `shares` are mixtures, shape (n, cells). `deviates`, shape (k,), are standard normal: by
+        each, all slices lie higher or lower together. One unit of them is
+
+            sqrt(variance of the fit at this mixture + noise^2)        0.5 = sqrt(0.4^2 + 0.3^2)
+
+        with `noise` the standard deviation of a training. Returns shape (n, k), in 1-5; all NaN
+        for an objective without slices.
+        """
+        per_slice = []
+        for slice_, (coefficients, covariance) in zip(self.slices, self._fitted, strict=True):
+            if slice_.key[0] != objective:
+                continue
+            features = log_share_features(shares, slice_.groups)
+            variance = ((features @ covariance) * features).sum(axis=1)
+            spread = np.sqrt(variance + noise**2)
+            latent = (features @ coefficients)[:, None] + spread[:, None] * deviates
+            per_slice.append(np.clip(latent, 1.0, 5.0))
+        if not per_slice:
+            return np.full((len(shares), len(deviates)), np.nan)
+        return np.mean(per_slice, axis=0)
+
+    def doubling_effect(self, key: SliceKey) -> float:
+        """What doubling all of its objective's tokens is believed to add to a slice's mean.
+
+        It is (b_own + b_neighbours) log 2: with coefficients 0.4 and 0.6, 0.69 points.
+        """
+        index = next(i for i, slice_ in enumerate(self.slices) if slice_.key == key)
+        coefficients, _ = self._fitted[index]
+        return float(coefficients[1:3].sum() * np.log(2))
+
+    def _groups(self, key: SliceKey, datasets: Mapping[str, Sequence[str]]) -> SliceGroups:
         objective, name = key
-        mine = np.array([d in datasets[objective] for d, _ in self.cells])
-        own = mine & np.array([b == name for _, b in self.cells])
+        of_objective = self._cells_of(datasets[objective])
+        own = of_objective & np.array([bucket == name for _, bucket in self.cells])
         # A harder bucket's rows hold what easier ones ask for, and more.
-        near = (mine & ~own) * np.array([complexity_of(b) for _, b in self.cells])
-        far = [
-            np.array([d in names for d, _ in self.cells])
-            for other, names in sorted(datasets.items())
-            if other != objective and names
-        ]
-        if near.any():
-            near = near / near[near > 0].mean()
-        return Slice(key, np.array([own, near, *far], dtype=float))
+        complexities = np.array([complexity_of(bucket) for _, bucket in self.cells])
+        neighbours = (of_objective & ~own) * complexities
+        if neighbours.any():
+            neighbours = neighbours / neighbours[neighbours > 0].mean()
+        others = []
+        for other, names in sorted(datasets.items()):
+            if other != objective and names:
+                others.append(self._cells_of(names))
+        return SliceGroups(key, np.array([own, neighbours, *others], dtype=float))
 
-    def _features(self, slice_: Slice, shares: Floats) -> Floats:
-        return np.hstack([np.ones((len(shares), 1)), np.log(shares @ slice_.groups.T + MIN_SHARE)])
+    def _cells_of(self, datasets: Collection[str]) -> npt.NDArray[np.bool_]:
+        return np.array([dataset in datasets for dataset, _ in self.cells])
 
     def _fit(
-        self, slice_: Slice, shares: Floats, trials: Sequence[MeasuredMixture]
+        self, slice_: SliceGroups, shares: Floats, measured: Sequence[MeasuredMixture]
     ) -> tuple[Floats, Floats]:
-        """Most probable coefficients, and their covariance as if what is cut off had been seen: too small where most
-        results are at an end of the scale."""
-        known = [i for i, t in enumerate(trials) if slice_.key in t.means]
-        features = self._features(slice_, shares[known])
-        seen = np.array([trials[i].means[slice_.key] for i in known])
-        mine = (slice_.groups[:2] > 0).sum(axis=1)
-        parts = mine / max(1, mine.sum())
-        others = len(slice_.groups) - 2
-        prior = np.array([0.0, *(ALL * parts), *[FAR] * others])
-        # Where there is no bucket of its own, or no other, the coefficient is held at zero.
-        weight = (
-            np.array([INTERCEPT_SD, *np.maximum(ALL_SD * parts, 1e-3), *[FAR_SD] * others]) ** -2
-        )
-        low, high = seen < NEAR_BOTTOM, seen > NEAR_TOP
-        edge = seen + SLACK * high - SLACK * low
-        # What is cut off says only "at least" or "at most": a prediction further out is no error. Which of them bind is
-        # found in a few passes; their number has a limit, since nothing proves that the set must settle.
-        binding = np.ones(len(seen), dtype=bool)
-        mean = prior
-        for _ in range(2 * len(seen) + 1):
-            rows = features[binding]
-            precision = np.diag(weight) + rows.T @ rows / NOISE_SD**2
-            mean = np.linalg.solve(precision, weight * prior + rows.T @ edge[binding] / NOISE_SD**2)
-            beyond = np.where(high, features @ mean >= edge, low & (features @ mean <= edge))
-            if (binding == ~beyond).all():
-                break
-            binding = ~beyond
-        covariance = np.linalg.inv(np.diag(weight) + features.T @ features / NOISE_SD**2)
-        return np.asarray(mean, dtype=np.float64), np.asarray(covariance, dtype=np.float64)
+        """Coefficients (2 + groups,) of a slice, and their covariance."""
+        known = [i for i, mixture in enumerate(measured) if slice_.key in mixture.means]
+        seen = np.array([measured[i].means[slice_.key] for i in known])
+        features = log_share_features(shares[known], slice_.groups)
+        n_cells = (slice_.groups[:2] > 0).sum(axis=1)
+        parts = n_cells / max(1, n_cells.sum())
+        n_others = len(slice_.groups) - 2
+        prior = np.array([0.0, *(OWN_EFFECT * parts), *[OTHER_EFFECT] * n_others])
+        # Without a bucket of its own, or without others, the coefficient is held at zero.
+        own_sd = np.maximum(OWN_EFFECT_SD * parts, 1e-3)
+        prior_sd = np.array([INTERCEPT_SD, *own_sd, *[OTHER_EFFECT_SD] * n_others])
+        return fit_censored(features, seen, prior, prior_sd)
 
-    def predict(self, shares: Floats, objective: str, noise: float, luck: Floats) -> Floats:
-        """Predicted mean of an objective, its slices counting alike, as in the suites: for each row of `shares`
-        (n, cells) and each `luck` (k,), standard normal deviates by which all slices lie higher or lower: (n, k). Their
-        unit is what the fit does not know of the row and `noise`, the standard deviation of a training, together. An
-        objective without slices is all NaN."""
-        outcomes = []
-        for slice_, (mean, covariance) in zip(self.slices, self._fitted, strict=True):
-            if slice_.key[0] == objective:
-                features = self._features(slice_, shares)
-                unknown = ((features @ covariance) * features).sum(axis=1)
-                spread = np.sqrt(unknown + noise**2)
-                outcomes.append(
-                    np.clip((features @ mean)[:, None] + spread[:, None] * luck, 1.0, 5.0)
-                )
-        return np.mean(outcomes, axis=0) if outcomes else np.full((len(shares), len(luck)), np.nan)
 
-    def effect(self, key: Cell) -> float:
-        """What doubling all of its objective's tokens is believed to add to a slice's mean."""
-        index = next(i for i, s in enumerate(self.slices) if s.key == key)
-        return float(self._fitted[index][0][1:3].sum() * np.log(2))
+def log_share_features(shares: Floats, groups: Floats) -> Floats:
+    """A one, then the log share of each group: shape (n, 1 + groups).
+
+    A group without tokens counts as a hundredth, so that its log is finite.
+
+    >>> features = log_share_features(np.array([[0.24, 0.0]]), np.array([[1.0, 0.0], [0.0, 1.0]]))
+    >>> features.round(2).tolist()
+    [[1.0, -1.39, -4.61]]
+    """
+    return np.hstack([np.ones((len(shares), 1)), np.log(shares @ groups.T + MIN_SHARE)])
+
+
+def fit_censored(
+    features: Floats, seen: Floats, prior: Floats, prior_sd: Floats
+) -> tuple[Floats, Floats]:
+    """Most probable coefficients of a linear model whose results are cut off at 1 and 5.
+
+    `features` has shape (n, k), `seen` (n,), `prior` and `prior_sd` (k,). Returns the coefficients
+    (k,) and their covariance (k, k). The covariance is as if what is cut off had been seen: too
+    small where most results are at an end of the scale.
+
+    Three results around 3 give about 3, drawn a little toward the prior at 0:
+
+    >>> def fit(*seen):
+    ...     coefficients, _ = fit_censored(
+    ...         np.ones((len(seen), 1)), np.array(seen), np.zeros(1), np.array([5.0])
+    ...     )
+    ...     return round(float(coefficients[0]), 2)
+    >>> fit(2.9, 3.0, 3.1)
+    3.0
+
+    A result of 5.0 says "at least 5.3". One beside it drags it down only as far as it must:
+
+    >>> fit(5.0), fit(5.0, 4.8)
+    (5.27, 5.04)
+    """
+    prior_precision = prior_sd**-2
+    low, high = seen < NEAR_BOTTOM, seen > NEAR_TOP
+    edge = seen + CENSORED_BY * high - CENSORED_BY * low
+    # What is cut off says only "at least" or "at most": a prediction further out is no error.
+    # Which of these bounds bind is found in a few passes. Their number has a limit, since nothing
+    # proves that the set must settle.
+    binding = np.ones(len(seen), dtype=bool)
+    coefficients = prior
+    for _ in range(2 * len(seen) + 1):
+        rows = features[binding]
+        precision = np.diag(prior_precision) + rows.T @ rows / RESIDUAL_SD**2
+        evidence = prior_precision * prior + rows.T @ edge[binding] / RESIDUAL_SD**2
+        coefficients = np.linalg.solve(precision, evidence)
+        predicted = features @ coefficients
+        beyond = np.where(high, predicted >= edge, low & (predicted <= edge))
+        if (binding == ~beyond).all():
+            break
+        binding = ~beyond
+    covariance = np.linalg.inv(np.diag(prior_precision) + features.T @ features / RESIDUAL_SD**2)
+    return np.asarray(coefficients, dtype=np.float64), np.asarray(covariance, dtype=np.float64)
+
+
+def measured_mixtures(observation: Observation) -> list[MeasuredMixture]:
+    """Everything that was trained in this run, with the base as a mixture of no tokens."""
+    proportions = observation.bucket_proportions
+    measured = []
+    for past in observation.history:
+        if past.failure:
+            continue
+        shares = plan_shares(past.plan, proportions) if past.plan else {}
+        measured.append(MeasuredMixture(shares, slice_means(past.profile)))
+    if observation.calibration:
+        shares = plan_shares(observation.calibration.mixture, proportions)
+        for profile in observation.calibration.profiles:
+            measured.append(MeasuredMixture(shares, slice_means(profile)))
+    return measured
+
+
+def slice_means(profile: FailureProfile) -> dict[SliceKey, float]:
+    """Mean of every slice that is scored."""
+    means = {}
+    for slice_ in profile.slices:
+        if slice_.score.mean is not None:
+            means[slice_.objective, slice_.slice] = slice_.score.mean
+    return means

@@ -9,17 +9,18 @@ from hypothesis import strategies as st
 
 from agent.constraints import check_amounts, check_plan
 from agent.feasible import feasible_plan
-from agent.planners.baselines import NeedPlanner, RandomPlanner, StaticPlanner
-from agent.planners.response_model import MeasuredMixture, ResponseModel
-from agent.planners.surrogate import (
+from agent.planners.acquisition import (
     NOISE_NODES,
     NOISE_WEIGHTS,
     SHORTFALL_COST,
-    SurrogatePlanner,
-    outcomes,
-    usual_luck,
-    values_of,
+    expected_values,
+    noise_prior,
+    predicted_means,
+    targets_of,
 )
+from agent.planners.baselines import NeedPlanner, RandomPlanner, StaticPlanner
+from agent.planners.response_model import MeasuredMixture, ResponseModel, log_share_features
+from agent.planners.surrogate import SurrogatePlanner
 from agent.weights import complexity_of, normalize, proportions, step_toward
 from mosaic.core.errors import UsageError
 from mosaic.core.types.data import Stock
@@ -210,17 +211,19 @@ def test_normalize_sums_exactly_and_a_step_respects_its_limit():
     assert abs(moved["b"] * 2 - 0.5) < 1e-3
 
 
-def test_the_value_of_a_mixture_is_its_mean_over_the_luck_of_a_training(observe):
+def test_the_value_of_a_mixture_is_its_mean_over_the_noise_of_a_training(observe):
     seen = observe()
     draws = np.random.default_rng(0).standard_normal((1, 200_000))
     for latent in (3.0, 4.4, 5.0, 5.5):
         by_nodes, by_draws = (
-            {o.name: np.clip(latent + 0.4 * luck, 1, 5) for o in seen.objectives}
-            for luck in (NOISE_NODES[None], draws)
+            {o.name: np.clip(latent + 0.4 * noise, 1, 5) for o in seen.objectives}
+            for noise in (NOISE_NODES[None], draws)
         )
-        drawn = values_of(by_draws, seen, np.full(draws.shape[1], 1 / draws.shape[1]))
+        drawn = expected_values(
+            by_draws, targets_of(seen), np.full(draws.shape[1], 1 / draws.shape[1])
+        )
         # Seven nodes miss a kink by at most two hundredths of a point.
-        assert values_of(by_nodes, seen)[0] == pytest.approx(
+        assert expected_values(by_nodes, targets_of(seen))[0] == pytest.approx(
             drawn[0], abs=0.03 + 0.02 * SHORTFALL_COST / 4
         )
     assert NOISE_WEIGHTS.sum() == pytest.approx(1)
@@ -236,9 +239,9 @@ def test_a_mixture_at_the_top_of_the_scale_is_worth_less_than_one_with_room_to_s
     ] * 3
     model = ResponseModel(cells, {"safety": ["a"], "over_refusal": ["b"]}, trials)
     rows = np.array([[1 / 6] * 6, [0.3] * 3 + [1 / 30] * 3])
-    safety = outcomes(model, rows, seen)["safety"]
-    lucky = NOISE_NODES > 0
-    assert (safety[:, lucky] == 5).all()
+    safety = predicted_means(model, rows, seen)["safety"]
+    high = NOISE_NODES > 0
+    assert (safety[:, high] == 5).all()
     assert (safety[1] @ NOISE_WEIGHTS) > (safety[0] @ NOISE_WEIGHTS) + 0.01
 
 
@@ -253,7 +256,7 @@ def test_a_slice_at_the_top_of_the_scale_says_at_least():
     def latent(trials):
         model = ResponseModel(cells, names, trials)
         mean, _ = model._fitted[0]
-        return (model._features(model.slices[0], rows) @ mean)[0]
+        return (log_share_features(rows, model.slices[0].groups) @ mean)[0]
 
     # A prior that promises more than the top of the scale is not told otherwise by a result at the top,
     assert latent([MeasuredMixture(little, {key: 4.9}), MeasuredMixture(much, {key: 5.0})]) > 5.5
@@ -318,7 +321,7 @@ def test_an_objective_answers_to_its_tokens_alike_however_many_buckets_they_lie_
         assert same == pytest.approx(3.0, abs=0.1)
         assert same - little == pytest.approx(np.log(2), abs=0.12)
         assert much - same == pytest.approx(np.log(2), abs=0.12)
-        assert model.effect(("safety", "x")) == pytest.approx(np.log(2), abs=0.05)
+        assert model.doubling_effect(("safety", "x")) == pytest.approx(np.log(2), abs=0.05)
 
 
 def test_a_fit_to_bounds_is_not_drawn_back_by_more_of_them():
@@ -332,7 +335,9 @@ def test_a_fit_to_bounds_is_not_drawn_back_by_more_of_them():
             *[MeasuredMixture(much, {key: 5.0})] * repeats,
         ]
         effects.append(
-            ResponseModel(cells, {"safety": ["a"], "over_refusal": ["b"]}, trials).effect(key)
+            ResponseModel(cells, {"safety": ["a"], "over_refusal": ["b"]}, trials).doubling_effect(
+                key
+            )
         )
     assert effects[1] == pytest.approx(effects[0], abs=0.01)
 
@@ -375,11 +380,11 @@ def test_noise_of_few_repeats_is_drawn_toward_the_usual(observe):
     once = observe(
         calibration=calibration.model_copy(update={"noise": {"safety": 0.9, "over_refusal": 0.01}})
     )
-    assert usual_luck(once) == usual_luck(observe(calibration=None))
+    assert noise_prior(once) == noise_prior(observe(calibration=None))
     thrice = observe(
         calibration=once.calibration.model_copy(update={"scores": calibration.scores * 3})
     )
-    noise = usual_luck(thrice)
+    noise = noise_prior(thrice)
     assert 0.01 < noise["over_refusal"] < 0.5 < noise["safety"] < 0.9
     assert noise["safety"] == pytest.approx(math.sqrt((8 * 0.5**2 + 2 * 0.9**2) / 10))
 

@@ -1,0 +1,112 @@
+"""What a mixture is worth: the volume it is expected to dominate, less a price for missed targets.
+
+Both are averaged over the noise of a training. A mixture whose mean lies just at the top of the
+scale or at a target is therefore worth less than one with room to spare.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from agent.planners.response_model import ResponseModel
+from agent.weights import Floats
+from mosaic.core.types.runs import Observation
+
+# A point below a target costs four times the whole volume: targets come first, as when the result
+# is chosen.
+SHORTFALL_COST = 16.0
+# The noise of a training is standard normal: nodes and weights of Gauss and Hermite's quadrature.
+NOISE_NODES, NOISE_WEIGHTS = np.polynomial.hermite_e.hermegauss(7)
+NOISE_WEIGHTS = NOISE_WEIGHTS / NOISE_WEIGHTS.sum()
+# What is believed of its standard deviation before anything is measured, in points (1-5), and how
+# many repeats of the calibration that belief is worth. It covers a training and a decision's unseen
+# prompts; the calibration tells of the training alone.
+PRIOR_NOISE, PRIOR_NOISE_REPEATS = 0.5, 8
+
+
+def shrink_noise(measured: float, repeats: int) -> float:
+    """A measured standard deviation, drawn toward what is usual, since few repeats say little.
+
+    It is sqrt((8 * 0.5^2 + repeats * measured^2) / (8 + repeats)):
+
+    >>> round(shrink_noise(0.9, repeats=2), 2)
+    0.6
+    >>> shrink_noise(0.0, repeats=0)
+    0.5
+    """
+    total = PRIOR_NOISE_REPEATS * PRIOR_NOISE**2 + repeats * measured**2
+    return math.sqrt(total / (PRIOR_NOISE_REPEATS + repeats))
+
+
+def noise_prior(observation: Observation) -> dict[str, float]:
+    """Objective -> standard deviation of its mean from one training to the next."""
+    calibration = observation.calibration
+    noise = {}
+    for objective in observation.objectives:
+        if calibration is None:
+            noise[objective.name] = shrink_noise(0.0, 0)
+        else:
+            measured = calibration.noise.get(objective.name, 0.0)
+            # The first of the calibration's trainings is no repeat.
+            noise[objective.name] = shrink_noise(measured, len(calibration.scores) - 1)
+    return noise
+
+
+def predicted_means(
+    model: ResponseModel, rows: Floats, observation: Observation
+) -> dict[str, Floats]:
+    """Objective -> predicted means of each mixture (n) at each noise node (k), shape (n, k).
+
+    Objectives without slices are left out.
+    """
+    predicted = {}
+    for objective, noise in noise_prior(observation).items():
+        means = model.predict(rows, objective, noise, NOISE_NODES)
+        if not np.isnan(means).any():
+            predicted[objective] = means
+    return predicted
+
+
+def targets_of(observation: Observation) -> dict[str, float]:
+    """Objective -> target, for those that have one."""
+    return {o.name: o.target for o in observation.objectives if o.target}
+
+
+def expected_values(
+    means: Mapping[str, Floats], targets: Mapping[str, float], weights: Floats = NOISE_WEIGHTS
+) -> Floats:
+    """What is maximised: the value of each mixture, shape (n,).
+
+    `means` is objective -> (n, k) means at k noise nodes with `weights` (k,). The noise of
+    objectives is independent:
+
+        value = product of E[(mean - 1) / 4] - 16 / 4 * sum of E[max(0, target - mean)]
+
+    A mixture at 3.0 with one objective and at 5.0 with another dominates 0.5 * 1.0 of the volume.
+    A target of 4.5 for the first is missed by 1.5, which costs 4 * 1.5:
+
+    >>> at = {"safety": np.array([[3.0]]), "help": np.array([[5.0]])}
+    >>> expected_values(at, {"safety": 4.5}, np.ones(1)).tolist()
+    [-5.5]
+    """
+    volume: Floats = np.ones(())
+    for mean in means.values():
+        volume = volume * (np.clip((mean - 1) / 4, 0, None) @ weights)
+    shortfall: Floats = np.zeros(())
+    for objective, target in targets.items():
+        if objective in means:
+            shortfall = shortfall + np.clip(target - means[objective], 0, None) @ weights
+    return np.asarray(volume - SHORTFALL_COST * shortfall / 4)
+
+
+def measured_value(means: Mapping[str, float], targets: Mapping[str, float]) -> float:
+    """The value of a result that was measured.
+
+    >>> measured_value({"safety": 3.0, "help": 5.0}, {"safety": 2.5})
+    0.5
+    """
+    certain = {objective: np.array([[mean]]) for objective, mean in means.items()}
+    return float(expected_values(certain, targets, np.ones(1))[0])
