@@ -31,11 +31,12 @@ from eval.chat.client import BadReply, ChatModel, ChatUnavailable, Completion, T
 from eval.chat.reply import sent
 from eval.chat.strict_json import Invalid, NotStrict, parse_strict
 from mosaic.core.errors import BoundaryError, PausedError, UsageError
-from mosaic.core.types.base import canonical_json, digest_of
+from mosaic.core.types.base import JsonObject, canonical_json, digest_of
 from mosaic.core.types.plans import ActionPlan
+from mosaic.core.types.records import AskPlanner, ChooseMark, GiveUp, PlannerAnswer
 from mosaic.core.types.runs import Observation
 from prompts.envelope import delimiter
-from tools.effects.model_calls import CALL, GAVE_UP, Ask, uncached
+from tools.effects.model_calls import Ask, Spent, uncached
 from tools.planning.schemas import LOOKING, action_plan, definitions, plan_model, schema_of
 from tools.planning.toolbox import Toolbox
 
@@ -65,9 +66,8 @@ class LlmPlanner:
             toolbox.record("gave_up", {"reason": str(error)}, talk.spent())
             reason = f"round {observation.round}: the model found no plan: {error}"
             if self.config.on_failure == "pause":
-                self._ask(
-                    GAVE_UP, {"reason": str(error), "spent": talk.spent()}, lambda: {"paused": True}
-                )
+                filed = GiveUp(reason=str(error), spent=talk.spent())
+                self._ask.at(observation.round).give_up(filed)
                 raise PausedError(
                     f"{reason}; see `trace`, change planner settings or the model, then resume"
                 ) from None
@@ -100,18 +100,23 @@ class _Talk:
         self.answers = self.repairs = 0
         self.calls = self.retries = self.tokens = 0
         self.seconds = 0.0
-        self._file = planner._ask
+        self._file = planner._ask.at(observation.round)
         self._mark: str | None = None
-        # What the answers depend on beside the messages: the model, its sampling, the words and the shapes.
-        self.identity = {
-            "model": self.config.chat.model_dump(
-                exclude={"base_url", "api_key_env", "timeout_seconds"}
-            ),
-            "observation": observation.content_digest,
-            "prompts": {name: prompt.digest for name, prompt in self.words.items()},
-            "shapes": digest_of([schema_of(self.model), sorted(LOOKING)]),
-        }
-        self.digest = digest_of(self.identity)
+        # What the answers depend on beside the messages: the model and its sampling, the prompts
+        # and the shapes of tools and plan.
+        elsewhere = {"base_url", "api_key_env", "timeout_seconds"}
+        self.question = AskPlanner(
+            model=self.config.chat.model_dump(exclude=elsewhere),
+            observation=observation.content_digest,
+            prompts={name: prompt.digest for name, prompt in self.words.items()},
+            shapes=digest_of([schema_of(self.model), sorted(LOOKING)]),
+            conversation="",
+            call=0,
+            closing=False,
+            messages="",
+        )
+        identity = {"model", "observation", "prompts", "shapes"}
+        self.digest = digest_of(self.question.model_dump(mode="json", include=identity))
         for filed in self._file.earlier(self.digest):
             self._count(filed)
 
@@ -155,7 +160,7 @@ class _Talk:
         schema = None if limits.tool_calls else schema_of(self.model)
         left = limits.max_seconds - self.seconds
 
-        def effect() -> dict[str, Any]:
+        def effect() -> PlannerAnswer:
             started = time.monotonic()
             try:
                 got = self.chat.complete(
@@ -166,30 +171,32 @@ class _Talk:
                     allowance=limits.max_tokens - self.tokens,
                     most_attempts=limits.max_calls - self.calls,
                 )
-                answer: dict[str, Any] = {
-                    "completion": got.json_data(),
-                    "attempts": sent(got.attempts),
-                }
-                answer["charged"] = got.charged
             except BadReply as error:
-                # Filed like an answer: on resume the same round must fail in the same way, not ask again.
-                answer = {
-                    "failed": error.kind,
-                    "reason": str(error),
-                    "attempts": sent(error.attempts),
-                }
-                answer["charged"] = sum(a.charged for a in error.attempts)
-                answer["records"] = [a.json_data() for a in error.attempts]
-            return {**answer, "seconds": round(time.monotonic() - started, 4)}
+                # Filed like an answer: on resume the same round must fail in the same way.
+                return PlannerAnswer(
+                    failed=error.kind,
+                    reason=str(error),
+                    records=[a.json_data() for a in error.attempts],
+                    attempts=sent(error.attempts),
+                    charged=sum(a.charged for a in error.attempts),
+                    seconds=round(time.monotonic() - started, 4),
+                )
+            return PlannerAnswer(
+                completion=got.json_data(),
+                attempts=sent(got.attempts),
+                charged=got.charged,
+                seconds=round(time.monotonic() - started, 4),
+            )
 
-        inputs = {
-            **self.identity,
+        where = {
             "conversation": self.digest,
             "call": self.answers,
             "closing": closing,
+            "messages": digest_of(messages),
         }
+        inputs = self.question.model_copy(update=where)
         try:
-            answer = self._file(CALL, {**inputs, "messages": digest_of(messages)}, effect)
+            answer = self._file.answer(inputs, effect)
         except ChatUnavailable as error:
             said = {
                 "failed": "unavailable",
@@ -200,46 +207,40 @@ class _Talk:
             raise
         self.answers += 1
         self._count(answer)
-        self.retries += max(0, int(answer["attempts"]) - 1)
+        self.retries += max(0, answer.attempts - 1)
         self._record(answer)
-        if "failed" in answer:
-            raise _GaveUp(f"{answer['failed']}: {answer['reason']}")
-        return Completion.model_validate(answer["completion"])
+        if answer.failed is not None:
+            raise _GaveUp(f"{answer.failed}: {answer.reason}")
+        return Completion.model_validate(answer.completion)
 
-    def _count(self, filed: dict[str, Any]) -> None:
+    def _count(self, filed: Spent) -> None:
         """Charge an answer, or an outage, against the limits."""
-        self.calls += int(filed["attempts"])
-        self.tokens += int(filed["charged"])
-        self.seconds += float(filed["seconds"])
+        self.calls += filed.attempts
+        self.tokens += filed.charged
+        self.seconds += filed.seconds
 
-    def _record(self, answer: dict[str, Any]) -> None:
+    def _record(self, answer: PlannerAnswer) -> None:
         """One line of the trace per message of the model."""
-        said: dict[str, Any] = {
-            "seconds": answer["seconds"],
-            "charged": answer["charged"],
-            "retries": max(0, int(answer["attempts"]) - 1),
+        said: JsonObject = {
+            "seconds": answer.seconds,
+            "charged": answer.charged,
+            "retries": max(0, answer.attempts - 1),
         }
-        if "failed" in answer:
-            said |= {
-                "failed": answer["failed"],
-                "reason": answer["reason"],
-                "attempts": answer["records"],
-            }
+        if answer.completion is None:
+            said |= {"failed": answer.failed, "reason": answer.reason}
+            said["attempts"] = list(answer.records)
         else:
-            got = answer["completion"]
-            said |= {
-                "text": got["text"][:MAX_TRACE_TEXT],
-                "tool_calls": [
-                    {"name": c["name"], "arguments": c["arguments"][:MAX_TRACE_TEXT]}
-                    for c in got["tool_calls"]
-                ],
-                **(
-                    {"reasoning": got["reasoning"][:MAX_TRACE_TEXT]} if got.get("reasoning") else {}
-                ),
-                "usage": got["usage"],
-                "attempts": got["attempts"],
-                "model": got["model"],
-            }
+            got = Completion.model_validate(answer.completion)
+            said["text"] = got.text[:MAX_TRACE_TEXT]
+            said["tool_calls"] = [
+                {"name": call.name, "arguments": call.arguments[:MAX_TRACE_TEXT]}
+                for call in got.tool_calls
+            ]
+            if got.reasoning:
+                said["reasoning"] = got.reasoning[:MAX_TRACE_TEXT]
+            said["usage"] = answer.completion["usage"]
+            said["attempts"] = answer.completion["attempts"]
+            said["model"] = got.model
         self.toolbox.record("model", {"call": self.answers, "prompt": self.digest}, said)
 
     # -- reading --------------------------------------------------------------------------------------------------
@@ -356,8 +357,8 @@ class _Talk:
     def mark(self) -> str:
         """This conversation's random delimiter: filed, so that a replayed conversation has the same words."""
         if self._mark is None:
-            inputs = {"observation": self.identity["observation"]}
-            self._mark = str(self._file("plan_mark", inputs, lambda: {"mark": delimiter()})["mark"])
+            inputs = ChooseMark(observation=self.question.observation)
+            self._mark = self._file.mark(inputs, delimiter)
         return self._mark
 
 

@@ -6,29 +6,29 @@ from collections.abc import Mapping
 from typing import Any
 
 from mosaic.core.store import Store
-from mosaic.core.types.evaluation import Scored
+from mosaic.core.types.evaluation import Scored, SuiteFiles
 from tools.planning.toolbox import Filter
+
+# Objective -> role -> digests of what an evaluation filed.
+EvaluationFiles = Mapping[str, Mapping[str, SuiteFiles]]
 
 BORDERLINE = (2.0, 3.0)
 MAX_TEXT = 300
 
 
 def examples_of(
-    store: Store, files: Mapping[str, Any], objective: str, slice: str, filter: Filter, n: int
+    store: Store, files: EvaluationFiles, objective: str, slice: str, filter: Filter, n: int
 ) -> list[dict[str, Any]]:
     """Up to `n` scored steering items of a slice, worst first: label, score, and the first 300 characters of the last
     answer. No ids and no prompts; the toolbox hands on the answer only where it is asked for.
 
-    `files` is objective -> role -> digests of what an evaluation filed.
     """
-    scored = [
-        Scored.model_validate(s) for s in store.get_json(files[objective]["steering"]["scored"])
-    ]
+    scored = [Scored.model_validate(s) for s in store.get_json(files[objective]["steering"].scored)]
     kept = [s for s in scored if s.slice == slice and s.score is not None and _passes(s, filter)]
     kept.sort(key=lambda s: (s.score or 0.0, s.id))
     answers = {
         r["id"]: (r.get("answers") or [""])[-1]
-        for r in store.get_json(files[objective]["steering"]["responses"])
+        for r in store.get_json(files[objective]["steering"].responses)
     }
     return [
         {
