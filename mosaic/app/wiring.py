@@ -180,7 +180,7 @@ def build_run_judge(
     if not isinstance(judge, LlmJudge):
         return judge
     known = {name: list(roles.values()) for name, roles in inputs.suites.items()}
-    canaries = GoldChecks(
+    gold_checks = GoldChecks(
         judge,
         inputs.objectives,
         known,
@@ -188,7 +188,7 @@ def build_run_judge(
         check=f"python -m mosaic judge check {folder / 'config.json'}",
     )
     cache = VerdictCache(judge_cache(config, folder.resolve().parent))
-    return RecordedJudge(judge, steps, cache, canaries, reporting.evaluating)
+    return RecordedJudge(judge, steps, cache, gold_checks, reporting.evaluating)
 
 
 def build_generator(config: RunConfig, folder: Path, reporting: Reporting) -> Generator:

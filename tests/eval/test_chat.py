@@ -35,7 +35,7 @@ def chat(server, waits=None, **config):
     made = ChatModel(
         ChatConfig(base_url=server.url, **{"timeout_seconds": 5, **config}), sleep=sleep
     )
-    made._http._open()  # the first import takes longer than some limits here
+    made._http.open()  # the first import takes longer than some limits here
     return made
 
 

@@ -65,7 +65,7 @@ def test_a_good_suite_loads_and_its_references_hold(tmp_path):
     ("lines", "message"),
     [
         ([prompt(), prompt()], "steering.jsonl:2: the id 'p1' stands on line 1"),
-        (["{broken"], "steering.jsonl:1: no JSON"),
+        (["{broken"], "steering.jsonl:1: not valid JSON"),
         (['{"id": "a", "id": "b"}'], "steering.jsonl:1: an object names a key twice"),
         (['{"id": "\\ud800"}'], "steering.jsonl:1: a lone surrogate"),
         (["[1]"], "steering.jsonl:1"),

@@ -1,4 +1,4 @@
-"""The vLLM generator without vLLM: order of turns, faults of a server, what the canary finds. The real one: `make test-vllm`."""
+"""The vLLM generator without vLLM: order of turns, faults of a server, what the adapter probe finds. The real one: `make test-vllm`."""
 
 import asyncio
 import json
@@ -12,17 +12,21 @@ from pathlib import Path
 
 import pytest
 
-from eval.generators.adapter_probe import PROMPTS, TOKENS, AdapterProbe, ProbeError, Served
+from eval.generators.adapter_probe import (
+    PROMPTS,
+    TOKENS,
+    AdapterProbe,
+    Continuation,
+    ProbeError,
+    ProbeResult,
+)
 from eval.generators.base import VllmGeneratorConfig
 from eval.generators.conversations import Turn, replay
-from eval.generators.vllm import (
-    ADAPTER_FILES,
-    Session,
-    VllmGenerator,
-    adapter_digest,
-    check_adapter_recipe,
-)
-from eval.generators.vllm_server import AttachedServer, OwnServer, ServerGone
+from eval.generators.vllm import VllmGenerator
+from eval.generators.vllm_adapters import ADAPTER_FILES, adapter_digest, check_adapter_recipe
+from eval.generators.vllm_api import ServerGone
+from eval.generators.vllm_server import AttachedServer, OwnServer
+from eval.generators.vllm_session import Session
 from mosaic.app.loop import stop_signals
 from mosaic.core.errors import BoundaryError, PausedError, UsageError
 from mosaic.core.types.evaluation import Prompt
@@ -45,9 +49,9 @@ def prompts(*turns):
 def test_a_slow_conversation_holds_nobody_up():
     ended = []
 
-    async def ask(where, chat):
-        await asyncio.sleep(0.2 if where == "p0" else 0.001)
-        ended.append((where, sum(m["role"] == "user" for m in chat)))
+    async def ask(wanted, chat):
+        await asyncio.sleep(0.2 if wanted.prompt == "p0" else 0.001)
+        ended.append((wanted.prompt, sum(m["role"] == "user" for m in chat)))
         return Turn("yes", "stop", 1)
 
     asyncio.run(replay(prompts(2, 3, 3), ask, 8))
@@ -56,7 +60,8 @@ def test_a_slow_conversation_holds_nobody_up():
 
 
 def test_responses_come_in_the_order_of_the_prompts_with_their_reasons_and_tokens():
-    async def ask(where, chat):
+    async def ask(wanted, chat):
+        where = wanted.prompt
         return Turn(f"{where} {len(chat)}", "length" if where == "p1" else "stop", 2)
 
     first, second = asyncio.run(replay(prompts(1, 3), ask, 1))
@@ -68,8 +73,8 @@ def test_responses_come_in_the_order_of_the_prompts_with_their_reasons_and_token
 def test_one_error_ends_all_conversations():
     asked = []
 
-    async def ask(where, chat):
-        asked.append(where)
+    async def ask(wanted, chat):
+        asked.append(wanted)
         await asyncio.sleep(0.01)
         raise BoundaryError("gone")
 
@@ -103,7 +108,7 @@ def test_an_adapter_that_vllm_cannot_express_is_refused_by_field(tmp_path, field
         check_adapter_recipe(tmp_path, 16)
 
 
-# The canary, against PEFT's own forward
+# The adapter probe, against PEFT's own forward pass
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +134,7 @@ def adapters(tiny_model, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def answers(tiny_model, adapters):
-    """What a right server would say to the canary's prompts: by model, `None` being the base."""
+    """What a right server would say to the probe's prompts: by model, `None` being the base."""
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -154,50 +159,50 @@ def answers(tiny_model, adapters):
                     )
                 tokens.append(int(row.argmax()))
                 values.append(float(row.max()))
-            served.append(Served(ids, tokens, values))
+            served.append(Continuation(ids, tokens, values))
         return served
 
     return {adapter: of(adapter) for adapter in (None, *adapters)}
 
 
 @pytest.fixture(scope="module")
-def canary(tiny_model):
+def probe(tiny_model):
     return AdapterProbe(tiny_model, "float32")
 
 
-def test_the_canary_passes_a_server_that_does_what_peft_does(canary, adapters, answers):
-    assert canary.check_base(answers[None]) < 1e-3
+def test_the_probe_passes_a_server_that_does_what_peft_does(probe, adapters, answers):
+    assert probe.check_base(answers[None]) < 1e-3
     for adapter in adapters:
-        verdict = canary.check_adapter(adapter, "a", answers[adapter], answers[None])
-        assert verdict.error < 1e-3
-        assert verdict.distinct
+        result = probe.check_adapter(adapter, "a", answers[adapter], answers[None])
+        assert result.error < 1e-3
+        assert result.distinct
 
 
-@pytest.mark.parametrize(("answered_by", "found"), [(None, "base"), (1, "other")])
-def test_a_missing_or_swapped_adapter_is_found(canary, adapters, answers, answered_by, found):
+@pytest.mark.parametrize(("answered_by", "mismatch"), [(None, "base"), (1, "other")])
+def test_a_missing_or_swapped_adapter_is_found(probe, adapters, answers, answered_by, mismatch):
     served = answers[None if answered_by is None else adapters[answered_by]]
     with pytest.raises(ProbeError) as caught:
-        canary.check_adapter(adapters[0], "a", served, answers[None])
-    assert caught.value.found == found
+        probe.check_adapter(adapters[0], "a", served, answers[None])
+    assert caught.value.mismatch == mismatch
     assert "nothing was scored" in str(caught.value)
 
 
-def test_an_adapter_that_answers_for_the_base_is_found(canary, adapters, answers):
+def test_an_adapter_that_answers_for_the_base_is_found(probe, adapters, answers):
     with pytest.raises(ProbeError, match="not answered by") as caught:
-        canary.check_adapter(adapters[0], "a", answers[adapters[0]], answers[adapters[0]])
-    assert caught.value.found == "adapter"
+        probe.check_adapter(adapters[0], "a", answers[adapters[0]], answers[adapters[0]])
+    assert caught.value.mismatch == "adapter"
 
 
-def test_another_chat_template_is_found(canary, answers):
-    moved = [Served([7, *s.prompt], s.tokens, s.logprobs) for s in answers[None]]
+def test_another_chat_template_is_found(probe, answers):
+    moved = [Continuation([7, *s.prompt], s.tokens, s.logprobs) for s in answers[None]]
     with pytest.raises(ProbeError) as caught:
-        canary.check_base(moved)
-    assert caught.value.found == "rendering"
+        probe.check_base(moved)
+    assert caught.value.mismatch == "rendering"
 
 
-def test_the_reference_model_is_left_without_adapter(canary, adapters, answers):
-    canary.check_adapter(adapters[1], "a", answers[adapters[1]], answers[None])
-    assert canary.check_base(answers[None]) < 1e-3
+def test_the_reference_model_is_left_without_adapter(probe, adapters, answers):
+    probe.check_adapter(adapters[1], "a", answers[adapters[1]], answers[None])
+    assert probe.check_base(answers[None]) < 1e-3
 
 
 # A server that fails
@@ -210,9 +215,7 @@ class Quiet(AdapterProbe):
         return 0.0
 
     def check_adapter(self, adapter, name, served, base_served):
-        from eval.generators.adapter_probe import Verdict
-
-        return Verdict(0.0, 1.0, True)
+        return ProbeResult(0.0, 1.0, True)
 
 
 @pytest.fixture
@@ -231,8 +234,8 @@ def stand_in(monkeypatch, tmp_path, tiny_model):
             monkeypatch.setenv(f"STAND_IN_{key.upper()}", str(value))
         config = VllmGeneratorConfig(**{"memory": "share", "start_seconds": 20, **(settings or {})})
         generator = VllmGenerator(tiny_model, config, 16, tmp_path / "logs")
-        generator._canary = Quiet(tiny_model, "float32")
-        monkeypatch.setattr(generator, "_probe", lambda names: [[] for _ in names])
+        generator._adapter_probe = Quiet(tiny_model, "float32")
+        monkeypatch.setattr(generator, "_continue_prompts", lambda names: [[] for _ in names])
         made.append(generator)
         return generator, log
 
@@ -424,11 +427,11 @@ class Counting(Quiet):
 
 def test_the_base_is_checked_after_every_start(stand_in):
     generator, _ = stand_in(dies_after=15)
-    generator._canary = Counting(generator.base_model, "float32")
+    generator._adapter_probe = Counting(generator.base_model, "float32")
     generator.generate(prompts(*[1] * 20), None)
-    assert (generator.server.starts, generator._canary.checks) == (2, 2)
+    assert (generator.server.starts, generator._adapter_probe.checks) == (2, 2)
     generator.generate(prompts(1), None)
-    assert generator._canary.checks == 2
+    assert generator._adapter_probe.checks == 2
 
 
 def test_a_base_whose_check_did_not_pass_is_checked_again(stand_in):
@@ -439,7 +442,7 @@ def test_a_base_whose_check_did_not_pass_is_checked_again(stand_in):
         def check_base(self, served):
             raise lost.pop(0) if len(lost) > 1 else lost[0]
 
-    generator._canary = Failing(generator.base_model, "float32")
+    generator._adapter_probe = Failing(generator.base_model, "float32")
     for _ in range(2):
         with pytest.raises(ProbeError):
             generator.generate(prompts(1), None)
@@ -452,32 +455,32 @@ def test_the_base_of_an_attached_server_is_checked_before_every_call_and_after_a
     own.serve(None)
     monkeypatch.setenv("VLLM_API_KEY", own.server.key)
     generator, _ = stand_in({"base_url": own.server.url})
-    canary = generator._canary = Counting(generator.base_model, "float32")
+    probe = generator._adapter_probe = Counting(generator.base_model, "float32")
     generator.generate(prompts(1), None)
     generator.generate(prompts(1), None)
-    assert canary.checks == 2
+    assert probe.checks == 2
     asyncio.run(_lost(Session(generator, None)))
-    assert canary.checks == 3
-    canary.fails = True
+    assert probe.checks == 3
+    probe.fails = True
     with pytest.raises(ProbeError):
         generator.generate(prompts(1), None)
 
 
 async def _lost(session):
     async with session:
-        await session._recover(0, ServerGone("gone"))
+        await session._recover(0, "gone")
 
 
 def test_a_base_is_read_once_and_its_numbers_are_held_to_that_every_time(
     tiny_model, answers, monkeypatch
 ):
-    canary = AdapterProbe(tiny_model, "float32")
-    canary.check_base(answers[None])
-    monkeypatch.setattr(canary, "_read", None)
-    assert canary.check_base(answers[None]) < 1e-3
+    probe = AdapterProbe(tiny_model, "float32")
+    probe.check_base(answers[None])
+    monkeypatch.setattr(probe, "_read", None)
+    assert probe.check_base(answers[None]) < 1e-3
     with pytest.raises(ProbeError):
-        canary.check_base(
-            [Served(s.prompt, s.tokens, [v - 1 for v in s.logprobs]) for s in answers[None]]
+        probe.check_base(
+            [Continuation(s.prompt, s.tokens, [v - 1 for v in s.logprobs]) for s in answers[None]]
         )
 
 

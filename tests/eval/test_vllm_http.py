@@ -9,8 +9,10 @@ import pytest
 
 from eval.chat.http import is_loopback
 from eval.generators.base import VllmGeneratorConfig
-from eval.generators.vllm import Session, VllmGenerator
+from eval.generators.draws import AnswerId
+from eval.generators.vllm import VllmGenerator
 from eval.generators.vllm_server import AttachedServer
+from eval.generators.vllm_session import Session
 from mosaic.core.errors import BoundaryError, UsageError
 from mosaic.core.types.evaluation import Prompt
 
@@ -72,7 +74,7 @@ def attached(port, host="127.0.0.1"):
 
 @pytest.fixture
 def ask(tiny_model, tmp_path, monkeypatch):
-    """One generated answer of a server that needs no canary."""
+    """One generated answer of a server that needs no probe."""
 
     def one(port, host="127.0.0.1"):
         generator = VllmGenerator(tiny_model, config(port, host), 16, tmp_path)
@@ -80,7 +82,7 @@ def ask(tiny_model, tmp_path, monkeypatch):
 
         async def send():
             async with Session(generator, None) as session:
-                return await session.ask("p", [{"role": "user", "content": "q"}])
+                return await session.ask(AnswerId("p", 0, 0), [{"role": "user", "content": "q"}])
 
         return asyncio.run(send())
 
@@ -117,14 +119,14 @@ def test_loopback_goes_through_no_proxy(serve, ask, monkeypatch, host):
     }
     port, _ = serve(lambda path, key: (200, MODELS if path == "/v1/models" else good, {}))
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy}")
-    assert attached(port, host).models() == MODELS["data"]
+    assert attached(port, host).models() == [{"id": "m", "parent": None}]
     assert ask(port, host).text == "yes"
     assert seen == []
 
 
 @pytest.mark.parametrize("status", [400, 401, 404])
 def test_a_server_that_echoes_the_key_is_not_quoted(serve, ask, monkeypatch, status):
-    monkeypatch.setattr("eval.generators.vllm.RESTARTS", 0)
+    monkeypatch.setattr("eval.generators.vllm_session.RESTARTS", 0)
     port, _ = serve(
         lambda path, key: (status, {"error": {"message": "x" * 280 + f"bad {key}"}}, {})
     )
@@ -172,7 +174,7 @@ def test_an_address_that_is_no_vllm_is_named(serve, body):
 def test_a_chat_reply_that_is_none_is_named(serve, ask, tiny_model, tmp_path, body, kind):
     port, _ = serve(always(body, **{"Content-Type": kind}))
     generator = VllmGenerator(tiny_model, config(port), 16, tmp_path)
-    for call in (lambda: ask(port), lambda: generator._probe(["m"])):
+    for call in (lambda: ask(port), lambda: generator._continue_prompts(["m"])):
         with pytest.raises(
             BoundaryError, match=r"does not answer as vLLM does; check generator\.base_url"
         ):
@@ -184,4 +186,4 @@ def test_a_probe_without_numbers_is_no_probe(serve, tiny_model, tmp_path, values
     choice = {"token_ids": [1], "logprobs": {"content": [{"logprob": v} for v in values]}}
     port, _ = serve(always({"prompt_token_ids": [1], "choices": [choice]}))
     with pytest.raises(BoundaryError, match="does not answer as vLLM does"):
-        VllmGenerator(tiny_model, config(port), 16, tmp_path)._probe(["m"])
+        VllmGenerator(tiny_model, config(port), 16, tmp_path)._continue_prompts(["m"])

@@ -111,15 +111,15 @@ def test_likelihoods_are_the_models(generator, plain, adapters):
         )
 
 
-@pytest.mark.parametrize(("served", "found"), [(1, "other"), (2, "base")])
-def test_another_adapter_under_the_name_is_found(generator, adapters, served, found):
+@pytest.mark.parametrize(("served", "mismatch"), [(1, "other"), (2, "base")])
+def test_another_adapter_under_the_name_is_found(generator, adapters, served, mismatch):
     generator.serve(None)
     name = f"wrong-{served}"
     generator.server.load(name, adapters[served])
-    answers, base = generator._probe([name, generator.server.base])
+    answers, base = generator._continue_prompts([name, generator.server.base])
     with pytest.raises(ProbeError) as caught:
-        generator._canary.check_adapter(adapters[0], name, answers, base)
-    assert caught.value.found == found
+        generator._adapter_probe.check_adapter(adapters[0], name, answers, base)
+    assert caught.value.mismatch == mismatch
 
 
 def test_a_server_killed_in_the_middle_is_replaced_and_the_answers_are_the_same(
@@ -145,7 +145,9 @@ def test_a_server_killed_in_the_middle_is_replaced_and_the_answers_are_the_same(
     assert same(before, after) >= 0.95
 
 
-def test_the_canary_finds_base_requests_answered_by_an_adapter(adapters, tmp_path, monkeypatch):
+def test_the_adapter_probe_finds_base_requests_answered_by_an_adapter(
+    adapters, tmp_path, monkeypatch
+):
     """The CPU build's fault, with its way round (tests/env) switched off."""
     try:
         version("vllm-cpu-lora-fix")
@@ -157,7 +159,7 @@ def test_the_canary_finds_base_requests_answered_by_an_adapter(adapters, tmp_pat
         # Base rows take the last slot's adapter, so the fault shows as soon as all slots are filled.
         with pytest.raises(ProbeError) as caught:
             list(map(generator.serve, adapters))
-        assert caught.value.found == "adapter"
+        assert caught.value.mismatch == "adapter"
     finally:
         generator.close()
 

@@ -140,9 +140,9 @@ def model_calls(journal: Journal) -> dict[str, dict[str, int]]:
         who: [s.result or {} for s in charges if s.inputs["who"] == who]
         for who in ("planner", "judge")
     }
-    canaries = [s.result or {} for s in journal.steps("canaries") if s.state == "done"]
+    gold_checks = [s.result or {} for s in journal.steps("gold_checks") if s.state == "done"]
     beside["judge"] += [
-        c for c in canaries if "attempts" in c
+        c for c in gold_checks if "attempts" in c
     ]  # runs of earlier releases did not count them
     return {
         who: {
