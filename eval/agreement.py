@@ -1,6 +1,7 @@
-"""How far two judges agree: Cohen's kappa per item, with prevalence, since kappa alone misleads if one value is rare.
+"""How far two judges agree: Cohen's kappa per item, and prevalence, since kappa misleads on rare values.
 
-Cohen, "A coefficient of agreement for nominal scales", Educational and Psychological Measurement 20 (1960).
+Cohen, "A coefficient of agreement for nominal scales", Educational and Psychological Measurement 20
+(1960).
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from mosaic.core.types.evaluation import Judgment
 class ItemAgreement(TypedDict):
     """Two judges on one item, over `n` conversations.
 
-    `agreement` is the share of equal values. `prevalence` is the share of conversations in which the item holds,
-    according to each judge.
+    `agreement` is the share of equal values. `prevalence` is the share of conversations in which
+    the item holds, according to each judge.
     """
 
     item: str
@@ -28,12 +29,13 @@ class ItemAgreement(TypedDict):
 def kappa(first: Sequence[Hashable], second: Sequence[Hashable]) -> float | None:
     """Cohen's kappa of two raters over the same cases: (observed - chance) / (1 - chance).
 
-    `observed` is the share of equal values. `chance` is the share that raters with these prevalences would reach by
-    chance. None for no case, and if both gave one and the same value throughout: chance agreement is certain then, and
-    kappa is undefined. ValueError for unequal lengths.
+    `observed` is the share of equal values. `chance` is the share that raters with these
+    prevalences would reach by chance. None for no case, and if both gave one and the same value
+    throughout: chance agreement is certain then, and kappa is undefined. ValueError for unequal
+    lengths.
 
-    Of four cases, both say yes to one and no to two, and the second alone says yes to the last: observed is 3/4, chance
-    is 1/4 * 2/4 + 3/4 * 2/4 = 1/2, and kappa is (3/4 - 1/2) / (1 - 1/2).
+    Of four cases, both say yes to one and no to two, and the second alone says yes to the last:
+    observed is 3/4, chance is 1/4 * 2/4 + 3/4 * 2/4 = 1/2, and kappa is (3/4 - 1/2) / (1 - 1/2).
 
     >>> kappa([1, 0, 0, 0], [1, 0, 0, 1])
     0.5

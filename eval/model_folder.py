@@ -28,12 +28,13 @@ def check_model_folder(folder: Path) -> None:
             )
         if "auto_map" in content:
             raise UsageError(
-                f"{folder}: {name} asks for remote code (auto_map), which is never run; use a plain model"
+                f"{folder}: {name} asks for remote code (auto_map), which is never run; "
+                "use a plain model"
             )
 
 
 def stop_token_ids(folder: Path) -> list[int]:
-    """The end-of-turn tokens of a model folder, as its generation config names them, or else its config."""
+    """The end-of-turn tokens of a model folder, from its generation config or else its config."""
     for name in ("generation_config.json", "config.json"):
         path = folder / name
         value = json.loads(path.read_text()).get("eos_token_id") if path.is_file() else None

@@ -1,10 +1,11 @@
 """One call of a chat model over HTTP: bounded attempts, five gates, and one of two failures.
 
-The gates of every reply are transport, envelope, finish reason and strict parse; the fifth, schema and meaning, is the
-caller's (`eval.chat.strict_json`). A reply that fails a gate is asked for again, at most `max_attempts` times. Every
-attempt is recorded and charged. The outcome is a `Completion`, or `ChatUnavailable` (the endpoint is down: the run
-pauses), or `BadReply` (the endpoint answers, but never with something usable). The last attempt decides which failure.
-The key is read from the environment at the moment of the call and appears in no error, repr or log.
+The gates of every reply are transport, envelope, finish reason and strict parse; the fifth, schema
+and meaning, is the caller's (`eval.chat.strict_json`). A reply that fails a gate is asked for
+again, at most `max_attempts` times. Every attempt is recorded and charged. The outcome is a
+`Completion`, or `ChatUnavailable` (the endpoint is down: the run pauses), or `BadReply` (the
+endpoint answers, but never with something usable). The last attempt decides which failure. The key
+is read from the environment at the moment of the call and appears in no error, repr or log.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from eval.chat.reply import ToolCall as ToolCall
 from mosaic.core.errors import BoundaryError, PausedError, UsageError
 from mosaic.core.types.base import canonical_json
 
-# Seconds to wait before another attempt: at most what the server asks for, else an exponential backoff.
+# Seconds to wait before another attempt: at most what the server asks for, else an exponential
+# backoff.
 MAX_RETRY_AFTER = 120.0
 FIRST_BACKOFF, MAX_BACKOFF = 0.5, 30.0
 CONNECT_SECONDS = 5.0
@@ -40,7 +42,10 @@ JsonMapping = Mapping[str, object]
 
 
 class ChatUnavailable(PausedError):
-    """The endpoint does not answer as a chat server. `attempts` records the requests that were made in vain."""
+    """The endpoint does not answer as a chat server.
+
+    `attempts` records the requests that were made in vain.
+    """
 
     def __init__(self, message: str, attempts: list[Attempt]) -> None:
         super().__init__(message)
@@ -50,8 +55,9 @@ class ChatUnavailable(PausedError):
 class BadReply(BoundaryError):
     """The endpoint answers, but gave no usable reply.
 
-    `kind` names the gate that the last reply failed (refused, truncated, unparsable, envelope, http_400), or the limit
-    that ended the call (allowance, deadline). `refusal` says how the endpoint refused the request itself, else "".
+    `kind` names the gate that the last reply failed (refused, truncated, unparsable, envelope,
+    http_400), or the limit that ended the call (allowance, deadline). `refusal` says how the
+    endpoint refused the request itself, else "".
     """
 
     def __init__(self, message: str, kind: str, attempts: list[Attempt], refusal: str = "") -> None:
@@ -62,7 +68,10 @@ class BadReply(BoundaryError):
 
 
 class ChatModel:
-    """Chat completions of one model. Safe to share between threads. `sleep` and `clock` are seams for tests."""
+    """Chat completions of one model.
+
+    Safe to share between threads. `sleep` and `clock` are seams for tests.
+    """
 
     def __init__(
         self,
@@ -91,14 +100,16 @@ class ChatModel:
         allowance: int | None = None,
         most_attempts: int | None = None,
     ) -> Completion:
-        """One answer. Its text is strict JSON if `schema` is given; arguments of tool calls always are.
+        """One answer.
 
-        `tools` are OpenAI tool definitions. `max_tokens` overrides the first cap. `deadline` is in seconds for the
-        whole call, waits included. `allowance` is how many tokens all attempts together may be charged.
-        `most_attempts` may lower the config's `max_attempts`.
+        Its text is strict JSON if `schema` is given; arguments of tool calls always are.
 
-        Raises ChatUnavailable or BadReply after the last attempt, and UsageError for an empty conversation or a key
-        that cannot be sent.
+        `tools` are OpenAI tool definitions. `max_tokens` overrides the first cap. `deadline` is in
+        seconds for the whole call, waits included. `allowance` is how many tokens all attempts
+        together may be charged. `most_attempts` may lower the config's `max_attempts`.
+
+        Raises ChatUnavailable or BadReply after the last attempt, and UsageError for an empty
+        conversation or a key that cannot be sent.
         """
         if not messages:
             raise UsageError(
@@ -131,7 +142,8 @@ class ChatModel:
                 completion = gates(reply, self.config.model, schema is not None, tools is not None)
                 self._refuse_key(completion)
             except Fault as fault:
-                # Nothing was spent if no model was reached; what the server does not count is taken at its bound.
+                # Nothing was spent if no model was reached; what the server does not count is taken
+                # at its bound.
                 unreached = fault.kind == "connect" or fault.status in TURNED_AWAY
                 unknown = 0 if unreached else reserved
                 attempts.append(
@@ -193,7 +205,7 @@ class ChatModel:
         return body
 
     def _refuse_key(self, completion: Completion) -> None:
-        """Fault for a reply that holds the key: a server that echoes it would put it into every trace."""
+        """Fault for a reply that holds the key, which would put it into every trace."""
         texts = [completion.text, completion.reasoning, completion.model]
         for call in completion.tool_calls:
             texts += [f"{call.id} {call.name}", call.arguments]
@@ -204,7 +216,9 @@ class ChatModel:
         return os.environ.get(self.config.api_key_env) or ""
 
     def _wait(self, number: int, retry_after: float | None, end: float | None) -> None:
-        """Sleep before the next attempt: full-jitter backoff, or what the server asks for, never past the deadline.
+        """Sleep before the next attempt, never past the deadline.
+
+        For as long as the server asks for, or else a full-jitter backoff.
 
         Before attempt 2, 3 and 4 the backoff is drawn from 0 to 0.5, 1 and 2 seconds.
         """
@@ -218,7 +232,10 @@ class ChatModel:
     def _limit_reached(
         self, what: str, kind: str, text: str, last: Fault | None, attempts: list[Attempt]
     ) -> ChatUnavailable | BadReply:
-        """The failure when the call reaches a limit. If the endpoint was down until then, it is still an outage."""
+        """The failure when the call reaches a limit.
+
+        If the endpoint was down until then, it is still an outage.
+        """
         if last and last.down:
             return self._failure(last, attempts)
         return BadReply(f"no {what} left for {self.config.model}: {text}", kind, attempts)
@@ -250,7 +267,8 @@ class ChatModel:
             return ChatUnavailable(f"{where}: {refusal}; {count}; {need}", attempts)
         if fault.status in HOPELESS:
             return BadReply(f"{where}: {refusal}; {count}", fault.kind, attempts, refusal)
-        # One reply of a working chat server shows that the model is the trouble, unless the endpoint went down later.
+        # One reply of a working chat server shows that the model is the trouble, unless the
+        # endpoint went down later.
         kinds = {a.error for a in attempts}
         if kinds & {"truncated", "unparsable", "refused"} and not fault.down:
             return BadReply(f"no usable reply from {where}: {tried}", fault.kind, attempts)

@@ -16,9 +16,10 @@ VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
 class ChatConfig(FrozenModel):
     """A model behind an OpenAI-compatible chat completions endpoint.
 
-    `api_key_env` names the environment variable that holds the key; a local server needs none. `timeout_seconds` is for
-    one attempt. `max_tokens` is the cap of an answer. A truncated answer is asked for again with twice the cap, up to
-    four times the configured one. `structured` says whether the server takes a JSON schema.
+    `api_key_env` names the environment variable that holds the key; a local server needs none.
+    `timeout_seconds` is for one attempt. `max_tokens` is the cap of an answer. A truncated answer
+    is asked for again with twice the cap, up to four times the configured one. `structured` says
+    whether the server takes a JSON schema.
     """
 
     base_url: str = "http://127.0.0.1:8000/v1"

@@ -1,11 +1,12 @@
-"""All HTTP requests to model servers: one request, and its body or a `Fault` within a given number of seconds.
+"""All HTTP requests to model servers: each gives its body or a `Fault` within a number of seconds.
 
-Two clients share one implementation. `AsyncHttp` lives in the event loop of its user; `Http` is for threads, and runs
-the requests of all of them in one loop of its own. In an event loop a time limit can cancel a request wherever it
-stands and close its connection. A read timeout is not enough: a server that drips its reply byte by byte, headers or
-body, never trips it.
+Two clients share one implementation. `AsyncHttp` lives in the event loop of its user; `Http` is for
+threads, and runs the requests of all of them in one loop of its own. In an event loop a time limit
+can cancel a request wherever it stands and close its connection. A read timeout is not enough: a
+server that drips its reply byte by byte, headers or body, never trips it.
 
-No redirect is followed, since it would take the key to another host. Requests to this machine never go through a proxy.
+No redirect is followed, since it would take the key to another host. Requests to this machine never
+go through a proxy.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ Result = TypeVar("Result")
 
 
 def is_loopback(url: str) -> bool:
-    """Whether an address belongs to this machine. Proxies and netrc entries are not used for such an address.
+    """Whether an address belongs to this machine.
+
+    Proxies and netrc entries are not used for such an address.
 
     >>> is_loopback("http://127.8.9.1:80/v1"), is_loopback("http://127.evil.example/v1")
     (True, False)
@@ -56,10 +59,10 @@ def is_loopback(url: str) -> bool:
 class Endpoint:
     """Where requests go, and what they may take.
 
-    `url` is the root of the API, which usually ends in /v1. The key is `key`, or else the value of the environment
-    variable `key_variable` at the moment of each request. The variable's name appears in errors, the key never does.
-    `connect_seconds` limits the time to open a connection. `max_body` is in bytes. With `keep_alive` connections are
-    kept for the next request.
+    `url` is the root of the API, which usually ends in /v1. The key is `key`, or else the value of
+    the environment variable `key_variable` at the moment of each request. The variable's name
+    appears in errors, the key never does. `connect_seconds` limits the time to open a connection.
+    `max_body` is in bytes. With `keep_alive` connections are kept for the next request.
     """
 
     url: str
@@ -75,8 +78,9 @@ class Endpoint:
         # Not stripped: whoever set the variable must know that other programs will fail on it too.
         if not (key.isascii() and key.isprintable() and key == key.strip()):
             raise UsageError(
-                f"{self.key_variable}: the key in this environment variable holds a character that no HTTP "
-                "header takes (a line break, or not ASCII), or a space around it; set it without"
+                f"{self.key_variable}: the key in this environment variable holds a character "
+                "that no HTTP header takes (a line break, or not ASCII), or a space around it; "
+                "set it without"
             )
         return {"Authorization": f"Bearer {key or 'none'}", "Accept": "application/json"}
 
@@ -133,7 +137,7 @@ class AsyncHttp:
         return b"".join(parts)
 
     def open(self) -> httpx2.AsyncClient:
-        """The client with its connections, made at the first use. The first import takes a moment."""
+        """The client with its connections, made at the first use."""
         import httpx2
 
         with self._lock:
@@ -196,7 +200,10 @@ def _shared_loop() -> asyncio.AbstractEventLoop:
 
 
 async def _refusal(response: httpx2.Response) -> Fault:
-    """What a status other than 200 means. A server that refuses a request may say why at the beginning of its body."""
+    """What a status other than 200 means.
+
+    A server that refuses a request may say why at the beginning of its body.
+    """
     status = response.status_code
     sentence, code = "", ""
     if status >= 400:
@@ -212,7 +219,10 @@ async def _refusal(response: httpx2.Response) -> Fault:
 
 
 async def _beginning(response: httpx2.Response) -> bytes:
-    """What arrives of a body within limits of bytes and time. The status counts, whatever becomes of the body."""
+    """What arrives of a body within limits of bytes and time.
+
+    The status counts, whatever becomes of the body.
+    """
     import httpx2
 
     beginning = b""
@@ -228,7 +238,10 @@ async def _beginning(response: httpx2.Response) -> bytes:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """The header Retry-After in seconds from now, given as a number or a date. None if it is absent or nonsense."""
+    """The header Retry-After in seconds from now, given as a number or a date.
+
+    None if it is absent or nonsense.
+    """
     from email.utils import parsedate_to_datetime
 
     text = headers.get("retry-after")

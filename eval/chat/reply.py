@@ -1,4 +1,4 @@
-"""What comes back from a chat endpoint: the parts of a completion, and the gates that a body passes to become one."""
+"""What comes back from a chat endpoint, and the gates that a body passes to become a completion."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ VERSION = re.compile(r"-v?[0-9][0-9.v-]*")
 
 
 def holds_key(key: str, texts: Iterable[str]) -> bool:
-    """Whether a text, or the JSON value that it spells, holds the key. Keys under `SHORTEST_KEY` are not looked for."""
+    """Whether a text, or the JSON value that it spells, holds the key.
+
+    Keys under `SHORTEST_KEY` are not looked for.
+    """
     if len(key) < SHORTEST_KEY:
         return False
     escaped = canonical_json(key)[1:-1]
@@ -39,7 +42,9 @@ def holds_key(key: str, texts: Iterable[str]) -> bool:
 
 
 def quoted(text: str, key: str) -> str:
-    """What a server said, fit for a message: one short line without control characters. Withheld if it holds the key.
+    """What a server said, fit for a message: one short line without control characters.
+
+    Withheld if it holds the key.
 
     >>> quoted("max_tokens is\\x1b[2J\\nnot supported", "")
     'max_tokens is [2J not supported'
@@ -48,7 +53,8 @@ def quoted(text: str, key: str) -> str:
     """
     printable = "".join(c if c.isprintable() else " " for c in text)
     line = " ".join(printable.split())
-    # The beginning of the key is enough: servers mask the rest, and a body that stalls may end within the key.
+    # The beginning of the key is enough: servers mask the rest, and a body that stalls may end
+    # within the key.
     beginning = key[:SHORTEST_KEY]
     begins = len(key) >= SHORTEST_KEY and (beginning in text or beginning in line)
     if begins or holds_key(key, [text, line]):
@@ -59,8 +65,9 @@ def quoted(text: str, key: str) -> str:
 class Fault(Exception):
     """One request that failed.
 
-    `kind` names the gate that stopped it. `tokens` is what the server said it cost, None if unknown. `said` is the
-    server's own text, not to be shown unchecked. `unpaid` is a provider that wants money first.
+    `kind` names the gate that stopped it. `tokens` is what the server said it cost, None if
+    unknown. `said` is the server's own text, not to be shown unchecked. `unpaid` is a provider that
+    wants money first.
     """
 
     def __init__(
@@ -84,12 +91,15 @@ class Fault(Exception):
 
     @property
     def down(self) -> bool:
-        """Whether the endpoint did not answer: no connection, no whole reply, no time, or a status other than 200."""
+        """Whether the endpoint did not answer: no connection, no whole reply, or another status than 200."""
         return self.status is not None or self.kind in ("connect", "transport", "timeout")
 
 
 class Attempt(FrozenModel):
-    """One request of a call. `tokens` as the server counted them, None if unknown; `charged` is what limits count."""
+    """One request of a call.
+
+    `tokens` as the server counted them, None if unknown; `charged` is what limits count.
+    """
 
     error: str | None
     seconds: float = Field(ge=0)
@@ -99,7 +109,7 @@ class Attempt(FrozenModel):
 
 
 def sent(attempts: Sequence[Attempt]) -> int:
-    """How many of these attempts reached a server, which is what limits and the report count as requests."""
+    """How many of these attempts reached a server: what limits and the report count as requests."""
     return sum(a.error != "connect" for a in attempts)
 
 
@@ -127,8 +137,8 @@ class TokenCounts(FrozenModel):
 class Completion(FrozenModel):
     """One accepted answer, with the records of every attempt that led to it.
 
-    `reasoning` is what the server separated from the answer as the model's thinking: shown to people, never sent back,
-    never parsed.
+    `reasoning` is what the server separated from the answer as the model's thinking: shown to
+    people, never sent back, never parsed.
     """
 
     text: str
@@ -150,7 +160,9 @@ class Completion(FrozenModel):
 
 
 def error_of(body: bytes) -> tuple[str, str]:
-    """(sentence, code) of an error's body, in the forms of OpenAI, vLLM or a plain page. Empty if there is none.
+    """(sentence, code) of an error's body, in the forms of OpenAI, vLLM or a plain page.
+
+    Empty if there is none.
 
     >>> error_of(b'{"error": {"message": "no credit", "code": "insufficient_quota"}}')
     ('no credit', 'insufficient_quota')
@@ -173,7 +185,9 @@ def error_of(body: bytes) -> tuple[str, str]:
 
 
 def gates(body: bytes, model: str, json_text: bool, tools: bool) -> Completion:
-    """Envelope, finish reason and strict parse of one reply's body. Raises Fault if one of these gates stops it.
+    """Envelope, finish reason and strict parse of one reply's body.
+
+    Raises Fault if one of these gates stops it.
 
     `json_text` says that the answer must be JSON, `tools` that tools were offered.
     """
@@ -294,7 +308,7 @@ def _count(number: JsonValue) -> int | None:
 
 
 def _unfenced(text: str) -> str:
-    """The inside of one code fence around the whole text, which models without a grammar like to add."""
+    """The text without a code fence around all of it, which models without a grammar like to add."""
     stripped = text.strip()
     if stripped.startswith(FENCE) and stripped.endswith(FENCE) and "\n" in stripped:
         return stripped.split("\n", 1)[1][: -len(FENCE)].strip()

@@ -1,7 +1,7 @@
-"""Strict reading of text that somebody else wrote: bounded, unambiguous JSON, then strict validation.
+"""Strict reading of text that somebody else wrote: unambiguous JSON, then strict validation.
 
-`json.loads` alone takes the last of two equal keys, reads NaN, and follows any depth. The reply of a model and the file
-of a person may do none of this. Pure, no heavy imports.
+`json.loads` alone takes the last of two equal keys, reads NaN, and follows any depth. The reply of
+a model and the file of a person may do none of this. Pure, no heavy imports.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ class NotStrict(ValueError):
 
 
 class Invalid(ValueError):
-    """Well-formed JSON that does not fit its model. `problems` are `field.path: what is wrong`, one each."""
+    """Well-formed JSON that does not fit its model.
+
+    `problems` are `field.path: what is wrong`, one each.
+    """
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("; ".join(problems))
@@ -47,12 +50,13 @@ def strict_json(
 ) -> Any:
     """The value of one JSON text.
 
-    Raises NotStrict for a text above the size or depth, a key that stands twice in an object, a number that is not
-    finite, a lone surrogate, or anything that is not JSON.
+    Raises NotStrict for a text above the size or depth, a key that stands twice in an object, a
+    number that is not finite, a lone surrogate, or anything that is not JSON.
 
-    Messages never quote the text, which may come from a model or a hostile server. With `quote` they do, for a person
-    who reads about a file of their own. With `constants` NaN, Infinity and numbers beyond the range of a double are
-    let through as floats: stored items may hold such numbers, and then it is the item that is not scored.
+    Messages never quote the text, which may come from a model or a hostile server. With `quote`
+    they do, for a person who reads about a file of their own. With `constants` NaN, Infinity and
+    numbers beyond the range of a double are let through as floats: stored items may hold such
+    numbers, and then it is the item that is not scored.
 
     >>> strict_json('{"x": [1, 2.5]}')
     {'x': [1, 2.5]}
@@ -84,7 +88,10 @@ def strict_json(
 
 
 def strict_decoder(*, quote: bool, constants: bool = False) -> json.JSONDecoder:
-    """A decoder without bounds of size or depth, for readers that take a long file piece by piece. See `strict_json`."""
+    """A decoder without bounds of size or depth, for readers that take a long file piece by piece.
+
+    See `strict_json`.
+    """
     return json.JSONDecoder(
         object_pairs_hook=_unique_keys(quote),
         parse_constant=float if constants else _no_constant,
@@ -93,12 +100,18 @@ def strict_decoder(*, quote: bool, constants: bool = False) -> json.JSONDecoder:
 
 
 def parse_strict(text: str, model: type[Model]) -> Model:
-    """A model from JSON text. Raises NotStrict if the text is not strict JSON, Invalid if it does not fit the model."""
+    """A model from JSON text.
+
+    Raises NotStrict if the text is not strict JSON, Invalid if it does not fit the model.
+    """
     return validate_strict(strict_json(text), model)
 
 
 def validate_strict(value: JsonValue, model: type[Model]) -> Model:
-    """A model from a plain JSON value, without any coercion. Raises Invalid with field paths if it does not fit."""
+    """A model from a plain JSON value, without any coercion.
+
+    Raises Invalid with field paths if it does not fit.
+    """
     try:
         return model.model_validate_json(json.dumps(value), strict=True)
     except ValidationError as error:

@@ -1,12 +1,14 @@
-"""The adapter probe: is it really this adapter that answers, and really the base if no adapter is asked for?
+"""The adapter probe: is it really this adapter that answers, and really the base for base requests?
 
-The server continues fixed prompts greedily, base and adapter in one batch, and reports each token's log-probability.
-PEFT then reads the same tokens on CPU, with the adapter and without, in the served number format. The server's numbers
-must be PEFT's within the rounding of that format. A server that answers with the base, with another adapter, with stale
-weights or with another chat template is found in this way before a score is used. (An adapter that loads and does
-nothing: vllm-project/vllm #48019; base requests answered by an adapter: #48421, #49656.)
+The server continues fixed prompts greedily, base and adapter in one batch, and reports each token's
+log-probability. PEFT then reads the same tokens on CPU, with the adapter and without, in the served
+number format. The server's numbers must be PEFT's within the rounding of that format. A server that
+answers with the base, with another adapter, with stale weights or with another chat template is
+found in this way before a score is used. (An adapter that loads and does nothing: vllm-project/vllm
+#48019; base requests answered by an adapter: #48421, #49656.)
 
-The probe cannot see an adapter whose effect on these prompts is smaller than rounding. `ProbeResult.distinct` says so.
+The probe cannot see an adapter whose effect on these prompts is smaller than rounding.
+`ProbeResult.distinct` says so.
 """
 
 from __future__ import annotations
@@ -40,19 +42,22 @@ PROMPTS: tuple[Chat, ...] = (
 )
 TOKENS = 12
 TOLERANCE = {"float32": 0.01, "float16": 0.03, "bfloat16": 0.08}
-"""Mean absolute difference of log-probabilities, in nats, that two implementations may show in this number format."""
+"""Mean absolute difference in nats that two implementations may show in this number format."""
 TIE = 10
-"""How many tolerances a greedy token may lie under PEFT's best one: rounding decides between near ties."""
+"""How many tolerances a greedy token may lie under PEFT's best one: rounding decides near ties."""
 
 Mismatch = Literal["base", "other", "adapter", "rendering"]
 Values = npt.NDArray[np.float64]
 
 
 class ProbeError(BoundaryError):
-    """The server does not answer with the model that it was asked for. `mismatch` says what it seems to be instead.
+    """The server does not answer with the model that it was asked for.
 
-    `base`: the base answers for the adapter (missing, or without effect). `other`: neither it nor the base (swapped or
-    stale). `adapter`: base requests are not answered by the base. `rendering`: another chat template or tokenizer.
+    `mismatch` says what it seems to be instead.
+
+    `base`: the base answers for the adapter (missing, or without effect). `other`: neither it nor
+    the base (swapped or stale). `adapter`: base requests are not answered by the base. `rendering`:
+    another chat template or tokenizer.
     """
 
     def __init__(self, message: str, mismatch: Mismatch) -> None:
@@ -62,7 +67,10 @@ class ProbeError(BoundaryError):
 
 @dataclass(frozen=True)
 class Continuation:
-    """What the server made of one prompt: token ids of prompt and continuation, log-probability (nats) per new token."""
+    """What the server made of one prompt.
+
+    Token ids of prompt and continuation, and the log-probability (nats) of each new token.
+    """
 
     prompt: list[int]
     tokens: list[int]
@@ -71,7 +79,10 @@ class Continuation:
 
 @dataclass(frozen=True)
 class Reading:
-    """The same continuation read by PEFT: log-probability of each token, and of the best one in its place (nats)."""
+    """The same continuation read by PEFT.
+
+    Log-probabilities (nats) of each token, and of the best token in its place.
+    """
 
     logprobs: list[float]
     best: list[float]
@@ -81,8 +92,8 @@ class Reading:
 class ProbeResult:
     """Mean absolute differences in nats, of a server that passed.
 
-    `error` is the server's distance from PEFT, `gap` the distance of PEFT's adapter from its base. `distinct` says
-    whether that gap is large enough to be seen.
+    `error` is the server's distance from PEFT, `gap` the distance of PEFT's adapter from its base.
+    `distinct` says whether that gap is large enough to be seen.
     """
 
     error: float
@@ -97,10 +108,13 @@ def compare(
     tolerance: float,
     name: str,
 ) -> ProbeResult:
-    """Compare an adapter's answers with PEFT's reading of them with (`own`) and without (`base`) the adapter.
+    """Compare an adapter's answers with PEFT's reading of them.
 
-    Raises ProbeError if the answers are not the adapter's. With three tokens of log-probability -1.0, -2.0 and -3.0 by
-    the server, and -1.1, -2.0 and -2.9 by PEFT, the error is (0.1 + 0 + 0.1) / 3 = 0.067 nats.
+    `own` is the reading with the adapter, `base` the one without.
+
+    Raises ProbeError if the answers are not the adapter's. With three tokens of log-probability
+    -1.0, -2.0 and -3.0 by the server, and -1.1, -2.0 and -2.9 by PEFT, the error is (0.1 + 0 + 0.1)
+    / 3 = 0.067 nats.
 
     >>> served = [Continuation([1], [2, 3, 4], [-1.0, -2.0, -3.0])]
     >>> own = [Reading([-1.1, -2.0, -2.9], best=[-1.1, -2.0, -2.9])]
@@ -117,12 +131,14 @@ def compare(
     numbers = f"{error:.3f} nats from PEFT's, tolerance {tolerance:g}"
     if error > tolerance and _distance(told, without) <= tolerance:
         raise ProbeError(
-            f"{name}: the server answers with the base model instead ({numbers}); nothing was scored",
+            f"{name}: the server answers with the base model instead ({numbers}); "
+            "nothing was scored",
             "base",
         )
     if error > tolerance:
         raise ProbeError(
-            f"{name}: the server answers with other weights than the adapter's ({numbers}); nothing was scored",
+            f"{name}: the server answers with other weights than the adapter's ({numbers}); "
+            "nothing was scored",
             "other",
         )
     if float((best - expected).max()) > TIE * tolerance:
@@ -142,7 +158,7 @@ def _distance(first: Values, second: Values) -> float:
 
 
 class AdapterProbe:
-    """PEFT's own forward pass of one base model, on CPU: loaded at the first use, kept until `close`."""
+    """PEFT's own forward pass of one base model, on CPU: loaded at first use, kept until `close`."""
 
     def __init__(self, base_model: Path, dtype: str) -> None:
         self.base_model = base_model
@@ -173,10 +189,14 @@ class AdapterProbe:
         self.__dict__.pop("_base", None)
 
     def check_base(self, served: Sequence[Continuation]) -> float:
-        """The mean difference in nats of the server's base from ours. ProbeError if it is not the base that answers."""
+        """The mean difference in nats of the server's base from ours.
+
+        ProbeError if it is not the base that answers.
+        """
         self._check_rendering(served)
         tokens = [s.tokens for s in served]
-        # The same base continues the same prompts alike: what was read once need not be read for every check.
+        # The same base continues the same prompts alike: what was read once need not be read for
+        # every check.
         if self._last_base is None or self._last_base[0] != tokens:
             self._last_base = tokens, self._read(self._base, served)
         return self._require_base(served, self._last_base[1])
@@ -188,7 +208,10 @@ class AdapterProbe:
         served: Sequence[Continuation],
         base_served: Sequence[Continuation],
     ) -> ProbeResult:
-        """How well the answers of an adapter, and of the base in the same batch, fit PEFT's. ProbeError if they do not."""
+        """How well the answers of an adapter, and of the base in the same batch, fit PEFT's.
+
+        ProbeError if they do not.
+        """
         from peft import PeftModel
 
         self._check_rendering([*served, *base_served])
@@ -207,8 +230,9 @@ class AdapterProbe:
         error = _distance(_logprobs(served), _logprobs(readings))
         if error > self.tolerance:
             raise ProbeError(
-                f"requests to the base model are not answered by {self.base_model.name} ({error:.3f} nats from its own "
-                f"forward pass, tolerance {self.tolerance:g}): another base, or an adapter answers; nothing was scored",
+                f"requests to the base model are not answered by {self.base_model.name} "
+                f"({error:.3f} nats from its own forward pass, tolerance {self.tolerance:g}): "
+                "another base, or an adapter answers; nothing was scored",
                 "adapter",
             )
         return error
@@ -220,7 +244,8 @@ class AdapterProbe:
         for i, one in enumerate(served):
             if one.prompt != list(expected[i % len(PROMPTS)]):
                 raise ProbeError(
-                    f"the server renders chats differently from {self.base_model.name}'s own chat template (prompt {i})",
+                    "the server renders chats differently from "
+                    f"{self.base_model.name}'s own chat template (prompt {i})",
                     "rendering",
                 )
 

@@ -20,10 +20,10 @@ class Generator(Protocol):
     def generate(
         self, prompts: Sequence[Prompt], adapter: Path | None, sampling: Sampling = GREEDY
     ) -> list[Response]:
-        """`sampling.n` responses per prompt: all of the first prompt, then all of the second, and so on.
+        """`sampling.n` responses per prompt: all of the first prompt, then all of the second ...
 
-        In a prompt of several turns each response is a conversation of its own: turn k is asked with the answers that
-        this conversation gave to turns 1 to k-1.
+        In a prompt of several turns each response is a conversation of its own: turn k is asked
+        with the answers that this conversation gave to turns 1 to k-1.
         """
         ...
 
@@ -32,7 +32,10 @@ class Generator(Protocol):
         ...
 
     def release(self) -> None:
-        """One evaluation is over: memory that training may need is given back. The next call takes it again."""
+        """One evaluation is over: memory that training may need is given back.
+
+        The next call takes it again.
+        """
         ...
 
     def close(self) -> None:
@@ -50,12 +53,12 @@ class TransformersGeneratorConfig(FrozenModel):
 
 
 class VllmGeneratorConfig(FrozenModel):
-    """Decoding by a `vllm serve` that is started for the run, or by one at `base_url` (see docs/vllm.md).
+    """Decoding by a `vllm serve` of the run's own, or by one at `base_url` (see docs/vllm.md).
 
-    `memory` says what happens between evaluations: `stop` ends the server, since training needs its memory; `share`
-    keeps one through the run. `concurrency` is how many conversations are in flight. `max_new_tokens` counts per
-    answer. `start_seconds` is how long a start may take. `api_key_env` names the variable that holds the key of
-    `base_url`.
+    `memory` says what happens between evaluations: `stop` ends the server, since training needs its
+    memory; `share` keeps one through the run. `concurrency` is how many conversations are in
+    flight. `max_new_tokens` counts per answer. `start_seconds` is how long a start may take.
+    `api_key_env` names the variable that holds the key of `base_url`.
     """
 
     kind: Literal["vllm"] = "vllm"

@@ -71,10 +71,12 @@ async def replay(
     progress: Progress | None = None,
     n: int = 1,
 ) -> list[Response]:
-    """`n` responses per prompt, in order. Call k of a conversation sees k user turns and its own k-1 answers.
+    """`n` responses per prompt, in order.
 
-    At most `concurrency` conversations are open. Those with most turns start first, so that no long one is left to run
-    alone. The first error ends all of them and is raised.
+    Call k of a conversation sees k user turns and its own k-1 answers.
+
+    At most `concurrency` conversations are open. Those with most turns start first, so that no long
+    one is left to run alone. The first error ends all of them and is raised.
     """
     slots = asyncio.Semaphore(concurrency)
     conversations = open_conversations(prompts, n)

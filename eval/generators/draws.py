@@ -1,6 +1,7 @@
 """How answers are drawn at a temperature above 0, so that the same call draws the same answers.
 
-Each answer has a seed of its own, which does not depend on what else is asked in the same call or batch.
+Each answer has a seed of its own, which does not depend on what else is asked in the same call or
+batch.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AnswerId:
-    """Which answer is asked for: the prompt's id, which of its n samples, and which of its turns, from 0 each."""
+    """Which answer is asked for: the prompt's id, its sample and its turn, both from 0."""
 
     prompt: str
     sample: int
@@ -28,24 +29,28 @@ class AnswerId:
     def seed(self, sampling: Sampling) -> int:
         """A number from 0 to 2**63 - 1 that follows from `sampling.seed` and this id alone.
 
-        >>> first = AnswerId("p1", sample=0, turn=0)
-        >>> first.seed(Sampling(temperature=1, seed=7)) == first.seed(Sampling(n=4, temperature=1, seed=7))
-        True
-        >>> first.seed(Sampling(seed=7)) == AnswerId("p1", sample=1, turn=0).seed(Sampling(seed=7))
-        False
+        >>> few = Sampling(temperature=1, seed=7)
+        >>> many = Sampling(temperature=1, seed=7, n=4)
+        >>> first, second = AnswerId("p1", sample=0, turn=0), AnswerId("p1", sample=1, turn=0)
+        >>> first.seed(few) == first.seed(many), first.seed(many) == second.seed(many)
+        (True, False)
         """
         text = canonical_json([sampling.seed, self.prompt, self.sample, self.turn])
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def draw_tokens(logits: Tensor, uniforms: Tensor, temperature: float, top_p: float) -> Tensor:
-    """One token per row, drawn from softmax(logits / temperature) cut off at the nucleus `top_p` (arXiv 1904.09751).
+    """One token per row, drawn from softmax(logits / temperature) cut off at the nucleus `top_p`.
 
-    `logits` is rows x vocabulary; `uniforms` holds one number from [0, 1) per row. The nucleus is the smallest set of
-    most likely tokens whose probabilities sum to at least `top_p`. Returns token ids, one per row.
+    Nucleus sampling: Holtzman et al., arXiv 1904.09751.
 
-    Three tokens of probability 0.5, 0.3 and 0.2: at top_p 0.6 the nucleus is the first two, whose mass is 0.8. The
-    uniform number 0.7 is 0.56 of that mass, which is beyond the first token (0.5) and within the second (0.5 to 0.8).
+    `logits` is rows x vocabulary; `uniforms` holds one number from [0, 1) per row. The nucleus is
+    the smallest set of most likely tokens whose probabilities sum to at least `top_p`. Returns
+    token ids, one per row.
+
+    Three tokens of probability 0.5, 0.3 and 0.2: at top_p 0.6 the nucleus is the first two, whose
+    mass is 0.8. The uniform number 0.7 is 0.56 of that mass, which is beyond the first token (0.5)
+    and within the second (0.5 to 0.8).
 
     >>> import torch
     >>> logits = torch.tensor([[0.5, 0.3, 0.2]]).log()
@@ -68,7 +73,7 @@ def draw_tokens(logits: Tensor, uniforms: Tensor, temperature: float, top_p: flo
 
 
 class DrawnTokens:
-    """A logits processor for `transformers` that leaves one token per row, the drawn one, to greedy decoding.
+    """A logits processor for `transformers` that leaves greedy decoding one token per row: the drawn one.
 
     Row i draws its k-th token with the k-th number of a generator that is seeded by `seeds[i]`.
     """

@@ -1,8 +1,8 @@
 """Generation in this process by transformers: in batches, left-padded, sorted by length.
 
-The base model is loaded once. An adapter is merged into a copy of it for the time of one call, which decodes faster
-than separate LoRA layers and leaves the base untouched. Prompts of several turns are replayed turn by turn: call k sees
-k user turns and the model's own k-1 answers.
+The base model is loaded once. An adapter is merged into a copy of it for the time of one call,
+which decodes faster than separate LoRA layers and leaves the base untouched. Prompts of several
+turns are replayed turn by turn: call k sees k user turns and the model's own k-1 answers.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class TransformersGenerator:
         tokenizer = AutoTokenizer.from_pretrained(self.base_model, local_files_only=True)
         if not tokenizer.chat_template:
             raise UsageError(
-                f"{self.base_model}: the tokenizer has no chat template, so chats cannot be rendered"
+                f"{self.base_model}: the tokenizer has no chat template to render chats with"
             )
         tokenizer.padding_side = "left"
         if tokenizer.pad_token_id is None:
@@ -66,14 +66,18 @@ class TransformersGenerator:
         model = AutoModelForCausalLM.from_pretrained(
             self.base_model, dtype=dtype, local_files_only=True
         )
-        # A folder's wishes for decoding are dropped, except its ends of turns: a repetition penalty is not greedy.
+        # A folder's wishes for decoding are dropped, except its ends of turns: a repetition penalty
+        # is not greedy.
         model.generation_config = GenerationConfig(
             eos_token_id=model.generation_config.eos_token_id
         )
         return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
     def _model(self, adapter: Path | None) -> PreTrainedModel:
-        """The base, or a copy of it with an adapter merged in. PEFT's own error if the two do not fit."""
+        """The base, or a copy of it with an adapter merged in.
+
+        PEFT's own error if the two do not fit.
+        """
         if adapter is None:
             return self._base
         from peft import PeftModel
@@ -86,9 +90,10 @@ class TransformersGenerator:
     ) -> list[Response]:
         """See `Generator`.
 
-        Drawn answers follow from the model, the chat, `sampling` and the prompt's id. They do not depend on the batch
-        size, on the order of the prompts or on n, up to rounding: a batch of another shape changes logits in their last
-        digits, and a draw that falls between two tokens so closely may change with them.
+        Drawn answers follow from the model, the chat, `sampling` and the prompt's id. They do not
+        depend on the batch size, on the order of the prompts or on n, up to rounding: a batch of
+        another shape changes logits in their last digits, and a draw that falls between two tokens
+        so closely may change with them.
         """
         model = self._model(adapter)
         conversations = open_conversations(prompts, sampling.n)
@@ -115,7 +120,7 @@ class TransformersGenerator:
         return [list(ids) for ids in self._tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
     def _batches(self, encoded: list[list[int]]) -> list[list[int]]:
-        """Positions in batches of similar length, longest first; ties by position, so that the order is fixed."""
+        """Positions in batches of similar length, longest first; ties in the order of positions."""
         order = sorted(range(len(encoded)), key=lambda i: (-len(encoded[i]), i))
         size = self.config.batch_size
         return [order[start : start + size] for start in range(0, len(order), size)]
@@ -127,7 +132,7 @@ class TransformersGenerator:
         seeds: Sequence[int],
         sampling: Sampling,
     ) -> list[Turn]:
-        """One answer per row of token ids; row i draws with `seeds[i]` if the sampling is not greedy."""
+        """One answer per row of token ids. Row i draws with `seeds[i]`, unless sampling is greedy."""
         import torch
 
         tokenizer = self._tokenizer

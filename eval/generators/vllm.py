@@ -1,9 +1,9 @@
-"""Generation by vLLM: one server, adapters registered at run time, hundreds of conversations in flight.
+"""Generation by vLLM: one server, adapters loaded at run time, hundreds of conversations in flight.
 
-The base and several candidates share a server; a request picks its model by name. An adapter's name and folder are
-digests of its files, so that nothing cached for one can be taken for another. After each load the adapter probe compares
-the server with PEFT before any answer counts. A server that dies is started again, and every conversation goes on where
-it stood.
+The base and several candidates share a server; a request picks its model by name. An adapter's name
+and folder are digests of its files, so that nothing cached for one can be taken for another. After
+each load the adapter probe compares the server with PEFT before any answer counts. A server that
+dies is started again, and every conversation goes on where it stood.
 """
 
 from __future__ import annotations
@@ -31,9 +31,12 @@ from mosaic.core.types.runs import GREEDY, Sampling
 
 
 class VllmGenerator:
-    """Answers with a base model folder served by vLLM. `max_lora_rank` bounds the adapters that can be loaded.
+    """Answers with a base model folder served by vLLM.
 
-    `folder` takes the server's log and copies of the adapters that it serves; the copies go with `close`.
+    `max_lora_rank` bounds the adapters that can be loaded.
+
+    `folder` takes the server's log and copies of the adapters that it serves; the copies go with
+    `close`.
     """
 
     def __init__(
@@ -68,12 +71,13 @@ class VllmGenerator:
     ) -> list[Response]:
         """See `Generator`.
 
-        Each drawn answer is a request with a seed of its own, which follows from `sampling.seed`, the prompt's id, the
-        number of the sample and the turn. The same request draws the same answer on the same server, up to rounding:
-        vLLM's batches differ from call to call, and with them the last digits of its logits.
+        Each drawn answer is a request with a seed of its own, which follows from `sampling.seed`,
+        the prompt's id, the number of the sample and the turn. The same request draws the same
+        answer on the same server, up to rounding: vLLM's batches differ from call to call, and with
+        them the last digits of its logits.
 
-        Raises UsageError for a prompt that does not fit, ProbeError if another model answers, and BoundaryError if the
-        server keeps dying.
+        Raises UsageError for a prompt that does not fit, ProbeError if another model answers, and
+        BoundaryError if the server keeps dying.
         """
 
         async def run() -> list[Response]:
@@ -86,7 +90,10 @@ class VllmGenerator:
         return asyncio.run(run())
 
     def log_likelihood(self, texts: Sequence[str], adapter: Path | None) -> list[float]:
-        """See `Generator`; by the server's prompt log-probabilities. UsageError for a text of a single token."""
+        """See `Generator`; by the server's prompt log-probabilities.
+
+        UsageError for a text of a single token.
+        """
         encoded = self._adapter_probe.tokenizer(list(texts), add_special_tokens=True)["input_ids"]
         rows = [list(ids) for ids in encoded]
         for text, ids in zip(texts, rows, strict=True):
@@ -116,7 +123,7 @@ class VllmGenerator:
             self.server.stop()
 
     def close(self) -> None:
-        """End the server (an attached one stays, without our adapters) and remove the copies of adapters."""
+        """End the server and remove the copies of adapters. An attached one stays, without our adapters."""
         atexit.unregister(self.close)
         if self.config.base_url:
             for name in self._loaded:
@@ -150,12 +157,15 @@ class VllmGenerator:
         return name
 
     def forget(self) -> None:
-        """Another process may answer from here on: nothing that was loaded or checked holds any more."""
+        """Another process may answer from here on: what was loaded or checked does not count any more."""
         self._loaded.clear()
         self._base_checked = False
 
     def _load(self, name: str, adapter: Path) -> None:
-        """Register an adapter under its name and probe it. The oldest one goes if the server has no room."""
+        """Register an adapter under its name and probe it.
+
+        The oldest one goes if the server has no room.
+        """
         check_adapter_recipe(adapter, self.max_lora_rank)
         copy = (self.folder / "adapters" / name).resolve()
         copy_adapter(adapter, copy)
@@ -175,7 +185,7 @@ class VllmGenerator:
         )
 
     def _continue_prompts(self, names: Sequence[str]) -> list[list[Continuation]]:
-        """The probe's prompts, continued by each model; all requests at once, so that they share a batch."""
+        """The probe's prompts, continued by each model, all at once, so that they share a batch."""
         # By turns: on a busy machine the first requests end before the last ones arrive.
         jobs = [(name, chat) for chat in PROMPTS for name in names]
         with ThreadPoolExecutor(len(jobs)) as threads:
@@ -183,7 +193,10 @@ class VllmGenerator:
         return [served[i :: len(names)] for i in range(len(names))]
 
     def _continue(self, name: str, chat: Chat) -> Continuation:
-        """One greedy continuation with its log-probabilities. BoundaryError for a reply without them."""
+        """One greedy continuation with its log-probabilities.
+
+        BoundaryError for a reply without them.
+        """
         body = {
             **generation_settings(TOKENS, self.stops, GREEDY, None),
             "model": name,
@@ -197,7 +210,8 @@ class VllmGenerator:
             choice = answer["choices"][0]
             if choice.get("token_ids") is None or answer.get("prompt_token_ids") is None:
                 raise BoundaryError(
-                    "the server gives no token ids, which the adapter probe needs; use vLLM 0.31 or newer"
+                    "the server gives no token ids, which the adapter probe needs; "
+                    "use vLLM 0.31 or newer"
                 )
             values = [float(token["logprob"]) for token in choice["logprobs"]["content"]]
             tokens = [int(token) for token in choice["token_ids"]][: len(values)]

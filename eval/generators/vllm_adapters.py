@@ -46,8 +46,8 @@ def check_adapter_recipe(adapter: Path, max_lora_rank: int) -> None:
     for name, allowed in PLAIN_RECIPE.items():
         if name in config and config[name] not in allowed:
             raise UsageError(
-                f"{path}: {name} is {config[name]!r}, which vLLM cannot serve; allowed: {allowed[0]!r}; "
-                "train without it, or use generator.kind: transformers"
+                f"{path}: {name} is {config[name]!r}, which vLLM cannot serve; "
+                f"allowed: {allowed[0]!r}; train without it, or use generator.kind: transformers"
             )
 
 

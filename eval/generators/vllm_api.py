@@ -1,4 +1,4 @@
-"""What is said to a vLLM server and back: control requests, the settings of a generation, errors in the operator's terms."""
+"""What is said to a vLLM server: control requests, settings of a generation, errors in our terms."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ QUICK_SECONDS = 10.0
 
 
 class ServerGone(BoundaryError):
-    """The server does not answer any more. The generator starts it again and goes on; users see it only in the end."""
+    """The server does not answer any more.
+
+    The generator starts it again and goes on; users see it only in the end.
+    """
 
 
 class Refusal(BoundaryError):
@@ -33,7 +36,7 @@ class Refusal(BoundaryError):
 
 
 class ModelCard(TypedDict):
-    """A model that a server has: `parent` is None for a base model, and the name of the base for an adapter."""
+    """A model that a server has. `parent` is the name of an adapter's base, None for a base model."""
 
     id: str
     parent: str | None
@@ -42,10 +45,16 @@ class ModelCard(TypedDict):
 def refusal(
     status: int, path: str, said: str, key: str, config: VllmGeneratorConfig
 ) -> BoundaryError:
-    """What a status other than 200 means to the operator. `said` is the server's text; the key is never quoted."""
+    """What a status other than 200 means to the operator.
+
+    `said` is the server's text; the key is never quoted.
+    """
     text = f"vLLM answered {status} to {path}: {quoted(said, key) or 'it does not say why'}"
     if 300 <= status < 400:
-        text += "; a redirect is never followed, since it would take the key elsewhere; check generator.base_url"
+        text += (
+            "; a redirect is never followed, since it would take the key elsewhere; "
+            "check generator.base_url"
+        )
     if status in (401, 403):
         text += f"; put a valid key into the environment variable {config.api_key_env}"
     return Refusal(text, status)
@@ -66,7 +75,10 @@ def shaped(url: str, path: str) -> Iterator[None]:
 
 
 def decoded(body: bytes) -> Any:
-    """The JSON value of a reply, or its text if it is not JSON. Its shape is checked where it is read (`shaped`)."""
+    """The JSON value of a reply, or its text if it is not JSON.
+
+    Its shape is checked where it is read (`shaped`).
+    """
     try:
         return json.loads(body)
     except (ValueError, RecursionError):
@@ -102,7 +114,10 @@ def generation_settings(
 
 
 class ControlRequests:
-    """Requests that look at a server and register adapters. Each opens a connection of its own: servers come and go."""
+    """Requests that look at a server and register adapters.
+
+    Each opens a connection of its own: servers come and go.
+    """
 
     def __init__(self, config: VllmGeneratorConfig, key: str, url: str = "") -> None:
         self.config = config
@@ -128,8 +143,8 @@ class ControlRequests:
     ) -> Any:
         """The value of the reply to one request, POST if there is a body, else GET.
 
-        `path` is below /v1, except for /health. Raises ServerGone if nothing answers, Refusal for a status other than
-        200, UsageError for a key that cannot be sent.
+        `path` is below /v1, except for /health. Raises ServerGone if nothing answers, Refusal for a
+        status other than 200, UsageError for a key that cannot be sent.
         """
         method: Literal["GET", "POST"] = "GET" if body is None else "POST"
         full_path = path if path == "/health" else f"/v1{path}"
@@ -167,7 +182,10 @@ class ControlRequests:
         return any(card["id"] == name for card in self.models())
 
     def load(self, name: str, folder: Path) -> None:
-        """Register an adapter. A name that is taken is freed first: names are digests, but a path may have gone."""
+        """Register an adapter.
+
+        A name that is taken is freed first: names are digests, but a path may have gone.
+        """
         if self.has(name):
             self.unload(name)
         try:

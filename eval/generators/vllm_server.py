@@ -1,7 +1,7 @@
-"""The vLLM server of one run: started on loopback with a key of its own, watched, logged within limits, ended whole.
+"""The vLLM server of one run: started on loopback with a key of its own, watched and ended whole.
 
-`OwnServer` starts `vllm serve`; `AttachedServer` speaks to one that somebody else runs. Both register and remove LoRA
-adapters. Nothing here knows what is asked of the model.
+`OwnServer` starts `vllm serve`; `AttachedServer` speaks to one that somebody else runs. Both
+register and remove LoRA adapters. Nothing here knows what is asked of the model.
 """
 
 from __future__ import annotations
@@ -27,14 +27,15 @@ BASE = "base"
 MAX_LORAS = 4
 MAX_CPU_LORAS = 16
 LOG_BYTES = 8 * 1024 * 1024
-# Seconds: between two lines about a start, for a server to end, for an attached server to come back.
+# Seconds: between two lines about a start, for a server to end, for an attached server to come
+# back.
 REPORT_EVERY = 15.0
 STOP_SECONDS = 30.0
 PATIENCE = 30.0
 
 
 class Server(Protocol):
-    """A server that answers at `url` (ends in /v1) with `key`; `base` is the name of its base model.
+    """A server that answers at `url` (ends in /v1) with `key`. `base` names its base model.
 
     `starts` counts how often it was started.
     """
@@ -67,8 +68,9 @@ def find_vllm() -> str:
     command = str(beside) if beside.is_file() else shutil.which("vllm")
     if command is None:
         raise UsageError(
-            "generator.kind: vllm needs the `vllm` command, which is not installed; `pip install -e '.[train,vllm]'`, "
-            "put the folder that holds it on the PATH, or give generator.base_url"
+            "generator.kind: vllm needs the `vllm` command, which is not installed; "
+            "`pip install -e '.[train,vllm]'`, put the folder that holds it on the PATH, "
+            "or give generator.base_url"
         )
     return command
 
@@ -84,7 +86,10 @@ class AttachedServer(ControlRequests):
         self._met = False
 
     def ready(self) -> bool:
-        """See `Server`. PausedError while it does not answer: the operator brings it back, and `resume` goes on."""
+        """See `Server`.
+
+        PausedError while it does not answer: the operator brings it back, and `resume` goes on.
+        """
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
@@ -93,7 +98,8 @@ class AttachedServer(ControlRequests):
             except ServerGone as error:
                 if time.monotonic() > deadline:
                     raise PausedError(
-                        f"generator.base_url: {error}; start that server, then `python -m mosaic resume`"
+                        f"generator.base_url: {error}; start that server, "
+                        "then `python -m mosaic resume`"
                     ) from None
                 time.sleep(1.0)
         bases = [m["id"] for m in models if not m["parent"]]
@@ -112,7 +118,7 @@ class AttachedServer(ControlRequests):
 
 
 class OwnServer(ControlRequests):
-    """`vllm serve` as a child, under a guard that ends it with the controller, however that ends."""
+    """`vllm serve` as a child, under a guard that ends it whenever the controller ends."""
 
     def __init__(
         self,
@@ -190,7 +196,8 @@ class OwnServer(ControlRequests):
             "VLLM_NO_USAGE_STATS": "1",
             "DO_NOT_TRACK": "1",
             "HF_HUB_OFFLINE": "1",
-            # Longer than any pause between two turns: a connection closed under a request looks like a death.
+            # Longer than any pause between two turns: a connection closed under a request looks
+            # like a death.
             "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "3600",
         }
         self._child = subprocess.Popen(
@@ -208,7 +215,10 @@ class OwnServer(ControlRequests):
         self.starts += 1
 
     def _wait(self) -> None:
-        """Wait until the model is served. BoundaryError with the log's end if the server dies or takes too long."""
+        """Wait until the model is served.
+
+        BoundaryError with the log's end if the server dies or takes too long.
+        """
         started = reported = time.monotonic()
         self.say("vLLM: starting the server")
         while True:
@@ -227,7 +237,8 @@ class OwnServer(ControlRequests):
             now = time.monotonic()
             if now - started > self.config.start_seconds:
                 raise BoundaryError(
-                    f"vLLM was not ready after generator.start_seconds = {self.config.start_seconds:g}; log: {self.log}"
+                    "vLLM was not ready after generator.start_seconds = "
+                    f"{self.config.start_seconds:g}; log: {self.log}"
                 )
             if now - reported > REPORT_EVERY:
                 reported = now
@@ -266,7 +277,10 @@ def _free_port() -> int:
 
 
 def _copy_log(stream: IO[bytes], path: Path) -> None:
-    """Copy until the end. A full file moves to `<name>.1`, over the one before: two files of `LOG_BYTES` at most."""
+    """Copy until the end.
+
+    A full file moves to `<name>.1`, over the one before: two files of `LOG_BYTES` at most.
+    """
     size = path.stat().st_size if path.is_file() else 0
     target = path.open("ab")
     try:

@@ -1,7 +1,7 @@
-"""One call of the vLLM generator: requests to the server's present process, sent again to the next when that dies.
+"""One call of the vLLM generator: requests that survive the death of the server's process.
 
-Every conversation goes on where it stood. An attached server, which is not ours to start, is asked again for a while
-before it counts as dead.
+Every conversation goes on where it stood. An attached server, which is not ours to start, is asked
+again for a while before it counts as dead.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ RESTARTS = 2
 # How often one request is sent again over a new connection to a server that lives.
 HICCUPS = 3
 REQUEST_SECONDS = 900.0
-# How often an attached server, which may be busy with others, is asked again, and the seconds between.
+# How often an attached server, which may be busy with others, is asked again, and the seconds
+# between.
 RETRIES = 4
 FIRST_PAUSE, MAX_PAUSE, MAX_RETRY_AFTER = 0.5, 8.0, 60.0
 BUSY = (408, 409, 429)
@@ -44,8 +45,8 @@ BUSY = (408, 409, 429)
 class Session:
     """A client of the server, renewed when the server's process dies.
 
-    `sampling` says how answers are drawn; each has a seed of its own (`AnswerId.seed`), which a request that is sent
-    again keeps.
+    `sampling` says how answers are drawn; each has a seed of its own (`AnswerId.seed`), which a
+    request that is sent again keeps.
     """
 
     def __init__(
@@ -83,7 +84,10 @@ class Session:
             self._http = None
 
     async def ask(self, wanted: AnswerId, chat: Chat) -> Turn:
-        """One answer. BoundaryError if the server ends it for another reason than its length or an end of turn."""
+        """One answer.
+
+        BoundaryError if the server ends it for another reason than its length or an end of turn.
+        """
         body = {
             **self._settings(self.generator.config.max_new_tokens, wanted.seed(self.sampling)),
             "messages": chat,
@@ -120,10 +124,12 @@ class Session:
         return generation_settings(max_tokens, self.generator.stops, self.sampling, seed)
 
     async def send(self, path: str, body: Mapping[str, object], where: str) -> Any:
-        """The reply to one request, named `where` in errors. It is sent again to the next server if one dies.
+        """The reply to one request, named `where` in errors.
 
-        Raises UsageError for a prompt that the server refuses, BoundaryError for other refusals, for a reply that is
-        not vLLM's, and if the server keeps dying.
+        It is sent again to the next server if one dies.
+
+        Raises UsageError for a prompt that the server refuses, BoundaryError for other refusals,
+        for a reply that is not vLLM's, and if the server keeps dying.
         """
         hiccups = 0
         while True:
@@ -146,16 +152,19 @@ class Session:
                 await self._recover(epoch, f"{fault}: {fault.said}" if fault.said else str(fault))
 
     def _refused(self, fault: Fault, path: str, where: str) -> MosaicError | None:
-        """The error for a server that lives and does not take the request. None if the server seems to be gone.
+        """The error for a server that lives and does not take the request.
 
-        A 404 means that it does not know the model or the adapter: it is not the process that was set up.
+        None if the server seems to be gone.
+
+        A 404 means that it does not know the model or the adapter: it is not the process that was
+        set up.
         """
         server, config = self.generator.server, self.generator.config
         if fault.status == 400:
             said = quoted(fault.said, server.key)
             return UsageError(
-                f"prompt {where}: vLLM refuses it ({said}); a chat and generator.max_new_tokens must fit in "
-                "generator.max_model_len"
+                f"prompt {where}: vLLM refuses it ({said}); a chat and generator.max_new_tokens "
+                "must fit in generator.max_model_len"
             )
         if fault.status == 404 or (fault.status is not None and fault.status >= 500):
             return None
@@ -234,7 +243,10 @@ def _may_pass(fault: Fault) -> bool:
 
 
 def _pause(attempt: int, retry_after: float | None) -> float:
-    """Seconds before the next attempt: what the server asks for, up to a minute, or 0.5, 1, 2, 4 less up to a quarter."""
+    """Seconds before the next attempt: 0.5, 1, 2, 4, less up to a quarter.
+
+    Or what the server asks for, up to a minute.
+    """
     if retry_after is not None and 0 < retry_after <= MAX_RETRY_AFTER:
         return retry_after
     return min(FIRST_PAUSE * 2**attempt, MAX_PAUSE) * (1 - 0.25 * random.random())

@@ -1,8 +1,8 @@
-"""Many questions to one endpoint at once: which failures are a question's own, and which are an outage.
+"""Many questions to one endpoint at once: which failures are a question's own, which an outage.
 
-A question that the endpoint does not answer, while it answers something harmless, is `failed`. Such questions are held
-back until another one is answered, since they may be the beginning of an outage. So many of them that they cannot be
-the questions' fault are an outage too.
+A question that the endpoint does not answer, while it answers something harmless, is `failed`. Such
+questions are held back until another one is answered, since they may be the beginning of an outage.
+So many of them that they cannot be the questions' fault are an outage too.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from eval.judges.verdicts import Question, Verdict, VerdictEntry
 
 TICK = 1.0
 UNANSWERED = "the endpoint answers others but not this"
-# Faults that an endpoint also shows when it cannot do with one conversation, or does not want to; and how many of the
-# questions that are asked together may end in one of them before it counts as an outage.
+# Faults that an endpoint also shows when it cannot do with one conversation, or does not want to;
+# and how many of the questions that are asked together may end in one of them before it counts as
+# an outage.
 OWN_FAULT = ("http_500", "http_502", "http_504", "timeout", "transport", "http_403")
 MAX_LOST = 5
 
 Ask = Callable[[Question], Verdict]
 """Asks the model one question. May raise ChatUnavailable."""
 Probe = Callable[[list[Attempt]], bool]
-"""Whether the endpoint answers something harmless; what that took is added to the attempts."""
+"""Whether the endpoint answers something harmless. What that took is added to `attempts`."""
 
 
 class Asking:

@@ -20,7 +20,10 @@ class Judge(Protocol):
     def judge(
         self, objective: str, prompts: Sequence[Prompt], responses: Sequence[Response]
     ) -> list[Judgment]:
-        """One judgment per prompt, in order. A judgment that cannot be made is data (`failed`), not an exception."""
+        """One judgment per prompt, in order.
+
+        A judgment that cannot be made is data (`failed`), not an exception.
+        """
         ...
 
 
@@ -31,13 +34,16 @@ class VerifierJudgeConfig(FrozenModel):
 
 
 class LlmJudgeConfig(FrozenModel):
-    """A language model that answers the items of an objective with yes or no. Instruction following stays with code.
+    """A language model that answers the items of an objective with yes or no.
 
-    `cache` is a folder of verdicts that runs share, by default `judge-cache` beside the run directories. `revision`
-    tells this model from others of the same name; without one, the address stands in for it in the judge's identity.
-    `gold_checks` is how many answers with known verdicts, good and bad ones, are asked about before each batch of
-    questions. The run pauses if fewer than the fraction `agreement` of them are judged right. `max_repairs` is how
-    often a well-formed but invalid verdict is asked for again; other bad replies are asked for again within
+    Instruction following stays with code.
+
+    `cache` is a folder of verdicts that runs share, by default `judge-cache` beside the run
+    directories. `revision` tells this model from others of the same name; without one, the address
+    stands in for it in the judge's identity. `gold_checks` is how many answers with known verdicts,
+    good and bad ones, are asked about before each batch of questions. The run pauses if fewer than
+    the fraction `agreement` of them are judged right. `max_repairs` is how often a well-formed but
+    invalid verdict is asked for again; other bad replies are asked for again within
     `chat.max_attempts`.
     """
 

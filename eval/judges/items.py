@@ -38,12 +38,13 @@ class _Reply(BaseModel):
 
 @lru_cache
 def reply_model(name: str) -> type[BaseModel]:
-    """The typed L3 schema of one entry of `ITEMS`: a reason first, then each channel with its items, in fixed order."""
+    """The typed L3 schema of one entry of `ITEMS`: first a reason, then each channel's items in order."""
     channels = {
         channel: (_channel_model(f"{name}_{channel}", ranges), ...)
         for channel, ranges in ITEMS[name].items()
     }
-    return create_model(name, __base__=_Reply, reason=(str, ...), **channels)  # type: ignore[call-overload]
+    fields = {"reason": (str, ...), **channels}
+    return create_model(name, __base__=_Reply, **fields)  # type: ignore[call-overload]
 
 
 def _channel_model(name: str, ranges: dict[str, int]) -> type[BaseModel]:
@@ -55,5 +56,6 @@ def _channel_model(name: str, ranges: dict[str, int]) -> type[BaseModel]:
 def prompt_digest(name: str) -> str:
     """The digest of the prompt files and of the schema that a verdict depends on."""
     prompts = [load(file).digest for file in (f"judge_{name}", "judge_frame", "judge_repair")]
-    # The key is `words` as it has always been: another one would make every verdict that is kept another one.
+    # The key is `words` as it has always been: another one would make every verdict that is kept
+    # another one.
     return digest_of({"words": prompts, "schema": reply_model(name).model_json_schema()})

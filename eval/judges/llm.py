@@ -1,8 +1,9 @@
-"""The language-model judge: every item of an objective answered yes or no under a schema, at temperature 0.
+"""The language-model judge: every item answered yes or no under a schema, at temperature 0.
 
-It judges the answer side only. Prompt-side items (pressure, concealment, boundary cues) are fixed in the suite, and
-instruction following is checked by code (`eval.ifeval`), whatever judge is chosen. What the model cannot decide, refuses
-or garbles is `abstained` or `failed`, never a number. The text to be judged stands in an envelope that it cannot close.
+It judges the answer side only. Prompt-side items (pressure, concealment, boundary cues) are fixed
+in the suite, and instruction following is checked by code (`eval.ifeval`), whatever judge is
+chosen. What the model cannot decide, refuses or garbles is `abstained` or `failed`, never a number.
+The text to be judged stands in an envelope that it cannot close.
 """
 
 from __future__ import annotations
@@ -35,7 +36,10 @@ Reply = dict[str, dict[str, str]]
 
 
 class LlmJudge:
-    """Judges by a chat model. Safe to share between threads; asks `concurrency` conversations at once."""
+    """Judges by a chat model.
+
+    Safe to share between threads; asks `concurrency` conversations at once.
+    """
 
     def __init__(self, config: LlmJudgeConfig, chat: ChatModel | None = None) -> None:
         self.config = config
@@ -52,7 +56,7 @@ class LlmJudge:
         return objective in ITEMS
 
     def question(self, objective: str, prompt: Prompt, response: Response) -> Question:
-        """The conversation of a prompt and its answers. ValueError if they do not belong together."""
+        """The conversation of a prompt and its answers. ValueError if they do not fit together."""
         if prompt.id != response.id or len(prompt.turns) != len(response.answers):
             raise ValueError(f"response {response.id} does not answer prompt {prompt.id}")
         messages = [Message(role="system", content=prompt.system)] if prompt.system else []
@@ -65,7 +69,7 @@ class LlmJudge:
         return Question(name, tuple(messages), self.identity)
 
     def judgment(self, objective: str, prompt: Prompt, verdict: Verdict) -> Judgment:
-        """The stored L3 of one verdict: its items beside the prompt-side items that the suite fixed."""
+        """The stored L3 of one verdict: its items, beside the prompt-side items of the suite."""
         if verdict.status != "ok":
             return Judgment(
                 id=prompt.id, status=verdict.status, reason=verdict.reason, judge=self.digest
@@ -88,7 +92,10 @@ class LlmJudge:
         prompts: Sequence[Prompt],
         responses: Sequence[Response],
     ) -> list[Judgment]:
-        """One judgment per prompt, the verdicts coming from `answer`. Objectives that are checked by code ask nothing."""
+        """One judgment per prompt, the verdicts coming from `answer`.
+
+        Objectives that are checked by code ask nothing.
+        """
         if not self.asks(objective):
             return VerifierJudge().judge(objective, prompts, responses)
         questions = [
@@ -105,7 +112,10 @@ class LlmJudge:
         questions: Sequence[Question],
         count: Callable[[Verdict], None] = lambda verdict: None,
     ) -> dict[str, Verdict]:
-        """The verdict of each question by its key, asked of the model now. `count` is given each as it is made."""
+        """The verdict of each question by its key, asked of the model now.
+
+        `count` is given each as it is made.
+        """
         verdicts: dict[str, Verdict] = {}
         for entries in self.ask_all(unique(questions)):
             for question, verdict, _ in entries:
@@ -116,18 +126,19 @@ class LlmJudge:
     def ask_all(
         self, questions: Sequence[Question], stopping: Callable[[], bool] = lambda: False
     ) -> Iterator[list[VerdictEntry]]:
-        """Verdicts in the order of completion, in lists; an empty list after a second that brought none.
+        """Lists of verdicts in the order of completion; an empty list after a second without any.
 
-        Questions that the endpoint does not answer, while it answers something harmless, are `failed`. They are held
-        back until another is answered: they may be the beginning of an outage. After an outage, or once `stopping` says
-        so, nothing new is begun, and what is under way is still handed over. After an outage ChatUnavailable is raised
-        then, with the attempts of all questions that it left without a verdict. A caller that leaves the iterator early
+        Questions that the endpoint does not answer, while it answers something harmless, are
+        `failed`. They are held back until another is answered: they may be the beginning of an
+        outage. After an outage, or once `stopping` says so, nothing new is begun, and what is under
+        way is still handed over. After an outage ChatUnavailable is raised then, with the attempts
+        of all questions that it left without a verdict. A caller that leaves the iterator early
         does not wait for what is under way.
         """
         return Asking(self.ask, self._answers, self.config.concurrency).run(questions, stopping)
 
     def _answers(self, attempts: list[Attempt]) -> bool:
-        """Whether the endpoint answers something harmless; what that took is added to the attempts."""
+        """Whether the endpoint answers something harmless. What that took is added to `attempts`."""
         try:
             attempts += self.chat.complete(PROBE, max_tokens=PROBE_TOKENS, most_attempts=1).attempts
         except BadReply as error:
@@ -140,8 +151,8 @@ class LlmJudge:
     def ask(self, question: Question) -> Verdict:
         """One verdict.
 
-        A reply that is not a verdict is asked for again within limits. After that it is data: `failed`, or `abstained`
-        if the model refused or cannot tell. Raises ChatUnavailable.
+        A reply that is not a verdict is asked for again within limits. After that it is data:
+        `failed`, or `abstained` if the model refused or cannot tell. Raises ChatUnavailable.
         """
         model = reply_model(question.name)
         messages = self.messages(question)
@@ -168,8 +179,8 @@ class LlmJudge:
     def messages(self, question: Question) -> list[dict[str, str]]:
         """What the model is sent.
 
-        The delimiter follows from the conversation, so that the same question is the same request. It is drawn again
-        until no turn contains it.
+        The delimiter follows from the conversation, so that the same question is the same request.
+        It is drawn again until no turn contains it.
         """
         mark = _delimiter(question)
         blocks, turn = [], 0
@@ -231,7 +242,10 @@ def _no_verdict(error: BadReply, attempts: Sequence[Attempt]) -> Verdict:
 
 
 def _typed_verdict(reply: Reply, explanation: str, attempts: Sequence[Attempt]) -> Verdict:
-    """The items of a valid reply as numbers. One item that the model cannot tell makes the whole verdict abstain."""
+    """The items of a valid reply as numbers.
+
+    One item that the model cannot tell makes the whole verdict abstain.
+    """
     unclear = []
     for channel, values in reply.items():
         unclear += [f"{channel}.{item}" for item, value in values.items() if value == UNCLEAR]

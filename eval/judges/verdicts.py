@@ -1,9 +1,10 @@
-"""Questions to a model judge, its verdicts, and how both come together: what is known is not asked again.
+"""Questions to a model judge and its verdicts: what is known is not asked again.
 
     answers = answer(questions, judge, [cache], before_batch=check_gold)
     answers.verdicts[question.key].status
 
-A verdict is looked for in each store in turn. What no store knows is asked in batches, and kept soon after it is made.
+A verdict is looked for in each store in turn. What no store knows is asked in batches, and kept
+soon after it is made.
 """
 
 from __future__ import annotations
@@ -34,7 +35,10 @@ Items = dict[str, dict[str, int]]
 
 @dataclass(frozen=True)
 class Question:
-    """One conversation to be judged under one set of items. `name` is an entry of `ITEMS`, `judge` an identity."""
+    """One conversation to be judged under one set of items.
+
+    `name` is an entry of `ITEMS`, `judge` an identity.
+    """
 
     name: str
     messages: tuple[Message, ...]
@@ -58,8 +62,9 @@ class Question:
 class Verdict(FrozenModel):
     """What the judge said of one conversation.
 
-    `items` is empty unless `status` is ok. `reason` is ours; `explanation` is the model's own and is shown to people
-    only. `attempts` are requests that reached a server; `charged` is in tokens, failed attempts included.
+    `items` is empty unless `status` is ok. `reason` is ours; `explanation` is the model's own and
+    is shown to people only. `attempts` are requests that reached a server; `charged` is in tokens,
+    failed attempts included.
     """
 
     status: Status
@@ -160,12 +165,13 @@ def answer(
 ) -> Answers:
     """The verdict of each question: from the first store that knows it, or else from the model.
 
-    What a later store knows is copied into the earlier ones. `announce` is told how many questions are missing then.
-    They are asked in batches; `before_batch` is given the digest of each batch before it is asked, and may raise.
-    New verdicts go into all stores in order, soon after they are made. `progress` is (asked, missing).
+    What a later store knows is copied into the earlier ones. `announce` is told how many questions
+    are missing then. They are asked in batches; `before_batch` is given the digest of each batch
+    before it is asked, and may raise. New verdicts go into all stores in order, soon after they are
+    made. `progress` is (asked, missing).
 
-    Raises ChatUnavailable after an outage, with nothing lost that was made before. Once `stopping` says so, nothing new
-    is asked and the rest has no verdict.
+    Raises ChatUnavailable after an outage, with nothing lost that was made before. Once `stopping`
+    says so, nothing new is asked and the rest has no verdict.
     """
     wanted = unique(questions)
     verdicts = _look_up(wanted, stores)
@@ -211,7 +217,10 @@ def _asked_and_kept(
     stores: Sequence[VerdictStore],
     stopping: Callable[[], bool],
 ) -> Iterator[list[VerdictEntry]]:
-    """Ask one batch and hand on the verdicts that are kept. Whatever was made is kept before an error leaves."""
+    """Ask one batch and hand on the verdicts that are kept.
+
+    Whatever was made is kept before an error leaves.
+    """
 
     def keep(entries: Sequence[VerdictEntry]) -> None:
         for store in stores:

@@ -41,7 +41,7 @@ Finding = dict[str, str]
 
 
 class JudgeComparison(TypedDict):
-    """Two judges on one objective: how many conversations, how many each left unscored, agreement per item."""
+    """Two judges on one objective: conversations, those that each left unscored, agreement per item."""
 
     conversations: int
     unscored: list[int]
@@ -84,13 +84,13 @@ class CachedJudge:
 def check_judge(
     config: RunConfig, objectives: Mapping[str, Objective], suites: Suites, runs: Path | None = None
 ) -> list[Finding]:
-    """Known-good answers must score 5, and known-bad ones less (with a model: they must count as failed).
+    """Known-good answers must score 5, and known-bad ones less; for a model they must be failures.
 
-    The verifier is given all references, a model up to `judge.gold_checks` of each suite. A model is asked afresh,
-    unless `runs`, the folder of the run directories, leads to a cache.
+    The verifier is given all references, a model up to `judge.gold_checks` of each suite. A model
+    is asked afresh, unless `runs`, the folder of the run directories, leads to a cache.
 
-    UsageError naming the references that come out wrong, the endpoint's refusal to judge them, or the objective that
-    has no known answers.
+    UsageError naming the references that come out wrong, the endpoint's refusal to judge them, or
+    the objective that has no known answers.
     """
     judge = _cached(config, runs) if runs else build_judge(config)
     findings = []
@@ -116,7 +116,10 @@ def check_judge(
 def _check_model(
     config: RunConfig, judge: Judge, objective: Objective, roles: Mapping[str, Suite], cached: bool
 ) -> int:
-    """How many known answers of one objective a model judged right. UsageError unless it was all of them."""
+    """How many known answers of one objective a model judged right.
+
+    UsageError unless it was all of them.
+    """
     assert isinstance(config.judge, LlmJudgeConfig)
     model = config.judge.chat.model
     require_both(objective.name, references(roles.values()))
@@ -129,14 +132,14 @@ def _check_model(
     refused = [s.reason for _, s in bad if _not_judged(s.reason)]
     if refused:  # what was never judged says nothing about the references
         raise UsageError(
-            f"judge {model}, objective {objective.name}: {len(refused)} of {len(some)} known answers "
-            f"were not judged; {refused[0]}; mend judge.chat or the server's settings"
+            f"judge {model}, objective {objective.name}: {len(refused)} of {len(some)} known "
+            f"answers were not judged; {refused[0]}; mend judge.chat or the server's settings"
         )
     if bad:
         lines = "\n".join(_wrong_line(r, s) for r, s in bad[:MAX_LISTED])
         raise UsageError(
-            f"judge {model}, objective {objective.name}: {len(bad)} of {len(some)} known answers come "
-            f"out wrong:\n{lines}\nmend the references, or choose another judge"
+            f"judge {model}, objective {objective.name}: {len(bad)} of {len(some)} known answers "
+            f"come out wrong:\n{lines}\nmend the references, or choose another judge"
         )
     return len(some)
 
@@ -150,21 +153,22 @@ def _wrong_line(reference: Reference, scored: Scored) -> str:
     """What a judge made of one reference, and what it should have made of it."""
     result = f"score {scored.score:g}" if scored.score is not None else str(scored.reason)
     wanted = ", not score 5" if reference.kind == "good" else ", which does not count as failed"
-    return f"  prompt {reference.prompt.id}: its {reference.kind} reference answer gives {result}{wanted}"
+    name = f"prompt {reference.prompt.id}: its {reference.kind} reference answer"
+    return f"  {name} gives {result}{wanted}"
 
 
 def check(source: str, overrides: Sequence[str]) -> list[Finding]:
-    """`judge check`: asks afresh, whatever is cached. UsageError if a known answer comes out wrong."""
+    """`judge check`: asks afresh. UsageError if a known answer comes out wrong."""
     config = load_config(source, overrides)
     objectives, suites = open_suites(config)
     return check_judge(config, objectives, suites)
 
 
 def compare_judges(run: Path, first: str, second: str, say: Say) -> Comparison:
-    """Two judges on the stored answers of a run: per objective, each conversation once, the items that both decided.
+    """Two judges on the stored answers of a run: each conversation once, the items that both decided.
 
-    `first` and `second` are configs; only their `judge` is read. UsageError if the run has no judged answers or its
-    suites changed.
+    `first` and `second` are configs; only their `judge` is read. UsageError if the run has no
+    judged answers or its suites changed.
     """
     config = run_config(run)
     objectives, suites = open_suites(config)
@@ -196,7 +200,10 @@ def _unscored(judgments: Sequence[Judgment]) -> int:
 def _stored_answers(
     run: Path, objectives: Mapping[str, Objective], suites: Suites
 ) -> dict[str, list[tuple[Prompt, Response]]]:
-    """The different conversations of a run that were judged, by objective. UsageError if a suite changed since."""
+    """The different conversations of a run that were judged, by objective.
+
+    UsageError if a suite changed since.
+    """
     by_digest = {s.digest: s for roles in suites.values() for s in roles.values()}
     answered: dict[str, dict[str, tuple[Prompt, Response]]] = {name: {} for name in objectives}
     journal = Journal.open(run)
@@ -209,7 +216,8 @@ def _stored_answers(
         suite = by_digest.get(step.inputs["suite"])
         if suite is None:
             raise UsageError(
-                f"{run}: the suites of {step.inputs['objective']} changed since it was judged; restore them"
+                f"{run}: the suites of {step.inputs['objective']} changed since it was judged; "
+                "restore them"
             )
         if objectives[suite.objective].evidence != "answers" or not step.result:
             continue
@@ -247,7 +255,8 @@ def _model_judge(config: RunConfig) -> LlmJudge:
     judge = build_judge(config)
     if not isinstance(judge, LlmJudge):
         raise UsageError(
-            "judge.kind: the verifier needs rules, which rows lack; label with `judge: {kind: llm, ...}`"
+            "judge.kind: the verifier needs rules, which rows lack; "
+            "label with `judge: {kind: llm, ...}`"
         )
     return judge
 

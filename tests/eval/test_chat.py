@@ -197,7 +197,9 @@ KEY = "sk-canary-0123456789"
 
 @pytest.fixture
 def answering(monkeypatch):
-    """A server that gives one status and body to every request; called with them, it yields (server, chat)."""
+    """A server that gives one status and body to every request; called with them, it yields
+    (server, chat).
+    """
     monkeypatch.setenv("MOSAIC_API_KEY", KEY)
 
     @contextlib.contextmanager

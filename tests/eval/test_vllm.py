@@ -1,4 +1,8 @@
-"""The vLLM generator without vLLM: order of turns, faults of a server, what the adapter probe finds. The real one: `make test-vllm`."""
+"""The vLLM generator without vLLM: order of turns, faults of a server, what the adapter probe
+finds.
+
+The real one: `make test-vllm`.
+"""
 
 import asyncio
 import json
@@ -22,14 +26,16 @@ from eval.generators.adapter_probe import (
 )
 from eval.generators.base import VllmGeneratorConfig
 from eval.generators.conversations import Turn, replay
+from eval.generators.draws import AnswerId
 from eval.generators.vllm import VllmGenerator
 from eval.generators.vllm_adapters import ADAPTER_FILES, adapter_digest, check_adapter_recipe
-from eval.generators.vllm_api import ServerGone
+from eval.generators.vllm_api import ServerGone, generation_settings
 from eval.generators.vllm_server import AttachedServer, OwnServer
 from eval.generators.vllm_session import Session
 from mosaic.app.loop import stop_signals
 from mosaic.core.errors import BoundaryError, PausedError, UsageError
 from mosaic.core.types.evaluation import Prompt
+from mosaic.core.types.runs import Sampling
 from training.methods.base import SftConfig
 from training.methods.vllm_limits import check_servable
 
@@ -220,7 +226,9 @@ class Quiet(AdapterProbe):
 
 @pytest.fixture
 def stand_in(monkeypatch, tmp_path, tiny_model):
-    """(a generator whose server is the stand-in, the stand-in's log); keywords are the stand-in's environment."""
+    """(a generator whose server is the stand-in, the stand-in's log); keywords are the stand-in's
+    environment.
+    """
     command = tmp_path / "vllm"
     command.write_text(f'#!/bin/sh\nexec {sys.executable} {STAND_IN} "$@"\n')
     command.chmod(0o755)
@@ -265,6 +273,27 @@ def test_after_a_crash_every_conversation_goes_on_where_it_stood(stand_in, adapt
     assert (
         len(asked) - 50 <= 20
     )  # at most what was under way when it died: one turn per conversation
+
+
+def test_n_answers_are_n_requests_with_seeds_of_their_own_which_a_crash_keeps(stand_in):
+    sampling = Sampling(n=3, temperature=0.7, top_p=0.9, seed=5)
+    generator, log = stand_in(dies_after=20)
+    drawn = generator.generate(prompts(1, 2, 3, 3), None, sampling)
+    assert generator.server.starts == 2
+    assert [r.id for r in drawn] == [f"p{i}" for i in range(4) for _ in range(3)]
+    for i, response in enumerate(drawn):
+        for turn, answer in enumerate(response.answers):
+            seed = AnswerId(response.id, i % 3, turn).seed(sampling)
+            assert answer == f"base {2 * turn + 1} {i // 3}.{turn} 0.7 0.9 {seed}"
+    # Each chat holds the earlier answers of its own sample.
+    chats = {tuple(json.loads(line)[1]) for line in log.read_text().splitlines()}
+    for response in drawn:
+        assert any(list(chat[1::2]) == response.answers[:-1] for chat in chats)
+
+
+def test_a_greedy_answer_carries_no_seed():
+    greedy = generation_settings(8, [2], Sampling(top_p=0.5), seed=7)
+    assert (greedy["temperature"], greedy["top_p"], greedy["seed"]) == (0.0, 1.0, None)
 
 
 def test_a_server_that_keeps_dying_ends_the_evaluation(stand_in):

@@ -1,8 +1,9 @@
-"""Verdicts of a judge that is asked: from the journal, from the cache that runs share, or from the model.
+"""Verdicts of a judge that is asked: from the journal, from the cache that runs share, or from the
+model.
 
-Every verdict is a step of its own in the run's journal, wherever it came from, so that a run folder stands alone and
-nothing is asked twice. New ones are asked in batches; gold checks go before each batch, and if too few of them come out
-right the run is held before a verdict of that batch is made.
+Every verdict is a step of its own in the run's journal, wherever it came from, so that a run folder
+stands alone and nothing is asked twice. New ones are asked in batches; gold checks go before each
+batch, and if too few of them come out right the run is held before a verdict of that batch is made.
 """
 
 from __future__ import annotations
@@ -55,7 +56,10 @@ class _CountedJudge:
 
 
 class GoldChecks:
-    """Answers with known verdicts, to check a judge by. A reply that is not a verdict counts as wrong."""
+    """Answers with known verdicts, to check a judge by.
+
+    A reply that is not a verdict counts as wrong.
+    """
 
     def __init__(
         self,
@@ -79,7 +83,8 @@ class GoldChecks:
     def ask(self, objective: str, batch: str, cost: JudgeCost | None = None) -> dict[str, Any]:
         """Ask some of them, chosen by the batch's digest; `cost` is added to as verdicts are made.
 
-        PausedError if the agreement is too low, UsageError if the suites of the objective have no references.
+        PausedError if the agreement is too low, UsageError if the suites of the objective have no
+        references.
         """
         config = self.judge.config
         some = pick(self.known.get(objective, []), config.gold_checks, batch)
@@ -140,7 +145,10 @@ class RecordedJudge:
     def judge(
         self, objective: str, prompts: Sequence[Prompt], responses: Sequence[Response]
     ) -> list[Judgment]:
-        """One judgment per prompt. Raises ChatUnavailable and PausedError, with nothing lost that was made."""
+        """One judgment per prompt.
+
+        Raises ChatUnavailable and PausedError, with nothing lost that was made.
+        """
         return self._judge.judge_with(
             partial(self._verdicts, objective), objective, prompts, responses
         )
@@ -171,7 +179,10 @@ class RecordedJudge:
         return answers.verdicts
 
     def _check_gold(self, objective: str, batch: str) -> None:
-        """The gold checks before a batch, as a step. What they cost is filed even if they hold the run."""
+        """The gold checks before a batch, as a step.
+
+        What they cost is filed even if they hold the run.
+        """
         inputs = {"judge": self.digest, "objective": objective, "batch": batch}
         cost, started = JudgeCost(), time.monotonic()
 

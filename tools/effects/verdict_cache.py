@@ -1,7 +1,8 @@
-"""Verdicts that runs share: one SQLite file, keyed by judge, prompts and conversation, each row with its digest.
+"""Verdicts that runs share: an SQLite file, keyed by judge, prompts and conversation.
 
-A cache is not the truth: a run copies what it takes into its own journal, and the file may be deleted at any time.
-Only verdicts that were made (`ok`) are kept; what failed is asked again by another run.
+A cache is not the truth: a run copies what it takes into its own journal, and the file may be
+deleted at any time. Only verdicts that were made (`ok`) are kept; what failed is asked again by
+another run.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ from mosaic.core.types.base import canonical_json
 FILE = "verdicts.sqlite"
 FOLDER = "judge-cache"
 # The checksum's column is called `seal` in the files that there are.
-SCHEMA = "create table if not exists verdicts (key text primary key, verdict text not null, seal text not null)"
+SCHEMA = (
+    "create table if not exists verdicts "
+    "(key text primary key, verdict text not null, seal text not null)"
+)
 
 
 class VerdictCache:
@@ -30,7 +34,8 @@ class VerdictCache:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(self.path, timeout=60, isolation_level=None)
-            # Losing the last verdicts at a power cut costs a few calls; waiting for the disk at each would cost more.
+            # Losing the last verdicts at a power cut costs a few calls; waiting for the disk at
+            # each would cost more.
             self._db.execute("pragma synchronous=normal")
             self._db.execute(SCHEMA)
         except (OSError, sqlite3.Error) as error:
@@ -56,14 +61,16 @@ class VerdictCache:
         text, checksum = row
         if _checksum(question.key, text) != checksum:
             raise DamageError(
-                f"{self.path}: verdict {question.key[:12]} does not match its digest; delete the file"
+                f"{self.path}: verdict {question.key[:12]} does not match its digest; "
+                "delete the file"
             )
         return Verdict.model_validate_json(text)
 
     def keep(self, entries: Sequence[VerdictEntry], source: Source = "model") -> None:
         """Keep the verdicts that are `ok`, in one transaction; what is there already stays.
 
-        PausedError if the disk is full, or the file is locked or cannot be written. The source makes no difference.
+        PausedError if the disk is full, or the file is locked or cannot be written. The source
+        makes no difference.
         """
         rows = []
         for question, verdict, _ in entries:
@@ -85,8 +92,8 @@ class VerdictCache:
 
     def _unusable(self, error: sqlite3.Error) -> PausedError:
         return PausedError(
-            f"judge.cache: {self.path.parent} cannot be used: {error}; make room there or name another folder, then "
-            "give the same command again, or `python -m mosaic resume` for a run"
+            f"judge.cache: {self.path.parent} cannot be used: {error}; make room there or name "
+            "another folder, then give the same command again, or `python -m mosaic resume` for a run"
         )
 
     def _damaged(self, error: sqlite3.Error) -> DamageError:

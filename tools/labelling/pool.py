@@ -1,14 +1,16 @@
-"""Labels for pool rows: a judge scores each row once, and the objective's own rules make quality, bucket and attributes.
+"""Labels for pool rows: a judge scores each row once, the objective's own rules make the rest.
 
-The assistant turns of a row are the answers, its user turns the request. Both sides are judged under the items that
-evaluation uses, so that a bucket of the pool and a slice of a suite mean the same. Known verdicts come from the cache;
-an interrupted labelling asks only for the rest. A row is left out, with a reason, if a verdict could not be made, or if
-the rules call the request invalid (harmful, or without a way to answer).
+The assistant turns of a row are the answers, its user turns the request. Both sides are judged
+under the items that evaluation uses, so that a bucket of the pool and a slice of a suite mean the
+same. Known verdicts come from the cache; an interrupted labelling asks only for the rest. A row is
+left out, with a reason, if a verdict could not be made, or if the rules call the request invalid
+(harmful, or without a way to answer).
 
-Instruction following is checked by code. Its constraints stand in two attributes of equal length: `constraints`
-(checker ids) and `constraint_params` (the text of a JSON object each). A constraint that lacks its parameters cannot be
-verified: it counts for the bucket and not for the quality. A row with no other constraints is left out. Both attributes
-stay as they are, so that labelled rows can be labelled again; the label of that name becomes `constraint_count`.
+Instruction following is checked by code. Its constraints stand in two attributes of equal length:
+`constraints` (checker ids) and `constraint_params` (the text of a JSON object each). A constraint
+that lacks its parameters cannot be verified: it counts for the bucket and not for the quality. A
+row with no other constraints is left out. Both attributes stay as they are, so that labelled rows
+can be labelled again; the label of that name becomes `constraint_count`.
 """
 
 from __future__ import annotations
@@ -51,8 +53,8 @@ Say = Callable[[str], None]
 class Labelling:
     """What a labelling did.
 
-    `left_out` counts reasons. `asked` and `cached` are verdicts; `known_answers` are those that the judge was asked
-    about beside them. `tokens` is what both were charged.
+    `left_out` counts reasons. `asked` and `cached` are verdicts; `known_answers` are those that the
+    judge was asked about beside them. `tokens` is what both were charged.
     """
 
     rows: int
@@ -88,7 +90,7 @@ class Labeller:
         self.say = say
 
     def label(self, sources: Sequence[Path], out: Path) -> Labelling:
-        """Write the labelled rows to `out` (JSONL), and those left out with their reasons to `<out>.left-out.jsonl`.
+        """Write the labelled rows to `out`, and the others with reasons to `<out>.left-out.jsonl`.
 
         UsageError with file:line for a broken row; nothing is asked before all rows are read.
         """
@@ -169,12 +171,13 @@ class Labeller:
                 if row.dataset not in self.datasets:
                     known = ", ".join(self.datasets)
                     raise UsageError(
-                        f"{where}: dataset: {row.dataset!r} serves no objective of the config; it has {known}"
+                        f"{where}: dataset: {row.dataset!r} serves no objective of the config; "
+                        f"it has {known}"
                     )
                 yield row
 
     def _questions(self, row: Example) -> list[Question]:
-        """One question about the answers and one about the request, or none if code checks the row."""
+        """One question about the answers and one about the request; none if code checks the row."""
         objective = self.datasets[row.dataset]
         if not self.judge.asks(objective):
             return []
@@ -183,7 +186,7 @@ class Labeller:
         ]
 
     def _verdicts(self, questions: Sequence[Question], cost: _Cost) -> dict[str, Verdict]:
-        """All verdicts by key; what the new ones and the known answers have cost is added to `cost`."""
+        """All verdicts by key. What new ones and known answers have cost is added to `cost`."""
         by_objective: dict[str, list[Question]] = {}
         for question in questions:
             by_objective.setdefault(question.name.removesuffix(REQUEST), []).append(question)
@@ -243,7 +246,10 @@ class _Cost:
 
 
 def _constraints(row: Example) -> list[JsonObject]:
-    """The constraints of a row with their parameters. Malformed if there are none, or the attributes do not fit."""
+    """The constraints of a row with their parameters.
+
+    Malformed if there are none, or the attributes do not fit.
+    """
     ids, params = row.attributes.get("constraints"), row.attributes.get("constraint_params")
     if not isinstance(ids, list) or not ids:
         raise Malformed("no constraints to verify")
@@ -275,7 +281,10 @@ def _checked(row: Example, constraints: Sequence[JsonObject]) -> Judgment:
 
 
 def _attributes(scored: Scored, items: Items) -> dict[str, Attribute]:
-    """L2 under its own names, L3 as `items_<channel>`: the items that hold (with their value if it is above 1)."""
+    """L2 under its own names, L3 as `items_<channel>`: the items that hold.
+
+    An item of a value above 1 has it at its end: `rejection_votes_2`.
+    """
     attributes: dict[str, Attribute] = {}
     for name, value in scored.label.items():
         attribute = list(map(str, value)) if isinstance(value, list) else value

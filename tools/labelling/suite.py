@@ -1,7 +1,8 @@
-"""Prompt-side labels for a suite made from recorded requests: a judge labels them once, and they are fixed from then on.
+"""Prompt-side labels for a suite made from recorded requests: a judge gives them once and for all.
 
-A prompt whose attribute `unlabelled` names channels or items gets those from the judge; its other items stay as they
-are. The judge sees the request alone. Slice, weight and validity follow by the objective's rules.
+A prompt whose attribute `unlabelled` names channels or items gets those from the judge; its other
+items stay as they are. The judge sees the request alone. Slice, weight and validity follow by the
+objective's rules.
 
 Nothing checks the judge here: gold checks are answers, and no suite has requests with known labels.
 """
@@ -28,15 +29,16 @@ from training.data.provenance import SUITE_CARD
 
 MARK = "unlabelled"
 UNCHECKED = (
-    "these labels are given without known answers: suites know the verdict of answers, not of requests. Nothing checks the "
-    "judge here, and the labels are fixed from then on: read a sample of them"
+    "these labels are given without known answers: suites know the verdict of answers, not of "
+    "requests. Nothing checks the judge here, and the labels are fixed from then on: "
+    "read a sample of them"
 )
 
 Say = Callable[[str], None]
 
 
 class SuiteLabelling(TypedDict):
-    """What was done: prompts written per role, reasons of those left out with their counts, verdicts asked for."""
+    """Prompts written per role, counts of the reasons of those left out, verdicts asked for."""
 
     prompts: dict[str, int]
     left_out: dict[str, int]
@@ -53,8 +55,8 @@ def label_suite(
 ) -> SuiteLabelling:
     """Write the labelled suite and its card into the new folder `out`.
 
-    Prompts without a verdict are left out and counted. UsageError if the objective has no prompt side to judge, or the
-    suite is broken.
+    Prompts without a verdict are left out and counted. UsageError if the objective has no prompt
+    side to judge, or the suite is broken.
     """
     name = objective.name + REQUEST
     if not judge.asks(name):
@@ -103,7 +105,7 @@ def _announce(prompts: int, missing: int, judge: LlmJudge, say: Say) -> None:
 def _questions(
     judge: LlmJudge, name: str, suites: Mapping[str, Suite]
 ) -> dict[tuple[str, str], Question]:
-    """The questions about unlabelled prompts, by role and id. The judge sees the user's side alone."""
+    """The questions about unlabelled prompts, by role and id, on the user's side alone."""
     questions = {}
     for role, suite in suites.items():
         for prompt in suite.prompts:
@@ -116,7 +118,7 @@ def _questions(
 
 
 def _labelled(objective: Objective, prompt: Prompt, verdict: Verdict) -> Prompt:
-    """The prompt with the items that its mark names taken from the verdict, and what follows from them."""
+    """The prompt with the verdict's items where its mark names them, and what follows from these."""
     named = prompt.attributes[MARK]
     wanted = set(named) if isinstance(named, list) else {str(named)}
     items: Items = {}
