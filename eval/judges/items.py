@@ -56,6 +56,5 @@ def _channel_model(name: str, ranges: dict[str, int]) -> type[BaseModel]:
 def prompt_digest(name: str) -> str:
     """The digest of the prompt files and of the schema that a verdict depends on."""
     prompts = [load(file).digest for file in (f"judge_{name}", "judge_frame", "judge_repair")]
-    # The key is `words` as it has always been: another one would make every verdict that is kept
-    # another one.
+    # The key stays `words`: another one would change the digest, and all known verdicts with it.
     return digest_of({"words": prompts, "schema": reply_model(name).model_json_schema()})
