@@ -121,7 +121,8 @@ class AsyncHttp:
             raise
         except (TimeoutError, httpx2.TimeoutException):
             raise Fault("timeout", f"no whole reply within {seconds:.0f} s") from None
-        except (httpx2.HTTPError, httpx2.StreamError, OSError, ValueError) as error:
+        except (httpx2.HTTPError, httpx2.StreamError, OSError, ValueError, RuntimeError) as error:
+            # A RuntimeError: the interpreter or the connections are being closed.
             kind = "connect" if isinstance(error, httpx2.ConnectError) else "transport"
             raise Fault(kind, type(error).__name__) from None
 
