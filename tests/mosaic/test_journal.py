@@ -16,9 +16,9 @@ from mosaic.core.errors import (
     UsageError,
 )
 from mosaic.core.journal import Journal
-from mosaic.core.tables import FILE
 from mosaic.core.steps import Outcome, Steps
 from mosaic.core.store import Store
+from mosaic.core.tables import FILE
 
 
 @pytest.fixture
