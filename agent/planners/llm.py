@@ -36,7 +36,7 @@ from mosaic.core.types.plans import ActionPlan
 from mosaic.core.types.runs import Observation
 from prompts.envelope import delimiter
 from tools.effects.model_calls import CALL, GAVE_UP, Ask, uncached
-from tools.planning.schemas import LOOKING, action_plan, definitions, plan_model, schema_of
+from tools.planning.schemas import ARGUMENTS, action_plan, definitions, plan_model, schema_of
 from tools.planning.toolbox import Toolbox
 
 MAX_CALLS_AT_ONCE = 8
@@ -109,7 +109,7 @@ class _Talk:
             ),
             "observation": observation.content_digest,
             "prompts": {name: prompt.digest for name, prompt in self.words.items()},
-            "shapes": digest_of([schema_of(self.model), sorted(LOOKING)]),
+            "shapes": digest_of([schema_of(self.model), sorted(ARGUMENTS)]),
         }
         self.digest = digest_of(self.identity)
         for filed in self._file.earlier(self.digest):
@@ -272,10 +272,10 @@ class _Talk:
                 if draft is None:
                     return canonical_json({"violations": [v.json_data() for v in violations]})
                 return canonical_json(self.toolbox.check_plan(draft))
-            if call.name not in LOOKING:
-                known = ", ".join([*LOOKING, "check_plan", "submit_plan"])
+            if call.name not in ARGUMENTS:
+                known = ", ".join([*ARGUMENTS, "check_plan", "submit_plan"])
                 raise _Wrong([f"(whole): no tool {call.name!r}; there are {known}"])
-            arguments = parse_strict(call.arguments, LOOKING[call.name]).model_dump()
+            arguments = parse_strict(call.arguments, ARGUMENTS[call.name]).model_dump()
             if call.name == "show_examples":
                 return self._examples(arguments)
             return canonical_json(self.toolbox.call(call.name, arguments))

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from pydantic import JsonValue
-
 from agent.constraints import check_plan
 from mosaic.core.store import Store
 from mosaic.core.types.base import JsonObject
 from mosaic.core.types.plans import ActionPlan, Violation
 from mosaic.core.types.runs import Observation
-from tools.planning.examples import examples_of
+from tools.planning.examples import Files, examples_of
 from tools.planning.toolbox import Filter, Toolbox
 from training.data.pool import Pool
 
 
 def open_toolbox(
-    observation: Observation, pool: Pool, store: Store, files: Mapping[str, JsonValue] | None
+    observation: Observation, pool: Pool, store: Store, files: Files | None
 ) -> Toolbox:
     """The tools over one observation: examples from what was filed, checks against all limits.
 
