@@ -1,0 +1,208 @@
+"""The calls of one conversation: each one filed, charged against the limits of the round, and traced.
+
+The limits are the round's: a conversation begins with what earlier ones of the round have used, and
+an outage counts as what its requests have cost.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from agent.planners.base import LlmPlannerConfig
+from eval.chat.client import BadReply, ChatModel, ChatUnavailable, Completion
+from eval.chat.reply import sent
+from mosaic.core.types.base import JsonObject, digest_of
+from mosaic.core.types.runs import Observation
+from prompts.load import Prompt
+from tools.effects.model_calls import CALL, Ask
+from tools.planning.schemas import ARGUMENTS, definitions, schema_of
+from tools.planning.toolbox import Toolbox
+
+MAX_TRACE_TEXT = 2000
+
+
+class GaveUp(Exception):
+    """The conversation is over without a plan. The message says which limit or failure ended it."""
+
+
+@dataclass
+class Spent:
+    """What the round has cost so far.
+
+    `calls` are requests that reached a server and `tokens` charged tokens, failed attempts included.
+    """
+
+    calls: int = 0
+    retries: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+    def add(self, filed: Mapping[str, Any]) -> None:
+        """Count an answer or an outage that was filed."""
+        self.calls += int(filed["attempts"])
+        self.tokens += int(filed["charged"])
+        self.seconds += float(filed["seconds"])
+
+
+class PlannerCalls:
+    """Asks the model within the limits of the round. `ask` files the answers."""
+
+    def __init__(
+        self,
+        config: LlmPlannerConfig,
+        chat: ChatModel,
+        ask: Ask,
+        observation: Observation,
+        plan_shape: type[BaseModel],
+        prompts: Mapping[str, Prompt],
+        toolbox: Toolbox,
+    ) -> None:
+        self.config = config
+        self.spent = Spent()
+        self._chat = chat
+        self._ask = ask
+        self._observation = observation
+        self._plan_shape = plan_shape
+        self._toolbox = toolbox
+        self._answers = 0
+        # What the answers depend on beside the messages: the model with its sampling, the prompts
+        # and the shapes.
+        chat_identity = config.chat.model_dump(
+            exclude={"base_url", "api_key_env", "timeout_seconds"}
+        )
+        self._identity: dict[str, object] = {
+            "model": chat_identity,
+            "observation": observation.content_digest,
+            "prompts": {name: prompt.digest for name, prompt in prompts.items()},
+            "shapes": digest_of([schema_of(plan_shape), sorted(ARGUMENTS)]),
+        }
+        self._conversation = digest_of(self._identity)
+        for filed in ask.earlier(self._conversation):
+            self.spent.add(filed)
+
+    def next_reply(self, messages: list[JsonObject]) -> Completion:
+        """The next reply, charged and traced.
+
+        Raises GaveUp if a limit is reached or no attempt gave a usable reply, ChatUnavailable if
+        the endpoint is down.
+        """
+        config, spent = self.config, self.spent
+        # Decided before an outage of this very call is counted: its inputs must be the same once
+        # the endpoint is back.
+        closing = spent.calls >= config.max_calls - config.max_repairs - 1
+        for outage in self._ask.charges(self._conversation, self._answers):
+            spent.add(outage)
+        self._check_limits()
+        inputs = {
+            **self._identity,
+            "conversation": self._conversation,
+            "call": self._answers,
+            "closing": closing,
+            "messages": digest_of(messages),
+        }
+        try:
+            answer = self._ask(CALL, inputs, lambda: self._complete(messages, closing))
+        except ChatUnavailable as error:
+            self._trace_outage(error)
+            raise
+        self._answers += 1
+        spent.add(answer)
+        spent.retries += _retries(answer)
+        self._trace(answer)
+        if "failed" in answer:
+            raise GaveUp(f"{answer['failed']}: {answer['reason']}")
+        return Completion.model_validate(answer["completion"])
+
+    def _check_limits(self) -> None:
+        config, spent = self.config, self.spent
+        if spent.calls >= config.max_calls:
+            raise GaveUp(f"max_calls: {spent.calls} of {config.max_calls} calls are used")
+        if spent.seconds >= config.max_seconds:
+            raise GaveUp(f"max_seconds: {spent.seconds:.0f} of {config.max_seconds:.0f} s are used")
+
+    def _complete(self, messages: list[JsonObject], closing: bool) -> JsonObject:
+        """One completion as it is filed. `closing` offers no tool but to submit the plan.
+
+        A bad reply is filed like an answer: on resume the same round must fail in the same way,
+        and not ask again.
+        """
+        config, spent = self.config, self.spent
+        tools = schema = None
+        if config.tool_calls:
+            tools = definitions(self._observation, only_submit=closing)
+        else:
+            schema = schema_of(self._plan_shape)
+        started = time.monotonic()
+        try:
+            completion = self._chat.complete(
+                messages,
+                schema=schema,
+                tools=tools,
+                deadline=config.max_seconds - spent.seconds,
+                allowance=config.max_tokens - spent.tokens,
+                most_attempts=config.max_calls - spent.calls,
+            )
+        except BadReply as error:
+            return {
+                "failed": error.kind,
+                "reason": str(error),
+                "attempts": sent(error.attempts),
+                "charged": sum(attempt.charged for attempt in error.attempts),
+                "records": [attempt.json_data() for attempt in error.attempts],
+                "seconds": round(time.monotonic() - started, 4),
+            }
+        return {
+            "completion": completion.json_data(),
+            "attempts": sent(completion.attempts),
+            "charged": completion.charged,
+            "seconds": round(time.monotonic() - started, 4),
+        }
+
+    # -- the trace --------------------------------------------------------------------------------
+
+    def _trace(self, answer: Mapping[str, Any]) -> None:
+        """One line for each message of the model."""
+        line: dict[str, object] = {
+            "seconds": answer["seconds"],
+            "charged": answer["charged"],
+            "retries": _retries(answer),
+        }
+        if "failed" in answer:
+            line["failed"] = answer["failed"]
+            line["reason"] = answer["reason"]
+            line["attempts"] = answer["records"]
+        else:
+            completion = answer["completion"]
+            line["text"] = completion["text"][:MAX_TRACE_TEXT]
+            line["tool_calls"] = [_traced_call(call) for call in completion["tool_calls"]]
+            if completion.get("reasoning"):
+                line["reasoning"] = completion["reasoning"][:MAX_TRACE_TEXT]
+            line["usage"] = completion["usage"]
+            line["attempts"] = completion["attempts"]
+            line["model"] = completion["model"]
+        self._record(self._answers, line)
+
+    def _trace_outage(self, error: ChatUnavailable) -> None:
+        line = {
+            "failed": "unavailable",
+            "reason": str(error),
+            "attempts": [attempt.json_data() for attempt in error.attempts],
+        }
+        self._record(self._answers + 1, line)
+
+    def _record(self, call: int, line: Mapping[str, object]) -> None:
+        self._toolbox.record("model", {"call": call, "prompt": self._conversation}, line)
+
+
+def _retries(answer: Mapping[str, Any]) -> int:
+    """Requests beyond the first. An answer may have taken none: nothing reached a server."""
+    return max(0, int(answer["attempts"]) - 1)
+
+
+def _traced_call(call: Mapping[str, str]) -> dict[str, str]:
+    return {"name": call["name"], "arguments": call["arguments"][:MAX_TRACE_TEXT]}
