@@ -123,13 +123,13 @@ class Conversation:
 
     def spent(self) -> dict[str, float]:
         """What the round has cost so far, for the trace."""
-        spent = self.calls.spent
+        totals = self.calls.totals
         return {
-            "calls": spent.calls,
-            "retries": spent.retries,
+            "calls": totals.calls,
+            "retries": totals.retries,
             "repairs": self.repairs,
-            "tokens": spent.tokens,
-            "seconds": round(spent.seconds, 3),
+            "tokens": totals.tokens,
+            "seconds": round(totals.seconds, 3),
         }
 
     # -- the opening ------------------------------------------------------------------------------
@@ -214,8 +214,8 @@ class Conversation:
         )
         lines = []
         for item in shown:
-            answer = str(item.get("answer", ""))
-            labels = {key: value for key, value in item.items() if key != "answer"}
+            labels = dict(item)
+            answer = str(labels.pop("answer", ""))
             lines.append(canonical_json(labels_only(labels)))
             if self.config.show_text:
                 lines.append(enveloped(answer, self.mark, "answer"))

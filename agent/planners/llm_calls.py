@@ -1,4 +1,4 @@
-"""The calls of one conversation: each one filed, charged against the limits of the round, and traced.
+"""The calls of one conversation: filed, charged against the limits of the round, and traced.
 
 The limits are the round's: a conversation begins with what earlier ones of the round have used, and
 an outage counts as what its requests have cost.
@@ -7,15 +7,15 @@ an outage counts as what its requests have cost.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, JsonValue
 
 from agent.planners.base import LlmPlannerConfig
 from eval.chat.client import BadReply, ChatModel, ChatUnavailable, Completion
-from eval.chat.reply import sent
+from eval.chat.reply import Attempt, sent
 from mosaic.core.types.base import JsonObject, digest_of
 from mosaic.core.types.runs import Observation
 from prompts.load import Prompt
@@ -31,10 +31,11 @@ class GaveUp(Exception):
 
 
 @dataclass
-class Spent:
+class CallTotals:
     """What the round has cost so far.
 
-    `calls` are requests that reached a server and `tokens` charged tokens, failed attempts included.
+    `calls` are requests that reached a server and `tokens` charged tokens; both include failed
+    attempts.
     """
 
     calls: int = 0
@@ -63,7 +64,7 @@ class PlannerCalls:
         toolbox: Toolbox,
     ) -> None:
         self.config = config
-        self.spent = Spent()
+        self.totals = CallTotals()
         self._chat = chat
         self._ask = ask
         self._observation = observation
@@ -83,7 +84,7 @@ class PlannerCalls:
         }
         self._conversation = digest_of(self._identity)
         for filed in ask.earlier(self._conversation):
-            self.spent.add(filed)
+            self.totals.add(filed)
 
     def next_reply(self, messages: list[JsonObject]) -> Completion:
         """The next reply, charged and traced.
@@ -91,12 +92,12 @@ class PlannerCalls:
         Raises GaveUp if a limit is reached or no attempt gave a usable reply, ChatUnavailable if
         the endpoint is down.
         """
-        config, spent = self.config, self.spent
+        config, totals = self.config, self.totals
         # Decided before an outage of this very call is counted: its inputs must be the same once
         # the endpoint is back.
-        closing = spent.calls >= config.max_calls - config.max_repairs - 1
+        closing = totals.calls >= config.max_calls - config.max_repairs - 1
         for outage in self._ask.charges(self._conversation, self._answers):
-            spent.add(outage)
+            totals.add(outage)
         self._check_limits()
         inputs = {
             **self._identity,
@@ -111,19 +112,21 @@ class PlannerCalls:
             self._trace_outage(error)
             raise
         self._answers += 1
-        spent.add(answer)
-        spent.retries += _retries(answer)
+        totals.add(answer)
+        totals.retries += _retries(answer)
         self._trace(answer)
         if "failed" in answer:
             raise GaveUp(f"{answer['failed']}: {answer['reason']}")
         return Completion.model_validate(answer["completion"])
 
     def _check_limits(self) -> None:
-        config, spent = self.config, self.spent
-        if spent.calls >= config.max_calls:
-            raise GaveUp(f"max_calls: {spent.calls} of {config.max_calls} calls are used")
-        if spent.seconds >= config.max_seconds:
-            raise GaveUp(f"max_seconds: {spent.seconds:.0f} of {config.max_seconds:.0f} s are used")
+        config, totals = self.config, self.totals
+        if totals.calls >= config.max_calls:
+            raise GaveUp(f"max_calls: {totals.calls} of {config.max_calls} calls are used")
+        if totals.seconds >= config.max_seconds:
+            raise GaveUp(
+                f"max_seconds: {totals.seconds:.0f} of {config.max_seconds:.0f} s are used"
+            )
 
     def _complete(self, messages: list[JsonObject], closing: bool) -> JsonObject:
         """One completion as it is filed. `closing` offers no tool but to submit the plan.
@@ -131,7 +134,7 @@ class PlannerCalls:
         A bad reply is filed like an answer: on resume the same round must fail in the same way,
         and not ask again.
         """
-        config, spent = self.config, self.spent
+        config, totals = self.config, self.totals
         tools = schema = None
         if config.tool_calls:
             tools = definitions(self._observation, only_submit=closing)
@@ -143,9 +146,9 @@ class PlannerCalls:
                 messages,
                 schema=schema,
                 tools=tools,
-                deadline=config.max_seconds - spent.seconds,
-                allowance=config.max_tokens - spent.tokens,
-                most_attempts=config.max_calls - spent.calls,
+                deadline=config.max_seconds - totals.seconds,
+                allowance=config.max_tokens - totals.tokens,
+                most_attempts=config.max_calls - totals.calls,
             )
         except BadReply as error:
             return {
@@ -153,7 +156,7 @@ class PlannerCalls:
                 "reason": str(error),
                 "attempts": sent(error.attempts),
                 "charged": sum(attempt.charged for attempt in error.attempts),
-                "records": [attempt.json_data() for attempt in error.attempts],
+                "records": _records(error.attempts),
                 "seconds": round(time.monotonic() - started, 4),
             }
         return {
@@ -191,7 +194,7 @@ class PlannerCalls:
         line = {
             "failed": "unavailable",
             "reason": str(error),
-            "attempts": [attempt.json_data() for attempt in error.attempts],
+            "attempts": _records(error.attempts),
         }
         self._record(self._answers + 1, line)
 
@@ -202,6 +205,10 @@ class PlannerCalls:
 def _retries(answer: Mapping[str, Any]) -> int:
     """Requests beyond the first. An answer may have taken none: nothing reached a server."""
     return max(0, int(answer["attempts"]) - 1)
+
+
+def _records(attempts: Sequence[Attempt]) -> list[JsonValue]:
+    return [attempt.json_data() for attempt in attempts]
 
 
 def _traced_call(call: Mapping[str, str]) -> dict[str, str]:

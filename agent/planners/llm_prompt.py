@@ -51,7 +51,6 @@ def numbers(observation: Observation) -> object:
     objectives = []
     for objective in observation.objectives:
         objectives.append({**objective.json_data(), "noise": noise.get(objective.name)})
-    names = [objective.name for objective in observation.objectives]
     told: dict[str, object] = {
         "round": observation.round,
         "rounds": observation.rounds,
@@ -64,7 +63,7 @@ def numbers(observation: Observation) -> object:
         "last_plan": _last_plan(observation),
         "pool_tokens": _pool_tokens(observation),
         "limits": observation.limits.json_data(),
-        "past_rounds": [_past_round(past, names) for past in observation.history],
+        "past_rounds": [_past_round(past, observation.names) for past in observation.history],
     }
     labels = label_values(observation)
     if labels:
@@ -182,7 +181,10 @@ def _is_plain(value: JsonValue) -> bool:
 
 
 def enveloped(text: str, mark: str, source: str, max_chars: int = MAX_TEXT) -> str:
-    """Text that somebody else wrote, capped, in an envelope; a text that holds the mark gets another."""
+    """Text that somebody else wrote, capped, in an envelope.
+
+    A text that holds the mark gets another mark.
+    """
     short = capped(text, max_chars)
     while mark in short:
         mark = hashlib.sha256(mark.encode()).hexdigest()[:16]

@@ -117,7 +117,7 @@ def plan_model(observation: Observation, kind: PlanKind) -> type[BaseModel]:
         buckets=tuple(buckets),
         labelled=tuple(labels),
         attributes=tuple(sorted(attributes)),
-        objectives=tuple(objective.name for objective in observation.objectives),
+        objectives=tuple(observation.names),
     )
 
 

@@ -162,7 +162,7 @@ class Toolbox:
         return means
 
     def _past_round(self, past: Round) -> Answer:
-        names = [objective.name for objective in self._observation.objectives]
+        names = self._observation.names
         point = past.point(names)
         means = dict(zip(names, point, strict=True)) if point else dict.fromkeys(names)
         return {
@@ -176,4 +176,6 @@ class Toolbox:
 
 
 def _without_answer(item: JsonObject) -> JsonObject:
-    return {key: value for key, value in item.items() if key != "answer"}
+    kept = dict(item)
+    kept.pop("answer", None)
+    return kept
