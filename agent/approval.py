@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal, Protocol
+from collections.abc import Sequence
+from typing import Annotated, Literal, Protocol
 
 from pydantic import Field
 
+from agent.prediction import predicted_changes
 from agent.weights import bucket_weights, distance
 from mosaic.core.types.base import FrozenModel, digest_of
-from mosaic.core.types.plans import ActionPlan, Decision
+from mosaic.core.types.plans import (
+    ActionPlan,
+    ApprovalRequest,
+    Change,
+    Cost,
+    Decision,
+    Demand,
+    FloorState,
+    ProposedPlan,
+)
 from mosaic.core.types.runs import Observation
 
 
@@ -28,10 +39,10 @@ class HumanApprovalConfig(FrozenModel):
 class Rule(FrozenModel):
     """Matches a plan that stays within every limit it states; `then` is what happens to such a plan.
 
-    Steps are L1 distances from the plan executed last (0-2); a plan with another focus matches no rule that limits
-    them. `max_tokens` is what the round costs, `max_regression`
-    the largest fall of a selection mean that the plan itself expects; a plan that leaves an objective's expectation
-    out does not match a rule with `max_regression`.
+    Steps are L1 distances from the plan executed last (0-2); a plan with another focus matches no
+    rule that limits them. `max_tokens` is what the round costs. `max_regression` is the largest
+    fall of a selection mean, in points, that our own prediction allows: its lower bound counts, and
+    a plan that cannot be predicted does not match. What the plan claims of itself is not read.
     """
 
     max_ratio_step: float | None = Field(default=None, ge=0, le=2)
@@ -54,172 +65,180 @@ ApprovalConfig = Annotated[
 
 
 class Approver(Protocol):
-    """Judges one checked plan: a decision, or None where a person must decide."""
+    """Answers a request by rule, or leaves it to a person (None)."""
 
-    def decide(self, plan: ActionPlan, observation: Observation) -> Decision | None: ...
+    def decide(self, request: ApprovalRequest, observation: Observation) -> Decision | None: ...
+
+
+def answer(
+    request: ApprovalRequest, kind: Literal["approve", "reject"], by: str, reason: str
+) -> Decision:
+    """A decision on all plans of a request, as they are."""
+    return Decision(
+        request=request.request,
+        run=request.run,
+        round=request.round,
+        kind=kind,
+        by=by,
+        reason=reason,
+        plans=[shown.plan_digest for shown in request.plans],
+    )
 
 
 class AutoApprover:
     """Approves what the constraints let pass."""
 
-    def decide(self, plan: ActionPlan, observation: Observation) -> Decision | None:
-        return Decision(
-            kind="approve", by="auto", plan_digest=plan.content_digest, reason="no violations"
-        )
+    def decide(self, request: ApprovalRequest, observation: Observation) -> Decision | None:
+        return answer(request, "approve", "auto", "no violations")
 
 
 class HumanApprover:
     """Leaves every plan to a person."""
 
-    def decide(self, plan: ActionPlan, observation: Observation) -> Decision | None:
+    def decide(self, request: ApprovalRequest, observation: Observation) -> Decision | None:
         return None
 
 
 class PolicyApprover:
-    """Applies the rules in their order."""
+    """Applies the rules in their order; all plans of a request must match."""
 
     def __init__(self, rules: list[Rule]) -> None:
         self.rules = rules
 
-    def decide(self, plan: ActionPlan, observation: Observation) -> Decision | None:
+    def decide(self, request: ApprovalRequest, observation: Observation) -> Decision | None:
         for number, rule in enumerate(self.rules, 1):
-            if matches(rule, plan, observation):
-                if rule.then == "human":
-                    return None
-                kind: Literal["approve", "reject"] = "approve" if rule.then == "auto" else "reject"
-                return Decision(
-                    kind=kind, by="policy", plan_digest=plan.content_digest, reason=f"rule {number}"
-                )
+            if not all(matches(rule, shown, observation) for shown in request.plans):
+                continue
+            if rule.then == "human":
+                return None
+            kind: Literal["approve", "reject"] = "approve" if rule.then == "auto" else "reject"
+            return answer(request, kind, "policy", f"rule {number}")
         return None
 
 
-def matches(rule: Rule, plan: ActionPlan, observation: Observation) -> bool:
+def matches(rule: Rule, shown: ProposedPlan, observation: Observation) -> bool:
     """Whether a plan stays within every limit that the rule states."""
-    last, proportions = observation.last_plan, observation.bucket_proportions
+    plan, last = shown.plan, observation.last_plan
     limits_steps = rule.max_ratio_step is not None or rule.max_bucket_step is not None
     if limits_steps and plan.focus != last.focus:
         return False  # a change of focus has no distance, so no limit on steps covers it
-    if rule.max_ratio_step is not None and distance(plan.ratios, last.ratios) > rule.max_ratio_step:
-        return False
+    if rule.max_ratio_step is not None:
+        if distance(plan.ratios, last.ratios) > rule.max_ratio_step:
+            return False
     if rule.max_bucket_step is not None:
-        for dataset in observation.stock:
-            before, after = (bucket_weights(p, dataset, proportions) for p in (last, plan))
-            if distance(before, after) > rule.max_bucket_step:
-                return False
+        if _bucket_step(plan, observation) > rule.max_bucket_step:
+            return False
     if rule.max_tokens is not None and observation.cost_per_round > rule.max_tokens:
         return False
     if rule.max_regression is not None:
-        changes = [plan.expected.get(o.name) for o in observation.objectives]
-        if any(c is None or c < -rule.max_regression for c in changes):
+        return _regresses_at_most(rule.max_regression, shown, observation)
+    return True
+
+
+def _bucket_step(plan: ActionPlan, observation: Observation) -> float:
+    """The longest step of any data set's bucket weights from the plan executed last."""
+    steps = [0.0]
+    for dataset in observation.stock:
+        before = bucket_weights(observation.last_plan, dataset, observation.bucket_proportions)
+        after = bucket_weights(plan, dataset, observation.bucket_proportions)
+        steps.append(distance(before, after))
+    return max(steps)
+
+
+def _regresses_at_most(limit: float, shown: ProposedPlan, observation: Observation) -> bool:
+    """Whether no objective is predicted to fall by more than the limit, on the lower bound."""
+    low = {p.objective: p.low for p in shown.predicted}
+    for objective in observation.objectives:
+        if objective.name not in low or low[objective.name] < -limit:
             return False
     return True
 
 
 def request_of(
-    plan: ActionPlan,
+    plans: Sequence[ActionPlan],
     observation: Observation,
-    state_digest: str,
+    *,
+    observation_digest: str,
     run: str,
     attempt: int,
     planner: str,
     experiment: str,
-) -> dict[str, Any]:
-    """What a person is asked: plain JSON, drawn from the plan object; the planner's words stand in `words` alone.
+) -> ApprovalRequest:
+    """What a person is asked, drawn from the plan objects.
 
-    `request` names the question: a decision on it is bound to this run, round, attempt, plan and observation, and to
-    the `experiment`, the digest of what the plan will be trained and measured with.
+    The planner's words stand in `rationale` and `expected` alone. `request` names the question: a
+    decision on it is bound to this run, round, attempt, plans and observation, and to the
+    `experiment`, the digest of what the plans will be trained and measured with.
     """
-    digest = plan.content_digest
     identity = {
         "run": run,
         "round": observation.round,
         "attempt": attempt,
-        "plan": digest,
-        "state": state_digest,
+        "plans": [plan.content_digest for plan in plans],
+        "observation": observation_digest,
+        "experiment": experiment,
     }
-    identity["experiment"] = experiment
-    budget, cost, last = (
-        observation.budget_per_round,
-        observation.cost_per_round,
-        observation.last_plan,
+    cost = observation.cost_per_round * len(plans)
+    left = observation.budget_left
+    floors = []
+    for objective in observation.objectives:
+        if objective.floor is not None:
+            below = objective.name in observation.below_floor
+            state = FloorState(objective=objective.name, floor=objective.floor, below=below)
+            floors.append(state)
+    return ApprovalRequest(
+        request=digest_of(identity),
+        run=run,
+        round=observation.round,
+        attempt=attempt,
+        experiment=experiment,
+        observation=observation_digest,
+        planner=planner,
+        plans=[_shown(plan, observation) for plan in plans],
+        cost=Cost(tokens=cost, left_before=left, left_after=left - cost),
+        floors=floors,
     )
-    changes, stock = [], []
-    for dataset in observation.stock:
+
+
+def _shown(plan: ActionPlan, observation: Observation) -> ProposedPlan:
+    """A plan with its changes against the plan executed last, and what it asks of the pool."""
+    budget, last = observation.budget_per_round, observation.last_plan
+    changes, demands = [], []
+    for dataset, stock in observation.stock.items():
         before, after = last.ratios.get(dataset, 0.0), plan.ratios.get(dataset, 0.0)
-        changes.append({"path": f"ratios.{dataset}", "before": before, "after": after})
+        changes.append(Change(path=f"ratios.{dataset}", before=before, after=after))
         old = bucket_weights(last, dataset, observation.bucket_proportions)
         new = bucket_weights(plan, dataset, observation.bucket_proportions)
         for bucket in sorted({*old, *new}):
+            weight = new.get(bucket, 0.0)
             path = f"bucket_weights.{dataset}.{bucket}"
-            changes.append(
-                {"path": path, "before": old.get(bucket, 0.0), "after": new.get(bucket, 0.0)}
-            )
-            here = observation.stock[dataset].get(bucket)
-            asked = math.floor(after * new.get(bucket, 0.0) * budget)
-            stock.append(
-                {
-                    "dataset": dataset,
-                    "bucket": bucket,
-                    "asked": asked,
-                    "stock": here.tokens if here else 0,
-                }
-            )
-    if plan.focus != last.focus:
-        names = sorted({*plan.focus, *last.focus})
-        for dataset in names:
-            old_focus, new_focus = last.focus.get(dataset), plan.focus.get(dataset)
-            if old_focus != new_focus:
-                changes.append(
-                    {
-                        "path": f"focus.{dataset}",
-                        "before": old_focus.json_data() if old_focus else None,
-                        "after": new_focus.json_data() if new_focus else None,
-                    }
-                )
-    data = plan.json_data()
-    return {
-        "request": digest_of(identity),
-        "run": run,
-        "round": observation.round,
-        "attempt": attempt,
-        "plan": data,
-        "plan_digest": digest,
-        "state_digest": state_digest,
-        "planner": planner,
-        "changes": changes,
-        "cost": {
-            "tokens": cost,
-            "left_before": observation.budget_left,
-            "left_after": observation.budget_left - cost,
-        },
-        "stock": stock,
-        "floors": [
-            {"objective": o.name, "floor": o.floor, "below": o.name in observation.below_floor}
-            for o in observation.objectives
-            if o.floor is not None
-        ],
-        "violations": [],
-        "expected": plan.expected,
-        "words": plan.rationale,
-        "action_requests": [
-            {
-                "name": "execute_plan",
-                "args": data,
-                "description": f"plan of round {observation.round}",
-            }
-        ],
-        "review_configs": [
-            {"action_name": "execute_plan", "allowed_decisions": ["approve", "edit", "reject"]}
-        ],
-    }
+            changes.append(Change(path=path, before=old.get(bucket, 0.0), after=weight))
+            held = stock[bucket].tokens if bucket in stock else 0
+            asked = math.floor(after * weight * budget)
+            demands.append(Demand(dataset=dataset, bucket=bucket, asked=asked, stock=held))
+    for dataset in sorted({*plan.focus, *last.focus}):
+        old_focus, new_focus = last.focus.get(dataset), plan.focus.get(dataset)
+        if old_focus != new_focus:
+            changes.append(Change(path=f"focus.{dataset}", before=old_focus, after=new_focus))
+    return ProposedPlan(
+        plan=plan,
+        plan_digest=plan.content_digest,
+        changes=changes,
+        stock=demands,
+        expected=plan.expected,
+        rationale=plan.rationale,
+        predicted=predicted_changes(plan, observation),
+    )
 
 
-def check_decision(decision: dict[str, Any], request: dict[str, Any]) -> None:
-    """ValueError unless a stored decision is bound to this very request, plan and observation."""
-    for name in ("request", "run", "round", "plan_digest", "state_digest"):
-        if decision.get(name) != request[name]:
-            raise ValueError(
-                f"its {name} is {decision.get(name)!r}, the request's is {request[name]!r}"
-            )
-    if decision.get("kind") not in ("approve", "edit", "reject"):
-        raise ValueError(f"its kind is {decision.get('kind')!r}")
+def check_decision(decision: Decision, request: ApprovalRequest) -> None:
+    """Raise ValueError unless a stored decision answers this very request and shows its plans."""
+    shown = [plan.plan_digest for plan in request.plans]
+    for name, given, asked in (
+        ("request", decision.request, request.request),
+        ("run", decision.run, request.run),
+        ("round", decision.round, request.round),
+        ("plans", decision.plans, shown),
+    ):
+        if given != asked:
+            raise ValueError(f"its {name} is {given!r}, the request's is {asked!r}")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 
 from agent.pareto import MIN_NOISE, choose, floors_broken
-from agent.state import RunState, Settings
+from agent.settings import Settings
+from agent.state import RunState
 from agent.weights import proportions
-from mosaic.core.types.evaluation import FailureProfile, Score
+from mosaic.core.types.evaluation import Score
 from mosaic.core.types.plans import ActionPlan, Forecast, Violation
-from mosaic.core.types.runs import Calibration, Observation
+from mosaic.core.types.runs import Observation, Round, Trial
 from training.data.pool import Pool
 
 
@@ -21,31 +23,32 @@ def static_plan(pool: Pool, settings: Settings) -> ActionPlan:
     )
 
 
-def calibrate(
-    scores: list[dict[str, dict[str, Score]]], profiles: list[FailureProfile], mixture: ActionPlan
-) -> Calibration:
-    """Noise of one selection mean from repeats of one mixture: their standard deviation, at least 0.01.
+def noise_of(trials: Sequence[Trial]) -> dict[str, float]:
+    """Noise of one selection mean, by objective, from repeats of one mixture.
 
-    With a single repeat the noise is taken from the bootstrap interval, which is then the only evidence.
+    It is their standard deviation, at least 0.01: means of 3.9, 4.0 and 4.1 give 0.1. A single
+    repeat leaves the bootstrap interval as the only evidence: its width over 2 x 1.96 is the
+    standard deviation of a normal distribution with that interval.
     """
     noise = {}
-    for objective in scores[0]:
-        each = [s[objective]["selection"] for s in scores]
-        means = [s.mean for s in each if s.mean is not None]
-        if len(means) > 1:
-            spread = stdev(means)
-        else:
-            spread = (
-                max(
-                    (s.high - s.low) / 3.92
-                    for s in each
-                    if s.high is not None and s.low is not None
-                )
-                if means
-                else 0
-            )
+    for objective in trials[0].scores:
+        scores = [t.scores[objective]["selection"] for t in trials]
+        means = [s.mean for s in scores if s.mean is not None]
+        spread = stdev(means) if len(means) > 1 else _interval_spread(scores)
         noise[objective] = max(MIN_NOISE, spread)
-    return Calibration(scores=scores, noise=noise, profiles=profiles, mixture=mixture)
+    return noise
+
+
+def _interval_spread(scores: Sequence[Score]) -> float:
+    """The widest interval as a standard deviation; 0 if nothing was scored.
+
+    An interval from 3.0 to 3.98 gives 0.25.
+    """
+    spreads = [0.0]
+    for score in scores:
+        if score.high is not None and score.low is not None:
+            spreads.append((score.high - score.low) / 3.92)
+    return max(spreads)
 
 
 def observation(
@@ -54,21 +57,15 @@ def observation(
     """What the planner of the next round is told."""
     stock = pool.stock(settings.limits.min_quality)
     ratios, buckets = proportions(stock)
-    last = state.executed[-1]
-    assert state.last_plan is not None
-    measured = (
-        last.scores if last.plan or state.calibration is None else state.calibration.scores[0]
-    )
-    profile = last.profile
-    if last.plan is None and state.calibration and state.calibration.profiles:
-        profile = state.calibration.profiles[0]
+    latest = state.latest
+    assert latest is not None and state.last_plan is not None
     return Observation(
         round=state.rounds[-1].round + 1,
         rounds=settings.rounds,
         seed=settings.seed,
         objectives=settings.objectives,
-        profile=profile,
-        history=state.rounds,
+        profile=latest.profile,
+        history=list(state.rounds),
         archive=state.archive,
         calibration=state.calibration,
         proportions=ratios,
@@ -81,7 +78,7 @@ def observation(
         cost_per_round=settings.cost_per_round,
         budget_left=budget_left,
         feedback=feedback,
-        below_floor=floors_broken(measured, settings.objectives),
+        below_floor=floors_broken(latest.scores, settings.objectives),
     )
 
 
@@ -102,20 +99,32 @@ def stop_reason(state: RunState, settings: Settings, budget_left: int) -> str | 
         point = points.get(number) if number is not None else None
         if point and all(x >= t for x, t in zip(point, targets, strict=True) if t is not None):
             return f"targets reached in round {number}"
-    patience = settings.stop.patience
-    if patience is not None and len(planned) > patience:
-        earlier = [p for r in planned[:-patience] if (p := points.get(r.round))]
-        late = [p for r in planned[-patience:] if (p := points.get(r.round))]
-        noise = [state.noise.get(o, MIN_NOISE) for o in settings.names]
-
-        def within(point: list[float]) -> bool:
-            return any(
-                all(x <= y + n for x, y, n in zip(point, q, noise, strict=True)) for q in earlier
-            )
-
-        if earlier and all(within(p) for p in late):
-            return f"gain within the noise for {patience} rounds"
+    if _stalled(state, settings, planned, points):
+        return f"gain within the noise for {settings.stop.patience} rounds"
     return None
+
+
+def _stalled(
+    state: RunState,
+    settings: Settings,
+    planned: Sequence[Round],
+    points: Mapping[int, list[float]],
+) -> bool:
+    """Whether the last `patience` rounds gained nothing over an earlier one beyond the noise."""
+    patience = settings.stop.patience
+    if patience is None or len(planned) <= patience:
+        return False
+    earlier = [points[r.round] for r in planned[:-patience] if r.round in points]
+    late = [points[r.round] for r in planned[-patience:] if r.round in points]
+    noise = [state.noise.get(o, MIN_NOISE) for o in settings.names]
+
+    def within(point: list[float], other: list[float]) -> bool:
+        return all(x <= y + n for x, y, n in zip(point, other, noise, strict=True))
+
+    for point in late:
+        if not any(within(point, other) for other in earlier):
+            return False
+    return bool(earlier)
 
 
 def reference_means(state: RunState, settings: Settings) -> dict[str, float | None]:

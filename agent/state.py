@@ -1,91 +1,36 @@
-"""What a run is, folded from its journal, and the settings its agent works under."""
+"""What a run is, folded from its journal."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
-
-from pydantic import Field
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from agent.pareto import MIN_NOISE, archive, dominates, hypervolume
 from mosaic.core.journal import Journal
-from mosaic.core.types.base import FrozenModel
-from mosaic.core.types.evaluation import Score
-from mosaic.core.types.plans import ActionPlan, Limits, ObjectiveSpec
-from mosaic.core.types.runs import Calibration, Round
-
-
-class StopConfig(FrozenModel):
-    """When to stop before the planned rounds are used up.
-
-    `patience`: after so many rounds in a row whose gain lies within the noise. `at_targets`: as soon as the
-    round that would be chosen reaches every target.
-    """
-
-    patience: int | None = Field(default=None, ge=1)
-    at_targets: bool = False
-
-
-class CalibrationConfig(FrozenModel):
-    """How often the static mixture is trained before round 1; the spread of its scores is the noise."""
-
-    repeats: int = Field(default=3, ge=1, le=20)
-
-
-class FailureConfig(FrozenModel):
-    """What happens when a training fails: how often it is tried again, then whether the run stops or only its round."""
-
-    train_retries: int = Field(default=1, ge=0, le=10)
-    failed_round: Literal["stop", "skip"] = "stop"
-
-
-class Settings(FrozenModel):
-    """What the agent may do, and what for. A round selects `tokens_per_round` and costs `epochs` times as many.
-
-    `keep`: the adapters of archived rounds, or all.
-    """
-
-    rounds: int = Field(ge=1)
-    seed: int
-    objectives: list[ObjectiveSpec]
-    limits: Limits
-    tokens_per_round: int
-    epochs: int = Field(default=1, ge=1)
-    calibration: CalibrationConfig
-    stop: StopConfig
-    max_repairs: int
-    failures: FailureConfig = FailureConfig()
-    keep: Literal["archive", "all"] = "archive"
-
-    @property
-    def cost_per_round(self) -> int:
-        return self.tokens_per_round * self.epochs
-
-    @property
-    def names(self) -> list[str]:
-        return [o.name for o in self.objectives]
-
-
-@dataclass(frozen=True)
-class Audit:
-    """Scores on the audit suites: of the base and, where a round was chosen, of that round."""
-
-    chosen: int | None
-    stop: str
-    base: dict[str, Score]
-    scores: dict[str, Score]
+from mosaic.core.types.plans import ActionPlan
+from mosaic.core.types.records import Audit, Audited, Calibrate, CloseRound
+from mosaic.core.types.runs import Calibration, Round, Trial
 
 
 @dataclass(frozen=True)
 class RunState:
-    """All that has happened. `files` is round -> objective -> role -> digests of responses, judgments, scores."""
+    """All that has happened.
 
-    rounds: list[Round]
-    calibration: Calibration | None
-    audit: Audit | None
-    files: dict[int, dict[str, Any]] = field(default_factory=dict)
-    calibration_files: dict[str, Any] | None = None
-    objectives: tuple[str, ...] = ()
+    `audits` are all openings of the audit suites, each with the number of rounds before it; `audit`
+    is the one that stands: a run that was extended after its audit is unfinished until the next.
+    """
+
+    objectives: tuple[str, ...]
+    rounds: tuple[Round, ...] = ()
+    calibration: Calibration | None = None
+    audits: tuple[tuple[int, Audited], ...] = ()
+
+    @property
+    def audit(self) -> Audited | None:
+        if not self.audits:
+            return None
+        opened_after, found = self.audits[-1]
+        return found if opened_after == len(self.rounds) else None
 
     @property
     def executed(self) -> list[Round]:
@@ -93,20 +38,31 @@ class RunState:
         return [r for r in self.rounds if r.failure is None]
 
     @property
-    def latest_files(self) -> dict[str, Any] | None:
-        """What the model executed last left: the last planned round's, the first calibration repeat's, the base's."""
+    def trials(self) -> dict[str, Trial]:
+        """Every trial of the run by its id."""
+        found = {}
+        for round_ in self.rounds:
+            for trial in round_.trials:
+                found[trial.id] = trial
+        for trial in self.calibration.trials if self.calibration else ():
+            found[trial.id] = trial
+        return found
+
+    @property
+    def latest(self) -> Trial | None:
+        """The trial executed last: a planned round's, the first calibration repeat, or the base."""
         if not self.rounds:
             return None
         last = self.executed[-1]
-        if last.plan is None and self.calibration_files:
-            return self.calibration_files
-        return self.files[last.round]
+        if last.plan is None and self.calibration:
+            return self.calibration.trials[0]
+        return last.trial
 
     @property
     def last_plan(self) -> ActionPlan | None:
         """The plan executed last: of the last round, or the calibration's."""
-        plans = [r.plan for r in self.executed if r.plan]
-        return plans[-1] if plans else self.calibration.mixture if self.calibration else None
+        latest = self.latest
+        return latest.plan if latest else None
 
     @property
     def noise(self) -> dict[str, float]:
@@ -119,63 +75,70 @@ class RunState:
     @property
     def hypervolumes(self) -> list[float]:
         """Hypervolume of all accepted rounds after each round."""
-        values = []
-        for end in range(1, len(self.rounds) + 1):
-            points = [r.point(list(self.objectives)) for r in self.rounds[:end] if r.accepted]
-            values.append(hypervolume([p for p in points if p is not None]))
+        names = list(self.objectives)
+        values, points = [], []
+        for round_ in self.rounds:
+            point = round_.point(names) if round_.accepted else None
+            if point is not None:
+                points.append(point)
+            values.append(hypervolume(points))
         return values
 
+    # -- what happens next -------------------------------------------------------------------------
 
-Records = dict[int, tuple[Round, dict[str, Any]]]
+    def closed(self, round_: Round) -> RunState:
+        """This state after one more round; the same if the round was recorded before."""
+        if round_.round < len(self.rounds):
+            return self
+        return replace(self, rounds=self._marked((*self.rounds, round_), self.noise))
+
+    def calibrated(self, calibration: Calibration) -> RunState:
+        """This state once the noise is known."""
+        rounds = self._marked(self.rounds, calibration.noise)
+        return replace(self, calibration=calibration, rounds=rounds)
+
+    def audited(self, audit: Audited) -> RunState:
+        """This state after the audit suites were opened."""
+        return replace(self, audits=(*self.audits, (len(self.rounds), audit)))
+
+    def _marked(self, rounds: Sequence[Round], noise: dict[str, float]) -> tuple[Round, ...]:
+        return tuple(mark_dominated(rounds, list(self.objectives), noise))
 
 
-def fold(journal: Journal, objectives: list[str], known: Records | None = None) -> RunState:
-    """Read a run from its journal: only finished steps count. `known` (step number -> round and files) is filled and
-    saves reading old rounds again: a finished step never changes."""
-    known = {} if known is None else known
-    for step in journal.steps("record", after=max(known, default=0)):
-        if step.state == "done" and step.result:
-            known[step.seq] = Round.model_validate(step.result["round"]), step.result["files"]
-    rounds = [round_ for _, (round_, _) in sorted(known.items())]
-    files = {round_.round: found for round_, found in known.values()}
-    calibration = next((s.result for s in journal.steps("calibration") if s.state == "done"), None)
-    # A run that was extended after its audit is unfinished until it is audited again.
-    audits = [
-        s.result for s in journal.steps("audit", after=max(known, default=0)) if s.state == "done"
-    ]
-    audit = audits[-1] if audits else None
-    measured = Calibration.model_validate(calibration["calibration"]) if calibration else None
-    rounds = mark_dominated(rounds, objectives, measured.noise if measured else {})
-    return RunState(
-        rounds=rounds,
-        calibration=measured,
-        calibration_files=calibration["files"] if calibration else None,
-        audit=None
-        if audit is None
-        else Audit(
-            chosen=audit["chosen"],
-            stop=audit["stop"],
-            base={o: Score.model_validate(s) for o, s in audit["base"].items()},
-            scores={o: Score.model_validate(s) for o, s in audit["scores"].items()},
-        ),
-        files=files,
-        objectives=tuple(objectives),
-    )
+def fold(journal: Journal, objectives: Sequence[str]) -> RunState:
+    """Read a run from its journal: only finished steps count."""
+    names = tuple(objectives)
+    closed = journal.steps(CloseRound)
+    rounds = tuple(step.result.round for step in closed)
+    calibrations = journal.steps(Calibrate)
+    calibration = calibrations[0].result.calibration if calibrations else None
+    audits = []
+    for step in journal.steps(Audit):
+        before = sum(1 for earlier in closed if earlier.seq < step.seq)
+        audits.append((before, step.result))
+    state = RunState(objectives=names, rounds=rounds, audits=tuple(audits))
+    if calibration is not None:
+        return state.calibrated(calibration)
+    return replace(state, rounds=state._marked(rounds, {}))
 
 
 def mark_dominated(
-    rounds: list[Round], objectives: list[str], noise: dict[str, float]
+    rounds: Sequence[Round], objectives: list[str], noise: dict[str, float]
 ) -> list[Round]:
-    """The same rounds, each saying whether an accepted one dominates it, or whether its training failed; a floor missed
-    is not yet dominance."""
+    """The same rounds, each saying whether an accepted one dominates it or its training failed.
+
+    Missing a floor is not yet being dominated.
+    """
     tolerance = [noise.get(o, MIN_NOISE) for o in objectives]
-    points = {r.round: r.point(objectives) for r in rounds}
-    accepted = [p for r in rounds if r.accepted and (p := points[r.round])]
-
-    def beaten(point: list[float] | None) -> bool:
-        return point is not None and any(dominates(other, point, tolerance) for other in accepted)
-
-    return [
-        r.model_copy(update={"dominated": r.failure is not None or beaten(points[r.round])})
-        for r in rounds
-    ]
+    points = [r.point(objectives) for r in rounds]
+    accepted = []
+    for round_, point in zip(rounds, points, strict=True):
+        if round_.accepted and point:
+            accepted.append(point)
+    marked = []
+    for round_, point in zip(rounds, points, strict=True):
+        beaten = round_.failure is not None
+        if point is not None:
+            beaten = beaten or any(dominates(other, point, tolerance) for other in accepted)
+        marked.append(round_.model_copy(update={"dominated": beaten}))
+    return marked

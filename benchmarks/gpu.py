@@ -12,8 +12,9 @@ import numpy as np
 
 from benchmarks.figures import figure
 from mosaic.app.config import load_config
+from mosaic.core.store import file_digest
+from mosaic.core.types.runs import BASE, TRAINING_SET, SftRecipe, TrainJob, Workplace
 from training.data.pool import Pool
-from training.methods.base import SftConfig, TrainJob
 from training.methods.sft import load_tokenizer, tokenise, train
 from training.models.adapter import model_digest
 
@@ -98,18 +99,19 @@ def gpu_sft(quick: bool) -> list[dict[str, Any]]:
         base = folder / "model"
         _model(base, SMALL if quick else LARGE, dtype)
         pq.write_table(_chats(20_000 if quick else 1_000_000, base), folder / "set.parquet")
-        config = SftConfig(batch_size=8, dtype=dtype, gradient_checkpointing=not quick, lora_r=16)
+        config = SftRecipe(batch_size=8, dtype=dtype, gradient_checkpointing=not quick, lora_r=16)
         job = TrainJob(
-            base_model=str(base),
-            base_digest=model_digest(base),
-            training_set=str(folder / "set.parquet"),
-            config=config,
+            recipe=config,
+            inputs={BASE: model_digest(base), TRAINING_SET: file_digest(folder / "set.parquet")},
             seed=1,
+        )
+        place = Workplace(
+            paths={BASE: str(base), TRAINING_SET: str(folder / "set.parquet")},
             out=str(folder / "adapter"),
             work=str(folder / "work"),
         )
         started = time.monotonic()
-        result = train(job)
+        result = train(job, place)
         seconds = time.monotonic() - started
     rows = [
         figure(f"tokens trained in {result.steps} steps", result.tokens, "tokens"),

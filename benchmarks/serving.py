@@ -92,7 +92,7 @@ def _side_by_side(
     memories: tuple[Literal["share", "stop"], ...] = ("share", "stop")
     for memory in memories:
         settings = VllmGeneratorConfig(memory=memory, dtype=DTYPE, max_new_tokens=NEW_TOKENS)
-        vllm = VllmGenerator(base, settings, config.training.lora_r, folder / memory)
+        vllm = VllmGenerator(base, settings, config.methods.sft.lora_r, folder / memory)
         started = time.monotonic()
         answers[memory] = []
         for adapter in adapters:
@@ -189,7 +189,7 @@ def vllm_in_flight(quick: bool) -> list[dict[str, Any]]:
     turns = 0
     with tempfile.TemporaryDirectory() as folder:
         generator = VllmGenerator(
-            Path(config.base_model), settings, config.training.lora_r, Path(folder)
+            Path(config.base_model), settings, config.methods.sft.lora_r, Path(folder)
         )
 
         async def measure(chats: list[Prompt], barriers: bool) -> float:

@@ -25,9 +25,11 @@ from mosaic.app.wiring import Inputs, Reporting, build_services, open_inputs
 from mosaic.core.journal import Journal
 from mosaic.core.types.base import digest_of
 from mosaic.core.types.evaluation import Prompt, Response
+from mosaic.core.types.runs import TRAINING_SET, TrainJob, TrainResult, Workplace
 from tools.effects.evaluate import Evaluator
 from tools.effects.train import TrainTool
-from training.methods.base import Progress, TrainJob, TrainResult
+from tools.executors.inline import InlineHandle
+from training.methods.base import Progress, Stopping
 from training.models.adapter import CONFIG, WEIGHTS
 
 SETTINGS = (
@@ -36,7 +38,7 @@ SETTINGS = (
     "calibration.repeats=1",
     "budget.tokens_per_round=4000",
     "planner.kind=random",
-    "training.epochs=1",
+    "methods.sft.epochs=1",
 )
 
 
@@ -61,25 +63,27 @@ class StandInExecutor:
     def __init__(self, witness: Witness) -> None:
         self.witness = witness
 
-    def run(
-        self,
-        job: TrainJob,
-        progress: Progress | None = None,
-        stopping: Callable[[], bool] = lambda: False,
-    ) -> TrainResult:
+    def submit(
+        self, job: TrainJob, place: Workplace, progress: Progress | None = None
+    ) -> InlineHandle:
+        return InlineHandle(job, place, progress)
+
+    def wait(self, handles: Sequence[InlineHandle], stopping: Stopping) -> list[TrainResult]:
+        return [self._train(handle.work, handle.place) for handle in handles]
+
+    def _train(self, job: TrainJob, place: Workplace) -> TrainResult:
         import pyarrow.parquet as pq
 
-        seed = digest_of(
-            [hashlib.sha256(Path(job.training_set).read_bytes()).hexdigest(), job.seed]
-        )
-        out = Path(job.out)
+        training_set = Path(place.paths[TRAINING_SET])
+        seed = digest_of([hashlib.sha256(training_set.read_bytes()).hexdigest(), job.seed])
+        out = Path(place.out)
         out.mkdir(parents=True)
         (out / WEIGHTS).write_text(seed)
         (out / CONFIG).write_text("{}")
-        tokens = sum(pq.read_table(job.training_set, columns=["n_tokens"])["n_tokens"].to_pylist())
+        tokens = sum(pq.read_table(training_set, columns=["n_tokens"])["n_tokens"].to_pylist())
         self.witness.note(f"train {seed}")
         return TrainResult(
-            adapter=job.out, tokens=tokens, supervised=tokens, steps=1, loss=1.0, seconds=0.0, train_seconds=0.0,
+            adapter=place.out, tokens=tokens, supervised=tokens, steps=1, loss=1.0, seconds=0.0, train_seconds=0.0,
             real_token_share=1.0,
         )  # fmt: skip
 

@@ -11,10 +11,11 @@ import numpy as np
 
 from benchmarks.figures import figure
 from mosaic.app.config import load_config
+from mosaic.core.store import file_digest
 from mosaic.core.types.data import Mixture
+from mosaic.core.types.runs import BASE, TRAINING_SET, TrainJob, Workplace
 from training.data.curate import curate, write_training_set
 from training.data.pool import Pool
-from training.methods.base import TrainJob
 from training.methods.sft import by_length, load_tokenizer, tokenise, train
 from training.models.adapter import model_digest
 
@@ -64,7 +65,7 @@ def packing(quick: bool) -> list[dict[str, Any]]:
     return [
         figure(
             "real tokens over positions, the laboratory",
-            _share(lengths, config.training.batch_size),
+            _share(lengths, config.methods.sft.batch_size),
             "share",
             at_least=0.95,
         ),
@@ -74,7 +75,7 @@ def packing(quick: bool) -> list[dict[str, Any]]:
             "share",
             at_least=0.95,
         ),
-        *_packed_figures("the laboratory", lengths, config.training.max_length),
+        *_packed_figures("the laboratory", lengths, config.methods.sft.max_length),
         *_packed_figures("log-normal chats", chats.tolist(), 4096),
     ]
 
@@ -87,7 +88,7 @@ def _packed_figures(what: str, lengths: list[int], max_length: int) -> list[dict
     ]
 
 
-def _bare(job: TrainJob, rows: list[dict[str, Any]], folder: Path) -> float:
+def _bare(job: TrainJob, base: Path, rows: list[dict[str, Any]], folder: Path) -> float:
     """Seconds per step of a plain TRL script on the same rows, batches of the same size in the same order."""
     import torch
     from datasets import Dataset
@@ -96,7 +97,7 @@ def _bare(job: TrainJob, rows: list[dict[str, Any]], folder: Path) -> float:
     from transformers.trainer_callback import PrinterCallback
     from trl import SFTConfig, SFTTrainer
 
-    config = job.config
+    config = job.recipe
     arguments = SFTConfig(
         output_dir=str(folder / "bare"),
         learning_rate=config.learning_rate,
@@ -114,10 +115,10 @@ def _bare(job: TrainJob, rows: list[dict[str, Any]], folder: Path) -> float:
         logging_steps=10,
     )
     trainer = SFTTrainer(
-        model=AutoModelForCausalLM.from_pretrained(job.base_model, dtype=torch.float32),
+        model=AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32),
         args=arguments,
         train_dataset=Dataset.from_list(rows),
-        processing_class=load_tokenizer(Path(job.base_model)),
+        processing_class=load_tokenizer(base),
         peft_config=LoraConfig(
             r=config.lora_r, lora_alpha=config.lora_alpha, target_modules="all-linear"
         ),
@@ -138,27 +139,28 @@ def sft_step(quick: bool) -> list[dict[str, Any]]:
         table = pq.read_table(path)
         chats = table["messages"].to_pylist()
         ids, _ = tokenise(load_tokenizer(base), chats)
-        seeds = [1 + epoch for epoch in range(config.training.epochs)]
+        seeds = [1 + epoch for epoch in range(config.methods.sft.epochs)]
         order = [
             i
-            for b in by_length([len(r) for r in ids], config.training.batch_size, seeds)
+            for b in by_length([len(r) for r in ids], config.methods.sft.batch_size, seeds)
             for i in b
         ]
         rows = [{"messages": chats[i]} for i in order]
         ratios, ours, theirs = [], [], []
         for repeat in range(3 if quick else 7):
             job = TrainJob(
-                base_model=str(base),
-                base_digest=model_digest(base),
-                training_set=str(path),
-                config=config.training,
+                recipe=config.methods.sft,
+                inputs={BASE: model_digest(base), TRAINING_SET: file_digest(path)},
                 seed=1,
+            )
+            place = Workplace(
+                paths={BASE: str(base), TRAINING_SET: str(path)},
                 out=str(folder / f"adapter{repeat}"),
                 work=str(folder / f"work{repeat}"),
             )
-            result = train(job)
+            result = train(job, place)
             ours.append(result.train_seconds / result.steps)
-            theirs.append(_bare(job, rows, folder))
+            theirs.append(_bare(job, base, rows, folder))
             ratios.append(ours[-1] / theirs[-1])
     return [
         figure("step time over a bare TRL script", statistics.median(ratios), "x", at_most=1.05),

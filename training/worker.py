@@ -16,17 +16,39 @@ from pathlib import Path
 from types import FrameType
 
 from mosaic.core.errors import MosaicError
-from training.methods.base import TrainJob
+from mosaic.core.types.base import FrozenModel
+from mosaic.core.types.runs import BASE, TrainJob, TrainResult, Workplace
+from training.methods.base import Event, Progress, Stopping, never
 from training.methods.failures import FULL
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 PR_SET_PDEATHSIG = 1
 
 
+class Order(FrozenModel):
+    """What JOB.json holds: the job, and where this machine has its inputs."""
+
+    job: TrainJob
+    place: Workplace
+
+
+def train(
+    job: TrainJob, place: Workplace, progress: Progress | None = None, stopping: Stopping = never
+) -> TrainResult:
+    """Train a job in this process by the method that its recipe names, and check the adapter.
+
+    Raises what the method raises, and TrainingError if the adapter is not what was asked for.
+    """
+    from training.methods import sft
+    from training.models.adapter import check_adapter
+
+    result = sft.train(job, place, progress, stopping)
+    check_adapter(Path(result.adapter), Path(place.paths[BASE]))
+    return result
+
+
 def main(job_path: str, result_path: str) -> int:
     """Train and write the result last; the exit code is the error's."""
-    from training.methods.sft import train
-
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     asked: list[int] = []
@@ -35,10 +57,10 @@ def main(job_path: str, result_path: str) -> int:
         asked.append(number)
 
     signal.signal(signal.SIGTERM, stop)
-    job = TrainJob.model_validate_json(Path(job_path).read_text())
+    order = Order.model_validate_json(Path(job_path).read_text())
     say({"stage": "loading"})
     try:
-        result = train(job, say, lambda: bool(asked))
+        result = train(order.job, order.place, say, lambda: bool(asked))
     except MosaicError as error:
         say(
             {
@@ -59,8 +81,8 @@ def main(job_path: str, result_path: str) -> int:
     return 0
 
 
-def say(event: dict[str, object]) -> None:
-    print(json.dumps(event), flush=True)
+def say(event: Event) -> None:
+    print(json.dumps(dict(event)), flush=True)
 
 
 if __name__ == "__main__":

@@ -25,9 +25,9 @@ from eval.judges.base import LlmJudgeConfig
 from eval.judges.verifier import VerifierJudge
 from eval.objectives.over_refusal import BOUNDARY, FRICTION, HELP, REFUSAL
 from eval.objectives.safety import CONCEALMENT, LEAKS, PRESSURE, UTILITY
-from mosaic.core.types.base import FrozenModel, digest_of
+from mosaic.core.types.base import digest_of
 from mosaic.core.types.data import Message
-from mosaic.core.types.evaluation import Judgment, Prompt, Response
+from mosaic.core.types.evaluation import Judgment, Prompt, Response, Verdict
 from prompts.envelope import capped, wrap
 from prompts.load import load
 
@@ -78,19 +78,6 @@ def prompt_digest(name: str) -> str:
     """Digest of all words and of the schema that a verdict depends on."""
     words = [load(file).digest for file in (f"judge_{name}", "judge_frame", "judge_repair")]
     return digest_of({"words": words, "schema": reply_model(name).model_json_schema()})
-
-
-class Verdict(FrozenModel):
-    """What the judge said of one conversation. `items` is empty unless `status` is ok; `reason` is ours, `words` are
-    the model's own and are shown to people only. `attempts` are requests that reached a server; `charged` is in tokens,
-    failed attempts included."""
-
-    status: Literal["ok", "abstained", "failed"]
-    reason: str = ""
-    words: str = ""
-    items: dict[str, dict[str, int]] = {}
-    attempts: int = 0
-    charged: int = 0
 
 
 @dataclass(frozen=True)

@@ -24,11 +24,13 @@ from eval.judges.base import JudgeConfig, VerifierJudgeConfig
 from mosaic.core.errors import UsageError
 from mosaic.core.types.base import FrozenModel
 from mosaic.core.types.plans import Limits, ObjectiveSpec
-from tools.executors.subprocess import ExecutorConfig, InlineExecutorConfig
-from training.methods.base import SftConfig
+from mosaic.core.types.runs import SftRecipe
+from tools.executors.base import ExecutorConfig, InlineExecutorConfig
 
 BUNDLED = Path(__file__).parent.parent / "lab" / "data"
 PATHS = ("base_model", "pool")
+# Keys of earlier releases, and what they are called now.
+MOVED = {"training": "methods.sft", "judge.canaries": "judge.gold_checks"}
 # What PyYAML raises for a scalar or tag whose value it cannot make: `2024-13-45`, `!!int x`.
 UNBUILT = (ValueError, KeyError, AttributeError, TypeError)
 SECRET = {
@@ -59,6 +61,12 @@ class BudgetConfig(FrozenModel):
 
     tokens_per_round: int = Field(ge=1)
     tokens_total: int | None = Field(default=None, ge=1)
+
+
+class MethodsConfig(FrozenModel):
+    """How models are trained: a recipe per method."""
+
+    sft: SftRecipe = SftRecipe()
 
 
 class ShareConfig(FrozenModel):
@@ -99,7 +107,7 @@ class RunConfig(FrozenModel):
     stop: StopConfig = StopConfig()
     failures: FailureConfig = FailureConfig()
     keep: Literal["archive", "all"] = "archive"
-    training: SftConfig = SftConfig()
+    methods: MethodsConfig = MethodsConfig()
     generator: GeneratorConfig = TransformersGeneratorConfig()
     judge: JudgeConfig = VerifierJudgeConfig()
     executor: ExecutorConfig = InlineExecutorConfig()
@@ -134,7 +142,7 @@ class RunConfig(FrozenModel):
     @property
     def tokens_per_round(self) -> int:
         """What one round may cost: tokens selected, times epochs."""
-        return self.budget.tokens_per_round * self.training.epochs
+        return self.budget.tokens_per_round * self.methods.sft.epochs
 
     @property
     def tokens_total(self) -> int:
@@ -153,7 +161,7 @@ class RunConfig(FrozenModel):
             ],
             limits=self.limits,
             tokens_per_round=self.budget.tokens_per_round,
-            epochs=self.training.epochs,
+            epochs=self.methods.sft.epochs,
             calibration=self.calibration,
             stop=self.stop,
             max_repairs=self.planner.max_repairs,
@@ -192,11 +200,30 @@ def parse_config(data: dict[str, Any], where: str) -> RunConfig:
         raise UsageError(f"{where}: nested too deeply for a config") from None
     except UsageError as error:
         raise UsageError(f"{where}:\n  {error}") from None
+    _refuse_moved(data, where)
     try:
         # As JSON and strictly: neither `true` nor "5" is the number of rounds.
         return RunConfig.model_validate_json(plain, strict=True)
     except ValidationError as error:
         raise UsageError(f"{where}:\n" + explain(error)) from None
+
+
+def _refuse_moved(data: dict[str, Any], where: str) -> None:
+    """UsageError with the lines to write instead, if a config names keys of an earlier release."""
+    lines = []
+    for old, new in MOVED.items():
+        group: Any = data
+        for key in old.split("."):
+            group = group.get(key) if isinstance(group, dict) else None
+        if group is None:
+            continue
+        moved: Any = group
+        for key in reversed(new.split(".")):
+            moved = {key: moved}
+        written = yaml.safe_dump(moved, sort_keys=False).rstrip().replace("\n", "\n    ")
+        lines.append(f"  {old} is now {new}; write\n    {written}")
+    if lines:
+        raise UsageError(f"{where}:\n" + "\n".join(lines))
 
 
 def _plain(value: Any, path: str = "") -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 from eval.agreement import compare
 from eval.chat.client import REFUSES
 from eval.judges.base import Judge, LlmJudgeConfig
-from eval.judges.llm import ITEMS, UNANSWERED, LlmJudge, Verdict
+from eval.judges.llm import ITEMS, UNANSWERED, LlmJudge
 from eval.objectives.base import Objective
 from eval.references import pick, references, require_both, wrong
 from eval.suite import Suite, check_references
@@ -19,7 +19,7 @@ from mosaic.app.wiring import build_judge, judge_cache, open_objective, open_sui
 from mosaic.core.errors import UsageError
 from mosaic.core.journal import Journal
 from mosaic.core.store import Store
-from mosaic.core.types.evaluation import Judgment, Prompt, Response
+from mosaic.core.types.evaluation import Judgment, Prompt, Response, Verdict
 from tools.effects.judge import GoldChecks, ask_in_batches
 from tools.effects.verdict_cache import VerdictCache
 from tools.labelling.pool import Labeller

@@ -23,6 +23,7 @@ from mosaic.app.views.report_data import link_rounds
 from mosaic.app.wiring import Reporting, build_services, open_inputs, run_digests
 from mosaic.core.errors import StopRequested, UsageError
 from mosaic.core.journal import Journal
+from training.methods.base import Event
 
 POLL = 1.0
 
@@ -187,8 +188,10 @@ class Bars(Reporting):
             self.generating = lambda done, total: self._show("generating", done, total)
             self.training = self._train
 
-    def _train(self, event: dict[str, Any]) -> None:
-        self._show("training", int(event.get("step", 0)), int(event.get("steps", 0)) or 1)
+    def _train(self, event: Event) -> None:
+        step, steps = event.get("step"), event.get("steps")
+        if isinstance(step, int) and isinstance(steps, int):
+            self._show("training", step, steps)
 
     def _show(self, what: str, done: int, total: int) -> None:
         if what not in self._tasks:

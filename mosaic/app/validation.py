@@ -18,11 +18,13 @@ from mosaic.app.judging import check_judge
 from mosaic.app.runs import check_budget
 from mosaic.app.wiring import Inputs, Reporting, build_executor, build_generator, open_inputs
 from mosaic.core.errors import UsageError
+from mosaic.core.store import file_digest
 from mosaic.core.types.evaluation import ROLES, Prompt, Response
+from mosaic.core.types.runs import BASE, TRAINING_SET, TrainJob, Workplace
 from training.data.build import TokenCounter
 from training.data.contamination import Found, contamination, pool_requests
 from training.data.curate import curate, mixture_of, write_training_set
-from training.methods.base import TrainJob
+from training.methods.base import never
 from training.methods.sft import check_recipe, load_tokenizer
 from training.methods.vllm_limits import check_servable
 
@@ -91,11 +93,11 @@ def _pool(config: RunConfig, inputs: Inputs) -> dict[str, Any]:
     counted = inputs.pool.manifest.get("tokenizer")
     usable = inputs.pool.column("quality") >= limits.min_quality
     longest = int(inputs.pool.column("n_tokens")[usable].max())
-    if longest > config.training.max_length:
+    if longest > config.methods.sft.max_length:
         how = "" if counted else "--model DIR, so that long chats are cut, and "
         raise UsageError(
-            f"pool: a row has {longest:,} tokens, training.max_length is {config.training.max_length:,}; raise it, or build "
-            f"the pool again with {how}--max-length {config.training.max_length}"
+            f"pool: a row has {longest:,} tokens, methods.sft.max_length is {config.methods.sft.max_length:,}; raise it, or build "
+            f"the pool again with {how}--max-length {config.methods.sft.max_length}"
         )
     if counted and counted != TokenCounter(Path(config.base_model)).digest:
         raise UsageError(
@@ -181,15 +183,15 @@ def chat_lengths(tokenizer: Any, prompts: Sequence[Prompt], answer: int) -> list
 
 
 def _recipe(config: RunConfig) -> dict[str, Any]:
-    check_recipe(Path(config.base_model), config.training)
+    check_recipe(Path(config.base_model), config.methods.sft)
     served = ""
     if config.generator.kind == "vllm":
-        served = f", servable with --max-lora-rank {check_servable(config.training)}"
+        served = f", servable with --max-lora-rank {check_servable(config.methods.sft)}"
         if config.generator.base_url is None:
             find_vllm()
     return {
         "check": "adapter recipe",
-        "result": f"LoRA r {config.training.lora_r}, chat template trainable{served}",
+        "result": f"LoRA r {config.methods.sft.lora_r}, chat template trainable{served}",
     }
 
 
@@ -294,18 +296,19 @@ def _smoke(config: RunConfig, inputs: Inputs, serve: bool) -> tuple[dict[str, An
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "training_set.parquet"
         write_training_set(inputs.pool, curate(inputs.pool, mixture), path)
+        short = {"max_steps": 2, "save_every": None, "report_to": "none"}
         job = TrainJob(
-            base_model=str(base),
-            base_digest=inputs.base_digest,
-            training_set=str(path),
-            config=config.training.model_copy(
-                update={"max_steps": 2, "save_every": None, "report_to": "none"}
-            ),
+            recipe=config.methods.sft.model_copy(update=short),
+            inputs={BASE: inputs.base_digest, TRAINING_SET: file_digest(path)},
             seed=config.seed,
+        )
+        place = Workplace(
+            paths={BASE: str(base), TRAINING_SET: str(path)},
             out=str(Path(folder) / "adapter"),
             work=str(Path(folder) / "work"),
         )
-        done = build_executor(config, Path(folder)).run(job)
+        executor = build_executor(config, Path(folder))
+        (done,) = executor.wait([executor.submit(job, place)], never)
         prompts = [roles["steering"].prompts for roles in inputs.suites.values()]
         some = [p for each in prompts for p in each[: max(1, PROMPTS // len(prompts))]]
         answers = _answers(config, some, Path(done.adapter), Path(folder), serve)

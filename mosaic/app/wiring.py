@@ -38,7 +38,9 @@ from tools.effects.model_calls import journaled, uncached
 from tools.effects.train import TrainTool
 from tools.effects.verdict_cache import FOLDER as CACHE
 from tools.effects.verdict_cache import VerdictCache
-from tools.executors.subprocess import Executor, InlineExecutor, SubprocessExecutor
+from tools.executors.base import Executor
+from tools.executors.inline import InlineExecutor
+from tools.executors.subprocess import SubprocessExecutor
 from training.data.pool import Pool
 from training.methods.base import Progress as TrainingProgress
 from training.methods.vllm_limits import check_servable
@@ -195,7 +197,7 @@ def build_generator(config: RunConfig, folder: Path, reporting: Reporting) -> Ge
     """The generator of a run directory; close it when the run ends."""
     base = Path(config.base_model)
     if config.generator.kind == "vllm":
-        rank = check_servable(config.training)
+        rank = check_servable(config.methods.sft)
         logs = folder / "logs" / "vllm"
         return VllmGenerator(
             base, config.generator, rank, logs, reporting.generating, reporting.notify
@@ -242,9 +244,9 @@ def build_services(
             build_executor(config, folder),
             base,
             inputs.base_digest,
-            config.training,
+            config.methods.sft,
             reporting.training,
-            adapter_bytes(base, config.training.lora_r),
+            adapter_bytes(base, config.methods.sft.lora_r),
         ),
         planner=build_planner(config.planner.kind, config.planner, steps),
         fallback=None
@@ -253,7 +255,7 @@ def build_services(
         approver=build_approver(config),
         settings=config.settings(),
         experiment=digest_of(
-            {**identity, "training": config.training.json_data(), **run_digests(config, inputs)}
+            {**identity, "training": config.methods.sft.json_data(), **run_digests(config, inputs)}
         ),
         pause=config.planner.on_failure == "pause",
         notify=reporting.notify,

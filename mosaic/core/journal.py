@@ -1,179 +1,95 @@
 """The truth of a run: steps, events, the token ledger and decisions, in one SQLite file.
 
-One transaction records that a step is about to happen and reserves what it may cost; the effect follows; a
-second transaction records its result, settles the cost and appends its events. A step that is `done` is read,
-never run again. Order comes from integers assigned here, never from a clock; wall time is only a label.
+One transaction records that a step is about to happen and reserves what it may cost. The effect
+follows. A second transaction records its result, settles the cost and appends its events. A step
+that is `done` is read, never run again. Order comes from integers assigned here, never from a
+clock; wall time is only a label.
 
-There is one writer: whoever holds the lock file of the run directory. Each acquisition bumps a fencing number
-that every write compares, so that a controller which lost the lock without noticing cannot commit. The one thing
-that others may write is a person's decision. Every row carries a SHA-256 over all its columns, checked when read.
+There is one writing process: whoever holds the lock file of the run directory. Each acquisition
+bumps a fencing number that every write compares, so that a controller which lost the lock without
+noticing cannot commit. The one thing that others may write is a person's decision. Threads of one
+process take turns at the connection. Every row carries a SHA-256 over all its columns, checked
+when the row is read.
 """
 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
 
 from mosaic.core.errors import (
     BudgetError,
     DamageError,
     HeldError,
-    MosaicError,
-    PausedError,
     UsageError,
 )
-from mosaic.core.types.base import canonical_json, digest_of
+from mosaic.core.rows import Calls, Event, Place, SmallStep, Step, StepRow
+from mosaic.core.tables import COLUMNS, FILE, SCHEMA, VERSION, WAIT, checksum, expected_failure
+from mosaic.core.types.base import FrozenModel, JsonObject, canonical_json
+from mosaic.core.types.plans import Decision
+from mosaic.core.types.records import EVENT, EventRecord, StepInputs
 
-VERSION = 4
-FILE = "journal.sqlite"
-WAIT = 30  # seconds for another process to finish what it writes
 LOCK = "lock"
 UNFINISHED = f".{FILE}."
 WAITING = "waiting"
 
-Item = tuple[dict[str, Any], dict[str, Any], float]  # inputs, result, seconds
-
-SCHEMA = """
-create table meta (name text primary key, value text not null, checksum text not null);
-create table steps (
-  seq integer primary key, key text not null unique, round integer not null, kind text not null,
-  inputs text not null, state text not null check (state in ('intent', 'done', 'failed')),
-  result text, seconds real, fence integer not null, checksum text not null);
-create index steps_by_kind on steps (kind, seq);
-create table events (
-  seq integer primary key, id text not null unique, round integer not null, kind text not null,
-  payload text not null, at real not null, checksum text not null);
-create table ledger (id integer primary key check (id = 0), cap integer not null, held integer not null,
-  spent integer not null, checksum text not null, check (held >= 0 and spent >= 0 and held + spent <= cap));
-create table holds (key text primary key, amount integer not null, checksum text not null);
-create table decisions (
-  seq integer primary key, run text not null, round integer not null, request text not null,
-  payload text not null, checksum text not null, unique (run, round, request));
-"""
-COLUMNS = {
-    "meta": "name, value",
-    "steps": "seq, key, round, kind, inputs, state, result, seconds, fence",
-    "events": "seq, id, round, kind, payload, at",
-    "ledger": "id, cap, held, spent",
-    "holds": "key, amount",
-    "decisions": "seq, run, round, request, payload",
-}
-
-
-@dataclass(frozen=True)
-class Event:
-    """One line of the trace. `at` is wall time in seconds since 1970: a label, never an order."""
-
-    seq: int
-    round: int
-    kind: str
-    payload: dict[str, Any]
-    at: float
-
-
-@dataclass(frozen=True)
-class Step:
-    """One effect. `state` is intent (begun, unknown outcome), done or failed; `seconds` is a label, not an input."""
-
-    seq: int
-    key: str
-    round: int
-    kind: str
-    inputs: dict[str, Any]
-    state: str
-    result: dict[str, Any] | None
-    seconds: float | None
-
-
-def key_of(kind: str, inputs: dict[str, Any]) -> str:
-    """The key of a step."""
-    return digest_of({"kind": kind, "inputs": inputs})
-
-
-def _checksum(values: Sequence[Any]) -> str:
-    """SHA-256 of a row's columns. A damaged row may hold bytes where text was: they give another checksum."""
-    return hashlib.sha256(
-        json.dumps(list(values), ensure_ascii=False, default=repr).encode()
-    ).hexdigest()
-
-
-def _expected(folder: Path, error: sqlite3.OperationalError) -> MosaicError | None:
-    """What the machine's refusals are to a person: a full disk or a long wait is a pause, a lacking permission usage."""
-    code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
-    if code == sqlite3.SQLITE_FULL:
-        return PausedError(
-            f"the disk of {folder} is full: the journal needs at least 1,048,576 bytes; make room, "
-            f"then: python -m mosaic resume {folder}"
-        )
-    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
-        return UsageError(
-            f"{folder / FILE}: {error}; reading takes read permission on it, deciding and running write permission on it "
-            "and its folder"
-        )
-    if code == sqlite3.SQLITE_BUSY:
-        return PausedError(
-            f"{folder / FILE}: another process has been writing for {WAIT} s; give the command again"
-        )
-    return None
+S = TypeVar("S", bound=StepInputs[Any])
 
 
 class Journal:
-    """The journal of one run directory. Use `create` for a new run, `open` for an existing one."""
+    """The journal of one run directory. Use `create` for a new run, `open` for an existing one.
+
+    Safe to share between the threads of one process.
+    """
 
     def __init__(self, connection: sqlite3.Connection, folder: Path) -> None:
         self._db = connection
+        self._turn = threading.RLock()
         self._lock_fd: int | None = None
         self.folder = folder
         self.fence = 0
 
     @classmethod
-    def create(cls, folder: Path, run: str, config: dict[str, Any], cap: int) -> Journal:
-        """Make a journal with a token budget of `cap`. `run` must be unlike any other run's. Refuses a folder that
-        has a journal (UsageError)."""
+    def create(cls, folder: Path, run: str, config: JsonObject, cap: int) -> Journal:
+        """Make a journal with a budget of `cap` tokens. `run` must be unlike any other run's.
+
+        Raises UsageError if the folder has a journal already.
+        """
         path = folder / FILE
+        taken = f"{path} exists already; continue it with `python -m mosaic resume {folder}`"
         if path.exists():
-            raise UsageError(
-                f"{path} exists already; continue it with `python -m mosaic resume {folder}`"
-            )
+            raise UsageError(taken)
         folder.mkdir(parents=True, exist_ok=True)
         temporary = folder / f"{UNFINISHED}{os.getpid()}"
         temporary.unlink(missing_ok=True)
         # Config keys stay in their own order, which is how people wrote them.
-        meta = {
-            "version": str(VERSION),
-            "run": run,
-            "config": json.dumps(config, allow_nan=False),
-            "fence": "0",
-        }
+        written = json.dumps(config, allow_nan=False)
+        meta = {"version": str(VERSION), "run": run, "config": written, "fence": "0", WAITING: ""}
         try:
             db = cls._connect(temporary)
             with closing(db):
                 db.executescript(SCHEMA)
                 db.execute("begin")
-                rows = [(n, v, _checksum([n, v])) for n, v in {**meta, WAITING: ""}.items()]
+                rows = [(name, value, checksum([name, value])) for name, value in meta.items()]
                 db.executemany("insert into meta values (?, ?, ?)", rows)
-                db.execute(
-                    "insert into ledger values (0, ?, 0, 0, ?)", (cap, _checksum([0, cap, 0, 0]))
-                )
+                ledger = (0, cap, 0, 0)
+                db.execute("insert into ledger values (?, ?, ?, ?, ?)", (*ledger, checksum(ledger)))
                 db.execute("commit")
-            os.link(
-                temporary, path
-            )  # unlike a rename, never over the journal of somebody who was faster
+            os.link(temporary, path)  # unlike a rename, never over a faster process's journal
         except FileExistsError:
-            raise UsageError(
-                f"{path} exists already; continue it with `python -m mosaic resume {folder}`"
-            ) from None
+            raise UsageError(taken) from None
         except sqlite3.OperationalError as error:
-            raise _expected(folder, error) or error from error
+            raise expected_failure(folder, error) or error from error
         finally:
             temporary.unlink(missing_ok=True)
         descriptor = os.open(folder, os.O_RDONLY)
@@ -183,30 +99,38 @@ class Journal:
 
     @classmethod
     def open(cls, folder: Path) -> Journal:
-        """Open an existing journal; without `acquire` it is for reading. UsageError where there is none, DamageError
-        where SQLite finds the file inconsistent."""
+        """Open an existing journal; without `acquire` it is for reading.
+
+        Raises UsageError if there is none or another release made it, DamageError if SQLite cannot
+        read it. Whether the whole file is sound is asked by `acquire` and `check`.
+        """
         path = folder / FILE
         if not path.is_file():
             raise UsageError(
-                f"{folder} is no run directory (no {FILE} in it); `python -m mosaic run CONFIG` makes one"
+                f"{folder} is not a run directory (no {FILE} in it); `python -m mosaic run CONFIG` "
+                "makes one"
             )
         try:
             journal = cls(cls._connect(path), folder)
             row = journal._db.execute("select value from meta where name = 'version'").fetchone()
-            version = row[0] if row else "?"
-            found = journal._db.execute("pragma integrity_check(3)").fetchall()
         except sqlite3.OperationalError as error:
-            raise _expected(folder, error) or DamageError(f"{path}: {error}") from error
+            raise expected_failure(folder, error) or DamageError(f"{path}: {error}") from error
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             raise DamageError(f"{path}: {error}") from error
+        version = row[0] if row else "?"
         if version != str(VERSION):
-            raise UsageError(f"{path} has journal version {version}; this release reads {VERSION}")
-        if found != [("ok",)]:
-            raise DamageError(f"{path}: " + "; ".join(str(row[0]) for row in found))
+            journal.close()
+            raise UsageError(
+                f"{path} was written by another release of MOSAIC (journal version {version}, this "
+                f"one reads {VERSION}). Its finished work cannot be continued here without paying "
+                "for it again. Finish, read or export it with the release that made it, or start a "
+                f"new run: python -m mosaic run {folder / 'config.json'} --run-dir NEW"
+            )
         return journal
 
     @staticmethod
     def _connect(path: Path) -> sqlite3.Connection:
+        # Threads take turns under `_turn`, which SQLite's own check does not know about.
         db = sqlite3.connect(path, timeout=WAIT, isolation_level=None, check_same_thread=False)
         db.execute("pragma journal_mode=delete")
         db.execute("pragma synchronous=full")
@@ -214,63 +138,86 @@ class Journal:
         return db
 
     def close(self) -> None:
-        self._db.close()
-        if self._lock_fd is not None:
-            os.close(self._lock_fd)
-            self._lock_fd = None
+        with self._turn:
+            self._db.close()
+            if self._lock_fd is not None:
+                os.close(self._lock_fd)
+                self._lock_fd = None
 
-    # -- reading rows, each against its checksum ------------------------------------------------------------------------
+    # -- reading rows, each against its checksum ---------------------------------------------------
 
-    def _rows(
-        self, table: str, where: str = "1", values: Sequence[Any] = ()
-    ) -> list[tuple[Any, ...]]:
+    def _select(self, query: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """Rows as they are stored. What SQLite refuses becomes the error a person can act on."""
         try:
-            rows = self._db.execute(
-                f"select {COLUMNS[table]}, checksum from {table} where {where}", values
-            ).fetchall()
+            with self._turn:
+                return self._db.execute(query, values).fetchall()
         except sqlite3.OperationalError as error:
-            raise _expected(self.folder, error) or error from error
+            raise expected_failure(self.folder, error) or error from error
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             raise DamageError(f"{self.folder / FILE}: {error}") from error
-        for *row, checksum in rows:
-            if _checksum(row) != checksum:
+
+    def _rows(
+        self, table: str, where: str = "1", values: Sequence[object] = ()
+    ) -> list[tuple[Any, ...]]:
+        """Rows of a table whose checksums were compared (DamageError)."""
+        found = self._select(
+            f"select {COLUMNS[table]}, checksum from {table} where {where}", values
+        )
+        for *row, stored in found:
+            if checksum(row) != stored:
                 raise DamageError(
                     f"{self.folder / FILE}: {table} row {row[0]!r} does not match its digest"
                 )
-        return [tuple(row[:-1]) for row in rows]
+        return [row[:-1] for row in found]
 
-    def _checksum_again(self, table: str, where: str, value: Any) -> None:
-        """Seal a row again after a change inside the same transaction."""
-        row = self._db.execute(
-            f"select {COLUMNS[table]} from {table} where {where} = ?", (value,)
-        ).fetchone()
+    def _update_checksum(self, table: str, where: str, value: object) -> None:
+        """Compute a row's checksum again after a change inside the same transaction."""
+        query = f"select {COLUMNS[table]} from {table} where {where} = ?"
+        row = self._db.execute(query, (value,)).fetchone()
         self._db.execute(
-            f"update {table} set checksum = ? where {where} = ?", (_checksum(row), value)
+            f"update {table} set checksum = ? where {where} = ?", (checksum(row), value)
         )
 
     def _next(self, table: str) -> int:
-        return int(self._db.execute(f"select coalesce(max(seq), 0) + 1 from {table}").fetchone()[0])
+        query = f"select coalesce(max(seq), 0) + 1 from {table}"
+        return int(self._db.execute(query).fetchone()[0])
 
     def check(self) -> list[str]:
-        """What is broken in this file, a line each: every row of every table against its digest, the ledger's sums."""
-        found = []
-        for table in COLUMNS:
+        """What is broken in this file, a line each.
+
+        SQLite's own check of the pages, every row of every table against its digest, the ledger
+        against its reservations.
+        """
+        found: list[str] = []
+        with self._turn:
             try:
-                cursor = self._db.execute(f"select {COLUMNS[table]}, checksum from {table}")
-                for *row, checksum in cursor:
-                    if _checksum(row) != checksum:
-                        found.append(f"{FILE}: {table} row {row[0]!r} does not match its digest")
+                pages = self._db.execute("pragma integrity_check(3)").fetchall()
             except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-                found.append(f"{FILE}: {table}: {error}")
-        if not found:
-            held = self._db.execute("select coalesce(sum(amount), 0) from holds").fetchone()[0]
-            if held != self.ledger()[1]:
-                found.append(
-                    f"{FILE}: the ledger holds {self.ledger()[1]} tokens, its reservations sum to {held}"
-                )
+                return [f"{FILE}: {error}"]
+            if pages != [("ok",)]:
+                return [f"{FILE}: {row[0]}" for row in pages]
+            for table in COLUMNS:
+                found += self._check_table(table)
+            if not found:
+                held = self._db.execute("select coalesce(sum(amount), 0) from holds").fetchone()[0]
+                if held != self.ledger()[1]:
+                    found.append(
+                        f"{FILE}: the ledger holds {self.ledger()[1]} tokens, its reservations sum "
+                        f"to {held}"
+                    )
         return found
 
-    # -- identity -------------------------------------------------------------------------------------------------
+    def _check_table(self, table: str) -> list[str]:
+        found = []
+        try:
+            for *row, stored in self._db.execute(f"select {COLUMNS[table]}, checksum from {table}"):
+                if checksum(row) != stored:
+                    found.append(f"{FILE}: {table} row {row[0]!r} does not match its digest")
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            found.append(f"{FILE}: {table}: {error}")
+        return found
+
+    # -- identity ----------------------------------------------------------------------------------
 
     def meta(self, name: str) -> str:
         rows = self._rows("meta", "name = ?", (name,))
@@ -283,28 +230,30 @@ class Journal:
         return self.meta("run")
 
     @property
-    def config(self) -> dict[str, Any]:
-        loaded: dict[str, Any] = json.loads(self.meta("config"))
+    def config(self) -> JsonObject:
+        loaded: JsonObject = json.loads(self.meta("config"))
         return loaded
 
     def _set_meta(self, name: str, value: str) -> None:
         self._db.execute(
             "update meta set value = ?, checksum = ? where name = ?",
-            (value, _checksum([name, value]), name),
+            (value, checksum([name, value]), name),
         )
 
     def acquire(self) -> int:
-        """Become the one writer; the fencing number. HeldError at once where another process is it, DamageError where
-        a stored row does not match its digest."""
+        """Become the one writing process; the fencing number.
+
+        Raises HeldError at once if another process is it, DamageError if the file is not sound.
+        """
         descriptor = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = (
-                os.read(descriptor, 200).decode(errors="replace").strip() or "an unknown process"
-            )
+            holder = os.read(descriptor, 200).decode(errors="replace").strip()
             os.close(descriptor)
-            raise HeldError(f"{self.folder} is held by {holder}; stop it or wait for it") from None
+            raise HeldError(
+                f"{self.folder} is held by {holder or 'an unknown process'}; stop it or wait for it"
+            ) from None
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"process {os.getpid()}\n".encode(), 0)
         self._lock_fd = descriptor
@@ -317,95 +266,112 @@ class Journal:
         with self._transaction(fenced=False):
             self.fence = int(self.meta("fence")) + 1
             self._set_meta("fence", str(self.fence))
-            # What an earlier controller reserved and never settled belongs to effects that will begin again.
+            # What an earlier controller reserved and never settled belongs to effects that will
+            # begin again.
             self._db.execute("delete from holds")
             self._db.execute("update ledger set held = 0 where id = 0")
-            self._checksum_again("ledger", "id", 0)
+            self._update_checksum("ledger", "id", 0)
         return self.fence
 
     @contextmanager
     def _transaction(self, fenced: bool = True) -> Iterator[None]:
-        try:
-            self._db.execute("begin immediate")
-            if fenced and int(self.meta("fence")) != self.fence:
-                raise HeldError(
-                    f"{self.folder}: another controller took over (fence {self.meta('fence')})"
-                )
-            yield
-            self._db.execute("commit")
-        except BaseException as error:
-            if self._db.in_transaction:
-                self._db.execute("rollback")
-            if isinstance(error, sqlite3.OperationalError) and (
-                known := _expected(self.folder, error)
-            ):
-                raise known from error
-            raise
+        with self._turn:
+            try:
+                self._db.execute("begin immediate")
+                if fenced and int(self.meta("fence")) != self.fence:
+                    raise HeldError(
+                        f"{self.folder}: another controller took over (fence {self.meta('fence')})"
+                    )
+                yield
+                self._db.execute("commit")
+            except BaseException as error:
+                if self._db.in_transaction:
+                    self._db.execute("rollback")
+                if isinstance(error, sqlite3.OperationalError):
+                    known = expected_failure(self.folder, error)
+                    if known:
+                        raise known from error
+                raise
 
-    def change(self, config: dict[str, Any], event: dict[str, Any], cap: int) -> None:
-        """Replace the recorded config, inputs and token budget; what changed is an event of the same transaction.
+    def change(self, config: JsonObject, event: EventRecord, cap: int) -> None:
+        """Replace config, inputs and token budget; `event`, in the same transaction, says how.
 
-        UsageError where more than `cap` is spent and reserved already.
+        Raises UsageError if more than `cap` is spent and reserved already.
         """
         with self._transaction():
             _, held, spent = self.ledger()
             if held + spent > cap:
                 raise UsageError(
-                    f"budget.tokens_total: {spent + held:,} tokens are spent already, more than {cap:,}"
+                    f"budget.tokens_total: {spent + held:,} tokens are spent already, more than "
+                    f"{cap:,}"
                 )
             self._db.execute("update ledger set cap = ? where id = 0", (cap,))
-            self._checksum_again("ledger", "id", 0)
+            self._update_checksum("ledger", "id", 0)
             self._set_meta("config", json.dumps(config, allow_nan=False))
-            self._set_meta(
-                WAITING, ""
-            )  # what was asked before does not stand any more; the next start asks again
-            self._append(f"change:{self.fence}", 0, "changed", event)
+            # What was asked before does not stand any more: the next start asks again.
+            self._set_meta(WAITING, "")
+            self._append(f"change:{self.fence}", Place(0), event)
 
-    # -- steps ----------------------------------------------------------------------------------------------------
+    # -- steps -------------------------------------------------------------------------------------
 
-    def begin(self, kind: str, inputs: dict[str, Any], round_: int, reserve: int = 0) -> Step:
-        """The step for these inputs: a `done` one to read, or a fresh `intent` with `reserve` tokens held.
+    def find(self, inputs: S) -> Step[S] | None:
+        """The finished step of these inputs, if there is one."""
+        rows = self._rows("steps", "key = ? and state = 'done'", (inputs.key,))
+        return self._step(inputs, rows[0]) if rows else None
 
-        Raises BudgetError where the reservation does not fit. A failed or interrupted step begins again.
+    def begin(self, inputs: StepInputs[Any], place: Place, reserve: int = 0) -> None:
+        """Record that a step is about to happen, and hold `reserve` tokens for it.
+
+        A failed or interrupted step begins again. Raises BudgetError if the tokens do not fit,
+        ValueError if the step is finished.
         """
-        text = canonical_json(inputs)
-        key = key_of(kind, inputs)
-        found = self.step(key)
-        if found and found.state == "done":
-            return found
+        key = inputs.key
         with self._transaction():
+            found = self._rows("steps", "key = ?", (key,))
+            if found and found[0][6] == "done":
+                raise ValueError(f"{inputs.kind} step {key[:12]} is finished")
             if found:
                 self._db.execute(
                     "update steps set state = 'intent', fence = ? where key = ?", (self.fence, key)
                 )
                 self._release(key)
             else:
+                text = canonical_json(inputs.json_data())
+                row = (self._next("steps"), key, place.round, place.trial, inputs.kind, text)
                 self._db.execute(
-                    "insert into steps values (?, ?, ?, ?, ?, 'intent', null, null, ?, '')",
-                    (self._next("steps"), key, round_, kind, text, self.fence),
+                    "insert into steps values (?, ?, ?, ?, ?, ?, 'intent', null, null, ?, '')",
+                    (*row, self.fence),
                 )
-            self._checksum_again("steps", "key", key)
+            self._update_checksum("steps", "key", key)
             if reserve:
-                self._reserve(key, kind, reserve)
-        step = self.step(key)
-        assert step is not None
-        return step
+                self._reserve(key, inputs.kind, reserve)
 
-    def record(self, kind: str, items: Sequence[Item], round_: int) -> None:
-        """Write each `(inputs, result, seconds)` as a done step of its own, all in one transaction.
+    def record(self, items: Sequence[SmallStep], place: Place, calls: Sequence[Calls] = ()) -> None:
+        """Write small effects as finished steps, all in one transaction.
 
-        For small effects that are safe to repeat (a verdict of a judge): the step around them carries the intent, and
-        a batch does not wait for the disk twice per item. A step that stands already is left alone.
+        For effects that are safe to repeat, such as a verdict of a judge: the step around them
+        carries the intent, and a batch does not wait for the disk twice per item. A step that
+        stands already is left alone.
         """
         with self._transaction():
             number = self._next("steps")
-            for inputs, result, seconds in items:
+            for item in items:
+                inputs = item.inputs
                 row = (
-                    number, key_of(kind, inputs), round_, kind, canonical_json(inputs), "done", canonical_json(result),
-                    seconds, self.fence,
-                )  # fmt: skip
-                insert = "insert or ignore into steps values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-                number += self._db.execute(insert, (*row, _checksum(row))).rowcount
+                    number,
+                    inputs.key,
+                    place.round,
+                    place.trial,
+                    inputs.kind,
+                    canonical_json(inputs.json_data()),
+                    "done",
+                    canonical_json(item.result.json_data()),
+                    item.seconds,
+                    self.fence,
+                )
+                insert = "insert or ignore into steps values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+                number += self._db.execute(insert, (*row, checksum(row))).rowcount
+            self._count(calls)
 
     def _reserve(self, key: str, kind: str, tokens: int) -> None:
         admitted = self._db.execute(
@@ -415,111 +381,181 @@ class Journal:
         if admitted.rowcount != 1:
             cap, held, spent = self.ledger()
             raise BudgetError(
-                f"{kind} needs {tokens:,} tokens; of {cap:,} are {spent:,} spent and {held:,} reserved, "
-                f"{cap - held - spent:,} left (budget.tokens_total)"
+                f"{kind} needs {tokens:,} tokens; of {cap:,} are {spent:,} spent and {held:,} "
+                f"reserved, {cap - held - spent:,} left (budget.tokens_total)"
             )
-        self._checksum_again("ledger", "id", 0)
-        self._db.execute(
-            "insert into holds values (?, ?, ?)", (key, tokens, _checksum([key, tokens]))
-        )
+        self._update_checksum("ledger", "id", 0)
+        held_row = (key, tokens)
+        self._db.execute("insert into holds values (?, ?, ?)", (*held_row, checksum(held_row)))
 
     def finish(
         self,
-        step: Step,
-        result: dict[str, Any],
-        events: Sequence[tuple[str, dict[str, Any]]] = (),
+        inputs: StepInputs[Any],
+        result: FrozenModel,
+        events: Sequence[EventRecord] = (),
         spent: int = 0,
         seconds: float = 0.0,
-    ) -> Step:
-        """Record the result, settle the reservation at what was spent, append the events: one transaction.
+        calls: Sequence[Calls] = (),
+    ) -> None:
+        """Record the result, settle the reservation and append the events: one transaction.
 
-        What was spent is at most what was reserved (ValueError).
+        Raises ValueError if more tokens were spent than reserved, or if the step was not begun.
         """
-        text = canonical_json(result)
+        key, text = inputs.key, canonical_json(result.json_data())
         with self._transaction():
-            self._db.execute(
+            done = self._db.execute(
                 "update steps set state = 'done', result = ?, seconds = ? where key = ?",
-                (text, seconds, step.key),
+                (text, seconds, key),
             )
-            self._checksum_again("steps", "key", step.key)
-            reserved = self._release(step.key)
+            if done.rowcount != 1:
+                raise ValueError(f"{inputs.kind} step {key[:12]} was not begun")
+            self._update_checksum("steps", "key", key)
+            reserved = self._release(key)
             if spent > reserved:
-                raise ValueError(f"{step.kind} spent {spent:,} tokens, {reserved:,} were reserved")
+                raise ValueError(
+                    f"{inputs.kind} spent {spent:,} tokens, {reserved:,} were reserved"
+                )
             if spent:
                 self._db.execute("update ledger set spent = spent + ? where id = 0", (spent,))
-                self._checksum_again("ledger", "id", 0)
-            for index, (kind, payload) in enumerate(events):
-                self._append(f"{step.key}:{index}", step.round, kind, payload)
-        done = self.step(step.key)
-        assert done is not None
-        return done
+                self._update_checksum("ledger", "id", 0)
+            self._count(calls)
+            place = self._place(key)
+            for index, event in enumerate(events):
+                self._append(f"{key}:{index}", place, event)
 
-    def fail(self, step: Step, reason: str, details: dict[str, Any] | None = None) -> None:
-        """Record that the effect failed; its reservation is released, and its key may begin again."""
+    def fail(self, inputs: StepInputs[Any], event: EventRecord) -> None:
+        """Record that the effect failed; its reservation is released, and it may begin again."""
+        key = inputs.key
         with self._transaction():
-            self._db.execute("update steps set state = 'failed' where key = ?", (step.key,))
-            self._checksum_again("steps", "key", step.key)
-            self._release(step.key)
-            payload = {"step": step.kind, "reason": reason, **(details or {})}
-            self._append(f"{step.key}:failed:{self._next('events')}", step.round, "failed", payload)
+            self._db.execute("update steps set state = 'failed' where key = ?", (key,))
+            self._update_checksum("steps", "key", key)
+            self._release(key)
+            self._append(f"{key}:failed:{self._next('events')}", self._place(key), event)
+
+    def _place(self, key: str) -> Place:
+        row = self._db.execute("select round, trial from steps where key = ?", (key,)).fetchone()
+        return Place(int(row[0]), str(row[1]))
 
     def _release(self, key: str) -> int:
         """Give a step's reservation back; how many tokens it was."""
         rows = self._rows("holds", "key = ?", (key,))
         if not rows:
             return 0
-        self._db.execute("update ledger set held = held - ? where id = 0", (rows[0][1],))
-        self._checksum_again("ledger", "id", 0)
+        amount = int(rows[0][1])
+        self._db.execute("update ledger set held = held - ? where id = 0", (amount,))
+        self._update_checksum("ledger", "id", 0)
         self._db.execute("delete from holds where key = ?", (key,))
-        return int(rows[0][1])
+        return amount
 
-    def step(self, key: str) -> Step | None:
-        rows = self._rows("steps", "key = ?", (key,))
-        return _step(rows[0]) if rows else None
+    def _count(self, calls: Sequence[Calls]) -> None:
+        """Add to what was asked of language models."""
+        for more in calls:
+            row = (more.who, more.answers, more.requests, more.tokens, more.cached)
+            self._db.execute(
+                "insert into calls values (?, ?, ?, ?, ?, '') on conflict (who) do update set "
+                "answers = answers + excluded.answers, requests = requests + excluded.requests, "
+                "tokens = tokens + excluded.tokens, cached = cached + excluded.cached",
+                row,
+            )
+            self._update_checksum("calls", "who", more.who)
 
-    def steps(
-        self, kind: str | None = None, round_: int | None = None, after: int = 0
-    ) -> list[Step]:
-        """Steps in the order in which they were first begun; `after` leaves out those up to that number."""
-        clauses: list[str] = ["seq > ?"]
-        values: list[Any] = [after]
-        for column, wanted in (("kind", kind), ("round", round_)):
-            if wanted is not None:
-                clauses.append(f"{column} = ?")
-                values.append(wanted)
+    def calls(self) -> list[Calls]:
+        """What planner and judges asked of language models, in all."""
+        return [Calls(*row) for row in self._rows("calls", "1 order by who desc")]
+
+    def _step(self, inputs: S, row: tuple[Any, ...]) -> Step[S]:
+        seq, _, round_, trial, _, _, _, result, seconds, _ = row
+        try:
+            stored = inputs.result_type.model_validate_json(result)
+        except ValidationError as error:
+            raise DamageError(f"{self.folder / FILE}: steps row {seq}: {error}") from error
+        return Step(seq, Place(round_, trial), inputs, stored, seconds or 0.0)
+
+    def steps(self, kind: type[S], round_: int | None = None, after: int = 0) -> list[Step[S]]:
+        """Finished steps of one kind in the order in which they were first begun.
+
+        `after` leaves out those up to that number.
+        """
+        where, values = "kind = ? and state = 'done' and seq > ?", [kind_of(kind), after]
+        if round_ is not None:
+            where, values = where + " and round = ?", [*values, round_]
+        found = []
+        for row in self._rows("steps", where + " order by seq", values):
+            try:
+                inputs = kind.model_validate_json(row[5])
+            except ValidationError as error:
+                raise DamageError(f"{self.folder / FILE}: steps row {row[0]}: {error}") from error
+            found.append(self._step(inputs, row))
+        return found
+
+    def rows(self, *, state: str | None = None, round_: int | None = None) -> list[StepRow]:
+        """Steps without their contents, in order; each was compared with its checksum."""
+        clauses, values = ["1"], list[object]()
+        if state is not None:
+            clauses.append("state = ?")
+            values.append(state)
+        if round_ is not None:
+            clauses.append("round = ?")
+            values.append(round_)
+        found = self._rows("steps", " and ".join(clauses) + " order by seq", values)
+        return [_step_row(row) for row in found]
+
+    def last_row(self) -> StepRow | None:
+        """The step that was begun last."""
+        rows = self._rows("steps", "1 order by seq desc limit 1")
+        return _step_row(rows[0]) if rows else None
+
+    def seconds(self) -> list[tuple[int, str, int, float]]:
+        """(round, kind, how many, seconds) of all finished steps: labels, summed by SQLite."""
         return [
-            _step(row)
-            for row in self._rows("steps", " and ".join(clauses) + " order by seq", values)
+            (int(round_), str(kind), int(count), float(total))
+            for round_, kind, count, total in self._select(
+                "select round, kind, count(*), coalesce(sum(seconds), 0) from steps "
+                "where state = 'done' group by round, kind"
+            )
         ]
 
-    # -- events, ledger, decisions ----------------------------------------------------------------------------------
+    # -- events, ledger, decisions -----------------------------------------------------------------
 
-    def _append(self, id_: str, round_: int, kind: str, payload: dict[str, Any]) -> None:
-        row = (self._next("events"), id_, round_, kind, canonical_json(payload), time.time())
-        self._db.execute(
-            "insert or ignore into events values (?, ?, ?, ?, ?, ?, ?)", (*row, _checksum(row))
-        )
+    def _append(self, id_: str, place: Place, event: EventRecord) -> None:
+        payload = event.json_data()
+        kind = payload.pop("kind")
+        number = self._next("events")
+        row = (number, id_, place.round, place.trial, kind, canonical_json(payload), time.time())
+        insert = "insert or ignore into events values (?, ?, ?, ?, ?, ?, ?, ?)"
+        self._db.execute(insert, (*row, checksum(row)))
 
     def events(
-        self, round_: int | None = None, kind: str | None = None, after: int = 0
+        self,
+        round_: int | None = None,
+        kind: str | None = None,
+        after: int = 0,
+        limit: int | None = None,
     ) -> list[Event]:
         """Events in order, each checked against its digest (DamageError)."""
-        clauses: list[str] = ["seq > ?"]
-        values: list[Any] = [after]
+        where, values = "seq > ?", list[object]([after])
         for column, wanted in (("round", round_), ("kind", kind)):
             if wanted is not None:
-                clauses.append(f"{column} = ?")
+                where += f" and {column} = ?"
                 values.append(wanted)
-        rows = self._rows("events", " and ".join(clauses) + " order by seq", values)
-        return [
-            Event(seq, number, what, json.loads(text), at)
-            for seq, _, number, what, text, at in rows
-        ]
+        where += " order by seq"
+        if limit is not None:
+            where += f" limit {int(limit)}"
+        return [_event(row) for row in self._rows("events", where, values)]
 
     def ledger(self) -> tuple[int, int, int]:
         """(cap, held, spent) in tokens."""
         ((_, cap, held, spent),) = self._rows("ledger", "id = 0")
         return int(cap), int(held), int(spent)
+
+    def mark(self) -> str:
+        """A text that changes whenever something was recorded."""
+        (row,) = self._select(
+            "select (select coalesce(max(seq), 0) from steps), "
+            "(select count(*) from steps where state = 'done'), "
+            "(select count(*) from decisions), (select coalesce(max(seq), 0) from events)"
+        )
+        return "-".join(str(number) for number in row) + "-" + self.meta(WAITING)[:8]
 
     def wait_for(self, request: str) -> None:
         """Name the one request that may be decided on; with "" none may."""
@@ -527,37 +563,54 @@ class Journal:
             with self._transaction():
                 self._set_meta(WAITING, request)
 
-    def decide(self, round_: int, request: str, payload: dict[str, Any]) -> None:
+    def decide(self, decision: Decision) -> None:
         """Record a person's decision on the request that waits: the first one wins. Needs no lock.
 
-        UsageError for a second decision, and for one on a request that does not wait (any more).
+        Raises UsageError for a second decision, for one of another run, and for one on a request
+        that does not wait (any more).
         """
         with self._transaction(fenced=False):
-            if self.meta(WAITING) != request:
+            if self.meta(WAITING) != decision.request or self.run != decision.run:
                 raise UsageError(
-                    f"the plan of round {round_} does not wait any more; nothing was recorded"
+                    f"the plan of round {decision.round} does not wait any more; nothing was "
+                    "recorded"
                 )
-            row = (self._next("decisions"), self.run, round_, request, canonical_json(payload))
-            try:
-                self._db.execute(
-                    "insert into decisions values (?, ?, ?, ?, ?, ?)", (*row, _checksum(row))
-                )
-            except sqlite3.IntegrityError:
-                earlier = self.decision(round_, request) or {}
+            earlier = self.decision(decision.round, decision.request)
+            if earlier is not None:
                 raise UsageError(
-                    f"round {round_} was decided already: {earlier.get('kind')} by {earlier.get('by')}"
-                ) from None
+                    f"round {decision.round} was decided already: {earlier.kind} by {earlier.by}"
+                )
+            text = canonical_json(decision.json_data())
+            row = (self._next("decisions"), self.run, decision.round, decision.request, text)
+            self._db.execute(
+                "insert into decisions values (?, ?, ?, ?, ?, ?)", (*row, checksum(row))
+            )
 
-    def decision(self, round_: int, request: str) -> dict[str, Any] | None:
+    def decision(self, round_: int, request: str) -> Decision | None:
         """The decision on a request of this run, if there is one."""
-        rows = self._rows(
-            "decisions", "run = ? and round = ? and request = ?", (self.run, round_, request)
-        )
-        loaded: dict[str, Any] | None = json.loads(rows[0][4]) if rows else None
-        return loaded
+        values = (self.run, round_, request)
+        rows = self._rows("decisions", "run = ? and round = ? and request = ?", values)
+        if not rows:
+            return None
+        try:
+            return Decision.model_validate_json(rows[0][4])
+        except ValidationError as error:
+            raise DamageError(
+                f"{self.folder / FILE}: the decision of round {round_}: {error}"
+            ) from error
 
 
-def _step(row: tuple[Any, ...]) -> Step:
-    seq, key, round_, kind, inputs, state, result, seconds, _ = row
-    value = json.loads(result) if result is not None else None
-    return Step(seq, key, round_, kind, json.loads(inputs), state, value, seconds)
+def kind_of(step: type[StepInputs[Any]]) -> str:
+    """The word under which a class of steps is filed."""
+    return str(step.model_fields["kind"].default)
+
+
+def _step_row(row: tuple[Any, ...]) -> StepRow:
+    seq, key, round_, trial, kind, _, state, result, seconds, _ = row
+    return StepRow(seq, key, Place(round_, trial), kind, state, seconds, result)
+
+
+def _event(row: tuple[Any, ...]) -> Event:
+    seq, _, round_, trial, kind, payload, at = row
+    record = EVENT.validate_python({"kind": kind, **json.loads(payload)})
+    return Event(seq, Place(round_, trial), at, record)

@@ -3,90 +3,159 @@
 from __future__ import annotations
 
 import errno
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from mosaic.core.errors import MosaicError, PausedError, StopRequested
-from mosaic.core.journal import Journal, Step
+from mosaic.core.journal import Journal
+from mosaic.core.rows import Calls, Place, SmallStep
 from mosaic.core.store import Store, free_bytes, full_disk
-from mosaic.core.types.base import digest_of
+from mosaic.core.types.base import FrozenModel
+from mosaic.core.types.records import EventRecord, FailedEvent, StepInputs
+from mosaic.core.types.runs import Usage
 
 MIN_ROOM = 4 * 1024 * 1024
+NOTHING = Usage()
+NOWHERE = Place(0)
+
+R = TypeVar("R", bound=FrozenModel)
 
 
-@dataclass
-class Outcome:
-    """What an effect hands back: a plain JSON result, trace events, tokens spent, and its own clock if it has one."""
+@dataclass(frozen=True)
+class Outcome(Generic[R]):
+    """What an effect hands back.
 
-    result: dict[str, Any]
-    events: Sequence[tuple[str, dict[str, Any]]] = field(default_factory=tuple)
-    spent: int = 0
-    seconds: float | None = None
-
-
-class Steps:
-    """Runs effects at most once per run. `round` labels what is begun; it is no part of a step's identity.
-
-    `stopping` says whether someone asked the run to stop: then nothing new is begun (StopRequested).
+    `usage` settles the reservation. `seconds` replaces the time that the effect took here, if it
+    has a clock of its own. `calls` is what it asked of language models.
     """
 
-    def __init__(
-        self, journal: Journal, store: Store, stopping: Callable[[], bool] = lambda: False
-    ) -> None:
-        self.journal = journal
-        self.store = store
-        self.stopping = stopping
-        self.round = 0
+    result: R
+    events: Sequence[EventRecord] = ()
+    usage: Usage = NOTHING
+    seconds: float | None = None
+    calls: Sequence[Calls] = ()
 
-    def finished(self, kind: str, inputs: dict[str, Any], version: int = 1) -> bool:
+
+class _Turns:
+    """One thread at a time for each step: whoever comes second reads what the first one did."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._held: dict[str, tuple[threading.Lock, int]] = {}
+
+    @contextmanager
+    def of(self, key: str) -> Iterator[None]:
+        with self._guard:
+            lock, users = self._held.get(key, (threading.Lock(), 0))
+            self._held[key] = (lock, users + 1)
+        try:
+            with lock:
+                yield
+        finally:
+            with self._guard:
+                lock, users = self._held[key]
+                if users == 1:
+                    del self._held[key]
+                else:
+                    self._held[key] = (lock, users - 1)
+
+
+def never() -> bool:
+    """The answer of somebody who never asks a run to stop."""
+    return False
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Runs effects at most once per run, in one place of it: a round and, inside one, a trial.
+
+    `stopping` says whether someone asked the run to stop: then nothing new is begun
+    (StopRequested). Threads may share it; the views that `at` gives share everything but the place.
+    """
+
+    journal: Journal
+    store: Store
+    stopping: Callable[[], bool] = never
+    place: Place = NOWHERE
+    _turns: _Turns = field(default_factory=_Turns)
+
+    def at(self, round_: int, trial: str = "") -> Steps:
+        """The same gate for another place of the run."""
+        return Steps(self.journal, self.store, self.stopping, Place(round_, trial), self._turns)
+
+    def finished(self, inputs: StepInputs[Any]) -> bool:
         """Whether `run` would only read."""
-        step = self.journal.step(
-            digest_of({"kind": kind, "inputs": {**inputs, "version": version}})
-        )
-        return step is not None and step.state == "done"
+        return self.journal.find(inputs) is not None
 
     def run(
         self,
-        kind: str,
-        inputs: dict[str, Any],
-        effect: Callable[[], Outcome],
+        inputs: StepInputs[R],
+        effect: Callable[[], Outcome[R]],
         *,
-        reserve: int = 0,
+        reserve: Usage = NOTHING,
         room: int = 0,
-        version: int = 1,
-    ) -> Step:
-        """The finished step of this kind and these inputs: from the journal where it is done, else by the effect.
+    ) -> R:
+        """The result of the step: from the journal if it is done, else by the effect.
 
-        `inputs` must name everything the result depends on, by value or digest; `version` changes when the code
-        behind the effect does. `reserve` is in training tokens, `room` in bytes that the effect will write. An
-        interrupted effect leaves its intent, and the next call runs it again.
+        `inputs` must name everything the result depends on. `reserve` is what the effect may cost,
+        `room` how many bytes it will write. An interrupted effect leaves its intent, and the next
+        call runs it again.
         """
+        folder = self.journal.folder
         if self.stopping():
             raise StopRequested(
-                f"stopped before {kind}; continue: python -m mosaic resume {self.journal.folder}"
+                f"stopped before {inputs.kind}; continue: python -m mosaic resume {folder}"
             )
-        step = self.journal.begin(kind, {**inputs, "version": version}, self.round, reserve)
-        if step.state == "done":
-            return step
-        needed = room + MIN_ROOM
-        if free_bytes(self.store.root) < needed:
-            raise full_disk(self.store.root.parent, needed)
-        started = time.monotonic()
+        with self._turns.of(inputs.key):
+            done = self.journal.find(inputs)
+            if done is not None:
+                return done.result
+            self.journal.begin(inputs, self.place, reserve.cost)
+            needed = room + MIN_ROOM
+            if free_bytes(self.store.root) < needed:
+                raise full_disk(folder, needed)
+            started = time.monotonic()
+            outcome = self._tried(inputs, effect, needed)
+            seconds = outcome.seconds
+            if seconds is None:
+                seconds = time.monotonic() - started
+            self.journal.finish(
+                inputs,
+                outcome.result,
+                outcome.events,
+                outcome.usage.cost,
+                seconds,
+                outcome.calls,
+            )
+            return outcome.result
+
+    def _tried(
+        self, inputs: StepInputs[R], effect: Callable[[], Outcome[R]], needed: int
+    ) -> Outcome[R]:
+        """The effect's outcome; a failure that a person can act on is recorded first."""
         try:
-            outcome = effect()
+            return effect()
         except (PausedError, StopRequested) as error:
-            # `resume` begins it again, from the intent or from a failure that has something to tell.
+            # `resume` begins it again, from the intent or from a failure with something to tell.
             if error.details:
-                self.journal.fail(step, str(error), error.details)
+                self._fail(inputs, error)
             raise
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise full_disk(self.store.root.parent, needed) from error
+                raise full_disk(self.journal.folder, needed) from error
             raise
         except MosaicError as error:
-            self.journal.fail(step, str(error), error.details)
+            self._fail(inputs, error)
             raise
-        seconds = time.monotonic() - started if outcome.seconds is None else outcome.seconds
-        return self.journal.finish(step, outcome.result, outcome.events, outcome.spent, seconds)
+
+    def _fail(self, inputs: StepInputs[Any], error: MosaicError) -> None:
+        event = {"step": inputs.kind, "reason": str(error), **error.details}
+        self.journal.fail(inputs, FailedEvent.model_validate(event))
+
+    def record(self, items: Sequence[SmallStep], calls: Sequence[Calls] = ()) -> None:
+        """Write small effects, which are over and safe to repeat, as finished steps."""
+        self.journal.record(items, self.place, calls)

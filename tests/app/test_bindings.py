@@ -26,7 +26,7 @@ def test_an_approval_does_not_cover_another_recipe(standin, asked):
     folder, witness = asked
     first, before = pending(folder)["request"], trainings(witness)
     decide(folder, "approve", by="ann")
-    until_asked(human("training.learning_rate=0.009"), folder, witness)
+    until_asked(human("methods.sft.learning_rate=0.009"), folder, witness)
     assert pending(folder)["request"] != first
     assert trainings(witness) == before
     until_asked(standin, folder, witness)

@@ -85,10 +85,12 @@ def test_settings_beside_a_new_kind_hold_in_any_order():
 
 @pytest.mark.parametrize("text", ["2e-4", "2E-4", "0.0002", "2.e-4"])
 def test_a_learning_rate_may_be_written_as_everybody_does(tmp_path, text):
-    assert load_config("lab", [f"training.learning_rate={text}"]).training.learning_rate == 2e-4
+    assert (
+        load_config("lab", [f"methods.sft.learning_rate={text}"]).methods.sft.learning_rate == 2e-4
+    )
     path = tmp_path / "c.yaml"
     path.write_text((BUNDLED / "config.yaml").read_text().replace("3.0e-3", text))
-    assert load_config(str(path)).training.learning_rate == 2e-4
+    assert load_config(str(path)).methods.sft.learning_rate == 2e-4
 
 
 def test_a_broken_config_never_shows_a_key(tmp_path):

@@ -244,7 +244,7 @@ def test_a_plan_approved_before_the_settings_changed_and_changed_back_runs(asked
         raise StopRequested("stopped in training")
 
     with monkeypatch.context() as patch:
-        patch.setattr(standins.StandInExecutor, "run", stopped)
+        patch.setattr(standins.StandInExecutor, "wait", stopped)
         for made in (one, two):
             with pytest.raises(StopRequested, match="in training"):
                 made.run(folder, witness)

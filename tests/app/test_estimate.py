@@ -22,9 +22,9 @@ def of(*overrides, given=Given(), gpu=True, size=8_000_000_000, suites=SUITES):
 
 
 def test_training_is_the_budget_and_the_time_follows_the_speed():
-    found = of("budget.tokens_per_round=500000", "training.epochs=2", given=Given(training=2000))[
-        "training"
-    ]
+    found = of(
+        "budget.tokens_per_round=500000", "methods.sft.epochs=2", given=Given(training=2000)
+    )["training"]
     assert found["tokens"] == 8_000_000
     assert found["hours"] == pytest.approx(8_000_000 / 2000 / 3600)
     assert "at 2,000 tokens/s (given)" in found["text"]

@@ -21,7 +21,7 @@ SMALL = [
     "calibration.repeats=1",
     "budget.tokens_per_round=1500",
     "generator.max_new_tokens=8",
-    "training.batch_size=4",
+    "methods.sft.batch_size=4",
     "planner.kind=llm",
     "planner.chat.max_attempts=2",
 ]

@@ -19,8 +19,8 @@ SMALL = [
     "calibration.repeats=2",
     "budget.tokens_per_round=1500",
     "generator.max_new_tokens=8",
-    "training.batch_size=4",
-    "training.epochs=1",
+    "methods.sft.batch_size=4",
+    "methods.sft.epochs=1",
     "keep=all",
 ]
 
@@ -298,7 +298,7 @@ def test_a_pool_that_cannot_serve_every_data_set_is_refused(lab):
 
 
 def test_a_pool_that_was_counted_otherwise_is_refused(lab, tiny_model):
-    from mosaic.app.config import load_config
+    from mosaic.app.config import MethodsConfig, load_config
     from mosaic.app.validation import _mixture, _pool
     from mosaic.app.wiring import open_inputs
     from mosaic.core.errors import UsageError
@@ -306,9 +306,11 @@ def test_a_pool_that_was_counted_otherwise_is_refused(lab, tiny_model):
     config = load_config(str(lab / "config.yaml"), SMALL)
     inputs = open_inputs(config)
     short = config.model_copy(
-        update={"training": config.training.model_copy(update={"max_length": 64})}
+        update={
+            "methods": MethodsConfig(sft=config.methods.sft.model_copy(update={"max_length": 64}))
+        }
     )
-    with pytest.raises(UsageError, match=r"a row has \d+ tokens, training\.max_length is 64"):
+    with pytest.raises(UsageError, match=r"a row has \d+ tokens, methods\.sft\.max_length is 64"):
         _pool(short, inputs)
     with pytest.raises(UsageError, match="counted with another tokenizer or chat template"):
         _pool(config.model_copy(update={"base_model": str(tiny_model)}), inputs)

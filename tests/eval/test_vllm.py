@@ -87,7 +87,7 @@ def test_a_rank_is_served_by_the_next_that_vllm_has(rank, served):
 
 
 def test_a_rank_beyond_vllm_is_refused_before_training():
-    with pytest.raises(UsageError, match=r"training.lora_r: 1024 .* at most 512"):
+    with pytest.raises(UsageError, match=r"methods.sft.lora_r: 1024 .* at most 512"):
         check_servable(SftConfig(lora_r=1024))
 
 

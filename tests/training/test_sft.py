@@ -12,8 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from mosaic.core.errors import BoundaryError, StopRequested, TrainingError, UsageError
-from tools.executors.subprocess import InlineExecutor, SubprocessExecutor, SubprocessExecutorConfig
-from training.methods.base import SftConfig, TrainJob
+from mosaic.core.types.runs import SftRecipe, TrainJob
+from tools.executors.base import SubprocessExecutorConfig
+from tools.executors.inline import InlineExecutor
+from tools.executors.subprocess import SubprocessExecutor
 from training.methods.sft import (
     by_length,
     check_recipe,
@@ -46,7 +48,7 @@ def job(tiny_model, tmp_path):
             "weight": weights or [1.0] * len(CHATS),
         }
         pq.write_table(pa.table(table), path)
-        settings = SftConfig(
+        settings = SftRecipe(
             **{"learning_rate": 1e-3, "batch_size": 4, "lora_r": 4, "max_length": 128, **config}
         )
         return TrainJob(
@@ -108,7 +110,7 @@ def loss_of(tiny_model, weights, rows, work):
         base_model=str(tiny_model),
         base_digest="0",
         training_set="",
-        config=SftConfig(lora_r=4),
+        config=SftRecipe(lora_r=4),
         seed=1,
         out="unused",
         work=work,
@@ -160,7 +162,7 @@ def test_packed_loss_is_the_unpacked_loss(tiny_model, tmp_path):
     unpacked, _, _ = loss_of(tiny_model, [1.0] * len(rows), rows, str(tmp_path))
     tokenizer = load_tokenizer(tiny_model)
     ids, labels = tokenise(tokenizer, rows)
-    config = SftConfig(lora_r=4, packing=True, max_length=128, batch_size=1)
+    config = SftRecipe(lora_r=4, packing=True, max_length=128, batch_size=1)
     made = TrainJob(
         base_model=str(tiny_model),
         base_digest="0",
@@ -192,7 +194,7 @@ def test_a_count_the_trainer_does_not_see_is_an_error(job):
 
 
 def test_a_row_longer_than_the_limit_is_an_error(job):
-    with pytest.raises(UsageError, match=r"training\.max_length is 8"):
+    with pytest.raises(UsageError, match=r"methods\.sft\.max_length is 8"):
         train(job(max_length=8))
 
 
@@ -297,14 +299,14 @@ def test_a_damaged_model_folder_is_refused(tiny_model, tmp_path, name, text, mes
     if text is not None:
         (base / name).write_text(text)
     with pytest.raises(UsageError, match=message):
-        check_recipe(base, SftConfig())
+        check_recipe(base, SftRecipe())
 
 
 def test_an_unknown_tracker_is_refused_before_anything_runs(tiny_model):
     with pytest.raises(UsageError, match=r"training\.report_to: 'nope': nope is not supported"):
-        check_recipe(tiny_model, SftConfig(report_to="nope"))
+        check_recipe(tiny_model, SftRecipe(report_to="nope"))
     for known in ("tensorboard", "all", "none"):
-        check_recipe(tiny_model, SftConfig(report_to=known))
+        check_recipe(tiny_model, SftRecipe(report_to=known))
 
 
 def test_batches_by_length_hold_every_row_once_and_waste_little():

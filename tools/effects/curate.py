@@ -3,38 +3,29 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 from mosaic.core.steps import Outcome, Steps
-from mosaic.core.types.data import CurationReport, Mixture
+from mosaic.core.types.data import Mixture
+from mosaic.core.types.records import Curate, Curated, CuratedEvent
 from training.data.curate import curate, write_training_set
 from training.data.pool import Pool
 
 
-@dataclass(frozen=True)
-class TrainingSet:
-    """A filed training set: digest of its Parquet file, asked against delivered."""
+def curate_step(steps: Steps, pool: Pool, mixture: Mixture) -> Curated:
+    """Select rows by the mixture and file them in training order.
 
-    digest: str
-    report: CurationReport
+    Raises UsageError if the mixture does not fit the pool.
+    """
 
-
-def curate_step(steps: Steps, pool: Pool, mixture: Mixture) -> TrainingSet:
-    """Select rows by the mixture and file them in training order. UsageError where the mixture does not fit the pool."""
-
-    def effect() -> Outcome:
-        curated = curate(pool, mixture)
+    def effect() -> Outcome[Curated]:
+        selected = curate(pool, mixture)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "training_set.parquet"
-            write_training_set(pool, curated, path)
+            write_training_set(pool, selected, path)
             digest = steps.store.put_file(path)
-        report = curated.report.json_data()
-        event = {"training_set": digest, "total": report["total"]}
-        return Outcome({"training_set": digest, "report": report}, [("curated", event)])
+        result = Curated(training_set=digest, report=selected.report)
+        event = CuratedEvent(training_set=digest, total=selected.report.total)
+        return Outcome(result, [event])
 
-    done = steps.run("curate", {"pool": pool.digest, "mixture": mixture.json_data()}, effect)
-    assert done.result is not None
-    return TrainingSet(
-        done.result["training_set"], CurationReport.model_validate(done.result["report"])
-    )
+    return steps.run(Curate(pool=pool.digest, mixture=mixture), effect)

@@ -1,7 +1,8 @@
 """Evaluation as steps: responses in shards, judgments and scores per suite, all filed.
 
-A shard holds at most 256 conversations of one suite, so that a kill costs little. Roles are evaluated as asked:
-the audit suites are not touched before the end of a run because nobody asks for them earlier.
+A shard holds at most 256 conversations of one suite, so that a kill costs little. Roles are
+evaluated as asked: the audit suites are not touched before the end of a run because nobody asks for
+them earlier.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from eval.generators.base import Generator
 from eval.judges.base import Judge
@@ -18,7 +19,23 @@ from eval.scoring import judge_and_score
 from eval.statistics import summarise
 from eval.suite import Suite
 from mosaic.core.steps import Outcome, Steps
-from mosaic.core.types.evaluation import Judgment, Response, Score, Scored
+from mosaic.core.types.base import JsonObject
+from mosaic.core.types.evaluation import (
+    Judgment,
+    Prompt,
+    Response,
+    Score,
+    Scored,
+    SuiteFiles,
+)
+from mosaic.core.types.records import (
+    Generate,
+    Generated,
+    JudgeSuite,
+    LikelihoodMeasured,
+    MeasureLikelihood,
+)
+from mosaic.core.types.runs import GREEDY
 
 SHARD = 256
 BOOTSTRAP_SEED = 20260101
@@ -26,22 +43,55 @@ BOOTSTRAP_SEED = 20260101
 Progress = Callable[[str, int, int], None]
 
 
+class RunJudge(Protocol):
+    """A judge that can be bound to a place of a run, where it files what it is told."""
+
+    digest: str
+
+    def at(self, steps: Steps) -> Judge: ...
+
+
+@dataclass(frozen=True)
+class PlainJudge:
+    """A judge that files nothing, such as the verifier: the same everywhere."""
+
+    judge: Judge
+
+    @property
+    def digest(self) -> str:
+        return self.judge.digest
+
+    def at(self, steps: Steps) -> Judge:
+        return self.judge
+
+
 @dataclass(frozen=True)
 class Evaluation:
-    """Scored answers of one model: objective -> role -> items, and the digests they are filed under."""
+    """Scored answers of one model, and the digests they are filed under: objective -> role."""
 
     scored: Mapping[str, Mapping[str, list[Scored]]]
-    digests: Mapping[str, Mapping[str, dict[str, str]]]
+    files: dict[str, dict[str, SuiteFiles]]
 
     def scores(self) -> dict[str, dict[str, Score]]:
         """Objective -> role -> mean with its interval."""
-        return {
-            objective: {role: summarise(items, BOOTSTRAP_SEED) for role, items in roles.items()}
-            for objective, roles in self.scored.items()
-        }
+        found = {}
+        for objective, roles in self.scored.items():
+            means = {}
+            for role, items in roles.items():
+                means[role] = summarise(items, BOOTSTRAP_SEED)
+            found[objective] = means
+        return found
 
     def of_role(self, role: str) -> dict[str, list[Scored]]:
         return {objective: roles[role] for objective, roles in self.scored.items()}
+
+
+@dataclass(frozen=True)
+class GeneratorIdentity:
+    """What the answers depend on beside prompts and adapter: base model, generator settings."""
+
+    base: str
+    settings: JsonObject
 
 
 class Evaluator:
@@ -49,16 +99,13 @@ class Evaluator:
 
     def __init__(
         self,
-        steps: Steps,
         generator: Generator,
-        judge: Judge,
+        judge: RunJudge,
         objectives: Mapping[str, Objective],
         suites: Mapping[str, Mapping[str, Suite]],
-        identity: dict[str, Any],
+        identity: GeneratorIdentity,
         progress: Progress | None = None,
     ) -> None:
-        """`identity` names base model and generator settings by value or digest, for the journal."""
-        self.steps = steps
         self.generator = generator
         self.judge = judge
         self.objectives = objectives
@@ -67,111 +114,120 @@ class Evaluator:
         self.progress = progress
         self._serving = False
 
-    def evaluate(self, adapter: str | None, roles: Sequence[str]) -> Evaluation:
+    def evaluate(self, steps: Steps, adapter: str | None, roles: Sequence[str]) -> Evaluation:
         """Generate, judge and score. `adapter` is a digest in the store; None is the base model."""
         try:
-            return self._evaluate(adapter, roles)
+            return self._evaluate(steps, adapter, roles)
         finally:
             if self._serving:  # what is read from the journal asks no generator
                 self._serving = False
                 self.generator.release()
 
-    def _evaluate(self, adapter: str | None, roles: Sequence[str]) -> Evaluation:
+    def _evaluate(self, steps: Steps, adapter: str | None, roles: Sequence[str]) -> Evaluation:
         scored: dict[str, dict[str, list[Scored]]] = {}
-        digests: dict[str, dict[str, dict[str, str]]] = {}
+        files: dict[str, dict[str, SuiteFiles]] = {}
         for name, objective in self.objectives.items():
-            scored[name], digests[name] = {}, {}
+            scored[name], files[name] = {}, {}
             for role in roles:
                 suite = self.suites[name][role]
-                responses = (
-                    self._likelihoods(suite, adapter)
-                    if objective.evidence == "likelihood"
-                    else None
-                )
-                files = self._judged(objective, suite, responses or self._generated(suite, adapter))
-                scored[name][role] = [
-                    Scored.model_validate(s) for s in self.steps.store.get_json(files["scored"])
-                ]
-                digests[name][role] = files
-        return Evaluation(scored, digests)
+                if objective.evidence == "likelihood":
+                    shards = self._likelihoods(steps, suite, adapter)
+                else:
+                    shards = self._generated(steps, suite, adapter)
+                filed = self._judged(steps, objective, suite, shards)
+                files[name][role] = filed
+                scored[name][role] = read_scored(steps, filed)
+        return Evaluation(scored, files)
 
-    def _generated(self, suite: Suite, adapter: str | None) -> list[str]:
+    def _generated(self, steps: Steps, suite: Suite, adapter: str | None) -> list[str]:
         """Digests of the filed response shards of one suite."""
-        store, shards = self.steps.store, []
-        for start in range(0, len(suite.prompts), SHARD):
+        shards = []
+        total = len(suite.prompts)
+        for start in range(0, total, SHARD):
             prompts = suite.prompts[start : start + SHARD]
-
-            def effect(prompts: Sequence[Any] = prompts) -> Outcome:
-                self._serving = True
-                responses = self.generator.generate(
-                    prompts, store.path(adapter) if adapter else None
-                )
-                digest = store.put_json([r.json_data() for r in responses])
-                tokens = sum(r.n_tokens for r in responses)
-                return Outcome(
-                    {"responses": digest, "tokens": tokens, "conversations": len(prompts)}
-                )
-
-            inputs = {
-                **self.identity,
-                "adapter": adapter,
-                "suite": suite.digest,
-                "shard": [start, start + len(prompts)],
-            }
-            step = self.steps.run("generate", inputs, effect)
-            shards.append(str((step.result or {})["responses"]))
+            end = start + len(prompts)
+            inputs = Generate(
+                base=self.identity.base,
+                generator=self.identity.settings,
+                sampling=GREEDY,
+                adapter=adapter,
+                suite=suite.digest,
+                shard=(start, end),
+            )
+            shards.append(self._shard(steps, inputs, prompts).responses)
             if self.progress:
-                self.progress(
-                    f"{suite.objective} {suite.role}", start + len(prompts), len(suite.prompts)
-                )
+                self.progress(f"{suite.objective} {suite.role}", end, total)
         return shards
 
-    def _likelihoods(self, suite: Suite, adapter: str | None) -> list[str]:
-        """For objectives that read likelihoods: the digest of one filed list of judgments, one per held-out text."""
-        store = self.steps.store
+    def _shard(self, steps: Steps, inputs: Generate, prompts: Sequence[Prompt]) -> Generated:
+        """The answers to some prompts of one suite, filed."""
 
-        def effect() -> Outcome:
-            path: Path | None = store.path(adapter) if adapter else None
+        def effect() -> Outcome[Generated]:
             self._serving = True
-            values = self.generator.log_likelihood(
-                [prompt.turns[0] for prompt in suite.prompts], path
-            )
-            lines = [
-                {"id": p.id, "status": "ok", "items": {"log_likelihood": v}, "judge": "likelihood"}
-                for p, v in zip(suite.prompts, values, strict=True)
-            ]
-            return Outcome({"responses": store.put_json(lines)})
+            folder = steps.store.path(inputs.adapter) if inputs.adapter else None
+            responses = self.generator.generate(prompts, folder)
+            digest = steps.store.put_json([r.json_data() for r in responses])
+            tokens = sum(r.n_tokens for r in responses)
+            return Outcome(Generated(responses=digest, tokens=tokens, conversations=len(prompts)))
 
-        step = self.steps.run(
-            "likelihood", {**self.identity, "adapter": adapter, "suite": suite.digest}, effect
+        return steps.run(inputs, effect)
+
+    def _likelihoods(self, steps: Steps, suite: Suite, adapter: str | None) -> list[str]:
+        """For objectives that read likelihoods: one filed list of judgments, one per text."""
+
+        def effect() -> Outcome[LikelihoodMeasured]:
+            path: Path | None = steps.store.path(adapter) if adapter else None
+            self._serving = True
+            texts = [prompt.turns[0] for prompt in suite.prompts]
+            values = self.generator.log_likelihood(texts, path)
+            judgments = []
+            for prompt, value in zip(suite.prompts, values, strict=True):
+                items = {"log_likelihood": value}
+                judgment = Judgment(id=prompt.id, status="ok", items=items, judge="likelihood")
+                judgments.append(judgment.json_data())
+            return Outcome(LikelihoodMeasured(responses=steps.store.put_json(judgments)))
+
+        inputs = MeasureLikelihood(
+            base=self.identity.base,
+            generator=self.identity.settings,
+            adapter=adapter,
+            suite=suite.digest,
         )
-        return [str((step.result or {})["responses"])]
+        return [steps.run(inputs, effect).responses]
 
-    def _judged(self, objective: Objective, suite: Suite, shards: Sequence[str]) -> dict[str, str]:
+    def _judged(
+        self, steps: Steps, objective: Objective, suite: Suite, shards: list[str]
+    ) -> SuiteFiles:
         """Digests of the filed responses, judgments and scores of one suite."""
-        store = self.steps.store
+        store = steps.store
 
-        def effect() -> Outcome:
-            lines = [line for digest in shards for line in store.get_json(digest)]
+        def effect() -> Outcome[SuiteFiles]:
+            lines = []
+            for digest in shards:
+                lines += store.get_json(digest)
             if objective.evidence == "likelihood":
                 judgments = [Judgment.model_validate(line) for line in lines]
                 scored = [objective.score({"id": j.id, **j.items}) for j in judgments]
             else:
                 responses = [Response.model_validate(line) for line in lines]
-                judgments, scored = judge_and_score(objective, suite, responses, self.judge)
-            return Outcome(
-                {
-                    "responses": store.put_json(lines),
-                    "judgments": store.put_json([j.json_data() for j in judgments]),
-                    "scored": store.put_json([s.json_data() for s in scored]),
-                }
+                judge = self.judge.at(steps)
+                judgments, scored = judge_and_score(objective, suite, responses, judge)
+            files = SuiteFiles(
+                responses=store.put_json(lines),
+                judgments=store.put_json([j.json_data() for j in judgments]),
+                scored=store.put_json([s.json_data() for s in scored]),
             )
+            return Outcome(files)
 
-        inputs = {
-            "responses": list(shards),
-            "suite": suite.digest,
-            "objective": objective.name,
-            "judge": self.judge.digest,
-        }
-        step = self.steps.run("judge", inputs, effect)
-        return {name: str(digest) for name, digest in (step.result or {}).items()}
+        inputs = JudgeSuite(
+            responses=shards,
+            suite=suite.digest,
+            objective=objective.name,
+            judge=self.judge.digest,
+        )
+        return steps.run(inputs, effect)
+
+
+def read_scored(steps: Steps, files: SuiteFiles) -> list[Scored]:
+    """The scores that an evaluation of one suite filed."""
+    return [Scored.model_validate(line) for line in steps.store.get_json(files.scored)]

@@ -10,26 +10,32 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from eval.chat.client import ChatUnavailable
-from eval.judges.llm import LlmJudge, Made, Question, Verdict
+from eval.judges.llm import LlmJudge, Made, Question
 from eval.objectives.base import Objective
 from eval.references import pick, references, require_both, wrong
 from eval.suite import Suite
 from mosaic.core.errors import PausedError, StopRequested
-from mosaic.core.journal import Item, key_of
+from mosaic.core.rows import Calls, SmallStep
 from mosaic.core.steps import Outcome, Steps
 from mosaic.core.types.base import digest_of
-from mosaic.core.types.evaluation import Judgment, Prompt, Response
-from tools.effects.model_calls import charge, spend
+from mosaic.core.types.evaluation import Judgment, Prompt, Response, Verdict
+from mosaic.core.types.records import (
+    AskVerdict,
+    ChargeCalls,
+    CheckGold,
+    GoldChecked,
+    GoldCheckedEvent,
+    VerdictFiled,
+)
+from tools.effects.model_calls import charge_attempts, charge_calls
 from tools.effects.verdict_cache import VerdictCache
 
 BATCH = 256
 FLUSH = 64
 FLUSH_SECONDS = 1.0
-KIND = "verdict"
-VERSION = 1
 
 Progress = Callable[[str, int, int], None]
 
@@ -150,15 +156,19 @@ class RecordedJudge:
         judge: LlmJudge,
         steps: Steps,
         cache: VerdictCache,
-        canaries: GoldChecks,
+        gold: GoldChecks,
         progress: Progress | None = None,
     ) -> None:
         self.digest = judge.digest
         self._judge = judge
         self._steps = steps
         self._cache = cache
-        self._canaries = canaries
+        self._gold = gold
         self._progress = progress
+
+    def at(self, steps: Steps) -> RecordedJudge:
+        """The same judge, filing its verdicts in another place of the run."""
+        return RecordedJudge(self._judge, steps, self._cache, self._gold, self._progress)
 
     def judge(
         self, objective: str, prompts: Sequence[Prompt], responses: Sequence[Response]
@@ -180,9 +190,9 @@ class RecordedJudge:
         found: dict[str, Verdict] = {}
         hits: list[Made] = []
         for key, question in unique.items():
-            step = self._steps.journal.step(key_of(KIND, _inputs(question)))
-            if step and step.state == "done" and step.result:
-                found[key] = Verdict.model_validate(step.result["verdict"])
+            step = self._steps.journal.find(_inputs(question))
+            if step:
+                found[key] = step.result.verdict
             elif hit := self._cache.get(question):
                 found[key] = hit
                 hits.append((question, hit, 0.0))
@@ -191,28 +201,7 @@ class RecordedJudge:
         missing = [q for key, q in unique.items() if key not in found]
 
         def before(batch: str) -> None:
-            inputs = {"judge": self.digest, "objective": objective, "batch": batch}
-
-            spent, started = Spent(), time.monotonic()
-
-            def effect() -> Outcome:
-                found = self._canaries.ask(objective, batch, spent)
-                result = {**found, "attempts": spent.requests, "charged": spent.tokens}
-                return Outcome(result, [("canaries", result)])
-
-            try:
-                self._steps.run("canaries", inputs, effect)
-            except PausedError:
-                whose = {"objective": objective, "batch": batch, "known": True}
-                spend(
-                    self._steps,
-                    "judge",
-                    whose,
-                    spent.requests,
-                    spent.tokens,
-                    time.monotonic() - started,
-                )
-                raise
+            self._check_gold(objective, batch)
 
         def keep(made: Sequence[Made]) -> None:
             # The journal first: what the run has paid for is its own, whatever becomes of the cache.
@@ -229,8 +218,14 @@ class RecordedJudge:
                 self._judge, missing, before, keep, progress, self._steps.stopping
             )
         except ChatUnavailable as error:
-            whose = {"objective": objective, "known": False}
-            charge(self._steps, "judge", whose, error.attempts, time.monotonic() - started)
+            whose = ChargeCalls(
+                who="judge",
+                run=self._steps.journal.run,
+                number=0,
+                objective=objective,
+                known=False,
+            )
+            charge_attempts(self._steps, whose, error.attempts, time.monotonic() - started)
             raise
         if len(found) < len(unique):
             raise StopRequested(
@@ -238,13 +233,51 @@ class RecordedJudge:
             )
         return found
 
-    def _record(self, made: Sequence[Made], source: str) -> None:
-        items: list[Item] = [
-            (_inputs(q), {"verdict": v.json_data(), "source": source}, round(seconds, 4))
-            for q, v, seconds in made
-        ]
-        self._steps.journal.record(KIND, items, self._steps.round)
+    def _check_gold(self, objective: str, batch: str) -> None:
+        """Ask the gold checks of one batch, once; what a held judge has cost is charged too."""
+        journal = self._steps.journal
+        spent, started = Spent(), time.monotonic()
+
+        def effect() -> Outcome[GoldChecked]:
+            found = self._gold.ask(objective, batch, spent)
+            result = GoldChecked(**found, attempts=spent.requests, charged=spent.tokens)
+            calls = [Calls("judge", requests=spent.requests, tokens=spent.tokens)]
+            return Outcome(result, [GoldCheckedEvent(**result.json_data())], calls=calls)
+
+        try:
+            self._steps.run(CheckGold(judge=self.digest, objective=objective, batch=batch), effect)
+        except PausedError:
+            whose = ChargeCalls(
+                who="judge",
+                run=journal.run,
+                number=0,
+                objective=objective,
+                batch=batch,
+                known=True,
+            )
+            took = time.monotonic() - started
+            charge_calls(self._steps, whose, spent.requests, spent.tokens, took)
+            raise
+
+    def _record(self, made: Sequence[Made], source: Literal["model", "cache"]) -> None:
+        items = []
+        for question, verdict, seconds in made:
+            result = VerdictFiled(verdict=verdict, source=source)
+            items.append(SmallStep(_inputs(question), result, round(seconds, 4)))
+        self._steps.record(items, [_calls([verdict for _, verdict, _ in made], source)])
 
 
-def _inputs(question: Question) -> dict[str, Any]:
-    return {**question.inputs, "version": VERSION}
+def _calls(verdicts: Sequence[Verdict], source: Literal["model", "cache"]) -> Calls:
+    """What some verdicts took: nothing, if another run had paid for them."""
+    if source == "cache":
+        return Calls("judge", cached=len(verdicts))
+    requests = sum(v.attempts for v in verdicts)
+    tokens = sum(v.charged for v in verdicts)
+    return Calls("judge", answers=len(verdicts), requests=requests, tokens=tokens)
+
+
+def _inputs(question: Question) -> AskVerdict:
+    named = question.inputs
+    return AskVerdict(
+        judge=named["judge"], prompt=named["prompt"], conversation=named["conversation"]
+    )

@@ -1,7 +1,7 @@
-"""Questions to a model as steps of the journal: an answer that is filed is replayed, never asked for again.
+"""Questions to a model as steps of the journal: a filed answer is replayed, never asked for again.
 
-What was asked for in vain is filed too, as a `charge`: an outage has cost what its requests cost, and limits and report
-count it.
+What was asked for in vain is filed too, as a charge: an outage has cost what its requests cost, and
+limits and report count it.
 """
 
 from __future__ import annotations
@@ -9,48 +9,67 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
 from eval.chat.client import ChatUnavailable
 from eval.chat.reply import Attempt, sent
-from mosaic.core.journal import Step
+from mosaic.core.rows import Calls, SmallStep
 from mosaic.core.steps import Outcome, Steps
+from mosaic.core.types.records import (
+    AskPlanner,
+    CallsCharged,
+    ChargeCalls,
+    GivenUp,
+    GiveUp,
+    PlannerAnswer,
+)
 
-Effect = Callable[[], dict[str, Any]]
-CALL = "plan_call"
-GAVE_UP = "plan_given_up"
-CHARGE = "charge"
-VERSION = 1
+Inputs = TypeVar("Inputs", AskPlanner, GiveUp)
+Spent = PlannerAnswer | CallsCharged
 
 
 class Ask(Protocol):
-    """Asks for a planner. What a planner has asked belongs to a conversation, named in the inputs of each call."""
+    """Asks for a planner. What a planner has asked belongs to a conversation, named in each call."""
 
-    def __call__(self, kind: str, inputs: dict[str, Any], effect: Effect) -> dict[str, Any]:
+    def at(self, round_: int) -> Ask:
+        """The same for the conversations of one round."""
+        ...
+
+    def answer(self, inputs: AskPlanner, effect: Callable[[], PlannerAnswer]) -> PlannerAnswer:
         """The answer of the effect, or the one that is filed under these inputs."""
         ...
 
-    def earlier(self, conversation: str) -> list[dict[str, Any]]:
-        """What was filed in this round before this conversation began: `attempts`, `charged`, `seconds` each."""
+    def give_up(self, inputs: GiveUp) -> None:
+        """File that the model found no plan: the next conversation has fresh limits."""
         ...
 
-    def charges(self, conversation: str, call: int) -> list[dict[str, Any]]:
-        """What this call of this conversation has cost in outages, in the same shape."""
+    def earlier(self, conversation: str) -> Sequence[Spent]:
+        """What was filed in this round before this conversation began."""
+        ...
+
+    def charges(self, conversation: str, call: int) -> Sequence[Spent]:
+        """What this call of this conversation has cost in outages."""
         ...
 
 
 class _Uncached:
-    def __call__(self, kind: str, inputs: dict[str, Any], effect: Effect) -> dict[str, Any]:
+    def at(self, round_: int) -> Ask:
+        return self
+
+    def answer(self, inputs: AskPlanner, effect: Callable[[], PlannerAnswer]) -> PlannerAnswer:
         return effect()
 
-    def earlier(self, conversation: str) -> list[dict[str, Any]]:
+    def give_up(self, inputs: GiveUp) -> None:
+        """Nothing to file it in."""
+
+    def earlier(self, conversation: str) -> Sequence[Spent]:
         return []
 
-    def charges(self, conversation: str, call: int) -> list[dict[str, Any]]:
+    def charges(self, conversation: str, call: int) -> Sequence[Spent]:
         return []
 
 
-# Ask without a journal: for tests and for looking ahead. Nothing is remembered.
+# Ask without a journal, for tests and for looking ahead. Nothing is kept.
 uncached = _Uncached()
 
 
@@ -63,80 +82,101 @@ def journaled(steps: Steps) -> Ask:
 class _Journaled:
     """Asks through the journal of one run.
 
-    An answer belongs to its run, its round and its trial: a planner that gave up and paused the run begins a new
-    conversation, with fresh limits, when the run is resumed, while one that was interrupted takes up the old one. Who
-    only looks ahead holds no lock, and files nothing.
+    An answer belongs to its run, its round and its session. A planner that gave up and paused the
+    run begins a new session, with fresh limits, when the run is resumed; one that was interrupted
+    takes up the old one. Who only looks ahead holds no lock, and files nothing.
     """
 
     steps: Steps
 
-    def __call__(self, kind: str, inputs: dict[str, Any], effect: Effect) -> dict[str, Any]:
-        if not self.steps.journal.fence:
-            return uncached(kind, inputs, effect)
-        full = {
-            **inputs,
-            "run": self.steps.journal.run,
-            "round": self.steps.round,
-            "trial": self._trial(),
-        }
+    def at(self, round_: int) -> Ask:
+        return _Journaled(self.steps.at(round_)) if self.steps.journal.fence else uncached
+
+    def answer(self, inputs: AskPlanner, effect: Callable[[], PlannerAnswer]) -> PlannerAnswer:
+        full = self._placed(inputs)
+
+        def counted() -> Outcome[PlannerAnswer]:
+            said = effect()
+            calls = Calls("planner", 1, said.attempts, said.charged)
+            return Outcome(said, calls=[calls])
+
         started = time.monotonic()
         try:
-            return dict(self.steps.run(kind, full, lambda: Outcome(effect())).result or {})
+            return self.steps.run(full, counted)
         except ChatUnavailable as error:
-            whose: dict[str, Any] = {
-                name: full[name]
-                for name in ("round", "trial", "conversation", "call")
-                if name in full
-            }
-            charge(self.steps, "planner", whose, error.attempts, time.monotonic() - started)
+            whose = ChargeCalls(
+                who="planner",
+                run=full.run,
+                number=0,
+                round=full.round,
+                session=full.session,
+                conversation=full.conversation,
+                call=full.call,
+            )
+            charge_attempts(self.steps, whose, error.attempts, time.monotonic() - started)
             raise
 
-    def earlier(self, conversation: str) -> list[dict[str, Any]]:
+    def give_up(self, inputs: GiveUp) -> None:
+        self.steps.run(self._placed(inputs), lambda: Outcome(GivenUp()))
+
+    def earlier(self, conversation: str) -> Sequence[Spent]:
         filed = self._filed()
-        own = [s.seq for s in filed if s.inputs["conversation"] == conversation]
-        return [s.result for s in filed if s.result and s.seq < min(own, default=s.seq + 1)]
+        own = [seq for seq, whose, _ in filed if whose == conversation]
+        began = min(own, default=None)
+        return [spent for seq, _, spent in filed if began is None or seq < began]
 
-    def charges(self, conversation: str, call: int) -> list[dict[str, Any]]:
-        mine = [
-            s
-            for s in self._filed()
-            if s.kind == CHARGE and s.inputs["conversation"] == conversation
-        ]
-        return [s.result for s in mine if s.result and s.inputs["call"] == call]
+    def charges(self, conversation: str, call: int) -> Sequence[Spent]:
+        found = []
+        for step in self.steps.journal.steps(ChargeCalls, self.steps.place.round):
+            inputs = step.inputs
+            mine = inputs.conversation == conversation and inputs.session == self._session()
+            if mine and inputs.call == call:
+                found.append(step.result)
+        return found
 
-    def _trial(self) -> int:
-        return sum(s.state == "done" for s in self.steps.journal.steps(GAVE_UP, self.steps.round))
+    def _placed(self, inputs: Inputs) -> Inputs:
+        """The inputs with the run, round and session they belong to."""
+        where = {
+            "run": self.steps.journal.run,
+            "round": self.steps.place.round,
+            "session": self._session(),
+        }
+        return inputs.model_copy(update=where)
 
-    def _filed(self) -> list[Step]:
-        """Calls and charges of this trial, in the order in which they were begun."""
-        journal, round_ = self.steps.journal, self.steps.round
-        if not journal.fence:
-            return []
-        trial = self._trial()
-        steps = [
-            s
-            for kind in (CALL, CHARGE)
-            for s in journal.steps(kind, round_)
-            if "conversation" in s.inputs
-        ]
-        return sorted((s for s in steps if s.inputs["trial"] == trial), key=lambda s: s.seq)
+    def _filed(self) -> list[tuple[int, str, Spent]]:
+        """(number, conversation, what it cost) of this session's calls and outages, in order."""
+        journal, round_, session = self.steps.journal, self.steps.place.round, self._session()
+        found: list[tuple[int, str, Spent]] = []
+        for call in journal.steps(AskPlanner, round_):
+            if call.inputs.session == session:
+                found.append((call.seq, call.inputs.conversation, call.result))
+        for charge in journal.steps(ChargeCalls, round_):
+            if charge.inputs.conversation is not None and charge.inputs.session == session:
+                found.append((charge.seq, charge.inputs.conversation, charge.result))
+        return sorted(found, key=lambda one: one[0])
+
+    def _session(self) -> int:
+        return len(self.steps.journal.steps(GiveUp, self.steps.place.round))
 
 
-def charge(
-    steps: Steps, who: str, whose: dict[str, Any], attempts: Sequence[Attempt], seconds: float
+def charge_attempts(
+    steps: Steps, whose: ChargeCalls, attempts: Sequence[Attempt], seconds: float
 ) -> None:
-    """File what `who` (planner or judge) asked for in vain. What found no server is not filed: nothing was asked."""
-    spend(steps, who, whose, sent(attempts), sum(a.charged for a in attempts), seconds)
+    """File what was asked for in vain. What found no server is not filed: nothing was asked."""
+    tokens = sum(a.charged for a in attempts)
+    charge_calls(steps, whose, sent(attempts), tokens, seconds)
 
 
-def spend(
-    steps: Steps, who: str, whose: dict[str, Any], requests: int, tokens: int, seconds: float
+def charge_calls(
+    steps: Steps, whose: ChargeCalls, requests: int, tokens: int, seconds: float
 ) -> None:
     """File requests and charged tokens that led to no answer which a step could hold."""
     if not requests:
         return
     # The number tells one outage from the next, which would have the same inputs.
-    number = len(steps.journal.steps(CHARGE))
-    inputs = {"who": who, "run": steps.journal.run, **whose, "number": number, "version": VERSION}
-    result = {"attempts": requests, "charged": tokens, "seconds": round(seconds, 4)}
-    steps.journal.record(CHARGE, [(inputs, result, round(seconds, 4))], steps.round)
+    number = len(steps.journal.steps(ChargeCalls))
+    took = round(seconds, 4)
+    inputs = whose.model_copy(update={"number": number})
+    result = CallsCharged(attempts=requests, charged=tokens, seconds=took)
+    calls = [Calls(whose.who, requests=requests, tokens=tokens)]
+    steps.record([SmallStep(inputs, result, took)], calls)

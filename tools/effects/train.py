@@ -1,76 +1,89 @@
-"""Training as a step: a filed training set becomes a filed adapter, and its tokens are charged to the budget."""
+"""Training as a step: a filed training set becomes a filed adapter, paid from the budget."""
 
 from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mosaic.core.steps import Outcome, Steps
-from mosaic.core.types.base import digest_of
-from mosaic.core.types.runs import Adapter
-from tools.effects.curate import TrainingSet
-from tools.executors.subprocess import Executor
-from training.methods.base import Progress, SftConfig, TrainJob
+from mosaic.core.types.records import Train, TrainedEvent
+from mosaic.core.types.runs import (
+    BASE,
+    TRAINING_SET,
+    Adapter,
+    Recipe,
+    TrainJob,
+    TrainResult,
+    Usage,
+    Workplace,
+)
+from tools.executors.base import Executor
+from training.methods.base import Progress
 
 WORK = "work"
-# Weights and Adam's two moments for every trained number, in two checkpoints at a time, and the adapter itself.
+# Weights and Adam's two moments for every trained number, in two checkpoints at a time, and the
+# adapter itself.
 CHECKPOINT_COPIES = 7
 
 
 @dataclass(frozen=True)
 class TrainTool:
-    """Trains fresh LoRA adapters on one base model, given by its folder and digest.
+    """Trains LoRA adapters on one base model, given by its folder and digest.
 
-    Checkpoints lie in the run's `work/` until the adapter is filed. `adapter_bytes` is what one adapter takes on disk.
+    Checkpoints lie in the run's `work/` until the adapter is filed. `adapter_bytes` is what one
+    adapter takes on disk.
     """
 
-    steps: Steps
-    executor: Executor
+    executor: Executor[Any]
     base_model: Path
     base_digest: str
-    config: SftConfig
+    recipe: Recipe
     progress: Progress | None = None
     adapter_bytes: int = 0
 
-    def train(self, training_set: TrainingSet, seed: int) -> Adapter:
-        """The adapter for a training set and a seed. TrainingError where training fails, BudgetError before it starts."""
-        identity = {
-            "base": self.base_digest,
-            "training_set": training_set.digest,
-            "config": self.config.json_data(),
-            "seed": seed,
-        }
-        tokens = training_set.report.total.selected * self.config.epochs
-        store = self.steps.store
-        work = store.root.parent / WORK / digest_of(identity)[:16]
+    def job(self, training_set: str, seed: int, start_from: str | None = None) -> TrainJob:
+        """The job that trains on a filed training set, given by its digest."""
+        inputs = {BASE: self.base_digest, TRAINING_SET: training_set}
+        return TrainJob(recipe=self.recipe, inputs=inputs, start_from=start_from, seed=seed)
 
-        def effect() -> Outcome:
-            shutil.rmtree(work / "adapter", ignore_errors=True)
-            job = TrainJob(
-                base_model=str(self.base_model),
-                base_digest=self.base_digest,
-                training_set=str(store.path(training_set.digest)),
-                config=self.config,
-                seed=seed,
-                out=str(work / "adapter"),
-                work=str(work),
-            )
-            done = self.executor.run(job, self.progress, self.steps.stopping)
-            digest = store.put_folder(Path(done.adapter))
-            result = {
-                "digest": digest,
-                "base": self.base_digest,
-                "tokens": done.tokens,
-                "supervised": done.supervised,
-                "steps": done.steps,
-                "loss": done.loss,
-            }
-            return Outcome(
-                result, [("trained", result)], spent=min(tokens, done.tokens), seconds=done.seconds
-            )
+    def train(self, steps: Steps, job: TrainJob, reserve: Usage) -> Adapter:
+        """The adapter of a job.
 
-        room = self.adapter_bytes * (CHECKPOINT_COPIES + 1 if self.config.save_every else 2)
-        step = self.steps.run("train", identity, effect, reserve=tokens, room=room, version=2)
+        Raises TrainingError if training fails, BudgetError before it starts.
+        """
+        work = steps.journal.folder / WORK / job.content_digest[:16]
+
+        def effect() -> Outcome[Adapter]:
+            done = self._run(steps, job, work)
+            digest = steps.store.put_folder(Path(done.adapter))
+            adapter = Adapter(
+                digest=digest,
+                base=self.base_digest,
+                tokens=done.tokens,
+                supervised=done.supervised,
+                steps=done.steps,
+                loss=done.loss,
+                seconds=done.seconds,
+            )
+            spent = Usage(trained=min(reserve.trained, done.tokens))
+            events = [TrainedEvent(adapter=adapter)]
+            return Outcome(adapter, events, usage=spent, seconds=done.seconds)
+
+        copies = CHECKPOINT_COPIES + 1 if self.recipe.save_every else 2
+        room = self.adapter_bytes * copies
+        adapter = steps.run(Train(job=job), effect, reserve=reserve, room=room)
         shutil.rmtree(work, ignore_errors=True)
-        return Adapter.model_validate({**(step.result or {}), "seconds": step.seconds or 0.0})
+        return adapter
+
+    def _run(self, steps: Steps, job: TrainJob, work: Path) -> TrainResult:
+        """Train in the run's work folder, continuing from what an earlier try left there."""
+        out = work / "adapter"
+        shutil.rmtree(out, ignore_errors=True)
+        training_set = steps.store.path(job.inputs[TRAINING_SET])
+        paths = {BASE: str(self.base_model), TRAINING_SET: str(training_set)}
+        place = Workplace(paths=paths, out=str(out), work=str(work))
+        handle = self.executor.submit(job, place, self.progress)
+        (done,) = self.executor.wait([handle], steps.stopping)
+        return done

@@ -11,9 +11,10 @@ import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
 
-from eval.judges.llm import Question, Verdict
+from eval.judges.llm import Question
 from mosaic.core.errors import DamageError, PausedError, UsageError
 from mosaic.core.types.base import canonical_json
+from mosaic.core.types.evaluation import Verdict
 
 FILE = "verdicts.sqlite"
 FOLDER = "judge-cache"

@@ -1,4 +1,4 @@
-"""Where training runs: in this process, or in a child with its own process group, heartbeat, log and time limit."""
+"""Training in a child with a process group, a heartbeat, a log and a time limit of its own."""
 
 from __future__ import annotations
 
@@ -10,66 +10,35 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
-
-from pydantic import Field
+from typing import Any
 
 from mosaic.core import errors
 from mosaic.core.errors import MosaicError, StopRequested, TrainingError
-from mosaic.core.types.base import FrozenModel
-from training.methods.base import Progress, TrainJob, TrainResult
+from mosaic.core.types.runs import TrainJob, TrainResult, Workplace
+from tools.executors.base import SubprocessExecutorConfig
+from training import worker
+from training.methods.base import Progress, Stopping
 from training.methods.failures import NO_MEMORY
 
 POLL = 0.5
 GRACE = 60.0
 
 
-class InlineExecutorConfig(FrozenModel):
-    """Train in the controller's process: no start-up cost, shared memory."""
+@dataclass(frozen=True)
+class ChildHandle:
+    """A child at work: its process, where it writes its result, and where its log began."""
 
-    kind: Literal["inline"] = "inline"
-
-
-class SubprocessExecutorConfig(FrozenModel):
-    """Train in a child process. One that runs longer than `max_seconds`, or shows no progress for
-    `heartbeat_seconds` (loading included), is ended and counts as hung."""
-
-    kind: Literal["subprocess"] = "subprocess"
-    max_seconds: float | None = Field(default=None, gt=0)
-    heartbeat_seconds: float | None = Field(default=1800, gt=0)
-
-
-ExecutorConfig = Annotated[
-    InlineExecutorConfig | SubprocessExecutorConfig, Field(discriminator="kind")
-]
-
-
-class Executor(Protocol):
-    """Runs training jobs; what comes back has passed `check_adapter`."""
-
-    def run(
-        self, job: TrainJob, progress: Progress | None = None, stopping: Callable[[], bool] = ...
-    ) -> TrainResult: ...
-
-
-class InlineExecutor:
-    """Runs the trainer here."""
-
-    def run(
-        self,
-        job: TrainJob,
-        progress: Progress | None = None,
-        stopping: Callable[[], bool] = lambda: False,
-    ) -> TrainResult:
-        from training.methods.sft import train
-        from training.models.adapter import check_adapter
-
-        result = train(job, progress, stopping)
-        check_adapter(Path(result.adapter), Path(job.base_model))
-        return result
+    job: str
+    child: subprocess.Popen[bytes]
+    scratch: tempfile.TemporaryDirectory[str]
+    result: Path
+    log: Path
+    began: int
+    progress: Progress | None
 
 
 class SubprocessExecutor:
@@ -79,56 +48,57 @@ class SubprocessExecutor:
         self.config = config
         self.logs = logs
 
-    def run(
-        self,
-        job: TrainJob,
-        progress: Progress | None = None,
-        stopping: Callable[[], bool] = lambda: False,
-    ) -> TrainResult:
-        from training.models.adapter import check_adapter
-
+    def submit(
+        self, job: TrainJob, place: Workplace, progress: Progress | None = None
+    ) -> ChildHandle:
+        """Start the child at once."""
         self.logs.mkdir(parents=True, exist_ok=True)
         log = self.logs / "train.log"
-        with tempfile.TemporaryDirectory() as folder, log.open("ab") as stderr:
+        scratch = tempfile.TemporaryDirectory()
+        order, result = Path(scratch.name) / "job.json", Path(scratch.name) / "result.json"
+        order.write_text(worker.Order(job=job, place=_absolute(place)).model_dump_json())
+        search_path = os.pathsep.join([str(_sources()), os.environ.get("PYTHONPATH", "")])
+        with log.open("ab") as stderr:
             began = log.stat().st_size
-            job_path, result_path = Path(folder) / "job.json", Path(folder) / "result.json"
-            job_path.write_text(_absolute(job).model_dump_json())
             child = subprocess.Popen(
-                [sys.executable, "-m", "training.worker", str(job_path), str(result_path)],
+                [sys.executable, "-m", "training.worker", str(order), str(result)],
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
-                env={
-                    **os.environ,
-                    "PYTHONPATH": os.pathsep.join(
-                        [str(_sources()), os.environ.get("PYTHONPATH", "")]
-                    ),
-                },
+                env={**os.environ, "PYTHONPATH": search_path},
             )
-            try:
-                error = self._follow(child, progress, stopping)
-                code = child.wait()
-            finally:
-                _end(child)
-            if error:
-                raise _expected(error)
-            if code != 0:
-                what = f"training {_death(code)}: {_last_line(log, began)} (log: {log})"
-                raise TrainingError(what, _kind(code, log, began))
-            if not result_path.is_file():
-                raise TrainingError(
-                    f"training ended well but left no result (log: {log})", "no_adapter"
-                )
-            result = TrainResult.model_validate_json(result_path.read_text())
-            check_adapter(Path(result.adapter), Path(job.base_model))
-            return result
+        return ChildHandle(job.content_digest, child, scratch, result, log, began, progress)
+
+    def wait(self, handles: Sequence[ChildHandle], stopping: Stopping) -> list[TrainResult]:
+        """Follow the children one after the other; whatever ends this ends them all."""
+        try:
+            return [self._result(handle, stopping) for handle in handles]
+        finally:
+            for handle in handles:
+                _end(handle.child)
+                handle.scratch.cleanup()
+
+    def _result(self, handle: ChildHandle, stopping: Stopping) -> TrainResult:
+        """What one child leaves. Raises its own failure, or TrainingError for how it died."""
+        error = self._follow(handle.child, handle.progress, stopping)
+        code = handle.child.wait()
+        log, began = handle.log, handle.began
+        if error:
+            raise _expected(error)
+        if code != 0:
+            what = f"training {_death(code)}: {_last_line(log, began)} (log: {log})"
+            raise TrainingError(what, _kind(code, log, began))
+        if not handle.result.is_file():
+            what = f"training ended well but left no result (log: {log})"
+            raise TrainingError(what, "no_adapter")
+        return TrainResult.model_validate_json(handle.result.read_text())
 
     def _follow(
         self,
         child: subprocess.Popen[bytes],
         progress: Progress | None,
-        stopping: Callable[[], bool],
+        stopping: Stopping,
     ) -> dict[str, Any] | None:
         """Pass progress on until the child closes its stdout; its own word on a failure, if it left one."""
         assert child.stdout is not None
@@ -180,9 +150,10 @@ def _sources() -> Path:
     return Path(__file__).resolve().parents[2]
 
 
-def _absolute(job: TrainJob) -> TrainJob:
-    paths = ("base_model", "training_set", "out", "work")
-    return job.model_copy(update={name: str(Path(getattr(job, name)).resolve()) for name in paths})
+def _absolute(place: Workplace) -> Workplace:
+    paths = {name: str(Path(path).resolve()) for name, path in place.paths.items()}
+    out, work = str(Path(place.out).resolve()), str(Path(place.work).resolve())
+    return Workplace(paths=paths, out=out, work=work)
 
 
 def _event(line: bytes) -> dict[str, Any] | None:

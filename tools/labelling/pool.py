@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from eval.ifeval import verifiable
-from eval.judges.llm import CODE, REQUEST, LlmJudge, Made, Question, Verdict
+from eval.judges.llm import CODE, REQUEST, LlmJudge, Made, Question
 from eval.judges.verifier import VerifierJudge
 from eval.objectives.base import Malformed, Objective
 from mosaic.core.errors import UsageError
 from mosaic.core.types.base import Attribute, Scalar
 from mosaic.core.types.data import Example
-from mosaic.core.types.evaluation import Judgment, Prompt, Response, Scored
+from mosaic.core.types.evaluation import Judgment, Prompt, Response, Scored, Verdict
 from tools.effects.judge import BATCH, GoldChecks, Spent, ask_in_batches
 from tools.effects.verdict_cache import VerdictCache
 from training.data.build import parse

@@ -14,13 +14,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.judges.llm import REQUEST, LlmJudge, Made, Question, Verdict
+from eval.judges.llm import REQUEST, LlmJudge, Made, Question
 from eval.objectives.base import Objective
 from eval.suite import load_suite
 from mosaic.core.errors import UsageError
 from mosaic.core.types.base import canonical_json
 from mosaic.core.types.data import Message
-from mosaic.core.types.evaluation import ROLES, Prompt
+from mosaic.core.types.evaluation import ROLES, Prompt, Verdict
 from tools.effects.judge import ask_in_batches
 from tools.effects.verdict_cache import VerdictCache
 from training.data.provenance import SUITE_CARD

@@ -40,8 +40,8 @@ def classify_failure(folder: Path) -> Iterator[None]:
         if isinstance(error, MemoryError) or any(sign in text for sign in NO_MEMORY):
             first = (str(error).splitlines() or ["MemoryError"])[0]
             raise TrainingError(
-                f"training: out of memory ({first}); lower training.batch_size and raise "
-                "training.gradient_accumulation, or turn on training.gradient_checkpointing",
+                f"training: out of memory ({first}); lower methods.sft.batch_size and raise "
+                "methods.sft.gradient_accumulation, or turn on methods.sft.gradient_checkpointing",
                 "out_of_memory",
             ) from error
         raise

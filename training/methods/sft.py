@@ -15,7 +15,7 @@ import re
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,15 @@ import numpy as np
 
 from eval.generators.transformers import check_model_folder
 from mosaic.core.errors import StopRequested, TrainingError, UsageError
-from training.methods.base import Progress, SftConfig, TrainJob, TrainResult
+from mosaic.core.types.runs import BASE, TRAINING_SET, SftRecipe, TrainJob, TrainResult, Workplace
+from training.methods.base import Progress, Stopping, never
 from training.methods.failures import classify_failure
 from training.models.adapter import canonicalise
 
 MANIFEST = "MANIFEST.json"
 
 
-def check_recipe(base: Path, config: SftConfig) -> None:
+def check_recipe(base: Path, config: SftRecipe) -> None:
     """UsageError where the base cannot be trained this way: no chat template, one without generation markers, or one
     whose markers leave out the end of the turn, so that the model would never learn to stop."""
     from transformers import AutoConfig
@@ -44,7 +45,7 @@ def check_recipe(base: Path, config: SftConfig) -> None:
     try:
         get_reporting_integration_callbacks(config.report_to)
     except ValueError as error:
-        raise UsageError(f"training.report_to: {config.report_to!r}: {error}") from None
+        raise UsageError(f"methods.sft.report_to: {config.report_to!r}: {error}") from None
     if not re.search(r"\{%-?\s*generation\b", tokenizer.chat_template):
         raise UsageError(
             f"base_model: the chat template of {base} has no {{% generation %}} markers, so assistant tokens cannot be "
@@ -122,18 +123,20 @@ def by_length(lengths: list[int], batch_size: int, seeds: list[int]) -> list[lis
 
 
 def train(
-    job: TrainJob, progress: Progress | None = None, stopping: Callable[[], bool] = lambda: False
+    job: TrainJob, place: Workplace, progress: Progress | None = None, stopping: Stopping = never
 ) -> TrainResult:
-    """Train one adapter and save it at `job.out`, from the last complete checkpoint under `job.work` if there is one.
+    """Train one adapter and save it at `place.out`, from the last complete checkpoint under `place.work` if there is one.
 
     UsageError for unusable input, TrainingError where training breaks, OSError(ENOSPC) where the disk is full. When
     `stopping` says so, a checkpoint is written and StopRequested raised.
     """
-    with classify_failure(Path(job.work)):
-        return _train(job, progress, stopping)
+    with classify_failure(Path(place.work)):
+        return _train(job, place, progress, stopping)
 
 
-def _train(job: TrainJob, progress: Progress | None, stopping: Callable[[], bool]) -> TrainResult:
+def _train(
+    job: TrainJob, place: Workplace, progress: Progress | None, stopping: Stopping
+) -> TrainResult:
     import pyarrow.parquet as pq
     import torch
     from datasets import Dataset
@@ -145,9 +148,9 @@ def _train(job: TrainJob, progress: Progress | None, stopping: Callable[[], bool
     logging.disable_progress_bar()
     # transformers and peft warn about each other's use of a renamed flag; nobody here can act on it.
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)
-    base, config = Path(job.base_model), job.config
+    base, config = Path(place.paths[BASE]), job.recipe
     check_recipe(base, config)
-    with pq.ParquetFile(job.training_set) as file:
+    with pq.ParquetFile(place.paths[TRAINING_SET]) as file:
         table = file.read(columns=["id", "messages", "n_tokens", "weight"], use_threads=False)
     if table.num_rows == 0:
         raise UsageError("the training set is empty: no row fits the plan and the budget")
@@ -158,7 +161,7 @@ def _train(job: TrainJob, progress: Progress | None, stopping: Callable[[], bool
     _check_lengths(table, lengths, labels, config)
     if config.packing and any(w != 1 for w in weights):
         raise UsageError(
-            "training.packing: packed rows cannot carry weights other than 1 (windows of long chats)"
+            "methods.sft.packing: packed rows cannot carry weights other than 1 (windows of long chats)"
         )
 
     set_seed(job.seed)
@@ -171,7 +174,7 @@ def _train(job: TrainJob, progress: Progress | None, stopping: Callable[[], bool
     if not config.packing:
         columns["weight"] = [weights[i] for i in order]
     dataset = Dataset.from_dict(columns)
-    out = Path(job.out)
+    out = Path(place.out)
     if out.exists():
         raise UsageError(f"{out} exists already; an adapter is written to a new folder")
     model = AutoModelForCausalLM.from_pretrained(
@@ -206,8 +209,8 @@ def _train(job: TrainJob, progress: Progress | None, stopping: Callable[[], bool
     watch = Watch()
     started = time.monotonic()
     steps = None if config.packing else math.ceil(len(batches) / config.gradient_accumulation)
-    trainer = _trainer(job, model, tokenizer, dataset, steps, watch)
-    output = trainer.train(resume_from_checkpoint=last_checkpoint(job))
+    trainer = _trainer(job, place, model, tokenizer, dataset, steps, watch)
+    output = trainer.train(resume_from_checkpoint=last_checkpoint(job, Path(place.work)))
     if watch.stopped:
         raise StopRequested(
             f"training stopped at step {trainer.state.global_step}; a checkpoint is kept"
@@ -225,7 +228,7 @@ def _train(job: TrainJob, progress: Progress | None, stopping: Callable[[], bool
     if not math.isfinite(loss):
         raise _no_number(f"the loss is {loss}")
     trainer.model.save_pretrained(out)
-    canonicalise(out, job.base_digest)
+    canonicalise(out, job.inputs[BASE])
     seconds = time.monotonic() - started
     used = (
         [i for b in batches for i in b]
@@ -246,7 +249,7 @@ def _train(job: TrainJob, progress: Progress | None, stopping: Callable[[], bool
 
 
 def _no_number(what: str) -> TrainingError:
-    return TrainingError(f"training: {what}; lower training.learning_rate", "nan_loss")
+    return TrainingError(f"training: {what}; lower methods.sft.learning_rate", "nan_loss")
 
 
 def _files(checkpoint: Path) -> dict[str, str]:
@@ -256,35 +259,28 @@ def _files(checkpoint: Path) -> dict[str, str]:
     }
 
 
-def _identity(job: TrainJob) -> str:
-    """What a checkpoint must have been made for to be continued."""
-    data = job.model_dump(mode="json", exclude={"out", "work"})
-    data["training_set"] = hashlib.sha256(Path(job.training_set).read_bytes()).hexdigest()
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
-
-
 def _checksum(checkpoint: Path, job: TrainJob) -> None:
     """Write a checkpoint's manifest, last: a checkpoint without one was interrupted and is never loaded."""
     temporary = checkpoint / (MANIFEST + ".tmp")
-    temporary.write_text(json.dumps({"job": _identity(job), "files": _files(checkpoint)}))
+    temporary.write_text(json.dumps({"job": job.content_digest, "files": _files(checkpoint)}))
     temporary.rename(checkpoint / MANIFEST)
 
 
-def last_checkpoint(job: TrainJob) -> str | None:
+def last_checkpoint(job: TrainJob, work: Path) -> str | None:
     """The newest complete checkpoint of this very job; what is broken or of another job is removed.
 
     Only our own checkpoints are loaded, and only after each file matched the manifest (transformers reads them with
     `weights_only`).
     """
     found = sorted(
-        Path(job.work).glob("checkpoint-*"),
+        work.glob("checkpoint-*"),
         key=lambda p: int(p.name.rpartition("-")[2]),
         reverse=True,
     )
     for checkpoint in found:
         try:
             manifest = json.loads((checkpoint / MANIFEST).read_text())
-            if manifest == {"job": _identity(job), "files": _files(checkpoint)}:
+            if manifest == {"job": job.content_digest, "files": _files(checkpoint)}:
                 return str(checkpoint)
         except (OSError, ValueError):
             pass
@@ -293,17 +289,23 @@ def last_checkpoint(job: TrainJob) -> str | None:
 
 
 def _trainer(
-    job: TrainJob, model: Any, tokenizer: Any, dataset: Any, steps: int | None, callback: Any
+    job: TrainJob,
+    place: Workplace,
+    model: Any,
+    tokenizer: Any,
+    dataset: Any,
+    steps: int | None,
+    callback: Any,
 ) -> Any:
     import torch
     from peft import LoraConfig
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
     from trl import SFTConfig
 
-    config = job.config
+    config = job.recipe
     gpu = torch.cuda.is_available()
     arguments = SFTConfig(
-        output_dir=job.work,
+        output_dir=place.work,
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
         lr_scheduler_type=config.scheduler,
@@ -350,7 +352,7 @@ def _trainer(
     except ValueError as error:
         if config.report_to not in str(error):
             raise
-        raise UsageError(f"training.report_to: {config.report_to!r}: {error}") from None
+        raise UsageError(f"methods.sft.report_to: {config.report_to!r}: {error}") from None
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     if not config.packing:
@@ -413,7 +415,7 @@ def _weighted_trainer() -> Any:
 
 
 def _check_lengths(
-    table: Any, lengths: list[int], labels: list[list[int]], config: SftConfig
+    table: Any, lengths: list[int], labels: list[list[int]], config: SftRecipe
 ) -> None:
     for row, (identifier, counted, length) in enumerate(
         zip(table["id"].to_pylist(), table["n_tokens"].to_pylist(), lengths, strict=True)
@@ -425,7 +427,7 @@ def _check_lengths(
             )
         if length > config.max_length:
             raise UsageError(
-                f"training set row {row} ({identifier}) has {length} tokens, training.max_length is {config.max_length}; "
+                f"training set row {row} ({identifier}) has {length} tokens, methods.sft.max_length is {config.max_length}; "
                 "rebuild the pool with that --max-length"
             )
         if all(t == -100 for t in labels[row]):

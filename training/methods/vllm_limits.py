@@ -6,13 +6,13 @@ The limits are vLLM's (0.31 to 0.33, its LoRA config and PEFT helper).
 from __future__ import annotations
 
 from mosaic.core.errors import UsageError
-from training.methods.base import SftConfig
+from mosaic.core.types.runs import Recipe
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What `--max-lora-rank` accepts; an adapter may have any rank up to it."""
 
 
-def check_servable(config: SftConfig) -> int:
+def check_servable(config: Recipe) -> int:
     """The `--max-lora-rank` a server needs for adapters of this recipe. UsageError where vLLM could not load them.
 
     Everything else of the recipe is fixed by the trainer and fits: linear layers only, no bias, no DoRA, no extra
@@ -22,6 +22,6 @@ def check_servable(config: SftConfig) -> int:
         if config.lora_r <= rank:
             return rank
     raise UsageError(
-        f"training.lora_r: {config.lora_r} is more than vLLM serves; at most {RANKS[-1]}, "
+        f"methods.sft.lora_r: {config.lora_r} is more than vLLM serves; at most {RANKS[-1]}, "
         "or generator.kind: transformers"
     )

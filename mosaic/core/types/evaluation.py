@@ -55,6 +55,30 @@ class Judgment(FrozenModel):
     judge: str = Field(description="digest of judge and rules or prompt")
 
 
+class Verdict(FrozenModel):
+    """What a model said of one conversation: typed items, or why there are none.
+
+    `reason` is ours: it may be quoted and counted. `words` are the model's own and are shown to
+    people only. `attempts` are requests that reached a server; `charged` is in model tokens, failed
+    attempts included.
+    """
+
+    status: Literal["ok", "abstained", "failed"]
+    reason: str = ""
+    words: str = ""
+    items: dict[str, dict[str, int]] = {}
+    attempts: int = 0
+    charged: int = 0
+
+
+class SuiteFiles(FrozenModel):
+    """Digests under which the evaluation of one suite is filed."""
+
+    responses: str
+    judgments: str
+    scored: str
+
+
 class Scored(FrozenModel):
     """L2 and L1 of one response. `unscored` items have no score and a reason; `valid: 0` ones are not averaged."""
 

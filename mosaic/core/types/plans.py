@@ -39,14 +39,110 @@ class Violation(FrozenModel):
     hint: str = ""
 
 
-class Decision(FrozenModel):
-    """What the approver said about one plan. `executes` is the digest of an edited plan that runs instead."""
+class Change(FrozenModel):
+    """One weight or focus of a plan against the plan executed last."""
 
+    path: str
+    before: float | Focus | None
+    after: float | Focus | None
+
+
+class Demand(FrozenModel):
+    """Tokens that a plan asks of a bucket, and what the bucket holds."""
+
+    dataset: str
+    bucket: str
+    asked: int
+    stock: int
+
+
+class Prediction(FrozenModel):
+    """What the surrogate expects of a selection mean against the plan executed last, in points.
+
+    `low` is the lower end of the change: 95 % of outcomes are believed to lie above it.
+    """
+
+    objective: str
+    change: float
+    low: float
+
+
+class ProposedPlan(FrozenModel):
+    """A plan as a question shows it. `expected` and `rationale` are the planner's own words."""
+
+    plan: ActionPlan
+    plan_digest: str
+    changes: list[Change]
+    stock: list[Demand]
+    expected: dict[str, float]
+    rationale: str
+    predicted: list[Prediction] = []
+    violations: list[Violation] = []
+
+
+class Cost(FrozenModel):
+    """Training tokens that a round costs, and what is left of the budget before and after it."""
+
+    tokens: int
+    left_before: int
+    left_after: int
+
+
+class FloorState(FrozenModel):
+    """An objective with a floor, and whether it is below it now."""
+
+    objective: str
+    floor: float
+    below: bool
+
+
+class ApprovalRequest(FrozenModel):
+    """The question to a person. `request` is its id: a decision answers this question and no other.
+
+    The id covers run, round, attempt, plans, observation, and the experiment: the digest of what
+    the plans will be trained and measured with.
+    """
+
+    request: str
+    run: str
+    round: int
+    attempt: int
+    experiment: str
+    observation: str
+    planner: str
+    plans: list[ProposedPlan] = Field(min_length=1)
+    cost: Cost
+    floors: list[FloorState]
+
+
+class Decision(FrozenModel):
+    """The answer to one request, by a person or by a rule.
+
+    `plans` are the digests of the plans that the question showed. `edited` are the plans that run
+    in their place: given with `edit`, and with nothing else.
+    """
+
+    request: str
+    run: str
+    round: int
     kind: Literal["approve", "edit", "reject"]
     by: str
-    plan_digest: str
     reason: str = ""
-    executes: str | None = None
+    plans: list[str] = Field(min_length=1)
+    edited: list[ActionPlan] = []
+
+    @model_validator(mode="after")
+    def _edited(self) -> Decision:
+        if (self.kind == "edit") != bool(self.edited):
+            raise ValueError("edited plans are given with kind `edit`, and only with it")
+        return self
+
+    @property
+    def executes(self) -> list[str]:
+        """Digests of the plans that may run."""
+        if self.kind == "reject":
+            return []
+        return [plan.content_digest for plan in self.edited] or self.plans
 
 
 class Limits(FrozenModel):

@@ -2,12 +2,123 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from mosaic.core.types.base import Attribute, FrozenModel, StrictInt
 from mosaic.core.types.data import CurationReport, Stock
-from mosaic.core.types.evaluation import FailureProfile, Score
+from mosaic.core.types.evaluation import FailureProfile, Score, SuiteFiles
 from mosaic.core.types.plans import ActionPlan, Forecast, Limits, ObjectiveSpec, Violation
+
+
+class Usage(FrozenModel):
+    """Tokens that something took: trained on, sampled from the model under training, charged by judges.
+
+    The training budget pays for `trained` and `sampled`; judges have limits of their own.
+
+    >>> (Usage(trained=24_000) + Usage(trained=24_000, sampled=500)).cost
+    48500
+    """
+
+    trained: int = Field(default=0, ge=0)
+    sampled: int = Field(default=0, ge=0)
+    judged: int = Field(default=0, ge=0)
+
+    @property
+    def cost(self) -> int:
+        """What the training budget is charged."""
+        return self.trained + self.sampled
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            trained=self.trained + other.trained,
+            sampled=self.sampled + other.sampled,
+            judged=self.judged + other.judged,
+        )
+
+
+class SftRecipe(FrozenModel):
+    """Supervised fine-tuning of a LoRA adapter.
+
+    `batch_size` is in rows. `report_to` is passed on to TRL. A checkpoint is written every
+    `save_every` steps, and an interrupted training continues from the last one.
+    """
+
+    kind: Literal["sft"] = "sft"
+    learning_rate: float = Field(default=2e-4, gt=0)
+    epochs: int = Field(default=1, ge=1)
+    batch_size: int = Field(default=8, ge=1)
+    gradient_accumulation: int = Field(default=1, ge=1)
+    warmup_ratio: float = Field(default=0.1, ge=0, lt=1)
+    weight_decay: float = Field(default=0.01, ge=0)
+    scheduler: Literal["linear", "cosine", "constant"] = "linear"
+    lora_r: int = Field(default=16, ge=1)
+    lora_alpha: int = Field(default=32, ge=1)
+    lora_dropout: float = Field(default=0.0, ge=0, lt=1)
+    max_length: int = Field(default=4096, ge=8)
+    packing: bool = False
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    gradient_checkpointing: bool = False
+    report_to: str = "none"
+    max_steps: int | None = Field(default=None, ge=1)
+    save_every: int | None = Field(default=None, ge=1)
+
+    def usage(self, selected: int) -> Usage:
+        """What training on `selected` tokens takes.
+
+        >>> SftRecipe(epochs=2).usage(12_000).cost
+        24000
+        """
+        return Usage(trained=selected * self.epochs)
+
+
+# How a stage trains: a union by `kind`, with one member so far.
+Recipe = SftRecipe
+BASE = "base"
+TRAINING_SET = "training_set"
+
+
+class TrainJob(FrozenModel):
+    """Everything that decides what a training yields: the same job gives the same adapter.
+
+    `inputs` is name -> digest: `base` and, for supervised fine-tuning, `training_set`.
+    `start_from` is the digest of the adapter to continue from; None starts a fresh one.
+    """
+
+    recipe: Recipe
+    inputs: dict[str, str]
+    start_from: str | None = None
+    seed: int
+
+
+class Workplace(FrozenModel):
+    """Where one machine holds what a job names, and where it writes.
+
+    `paths` is input name -> path. `out` must not exist yet; checkpoints live in `work`.
+    """
+
+    paths: dict[str, str]
+    out: str
+    work: str
+
+
+class TrainResult(FrozenModel):
+    """What a training yields. `adapter` is the folder it was written to; tokens count all epochs.
+
+    `seconds` run from the trainer's construction to the saved adapter, `train_seconds` over the
+    optimiser steps alone. `real_token_share` is tokens over batch positions, 0-1: the rest is
+    padding.
+    """
+
+    adapter: str
+    tokens: int
+    supervised: int
+    steps: int
+    loss: float
+    seconds: float
+    train_seconds: float
+    real_token_share: float
 
 
 class Sampling(FrozenModel):
@@ -37,32 +148,6 @@ class Sampling(FrozenModel):
 GREEDY = Sampling()
 
 
-class Usage(FrozenModel):
-    """Tokens that something took: trained on, sampled from the model under training, charged by judges.
-
-    The training budget pays for `trained` and `sampled`; judges have limits of their own.
-
-    >>> (Usage(trained=24_000) + Usage(trained=24_000, sampled=500)).cost
-    48500
-    """
-
-    trained: int = Field(default=0, ge=0)
-    sampled: int = Field(default=0, ge=0)
-    judged: int = Field(default=0, ge=0)
-
-    @property
-    def cost(self) -> int:
-        """What the training budget is charged."""
-        return self.trained + self.sampled
-
-    def __add__(self, other: Usage) -> Usage:
-        return Usage(
-            trained=self.trained + other.trained,
-            sampled=self.sampled + other.sampled,
-            judged=self.judged + other.judged,
-        )
-
-
 class Adapter(FrozenModel):
     """A trained LoRA adapter, filed in the store under `digest`."""
 
@@ -75,42 +160,147 @@ class Adapter(FrozenModel):
     seconds: float
 
 
-class Round(FrozenModel):
-    """One finished round, folded from the journal. Round 0 is the base; `scores` is objective -> role -> Score."""
+class TrialSpec(FrozenModel):
+    """Everything that decides what a trial measures. A trial of nothing measures the base.
 
-    round: int
+    `tokens` is the budget that its mixture selects; `start_from` the adapter that its training
+    continues from; `base` and `pool` are digests.
+    """
+
     plan: ActionPlan | None = None
-    planner: str = ""
-    fallback: str | None = None
+    tokens: int = Field(default=0, ge=0)
+    recipe: Recipe | None = None
+    seed: int = 0
+    start_from: str | None = None
+    base: str
+    pool: str | None = None
+
+    @property
+    def id(self) -> str:
+        """The trial's name: the digest of all this."""
+        return self.content_digest
+
+
+class Trial(FrozenModel):
+    """One plan, trained by one recipe with one seed, and measured.
+
+    `scores` and `files` are objective -> role; a trial whose training failed has neither, and says
+    why. `profile` is measured on the steering suites.
+    """
+
+    id: str
+    spec: TrialSpec
+    curation: CurationReport | None = None
+    adapter: Adapter | None = None
+    usage: Usage = Usage()
     scores: dict[str, dict[str, Score]]
     profile: FailureProfile
-    curation: CurationReport | None = None
-    tokens: dict[str, int] = {}
-    adapter: str | None = None
+    files: dict[str, dict[str, SuiteFiles]] = {}
+    failure: str | None = None
+
+    @property
+    def plan(self) -> ActionPlan | None:
+        return self.spec.plan
+
+    @property
+    def supervised(self) -> int:
+        """Tokens of one epoch that the loss counts."""
+        if self.adapter is None or self.curation is None:
+            return 0
+        selected = self.curation.total.selected
+        return self.adapter.supervised * selected // max(1, self.adapter.tokens)
+
+    def point(self, objectives: list[str]) -> list[float] | None:
+        """Selection means in the given order, or None if one is not scored."""
+        means = []
+        for objective in objectives:
+            mean = self.scores[objective]["selection"].mean
+            if mean is None:
+                return None
+            means.append(mean)
+        return means
+
+
+class Round(FrozenModel):
+    """One finished round. Round 0 is the base.
+
+    `counts` is the id of the trial that stands for the round; None if none could be measured.
+    `fallback` says why another planner planned it, `accepted` whether it may enter the archive.
+    """
+
+    round: int
+    trials: list[Trial] = Field(min_length=1)
+    counts: str | None = None
+    planner: str = ""
+    fallback: str | None = None
     accepted: bool = False
     reason: str = ""
     dominated: bool = False
     forecast: list[Forecast] = []
-    failure: str | None = Field(
-        default=None, description="why nothing was trained; such a round scores nothing"
-    )
+
+    @property
+    def trial(self) -> Trial:
+        """The trial that counts, or the first if none does."""
+        for trial in self.trials:
+            if trial.id == self.counts:
+                return trial
+        return self.trials[0]
+
+    @property
+    def plan(self) -> ActionPlan | None:
+        return self.trial.plan
+
+    @property
+    def scores(self) -> dict[str, dict[str, Score]]:
+        return self.trial.scores
+
+    @property
+    def profile(self) -> FailureProfile:
+        return self.trial.profile
+
+    @property
+    def curation(self) -> CurationReport | None:
+        return self.trial.curation
+
+    @property
+    def adapter(self) -> str | None:
+        """Digest of the adapter, None for the base or a failed training."""
+        return self.trial.adapter.digest if self.trial.adapter else None
+
+    @property
+    def failure(self) -> str | None:
+        """Why nothing was trained; such a round scores nothing."""
+        return self.trial.failure
 
     def point(self, objectives: list[str]) -> list[float] | None:
-        """Selection means in the given order, or None where one is not scored."""
-        means = [self.scores[o]["selection"].mean for o in objectives]
-        return None if any(m is None for m in means) else [float(m) for m in means if m is not None]
+        """Selection means of the trial that counts."""
+        return self.trial.point(objectives)
 
 
 class Calibration(FrozenModel):
-    """The static mixture trained several times: means per repeat, and the noise that follows from them.
+    """The static mixture trained with several seeds, and the noise that follows.
 
-    `noise` is objective -> standard deviation of one selection mean.
+    `noise` is objective -> standard deviation of one selection mean, in points.
     """
 
-    scores: list[dict[str, dict[str, Score]]]
+    trials: list[Trial] = Field(min_length=1)
     noise: dict[str, float]
-    profiles: list[FailureProfile] = []
-    mixture: ActionPlan
+
+    @property
+    def mixture(self) -> ActionPlan:
+        """The plan that all trials share."""
+        plan = self.trials[0].plan
+        if plan is None:
+            raise ValueError("a calibration without a plan")
+        return plan
+
+    @property
+    def scores(self) -> list[dict[str, dict[str, Score]]]:
+        return [trial.scores for trial in self.trials]
+
+    @property
+    def profiles(self) -> list[FailureProfile]:
+        return [trial.profile for trial in self.trials]
 
 
 class Observation(FrozenModel):

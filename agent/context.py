@@ -1,0 +1,107 @@
+"""What the nodes of a run share: its tools, its settings, and what it has come to."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from agent.approval import Approver
+from agent.planners.base import Planner
+from agent.settings import Settings
+from agent.state import RunState, fold
+from mosaic.core.steps import Steps
+from mosaic.core.types.plans import ActionPlan, Violation
+from mosaic.core.types.runs import Observation
+from tools.effects.evaluate import Evaluator
+from tools.effects.train import TrainTool
+from training.data.pool import Pool
+
+
+def silent(text: str) -> None:
+    """Says nothing."""
+
+
+@dataclass(frozen=True)
+class Approval:
+    """The proof that plans of a round may run: made where a decision is journalled, and nowhere
+    else. `plans` are digests."""
+
+    round: int
+    request: str
+    plans: tuple[str, ...]
+
+
+@dataclass
+class RunContext:
+    """Everything a node may touch. Built in one place, `mosaic.app.wiring`.
+
+    `experiment` is the digest of base, recipe, generator, judge and suites: what an approval takes
+    for granted. With `pause` the run pauses, rather than fails, if the planner fails and nobody
+    plans instead. The journal is folded once; what is recorded later is added to `state`.
+    """
+
+    steps: Steps
+    pool: Pool
+    evaluator: Evaluator
+    trainer: TrainTool
+    planner: Planner
+    fallback: Planner | None
+    approver: Approver
+    settings: Settings
+    experiment: str
+    pause: bool = False
+    notify: Callable[[str], None] = silent
+    state: RunState = field(init=False)
+    approval: Approval | None = None
+    _started: dict[int, float] = field(default_factory=dict)
+    _plans: dict[str, ActionPlan] = field(default_factory=dict)
+    _observations: dict[str, Observation] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.state = fold(self.steps.journal, self.settings.names)
+
+    @property
+    def run(self) -> str:
+        return self.steps.journal.run
+
+    def budget_left(self) -> int:
+        """Training tokens that are neither spent nor reserved."""
+        cap, held, spent = self.steps.journal.ledger()
+        return cap - held - spent
+
+    def begin(self, round_: int) -> Steps:
+        """The steps of a round; its clock runs from the first call."""
+        self._started.setdefault(round_, time.monotonic())
+        return self.steps.at(round_)
+
+    def seconds(self, round_: int) -> float:
+        """Seconds since this controller began a round."""
+        return time.monotonic() - self._started[round_]
+
+    # -- objects that are handed on beside their digests -------------------------------------------
+
+    def file_plan(self, plan: ActionPlan) -> str:
+        """File a plan and keep it at hand; its digest."""
+        digest = self.steps.store.put_json(plan.json_data())
+        self._plans[digest] = plan
+        return digest
+
+    def plan(self, digest: str) -> ActionPlan:
+        """A filed plan: read from the store once."""
+        if digest not in self._plans:
+            self._plans[digest] = ActionPlan.model_validate(self.steps.store.get_json(digest))
+        return self._plans[digest]
+
+    def file_observation(self, observation: Observation) -> str:
+        """File an observation and keep it at hand; its digest."""
+        digest = self.steps.store.put_json(observation.json_data())
+        self._observations = {digest: observation}
+        return digest
+
+    def observation(self, digest: str, feedback: list[Violation]) -> Observation:
+        """A filed observation with what the planner was told since: read from the store once."""
+        if digest not in self._observations:
+            data = self.steps.store.get_json(digest)
+            self._observations = {digest: Observation.model_validate(data)}
+        return self._observations[digest].model_copy(update={"feedback": feedback})

@@ -1,0 +1,104 @@
+"""Ask and approve: no plan runs that was not approved, by a rule or by a person."""
+
+from __future__ import annotations
+
+from agent.approval import check_decision, request_of
+from agent.context import Approval, RunContext
+from agent.nodes.planning import plain, replace_planner
+from agent.nodes.state import State, feedback_of
+from mosaic.core.errors import BoundaryError, DamageError
+from mosaic.core.steps import Outcome
+from mosaic.core.types.plans import ActionPlan, ApprovalRequest, Decision, Violation
+from mosaic.core.types.records import (
+    AskApproval,
+    AskedEvent,
+    DecidedEvent,
+    RecordDecision,
+)
+
+
+def ask(context: RunContext, state: State) -> State:
+    """Decide by rule, or file the question that a person must answer.
+
+    A person's answer to this very question counts, even if the rules changed after it was given.
+    """
+    proposed = context.plan(state["plan"])
+    seen = context.observation(state["observation"], feedback_of(state))
+    journal = context.steps.journal
+    request = request_of(
+        [proposed],
+        seen,
+        observation_digest=state["observation"],
+        run=context.run,
+        attempt=state["attempt"],
+        planner=state["planner"],
+        experiment=context.experiment,
+    )
+    decision = context.approver.decide(request, seen)
+    if decision is not None:
+        journal.wait_for("")  # from here on nobody can answer any more
+        if journal.decision(seen.round, request.request) is None:
+            update: State = {"request": None, **_decided(context, state, decision)}
+            refused = len(update.get("rejected", []))
+            if decision.kind == "reject" and refused > context.settings.max_repairs:
+                reason = f"{decision.by} kept refusing plans ({decision.reason})"
+                update |= replace_planner(context, state, reason, None)
+            return update
+    inputs = AskApproval(run=context.run, round=seen.round, request=request.request)
+    digests = [shown.plan_digest for shown in request.plans]
+    event = AskedEvent(request=request.request, plan_digests=digests)
+    context.steps.at(seen.round).run(inputs, lambda: Outcome(request, [event]))
+    return {"request": request.request}
+
+
+def approve(context: RunContext, state: State) -> State:
+    """Wait for a person at an interrupt; whatever does not answer this very question is refused."""
+    journal, number, request_id = context.steps.journal, state["round"], str(state["request"])
+    stored = journal.decision(number, request_id)
+    if stored is None:
+        from langgraph.types import interrupt
+
+        journal.wait_for(request_id)
+        interrupt({"round": number, "request": request_id})
+        raise BoundaryError(f"round {number}: the run was woken without a decision")
+    inputs = AskApproval(run=context.run, round=number, request=request_id)
+    request = context.steps.at(number).run(inputs, _never_asked)
+    try:
+        check_decision(stored, request)
+    except ValueError as error:
+        raise DamageError(
+            f"the stored decision of round {number} does not fit its request: {error}"
+        ) from None
+    return _decided(context, state, stored)
+
+
+def _never_asked() -> Outcome[ApprovalRequest]:
+    raise DamageError("a decision stands on a request that was never made")
+
+
+def _decided(context: RunContext, state: State, decision: Decision) -> State:
+    """Journal a decision: an approved plan runs, an edited one is checked first, a refused one
+    goes back."""
+    inputs = RecordDecision(
+        run=context.run,
+        round=state["round"],
+        attempt=state["attempt"],
+        decision=decision,
+    )
+    steps = context.steps.at(state["round"])
+    stands = steps.run(inputs, lambda: Outcome(decision, [DecidedEvent(decision=decision)]))
+    if stands.kind == "reject":
+        rejected = list(state["rejected"])
+        for digest in stands.plans:
+            rejected.append(plain(refusal(context.plan(digest), stands.reason)))
+        return {"violations": [], "rejected": rejected, "decided": None, "plan": ""}
+    for plan in stands.edited:
+        context.file_plan(plan)
+    (runs,) = stands.executes
+    context.approval = Approval(state["round"], stands.request, tuple(stands.executes))
+    return {"plan": runs, "decided": runs, "violations": []}
+
+
+def refusal(plan: ActionPlan, reason: str) -> Violation:
+    """What the planner is told of a plan that was refused."""
+    return Violation(path="plan", rule="rejected", value=plan.json_data(), hint=reason)

@@ -1,0 +1,194 @@
+"""Observe, plan, check: how a plan comes about, and who plans if the planner fails."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from agent.constraints import check_plan
+from agent.context import RunContext
+from agent.nodes.state import State, feedback_of
+from agent.observe import observation, stop_reason
+from agent.planners.base import Planner
+from agent.planners.toolbox import open_toolbox
+from mosaic.core.errors import BoundaryError, PausedError, UsageError
+from mosaic.core.steps import Outcome
+from mosaic.core.types.base import JsonObject, digest_of
+from mosaic.core.types.plans import Violation
+from mosaic.core.types.records import (
+    CheckedEvent,
+    CheckPlan,
+    Observe,
+    Observed,
+    ObservedEvent,
+    PlanChecked,
+    PlannedEvent,
+    PlannerReplaced,
+    PlanProposed,
+    ProposePlan,
+    ReplacedEvent,
+    ReplacePlanner,
+)
+
+NO_PLAN = "no planner found an allowed plan"
+
+
+def observe(context: RunContext, state: State) -> State:
+    """File what the planner will be told, or decide to stop.
+
+    What was filed once is read again after a restart, so that nothing which happened meanwhile
+    changes the plan.
+    """
+    settings = context.settings
+    inputs = Observe(
+        run=context.run,
+        round=state["round"],
+        settings=digest_of(settings.json_data()),
+        pool=context.pool.digest,
+    )
+    reason = stop_reason(context.state, settings, context.budget_left())
+    # A round that was begun goes on: its own training may have used the budget up.
+    if reason and not context.steps.finished(inputs):
+        return {"stop": reason}
+    steps = context.begin(state["round"])
+
+    def effect() -> Outcome[Observed]:
+        seen = observation(context.state, settings, context.pool, context.budget_left(), [])
+        digest = context.file_observation(seen)
+        return Outcome(Observed(observation=digest), [ObservedEvent(observation=digest)])
+
+    return {"observation": steps.run(inputs, effect).observation}
+
+
+def plan(context: RunContext, state: State) -> State:
+    """Ask the planner, or its replacement; every attempt is a step and leaves its trace."""
+    feedback = feedback_of(state)
+    seen = context.observation(state["observation"], feedback)
+    planner = planner_of(context, state)
+    steps = context.steps.at(seen.round)
+    inputs = ProposePlan(
+        run=context.run,
+        round=seen.round,
+        attempt=state["attempt"],
+        observation=state["observation"],
+        planner=planner.kind,
+        feedback=feedback,
+    )
+    if not state.get("fallback") and not steps.finished(inputs):
+        # Before a restart this very attempt may have failed and been replaced: what came of that
+        # may be paid for.
+        replaced = _replaced(context, state)
+        if replaced:
+            return replace_planner(context, state, replaced, planner)
+
+    def effect() -> Outcome[PlanProposed]:
+        latest = context.state.latest
+        files = latest.files if latest else None
+        toolbox = open_toolbox(seen, context.pool, steps.store, files)
+        try:
+            (proposed,) = planner.propose(seen, toolbox)
+        except (BoundaryError, UsageError, PausedError) as error:
+            error.details = {"planner": planner.kind, "calls": toolbox.trace()}
+            raise
+        digest = context.file_plan(proposed)
+        event = PlannedEvent(
+            planner=planner.kind, plan=proposed, plan_digest=digest, calls=toolbox.trace()
+        )
+        return Outcome(PlanProposed(plan=digest), [event])
+
+    try:
+        digest = steps.run(inputs, effect).plan
+    except (BoundaryError, UsageError) as error:
+        return replace_planner(context, state, f"{planner.kind} failed: {error}", planner)
+    return {
+        "plan": digest,
+        "planner": planner.kind,
+        "violations": [],
+        "decided": None,
+        "attempt": state["attempt"] + 1,
+    }
+
+
+def check(context: RunContext, state: State) -> State:
+    """Hold the plan against every constraint.
+
+    Violations go back to the planner a bounded number of times.
+    """
+    proposed = context.plan(state["plan"])
+    # What was decided on is held against the limits, not against the plans refused before.
+    feedback = [] if state.get("decided") == state["plan"] else feedback_of(state)
+    seen = context.observation(state["observation"], feedback)
+
+    def effect() -> Outcome[PlanChecked]:
+        found = check_plan(proposed, seen, context.pool)
+        event = CheckedEvent(plan=state["plan"], violations=found)
+        return Outcome(PlanChecked(violations=found), [event])
+
+    refused = [v.value for v in seen.feedback if v.rule == "rejected"]
+    inputs = CheckPlan(
+        plan=state["plan"],
+        observation=state["observation"],
+        pool=context.pool.digest,
+        rejected=digest_of(refused),
+    )
+    violations = context.steps.at(seen.round).run(inputs, effect).violations
+    if not violations:
+        return {"violations": [], "repairs": 0}
+    repairs = state["repairs"] + 1
+    if repairs <= context.settings.max_repairs:
+        return {"violations": [plain(v) for v in violations], "repairs": repairs}
+    first = violations[0]
+    text = f"{first.path}: {first.rule}, {first.value} against {first.limit}"
+    planner = planner_of(context, state)
+    reason = f"{planner.kind} kept violating constraints ({text})"
+    return replace_planner(context, state, reason, planner)
+
+
+def plain(violation: Violation) -> JsonObject:
+    """A violation as the state holds it."""
+    return cast(JsonObject, violation.json_data())
+
+
+def planner_of(context: RunContext, state: State) -> Planner:
+    """Who plans in this round now."""
+    planner = context.fallback if state.get("fallback") else context.planner
+    assert planner is not None
+    return planner
+
+
+def replace_planner(
+    context: RunContext, state: State, reason: str, planner: Planner | None
+) -> State:
+    """Put the fallback planner in, visibly; a fallback that fails ends the planning."""
+    number = state["round"]
+    if context.fallback is None:
+        kind, word = (PausedError, "pause") if context.pause else (BoundaryError, "stop")
+        raise kind(f"round {number}: {reason} (planner.on_failure: {word})")
+    if state.get("fallback"):
+        return {"stop": f"{NO_PLAN}: {reason}", "violations": []}
+    by = context.fallback.kind
+    context.notify(f"round {number}: {reason}; {by} plans this round")
+    inputs = ReplacePlanner(
+        run=context.run, round=number, attempt=state["attempt"], reason=reason
+    )
+    whom = planner.kind if planner else state["planner"]
+    result = PlannerReplaced(planner=whom, by=by, reason=reason)
+    event = ReplacedEvent(planner=whom, by=by, reason=reason)
+    context.steps.at(number).run(inputs, lambda: Outcome(result, [event]))
+    entry = Violation(path="plan", rule="replaced", hint=reason)
+    return {"fallback": reason, "repairs": 0, "violations": [plain(entry)]}
+
+
+def _replaced(context: RunContext, state: State) -> str | None:
+    """Why this attempt's planner was replaced already by whom it would be replaced now; or None."""
+    if context.fallback is None:
+        return None
+    for step in context.steps.journal.steps(ReplacePlanner, state["round"]):
+        inputs, result = step.inputs, step.result
+        same_attempt = (inputs.run, inputs.attempt) == (context.run, state["attempt"])
+        same_planners = (result.planner, result.by) == (
+            context.planner.kind,
+            context.fallback.kind,
+        )
+        if same_attempt and same_planners:
+            return inputs.reason
+    return None

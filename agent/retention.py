@@ -1,0 +1,32 @@
+"""Which adapters nothing will need again."""
+
+from __future__ import annotations
+
+from agent.state import RunState
+from mosaic.core.journal import Journal
+from mosaic.core.types.records import Retain, Train
+
+
+def dropped_adapters(journal: Journal) -> set[str]:
+    """Digests of adapters that were deleted."""
+    dropped: set[str] = set()
+    for step in journal.steps(Retain):
+        dropped |= set(step.result.dropped)
+    return dropped
+
+
+def spare_adapters(journal: Journal, state: RunState, last: int) -> list[str]:
+    """Adapters of calibrations and of rounds outside of the archive, up to the round `last`.
+
+    The round that was measured last is kept: the next one is compared with it.
+    """
+    archive = set(state.archive)
+    kept = set()
+    for round_ in state.executed:
+        if round_.round in archive or round_.round == last:
+            kept.add(round_.adapter)
+    trained = set()
+    for step in journal.steps(Train):
+        if step.place.round <= last:
+            trained.add(step.result.digest)
+    return sorted(trained - kept - dropped_adapters(journal))

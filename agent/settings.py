@@ -1,0 +1,76 @@
+"""What the agent may do, and what for."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from mosaic.core.types.base import FrozenModel
+from mosaic.core.types.plans import Limits, ObjectiveSpec
+from mosaic.core.types.runs import Recipe, Usage
+
+
+class StopConfig(FrozenModel):
+    """When to stop before the planned rounds are used up.
+
+    `patience` stops after so many rounds in a row whose gain lies within the noise. `at_targets`
+    stops as soon as the round that would be chosen reaches every target.
+    """
+
+    patience: int | None = Field(default=None, ge=1)
+    at_targets: bool = False
+
+
+class CalibrationConfig(FrozenModel):
+    """How often the static mixture is trained before round 1.
+
+    The spread of the repeats' scores is the noise.
+    """
+
+    repeats: int = Field(default=3, ge=1, le=20)
+
+
+class FailureConfig(FrozenModel):
+    """What happens when a training fails.
+
+    `train_retries` says how often a failure that may pass is tried again; `failed_round` whether
+    the run stops then, or only its round is lost.
+    """
+
+    train_retries: int = Field(default=1, ge=0, le=10)
+    failed_round: Literal["stop", "skip"] = "stop"
+
+
+class Settings(FrozenModel):
+    """The agent's part of a config.
+
+    A round selects `tokens_per_round` tokens; the recipe says what training on them costs. `keep`
+    keeps the adapters of archived rounds, or all.
+    """
+
+    rounds: int = Field(ge=1)
+    seed: int
+    objectives: list[ObjectiveSpec]
+    limits: Limits
+    tokens_per_round: int
+    recipe: Recipe
+    calibration: CalibrationConfig
+    stop: StopConfig
+    max_repairs: int
+    failures: FailureConfig = FailureConfig()
+    keep: Literal["archive", "all"] = "archive"
+
+    @property
+    def usage_per_round(self) -> Usage:
+        """What one trial takes: the same for a calibration repeat and a planned round."""
+        return self.recipe.usage(self.tokens_per_round)
+
+    @property
+    def cost_per_round(self) -> int:
+        """What one trial is charged, in training tokens."""
+        return self.usage_per_round.cost
+
+    @property
+    def names(self) -> list[str]:
+        return [o.name for o in self.objectives]

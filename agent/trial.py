@@ -1,0 +1,125 @@
+"""One trial from beginning to end: curate, train, evaluate, profile. The one path that does so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from agent.context import RunContext
+from eval.profile import build_profile
+from mosaic.core.errors import TrainingError
+from mosaic.core.steps import Steps
+from mosaic.core.types.data import CurationReport
+from mosaic.core.types.evaluation import FailureProfile, Score, Scored
+from mosaic.core.types.plans import ActionPlan
+from mosaic.core.types.records import Curated
+from mosaic.core.types.runs import Adapter, Trial, TrialSpec, Usage
+from tools.effects.curate import curate_step
+from tools.effects.evaluate import read_scored
+from training.data.curate import mixture_of
+
+ROUND_ROLES = ("steering", "selection")
+NOT_SCORED = Score(mean=None, low=None, high=None, n_scored=0)
+
+
+def base_spec(context: RunContext) -> TrialSpec:
+    """The trial of nothing: the base as it is."""
+    return TrialSpec(base=context.trainer.base_digest)
+
+
+def plan_spec(context: RunContext, plan: ActionPlan, seed: int) -> TrialSpec:
+    """The trial of a plan with one seed, at the budget of a round."""
+    return TrialSpec(
+        plan=plan,
+        tokens=context.settings.tokens_per_round,
+        recipe=context.settings.recipe,
+        seed=seed,
+        base=context.trainer.base_digest,
+        pool=context.pool.digest,
+    )
+
+
+def run_trial(
+    context: RunContext, spec: TrialSpec, round_: int, previous: Trial | None, saying: str = ""
+) -> Trial:
+    """Execute a trial and measure it on steering and selection.
+
+    `previous` is the trial that the profile's changes are measured against. Raises TrainingError
+    if its training keeps failing.
+    """
+    steps = context.steps.at(round_, spec.id)
+    report, adapter, usage = None, None, Usage()
+    if spec.plan is not None:
+        curated = _curated(context, steps, spec)
+        context.notify(f"round {round_}: training a fresh adapter{saying}")
+        adapter = _trained(context, steps, spec, curated)
+        report, usage = curated.report, Usage(trained=adapter.tokens)
+    what = "the base model" if adapter is None else "the adapter"
+    context.notify(f"round {round_}: evaluating {what}{saying}")
+    digest = adapter.digest if adapter else None
+    evaluation = context.evaluator.evaluate(steps, digest, ROUND_ROLES)
+    profile = build_profile(
+        round_,
+        evaluation.of_role("steering"),
+        context.evaluator.objectives,
+        _steering(steps, previous),
+    )
+    return Trial(
+        id=spec.id,
+        spec=spec,
+        curation=report,
+        adapter=adapter,
+        usage=usage,
+        scores=evaluation.scores(),
+        profile=profile,
+        files=evaluation.files,
+    )
+
+
+def failed_trial(context: RunContext, spec: TrialSpec, round_: int, error: TrainingError) -> Trial:
+    """What is recorded of a trial whose training failed: it scores nothing."""
+    steps = context.steps.at(round_, spec.id)
+    scores = {}
+    for objective in context.settings.names:
+        scores[objective] = dict.fromkeys(ROUND_ROLES, NOT_SCORED)
+    report: CurationReport = _curated(context, steps, spec).report
+    return Trial(
+        id=spec.id,
+        spec=spec,
+        curation=report,
+        scores=scores,
+        profile=FailureProfile(round=round_, slices=[]),
+        failure=f"{error.failure}: {error}",
+    )
+
+
+def _curated(context: RunContext, steps: Steps, spec: TrialSpec) -> Curated:
+    assert spec.plan is not None
+    mixture = mixture_of(spec.plan, spec.tokens, spec.seed, context.settings.limits)
+    return curate_step(steps, context.pool, mixture)
+
+
+def _trained(context: RunContext, steps: Steps, spec: TrialSpec, curated: Curated) -> Adapter:
+    """An adapter, after as many failures as the config allows.
+
+    A failure that the same job would meet again is not tried again.
+    """
+    job = context.trainer.job(curated.training_set, spec.seed, spec.start_from)
+    reserve = context.settings.recipe.usage(curated.report.total.selected)
+    for left in range(context.settings.failures.train_retries, 0, -1):
+        try:
+            return context.trainer.train(steps, job, reserve)
+        except TrainingError as error:
+            if error.repeats:
+                raise
+            context.notify(f"round {steps.place.round}: {error} ({left} tries left)")
+    return context.trainer.train(steps, job, reserve)
+
+
+def _steering(steps: Steps, trial: Trial | None) -> Mapping[str, Sequence[Scored]] | None:
+    """What an earlier trial scored on the steering suites."""
+    if trial is None:
+        return None
+    found = {}
+    for objective, roles in trial.files.items():
+        found[objective] = read_scored(steps, roles["steering"])
+    return found

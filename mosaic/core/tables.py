@@ -1,0 +1,85 @@
+"""The tables of the journal, the digest of a row, and what SQLite's refusals mean to a person."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+from mosaic.core.errors import MosaicError, PausedError, UsageError
+
+VERSION = 4
+FILE = "journal.sqlite"
+WAIT = 30  # seconds for another process to finish what it writes
+MILLION = 1024 * 1024
+
+SCHEMA = """
+create table meta (name text primary key, value text not null, checksum text not null);
+create table steps (
+  seq integer primary key, key text not null unique, round integer not null, trial text not null,
+  kind text not null, inputs text not null,
+  state text not null check (state in ('intent', 'done', 'failed')),
+  result text, seconds real, fence integer not null, checksum text not null);
+create index steps_by_kind on steps (kind, seq);
+create index steps_by_round on steps (round, kind, state, seconds);
+create table events (
+  seq integer primary key, id text not null unique, round integer not null, trial text not null,
+  kind text not null, payload text not null, at real not null, checksum text not null);
+create index events_by_round on events (round, seq);
+create index events_by_kind on events (kind, seq);
+create table ledger (
+  id integer primary key check (id = 0), cap integer not null, held integer not null,
+  spent integer not null, checksum text not null,
+  check (held >= 0 and spent >= 0 and held + spent <= cap));
+create table holds (key text primary key, amount integer not null, checksum text not null);
+create table calls (
+  who text primary key, answers integer not null, requests integer not null,
+  tokens integer not null, cached integer not null, checksum text not null);
+create table decisions (
+  seq integer primary key, run text not null, round integer not null, request text not null,
+  payload text not null, checksum text not null, unique (run, round, request));
+"""
+COLUMNS = {
+    "meta": "name, value",
+    "steps": "seq, key, round, trial, kind, inputs, state, result, seconds, fence",
+    "events": "seq, id, round, trial, kind, payload, at",
+    "ledger": "id, cap, held, spent",
+    "holds": "key, amount",
+    "calls": "who, answers, requests, tokens, cached",
+    "decisions": "seq, run, round, request, payload",
+}
+
+
+def checksum(values: Sequence[object]) -> str:
+    """SHA-256 of a row's columns.
+
+    A damaged row may hold bytes where text was: they give another checksum.
+    """
+    text = json.dumps(list(values), ensure_ascii=False, default=repr)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def expected_failure(folder: Path, error: sqlite3.OperationalError) -> MosaicError | None:
+    """What the machine's refusal means to a person, or None if it means nothing that we know.
+
+    A full disk and a long wait are pauses; a missing permission is a usage error.
+    """
+    code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
+    if code == sqlite3.SQLITE_FULL:
+        return PausedError(
+            f"the disk of {folder} is full: the journal needs at least {MILLION:,} bytes; make "
+            f"room, then: python -m mosaic resume {folder}"
+        )
+    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
+        return UsageError(
+            f"{folder / FILE}: {error}; reading takes read permission on it, deciding and running "
+            "write permission on it and its folder"
+        )
+    if code == sqlite3.SQLITE_BUSY:
+        return PausedError(
+            f"{folder / FILE}: another process has been writing for {WAIT} s; give the command "
+            "again"
+        )
+    return None

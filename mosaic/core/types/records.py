@@ -1,0 +1,599 @@
+"""What the journal holds: a class for every kind of step and of event.
+
+A step is written as its inputs and its result. The inputs name everything the result depends on,
+by value or by digest, and their digest is the step's key. Writers and readers share these classes,
+so that a renamed field fails the type checker and not a person's export.
+
+    adapter = steps.run(Train(job=job), effect)       # the result of a Train step is an Adapter
+    for step in journal.steps(Train):
+        step.inputs.job.seed, step.result.digest
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
+
+from pydantic import Field, JsonValue, TypeAdapter
+
+from mosaic.core.types.base import FrozenModel, JsonObject, digest_of
+from mosaic.core.types.data import BucketReport, CurationReport, Mixture
+from mosaic.core.types.evaluation import Score, SuiteFiles, Verdict
+from mosaic.core.types.plans import (
+    ActionPlan,
+    ApprovalRequest,
+    Decision,
+    Forecast,
+    Violation,
+)
+from mosaic.core.types.runs import Adapter, Calibration, Round, Sampling, TrainJob
+
+R = TypeVar("R", bound=FrozenModel)
+
+
+class StepInputs(FrozenModel, Generic[R]):
+    """What a step depends on. `version` goes up when the code behind the step gives other results."""
+
+    result_type: ClassVar[type[FrozenModel]]
+    kind: str
+    version: int = 1
+
+    @property
+    def key(self) -> str:
+        """The step's identity: SHA-256 over kind, version and inputs."""
+        return digest_of(self.json_data())
+
+
+def artifacts_of(result: FrozenModel) -> list[str]:
+    """Digests of the artifacts in the store that a step's result names."""
+    named = ARTIFACTS.get(type(result))
+    if named is None:
+        return []
+    return [digest for field in named if (digest := getattr(result, field))]
+
+
+# -- measuring ------------------------------------------------------------------------------------
+
+
+class Generated(FrozenModel):
+    """A filed shard of responses."""
+
+    responses: str
+    tokens: int
+    conversations: int
+
+
+class Generate(StepInputs[Generated]):
+    """Answers to the prompts `shard[0]` up to `shard[1]` of a suite. `adapter` None is the base."""
+
+    result_type: ClassVar[type[FrozenModel]] = Generated
+    kind: Literal["generate"] = "generate"
+    base: str
+    generator: JsonObject
+    sampling: Sampling
+    adapter: str | None
+    suite: str
+    shard: tuple[int, int]
+
+
+class LikelihoodMeasured(FrozenModel):
+    """Filed judgments that hold one log likelihood per held-out text."""
+
+    responses: str
+
+
+class MeasureLikelihood(StepInputs[LikelihoodMeasured]):
+    """Log likelihoods of the texts of a suite."""
+
+    result_type: ClassVar[type[FrozenModel]] = LikelihoodMeasured
+    kind: Literal["likelihood"] = "likelihood"
+    base: str
+    generator: JsonObject
+    adapter: str | None
+    suite: str
+
+
+class JudgeSuite(StepInputs[SuiteFiles]):
+    """Judgments and scores of all responses to one suite."""
+
+    result_type: ClassVar[type[FrozenModel]] = SuiteFiles
+    kind: Literal["judge"] = "judge"
+    responses: list[str]
+    suite: str
+    objective: str
+    judge: str
+
+
+class VerdictFiled(FrozenModel):
+    """A verdict, and whether the model was asked or another run's cache held it."""
+
+    verdict: Verdict
+    source: Literal["model", "cache"]
+
+
+class AskVerdict(StepInputs[VerdictFiled]):
+    """One conversation judged under one set of items: digests of judge, prompt and conversation."""
+
+    result_type: ClassVar[type[FrozenModel]] = VerdictFiled
+    kind: Literal["verdict"] = "verdict"
+    judge: str
+    prompt: str
+    conversation: str
+
+
+class GoldChecked(FrozenModel):
+    """How a judge did on answers whose verdict is known. `agreement` is 0-1."""
+
+    objective: str
+    asked: int
+    agreement: float
+    attempts: int
+    charged: int
+
+
+class CheckGold(StepInputs[GoldChecked]):
+    """The gold checks that go before one batch of questions."""
+
+    result_type: ClassVar[type[FrozenModel]] = GoldChecked
+    kind: Literal["gold_checks"] = "gold_checks"
+    judge: str
+    objective: str
+    batch: str
+
+
+# -- making ---------------------------------------------------------------------------------------
+
+
+class Curated(FrozenModel):
+    """A filed training set, and what was asked against what was delivered."""
+
+    training_set: str
+    report: CurationReport
+
+
+class Curate(StepInputs[Curated]):
+    """Rows selected from a pool by a mixture."""
+
+    result_type: ClassVar[type[FrozenModel]] = Curated
+    kind: Literal["curate"] = "curate"
+    pool: str
+    mixture: Mixture
+
+
+class Train(StepInputs[Adapter]):
+    """One training."""
+
+    result_type: ClassVar[type[FrozenModel]] = Adapter
+    kind: Literal["train"] = "train"
+    version: int = 3
+    job: TrainJob
+
+
+# -- deciding -------------------------------------------------------------------------------------
+
+
+class Observed(FrozenModel):
+    """The digest of a filed observation."""
+
+    observation: str
+
+
+class Observe(StepInputs[Observed]):
+    """What the planner of a round is told, filed once. `settings` and `pool` are digests."""
+
+    result_type: ClassVar[type[FrozenModel]] = Observed
+    kind: Literal["observe"] = "observe"
+    run: str
+    round: int
+    settings: str
+    pool: str
+
+
+class PlanProposed(FrozenModel):
+    """The digest of a filed plan."""
+
+    plan: str
+
+
+class ProposePlan(StepInputs[PlanProposed]):
+    """One attempt of a planner. `feedback` is what it is told about earlier attempts."""
+
+    result_type: ClassVar[type[FrozenModel]] = PlanProposed
+    kind: Literal["plan"] = "plan"
+    run: str
+    round: int
+    attempt: int
+    observation: str
+    planner: str
+    feedback: list[Violation]
+
+
+class PlannerAnswer(FrozenModel):
+    """A reply of a planner's model, or how the call failed.
+
+    `completion` and `records` are the endpoint's own, handed on unread. `attempts` are requests
+    that reached a server, `charged` is in model tokens.
+    """
+
+    completion: JsonObject | None = None
+    failed: str | None = None
+    reason: str | None = None
+    records: list[JsonObject] = []
+    attempts: int
+    charged: int
+    seconds: float
+
+
+class AskPlanner(StepInputs[PlannerAnswer]):
+    """One call of a planner's model. `session` counts conversations that gave up before."""
+
+    result_type: ClassVar[type[FrozenModel]] = PlannerAnswer
+    kind: Literal["plan_call"] = "plan_call"
+    run: str = ""
+    round: int = 0
+    session: int = 0
+    conversation: str
+    call: int
+    closing: bool
+    model: JsonObject
+    observation: str
+    prompts: dict[str, str]
+    shapes: str
+    messages: str
+
+
+class GivenUp(FrozenModel):
+    """The run was paused."""
+
+    paused: Literal[True] = True
+
+
+class GiveUp(StepInputs[GivenUp]):
+    """A model that found no plan, and what it had spent: the next start begins another session."""
+
+    result_type: ClassVar[type[FrozenModel]] = GivenUp
+    kind: Literal["plan_given_up"] = "plan_given_up"
+    run: str = ""
+    round: int = 0
+    session: int = 0
+    reason: str
+    spent: JsonObject
+
+
+class CallsCharged(FrozenModel):
+    """Requests and model tokens that led to no answer which a step could hold."""
+
+    attempts: int
+    charged: int
+    seconds: float
+
+
+class ChargeCalls(StepInputs[CallsCharged]):
+    """An outage, or gold checks that held a judge back. `number` tells one from the next."""
+
+    result_type: ClassVar[type[FrozenModel]] = CallsCharged
+    kind: Literal["charge"] = "charge"
+    who: Literal["planner", "judge"]
+    run: str
+    number: int
+    round: int | None = None
+    session: int | None = None
+    conversation: str | None = None
+    call: int | None = None
+    objective: str | None = None
+    batch: str | None = None
+    known: bool | None = None
+
+
+class PlanChecked(FrozenModel):
+    """Every reason why a plan may not run; none lets it pass."""
+
+    violations: list[Violation]
+
+
+class CheckPlan(StepInputs[PlanChecked]):
+    """A plan held against all constraints. `rejected` is the digest of the plans refused before."""
+
+    result_type: ClassVar[type[FrozenModel]] = PlanChecked
+    kind: Literal["check"] = "check"
+    plan: str
+    observation: str
+    pool: str
+    rejected: str
+
+
+class PlannerReplaced(FrozenModel):
+    """Who plans instead of whom, and why."""
+
+    planner: str
+    by: str
+    reason: str
+
+
+class ReplacePlanner(StepInputs[PlannerReplaced]):
+    """A planner that failed is replaced for the rest of its round."""
+
+    result_type: ClassVar[type[FrozenModel]] = PlannerReplaced
+    kind: Literal["replace"] = "replace"
+    run: str
+    round: int
+    attempt: int
+    reason: str
+
+
+class AskApproval(StepInputs[ApprovalRequest]):
+    """A question to a person, filed before it can be answered."""
+
+    result_type: ClassVar[type[FrozenModel]] = ApprovalRequest
+    kind: Literal["ask"] = "ask"
+    run: str
+    round: int
+    request: str
+
+
+class RecordDecision(StepInputs[Decision]):
+    """A decision that the run acts on, whoever made it."""
+
+    result_type: ClassVar[type[FrozenModel]] = Decision
+    kind: Literal["decide"] = "decide"
+    run: str
+    round: int
+    attempt: int
+    decision: Decision
+
+
+# -- closing --------------------------------------------------------------------------------------
+
+
+class RoundClosed(FrozenModel):
+    """A finished round with its trials."""
+
+    round: Round
+
+
+class CloseRound(StepInputs[RoundClosed]):
+    """The end of a round. `content` is the digest of what is recorded."""
+
+    result_type: ClassVar[type[FrozenModel]] = RoundClosed
+    kind: Literal["round"] = "round"
+    round: int
+    content: str
+
+
+class Calibrated(FrozenModel):
+    """The calibration's trials and the noise that follows from them."""
+
+    calibration: Calibration
+
+
+class Calibrate(StepInputs[Calibrated]):
+    """Repeats of one mixture with other seeds, named by the ids of their trials."""
+
+    result_type: ClassVar[type[FrozenModel]] = Calibrated
+    kind: Literal["calibrate"] = "calibrate"
+    trials: list[str]
+    mixture: ActionPlan
+
+
+class Audited(FrozenModel):
+    """Scores on the audit suites: objective -> Score, of the base and of the chosen trial.
+
+    `chosen` is the number of the round that counts as the result, `trial` the id of its trial;
+    both are None if no round could be chosen.
+    """
+
+    chosen: int | None
+    trial: str | None
+    stop: str
+    base: dict[str, Score]
+    scores: dict[str, Score]
+
+
+class Audit(StepInputs[Audited]):
+    """The audit suites, opened after so many rounds."""
+
+    result_type: ClassVar[type[FrozenModel]] = Audited
+    kind: Literal["audit"] = "audit"
+    chosen: int | None
+    adapter: str | None
+    stop: str
+    rounds: int
+
+
+class Retained(FrozenModel):
+    """Adapters that were deleted."""
+
+    dropped: list[str]
+
+
+class Retain(StepInputs[Retained]):
+    """Adapters that nothing will need again, by digest."""
+
+    result_type: ClassVar[type[FrozenModel]] = Retained
+    kind: Literal["retain"] = "retain"
+    run: str
+    round: int
+    drop: list[str]
+
+
+ARTIFACTS: Mapping[type[FrozenModel], tuple[str, ...]] = {
+    Generated: ("responses",),
+    LikelihoodMeasured: ("responses",),
+    SuiteFiles: ("responses", "judgments", "scored"),
+    Curated: ("training_set",),
+    Adapter: ("digest",),
+    Observed: ("observation",),
+    PlanProposed: ("plan",),
+}
+
+STEPS: tuple[type[StepInputs[Any]], ...] = (
+    Generate,
+    MeasureLikelihood,
+    JudgeSuite,
+    AskVerdict,
+    CheckGold,
+    Curate,
+    Train,
+    Observe,
+    ProposePlan,
+    AskPlanner,
+    GiveUp,
+    ChargeCalls,
+    CheckPlan,
+    ReplacePlanner,
+    AskApproval,
+    RecordDecision,
+    CloseRound,
+    Calibrate,
+    Audit,
+    Retain,
+)
+STEP_OF_KIND = {str(step.model_fields["kind"].default): step for step in STEPS}
+
+
+# -- events ---------------------------------------------------------------------------------------
+
+
+class EventRecord(FrozenModel):
+    """What happened, as people read it in a trace."""
+
+    kind: str
+
+
+class ToolCall(FrozenModel):
+    """One call of a planner's tool, or one message of its model, with the answer."""
+
+    tool: str
+    arguments: JsonObject
+    result: JsonValue = None
+
+
+class Conclusion(FrozenModel):
+    """What a planner concluded, in its own words."""
+
+    conclusion: str
+
+
+TraceEntry = ToolCall | Conclusion
+
+
+class ObservedEvent(EventRecord):
+    kind: Literal["observed"] = "observed"
+    observation: str
+
+
+class PlannedEvent(EventRecord):
+    kind: Literal["planned"] = "planned"
+    planner: str
+    plan: ActionPlan
+    plan_digest: str
+    calls: list[TraceEntry]
+
+
+class CheckedEvent(EventRecord):
+    kind: Literal["checked"] = "checked"
+    plan: str
+    violations: list[Violation]
+
+
+class ReplacedEvent(EventRecord):
+    kind: Literal["replaced"] = "replaced"
+    planner: str
+    by: str
+    reason: str
+
+
+class AskedEvent(EventRecord):
+    kind: Literal["asked"] = "asked"
+    request: str
+    plan_digests: list[str]
+
+
+class DecidedEvent(EventRecord):
+    kind: Literal["decided"] = "decided"
+    decision: Decision
+
+
+class CuratedEvent(EventRecord):
+    kind: Literal["curated"] = "curated"
+    training_set: str
+    total: BucketReport
+
+
+class TrainedEvent(EventRecord):
+    kind: Literal["trained"] = "trained"
+    adapter: Adapter
+
+
+class MeasuredEvent(EventRecord):
+    kind: Literal["measured"] = "measured"
+    accepted: bool
+    reason: str
+    forecast: list[Forecast]
+
+
+class CalibratedEvent(EventRecord):
+    kind: Literal["calibrated"] = "calibrated"
+    noise: dict[str, float]
+    adapters: list[str]
+
+
+class AuditedEvent(EventRecord):
+    kind: Literal["audited"] = "audited"
+    chosen: int | None
+    stop: str
+    base: dict[str, Score]
+    scores: dict[str, Score]
+
+
+class DroppedEvent(EventRecord):
+    kind: Literal["dropped"] = "dropped"
+    adapters: list[str]
+
+
+class GoldCheckedEvent(EventRecord):
+    kind: Literal["gold_checked"] = "gold_checked"
+    objective: str
+    asked: int
+    agreement: float
+    attempts: int
+    charged: int
+
+
+class FailedEvent(EventRecord):
+    """An effect that failed. `failure` says how a training did, `calls` what a planner had asked."""
+
+    kind: Literal["failed"] = "failed"
+    step: str
+    reason: str
+    failure: str | None = None
+    planner: str | None = None
+    calls: list[TraceEntry] = []
+
+
+class ChangedEvent(EventRecord):
+    """What a person accepted as changed, a line `path: old -> new` per field."""
+
+    kind: Literal["changed"] = "changed"
+    changes: list[str]
+
+
+AnyEvent = Annotated[
+    ObservedEvent
+    | PlannedEvent
+    | CheckedEvent
+    | ReplacedEvent
+    | AskedEvent
+    | DecidedEvent
+    | CuratedEvent
+    | TrainedEvent
+    | MeasuredEvent
+    | CalibratedEvent
+    | AuditedEvent
+    | DroppedEvent
+    | GoldCheckedEvent
+    | FailedEvent
+    | ChangedEvent,
+    Field(discriminator="kind"),
+]
+EVENT: TypeAdapter[AnyEvent] = TypeAdapter(AnyEvent)

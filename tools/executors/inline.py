@@ -1,0 +1,35 @@
+"""Training in the controller's own process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mosaic.core.types.runs import TrainJob, TrainResult, Workplace
+from training import worker
+from training.methods.base import Progress, Stopping
+
+
+@dataclass(frozen=True)
+class InlineHandle:
+    """A job that runs when it is waited for."""
+
+    work: TrainJob
+    place: Workplace
+    progress: Progress | None
+
+    @property
+    def job(self) -> str:
+        return self.work.content_digest
+
+
+class InlineExecutor:
+    """Runs each job here, when it is waited for."""
+
+    def submit(
+        self, job: TrainJob, place: Workplace, progress: Progress | None = None
+    ) -> InlineHandle:
+        return InlineHandle(job, place, progress)
+
+    def wait(self, handles: Sequence[InlineHandle], stopping: Stopping) -> list[TrainResult]:
+        return [worker.train(h.work, h.place, h.progress, stopping) for h in handles]
