@@ -11,6 +11,7 @@ from agent.planners.base import Planner
 from agent.settings import Settings
 from agent.state import RunState, fold
 from mosaic.core.steps import Steps
+from mosaic.core.types.base import canonical_json
 from mosaic.core.types.plans import ActionPlan, Violation
 from mosaic.core.types.runs import Observation
 from tools.effects.evaluate import Evaluator
@@ -82,9 +83,13 @@ class RunContext:
     # -- objects that are handed on beside their digests -------------------------------------------
 
     def file_plan(self, plan: ActionPlan) -> str:
-        """File a plan and keep it at hand; its digest."""
-        digest = self.steps.store.put_json(plan.json_data())
-        self._plans[digest] = plan
+        """File a plan and keep it at hand as it was filed; its digest.
+
+        What is at hand has the order of keys that a restart would read.
+        """
+        text = canonical_json(plan.json_data())
+        digest = self.steps.store.put_bytes(text.encode())
+        self._plans[digest] = ActionPlan.model_validate_json(text)
         return digest
 
     def plan(self, digest: str) -> ActionPlan:
@@ -94,9 +99,10 @@ class RunContext:
         return self._plans[digest]
 
     def file_observation(self, observation: Observation) -> str:
-        """File an observation and keep it at hand; its digest."""
-        digest = self.steps.store.put_json(observation.json_data())
-        self._observations = {digest: observation}
+        """File an observation and keep it at hand as it was filed; its digest."""
+        text = canonical_json(observation.json_data())
+        digest = self.steps.store.put_bytes(text.encode())
+        self._observations = {digest: Observation.model_validate_json(text)}
         return digest
 
     def observation(self, digest: str, feedback: list[Violation]) -> Observation:

@@ -1,6 +1,9 @@
-"""The rounds as a LangGraph graph. The checkpoint is a bookmark: each start opens a fresh thread from the journal.
+"""The rounds as a LangGraph graph.
 
-measure -> calibrate -> observe -> plan -> check -> ask -> (approve) -> curate -> train -> measure ... audit
+    base -> calibrate -> retain -> observe -> plan -> check -> ask -> (approve) -> run -> retain ...
+    observe -> audit
+
+LangGraph's checkpoint is never read: each start opens a fresh thread from the fold of the journal.
 """
 
 from __future__ import annotations
@@ -10,64 +13,70 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from agent.nodes import all as nodes
-from agent.nodes.all import RunContext, State
+from agent.context import RunContext
+from agent.nodes import approving, closing, planning, trials
+from agent.nodes.state import State, fresh
 from mosaic.core.errors import WaitingError
 from mosaic.core.steps import MIN_ROOM
 from mosaic.core.store import full_disk
 
 CHECKPOINT = "graph.sqlite"
 STEPS_PER_ROUND = 60
-NODES = (
-    "measure",
-    "calibrate",
-    "observe",
-    "plan",
-    "check",
-    "ask",
-    "approve",
-    "curate",
-    "train",
-    "skip",
-    "audit",
-)
+Node = Callable[[RunContext, State], State]
+NODES: dict[str, Node] = {
+    "base": trials.measure_base,
+    "calibrate": trials.calibrate,
+    "retain": closing.retain,
+    "observe": planning.observe,
+    "plan": planning.plan,
+    "check": planning.check,
+    "ask": approving.ask,
+    "approve": approving.approve,
+    "run": trials.run,
+    "audit": closing.audit,
+}
 
 
-def build(services: RunContext) -> Any:
-    """The uncompiled graph over one set of services."""
+def build(context: RunContext) -> Any:
+    """The uncompiled graph over one context."""
     from langgraph.graph import END, START, StateGraph
 
     graph = StateGraph(State)
 
-    def add(name: str, node: Callable[[RunContext, State], State]) -> None:
-        def run(state: State) -> State:
-            return node(services, state)
+    def add(name: str, node: Node) -> None:
+        def bound(state: State) -> State:
+            return node(context, state)
 
-        graph.add_node(name, run)
+        graph.add_node(name, bound)
 
-    for name in NODES:
-        add(name, getattr(nodes, name))
+    for name, node in NODES.items():
+        add(name, node)
     graph.add_conditional_edges(
-        START, lambda state: nodes.next_after_start(services), ["measure", "calibrate", "observe"]
+        START, lambda state: begin_at(context), ["base", "calibrate", "retain"]
     )
-    graph.add_edge("calibrate", "observe")
-    graph.add_conditional_edges(
-        "observe", lambda s: "audit" if s.get("stop") else "plan", ["audit", "plan"]
-    )
+    graph.add_edge("base", "calibrate")
+    graph.add_edge("calibrate", "retain")
+    graph.add_edge("retain", "observe")
+    graph.add_conditional_edges("observe", after_observe, ["audit", "plan"])
     graph.add_conditional_edges("plan", after_plan, ["check", "plan", "audit"])
-    graph.add_conditional_edges("check", after_check, ["ask", "curate", "plan", "audit"])
-    graph.add_conditional_edges("ask", after_ask, ["approve", "curate", "plan", "audit"])
-    graph.add_conditional_edges("approve", after_approve, ["check", "curate", "plan"])
-    graph.add_edge("curate", "train")
-    graph.add_conditional_edges(
-        "train", lambda s: "skip" if s.get("failure") else "measure", ["skip", "measure"]
-    )
-    graph.add_conditional_edges(
-        "measure", lambda state: nodes.next_after_start(services), ["calibrate", "observe"]
-    )
-    graph.add_edge("skip", "observe")
+    graph.add_conditional_edges("check", after_check, ["ask", "run", "plan", "audit"])
+    graph.add_conditional_edges("ask", after_ask, ["approve", "run", "plan", "audit"])
+    graph.add_conditional_edges("approve", after_approve, ["check", "plan"])
+    graph.add_edge("run", "retain")
     graph.add_edge("audit", END)
     return graph
+
+
+def begin_at(context: RunContext) -> str:
+    """Where a start takes up the run: the fold of the journal decides."""
+    if not context.state.rounds:
+        return "base"
+    return "retain" if context.state.calibration else "calibrate"
+
+
+def after_observe(state: State) -> str:
+    """A reason to stop ends the rounds."""
+    return "audit" if state.get("stop") else "plan"
 
 
 def after_plan(state: State) -> str:
@@ -82,7 +91,7 @@ def after_check(state: State) -> str:
         return "audit"
     if state["violations"]:
         return "plan"
-    return "curate" if state.get("decided") == state["plan"] else "ask"
+    return "run" if state.get("decided") == state["plan"] else "ask"
 
 
 def after_ask(state: State) -> str:
@@ -91,7 +100,7 @@ def after_ask(state: State) -> str:
         return "audit"
     if state["request"]:
         return "approve"
-    return "curate" if state["decided"] else "plan"
+    return "run" if state["decided"] else "plan"
 
 
 def after_approve(state: State) -> str:
@@ -101,8 +110,8 @@ def after_approve(state: State) -> str:
     return "check"
 
 
-def _checkpoint_file(path: Path) -> sqlite3.Connection:
-    """The file of checkpoints. Nothing is ever read from it, so that a damaged one is begun anew."""
+def _open_checkpoints(path: Path) -> sqlite3.Connection:
+    """The file of LangGraph's checkpoints. Nothing is read from it: a damaged one is begun anew."""
     connection = sqlite3.connect(path, check_same_thread=False)
     try:
         sound = connection.execute("pragma quick_check").fetchone() == ("ok",)
@@ -117,7 +126,7 @@ def _checkpoint_file(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(path, check_same_thread=False)
 
 
-def run(services: RunContext, folder: Path, wait: Callable[[], None] | None = None) -> None:
+def run(context: RunContext, folder: Path, wait: Callable[[], None] | None = None) -> None:
     """Run to the end (or to an exception) from the fold of the journal. The journal's lock must be held.
 
     Where a person must decide it raises WaitingError, or with `wait` calls that until a decision is stored.
@@ -126,16 +135,16 @@ def run(services: RunContext, folder: Path, wait: Callable[[], None] | None = No
     from langgraph.checkpoint.sqlite import SqliteSaver
     from langgraph.types import Command
 
-    journal = services.steps.journal
-    connection = _checkpoint_file(folder / CHECKPOINT)
+    journal = context.steps.journal
+    connection = _open_checkpoints(folder / CHECKPOINT)
     try:
         saver = SqliteSaver(connection, serde=JsonPlusSerializer(allowed_msgpack_modules=None))
-        graph = build(services).compile(checkpointer=saver)
+        graph = build(context).compile(checkpointer=saver)
         config = {
             "configurable": {"thread_id": f"{journal.run}:{journal.fence}"},
-            "recursion_limit": STEPS_PER_ROUND * (services.settings.rounds + 2),
+            "recursion_limit": STEPS_PER_ROUND * (context.settings.rounds + 2),
         }
-        value: Any = nodes.resume_at(services)
+        value: Any = fresh(len(context.state.rounds))
         while interrupts := graph.invoke(value, config, durability="sync").get("__interrupt__"):
             asked = interrupts[0].value
             while journal.decision(asked["round"], asked["request"]) is None:

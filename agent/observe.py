@@ -58,7 +58,8 @@ def observation(
     stock = pool.stock(settings.limits.min_quality)
     ratios, buckets = proportions(stock)
     latest = state.latest
-    assert latest is not None and state.last_plan is not None
+    assert latest is not None
+    assert state.last_plan is not None
     return Observation(
         round=state.rounds[-1].round + 1,
         rounds=settings.rounds,

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
-from agent.planners.response_model import ResponseModel
-from agent.planners.surrogate import trials_of
-from agent.weights import Weights, cell_shares, share_row, weights_of
+from agent.planners.response_model import ResponseModel, measured_mixtures
+from agent.weights import Floats, Weights, cell_shares, share_row, weights_of
 from mosaic.core.types.plans import ActionPlan, Prediction
 from mosaic.core.types.runs import Observation
 
@@ -29,9 +26,9 @@ def predicted_changes(plan: ActionPlan, observation: Observation) -> list[Predic
     proportions = observation.bucket_proportions
     cells = [(d, b) for d, per in proportions.items() for b in per]
     datasets = {o.name: o.datasets for o in observation.objectives}
-    model = ResponseModel(cells, datasets, trials_of(observation))
+    model = ResponseModel(cells, datasets, measured_mixtures(observation))
 
-    def row(weights: Weights) -> np.ndarray:
+    def row(weights: Weights) -> Floats:
         return share_row(cells, cell_shares(*weights))
 
     after = row(weights_of(plan, proportions))
@@ -44,7 +41,5 @@ def predicted_changes(plan: ActionPlan, observation: Observation) -> list[Predic
             continue
         change, unsure = difference
         low = change - LOWER_95 * math.hypot(unsure, noise[objective])
-        found.append(
-            Prediction(objective=objective, change=round(change, 4), low=round(low, 4))
-        )
+        found.append(Prediction(objective=objective, change=round(change, 4), low=round(low, 4)))
     return found

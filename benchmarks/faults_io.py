@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from mosaic.core.journal import FILE
+from mosaic.core.tables import FILE
 
 REAL = {
     name: getattr(os, name)

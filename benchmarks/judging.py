@@ -19,9 +19,10 @@ from eval.suite import Suite
 from mosaic.app.config import load_config
 from mosaic.app.wiring import open_suites
 from mosaic.core.errors import StopRequested
-from mosaic.core.journal import FILE, Journal
+from mosaic.core.journal import Journal
 from mosaic.core.steps import Steps
 from mosaic.core.store import Store
+from mosaic.core.tables import FILE
 from mosaic.core.types.evaluation import Prompt, Response
 from tools.effects.evaluate import Evaluation, Evaluator
 from tools.effects.judge import GoldChecks, RecordedJudge

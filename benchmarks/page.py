@@ -10,11 +10,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+from agent.nodes.all import RunContext
 from starlette.routing import BaseRoute, Route
 from starlette.testclient import TestClient
 
 from agent.approval import HumanApprover
-from agent.nodes.all import RunContext
 from benchmarks.durability import memory
 from benchmarks.figures import figure
 from benchmarks.standins import StandIn, StandInGenerator, Witness

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from agent.nodes.all import calibrate, measure, resume_at
 from scipy.stats import t as student
 
 from agent.feasible import feasible_plan
 from agent.graph import run as run_graph
-from agent.nodes.all import calibrate, measure, resume_at
 from agent.planners.base import Planner, require_one_plan
 from agent.planners.baselines import NeedPlanner, RandomPlanner, StaticPlanner
 from agent.planners.surrogate import SurrogatePlanner
@@ -28,7 +28,7 @@ from benchmarks.world import World
 from mosaic.app import runs
 from mosaic.app.config import RunConfig, load_config
 from mosaic.app.views.report_data import report_data
-from mosaic.app.wiring import build_services, open_inputs
+from mosaic.app.wiring import build_context, open_inputs
 from mosaic.core.journal import Journal
 from mosaic.core.types.plans import ActionPlan
 from mosaic.core.types.runs import Observation
@@ -144,7 +144,7 @@ def run_planners(
         runs.create(start, config, inputs.digests())
         journal = Journal.open(start)
         journal.acquire()
-        services = build_services(config, start, journal, inputs)
+        services = build_context(config, start, journal, inputs)
         measure(services, resume_at(services))
         calibrate(services, resume_at(services))
         journal.close()
@@ -154,7 +154,7 @@ def run_planners(
             shutil.copytree(start, copy)
             journal = Journal.open(copy)
             journal.acquire()
-            services = build_services(config, copy, journal, inputs)
+            services = build_context(config, copy, journal, inputs)
             services.planner = PLANNERS[name]()
             run_graph(services, copy)
             journal.close()

@@ -17,17 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from agent.approval import Approver
+from agent.context import RunContext
 from agent.graph import run as run_graph
-from agent.nodes.all import RunContext
 from mosaic.app import runs
 from mosaic.app.config import RunConfig, load_config
-from mosaic.app.wiring import Inputs, Reporting, build_services, open_inputs
+from mosaic.app.wiring import Inputs, Reporting, build_context, open_inputs, run_digests
 from mosaic.core.journal import Journal
 from mosaic.core.types.base import digest_of
 from mosaic.core.types.evaluation import Prompt, Response
 from mosaic.core.types.runs import TRAINING_SET, TrainJob, TrainResult, Workplace
 from tools.effects.evaluate import Evaluator
-from tools.effects.train import TrainTool
 from tools.executors.inline import InlineHandle
 from training.methods.base import Progress, Stopping
 from training.models.adapter import CONFIG, WEIGHTS
@@ -156,33 +155,29 @@ class StandIn:
         return cls(config, replace(inputs, suites=suites))
 
     def create(self, folder: Path) -> None:
-        runs.create(folder, self.config, self.inputs.digests())
+        runs.create(folder, self.config, run_digests(self.config, self.inputs))
 
-    def services(self, folder: Path, journal: Journal, witness: Witness) -> RunContext:
-        services = build_services(self.config, folder, journal, self.inputs, Reporting())
-        old: Evaluator = services.evaluator
-        services.evaluator = Evaluator(
-            services.steps,
-            StandInGenerator(witness),
-            old.judge,
-            old.objectives,
-            old.suites,
-            old.identity,
+    def context(self, folder: Path, journal: Journal, witness: Witness) -> RunContext:
+        """The real context with the stand-ins in place of trainer and generator."""
+        context = build_context(self.config, folder, journal, self.inputs, Reporting())
+        old = context.evaluator
+        context.evaluator = Evaluator(
+            StandInGenerator(witness), old.judge, old.objectives, old.suites, old.identity
         )
-        trainer: TrainTool = services.trainer
-        services.trainer = replace(trainer, executor=StandInExecutor(witness), adapter_bytes=0)
+        executor = StandInExecutor(witness)
+        context.trainer = replace(context.trainer, executor=executor, adapter_bytes=0)
         if self.approver:
-            services.approver = self.approver
-        return services
+            context.approver = self.approver
+        return context
 
     def run(self, folder: Path, witness: Witness, wait: Callable[[], None] | None = None) -> None:
         """One start of the controller, as `resume` does it."""
         journal = Journal.open(folder)
         try:
             journal.acquire()
-            services = self.services(folder, journal, witness)
-            services.steps.store.sweep()
-            run_graph(services, folder, wait)
+            context = self.context(folder, journal, witness)
+            context.steps.store.sweep()
+            run_graph(context, folder, wait)
         finally:
             journal.close()
 
@@ -198,17 +193,16 @@ def _some(prompts: list[Prompt], per_slice: int) -> list[Prompt]:
 
 
 def outcome(folder: Path) -> dict[str, Any]:
-    """What must be equal between a run that was interrupted and one that was not: rounds, audit, events, ledger."""
+    """What must be equal between a run that was interrupted and one that was not.
+
+    Steps with their results, events, ledger; the clock of a round is left out.
+    """
     journal = Journal.open(folder)
     try:
         run = journal.run
-        steps = [(s.kind, s.state, s.result) for s in journal.steps() if s.kind != "record"]
-        rounds = [s.result for s in journal.steps("record")]
-        events = [(e.round, e.kind, e.payload) for e in journal.events()]
-        return json.loads(
-            json.dumps(
-                {"steps": steps, "rounds": rounds, "events": events, "ledger": journal.ledger()}
-            ).replace(run, "RUN")
-        )
+        steps = [(row.kind, row.state, row.result) for row in journal.rows()]
+        events = [(e.place.round, e.record.json_data()) for e in journal.events()]
+        whole = json.dumps({"steps": steps, "events": events, "ledger": journal.ledger()})
+        return json.loads(whole.replace(run, "RUN"))
     finally:
         journal.close()

@@ -22,8 +22,9 @@ from benchmarks.figures import figure
 from benchmarks.standins import StandIn, Witness
 from mosaic.app.decisions import decide, pending
 from mosaic.core.errors import MosaicError, UsageError, WaitingError
-from mosaic.core.journal import FILE, Journal, _checksum
+from mosaic.core.journal import Journal, _checksum
 from mosaic.core.store import FOLDER
+from mosaic.core.tables import FILE
 from mosaic.core.types.base import canonical_json
 from mosaic.core.types.plans import ActionPlan
 

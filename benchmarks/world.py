@@ -9,8 +9,9 @@ from pathlib import Path
 from agent.pareto import hypervolume
 from agent.weights import proportions
 from mosaic.app.config import RunConfig
-from mosaic.app.wiring import build_services, open_inputs
-from mosaic.core.journal import FILE, Journal
+from mosaic.app.wiring import build_context, open_inputs
+from mosaic.core.journal import Journal
+from mosaic.core.tables import FILE
 from mosaic.core.types.data import Mixture
 from mosaic.core.types.evaluation import Score
 from tools.effects.curate import curate_step
@@ -44,7 +45,7 @@ class World:
         journal = Journal.open(folder)
         journal.acquire()
         self.config = config
-        self.services = build_services(config, folder, journal, inputs)
+        self.services = build_context(config, folder, journal, inputs)
         self.stock = inputs.pool.stock(config.limits.min_quality)
         self.ratios, self.buckets = proportions(self.stock)
 

@@ -60,18 +60,14 @@ def audit(context: RunContext, state: State) -> State:
         base=base,
         scores=scores,
     )
-    inputs = Audit(
-        chosen=chosen, adapter=adapter, stop=state["stop"], rounds=len(current.rounds)
-    )
+    inputs = Audit(chosen=chosen, adapter=adapter, stop=state["stop"], rounds=len(current.rounds))
     event = AuditedEvent(chosen=chosen, stop=state["stop"], base=base, scores=scores)
     stands = context.steps.at(last).run(inputs, lambda: Outcome(result, [event]))
     context.state = current.audited(stands)
     return {}
 
 
-def _audited(
-    context: RunContext, round_: int, trial: str, adapter: str | None
-) -> dict[str, Score]:
+def _audited(context: RunContext, round_: int, trial: str, adapter: str | None) -> dict[str, Score]:
     """Scores of one model on the audit suites, by objective."""
     evaluation = context.evaluator.evaluate(context.steps.at(round_, trial), adapter, ["audit"])
     return {objective: roles["audit"] for objective, roles in evaluation.scores().items()}

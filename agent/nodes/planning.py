@@ -15,6 +15,7 @@ from mosaic.core.steps import Outcome
 from mosaic.core.types.base import JsonObject, digest_of
 from mosaic.core.types.plans import Violation
 from mosaic.core.types.records import (
+    TRACE,
     CheckedEvent,
     CheckPlan,
     Observe,
@@ -91,7 +92,10 @@ def plan(context: RunContext, state: State) -> State:
             raise
         digest = context.file_plan(proposed)
         event = PlannedEvent(
-            planner=planner.kind, plan=proposed, plan_digest=digest, calls=toolbox.trace()
+            planner=planner.kind,
+            plan=proposed,
+            plan_digest=digest,
+            calls=TRACE.validate_python(toolbox.trace()),
         )
         return Outcome(PlanProposed(plan=digest), [event])
 
@@ -167,9 +171,7 @@ def replace_planner(
         return {"stop": f"{NO_PLAN}: {reason}", "violations": []}
     by = context.fallback.kind
     context.notify(f"round {number}: {reason}; {by} plans this round")
-    inputs = ReplacePlanner(
-        run=context.run, round=number, attempt=state["attempt"], reason=reason
-    )
+    inputs = ReplacePlanner(run=context.run, round=number, attempt=state["attempt"], reason=reason)
     whom = planner.kind if planner else state["planner"]
     result = PlannerReplaced(planner=whom, by=by, reason=reason)
     event = ReplacedEvent(planner=whom, by=by, reason=reason)

@@ -33,9 +33,10 @@ from eval.chat.strict_json import Invalid, NotStrict, parse_strict
 from mosaic.core.errors import BoundaryError, PausedError, UsageError
 from mosaic.core.types.base import JsonObject, canonical_json
 from mosaic.core.types.plans import ActionPlan
+from mosaic.core.types.records import ChooseMark, GiveUp
 from mosaic.core.types.runs import Observation
 from prompts.envelope import delimiter
-from tools.effects.model_calls import GAVE_UP, Ask, uncached
+from tools.effects.model_calls import Ask, uncached
 from tools.planning.schemas import ARGUMENTS, ShowExamples, action_plan, plan_model
 from tools.planning.toolbox import Toolbox
 
@@ -68,7 +69,8 @@ class LlmPlanner:
             toolbox.record("gave_up", {"reason": str(error)}, spent)
             reason = f"round {observation.round}: the model found no plan: {error}"
             if self.config.on_failure == "pause":
-                self._ask(GAVE_UP, {"reason": str(error), "spent": spent}, lambda: {"paused": True})
+                gave_up = GiveUp(reason=str(error), spent=spent)
+                self._ask.at(observation.round).give_up(gave_up)
                 raise PausedError(
                     f"{reason}; see `trace`, change planner settings or the model, then resume"
                 ) from None
@@ -100,12 +102,12 @@ class Conversation:
         self.prompts = load_prompts()
         self.plan_shape = plan_model(observation, "plan")
         self.draft_shape = plan_model(observation, "draft")
-        self.calls = PlannerCalls(
-            config, chat, ask, observation, self.plan_shape, self.prompts, toolbox
-        )
         self.repairs = 0
-        self._ask = ask
+        self._ask = ask.at(observation.round)
         self._mark: str | None = None
+        self.calls = PlannerCalls(
+            config, chat, self._ask, observation, self.plan_shape, self.prompts, toolbox
+        )
 
     def run(self) -> ActionPlan:
         """Talk until the model submits a plan without violations. Raises GaveUp at a limit."""
@@ -121,7 +123,7 @@ class Conversation:
             if plan is not None:
                 return plan
 
-    def spent(self) -> dict[str, float]:
+    def spent(self) -> JsonObject:
         """What the round has cost so far, for the trace."""
         totals = self.calls.totals
         return {
@@ -159,9 +161,8 @@ class Conversation:
     def mark(self) -> str:
         """This conversation's random delimiter, filed so that a replay has the same words."""
         if self._mark is None:
-            inputs = {"observation": self.observation.content_digest}
-            filed = self._ask("plan_mark", inputs, lambda: {"mark": delimiter()})
-            self._mark = str(filed["mark"])
+            inputs = ChooseMark(observation=self.observation.content_digest)
+            self._mark = self._ask.mark(inputs, delimiter)
         return self._mark
 
     # -- reading a reply --------------------------------------------------------------------------

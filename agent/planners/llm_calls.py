@@ -9,17 +9,17 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from pydantic import BaseModel, JsonValue
+from pydantic import BaseModel
 
 from agent.planners.base import LlmPlannerConfig
-from eval.chat.client import BadReply, ChatModel, ChatUnavailable, Completion
+from eval.chat.client import BadReply, ChatModel, ChatUnavailable, Completion, ToolCall
 from eval.chat.reply import Attempt, sent
 from mosaic.core.types.base import JsonObject, digest_of
+from mosaic.core.types.records import AskPlanner, PlannerAnswer
 from mosaic.core.types.runs import Observation
 from prompts.load import Prompt
-from tools.effects.model_calls import CALL, Ask
+from tools.effects.model_calls import Ask, Spent
 from tools.planning.schemas import ARGUMENTS, definitions, schema_of
 from tools.planning.toolbox import Toolbox
 
@@ -43,11 +43,11 @@ class CallTotals:
     tokens: int = 0
     seconds: float = 0.0
 
-    def add(self, filed: Mapping[str, Any]) -> None:
+    def add(self, filed: Spent) -> None:
         """Count an answer or an outage that was filed."""
-        self.calls += int(filed["attempts"])
-        self.tokens += int(filed["charged"])
-        self.seconds += float(filed["seconds"])
+        self.calls += filed.attempts
+        self.tokens += filed.charged
+        self.seconds += filed.seconds
 
 
 class PlannerCalls:
@@ -73,16 +73,19 @@ class PlannerCalls:
         self._answers = 0
         # What the answers depend on beside the messages: the model with its sampling, the prompts
         # and the shapes.
-        chat_identity = config.chat.model_dump(
-            exclude={"base_url", "api_key_env", "timeout_seconds"}
+        elsewhere = {"base_url", "api_key_env", "timeout_seconds"}
+        self._question = AskPlanner(
+            model=config.chat.model_dump(exclude=elsewhere),
+            observation=observation.content_digest,
+            prompts={name: prompt.digest for name, prompt in prompts.items()},
+            shapes=digest_of([schema_of(plan_shape), sorted(ARGUMENTS)]),
+            conversation="",
+            call=0,
+            closing=False,
+            messages="",
         )
-        self._identity: dict[str, object] = {
-            "model": chat_identity,
-            "observation": observation.content_digest,
-            "prompts": {name: prompt.digest for name, prompt in prompts.items()},
-            "shapes": digest_of([schema_of(plan_shape), sorted(ARGUMENTS)]),
-        }
-        self._conversation = digest_of(self._identity)
+        identity = {"model", "observation", "prompts", "shapes"}
+        self._conversation = digest_of(self._question.model_dump(mode="json", include=identity))
         for filed in ask.earlier(self._conversation):
             self.totals.add(filed)
 
@@ -99,15 +102,15 @@ class PlannerCalls:
         for outage in self._ask.charges(self._conversation, self._answers):
             totals.add(outage)
         self._check_limits()
-        inputs = {
-            **self._identity,
+        this_call = {
             "conversation": self._conversation,
             "call": self._answers,
             "closing": closing,
             "messages": digest_of(messages),
         }
+        question = self._question.model_copy(update=this_call)
         try:
-            answer = self._ask(CALL, inputs, lambda: self._complete(messages, closing))
+            answer = self._ask.answer(question, lambda: self._complete(messages, closing))
         except ChatUnavailable as error:
             self._trace_outage(error)
             raise
@@ -115,9 +118,9 @@ class PlannerCalls:
         totals.add(answer)
         totals.retries += _retries(answer)
         self._trace(answer)
-        if "failed" in answer:
-            raise GaveUp(f"{answer['failed']}: {answer['reason']}")
-        return Completion.model_validate(answer["completion"])
+        if answer.failed is not None:
+            raise GaveUp(f"{answer.failed}: {answer.reason}")
+        return Completion.model_validate(answer.completion)
 
     def _check_limits(self) -> None:
         config, totals = self.config, self.totals
@@ -128,7 +131,7 @@ class PlannerCalls:
                 f"max_seconds: {totals.seconds:.0f} of {config.max_seconds:.0f} s are used"
             )
 
-    def _complete(self, messages: list[JsonObject], closing: bool) -> JsonObject:
+    def _complete(self, messages: list[JsonObject], closing: bool) -> PlannerAnswer:
         """One completion as it is filed. `closing` offers no tool but to submit the plan.
 
         A bad reply is filed like an answer: on resume the same round must fail in the same way,
@@ -151,43 +154,43 @@ class PlannerCalls:
                 most_attempts=config.max_calls - totals.calls,
             )
         except BadReply as error:
-            return {
-                "failed": error.kind,
-                "reason": str(error),
-                "attempts": sent(error.attempts),
-                "charged": sum(attempt.charged for attempt in error.attempts),
-                "records": _records(error.attempts),
-                "seconds": round(time.monotonic() - started, 4),
-            }
-        return {
-            "completion": completion.json_data(),
-            "attempts": sent(completion.attempts),
-            "charged": completion.charged,
-            "seconds": round(time.monotonic() - started, 4),
-        }
+            return PlannerAnswer(
+                failed=error.kind,
+                reason=str(error),
+                records=_records(error.attempts),
+                attempts=sent(error.attempts),
+                charged=sum(attempt.charged for attempt in error.attempts),
+                seconds=round(time.monotonic() - started, 4),
+            )
+        return PlannerAnswer(
+            completion=completion.json_data(),
+            attempts=sent(completion.attempts),
+            charged=completion.charged,
+            seconds=round(time.monotonic() - started, 4),
+        )
 
     # -- the trace --------------------------------------------------------------------------------
 
-    def _trace(self, answer: Mapping[str, Any]) -> None:
+    def _trace(self, answer: PlannerAnswer) -> None:
         """One line for each message of the model."""
         line: dict[str, object] = {
-            "seconds": answer["seconds"],
-            "charged": answer["charged"],
+            "seconds": answer.seconds,
+            "charged": answer.charged,
             "retries": _retries(answer),
         }
-        if "failed" in answer:
-            line["failed"] = answer["failed"]
-            line["reason"] = answer["reason"]
-            line["attempts"] = answer["records"]
+        if answer.completion is None:
+            line["failed"] = answer.failed
+            line["reason"] = answer.reason
+            line["attempts"] = answer.records
         else:
-            completion = answer["completion"]
-            line["text"] = completion["text"][:MAX_TRACE_TEXT]
-            line["tool_calls"] = [_traced_call(call) for call in completion["tool_calls"]]
-            if completion.get("reasoning"):
-                line["reasoning"] = completion["reasoning"][:MAX_TRACE_TEXT]
-            line["usage"] = completion["usage"]
-            line["attempts"] = completion["attempts"]
-            line["model"] = completion["model"]
+            completion = Completion.model_validate(answer.completion)
+            line["text"] = completion.text[:MAX_TRACE_TEXT]
+            line["tool_calls"] = [_traced_call(call) for call in completion.tool_calls]
+            if completion.reasoning:
+                line["reasoning"] = completion.reasoning[:MAX_TRACE_TEXT]
+            line["usage"] = answer.completion["usage"]
+            line["attempts"] = answer.completion["attempts"]
+            line["model"] = completion.model
         self._record(self._answers, line)
 
     def _trace_outage(self, error: ChatUnavailable) -> None:
@@ -202,14 +205,14 @@ class PlannerCalls:
         self._toolbox.record("model", {"call": call, "prompt": self._conversation}, line)
 
 
-def _retries(answer: Mapping[str, Any]) -> int:
+def _retries(answer: PlannerAnswer) -> int:
     """Requests beyond the first. An answer may have taken none: nothing reached a server."""
-    return max(0, int(answer["attempts"]) - 1)
+    return max(0, answer.attempts - 1)
 
 
-def _records(attempts: Sequence[Attempt]) -> list[JsonValue]:
+def _records(attempts: Sequence[Attempt]) -> list[JsonObject]:
     return [attempt.json_data() for attempt in attempts]
 
 
-def _traced_call(call: Mapping[str, str]) -> dict[str, str]:
-    return {"name": call["name"], "arguments": call["arguments"][:MAX_TRACE_TEXT]}
+def _traced_call(call: ToolCall) -> dict[str, str]:
+    return {"name": call.name, "arguments": call.arguments[:MAX_TRACE_TEXT]}

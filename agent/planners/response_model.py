@@ -115,6 +115,28 @@ class ResponseModel:
             return np.full((len(shares), len(deviates)), np.nan)
         return np.mean(per_slice, axis=0)
 
+    def difference(
+        self, after: Floats, before: Floats, objective: str
+    ) -> tuple[float, float] | None:
+        """Predicted change of an objective's mean from one mixture to another, and how unsure.
+
+        `after` and `before` have shape (cells,). The uncertainty is the standard deviation of the
+        fit at the difference of the features d, sqrt(d covariance d), averaged over slices as if
+        they erred together. None for an objective without slices.
+        """
+        changes, deviations = [], []
+        for slice_, (coefficients, covariance) in zip(self.slices, self._fitted, strict=True):
+            if slice_.key[0] != objective:
+                continue
+            features = log_share_features(np.array([after, before]), slice_.groups)
+            then, now = np.clip(features @ coefficients, 1.0, 5.0)
+            step = features[0] - features[1]
+            changes.append(float(then - now))
+            deviations.append(float(np.sqrt(step @ covariance @ step)))
+        if not changes:
+            return None
+        return float(np.mean(changes)), float(np.mean(deviations))
+
     def doubling_effect(self, key: SliceKey) -> float:
         """What doubling all of its objective's tokens is believed to add to a slice's mean.
 

@@ -7,13 +7,13 @@ from mosaic.core.store import Store
 from mosaic.core.types.base import JsonObject
 from mosaic.core.types.plans import ActionPlan, Violation
 from mosaic.core.types.runs import Observation
-from tools.planning.examples import Files, examples_of
+from tools.planning.examples import EvaluationFiles, examples_of
 from tools.planning.toolbox import Filter, Toolbox
 from training.data.pool import Pool
 
 
 def open_toolbox(
-    observation: Observation, pool: Pool, store: Store, files: Files | None
+    observation: Observation, pool: Pool, store: Store, files: EvaluationFiles | None
 ) -> Toolbox:
     """The tools over one observation: examples from what was filed, checks against all limits.
 

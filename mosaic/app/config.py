@@ -18,13 +18,13 @@ from pydantic import Field, ValidationError, model_validator
 
 from agent.approval import ApprovalConfig, AutoApprovalConfig
 from agent.planners.base import PlannerConfig, SurrogatePlannerConfig
-from agent.state import CalibrationConfig, FailureConfig, Settings, StopConfig
+from agent.settings import CalibrationConfig, FailureConfig, Settings, StopConfig
 from eval.generators.base import GeneratorConfig, TransformersGeneratorConfig
 from eval.judges.base import JudgeConfig, VerifierJudgeConfig
 from mosaic.core.errors import UsageError
 from mosaic.core.types.base import FrozenModel
 from mosaic.core.types.plans import Limits, ObjectiveSpec
-from mosaic.core.types.runs import SftRecipe
+from mosaic.core.types.runs import Recipe, SftRecipe
 from tools.executors.base import ExecutorConfig, InlineExecutorConfig
 
 BUNDLED = Path(__file__).parent.parent / "lab" / "data"
@@ -141,8 +141,13 @@ class RunConfig(FrozenModel):
 
     @property
     def tokens_per_round(self) -> int:
-        """What one round may cost: tokens selected, times epochs."""
-        return self.budget.tokens_per_round * self.methods.sft.epochs
+        """What one trial is charged."""
+        return self.recipe.usage(self.budget.tokens_per_round).cost
+
+    @property
+    def recipe(self) -> Recipe:
+        """How trials are trained: the one method that is enabled."""
+        return self.methods.sft
 
     @property
     def tokens_total(self) -> int:
@@ -161,7 +166,7 @@ class RunConfig(FrozenModel):
             ],
             limits=self.limits,
             tokens_per_round=self.budget.tokens_per_round,
-            epochs=self.methods.sft.epochs,
+            recipe=self.recipe,
             calibration=self.calibration,
             stop=self.stop,
             max_repairs=self.planner.max_repairs,

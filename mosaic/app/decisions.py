@@ -1,114 +1,143 @@
-"""What waits for a person, and the person's answer: one INSERT, made without the lock, checked before it is made."""
+"""What waits for a person, and the person's answer: one INSERT, made without the lock."""
 
 from __future__ import annotations
 
 import getpass
 import os
 from pathlib import Path
-from typing import Any, Literal
 
 from agent.constraints import check_plan
 from mosaic.app.runs import run_config
 from mosaic.core.errors import UsageError
 from mosaic.core.journal import WAITING, Journal
 from mosaic.core.store import Store
-from mosaic.core.types.plans import ActionPlan
+from mosaic.core.types.plans import ActionPlan, ApprovalRequest, Decision, Violation
+from mosaic.core.types.records import AskApproval
 from mosaic.core.types.runs import Observation
 from training.data.pool import Pool
 
-Kind = Literal["approve", "edit", "reject"]
+MIN_PREFIX = 8
 
 
-def open_request(journal: Journal) -> dict[str, Any] | None:
+def open_request(journal: Journal) -> ApprovalRequest | None:
     """The question that the run waits on, if it has no answer yet."""
     waiting = journal.meta(WAITING)
     if not waiting:
         return None
-    asked = (s.result for s in journal.steps("ask") if s.result and s.result["request"] == waiting)
-    request = next(asked, None)
-    return request if request and journal.decision(request["round"], waiting) is None else None
+    for step in journal.steps(AskApproval):
+        request = step.result
+        if request.request == waiting:
+            return request if journal.decision(request.round, waiting) is None else None
+    return None
 
 
-def pending(folder: Path) -> dict[str, Any]:
-    """What a person is asked: run, round, plan, changes, cost, stock, floors, violations, expected effect.
-
-    UsageError where nothing waits.
-    """
+def pending(folder: Path) -> ApprovalRequest:
+    """The question that waits for a person. Raises UsageError if nothing waits."""
     journal = Journal.open(folder)
     try:
         request = open_request(journal)
-        if request is None:
-            raise UsageError(
-                f"nothing in {folder} waits for approval; continue: python -m mosaic resume {folder}"
-            )
-        return request
     finally:
         journal.close()
+    if request is None:
+        raise UsageError(
+            f"nothing in {folder} waits for approval; continue: python -m mosaic resume {folder}"
+        )
+    return request
 
 
-def decide(
+def approve(
     folder: Path,
-    kind: Kind,
+    request: str,
     *,
-    plan_digest: str | None = None,
     edited: ActionPlan | None = None,
     reason: str = "",
     by: str | None = None,
-) -> dict[str, Any]:
-    """Record a decision on what waits. UsageError where nothing waits, where `plan_digest` names another plan, where
-    somebody was faster, or where an edited plan breaks a constraint."""
-    if kind == "reject" and not reason.strip():
+) -> Decision:
+    """Approve the question that was seen, or give a plan to run in place of its own.
+
+    `request` is the question's id, or at least its first 8 characters. Raises UsageError if another
+    question or none waits, if somebody was faster, or if the edited plan breaks a constraint.
+    """
+    asked = _seen(folder, request, "approve")
+    if edited is None:
+        return _record(folder, asked, "approve", [], reason, by)
+    edited = _own_words(edited, asked)
+    broken = violations(folder, asked, edited)
+    if broken:
+        lines = [f"  {v.path}: {v.rule}, {v.value} against {v.limit}; {v.hint}" for v in broken]
+        raise UsageError("the edited plan breaks constraints:\n" + "\n".join(lines))
+    return _record(folder, asked, "edit", [edited], reason, by)
+
+
+def reject(folder: Path, request: str, *, reason: str, by: str | None = None) -> Decision:
+    """Refuse the plans of the question that was seen; the planner is told the reason."""
+    if not reason.strip():
         raise UsageError("a rejection needs a reason; the planner is told")
-    request = pending(folder)
-    if plan_digest is not None and not _names(request["plan_digest"], plan_digest):
+    return _record(folder, _seen(folder, request, "reject"), "reject", [], reason, by)
+
+
+def _seen(folder: Path, request: str, verb: str) -> ApprovalRequest:
+    """The question that waits, if it is the one that the person saw."""
+    asked = pending(folder)
+    if len(request) < MIN_PREFIX or not asked.request.startswith(request):
         raise UsageError(
-            f"--plan-digest {plan_digest} is not the plan that waits in round {request['round']}, which is "
-            f"{request['plan_digest'][:12]}; look again: python -m mosaic pending {folder}"
+            f"--request {request!r} is not the question that waits: round {asked.round} asks "
+            f"{asked.request[:12]}. Look at it with `python -m mosaic pending {folder}`, then: "
+            f"python -m mosaic {verb} {folder} --request {asked.request[:12]}"
         )
-    if edited is not None:
-        broken = violations(folder, request, edited)
-        if broken:
-            lines = "\n".join(
-                f"  {v['path']}: {v['rule']}, {v['value']} against {v['limit']}; {v['hint']}"
-                for v in broken
-            )
-            raise UsageError(f"the edited plan breaks constraints:\n{lines}")
+    return asked
+
+
+def _own_words(edited: ActionPlan, asked: ApprovalRequest) -> ActionPlan:
+    """The edited plan without the proposer's forecast, which was made for another plan."""
+    for shown in asked.plans:
+        if edited.expected == shown.plan.expected:
+            return edited.model_copy(update={"expected": {}})
+    return edited
+
+
+def _record(
+    folder: Path,
+    asked: ApprovalRequest,
+    kind: str,
+    edited: list[ActionPlan],
+    reason: str,
+    by: str | None,
+) -> Decision:
     try:
         reason.encode()
     except UnicodeEncodeError:
-        raise UsageError("the reason is no valid UTF-8; write it again") from None
-    decision = {
-        **{
-            name: request[name]
-            for name in ("request", "run", "round", "plan_digest", "state_digest")
-        },
-        "kind": kind,
-        "by": by or _who(),
-        "reason": reason,
-        **({"plan": edited.json_data()} if edited else {}),
-    }
+        raise UsageError("the reason is not valid UTF-8; write it again") from None
+    decision = Decision.model_validate(
+        {
+            "request": asked.request,
+            "run": asked.run,
+            "round": asked.round,
+            "kind": kind,
+            "by": by or _who(),
+            "reason": reason,
+            "plans": [shown.plan_digest for shown in asked.plans],
+            "edited": edited,
+        }
+    )
     journal = Journal.open(folder)
     try:
-        journal.decide(request["round"], request["request"], decision)
+        journal.decide(decision)
     finally:
         journal.close()
     return decision
 
 
 def _who() -> str:
-    """The name of the user, or the number where there is no name (a container)."""
+    """The name of the user, or the number if there is no name (a container)."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
         return f"user {os.getuid()}"
 
 
-def _names(digest: str, given: str) -> bool:
-    return len(given) >= 8 and digest.startswith(given)
-
-
-def violations(folder: Path, request: dict[str, Any], plan: ActionPlan) -> list[dict[str, Any]]:
-    """Every constraint that a plan would break in place of the one that waits."""
-    seen = Observation.model_validate(Store(folder).get_json(request["state_digest"]))
+def violations(folder: Path, request: ApprovalRequest, plan: ActionPlan) -> list[Violation]:
+    """Every constraint that a plan would break in place of one that waits."""
+    seen = Observation.model_validate(Store(folder).get_json(request.observation))
     pool = Pool.open(Path(run_config(folder).pool))
-    return [v.json_data() for v in check_plan(plan, seen, pool)]
+    return check_plan(plan, seen, pool)

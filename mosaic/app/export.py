@@ -6,12 +6,15 @@ import json
 import shutil
 from pathlib import Path
 
+from agent.retention import dropped_adapters
 from mosaic.app.config import RunConfig
 from mosaic.app.runs import run_config
 from mosaic.app.views.cards import dataset_card, model_card
 from mosaic.app.views.report_data import load, pick_round, report_data
 from mosaic.core.errors import UsageError
 from mosaic.core.store import MANIFEST, Store
+from mosaic.core.types.records import Train
+from mosaic.core.types.runs import TRAINING_SET
 from training.data.pool import Pool
 from training.data.provenance import Origin
 
@@ -32,13 +35,10 @@ def export_round(folder: Path, number: int | None, out: Path) -> list[Path]:
             raise UsageError(
                 f"round {round_.round} is the base and has no adapter; name one with --round"
             )
-        step = next(
-            s
-            for s in journal.steps("train")
-            if s.state == "done" and (s.result or {})["digest"] == round_.adapter
-        )
-        inputs = journal.config["inputs"]
-        dropped = {str(d) for s in journal.steps("retain") if s.result for d in s.result["dropped"]}
+        trained = {step.result.digest: step for step in journal.steps(Train)}
+        training_set = trained[round_.adapter].inputs.job.inputs[TRAINING_SET]
+        pool_digest = journal.recorded.inputs.pool
+        dropped = dropped_adapters(journal)
     finally:
         journal.close()
     store = Store(folder)
@@ -46,14 +46,14 @@ def export_round(folder: Path, number: int | None, out: Path) -> list[Path]:
         raise UsageError(
             f"the adapter of round {round_.round} was not kept (keep: archive); archived rounds: {state.archive}"
         )
-    adapter, rows = store.path(round_.adapter), store.path(step.inputs["training_set"])
-    report = report_data(folder)
+    adapter, rows = store.path(round_.adapter), store.path(training_set)
+    report = report_data(folder).json_data()
     out.mkdir(parents=True)
     shutil.copytree(adapter, out / "adapter", ignore=shutil.ignore_patterns(MANIFEST))
     shutil.copyfile(rows, out / "training_set.parquet")
     (out / "plan.json").write_text(json.dumps(round_.plan.json_data(), indent=2) + "\n")
     config = run_config(folder)
-    origins = pool_origins(config, inputs.get("pool"))
+    origins = pool_origins(config, pool_digest)
     base = Path(config.base_model).name
     (out / "README.md").write_text(model_card(folder.name, base, round_, report, origins or []))
     (out / "DATASET.md").write_text(dataset_card(folder.name, round_, origins))

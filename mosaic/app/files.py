@@ -11,11 +11,11 @@ from pydantic import BaseModel, ValidationError
 
 from eval.chat.strict_json import depth_of
 from mosaic.app.config import RunConfig, explain
-from mosaic.app.shapes import InstructionFollowingLine, OverRefusalLine, Report, Request, SafetyLine
+from mosaic.app.shapes import InstructionFollowingLine, OverRefusalLine, Report, SafetyLine, Status
 from mosaic.core.errors import UsageError
 from mosaic.core.types.data import CurationReport, Example
 from mosaic.core.types.evaluation import Prompt, Scored
-from mosaic.core.types.plans import ActionPlan
+from mosaic.core.types.plans import ActionPlan, ApprovalRequest, Decision
 from mosaic.core.types.runs import Observation
 
 MAX_BYTES = 256 * 1024
@@ -30,7 +30,9 @@ SCHEMAS: dict[str, type[BaseModel]] = {
     "curation": CurationReport,
     "observation": Observation,
     "report": Report,
-    "request": Request,
+    "status": Status,
+    "request": ApprovalRequest,
+    "decision": Decision,
     "score-safety": SafetyLine,
     "score-over-refusal": OverRefusalLine,
     "score-instruction-following": InstructionFollowingLine,

@@ -20,6 +20,7 @@ from mosaic.core.errors import UsageError
 from mosaic.core.journal import Journal
 from mosaic.core.store import Store
 from mosaic.core.types.evaluation import Judgment, Prompt, Response, Verdict
+from mosaic.core.types.records import JudgeSuite
 from tools.effects.judge import GoldChecks, ask_in_batches
 from tools.effects.verdict_cache import VerdictCache
 from tools.labelling.pool import Labeller
@@ -143,19 +144,19 @@ def compare_judges(run: Path, first: str, second: str, say: Say) -> dict[str, An
     pairs: dict[str, dict[str, tuple[Prompt, Response]]] = {name: {} for name in objectives}
     journal = Journal.open(run)
     try:
-        steps = [s for s in journal.steps("judge") if s.state == "done" and s.result]
+        steps = journal.steps(JudgeSuite)
     finally:
         journal.close()
     store = Store(run)
     for step in steps:
-        suite = by_digest.get(step.inputs["suite"])
+        suite = by_digest.get(step.inputs.suite)
         if suite is None:
             raise UsageError(
-                f"{run}: the suites of {step.inputs['objective']} changed since it was judged; restore them"
+                f"{run}: the suites of {step.inputs.objective} changed since it was judged; restore them"
             )
-        if objectives[suite.objective].evidence != "answers" or not step.result:
+        if objectives[suite.objective].evidence != "answers":
             continue
-        lines = store.get_json(step.result["responses"])
+        lines = store.get_json(step.result.responses)
         for prompt, line in zip(suite.prompts, lines, strict=True):
             response = Response.model_validate(line)
             pairs[suite.objective].setdefault(

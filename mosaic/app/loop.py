@@ -12,17 +12,18 @@ from types import FrameType
 from typing import Any
 
 from agent.graph import run as run_graph
-from agent.nodes.all import RunContext, refusal
+from agent.nodes.approving import refusal
 from agent.observe import observation, stop_reason
 from agent.planners.toolbox import open_toolbox
 from mosaic.app import runs
 from mosaic.app.config import RunConfig
 from mosaic.app.terminal import safe_lines
 from mosaic.app.validation import check_before_run
-from mosaic.app.views.report_data import link_rounds
-from mosaic.app.wiring import Reporting, build_services, open_inputs, run_digests
+from mosaic.app.views.links import link_rounds
+from mosaic.app.wiring import Inputs, Reporting, build_context, open_inputs, run_digests
 from mosaic.core.errors import StopRequested, UsageError
 from mosaic.core.journal import Journal
+from mosaic.core.types.records import RecordDecision
 from training.methods.base import Event
 
 POLL = 1.0
@@ -56,19 +57,41 @@ def execute(
             journal.acquire()
             if not new:
                 inputs = open_inputs(config)
-                runs.accept_inputs(journal, config, run_digests(config, inputs), accept_changes)
-                say(f"continuing {folder}")
+                _continue(journal, config, inputs, say, accept_changes)
             with Bars(say) as reporting:
                 reporting.stopping = stopping
-                services = build_services(config, folder, journal, inputs, reporting)
-                services.steps.store.sweep()
+                context = build_context(config, folder, journal, inputs, reporting)
+                context.steps.store.sweep()
                 try:
-                    run_graph(services, folder, _waiter(folder, say, stopping) if wait else None)
+                    run_graph(context, folder, _waiter(folder, say, stopping) if wait else None)
                 finally:
-                    services.evaluator.generator.close()
+                    context.evaluator.generator.close()
             link_rounds(folder)
         finally:
             journal.close()
+
+
+def _continue(
+    journal: Journal,
+    config: RunConfig,
+    inputs: Inputs,
+    say: Callable[[str], None],
+    accept: bool,
+) -> None:
+    """Go on with what the run began with, or with what a person accepts as changed.
+
+    A change passes every check that a new run passes, before it is recorded.
+    """
+    folder, digests = journal.folder, run_digests(config, inputs)
+    changed = runs.changes(journal, config, digests)
+    if changed:
+        if not accept:
+            raise UsageError(runs.refused_changes(folder, changed))
+        check_before_run(config, inputs, say, folder.resolve().parent)
+        runs.accept_changes(journal, config, digests, changed)
+    elif not (folder / runs.CONFIG).is_file():
+        runs.write_config(folder, config)
+    say(f"continuing {folder}")
 
 
 @contextmanager
@@ -124,32 +147,39 @@ def stop_signals(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
 
 
 def propose(folder: Path, config: RunConfig) -> dict[str, Any]:
-    """The next plan and its violations, from the recorded rounds and the refusals of this one; nothing is written."""
+    """The next plan and its violations, from the recorded rounds and the refusals of this one.
+
+    Nothing is written.
+    """
     inputs = open_inputs(config)
-    runs.same_inputs(folder, run_digests(config, inputs))
+    runs.same_inputs(folder, config, run_digests(config, inputs))
     journal = Journal.open(folder)
     try:
-        services: RunContext = build_services(config, folder, journal, inputs)
-        state = services.state()
-        if not state.rounds or state.calibration is None:
+        context = build_context(config, folder, journal, inputs)
+        state, settings = context.state, context.settings
+        if not state.rounds or state.calibration is None or state.latest is None:
             raise UsageError(
-                f"{folder} has no measured round yet; `python -m mosaic resume {folder}` measures first"
+                f"{folder} has no measured round yet; `python -m mosaic resume {folder}` measures "
+                "first"
             )
-        reason = stop_reason(state, services.settings, services.budget_left())
+        reason = stop_reason(state, settings, context.budget_left())
         if reason:
             return {"plan": None, "stop": reason}
-        decided = [s.result for s in journal.steps("approve", len(state.rounds)) if s.result]
-        refused = [refusal(services, d) for d in decided if d["kind"] == "reject"]
-        seen = observation(state, services.settings, services.pool, services.budget_left(), refused)
-        toolbox = open_toolbox(seen, services.pool, services.steps.store, state.latest_files)
-        plan = services.planner.propose(seen, toolbox)[0]
-        violations = toolbox.violations(plan)
+        refused = []
+        for step in journal.steps(RecordDecision, len(state.rounds)):
+            if step.result.kind == "reject":
+                reason = step.result.reason
+                refused += [refusal(context.plan(d), reason) for d in step.result.plans]
+        seen = observation(state, settings, context.pool, context.budget_left(), refused)
+        store = context.steps.store
+        toolbox = open_toolbox(seen, context.pool, store, state.latest.files)
+        (plan,) = context.planner.propose(seen, toolbox)
         return {
             "round": seen.round,
-            "planner": services.planner.kind,
+            "planner": context.planner.kind,
             "plan": plan.json_data(),
             "plan_digest": plan.content_digest,
-            "violations": [v.json_data() for v in violations],
+            "violations": [v.json_data() for v in toolbox.violations(plan)],
             "trace": toolbox.trace(),
         }
     finally:

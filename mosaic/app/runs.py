@@ -11,7 +11,10 @@ from pathlib import Path
 
 from mosaic.app.config import RunConfig, differences, load_config, parse_config
 from mosaic.core.errors import BudgetError, UsageError
-from mosaic.core.journal import FILE, UNFINISHED, Journal
+from mosaic.core.journal import UNFINISHED, Journal
+from mosaic.core.tables import FILE
+from mosaic.core.types.records import ChangedEvent
+from mosaic.core.types.runs import InputDigests, RunRecord
 
 RUNS = Path("runs")
 CONFIG = "config.json"
@@ -53,7 +56,7 @@ def run_config(folder: Path) -> RunConfig:
     """The resolved config a run was started with."""
     journal = Journal.open(folder)
     try:
-        return parse_config(journal.config["run"], str(folder / FILE))
+        return parse_config(journal.recorded.run, str(folder / FILE))
     finally:
         journal.close()
 
@@ -90,57 +93,59 @@ def check_budget(config: RunConfig) -> None:
         )
 
 
-def create(folder: Path, config: RunConfig, digests: dict[str, object]) -> None:
-    """Make the run directory with its journal. `digests` identify pool, base and suites."""
+def create(folder: Path, config: RunConfig, digests: InputDigests) -> None:
+    """Make the run directory with its journal. `digests` identify what the config names."""
     check_budget(config)
     run = f"{folder.name}-{uuid.uuid4().hex[:12]}"
-    Journal.create(
-        folder, run, {"run": config.json_data(), "inputs": digests}, config.tokens_total
-    ).close()
-    _write_config(folder, config)
+    Journal.create(folder, run, _record(config, digests), config.tokens_total).close()
+    write_config(folder, config)
 
 
-def same_inputs(folder: Path, digests: dict[str, object]) -> None:
-    """UsageError with the field-level difference where what the run depends on changed since it began."""
+def _record(config: RunConfig, digests: InputDigests) -> RunRecord:
+    return RunRecord(run=config.json_data(), inputs=digests)
+
+
+def changes(journal: Journal, config: RunConfig, digests: InputDigests) -> list[str]:
+    """Field-level difference from what the run began with, a line `path: old -> new` each."""
+    return differences(journal.recorded.json_data(), _record(config, digests).json_data())
+
+
+def same_inputs(folder: Path, config: RunConfig, digests: InputDigests) -> None:
+    """Raise UsageError with the difference if what the run depends on changed since it began."""
     journal = Journal.open(folder)
-    old = journal.config["inputs"]
+    changed = changes(journal, config, digests)
     journal.close()
-    changed = differences(old, digests)
     if changed:
-        raise UsageError(_changed(folder, changed))
+        raise UsageError(refused_changes(folder, changed))
 
 
-def accept_inputs(
-    journal: Journal, config: RunConfig, digests: dict[str, object], accept: bool
+def accept_changes(
+    journal: Journal, config: RunConfig, digests: InputDigests, changed: list[str]
 ) -> None:
-    """Go on only with the recorded config and inputs, or where the person accepts the difference, which is recorded.
+    """Record that a person accepted a difference.
 
-    Objectives cannot change under way: rounds measured on others cannot be compared.
+    Raises UsageError if objectives were added or left out: rounds measured on others cannot be
+    compared.
     """
-    old, new = journal.config, {"run": config.json_data(), "inputs": digests}
-    changed = differences(old, new)
-    if not changed:
-        if not (journal.folder / CONFIG).is_file():
-            _write_config(journal.folder, config)
-        return
-    if not accept:
-        raise UsageError(_changed(journal.folder, changed))
-    if sorted(old["run"]["objectives"]) != sorted(new["run"]["objectives"]):
+    before = journal.recorded.run.get("objectives")
+    if not isinstance(before, dict) or sorted(before) != sorted(config.objectives):
         raise UsageError("objectives cannot be added or left out under way; start another run")
-    journal.change(new, {"changes": changed}, config.tokens_total)
-    _write_config(journal.folder, config)
+    event = ChangedEvent(changes=changed)
+    journal.change(_record(config, digests), event, config.tokens_total)
+    write_config(journal.folder, config)
 
 
-def _changed(folder: Path, changed: list[str]) -> str:
+def refused_changes(folder: Path, changed: list[str]) -> str:
+    """What a person is told who resumes a run whose config or inputs changed."""
     lines = "\n".join(f"  {line}" for line in changed)
     return (
         f"what {folder} depends on changed since it began:\n{lines}\n"
-        "restore it, start another run, or go on with it by the same command with --accept-changes "
-        f"(python -m mosaic resume {folder} [--set ...] --accept-changes)"
+        "restore it, start another run, or go on with it by the same command with "
+        f"--accept-changes (python -m mosaic resume {folder} [--set ...] --accept-changes)"
     )
 
 
-def _write_config(folder: Path, config: RunConfig) -> None:
+def write_config(folder: Path, config: RunConfig) -> None:
     """The config for people; code reads it from the journal."""
     temporary = folder / f".{CONFIG}"
     temporary.write_text(json.dumps(config.json_data(), indent=2) + "\n")

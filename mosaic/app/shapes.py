@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import ConfigDict, Field, create_model
 
 from eval.objectives.over_refusal import BOUNDARY, FRICTION, HELP, REFUSAL
 from eval.objectives.safety import CONCEALMENT, LEAKS, PRESSURE, UTILITY
+from mosaic.core.types.base import FrozenModel
 from mosaic.core.types.data import CurationReport
 from mosaic.core.types.plans import ActionPlan, Forecast
+from mosaic.core.types.records import PlannerReplaced
 
 CLOSED = ConfigDict(extra="forbid")
 
 
-class _Shape(BaseModel):
-    model_config = CLOSED
-
-
-class Summary(_Shape):
-    """A mean on the 1-5 scale with its 95 % interval; all None where nothing was scored."""
+class Summary(FrozenModel):
+    """A mean on the 1-5 scale with its 95 % interval; all None if nothing was scored."""
 
     mean: float | None
     low: float | None
@@ -29,15 +27,33 @@ class Summary(_Shape):
     n_invalid: int
 
 
-class ReportRound(_Shape):
-    """One round; round 0 is the base. `scores` is objective -> role -> summary, `seconds` is by part."""
+class RoundTokens(FrozenModel):
+    """Training tokens of a round: the budget, what was selected and trained, what was short.
+
+    `supervised` are those of the selected ones that the loss counts, in one epoch.
+    """
+
+    budget: int = 0
+    selected: int = 0
+    trained: int = 0
+    supervised: int = 0
+    short: int = 0
+
+
+class ReportRound(FrozenModel):
+    """One round; round 0 is the base.
+
+    `trial` is the id of the trial that stands for the round, `scores` is objective -> role ->
+    summary, `seconds` is by part.
+    """
 
     round: int
+    trial: str
     plan: ActionPlan | None
     planner: str
-    replaced: dict[str, Any] | None
+    replaced: PlannerReplaced | None
     scores: dict[str, dict[str, Summary]]
-    tokens: dict[str, int]
+    tokens: RoundTokens
     curation: CurationReport | None
     seconds: dict[str, float]
     accepted: bool
@@ -47,22 +63,36 @@ class ReportRound(_Shape):
     adapter: str | None
 
 
-class CalibrationShape(_Shape):
+class CalibrationShape(FrozenModel):
     """Scores of each repeat of the static mixture, and the noise per objective."""
 
     mixture: ActionPlan
+    trials: list[str]
     scores: list[dict[str, dict[str, Summary]]]
     noise: dict[str, float]
 
 
-class AuditShape(_Shape):
-    """Audit scores by objective; `chosen` is empty where no round was chosen."""
+class AuditShape(FrozenModel):
+    """Audit scores by objective; `chosen` is empty if no round was chosen."""
 
     base: dict[str, Summary]
     chosen: dict[str, Summary]
 
 
-class BudgetShape(_Shape):
+class AuditOpening(FrozenModel):
+    """One opening of the audit suites: after which round, what was chosen, what came later.
+
+    `decided_after` are rounds that were planned after this opening: decisions that may have seen
+    what the audit said.
+    """
+
+    after_round: int
+    chosen: int | None
+    stop: str
+    decided_after: list[int]
+
+
+class BudgetShape(FrozenModel):
     """Training tokens."""
 
     total: int
@@ -71,7 +101,20 @@ class BudgetShape(_Shape):
     left: int
 
 
-class Report(_Shape):
+class ModelCalls(FrozenModel):
+    """What planner or judges asked of language models: answers, requests with retries, tokens.
+
+    Gold checks and what an outage left without an answer count as requests and tokens.
+    `from_cache` are verdicts that another run had paid for.
+    """
+
+    answers: int
+    requests: int
+    tokens: int
+    from_cache: int = 0
+
+
+class Report(FrozenModel):
     """`report --json`, `run --json`, `resume --json`."""
 
     run: str
@@ -87,31 +130,24 @@ class Report(_Shape):
     archive: list[int]
     chosen: int | None
     audit: AuditShape | None
+    audits: list[AuditOpening]
     hypervolume: list[float]
     budget: BudgetShape
-    model_calls: dict[str, dict[str, int]]
+    model_calls: dict[str, ModelCalls]
 
 
-class Request(_Shape):
-    """`pending --json`: what a person is asked. `words` are the planner's and are not checked."""
+class Status(FrozenModel):
+    """`status --json`: where a run stands."""
 
-    request: str
     run: str
-    round: int
-    attempt: int
-    plan: ActionPlan
-    plan_digest: str
-    state_digest: str
-    planner: str
-    changes: list[dict[str, Any]]
-    cost: dict[str, int]
-    stock: list[dict[str, Any]]
-    floors: list[dict[str, Any]]
-    violations: list[dict[str, Any]]
-    expected: dict[str, float]
-    words: str
-    action_requests: list[dict[str, Any]]
-    review_configs: list[dict[str, Any]]
+    state: Literal["finished", "waiting for approval", "unfinished"]
+    rounds: str
+    calibrated: bool
+    archive: list[int]
+    last: str | None
+    begun: str | None
+    tokens_spent: int
+    tokens_left: int
 
 
 def _channel(name: str, ranges: dict[str, int]) -> Any:

@@ -6,23 +6,20 @@ import re
 from pathlib import Path
 from typing import Any
 
+from agent.retention import dropped_adapters
 from mosaic.core.errors import DamageError, UsageError
-from mosaic.core.journal import FILE, Journal
+from mosaic.core.journal import Journal
 from mosaic.core.store import FOLDER, Store
+from mosaic.core.tables import FILE
+from mosaic.core.types.records import (
+    MAKERS,
+    RecordDecision,
+    artifacts_of,
+)
+from mosaic.core.types.runs import RunRecord
 from training.data.pool import Pool
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
-# Results that name artifacts of the store; other digests in the journal name inputs that live elsewhere.
-ARTIFACTS = {
-    "curate": ("training_set",),
-    "train": ("digest",),
-    "generate": ("responses",),
-    "likelihood": ("responses",),
-    "judge": ("responses", "judgments", "scored"),
-    "observe": ("observation",),
-    "plan": ("plan",),
-    "approve": ("executes",),
-}
 
 
 def verify(folder: Path) -> list[dict[str, Any]]:
@@ -37,27 +34,35 @@ def verify(folder: Path) -> list[dict[str, Any]]:
         found = [{"where": FILE, "what": line} for line in journal.check()]
         if found:
             return found + _objects(folder, set(), set())
-        steps = [s for s in journal.steps() if s.state == "done" and s.result]
-        named = {
-            str(s.result[field]): f"{s.kind}, step {s.seq}"
-            for s in steps
-            for field in ARTIFACTS.get(s.kind, ())
-            if s.result and s.result.get(field)
-        }
-        dropped = {d for s in steps if s.kind == "retain" and s.result for d in s.result["dropped"]}
-        return _pool(journal.config) + _objects(folder, named.keys() - dropped, dropped, named)
+        named = _named(journal)
+        dropped = dropped_adapters(journal)
+        needed = named.keys() - dropped
+        return _pool(journal.recorded) + _objects(folder, needed, dropped, named)
     finally:
         journal.close()
 
 
-def _pool(config: dict[str, Any]) -> list[dict[str, Any]]:
-    """Files of the run's pool that are not as they were built, where the folder still holds that pool."""
-    path = Path(config.get("run", {}).get("pool", ""))
+def _named(journal: Journal) -> dict[str, str]:
+    """Artifact -> which step made it. Other digests in the journal name inputs elsewhere."""
+    named = {}
+    for kind in MAKERS:
+        for step in journal.steps(kind):
+            for digest in artifacts_of(step.stored):
+                named[digest] = f"{step.inputs.kind}, step {step.seq}"
+    for decided in journal.steps(RecordDecision):
+        for plan in decided.result.edited:
+            named[plan.content_digest] = f"{decided.inputs.kind}, step {decided.seq}"
+    return named
+
+
+def _pool(recorded: RunRecord) -> list[dict[str, Any]]:
+    """Files of the run's pool that are not as they were built, if that pool is still there."""
+    path = Path(str(recorded.run.get("pool", "")))
     try:
         pool = Pool.open(path)
     except UsageError:
         return []
-    if pool.digest != config.get("inputs", {}).get("pool"):
+    if pool.digest != recorded.inputs.pool:
         return []
     try:
         pool.verify()

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import prompts
 from agent.approval import Approver, AutoApprover, HumanApprover, PolicyApprover
-from agent.nodes.all import RunContext
+from agent.context import RunContext
 from agent.planners.base import LlmPlannerConfig, Planner, PlannerConfig, RandomPlannerConfig
 from agent.planners.baselines import NeedPlanner, RandomPlanner, StaticPlanner
 from agent.planners.llm import LlmPlanner
@@ -31,7 +32,8 @@ from mosaic.core.steps import Steps
 from mosaic.core.store import Store, file_digest
 from mosaic.core.types.base import digest_of
 from mosaic.core.types.evaluation import ROLES
-from tools.effects.evaluate import Evaluator
+from mosaic.core.types.runs import InputDigests
+from tools.effects.evaluate import Evaluator, GeneratorIdentity, PlainJudge, RunJudge
 from tools.effects.evaluate import Progress as EvaluationProgress
 from tools.effects.judge import GoldChecks, RecordedJudge
 from tools.effects.model_calls import journaled, uncached
@@ -76,19 +78,22 @@ class Inputs:
     suites: dict[str, dict[str, Suite]]
     base_digest: str
 
-    def digests(self) -> dict[str, object]:
-        suites = {
-            o: {role: s.digest for role, s in roles.items()} for o, roles in self.suites.items()
-        }
-        return {"pool": self.pool.digest, "base_model": self.base_digest, "suites": suites}
 
-
-def run_digests(config: RunConfig, inputs: Inputs) -> dict[str, object]:
-    """What a run depends on beside its config: pool, base, suites, judge, and the prompts where a model reads them."""
-    found = {**inputs.digests(), "judge": build_judge(config).digest}
+def run_digests(config: RunConfig, inputs: Inputs) -> InputDigests:
+    """Digests of what a run depends on: pool, base, suites, judge, and prompts that a model reads."""
+    suites = {}
+    for objective, roles in inputs.suites.items():
+        suites[objective] = {role: suite.digest for role, suite in roles.items()}
+    read = {}
     if "llm" in (config.planner.kind, config.judge.kind):
-        found["prompts"] = {p.stem: file_digest(p) for p in sorted(PROMPTS.glob("*.md"))}
-    return found
+        read = {path.stem: file_digest(path) for path in sorted(PROMPTS.glob("*.md"))}
+    return InputDigests(
+        pool=inputs.pool.digest,
+        base_model=inputs.base_digest,
+        suites=suites,
+        judge=build_judge(config).digest,
+        prompts=read,
+    )
 
 
 def open_objective(name: str) -> Objective:
@@ -176,13 +181,13 @@ def judge_cache(config: RunConfig, runs: Path) -> Path:
 
 def build_run_judge(
     config: RunConfig, folder: Path, steps: Steps, inputs: Inputs, reporting: Reporting
-) -> Judge:
-    """The judge of a run. One that is a model writes its verdicts down and checks itself on known answers."""
+) -> RunJudge:
+    """The judge of a run. A model's verdicts are filed, and gold checks go before each batch."""
     judge = build_judge(config)
     if not isinstance(judge, LlmJudge):
-        return judge
+        return PlainJudge(judge)
     known = {name: list(roles.values()) for name, roles in inputs.suites.items()}
-    canaries = GoldChecks(
+    gold = GoldChecks(
         judge,
         inputs.objectives,
         known,
@@ -190,14 +195,14 @@ def build_run_judge(
         check=f"python -m mosaic judge check {folder / 'config.json'}",
     )
     cache = VerdictCache(judge_cache(config, folder.resolve().parent))
-    return RecordedJudge(judge, steps, cache, canaries, reporting.evaluating)
+    return RecordedJudge(judge, steps, cache, gold, reporting.evaluating)
 
 
 def build_generator(config: RunConfig, folder: Path, reporting: Reporting) -> Generator:
     """The generator of a run directory; close it when the run ends."""
     base = Path(config.base_model)
     if config.generator.kind == "vllm":
-        rank = check_servable(config.methods.sft)
+        rank = check_servable(config.recipe)
         logs = folder / "logs" / "vllm"
         return VllmGenerator(
             base, config.generator, rank, logs, reporting.generating, reporting.notify
@@ -205,13 +210,13 @@ def build_generator(config: RunConfig, folder: Path, reporting: Reporting) -> Ge
     return TransformersGenerator(base, config.generator, reporting.generating)
 
 
-def build_executor(config: RunConfig, folder: Path) -> Executor:
+def build_executor(config: RunConfig, folder: Path) -> Executor[Any]:
     if config.executor.kind == "subprocess":
         return SubprocessExecutor(config.executor, folder / "logs")
     return InlineExecutor()
 
 
-def build_services(
+def build_context(
     config: RunConfig,
     folder: Path,
     journal: Journal,
@@ -222,41 +227,42 @@ def build_services(
     reporting = reporting or Reporting()
     steps = Steps(journal, Store(folder), reporting.stopping)
     base = Path(config.base_model)
-    identity = {
+    settings = {**config.generator.json_data(), "version": GENERATION}
+    evaluator = Evaluator(
+        build_generator(config, folder, reporting),
+        build_run_judge(config, folder, steps, inputs, reporting),
+        inputs.objectives,
+        inputs.suites,
+        GeneratorIdentity(inputs.base_digest, settings),
+        reporting.evaluating,
+    )
+    trainer = TrainTool(
+        build_executor(config, folder),
+        base,
+        inputs.base_digest,
+        config.recipe,
+        reporting.training,
+        adapter_bytes(base, config.recipe.lora_r),
+    )
+    fallback = None
+    if config.planner.on_failure not in ("stop", "pause"):
+        fallback = build_planner(config.planner.on_failure, config.planner)
+    experiment = {
         "base": inputs.base_digest,
-        "generator": {**config.generator.json_data(), "version": GENERATION},
+        "generator": settings,
+        "recipe": config.recipe.json_data(),
+        **run_digests(config, inputs).json_data(),
     }
-    generator = build_generator(config, folder, reporting)
     return RunContext(
         steps=steps,
         pool=inputs.pool,
-        evaluator=Evaluator(
-            steps,
-            generator,
-            build_run_judge(config, folder, steps, inputs, reporting),
-            inputs.objectives,
-            inputs.suites,
-            identity,
-            reporting.evaluating,
-        ),
-        trainer=TrainTool(
-            steps,
-            build_executor(config, folder),
-            base,
-            inputs.base_digest,
-            config.methods.sft,
-            reporting.training,
-            adapter_bytes(base, config.methods.sft.lora_r),
-        ),
+        evaluator=evaluator,
+        trainer=trainer,
         planner=build_planner(config.planner.kind, config.planner, steps),
-        fallback=None
-        if config.planner.on_failure in ("stop", "pause")
-        else build_planner(config.planner.on_failure, config.planner),
+        fallback=fallback,
         approver=build_approver(config),
         settings=config.settings(),
-        experiment=digest_of(
-            {**identity, "training": config.methods.sft.json_data(), **run_digests(config, inputs)}
-        ),
+        experiment=digest_of(experiment),
         pause=config.planner.on_failure == "pause",
         notify=reporting.notify,
     )

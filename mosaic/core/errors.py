@@ -80,6 +80,11 @@ class TrainingError(BoundaryError):
         self.failure = failure
         self.details = {"failure": failure}
 
+    @property
+    def repeats(self) -> bool:
+        """Whether the same job would fail in the same way again."""
+        return self.failure in ("out_of_memory", "nan_loss", "wrong_adapter")
+
 
 class DamageError(MosaicError):
     """Stored bytes do not match the digest they are filed under."""

@@ -35,9 +35,10 @@ from mosaic.core.errors import (
 )
 from mosaic.core.rows import Calls, Event, Place, SmallStep, Step, StepRow
 from mosaic.core.tables import COLUMNS, FILE, SCHEMA, VERSION, WAIT, checksum, expected_failure
-from mosaic.core.types.base import FrozenModel, JsonObject, canonical_json
+from mosaic.core.types.base import FrozenModel, canonical_json
 from mosaic.core.types.plans import Decision
 from mosaic.core.types.records import EVENT, EventRecord, StepInputs
+from mosaic.core.types.runs import RunRecord
 
 LOCK = "lock"
 UNFINISHED = f".{FILE}."
@@ -60,7 +61,7 @@ class Journal:
         self.fence = 0
 
     @classmethod
-    def create(cls, folder: Path, run: str, config: JsonObject, cap: int) -> Journal:
+    def create(cls, folder: Path, run: str, record: RunRecord, cap: int) -> Journal:
         """Make a journal with a budget of `cap` tokens. `run` must be unlike any other run's.
 
         Raises UsageError if the folder has a journal already.
@@ -73,7 +74,7 @@ class Journal:
         temporary = folder / f"{UNFINISHED}{os.getpid()}"
         temporary.unlink(missing_ok=True)
         # Config keys stay in their own order, which is how people wrote them.
-        written = json.dumps(config, allow_nan=False)
+        written = record.model_dump_json()
         meta = {"version": str(VERSION), "run": run, "config": written, "fence": "0", WAITING: ""}
         try:
             db = cls._connect(temporary)
@@ -230,9 +231,13 @@ class Journal:
         return self.meta("run")
 
     @property
-    def config(self) -> JsonObject:
-        loaded: JsonObject = json.loads(self.meta("config"))
-        return loaded
+    def recorded(self) -> RunRecord:
+        """The config that the run was started with, and the digests of what it names."""
+        text = self.meta("config")
+        try:
+            return RunRecord.model_validate_json(text)
+        except ValidationError as error:
+            raise DamageError(f"{self.folder / FILE}: its config: {error}") from error
 
     def _set_meta(self, name: str, value: str) -> None:
         self._db.execute(
@@ -293,7 +298,7 @@ class Journal:
                         raise known from error
                 raise
 
-    def change(self, config: JsonObject, event: EventRecord, cap: int) -> None:
+    def change(self, record: RunRecord, event: EventRecord, cap: int) -> None:
         """Replace config, inputs and token budget; `event`, in the same transaction, says how.
 
         Raises UsageError if more than `cap` is spent and reserved already.
@@ -307,7 +312,7 @@ class Journal:
                 )
             self._db.execute("update ledger set cap = ? where id = 0", (cap,))
             self._update_checksum("ledger", "id", 0)
-            self._set_meta("config", json.dumps(config, allow_nan=False))
+            self._set_meta("config", record.model_dump_json())
             # What was asked before does not stand any more: the next start asks again.
             self._set_meta(WAITING, "")
             self._append(f"change:{self.fence}", Place(0), event)
@@ -505,15 +510,28 @@ class Journal:
         rows = self._rows("steps", "1 order by seq desc limit 1")
         return _step_row(rows[0]) if rows else None
 
-    def seconds(self) -> list[tuple[int, str, int, float]]:
-        """(round, kind, how many, seconds) of all finished steps: labels, summed by SQLite."""
-        return [
-            (int(round_), str(kind), int(count), float(total))
-            for round_, kind, count, total in self._select(
-                "select round, kind, count(*), coalesce(sum(seconds), 0) from steps "
-                "where state = 'done' group by round, kind"
-            )
-        ]
+    def seconds(self, round_: int, trial: str | None = None) -> list[tuple[str, float]]:
+        """(kind, seconds) of the finished steps of a round: labels, summed by SQLite.
+
+        `trial` counts only the steps of one trial and those of none.
+        """
+        where, values = "round = ? and state = 'done'", list[object]([round_])
+        if trial is not None:
+            where += " and trial in (?, '')"
+            values.append(trial)
+        query = f"select kind, coalesce(sum(seconds), 0) from steps where {where} group by kind"
+        return [(str(kind), float(total)) for kind, total in self._select(query, values)]
+
+    def counts(self, round_: int) -> list[tuple[str, int, float]]:
+        """(kind, how many, seconds) of the finished steps of a round, in order of their kinds."""
+        query = (
+            "select kind, count(*), coalesce(sum(seconds), 0) from steps "
+            "where round = ? and state = 'done' group by kind"
+        )
+        found = []
+        for kind, count, total in self._select(query, [round_]):
+            found.append((str(kind), int(count), float(total)))
+        return found
 
     # -- events, ledger, decisions -----------------------------------------------------------------
 

@@ -23,7 +23,7 @@ create table steps (
   state text not null check (state in ('intent', 'done', 'failed')),
   result text, seconds real, fence integer not null, checksum text not null);
 create index steps_by_kind on steps (kind, seq);
-create index steps_by_round on steps (round, kind, state, seconds);
+create index steps_by_round on steps (round, state, kind, trial, seconds);
 create table events (
   seq integer primary key, id text not null unique, round integer not null, trial text not null,
   kind text not null, payload text not null, at real not null, checksum text not null);

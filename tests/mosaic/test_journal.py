@@ -15,7 +15,8 @@ from mosaic.core.errors import (
     PausedError,
     UsageError,
 )
-from mosaic.core.journal import FILE, Journal
+from mosaic.core.journal import Journal
+from mosaic.core.tables import FILE
 from mosaic.core.steps import Outcome, Steps
 from mosaic.core.store import Store
 

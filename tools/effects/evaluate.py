@@ -46,7 +46,8 @@ Progress = Callable[[str, int, int], None]
 class RunJudge(Protocol):
     """A judge that can be bound to a place of a run, where it files what it is told."""
 
-    digest: str
+    @property
+    def digest(self) -> str: ...
 
     def at(self, steps: Steps) -> Judge: ...
 

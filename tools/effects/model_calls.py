@@ -19,12 +19,14 @@ from mosaic.core.types.records import (
     AskPlanner,
     CallsCharged,
     ChargeCalls,
+    ChooseMark,
     GivenUp,
     GiveUp,
+    MarkChosen,
     PlannerAnswer,
 )
 
-Inputs = TypeVar("Inputs", AskPlanner, GiveUp)
+Inputs = TypeVar("Inputs", AskPlanner, ChooseMark, GiveUp)
 Spent = PlannerAnswer | CallsCharged
 
 
@@ -41,6 +43,10 @@ class Ask(Protocol):
 
     def give_up(self, inputs: GiveUp) -> None:
         """File that the model found no plan: the next conversation has fresh limits."""
+        ...
+
+    def mark(self, inputs: ChooseMark, draw: Callable[[], str]) -> str:
+        """The mark that was drawn for these inputs, now or before."""
         ...
 
     def earlier(self, conversation: str) -> Sequence[Spent]:
@@ -61,6 +67,9 @@ class _Uncached:
 
     def give_up(self, inputs: GiveUp) -> None:
         """Nothing to file it in."""
+
+    def mark(self, inputs: ChooseMark, draw: Callable[[], str]) -> str:
+        return draw()
 
     def earlier(self, conversation: str) -> Sequence[Spent]:
         return []
@@ -118,6 +127,9 @@ class _Journaled:
 
     def give_up(self, inputs: GiveUp) -> None:
         self.steps.run(self._placed(inputs), lambda: Outcome(GivenUp()))
+
+    def mark(self, inputs: ChooseMark, draw: Callable[[], str]) -> str:
+        return self.steps.run(self._placed(inputs), lambda: Outcome(MarkChosen(mark=draw()))).mark
 
     def earlier(self, conversation: str) -> Sequence[Spent]:
         filed = self._filed()

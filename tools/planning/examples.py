@@ -6,18 +6,18 @@ from collections.abc import Mapping
 
 from mosaic.core.store import Store
 from mosaic.core.types.base import JsonObject
-from mosaic.core.types.evaluation import Scored
+from mosaic.core.types.evaluation import Scored, SuiteFiles
 from tools.planning.toolbox import Filter
 
-# Objective -> role -> what an evaluation filed (`scored`, `responses`, ...) -> digest.
-Files = Mapping[str, Mapping[str, Mapping[str, str]]]
+# Objective -> role -> digests of what an evaluation filed.
+EvaluationFiles = Mapping[str, Mapping[str, SuiteFiles]]
 
 BORDERLINE = (2.0, 3.0)
 MAX_TEXT = 300
 
 
 def examples_of(
-    store: Store, files: Files, objective: str, slice: str, filter: Filter, n: int
+    store: Store, files: EvaluationFiles, objective: str, slice: str, filter: Filter, n: int
 ) -> list[JsonObject]:
     """Up to `n` scored steering items of a slice, worst first.
 
@@ -26,13 +26,13 @@ def examples_of(
     """
     steering = files[objective]["steering"]
     kept = []
-    for line in store.get_json(steering["scored"]):
+    for line in store.get_json(steering.scored):
         scored = Scored.model_validate(line)
         if scored.slice == slice and scored.score is not None and _passes(scored, filter):
             kept.append(scored)
     kept.sort(key=lambda scored: (scored.score or 0.0, scored.id))
     last_answers = {}
-    for response in store.get_json(steering["responses"]):
+    for response in store.get_json(steering.responses):
         last_answers[response["id"]] = (response.get("answers") or [""])[-1]
     examples: list[JsonObject] = []
     for scored in kept[:n]:

@@ -42,6 +42,9 @@ PATHS = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryErr
 Run = Annotated[str, typer.Argument(help="A run: a path, a name under runs/, or `last`.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 RoundOption = Annotated[int | None, typer.Option("--round", help="Only this round.")]
+Request = Annotated[
+    str, typer.Option("--request", help="The question you saw: its id, as `pending` shows it.")
+]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="Override a config value: a.b=c.")
 ]
@@ -194,15 +197,16 @@ def resume(
 
 
 def _finish(folder: Path, as_json: bool) -> None:
-    from agent.nodes.all import NO_PLAN
-    from mosaic.app.views.report_data import report_data, report_text
+    from agent.nodes.planning import NO_PLAN
+    from mosaic.app.views.report_data import report_data
+    from mosaic.app.views.text import report_text
     from mosaic.core.errors import BoundaryError
 
     data = report_data(folder)
-    emit(data) if as_json else print(report_text(data))
+    emit(data.json_data()) if as_json else print(report_text(data))
     say(f"wrote {folder}; read more: python -m mosaic report {folder} --html report.html")
-    if str(data["stop"]).startswith(NO_PLAN):
-        raise BoundaryError(f"ended early: {data['stop']}; what was measured stands")
+    if str(data.stop).startswith(NO_PLAN):
+        raise BoundaryError(f"ended early: {data.stop}; what was measured stands")
 
 
 @app.command()
@@ -223,10 +227,11 @@ def status(run: Run, as_json: Json = False) -> None:
     from mosaic.app.views.report_data import status_data
 
     folder = find_run(run)
-    data = status_data(folder)
+    status = status_data(folder)
+    data = status.json_data()
     emit(data) if as_json else _table(str(folder), ["", ""], [[k, str(v)] for k, v in data.items()])
-    if data["state"] != "finished":
-        command = "pending" if data["state"] == "waiting for approval" else "resume"
+    if status.state != "finished":
+        command = "pending" if status.state == "waiting for approval" else "resume"
         say(f"continue: python -m mosaic {command} {folder}")
 
 
@@ -240,11 +245,12 @@ def report(
 ) -> None:
     """Scores, plans, forecasts and budget of a run."""
     from mosaic.app.runs import find_run
-    from mosaic.app.views.report_data import report_data, report_text
+    from mosaic.app.views.report_data import report_data
+    from mosaic.app.views.text import report_text
 
     folder = find_run(run)
     data = report_data(folder)
-    emit(data) if as_json else print(report_text(data))
+    emit(data.json_data()) if as_json else print(report_text(data))
     if html:
         from mosaic.app.views.html import write_html
 
@@ -258,7 +264,7 @@ def profile(run: Run, round_: RoundOption = None, as_json: Json = False) -> None
     from mosaic.app.runs import find_run
     from mosaic.app.views.report_data import profile_data
 
-    data = profile_data(find_run(run), round_)
+    data = profile_data(find_run(run), round_).json_data()
     if as_json:
         emit(data)
         return
@@ -303,7 +309,7 @@ def diff(
 ) -> None:
     """Two rounds side by side: plan, scores, slices."""
     from mosaic.app.runs import find_run
-    from mosaic.app.views.trace_tree import diff_data
+    from mosaic.app.views.diff import diff_data
 
     data = diff_data(find_run(run), first, second)
     if as_json:
@@ -325,7 +331,7 @@ def why(
 ) -> None:
     """Why a row was trained on: its bucket, the plan, and the evidence that asked for it."""
     from mosaic.app.runs import find_run
-    from mosaic.app.views.trace_tree import why_data, why_text
+    from mosaic.app.views.provenance import why_data, why_text
 
     data = why_data(find_run(run), row, round_)
     emit(data) if as_json else print(why_text(data))
@@ -341,10 +347,10 @@ def replay(
     as_json: Json = False,
 ) -> None:
     """What another planner would have proposed at each recorded observation; executes nothing."""
+    from mosaic.app.replay import replay as replayed
     from mosaic.app.runs import find_run
-    from mosaic.app.views.trace_tree import replay_data
 
-    data = replay_data(find_run(run), planner)
+    data = [line.json_data() for line in replayed(find_run(run), planner)]
     if as_json:
         emit(data)
         return
@@ -361,43 +367,34 @@ def pending(run: Run, as_json: Json = False) -> None:
     """What waits for a person's approval."""
     from mosaic.app.decisions import pending as waiting
     from mosaic.app.runs import find_run
-    from mosaic.app.views.report_data import request_text
+    from mosaic.app.views.text import request_text
 
     folder = find_run(run)
     request = waiting(folder)
-    emit(request) if as_json else print(request_text(request))
-    digest = request["plan_digest"][:12]
-    say(
-        f"decide: python -m mosaic approve {folder} --plan-digest {digest}   or: reject {folder} --reason ..."
-    )
+    emit(request.json_data()) if as_json else print(request_text(request))
+    name = f"--request {request.request[:12]}"
+    say(f"decide: python -m mosaic approve {folder} {name}")
+    say(f"    or: python -m mosaic reject {folder} {name} --reason ...")
 
 
 @app.command()
 def approve(
     run: Run,
-    plan_digest: Annotated[
-        str | None, typer.Option("--plan-digest", help="The plan you looked at.")
-    ] = None,
+    request: Request = "",
     edit: Annotated[
         Path | None, typer.Option("--edit", help="A plan to run instead, JSON.")
     ] = None,
     comment: Annotated[str, typer.Option("--comment")] = "",
 ) -> None:
     """Approve the plan that waits, as it is or edited. Records the decision; runs nothing."""
-    from mosaic.app.decisions import decide
+    from mosaic.app import decisions
     from mosaic.app.files import read_plan
     from mosaic.app.runs import find_run
 
     folder = find_run(run)
     edited = read_plan(edit) if edit else None
-    made = decide(
-        folder,
-        "edit" if edited else "approve",
-        plan_digest=plan_digest,
-        edited=edited,
-        reason=comment,
-    )
-    print(f"round {made['round']}: {made['kind']} by {made['by']}")
+    made = decisions.approve(folder, request, edited=edited, reason=comment)
+    print(f"round {made.round}: {made.kind} by {made.by}")
     say(f"continue: python -m mosaic resume {folder}")
 
 
@@ -405,17 +402,15 @@ def approve(
 def reject(
     run: Run,
     reason: Annotated[str, typer.Option("--reason", help="What the planner should hear.")],
-    plan_digest: Annotated[
-        str | None, typer.Option("--plan-digest", help="The plan you looked at.")
-    ] = None,
+    request: Request = "",
 ) -> None:
-    """Refuse the plan that waits; the reason reaches the planner. Records the decision; runs nothing."""
-    from mosaic.app.decisions import decide
+    """Refuse the plan that waits; the reason reaches the planner. Runs nothing."""
+    from mosaic.app import decisions
     from mosaic.app.runs import find_run
 
     folder = find_run(run)
-    made = decide(folder, "reject", plan_digest=plan_digest, reason=reason)
-    print(f"round {made['round']}: reject by {made['by']}")
+    made = decisions.reject(folder, request, reason=reason)
+    print(f"round {made.round}: reject by {made.by}")
     say(f"continue: python -m mosaic resume {folder}")
 
 

@@ -54,10 +54,11 @@ def model_card(
         "tags": ["lora", "mosaic"],
     }
     header["model-index"] = [{"name": f"{run}-round-{round_.round}", "results": results}]
+    tokens = round_.trial.adapter.tokens if round_.trial.adapter else 0
     lines = [
         *front_matter(header),
         f"# {run}, round {round_.round}", "",
-        f"A LoRA adapter of `{base}`, trained on {round_.tokens['trained']:,} tokens that MOSAIC curated.", "",
+        f"A LoRA adapter of `{base}`, trained on {tokens:,} tokens that MOSAIC curated.", "",
         "## Scores", "",
         f"| objective | {role} mean | 95 % interval | prompts |" + (" base |" if audited else ""),
         "| --- | --- | --- | --- |" + (" --- |" if audited else ""),

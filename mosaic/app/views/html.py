@@ -6,12 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from mosaic.app.shapes import Report
 from mosaic.app.views import plots
 from mosaic.app.views.report_data import load
 from mosaic.app.views.trace_tree import trace_data
 
 
-def write_html(folder: Path, data: dict[str, Any], path: Path) -> None:
+def write_html(folder: Path, report: Report, path: Path) -> None:
     """Render `report_data` (and the slices and traces behind it) into one HTML file."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
@@ -20,6 +21,7 @@ def write_html(folder: Path, data: dict[str, Any], path: Path) -> None:
         autoescape=select_autoescape(default=True),
         undefined=StrictUndefined,
     )
+    data = report.json_data()
     environment.filters["score"] = _score
     environment.filters["pretty"] = lambda value: json.dumps(value, indent=1)
     environment.filters["words"] = lambda name: str(name).replace("_", " ")
@@ -32,7 +34,7 @@ def write_html(folder: Path, data: dict[str, Any], path: Path) -> None:
         scores_svg=plots.svg("scores", data),
         front_svg=plots.svg("front", data) if len(data["objectives"]) > 1 else "",
         mixture_svg=plots.svg("mixture", data),
-        heat_svg=plots.heat(state.rounds),
+        heat_svg=plots.heat(list(state.rounds)),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")

@@ -10,9 +10,11 @@ from mosaic.app.runs import run_config
 from mosaic.app.views.report_data import load, report_data, status_data
 from mosaic.app.views.trace_tree import tree
 from mosaic.core.errors import MosaicError, UsageError
-from mosaic.core.journal import FILE, WAITING, Journal
+from mosaic.core.journal import Journal
 from mosaic.core.store import Store
+from mosaic.core.tables import FILE
 from mosaic.core.types.evaluation import ROLES, Response, Scored
+from mosaic.core.types.plans import ProposedPlan
 
 STEERING = ROLES[0]
 EXAMPLES = 12
@@ -40,9 +42,14 @@ def listing(root: Path) -> list[dict[str, Any]]:
         try:
             status = status_data(root / name)
             report = report_data(root / name)
-            volume = report["hypervolume"][-1] if report["hypervolume"] else None
+            volume = report.hypervolume[-1] if report.hypervolume else None
             lines.append(
-                {"name": name, **status, "planner": report["planner"], "hypervolume": volume}
+                {
+                    "name": name,
+                    **status.json_data(),
+                    "planner": report.planner,
+                    "hypervolume": volume,
+                }
             )
         except MosaicError as error:
             lines.append({"name": name, "state": "damaged", "error": str(error)})
@@ -53,13 +60,7 @@ def mark(folder: Path) -> str:
     """Changes whenever something was recorded."""
     journal = Journal.open(folder)
     try:
-        steps = journal._db.execute(
-            "select count(*), coalesce(max(seq), 0) from steps where state = 'done'"
-        ).fetchone()
-        begun = journal._db.execute("select coalesce(max(seq), 0) from steps").fetchone()
-        decided = journal._db.execute("select count(*) from decisions").fetchone()
-        events = journal._db.execute("select coalesce(max(seq), 0) from events").fetchone()
-        return f"{steps[0]}-{begun[0]}-{decided[0]}-{events[0]}-{journal.meta(WAITING)[:8]}"
+        return journal.mark()
     finally:
         journal.close()
 
@@ -71,18 +72,18 @@ def run_page(folder: Path) -> dict[str, Any]:
     journal, state = load(folder)
     try:
         request = open_request(journal)
-        doing = [s for s in journal.steps() if s.state == "intent"]
+        doing = journal.rows(state="intent")
     finally:
         journal.close()
-    forecasts = [{"round": r["round"], **line} for r in data["rounds"] for line in r["forecast"]]
+    forecasts = [{"round": r.round, **line.json_data()} for r in data.rounds for line in r.forecast]
     return {
         "data": data,
         "status": status,
         "request": request,
-        "rows": _change_rows(request) if request else [],
+        "rows": _change_rows(request.plans[0]) if request else [],
         "folder": str(folder),
         "doing": doing[-1] if doing and not state.audit else None,
-        "heat": heat(state.rounds),
+        "heat": heat(list(state.rounds)),
         "tree": tree(folder)[::-1],
         "forecasts": forecasts,
         "mark": seen,
@@ -107,33 +108,32 @@ def heat(rounds: list[Any]) -> dict[str, Any]:
     return {"rounds": [r.round for r in shown], "rows": rows}
 
 
-def _change_rows(request: dict[str, Any]) -> list[dict[str, Any]]:
+def _change_rows(shown: ProposedPlan) -> list[dict[str, Any]]:
     """The change of a plan by data set: its ratio, and its buckets with stock."""
-    before = {c["path"]: c["before"] for c in request["changes"]}
-    after = {c["path"]: c["after"] for c in request["changes"]}
-    rows = []
+    before = {c.path: c.before for c in shown.changes}
+    after = {c.path: c.after for c in shown.changes}
+    rows: dict[str, dict[str, Any]] = {}
     # Every data set of the pool: one that a plan leaves out falls to 0, which a person must see.
-    for dataset in dict.fromkeys(entry["dataset"] for entry in request["stock"]):
-        buckets = [
-            {
-                "name": entry["bucket"],
-                "before": before[f"bucket_weights.{dataset}.{entry['bucket']}"],
-                "after": after[f"bucket_weights.{dataset}.{entry['bucket']}"],
-                "asked": entry["asked"],
-                "stock": entry["stock"],
-            }
-            for entry in request["stock"]
-            if entry["dataset"] == dataset
-        ]
-        rows.append(
-            {
-                "dataset": dataset,
-                "before": before[f"ratios.{dataset}"],
-                "after": after[f"ratios.{dataset}"],
-                "buckets": buckets,
-            }
+    for demand in shown.stock:
+        ratio, weight = (
+            f"ratios.{demand.dataset}",
+            f"bucket_weights.{demand.dataset}.{demand.bucket}",
         )
-    return rows
+        row: dict[str, Any] = {
+            "dataset": demand.dataset,
+            "before": before[ratio],
+            "after": after[ratio],
+            "buckets": [],
+        }
+        bucket = {
+            "name": demand.bucket,
+            "before": before[weight],
+            "after": after[weight],
+            "asked": demand.asked,
+            "stock": demand.stock,
+        }
+        rows.setdefault(demand.dataset, row)["buckets"].append(bucket)
+    return list(rows.values())
 
 
 def examples(folder: Path, number: int, objective: str, slice_: str) -> list[dict[str, Any]]:
@@ -144,13 +144,13 @@ def examples(folder: Path, number: int, objective: str, slice_: str) -> list[dic
     config = run_config(folder)
     journal, state = load(folder)
     journal.close()
-    files = state.files.get(number)
-    if not files or objective not in files or objective not in config.objectives:
+    files = state.rounds[number].trial.files if 0 <= number < len(state.rounds) else {}
+    if objective not in files or objective not in config.objectives:
         raise UsageError(f"nothing is recorded for {objective!r} in round {number}")
     store = Store(folder)
     digests = files[objective][STEERING]
-    scored = [Scored.model_validate(s) for s in store.get_json(digests["scored"])]
-    answers = {r["id"]: Response.model_validate(r) for r in store.get_json(digests["responses"])}
+    scored = [Scored.model_validate(s) for s in store.get_json(digests.scored)]
+    answers = {r["id"]: Response.model_validate(r) for r in store.get_json(digests.responses)}
     suite = load_suite(
         Path(config.objectives[objective].suite), open_objective(objective), STEERING
     )

@@ -37,7 +37,7 @@ STATIC = {"style.css": "text/css", "app.js": "text/javascript"}
 POLL = 1.0
 RESUME_LOG = "logs/resume.log"
 RESUME_LINES = 8
-KINDS: dict[str, decisions.Kind] = {"approve": "approve", "edit": "edit", "reject": "reject"}
+KINDS = ("approve", "edit", "reject")
 # A drawing of our own: its inline styles are no page's styles.
 SVG_HEADERS = {"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'"}
 
@@ -118,7 +118,7 @@ def create_app(root: Path, token: str, port: int, control: bool = False) -> Fast
         folder = pages.run_folder(root, name)
         if kind not in plots.KINDS:
             return PlainTextResponse("no such picture", 404)
-        text = plots.svg(kind, report_data(folder), dark=bool(dark))
+        text = plots.svg(kind, report_data(folder).json_data(), dark=bool(dark))
         return Response(text, media_type="image/svg+xml", headers=SVG_HEADERS)
 
     @app.get("/run/{name}/cell")
@@ -151,25 +151,23 @@ def create_app(root: Path, token: str, port: int, control: bool = False) -> Fast
             return JSONResponse(
                 {"violations": [{"path": "plan", "rule": "unreadable", "hint": str(error)}]}
             )
-        return JSONResponse({"violations": found})
+        return JSONResponse({"violations": [v.json_data() for v in found]})
 
     @app.post("/run/{name}/decide")
     async def decide(name: str, request: Request) -> Response:
         folder = pages.run_folder(root, name)
         form = form_of(await request.body())
-        kind = KINDS.get(form.get("kind", ""))
-        if kind is None:
+        kind = form.get("kind", "")
+        if kind not in KINDS:
             raise UsageError(f"{form.get('kind', '')[:40]!r} is no decision")
 
         def record() -> None:
+            asked, reason = form.get("request", ""), form.get("reason", "")
+            if kind == "reject":
+                decisions.reject(folder, asked, reason=reason)
+                return
             edited = _edited(folder, form) if kind == "edit" else None
-            decisions.decide(
-                folder,
-                kind,
-                plan_digest=form.get("plan_digest", ""),
-                edited=edited,
-                reason=form.get("reason", ""),
-            )
+            decisions.approve(folder, asked, edited=edited, reason=reason)
 
         await asyncio.to_thread(record)
         return RedirectResponse(f"/run/{quote(name, safe='')}", 303)
@@ -215,9 +213,9 @@ def _shown(children: dict[str, subprocess.Popen[bytes]], name: str, folder: Path
 def _edited(folder: Path, form: dict[str, str]) -> ActionPlan:
     """The plan that waits with the form's percentages: fields `ratios.D` and `bucket_weights.D.B`. UsageError where a
     field is no number or a group does not sum to 100."""
-    request = decisions.pending(folder)
-    data = json.loads(json.dumps(request["plan"]))
-    for dataset, bucket in ((entry["dataset"], entry["bucket"]) for entry in request["stock"]):
+    (shown,) = decisions.pending(folder).plans
+    data = shown.plan.json_data()
+    for dataset, bucket in ((entry.dataset, entry.bucket) for entry in shown.stock):
         if f"ratios.{dataset}" in form:
             data["ratios"].setdefault(dataset, 0.0)
         if f"bucket_weights.{dataset}.{bucket}" in form:

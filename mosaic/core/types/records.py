@@ -242,6 +242,23 @@ class AskPlanner(StepInputs[PlannerAnswer]):
     messages: str
 
 
+class MarkChosen(FrozenModel):
+    """The mark that closes an envelope round other people's text."""
+
+    mark: str
+
+
+class ChooseMark(StepInputs[MarkChosen]):
+    """A random mark, drawn once for each observation so that a resumed conversation is the same."""
+
+    result_type: ClassVar[type[FrozenModel]] = MarkChosen
+    kind: Literal["plan_mark"] = "plan_mark"
+    run: str = ""
+    round: int = 0
+    session: int = 0
+    observation: str
+
+
 class GivenUp(FrozenModel):
     """The run was paused."""
 
@@ -437,6 +454,7 @@ STEPS: tuple[type[StepInputs[Any]], ...] = (
     Observe,
     ProposePlan,
     AskPlanner,
+    ChooseMark,
     GiveUp,
     ChargeCalls,
     CheckPlan,
@@ -448,7 +466,8 @@ STEPS: tuple[type[StepInputs[Any]], ...] = (
     Audit,
     Retain,
 )
-STEP_OF_KIND = {str(step.model_fields["kind"].default): step for step in STEPS}
+# Steps whose results name artifacts.
+MAKERS = tuple(step for step in STEPS if step.result_type in ARTIFACTS)
 
 
 # -- events ---------------------------------------------------------------------------------------
@@ -475,6 +494,7 @@ class Conclusion(FrozenModel):
 
 
 TraceEntry = ToolCall | Conclusion
+TRACE: TypeAdapter[list[TraceEntry]] = TypeAdapter(list[TraceEntry])
 
 
 class ObservedEvent(EventRecord):

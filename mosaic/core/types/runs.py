@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from mosaic.core.types.base import Attribute, FrozenModel, StrictInt
+from mosaic.core.types.base import Attribute, FrozenModel, JsonObject, StrictInt
 from mosaic.core.types.data import CurationReport, Stock
 from mosaic.core.types.evaluation import FailureProfile, Score, SuiteFiles
 from mosaic.core.types.plans import ActionPlan, Forecast, Limits, ObjectiveSpec, Violation
@@ -158,6 +158,26 @@ class Adapter(FrozenModel):
     steps: int
     loss: float
     seconds: float
+
+
+class InputDigests(FrozenModel):
+    """What a run depends on beside its config.
+
+    `suites` is objective -> role -> digest; `prompts`, name -> digest, only if a model reads them.
+    """
+
+    pool: str
+    base_model: str
+    suites: dict[str, dict[str, str]]
+    judge: str
+    prompts: dict[str, str] = {}
+
+
+class RunRecord(FrozenModel):
+    """What a journal says of its run: the resolved config, and digests of what it names."""
+
+    run: JsonObject
+    inputs: InputDigests
 
 
 class TrialSpec(FrozenModel):
