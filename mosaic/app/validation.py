@@ -22,12 +22,12 @@ from mosaic.core.store import file_digest
 from mosaic.core.types.data import Mixture
 from mosaic.core.types.evaluation import ROLES, Prompt, Response
 from mosaic.core.types.runs import BASE, TRAINING_SET, TrainJob, Workplace
-from training.data.build import TokenCounter
 from training.data.contamination import Found, contamination, pool_requests
 from training.data.curate import curate, write_training_set
 from training.methods.base import never
-from training.methods.sft import check_recipe, load_tokenizer
+from training.methods.sft import check_recipe
 from training.methods.vllm_limits import check_servable
+from training.models.tokenizer import TokenCounter, load_tokenizer
 
 PROMPTS = 8
 FULL_TOKENS = 512

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mosaic.core.errors import UsageError
-from training.data.build import TokenCounter
 from training.data.pool import Pool, build_pool
 from training.data.windows import spans, turns_of, windows
+from training.models.tokenizer import TokenCounter
 
 
 def build(sources, out, **options):

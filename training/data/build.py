@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,9 @@ from training.data.importers.chats import Unusable, check_numbers
 from training.data.importers.containers import BadRow, read_lines, read_parquet
 from training.data.outputs import check_place
 from training.data.provenance import Origin, origins, read_cards
-from training.data.windows import Chat, windows
+from training.data.windows import windows
+from training.models.chat_template import Chat, ChatError
+from training.models.tokenizer import TokenCounter
 
 VERSION = 1
 INDEX, ROWS, MANIFEST = "index.parquet", "rows.parquet", "pool.json"
@@ -100,41 +101,6 @@ def parse(
                     f"{where}: messages.{number}.content: empty, so there is nothing to learn from"
                 )
         yield where, example
-
-
-class TokenCounter:
-    """Tokens of chats as the trainer will see them: the model's own chat template and tokenizer.
-
-    A template may refuse a chat (a system message, say): that is jinja2's TemplateError.
-    """
-
-    def __init__(self, model: Path) -> None:
-        from training.methods.sft import load_tokenizer
-
-        self._tokenizer = load_tokenizer(model)
-        special = [
-            t.content
-            for t in self._tokenizer.added_tokens_decoder.values()
-            if t.special and t.content
-        ]
-        self._special = re.compile("|".join(map(re.escape, special)) or r"(?!)")
-        backend = self._tokenizer.backend_tokenizer
-        # What a padded or cut batch left in the file changes no count here.
-        backend.no_padding()
-        backend.no_truncation()
-        text = backend.to_str() + self._tokenizer.chat_template
-        self.digest = hashlib.sha256(text.encode()).hexdigest()
-
-    def control_token(self, texts: Iterable[str]) -> str | None:
-        """A special token that stands written out in one of the texts: the tokenizer takes it for the real one, so that
-        a text could end its turn and begin another's."""
-        return next((found[0] for text in texts if (found := self._special.search(text))), None)
-
-    def __call__(self, chats: Sequence[Chat]) -> list[int]:
-        if not chats:
-            return []
-        texts = self._tokenizer.apply_chat_template(list(chats), tokenize=False)
-        return [len(ids) for ids in self._tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
 
 def build(
@@ -244,22 +210,27 @@ def _counted(
                 )
             result.append(([(chat, example.n_tokens)], 0))
         return result
-    from jinja2 import TemplateError
-
-    def parts(chat: Chat, tokens: int) -> tuple[list[tuple[Chat, int]], int]:
-        return ([(chat, tokens)], 0) if tokens <= max_length else windows(chat, max_length, counter)
-
     try:
-        return [parts(chat, n) for chat, n in zip(chats, counter(chats), strict=True)]
-    except TemplateError:  # of one chat of the batch: find it
-        for (where, _), chat in zip(batch, chats, strict=True):
-            try:
-                parts(chat, counter([chat])[0])
-            except TemplateError as error:
-                raise UsageError(
-                    f"{where}: messages: the model's chat template refuses them: {error}"
-                ) from None
-        raise
+        totals = counter(chats)
+    except ChatError as error:
+        raise _refused(batch[error.position][0], error) from None
+    result = []
+    for (where, _), chat, total in zip(batch, chats, totals, strict=True):
+        if total <= max_length:
+            result.append(([(chat, total)], 0))
+            continue
+        try:
+            result.append(windows(chat, max_length, counter))
+        except ChatError as error:
+            raise _refused(where, error) from None
+    return result
+
+
+def _refused(where: str, error: ChatError) -> UsageError:
+    return UsageError(
+        f"{where}: messages: the model's chat template refuses them: {error.reason}; change this "
+        "row or leave it out"
+    )
 
 
 def _rows(example: Example, parts: list[tuple[Chat, int]]) -> Iterator[dict[str, Any]]:

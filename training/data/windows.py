@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cache
 
-Chat = list[dict[str, str]]
+from training.models.chat_template import Chat
+
 Count = Callable[[Sequence[Chat]], list[int]]
 STRIDE = 2
 
