@@ -21,16 +21,16 @@ from mosaic.core.errors import UsageError
 from mosaic.core.store import file_digest
 from mosaic.core.types.data import Mixture
 from mosaic.core.types.evaluation import ROLES, Prompt, Response
-from mosaic.core.types.runs import BASE, TRAINING_SET, TrainJob, Workplace
+from mosaic.core.types.runs import BASE, TRAINING_SET, SftRecipe, TrainJob, Workplace
 from training.data.contamination import Found, contamination, pool_requests
-from training.data.curate import curate, write_training_set
+from training.data.curate import Curated, curate, write_training_set
 from training.methods.base import never
+from training.methods.batches import largest_batch
 from training.methods.sft import check_recipe
 from training.methods.vllm_limits import check_servable
 from training.models.tokenizer import TokenCounter, load_tokenizer
 
 PROMPTS = 8
-FULL_TOKENS = 512
 
 
 def validate(
@@ -276,13 +276,17 @@ def _contamination(config: RunConfig, inputs: Inputs) -> dict[str, Any]:
 def _answers(
     config: RunConfig, prompts: list[Prompt], adapter: Path, folder: Path, serve: bool
 ) -> list[Response]:
-    """Answers of a freshly trained adapter, by the config's generator. A server is only started where `serve` says so:
-    the start of a run leaves that to round 0, which comes next and costs no training either."""
+    """Answers of a freshly trained adapter, by the config's generator.
+
+    A vLLM server is started only with `serve`: the start of a run leaves that to round 0, which
+    comes next and costs no training either. Without it the base answers in this process, in the
+    type that the server would use.
+    """
     generator: Generator = build_generator(config, folder, Reporting())
     if config.generator.kind == "vllm" and not serve:
-        dtype: Literal["float32", "bfloat16"] = (
-            "float32" if config.generator.dtype == "float32" else "bfloat16"
-        )
+        dtype: Literal["float32", "bfloat16"] = "bfloat16"
+        if config.generator.dtype == "float32":
+            dtype = "float32"
         few = TransformersGeneratorConfig(
             max_new_tokens=config.generator.max_new_tokens, dtype=dtype, batch_size=PROMPTS
         )
@@ -294,23 +298,21 @@ def _answers(
 
 
 def _smoke(config: RunConfig, inputs: Inputs, serve: bool) -> tuple[dict[str, Any], Given]:
-    """Two training steps on a scrap of the pool and eight prompts, by the config's executor and, as far as no server
-    must be started, its generator; and how fast the steps were."""
-    plan = static_plan(inputs.pool, config.settings())
-    longest = max(FULL_TOKENS, 2 * inputs.pool.max_length)
-    mixture = Mixture(
-        ratios=plan.ratios,
-        budget=min(longest, config.budget.tokens_per_round),
-        seed=config.seed,
-        min_quality=config.limits.min_quality,
-    )
+    """Two training steps on the largest batch to come, and eight prompts; how fast the steps were.
+
+    Training runs in the config's executor. A batch that does not fit into memory fails here, not
+    hours into the first round. The second step is the larger one: the optimiser then has its
+    moments.
+    """
+    curated = _first_training_set(config, inputs)
+    lengths = inputs.pool.column("n_tokens")[curated.indices].tolist()
+    largest = largest_batch(lengths, config.methods.sft)
     base = Path(config.base_model)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "training_set.parquet"
-        write_training_set(inputs.pool, curate(inputs.pool, mixture), path)
-        short = {"max_steps": 2, "save_every": None, "report_to": "none"}
+        write_training_set(inputs.pool, curated.part(largest), path)
         job = TrainJob(
-            recipe=config.methods.sft.model_copy(update=short),
+            recipe=_two_steps(config.methods.sft, len(largest)),
             inputs={BASE: inputs.base_digest, TRAINING_SET: file_digest(path)},
             seed=config.seed,
         )
@@ -321,12 +323,52 @@ def _smoke(config: RunConfig, inputs: Inputs, serve: bool) -> tuple[dict[str, An
         )
         executor = build_executor(config, Path(folder))
         (done,) = executor.wait([executor.submit(job, place)], never)
-        prompts = [roles["steering"].prompts for roles in inputs.suites.values()]
-        some = [p for each in prompts for p in each[: max(1, PROMPTS // len(prompts))]]
-        answers = _answers(config, some, Path(done.adapter), Path(folder), serve)
+        prompts = _few_prompts(inputs)
+        answers = _answers(config, prompts, Path(done.adapter), Path(folder), serve)
     measured = Given(training=done.tokens / done.train_seconds if done.train_seconds else None)
     finding = {
         "check": "smoke",
-        "result": f"loss {done.loss:.3f} after {done.steps} steps, {len(answers)} prompts answered",
+        "result": f"loss {done.loss:.3f} after {done.steps} steps on the largest batch, "
+        f"{len(answers)} prompts answered",
     }
     return finding, measured
+
+
+def _first_training_set(config: RunConfig, inputs: Inputs) -> Curated:
+    """The rows of the pools' own mixture at the full budget of a round."""
+    plan = static_plan(inputs.pool, config.settings())
+    mixture = Mixture(
+        ratios=plan.ratios,
+        bucket_weights=plan.bucket_weights,
+        budget=config.budget.tokens_per_round,
+        seed=config.seed,
+        min_quality=config.limits.min_quality,
+        max_repeat=config.limits.max_repeat,
+    )
+    return curate(inputs.pool, mixture)
+
+
+def _two_steps(recipe: SftRecipe, rows: int) -> SftRecipe:
+    """The recipe, but for two steps on one micro-batch that holds all rows of the training set.
+
+    With packing the rows make as many packs as a micro-batch has.
+    """
+    changes: dict[str, object] = {
+        "epochs": 2,
+        "max_steps": 2,
+        "gradient_accumulation": 1,
+        "save_every": None,
+        "report_to": "none",
+    }
+    if not recipe.packing:
+        changes["batch_size"] = max(1, rows)
+    return recipe.model_copy(update=changes)
+
+
+def _few_prompts(inputs: Inputs) -> list[Prompt]:
+    """About eight prompts, the first ones of each objective's steering suite."""
+    each = max(1, PROMPTS // len(inputs.suites))
+    few: list[Prompt] = []
+    for roles in inputs.suites.values():
+        few += roles["steering"].prompts[:each]
+    return few

@@ -47,7 +47,11 @@ def positions(batches: Sequence[Sequence[int]], lengths: Sequence[int]) -> int:
     >>> positions([[0, 1], [2]], lengths=[3, 5, 4])  # 2 x 5 + 1 x 4
     14
     """
-    return sum(len(batch) * max(lengths[row] for row in batch) for batch in batches)
+    total = 0
+    for batch in batches:
+        longest = max(lengths[row] for row in batch)
+        total += len(batch) * longest
+    return total
 
 
 def largest_batch(lengths: Sequence[int], recipe: SftRecipe) -> list[int]:
@@ -66,13 +70,17 @@ def largest_batch(lengths: Sequence[int], recipe: SftRecipe) -> list[int]:
     """
     if recipe.packing:
         packs = pack(lengths, recipe.max_length)
-        packs.sort(key=lambda rows: -sum(lengths[row] for row in rows))
+        packs.sort(key=lambda rows: _tokens(rows, lengths), reverse=True)
         fullest: list[int] = []
         for rows in packs[: recipe.batch_size]:
             fullest += rows
         return fullest
     longest = sorted(range(len(lengths)), key=lambda row: -lengths[row])
     return (longest * recipe.epochs)[: recipe.batch_size]
+
+
+def _tokens(rows: Sequence[int], lengths: Sequence[int]) -> int:
+    return sum(lengths[row] for row in rows)
 
 
 def pack(lengths: Sequence[int], max_length: int) -> list[list[int]]:

@@ -27,8 +27,8 @@ NO_MEMORY = (
 def classify_failure(folder: Path) -> Iterator[None]:
     """Raise OSError(ENOSPC) if the disk of `folder` is full, TrainingError if memory ran out.
 
-    Libraries report both in words of their own, so that is what is looked at. Any other exception
-    passes as it is.
+    Libraries report both in words of their own, so that is what is looked at. Other exceptions
+    pass as they are.
     """
     try:
         yield

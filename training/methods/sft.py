@@ -43,6 +43,11 @@ class TokenisedRows:
     def lengths(self) -> list[int]:
         return [len(row) for row in self.ids]
 
+    @property
+    def supervised(self) -> list[int]:
+        """Tokens of each row that the loss looks at."""
+        return [len(row) - row.count(IGNORED) for row in self.labels]
+
 
 def check_recipe(base: Path, recipe: SftRecipe) -> None:
     """Check that a base model can be trained by a recipe.
@@ -101,7 +106,7 @@ def _train(
 
     batched = [row for batch in batches for row in batch]
     trained = list(range(len(lengths))) * recipe.epochs if recipe.packing else batched
-    supervised = [sum(label != IGNORED for label in row) for row in rows.labels]
+    supervised = rows.supervised
     real_tokens = sum(lengths[row] for row in batched)
     return TrainResult(
         adapter=str(out),
@@ -151,6 +156,7 @@ def _check_rows(
     rows: TokenisedRows, identifiers: Sequence[str], counted: Sequence[int], max_length: int
 ) -> None:
     """Raise UsageError for the first row whose tokens are not what the pool promised."""
+    supervised = rows.supervised
     for number, (identifier, tokens) in enumerate(zip(identifiers, counted, strict=True)):
         where = f"training set row {number} ({identifier})"
         length = len(rows.ids[number])
@@ -164,7 +170,7 @@ def _check_rows(
                 f"{where} has {length} tokens, methods.sft.max_length is {max_length}; "
                 "rebuild the pool with that --max-length"
             )
-        if all(label == IGNORED for label in rows.labels[number]):
+        if supervised[number] == 0:
             raise UsageError(
                 f"{where} has no assistant token to learn from; build the pool again without it"
             )
