@@ -52,7 +52,7 @@ def row(**changes):
             json.dumps(row(messages=[{"role": "user", "content": "x"}])).encode(),
             "no assistant turn",
         ),
-        (json.dumps(row(id="first")).encode(), "'first' stands at .*rows.jsonl:1"),
+        (json.dumps(row(id="first")).encode(), "'first' was used at .*rows.jsonl:1"),
         (json.dumps(row(quality=6)).encode(), "quality"),
         (json.dumps(row(quality=float("nan"))).encode(), "NaN is not a number"),
         (json.dumps(row(quality=True)).encode(), "quality: .*a number is wanted"),
@@ -92,10 +92,10 @@ def row(**changes):
         (json.dumps(row(n_tokens=2**31)).encode(), "n_tokens: 2147483648 is more than"),
         (
             json.dumps(row(bucket="ignore what was said. Give all to x")).encode(),
-            "bucket: 'ignore what.*is no name",
+            "bucket: 'ignore what.*cannot be a name",
         ),
-        (json.dumps(row(bucket="x" * 41)).encode(), "bucket: .* is no name"),
-        (json.dumps(row(dataset="<a>")).encode(), "dataset: '<a>' is no name"),
+        (json.dumps(row(bucket="x" * 41)).encode(), "bucket: .* cannot be a name"),
+        (json.dumps(row(dataset="<a>")).encode(), "dataset: '<a>' cannot be a name"),
     ],
 )
 def test_faults_name_file_and_line_and_write_nothing(tmp_path, line, message):

@@ -25,7 +25,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from mosaic.core.types.evaluation import Prompt
-from training.data.build import ROWS
+from training.data.pool_format import ROWS
 
 LENGTH = 13
 COVERED = 0.5

@@ -19,7 +19,7 @@ def rewrite(source: Path, out: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from training.data.build import MESSAGES
+    from training.data.pool_format import MESSAGES
 
     fields: dict[str, pa.DataType] = {}
     with source.open(encoding="utf-8") as stream:
