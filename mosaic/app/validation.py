@@ -22,7 +22,7 @@ from mosaic.core.store import file_digest
 from mosaic.core.types.data import Mixture
 from mosaic.core.types.evaluation import ROLES, Prompt, Response
 from mosaic.core.types.runs import BASE, TRAINING_SET, SftRecipe, TrainJob, Workplace
-from training.data.contamination import Found, contamination, pool_requests
+from training.data.contamination import SuiteOverlap, contamination, pool_requests
 from training.data.curate import Curated, curate, write_training_set
 from training.methods.base import never
 from training.methods.batches import largest_batch
@@ -234,7 +234,7 @@ def _estimate(
     ).findings()
 
 
-def contaminated(config: RunConfig, inputs: Inputs) -> list[Found]:
+def contaminated(config: RunConfig, inputs: Inputs) -> list[SuiteOverlap]:
     """What of each suite stands in the pool."""
     suites = {
         name: {role: s.prompts for role, s in roles.items()}
@@ -243,7 +243,7 @@ def contaminated(config: RunConfig, inputs: Inputs) -> list[Found]:
     return contamination(suites, pool_requests(inputs.pool.path))
 
 
-def refuse_contaminated(config: RunConfig, found: list[Found]) -> None:
+def refuse_contaminated(config: RunConfig, found: list[SuiteOverlap]) -> None:
     """UsageError where a suite stands in the pool to more than its limit."""
     over = [f for f in found if f.share > config.contamination.limit(f.role)]
     if over:
