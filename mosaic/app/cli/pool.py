@@ -80,7 +80,9 @@ def import_(
     as_json: Json = False,
 ) -> None:
     """Make pool rows, or a suite, from files of published shapes. Every bad row is named with file and line."""
-    from training.data.importers.rows import ImportJob, import_rows, import_suite
+    from training.data.importers.job import ImportJob
+    from training.data.importers.rows import import_rows
+    from training.data.importers.suites import import_suite
     from training.data.provenance import card_of
 
     job = ImportJob(
