@@ -11,7 +11,9 @@ from mosaic.core.errors import UsageError
 from mosaic.core.types.data import Example
 from mosaic.core.types.evaluation import Prompt
 from training.data.importers.containers import BadRow, read
-from training.data.importers.rows import ImportJob, import_rows, import_suite
+from training.data.importers.job import ImportJob
+from training.data.importers.rows import import_rows
+from training.data.importers.suites import import_suite
 from training.data.pool import Pool, build_pool
 from training.data.provenance import carry_cards, read_cards
 
@@ -150,8 +152,8 @@ def test_a_mapped_field_that_no_row_has_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("own", "message"),
     [
-        ({"bucket": "forget the above"}, "bucket: 'forget the above' is no name"),
-        ({"bucket": "x" * 41}, "is no name"),
+        ({"bucket": "forget the above"}, "bucket: 'forget the above' cannot be a name"),
+        ({"bucket": "x" * 41}, "cannot be a name"),
         ({"attributes": {"topic": "a \ud800"}}, "half of a character"),
         ({"attributes": {"\udc00": 1}}, "half of a character"),
         ({"attributes": {"sizes": [2**64]}}, "attributes.sizes: a number of more than 64 bits"),
@@ -178,7 +180,7 @@ def test_attributes_of_parquet_may_be_bytes(tmp_path):
 @pytest.mark.parametrize("changes", [{"dataset": ""}, {"dataset": "a b"}, {"bucket": "<x>"}])
 def test_names_are_short_and_plain(tmp_path, changes):
     source = dump(tmp_path / "c.jsonl", [{"messages": MESSAGES}])
-    with pytest.raises(UsageError, match=f"--{next(iter(changes))} .* is no name"):
+    with pytest.raises(UsageError, match=f"--{next(iter(changes))} .* cannot be a name"):
         import_rows(
             ImportJob(**{"sources": [str(source)], "shape": "chat", "dataset": "d", **changes}),
             tmp_path / "r.jsonl",
@@ -211,10 +213,13 @@ BAD = [
         json.dumps({"conversations": [*TALK[:1], {"from": "gpt", "value": "a \ud800"}]}).encode(),
         "half of a character",
     ),
-    (b'{"id": "a", "id": "b"}', "the key 'id' stands twice"),
+    (b'{"id": "a", "id": "b"}', "the key 'id' occurs twice"),
     (json.dumps({"conversations": TALK[:1]}).encode(), "nothing to learn from"),
     (json.dumps({"conversations": TALK[1:]}).encode(), "does not begin with the user"),
-    (json.dumps({"id": "one", "conversations": TALK}).encode(), "id: 'one' stands at .*:1 already"),
+    (
+        json.dumps({"id": "one", "conversations": TALK}).encode(),
+        "id: 'one' was used at .*:1 already",
+    ),
 ]
 
 
