@@ -45,7 +45,10 @@ class ChildHandle:
 
 
 class SubprocessExecutor:
-    """Runs each job in a child. Its stderr goes to `<logs>/train.log`; its whole group ends with it."""
+    """Runs each job in a child.
+
+    Its stderr goes to `<logs>/train.log`; its whole process group ends with it.
+    """
 
     def __init__(self, config: SubprocessExecutorConfig, logs: Path) -> None:
         self.config = config

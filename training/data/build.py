@@ -152,7 +152,7 @@ def build(
 ) -> Manifest:
     """Write the pool folder `out`; its manifest, which is written last.
 
-    Turns above `max_length` tokens are left out, and chats of which no turn fits: the manifest
+    Turns above `max_length` tokens are left out, and chats without a turn that fits: the manifest
     counts both (`too_long` chats, `turns_left_out` of the others), `too-long.jsonl` names them.
     Cards beside the sources (`training.data.provenance`) go into the manifest; `licences` (by data
     set) override them. Raises UsageError with file:line for every fault.

@@ -1,4 +1,4 @@
-"""Contamination: how much of a suite stands in the pool, word for word.
+"""Contamination: how much of a suite is in the pool, word for word.
 
 A prompt is contaminated by a pool row that shares half of its words or more, at least 13 in all.
 Words are shared in runs of 13, or in whole turns that are too short for such a run. This is the
@@ -182,7 +182,7 @@ def _hashes(ids: Ids) -> npt.NDArray[np.uint64]:
 def contamination(
     suites: Mapping[str, Mapping[str, Sequence[Prompt]]], rows: Iterable[Asked]
 ) -> list[SuiteOverlap]:
-    """What of each suite (objective -> role -> prompts) stands in pool rows."""
+    """What of each suite (objective -> role -> prompts) is in pool rows, in the order given."""
     overlaps: list[SuiteOverlap] = []
     owners: list[int] = []
     prompts: list[Prompt] = []
@@ -211,7 +211,7 @@ def _batched(rows: Iterable[Asked]) -> Iterator[list[Asked]]:
 
 
 def _search(table: _Table, batch: Sequence[Asked]) -> Iterator[tuple[int, str, float]]:
-    """(prompt, row id, share of the prompt's words covered), for prompts a row of the batch touches."""
+    """(prompt, row id, share of the prompt's words covered) for each prompt that a row touches."""
     texts: list[str] = []
     ends_of_rows = [0]
     for _, turns in batch:
@@ -234,7 +234,7 @@ def _search(table: _Table, batch: Sequence[Asked]) -> Iterator[tuple[int, str, f
 
 
 def _covered_by_runs(table: _Table, ids: Ids, bounds: Ids) -> dict[tuple[int, int], set[int]]:
-    """(row, prompt) -> places of the prompt's words that lie in a run of 13 that the row has too."""
+    """(row, prompt) -> places of the prompt's words in runs of 13 that the row has too."""
     covered: dict[tuple[int, int], set[int]] = {}
     starts = _whole_runs(ids)
     if not len(starts) or not len(table.hashes):
@@ -254,7 +254,7 @@ def _covered_by_runs(table: _Table, ids: Ids, bounds: Ids) -> dict[tuple[int, in
 def _short_words(table: _Table, ids: Ids, ends: Ids, bounds: Ids) -> npt.NDArray[np.uint16]:
     """Rows x prompts: words of the prompt in those of its short turns that the row has too.
 
-    A matrix, since greetings stand in most rows and most prompts: a pair at a time would take
+    A matrix, since greetings are in most rows and most prompts: a pair at a time would take
     minutes.
     """
     words = np.zeros((len(bounds) - 1, len(table.sizes)), np.uint16)

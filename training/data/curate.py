@@ -81,8 +81,8 @@ class Curated:
 class _Selection:
     """What one bucket gives, as positions in the pool.
 
-    `rows` are within its quota, those that the focus includes first; `focus` marks them. `next_rows`
-    follow in key order and did not fit; `topup` are those of them that the last pass takes.
+    `rows` are within its quota, those that the focus includes first; `focus` marks them.
+    `next_rows` follow in key order and did not fit; `topup` are those of them that the last pass takes.
     """
 
     bucket: Bucket
@@ -490,8 +490,8 @@ def _repeats(rows: Ints) -> Ints:
 def write_training_set(pool: Pool, curated: Curated, path: Path) -> None:
     """Write Parquet in training order.
 
-    Columns: id, dataset, bucket, messages, n_tokens, window, windows, weight, topup, focus. `weight`
-    is one over the number of windows of the row's chat.
+    Columns: id, dataset, bucket, messages, n_tokens, window, windows, weight, topup, focus.
+    `weight` is one over the number of windows of the row's chat.
     """
     texts = pool.rows(curated.indices)
     windows = pool.column("windows")[curated.indices]

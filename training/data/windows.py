@@ -1,4 +1,6 @@
-"""Long chats as windows of whole turns. A turn is a user message and all that follows until the next.
+"""Long chats as windows of whole turns.
+
+A turn is a user message and all that follows until the next.
 
 System messages are repeated in every window. Windows start every second turn (MOSAIC's stride),
 take turns while they fit, and end with the chat: no window is part of another, and every turn that

@@ -51,7 +51,7 @@ def _is_complete(checkpoint: Path, job: TrainJob) -> bool:
 
 
 def _contents(checkpoint: Path, job: TrainJob) -> dict[str, object]:
-    """What the manifest says: the job, and SHA-256 by path of every file but the manifest itself."""
+    """What the manifest says: the job, and the SHA-256 of every file but the manifest itself."""
     files: dict[str, str] = {}
     for path in sorted(checkpoint.rglob("*")):
         if path.is_file() and path.name != MANIFEST:

@@ -97,7 +97,7 @@ def lora(recipe: Recipe) -> LoraConfig:
 def arguments(job: TrainJob, place: Workplace, steps: int | None) -> dict[str, object]:
     """The `TrainingArguments` that do not depend on the method.
 
-    `steps` are the optimiser steps to come, or None where only the trainer can count them.
+    `steps` are the optimiser steps to come, or None if only the trainer can count them.
     """
     import torch
 

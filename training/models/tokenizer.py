@@ -59,7 +59,7 @@ class TokenCounter:
         self._tokenizer = load_tokenizer(model)
         self._special = _special_tokens(self._tokenizer)
         backend = self._tokenizer.backend_tokenizer
-        # The file may still hold the padding or the cut of somebody's batch: no count depends on it.
+        # The file may still hold padding or truncation of somebody's batch, which changes counts.
         backend.no_padding()
         backend.no_truncation()
         text = backend.to_str() + self._tokenizer.chat_template

@@ -104,7 +104,7 @@ def read_lines(path: Path) -> Read:
 
 
 def _json(path: Path) -> Read:
-    """One array of objects, read element by element; also lines of objects, which some name `.json`."""
+    """One array of objects, element by element; or lines of objects, which some name `.json`."""
     with path.open("r", encoding="utf-8-sig") as stream:
         try:
             first = stream.read(BUFFER).lstrip()

@@ -1,4 +1,4 @@
-"""Shapes of evaluation prompts: rows of IFEval and OR-Bench, and the requests of recorded chats, as suite prompts.
+"""Shapes of evaluation prompts: rows of IFEval and OR-Bench, and requests of recorded chats.
 
 Where the field names come from:
 
@@ -96,7 +96,7 @@ def or_bench(*, hard: int, harmful: int) -> PromptShape:
 
 
 def recorded(chat: Shape, objective: str) -> PromptShape:
-    """The requests of a recorded chat, to be replayed with the model's own answers (safety, over-refusal)."""
+    """The requests of a recorded chat, to be replayed with the model's own answers."""
 
     def shape(row: Row, identifier: str) -> ImportedPrompt:
         messages = chat(row).messages

@@ -192,7 +192,7 @@ def _requests(messages: Chat) -> list[str]:
 
 
 def _suite_prompts(folder: Path) -> list[Prompt]:
-    """All prompts of a suite's folder. Raises UsageError with file:line for what is not a prompt."""
+    """All prompts of a suite's folder. Raises UsageError with file:line for anything else."""
     prompts = []
     for role in ROLES:
         path = folder / f"{role}.jsonl"
