@@ -8,7 +8,6 @@ from agent.weights import distance
 from mosaic.core.types.data import Focus
 from mosaic.core.types.evaluation import SliceProfile
 from mosaic.core.types.plans import ActionPlan, Limits
-from mosaic.core.types.runs import Round
 
 
 def rules(plan, observation, pool):
@@ -68,15 +67,10 @@ def test_an_unreliable_slice_may_not_be_acted_upon(observe, small_pool, reliabil
     assert rules(legal, seen, small_pool) == set()
 
 
-def test_a_dominated_plan_is_not_tried_again(observe, small_pool):
+def test_a_dominated_plan_is_not_tried_again(observe, small_pool, trial_of, round_of):
     seen = observe()
-    past = Round(
-        round=1,
-        plan=seen.last_plan,
-        scores=seen.history[0].scores,
-        profile=seen.profile,
-        dominated=True,
-    )
+    trial = trial_of(seen.last_plan, seen.history[0].scores, seen.profile)
+    past = round_of(1, trial, dominated=True)
     seen = seen.model_copy(update={"history": [*seen.history, past]})
     assert rules(seen.last_plan, seen, small_pool) == {("near_repeat", "ratios")}
 

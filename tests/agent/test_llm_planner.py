@@ -10,10 +10,10 @@ from agent.planners.llm import LlmPlanner
 from eval.chat.client import ChatConfig, ChatModel, ChatUnavailable
 from mosaic.app.views.report_data import model_calls
 from mosaic.core.errors import BoundaryError, PausedError
-from mosaic.core.journal import Journal
 from mosaic.core.steps import Steps
 from mosaic.core.store import Store
 from mosaic.core.types.plans import Limits, Violation
+from mosaic.core.types.records import AskPlanner, ChargeCalls
 from mosaic.lab.script import reply
 from mosaic.lab.server import ScriptedServer
 from tools.effects.model_calls import journaled
@@ -216,11 +216,8 @@ def test_the_whole_reason_of_a_refusal_reaches_the_model_beside_the_numbers_it_i
 
 
 @pytest.fixture
-def journal(tmp_path):
-    journal = Journal.create(tmp_path / "run", "run", {}, 1000)
-    journal.acquire()
-    yield journal
-    journal.close()
+def journal(new_journal, tmp_path):
+    return new_journal(tmp_path / "run")
 
 
 def test_an_interrupted_conversation_is_replayed_and_not_asked_again(
@@ -328,13 +325,13 @@ def test_an_outage_is_charged_reported_and_counts_against_the_round(
         with pytest.raises(BoundaryError, match="max_calls: 12 of 12"):
             planner(server, ask, max_calls=12).propose(seen, toolbox(seen, small_pool))
         assert server.requests == 12
-    charges = journal.steps("charge")
-    assert [c.result["attempts"] for c in charges] == [8, 2]
+    charges = journal.steps(ChargeCalls)
+    assert [c.result.attempts for c in charges] == [8, 2]
     used = model_calls(journal)["planner"]
-    calls = journal.steps("plan_call")
-    assert (used["answers"], used["requests"]) == (2, 12)
-    spent = sum(s.result["charged"] for s in (*calls, *charges) if s.result)
-    assert used["tokens"] == spent > 8 * 1000
+    calls = journal.steps(AskPlanner)
+    assert (used.answers, used.requests) == (2, 12)
+    spent = sum(step.result.charged for step in (*calls, *charges))
+    assert used.tokens == spent > 8 * 1000
 
 
 def test_a_server_that_is_not_there_uses_up_nothing(observe, small_pool, journal, tmp_path):
