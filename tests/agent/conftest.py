@@ -5,7 +5,7 @@ import pytest
 from agent.weights import proportions
 from mosaic.core.types.evaluation import FailureProfile, Score, SliceProfile
 from mosaic.core.types.plans import ActionPlan, Limits, ObjectiveSpec
-from mosaic.core.types.runs import Adapter, Calibration, Observation, Round, Trial, TrialSpec
+from mosaic.core.types.runs import Calibration, Observation, Round, Trial, TrialSpec
 
 MEANS = {"safety": (5.0, 3.0, 1.2), "over_refusal": (5.0, 4.0, 2.0)}
 
@@ -25,43 +25,23 @@ def profile(means=MEANS, reliability="high"):
     return FailureProfile(round=0, slices=sorted(slices, key=lambda s: s.score.mean))
 
 
-def trial_with(plan, scores, profile, *, seed=0, adapter=None, failure=None):
-    """A trial as it is recorded: objective -> role -> Score, and the name of its adapter."""
-    spec = TrialSpec(plan=plan, seed=seed, base="base")
-    trained = None
-    if adapter is not None:
-        trained = Adapter(
-            digest=adapter, base="base", tokens=10, supervised=5, steps=1, loss=1.0, seconds=0.0
-        )
-    return Trial(
-        id=spec.id, spec=spec, adapter=trained, scores=scores, profile=profile, failure=failure
-    )
+@pytest.fixture
+def trial():
+    """Makes the trial of a plan, or of nothing, with what was measured."""
 
+    def make(plan, scores, profile, **changes):
+        spec = TrialSpec(plan=plan, base="base")
+        return Trial(id=spec.id, spec=spec, scores=scores, profile=profile, **changes)
 
-def round_with(number, trial, **more):
-    """A round of one trial, which counts unless its training failed."""
-    counts = None if trial.failure else trial.id
-    return Round(round=number, trials=[trial], counts=counts, **more)
+    return make
 
 
 @pytest.fixture
-def trial_of():
-    return trial_with
-
-
-@pytest.fixture
-def round_of():
-    return round_with
-
-
-@pytest.fixture
-def observe(small_pool):
+def observe(small_pool, trial):
     stock = small_pool.stock(2)
     ratios, buckets = proportions(stock)
     static = ActionPlan(rationale="static", ratios=ratios, bucket_weights=buckets)
     scores = {o: {"selection": score(sum(m) / 3)} for o, m in MEANS.items()}
-    base = trial_with(None, scores, profile(dict.fromkeys(MEANS, (1.5,) * 3)))
-    repeat = trial_with(static, scores, profile())
 
     def make(**changes):
         values = {
@@ -73,9 +53,17 @@ def observe(small_pool):
                 ObjectiveSpec(name="over_refusal", datasets=["b"], target=4.5),
             ],
             "profile": profile(),
-            "history": [round_with(0, base, accepted=True)],
+            "history": [
+                Round(
+                    round=0,
+                    trials=[trial(None, scores, profile(dict.fromkeys(MEANS, (1.5,) * 3)))],
+                    accepted=True,
+                )
+            ],
             "archive": [0],
-            "calibration": Calibration(trials=[repeat], noise=dict.fromkeys(MEANS, 0.1)),
+            "calibration": Calibration(
+                trials=[trial(static, scores, profile())], noise=dict.fromkeys(MEANS, 0.1)
+            ),
             "proportions": ratios,
             "bucket_proportions": buckets,
             "stock": stock,

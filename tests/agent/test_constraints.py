@@ -8,6 +8,7 @@ from agent.weights import distance
 from mosaic.core.types.data import Focus
 from mosaic.core.types.evaluation import SliceProfile
 from mosaic.core.types.plans import ActionPlan, Limits
+from mosaic.core.types.runs import Round
 
 
 def rules(plan, observation, pool):
@@ -67,10 +68,10 @@ def test_an_unreliable_slice_may_not_be_acted_upon(observe, small_pool, reliabil
     assert rules(legal, seen, small_pool) == set()
 
 
-def test_a_dominated_plan_is_not_tried_again(observe, small_pool, trial_of, round_of):
+def test_a_dominated_plan_is_not_tried_again(observe, small_pool, trial):
     seen = observe()
-    trial = trial_of(seen.last_plan, seen.history[0].scores, seen.profile)
-    past = round_of(1, trial, dominated=True)
+    measured = trial(seen.last_plan, seen.history[0].scores, seen.profile)
+    past = Round(round=1, trials=[measured], dominated=True)
     seen = seen.model_copy(update={"history": [*seen.history, past]})
     assert rules(seen.last_plan, seen, small_pool) == {("near_repeat", "ratios")}
 

@@ -10,10 +10,12 @@ from agent.planners.llm import LlmPlanner
 from eval.chat.client import ChatConfig, ChatModel, ChatUnavailable
 from mosaic.app.views.report_data import model_calls
 from mosaic.core.errors import BoundaryError, PausedError
+from mosaic.core.journal import Journal
 from mosaic.core.steps import Steps
 from mosaic.core.store import Store
 from mosaic.core.types.plans import Limits, Violation
 from mosaic.core.types.records import AskPlanner, ChargeCalls
+from mosaic.core.types.runs import InputDigests, RunRecord
 from mosaic.lab.script import reply
 from mosaic.lab.server import ScriptedServer
 from tools.effects.model_calls import journaled
@@ -216,8 +218,12 @@ def test_the_whole_reason_of_a_refusal_reaches_the_model_beside_the_numbers_it_i
 
 
 @pytest.fixture
-def journal(new_journal, tmp_path):
-    return new_journal(tmp_path / "run")
+def journal(tmp_path):
+    inputs = InputDigests(pool="pool", base_model="base", suites={}, judge="judge")
+    journal = Journal.create(tmp_path / "run", "run", RunRecord(run={}, inputs=inputs), 1000)
+    journal.acquire()
+    yield journal
+    journal.close()
 
 
 def test_an_interrupted_conversation_is_replayed_and_not_asked_again(
@@ -326,7 +332,7 @@ def test_an_outage_is_charged_reported_and_counts_against_the_round(
             planner(server, ask, max_calls=12).propose(seen, toolbox(seen, small_pool))
         assert server.requests == 12
     charges = journal.steps(ChargeCalls)
-    assert [c.result.attempts for c in charges] == [8, 2]
+    assert [charge.result.attempts for charge in charges] == [8, 2]
     used = model_calls(journal)["planner"]
     calls = journal.steps(AskPlanner)
     assert (used.answers, used.requests) == (2, 12)

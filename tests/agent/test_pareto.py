@@ -14,6 +14,7 @@ from agent.pareto import (
 )
 from mosaic.core.types.evaluation import FailureProfile, Score
 from mosaic.core.types.plans import ObjectiveSpec
+from mosaic.core.types.runs import Round, Trial, TrialSpec
 
 NAMES = ["s", "o"]
 
@@ -27,29 +28,27 @@ def score(mean, half=0.1):
     )
 
 
-@pytest.fixture
-def rounds(trial_of, round_of):
-    """Makes rounds 1, 2, ... with these selection means."""
-
-    def make(*points, accepted=True):
-        found = []
-        for number, point in enumerate(points, start=1):
-            scores = {n: {"selection": score(x)} for n, x in zip(NAMES, point, strict=True)}
-            profile = FailureProfile(round=number, slices=[])
-            trial = trial_of(None, scores, profile)
-            found.append(round_of(number, trial, accepted=accepted))
-        return found
-
-    return make
+def rounds(*points, accepted=True):
+    made = []
+    for number, point in enumerate(points, start=1):
+        spec = TrialSpec(base="base", seed=number)
+        trial = Trial(
+            id=spec.id,
+            spec=spec,
+            scores={n: {"selection": score(x)} for n, x in zip(NAMES, point, strict=True)},
+            profile=FailureProfile(round=number, slices=[]),
+        )
+        made.append(Round(round=number, trials=[trial], accepted=accepted))
+    return made
 
 
-def test_a_gain_within_the_noise_costs_nobody_a_place(rounds):
+def test_a_gain_within_the_noise_costs_nobody_a_place():
     made = rounds((3.0, 3.0), (3.05, 3.0), (4.0, 3.0))
     assert archive(made[:2], NAMES, {"s": 0.1, "o": 0.1}) == [1, 2]
     assert archive(made, NAMES, {"s": 0.1, "o": 0.1}) == [3]
 
 
-def test_the_archive_does_not_depend_on_order_and_is_never_empty(rounds):
+def test_the_archive_does_not_depend_on_order_and_is_never_empty():
     points = np.random.default_rng(0).uniform(1, 5, (6, 2)).tolist()
     made = rounds(*points)
     noise = {"s": 0.3, "o": 0.2}
@@ -68,7 +67,7 @@ def test_hypervolume_is_a_share_of_the_scale():
     assert hypervolume([[3, 3], [2, 5], [1, 5]]) == pytest.approx((4 + 2) / 16)
 
 
-def test_floors_are_held_on_the_lower_bound(rounds):
+def test_floors_are_held_on_the_lower_bound():
     objectives = [
         ObjectiveSpec(name="s", datasets=["a"], floor=2.95),
         ObjectiveSpec(name="o", datasets=["b"]),
@@ -80,7 +79,7 @@ def test_floors_are_held_on_the_lower_bound(rounds):
     assert verdict(unscored, objectives) == (False, "not scored: s")
 
 
-def test_the_choice_takes_targets_first_and_volume_second(rounds):
+def test_the_choice_takes_targets_first_and_volume_second():
     objectives = [
         ObjectiveSpec(name="s", datasets=[], target=4.0),
         ObjectiveSpec(name="o", datasets=[], target=4.0),
@@ -91,7 +90,7 @@ def test_the_choice_takes_targets_first_and_volume_second(rounds):
     assert choose(made, [], objectives, {}) is None
 
 
-def test_where_an_objective_is_noisy_the_choice_keeps_its_distance_from_the_target(rounds):
+def test_where_an_objective_is_noisy_the_choice_keeps_its_distance_from_the_target():
     objectives = [
         ObjectiveSpec(name="s", datasets=[], target=4.0),
         ObjectiveSpec(name="o", datasets=[], target=3.0),

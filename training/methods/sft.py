@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.generators.transformers import check_model_folder
+from eval.model_folder import check_model_folder
 from mosaic.core.errors import StopRequested, TrainingError, UsageError
 from mosaic.core.types.runs import BASE, TRAINING_SET, SftRecipe, TrainJob, TrainResult, Workplace
 from training.methods.base import Progress, Stopping, never

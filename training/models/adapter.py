@@ -6,7 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from eval.generators.transformers import check_model_folder
+from eval.model_folder import check_model_folder
 from mosaic.core.errors import TrainingError, UsageError
 from mosaic.core.types.base import digest_of
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import codecs
 import csv
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eval.chat.strict_json import strict_decoder
 from mosaic.core.errors import UsageError
 
 BUFFER = 1 << 20
@@ -79,21 +79,7 @@ def _plain(value: Any) -> Row | BadRow:
     )
 
 
-def _constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a number here")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> Row:
-    """An object of JSON. Where a key stands twice nobody can tell which value was meant."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {twice!r} stands twice in one object")
-    return found
-
-
-_decoder = json.JSONDecoder(parse_constant=_constant, object_pairs_hook=_unique)
+_decoder = strict_decoder(quote=True)
 
 
 def read_lines(path: Path) -> Read:
