@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eval.objectives.instruction_following import complexity
+from eval.ifeval import complexity
 from mosaic.lab.words import ADJECTIVES, END_PHRASES, KEYWORDS, Words
 
 Constraint = dict[str, Any]

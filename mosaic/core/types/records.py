@@ -102,6 +102,7 @@ class JudgeSuite(StepInputs[SuiteFiles]):
     suite: str
     objective: str
     judge: str
+    rules: str
 
 
 class VerdictFiled(FrozenModel):
