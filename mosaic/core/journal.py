@@ -550,7 +550,7 @@ class Journal:
         after: int = 0,
         limit: int | None = None,
     ) -> list[Event]:
-        """Events in order, each checked against its digest (DamageError)."""
+        """Events in order, each checked against its digest and its class (DamageError)."""
         where, values = "seq > ?", list[object]([after])
         for column, wanted in (("round", round_), ("kind", kind)):
             if wanted is not None:
@@ -559,7 +559,13 @@ class Journal:
         where += " order by seq"
         if limit is not None:
             where += f" limit {int(limit)}"
-        return [_event(row) for row in self._rows("events", where, values)]
+        found = []
+        for row in self._rows("events", where, values):
+            try:
+                found.append(_event(row))
+            except ValidationError as error:
+                raise DamageError(f"{self.folder / FILE}: events row {row[0]}: {error}") from error
+        return found
 
     def ledger(self) -> tuple[int, int, int]:
         """(cap, held, spent) in tokens."""
