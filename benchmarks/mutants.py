@@ -46,7 +46,7 @@ MUTANTS = [
     Mutant("the folder is not flushed after a rename", (("mosaic/core/store.py", "                _sync(self.root)\n", ""),), "power_loss"),
     Mutant(
         "artifacts are written in place",
-        (("mosaic/core/store.py", 'temporary = self.root / f".{uuid.uuid4().hex}.tmp"', "temporary = target"),),
+        (("mosaic/core/store.py", 'temporary = self.root / f".{os.getpid()}-{uuid.uuid4().hex}.tmp"', "temporary = target"),),
         "crash",
     ),
     Mutant(
