@@ -1,6 +1,8 @@
-"""`python -m benchmarks NAME [--quick] [--json]`: every figure of the project, with its goal, measured by a command.
+"""Every figure of the project, measured by a command: `python -m benchmarks NAME [--quick]
+[--json]`.
 
-`python -m benchmarks all` runs every benchmark, each in a process of its own, and prints one table.
+`python -m benchmarks all` runs every benchmark, each in a process of its own, and prints one
+table.
 """
 
 from __future__ import annotations
@@ -18,8 +20,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from benchmarks.every import run_all
 from benchmarks.figures import CannotRun, Row, Rows, not_measured
 
-# The module of each benchmark, which has a function of the benchmark's name. Modules are imported when they are
-# needed, so that a package that only one of them uses is not needed by the others.
+# The module of each benchmark, which has a function of the benchmark's name. Modules are imported
+# when they are needed, so that a package that only one of them uses is not needed by the others.
 BENCHMARKS = {
     "house": "house",
     "demo": "loop",

@@ -1,4 +1,4 @@
-"""Several at once over one run: threads that run steps through one journal, processes that file into one store."""
+"""Several at once over one run: threads share a journal, processes share a store."""
 
 from __future__ import annotations
 
@@ -24,11 +24,14 @@ RESERVED = 5
 
 
 def concurrency(quick: bool) -> Rows:
-    """Eight threads run 10,000 steps of one run; two processes file 200 folders at once while a third one sweeps."""
+    """Eight threads run 10,000 steps through one journal; two processes file 200 folders at once.
+
+    A third process sweeps meanwhile.
+    """
     return [*threads_over_one_journal(1_000 if quick else 10_000), *processes_over_one_store(200)]
 
 
-# -- threads ------------------------------------------------------------------------------------------------------
+# -- threads --------------------------------------------------------------------------------------
 
 
 def run_step(steps: Steps, number: int, effect: Callable[[], None]) -> None:
@@ -85,7 +88,7 @@ class Crowd:
 
 
 def threads_over_one_journal(count: int) -> Rows:
-    """What is left after so many steps by eight threads: errors, steps, repeated effects, damage, the ledger."""
+    """Errors, steps, repeated effects, damage and the ledger after so many steps by threads."""
     from mosaic.app.verify import verify
 
     with tempfile.TemporaryDirectory(dir=_memory()) as name:
@@ -119,11 +122,11 @@ def threads_over_one_journal(count: int) -> Rows:
     ]
 
 
-# -- processes ----------------------------------------------------------------------------------------------------
+# -- processes ------------------------------------------------------------------------------------
 
 
 def processes_over_one_store(count: int) -> Rows:
-    """Errors, unreadable artifacts and leftovers after two processes filed the same folders at the same moments."""
+    """Errors, artifacts and leftovers after two processes filed the same folders at once."""
     start = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(dir=_memory()) as name:
         root = Path(name)
@@ -161,7 +164,10 @@ def processes_over_one_store(count: int) -> Rows:
 
 
 def file_sources(root: Path, count: int, barrier: Barrier, results: Queue[str]) -> None:
-    """File every source folder, each at the same moment as the other process; one result each, empty if all is well."""
+    """File every source folder, each at the same moment as the other process.
+
+    There is one result for each: what went wrong, or an empty text.
+    """
     for number in range(count):
         store = Store(root / "run")
         barrier.wait(timeout=60)
@@ -173,7 +179,7 @@ def file_sources(root: Path, count: int, barrier: Barrier, results: Queue[str]) 
 
 
 def sweep_leftovers(root: Path, over: Event, results: Queue[str]) -> None:
-    """Sweep until it is over, each time after a writer was killed half way; the result is the number of these."""
+    """Kill a writer half way and sweep, until it is over. The result is how many were killed."""
     store = Store(root / "run")
     killed = 0
     while not over.is_set():
@@ -184,7 +190,7 @@ def sweep_leftovers(root: Path, over: Event, results: Queue[str]) -> None:
 
 
 def _killed_writer(store: Store, source: Path) -> None:
-    """A process that ends in the middle of filing a folder, after its files and before the rename."""
+    """A process that ends while it files a folder: after the files, before the rename."""
     child = os.fork()
     if child == 0:
         os.rename = lambda source, target: os._exit(9)
@@ -216,5 +222,5 @@ def _readable(store: Store, source: Path) -> bool:
 
 
 def _memory() -> str | None:
-    """A folder in memory, if this machine has one: the figures are about order, not about the disk."""
+    """A folder in memory, if this machine has one: no figure here is about the disk."""
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None

@@ -1,6 +1,7 @@
 """All benchmarks, one after the other, in one table.
 
-Each runs in a process of its own: one that raises, is killed or leaves something behind does not touch the others.
+Each runs in a process of its own: one that raises, is killed or leaves something behind does not
+touch the others.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ WIDTHS = (16, 74, 14, 14, 18, 6)
 
 
 def run_all(names: list[str], quick: bool, as_json: bool) -> int:
-    """Run these benchmarks and print their rows; the exit code is 1 if a goal is missed or a benchmark raised."""
+    """Run these benchmarks and print their rows; 1 if a goal is missed or a benchmark raised."""
     every: list[dict[str, object]] = []
     missed = 0
     if not as_json:
@@ -41,7 +42,10 @@ def run_all(names: list[str], quick: bool, as_json: bool) -> int:
 
 
 def in_process(name: str, quick: bool) -> Rows:
-    """The rows of one benchmark, run in a process of its own; one missed row that says how it ended, if it has none."""
+    """The rows of one benchmark, run in a process of its own.
+
+    If it did not get to print any, there is one missed row that says how it ended.
+    """
     command = [sys.executable, "-m", "benchmarks", name, "--json", *(["--quick"] if quick else [])]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     try:

@@ -19,7 +19,10 @@ Rows = list[Row]
 
 
 class CannotRun(Exception):
-    """Raised by a benchmark that this machine cannot run. The message says what is missing and how to get it."""
+    """Raised by a benchmark that this machine cannot run.
+
+    The message says what is missing and how to get it.
+    """
 
 
 def figure(

@@ -9,8 +9,9 @@ import ast
 import re
 import statistics
 import subprocess
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 from benchmarks.figures import CannotRun, Rows, figure
@@ -39,8 +40,8 @@ class Counts:
 def count(name: str, text: str) -> Counts:
     """Count the constructs of one source file. Raises SyntaxError if it is not Python.
 
-    The word `Any` counts wherever it stands, in comments too. A comprehension is nested if another one
-    stands anywhere inside it; the outer one is counted.
+    The word `Any` counts wherever it stands, in comments too. A comprehension is nested if another
+    one stands anywhere inside it; the outer one is counted.
 
     >>> found = count("a.py", "rows = [[x for x in row] for row in table]\\n")
     >>> found.comprehensions, found.nested
@@ -65,7 +66,10 @@ def holds_another(comprehension: ast.AST) -> bool:
 
 
 def tracked(root: Path, folders: Iterable[str] = PACKAGES) -> list[Path]:
-    """The Python files below these folders that git tracks. Raises CannotRun outside of a git checkout."""
+    """The Python files below these folders that git tracks.
+
+    Raises CannotRun outside of a git checkout.
+    """
     command = ["git", "ls-files", "-z", "--", *folders]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True)
     if done.returncode:
@@ -76,38 +80,41 @@ def tracked(root: Path, folders: Iterable[str] = PACKAGES) -> list[Path]:
 
 def rows_of(files: list[Counts]) -> Rows:
     """A row per figure with its limit, and below each the files that add most to it."""
-    lines = sum(file.lines for file in files)
-    comprehensions = sum(file.comprehensions for file in files)
-    nested = sum(file.nested for file in files)
-    long_lines = sum(file.long_lines for file in files)
-    anys = sum(file.anys for file in files)
     sizes = [file.lines for file in files]
+    lines = sum(sizes)
+    comprehensions = 1000 * _total(files, "comprehensions") / lines
+    nested = _total(files, "nested")
+    long_lines = 100 * _total(files, "long_lines") / lines
+    anys = 1000 * _total(files, "anys") / lines
     too_long = sum(size > MAX_LINES for size in sizes)
+    wide = f"lines over {MAX_WIDTH} characters"
     return [
-        figure(
-            "comprehensions per 1,000 lines", 1000 * comprehensions / lines, "per 1,000", at_most=30
-        ),
-        *_worst(files, "comprehensions", lambda file: file.comprehensions),
+        figure("comprehensions per 1,000 lines", comprehensions, "per 1,000", at_most=30),
+        *_worst(files, "comprehensions", "comprehensions"),
         figure("comprehensions that hold another one", nested, "comprehensions", at_most=0),
-        *_worst(files, "comprehensions that hold another one", lambda file: file.nested),
-        figure(f"lines over {MAX_WIDTH} characters", 100 * long_lines / lines, "%", below=1),
-        *_worst(files, f"lines over {MAX_WIDTH} characters", lambda file: file.long_lines),
-        figure("the word `Any` per 1,000 lines", 1000 * anys / lines, "per 1,000", at_most=8),
-        *_worst(files, "the word `Any`", lambda file: file.anys),
+        *_worst(files, "nested", "that hold another one"),
+        figure(wide, long_lines, "%", below=1),
+        *_worst(files, "long_lines", wide),
+        figure("the word `Any` per 1,000 lines", anys, "per 1,000", at_most=8),
+        *_worst(files, "anys", "times `Any`"),
         figure(f"files over {MAX_LINES} lines", too_long, "files", at_most=0),
-        *_worst(files, "lines", lambda file: file.lines),
+        *_worst(files, "lines", "lines"),
         figure("median lines of a file", statistics.median(sizes), "lines", below=150),
     ]
 
 
-def _worst(files: list[Counts], what: str, key: Callable[[Counts], int]) -> Rows:
+def _total(files: list[Counts], field: str) -> int:
+    return sum(getattr(file, field) for file in files)
+
+
+def _worst(files: list[Counts], field: str, unit: str) -> Rows:
     """A row without a goal for each of the files with most of something."""
-    ranked = sorted(files, key=key, reverse=True)[:NAMED]
-    return [
-        figure(f"  {file.name} ({file.lines} lines)", key(file), what)
-        for file in ranked
-        if key(file)
-    ]
+    rows = []
+    for file in sorted(files, key=attrgetter(field), reverse=True)[:NAMED]:
+        found = getattr(file, field)
+        if found:
+            rows.append(figure(f"  {file.name} ({file.lines} lines)", found, unit))
+    return rows
 
 
 def house(quick: bool) -> Rows:
