@@ -1,6 +1,6 @@
 """Generation by a real vLLM: a run through one server, and conversations in flight.
 
-It needs the `vllm` command. On a CPU: `make .venv-vllm/.installed`, then 
+It needs the `vllm` command. On a CPU: `make .venv-vllm/.installed`, then
 `.venv-vllm/bin/python -m benchmarks vllm_rounds`.
 """
 

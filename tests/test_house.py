@@ -1,13 +1,10 @@
-"""The readability figures can fail, and a benchmark that raises does not stop the others."""
+"""Each readability figure can fail, and names the files that add most to it."""
 
-import json
 import subprocess
 
 import pytest
 
-from benchmarks import __main__ as benchmarks
-from benchmarks import every
-from benchmarks.figures import CannotRun, figure
+from benchmarks.figures import CannotRun
 from benchmarks.house import count, rows_of, tracked
 
 NESTED = "table = [[cell for cell in row] for row in rows]\n"
@@ -52,29 +49,3 @@ def test_only_tracked_python_files_are_counted_and_the_worst_is_named(tmp_path):
 def test_files_cannot_be_listed_without_git(tmp_path):
     with pytest.raises(CannotRun, match="not a git checkout"):
         tracked(tmp_path)
-
-
-def test_every_benchmark_is_a_function_of_its_module():
-    for name, module in benchmarks.BENCHMARKS.items():
-        source = (every.ROOT / "benchmarks" / f"{module}.py").read_text()
-        assert f"\ndef {name}(quick: bool)" in source
-
-
-def test_all_goes_on_after_one_that_raises_and_does_not_count_what_cannot_run(monkeypatch, capsys):
-    answers = {
-        "good": [figure("g", 1, "s", at_most=2)],
-        "no_gpu": [every.not_measured("cannot run here: needs a GPU")],
-    }
-    monkeypatch.setattr(every, "in_process", lambda name, quick: answers[name])
-    assert every.run_all(["good", "no_gpu"], True, False) == 0
-    assert "cannot run here: needs a GPU" in capsys.readouterr().out
-    answers["raised"] = [every.not_measured("did not finish", met=False)]
-    assert every.run_all(["raised", "good"], True, True) == 1
-    rows = json.loads(capsys.readouterr().out)
-    assert [row["benchmark"] for row in rows] == ["raised", "raised", "good", "good"]
-
-
-def test_a_benchmark_that_raises_is_a_missed_row_that_says_what():
-    (row,) = every.in_process("no_such_benchmark", quick=True)
-    assert row["met"] is False
-    assert "no_such_benchmark" in row["what"]
