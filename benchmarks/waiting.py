@@ -1,4 +1,4 @@
-"""Nothing runs that was not approved, waiting costs nothing, and a long run starts again at once."""
+"""Nothing runs unapproved, waiting costs nothing, and a long run starts again at once."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Literal
 from unittest.mock import patch
 
-from agent.approval import HumanApprover
+from agent.approval import AutoApprover, HumanApprover
 from benchmarks.durability import memory, repeated, watched
-from benchmarks.figures import figure
+from benchmarks.figures import Rows, figure
 from benchmarks.standins import StandIn, Witness
 from mosaic.app.decisions import decide, pending
 from mosaic.core.errors import MosaicError, UsageError, WaitingError
 from mosaic.core.journal import Journal, _checksum
 from mosaic.core.store import FOLDER
 from mosaic.core.tables import FILE
-from mosaic.core.types.base import canonical_json
-from mosaic.core.types.plans import ActionPlan
-
-Rows = list[dict[str, Any]]
+from mosaic.core.types.base import JsonObject, canonical_json
+from mosaic.core.types.plans import ActionPlan, Decision
+from mosaic.core.types.runs import Observation
 
 
 def waiting_run(standin: StandIn, root: Path, name: str = "run") -> tuple[Path, Witness]:
@@ -49,10 +49,12 @@ def until_asked(standin: StandIn, folder: Path, witness: Witness) -> None:
 
 
 def trainings(witness: Witness) -> int:
+    """How many trainings really ran."""
     return sum(line.startswith("train") for line in witness.lines())
 
 
 def _resume(standin: StandIn, folder: Path, witness: Witness) -> str:
+    """How one start of the controller ended."""
     try:
         standin.run(folder, witness)
         return "finished"
@@ -61,7 +63,7 @@ def _resume(standin: StandIn, folder: Path, witness: Witness) -> str:
 
 
 def _copied_decision(source: Path, target: Path) -> None:
-    """Take every decision row of one journal into another, as it stands there."""
+    """Copy every decision of one journal into another, row by row."""
     with sqlite3.connect(source / FILE) as db:
         rows = db.execute(
             "select seq, run, round, request, payload, checksum from decisions"
@@ -70,7 +72,7 @@ def _copied_decision(source: Path, target: Path) -> None:
         db.executemany("insert or replace into decisions values (?, ?, ?, ?, ?, ?)", rows)
 
 
-def _forge(journal: Journal, payload: dict[str, Any]) -> None:
+def _forge(journal: Journal, payload: JsonObject) -> None:
     """Write a decision past every check."""
     row = (
         journal._next("decisions"),
@@ -83,7 +85,10 @@ def _forge(journal: Journal, payload: dict[str, Any]) -> None:
 
 
 def _attack(kind: str, standin: StandIn, folder: Path, other: Path, chance: random.Random) -> int:
-    """Do something wrong to a waiting run; how many trainings may follow from it (0 or, for a fair race, 1 if approved)."""
+    """Do something wrong to a waiting run; how many trainings may follow.
+
+    That is none, or one if an approval won a fair race.
+    """
     request = pending(folder)
     plan = ActionPlan.model_validate(request["plan"])
     if kind == "other_run":
@@ -119,14 +124,13 @@ def _attack(kind: str, standin: StandIn, folder: Path, other: Path, chance: rand
         return 0
     if kind == "edited_after":
         decide(folder, "approve", by="x")
-        changed = plan.json_data() | {
-            "ratios": dict(zip(plan.ratios, reversed(plan.ratios.values()), strict=True))
-        }
+        swapped = dict(zip(plan.ratios, reversed(plan.ratios.values()), strict=True))
+        changed = {**plan.json_data(), "ratios": swapped}
         (folder / FOLDER / request["plan_digest"]).write_text(json.dumps(changed))
         return 0
     if kind == "bad_edit":
         names = list(plan.ratios)
-        wild = plan.model_copy(update={"ratios": {n: float(n == names[0]) for n in names}})
+        wild = plan.model_copy(update={"ratios": {**dict.fromkeys(names, 0.0), names[0]: 1.0}})
         try:
             decide(folder, "edit", edited=wild, by="x")
         except UsageError:
@@ -136,7 +140,7 @@ def _attack(kind: str, standin: StandIn, folder: Path, other: Path, chance: rand
     choices = ["approve", "reject"]
     chance.shuffle(choices)
 
-    def say(word: Any) -> None:
+    def say(word: Literal["approve", "reject"]) -> None:
         try:
             decide(folder, word, by="x", reason="no")
             verdicts.append(word)
@@ -152,7 +156,9 @@ def _attack(kind: str, standin: StandIn, folder: Path, other: Path, chance: rand
 
 
 def approvals(quick: bool) -> Rows:
-    """Decisions that are stale, foreign, forged, on something else than what would run, or made twice at once."""
+    """Decisions that are stale, of another run, forged, on another plan than would run, or made
+    twice at once.
+    """
     standin = StandIn.make("rounds=1", per_slice=4)
     standin.approver = HumanApprover()
     kinds = ("other_run", "replay", "other_round", "other_plan", "edited_after", "bad_edit", "race")
@@ -178,14 +184,16 @@ def approvals(quick: bool) -> Rows:
     ]
 
 
-def _clock(shift: float) -> Any:
-    """Inside, the wall clock is wrong by so many seconds."""
+def _clock(shift: float) -> AbstractContextManager[object]:
+    """A context in which the wall clock is wrong by so many seconds."""
     real = time.time
     return patch("time.time", lambda: real() + shift)
 
 
 def waiting(quick: bool) -> Rows:
-    """A run that waits through restarts while the clock jumps by ten years back and forth, and then goes on."""
+    """A run that waits through restarts while the clock jumps ten years to and fro, and then goes
+    on.
+    """
     standin = StandIn.make("rounds=2", per_slice=4)
     standin.approver = HumanApprover()
     restarts = 10 if quick else 100
@@ -206,10 +214,9 @@ def waiting(quick: bool) -> Rows:
         journal = Journal.open(folder)
         finished = any(s.kind == "audit" and s.state == "done" for s in journal.steps())
         journal.close()
+    what = f"effects repeated in {restarts} restarts while waiting"
     return [
-        figure(
-            f"effects repeated in {restarts} restarts while waiting", effects, "effects", at_most=0
-        ),
+        figure(what, effects, "effects", at_most=0),
         figure("restarts that did not wait for the same question", early, "restarts", at_most=0),
         figure("runs that went on when approved", int(finished), "of 1", at_least=1),
         figure("steps repeated after approval", repeated(witness.lines()), "steps", at_most=0),
@@ -217,7 +224,9 @@ def waiting(quick: bool) -> Rows:
 
 
 def resume_speed(quick: bool) -> Rows:
-    """Seconds from the start of the process to the first new step of a run with many rounds and events."""
+    """Seconds from the start of the process to the first new step of a run with many rounds and
+    events.
+    """
     rounds, events = (10, 5_000) if quick else (100, 100_000)
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
@@ -230,29 +239,25 @@ def resume_speed(quick: bool) -> Rows:
         journal.acquire()
         with journal._transaction():
             for number in range(len(journal.events()), events):
-                journal._append(
-                    f"filler:{number}", number % rounds, "note", {"text": "something was said " * 4}
-                )
+                note = {"text": "something was said " * 4}
+                journal._append(f"filler:{number}", number % rounds, "note", note)
         journal.close()
         seconds = [_first_step(folder, rounds, root / f"copy{i}") for i in range(1 if quick else 3)]
-    what = (
-        f"first new step after the start, {rounds} rounds and {events:,} events, imports included"
-    )
+    size = f"{rounds} rounds and {events:,} events"
+    what = f"first new step after the start, {size}, imports included"
     return [figure(what, statistics.median(seconds), "s", at_most=5)]
 
 
 class _StopAfter(HumanApprover):
-    """Approves the plans of the first rounds, then leaves them to a person."""
+    """Approves the plans of the first rounds and leaves the rest to a person."""
 
     def __init__(self, rounds: int) -> None:
         self.rounds = rounds
 
-    def decide(self, plan: Any, observation: Any) -> Any:
-        from agent.approval import AutoApprover
-
-        return (
-            AutoApprover().decide(plan, observation) if observation.round <= self.rounds else None
-        )
+    def decide(self, plan: ActionPlan, observation: Observation) -> Decision | None:
+        if observation.round > self.rounds:
+            return None
+        return AutoApprover().decide(plan, observation)
 
 
 SCRIPT = """
@@ -278,6 +283,7 @@ standin.run(Path(sys.argv[1]), Witness(Path(sys.argv[1] + ".witness")))
 
 
 def _first_step(folder: Path, rounds: int, copy: Path) -> float:
+    """Seconds from the start of a process to its first new step, on a copy of the run."""
     shutil.copytree(folder, copy)
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(copy), str(rounds)],

@@ -1,4 +1,4 @@
-"""Mixtures measured on a laboratory, outside of any run: the same steps as in a run, remembered in a folder."""
+"""Mixtures measured on a laboratory outside of any run, by the same steps, and kept in a folder."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Measured:
 
     @property
     def means(self) -> dict[str, float]:
-        return {o: float(s.mean or 1.0) for o, s in self.scores.items()}
+        return {name: float(score.mean or 1.0) for name, score in self.scores.items()}
 
     @property
     def volume(self) -> float:
@@ -36,7 +36,7 @@ class Measured:
 
 
 class World:
-    """One laboratory. What was measured once is read from its folder afterwards."""
+    """One laboratory. What was measured once is read from its folder from then on."""
 
     def __init__(self, config: RunConfig, folder: Path) -> None:
         inputs = open_inputs(config)
@@ -78,5 +78,8 @@ class World:
             for item in items:
                 if item.score is not None and item.slice is not None:
                     values.setdefault(item.slice, []).append(item.score)
-            slices[objective] = [round(sum(v) / len(v), 2) for _, v in sorted(values.items())]
-        return Measured({o: roles[role] for o, roles in evaluation.scores().items()}, slices)
+            slices[objective] = []
+            for _, scores in sorted(values.items()):
+                slices[objective].append(round(sum(scores) / len(scores), 2))
+        means = {objective: roles[role] for objective, roles in evaluation.scores().items()}
+        return Measured(means, slices)
