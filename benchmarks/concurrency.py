@@ -12,10 +12,13 @@ from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier, Event
 from pathlib import Path
 
+from benchmarks.durability import ADAPTER, RECORD, training
 from benchmarks.figures import Rows, figure
 from mosaic.core.journal import Journal
 from mosaic.core.steps import Outcome, Steps
 from mosaic.core.store import FOLDER, Store
+from mosaic.core.types.records import TrainedEvent
+from mosaic.core.types.runs import Adapter, Usage
 
 THREADS = 8
 # Every so many steps all threads ask for the same one at the same moment.
@@ -37,12 +40,12 @@ def concurrency(quick: bool) -> Rows:
 def run_step(steps: Steps, number: int, effect: Callable[[], None]) -> None:
     """Run one step with an event and a reservation; it spends 0 to 5 tokens."""
 
-    def outcome() -> Outcome:
+    def outcome() -> Outcome[Adapter]:
         effect()
-        events = [("trained", {"number": number})]
-        return Outcome({"number": number}, events, spent=spent_by(number))
+        events = [TrainedEvent(adapter=ADAPTER)]
+        return Outcome(ADAPTER, events, usage=Usage(trained=spent_by(number)))
 
-    steps.run("train", {"number": number}, outcome, reserve=RESERVED)
+    steps.run(training(str(number)), outcome, reserve=Usage(trained=RESERVED))
 
 
 def spent_by(number: int) -> int:
@@ -93,7 +96,7 @@ def threads_over_one_journal(count: int) -> Rows:
 
     with tempfile.TemporaryDirectory(dir=_memory()) as name:
         folder = Path(name) / "run"
-        journal = Journal.create(folder, "run", {}, cap=RESERVED * count)
+        journal = Journal.create(folder, "run", RECORD, cap=RESERVED * count)
         journal.acquire()
         crowd = Crowd(Steps(journal, Store(folder)), count)
         crowd.run()
@@ -104,7 +107,7 @@ def threads_over_one_journal(count: int) -> Rows:
         # A damaged journal can refuse to be read at all; then nothing counts as done.
         if not broken:
             journal = Journal.open(folder)
-            done = sum(step.state == "done" for step in journal.steps())
+            done = len(journal.rows(state="done"))
             events = len(journal.events())
             _, held, spent = journal.ledger()
             settled = (held, spent) == (0, sum(map(spent_by, range(count))))

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from unittest.mock import patch
@@ -27,9 +27,36 @@ from mosaic.app.views.report_data import report_data
 from mosaic.core import steps as steps_module
 from mosaic.core.errors import BudgetError, DamageError, HeldError, MosaicError
 from mosaic.core.journal import LOCK, Journal
+from mosaic.core.rows import Calls, Place
 from mosaic.core.store import FOLDER, Store
 from mosaic.core.tables import FILE
-from mosaic.core.types.base import JsonObject
+from mosaic.core.types.base import FrozenModel, JsonObject
+from mosaic.core.types.records import (
+    ChangedEvent,
+    EventRecord,
+    FailedEvent,
+    StepInputs,
+    Train,
+    TrainedEvent,
+)
+from mosaic.core.types.runs import (
+    TRAINING_SET,
+    Adapter,
+    InputDigests,
+    RunRecord,
+    SftRecipe,
+    TrainJob,
+)
+
+AnyInputs = StepInputs[FrozenModel]
+NO_INPUTS = InputDigests(pool="", base_model="", suites={}, judge="")
+RECORD = RunRecord(run={}, inputs=NO_INPUTS)
+ADAPTER = Adapter(digest="0", base="0", tokens=0, supervised=0, steps=0, loss=0.0, seconds=0.0)
+
+
+def training(label: str) -> Train:
+    """A training step, told from others by its label."""
+    return Train(job=TrainJob(recipe=SftRecipe(), inputs={TRAINING_SET: label}, seed=1))
 
 
 def memory() -> tempfile.TemporaryDirectory[str]:
@@ -41,16 +68,21 @@ def watched(run: Callable[[], None], witness: Witness) -> None:
     """Run with a line in the witness for each step that is begun anew and for each that is done."""
     begin, finish = Journal.begin, Journal.finish
 
-    def noting_begin(self: Journal, *values: object, **named: object) -> object:
-        found = begin(self, *values, **named)
-        if found.state != "done":
-            witness.note(f"begin {found.key}")
-        return found
+    def noting_begin(self: Journal, inputs: AnyInputs, place: Place, reserve: int = 0) -> None:
+        begin(self, inputs, place, reserve)
+        witness.note(f"begin {inputs.key}")
 
-    def noting_finish(self: Journal, *values: object, **named: object) -> object:
-        found = finish(self, *values, **named)
-        witness.note(f"done {found.key}")
-        return found
+    def noting_finish(
+        self: Journal,
+        inputs: AnyInputs,
+        result: FrozenModel,
+        events: Sequence[EventRecord] = (),
+        spent: int = 0,
+        seconds: float = 0.0,
+        calls: Sequence[Calls] = (),
+    ) -> None:
+        finish(self, inputs, result, events, spent, seconds, calls)
+        witness.note(f"done {inputs.key}")
 
     with (
         patch.object(Journal, "begin", noting_begin),
@@ -169,9 +201,9 @@ def _lab_run(folder: Path, kill_after: float | None) -> float:
 def _lab_result(folder: Path) -> object:
     data = report_data(folder)
     rounds = []
-    for each in data["rounds"]:
-        rounds.append((each["plan"], each["scores"], each["adapter"], each["accepted"]))
-    return rounds, data["audit"], data["budget"]["spent"]
+    for each in data.rounds:
+        rounds.append((each.plan, each.scores, each.adapter, each.accepted))
+    return rounds, data.audit, data.budget.spent
 
 
 def _lab_kills(count: int) -> int:
@@ -293,16 +325,17 @@ def _zombie(standin: StandIn, root: Path) -> int:
     standin.create(folder)
     first = Journal.open(folder)
     first.acquire()
-    open_step = first.begin("train", {"a": 1}, 1)
+    open_step, late = training("open"), RunRecord(run={"late": 1}, inputs=NO_INPUTS)
+    first.begin(open_step, Place(1))
     (folder / LOCK).unlink()
     second = Journal.open(folder)
     second.acquire()
     commits = 0
     for act in (
-        lambda: first.finish(open_step, {"late": True}, [("trained", {})]),
-        lambda: first.begin("train", {"a": 2}, 1),
-        lambda: first.fail(open_step, "late"),
-        lambda: first.change({"late": 1}, {}, 1),
+        lambda: first.finish(open_step, ADAPTER, [TrainedEvent(adapter=ADAPTER)]),
+        lambda: first.begin(training("another"), Place(1)),
+        lambda: first.fail(open_step, FailedEvent(step="train", reason="late")),
+        lambda: first.change(late, ChangedEvent(changes=[]), 1),
     ):
         try:
             act()
@@ -415,23 +448,27 @@ def disk_full(quick: bool) -> Rows:
 
 
 def overspend(quick: bool) -> Rows:
-    """Reservations and settlements in sequence, in eight threads, and in killed processes."""
+    """Reservations and settlements in sequence, in eight threads with a journal each or with one
+    for all, and in killed processes.
+    """
     count = 4_000 if quick else 100_000
     cap, over, tried = 1_000, 0, 0
+    errors: list[str] = []
     chance = random.Random(5)
     with memory() as name:
         root = Path(name)
 
         def act(journal: Journal, label: str) -> None:
             amount = chance.randrange(1, 40)
+            step = training(label)
             try:
-                step = journal.begin("train", {"n": label}, 1, amount)
+                journal.begin(step, Place(1), amount)
             except BudgetError:
                 return
             if chance.random() < 0.3:
-                journal.fail(step, "no luck")
+                journal.fail(step, FailedEvent(step="train", reason="no luck"))
             else:
-                journal.finish(step, {}, spent=chance.randrange(amount + 1))
+                journal.finish(step, ADAPTER, spent=chance.randrange(amount + 1))
 
         def check(journal: Journal) -> int:
             limit, held, spent = journal.ledger()
@@ -439,16 +476,26 @@ def overspend(quick: bool) -> Rows:
 
         for block in range(count // 400):
             folder = root / f"run{block}"
-            journal = Journal.create(folder, f"run{block}", {}, cap)
+            journal = Journal.create(folder, f"run{block}", RECORD, cap)
             fence = journal.acquire()
-            if block % 4 == 0:
+            if block % 4 in (0, 2):
+                shared = journal if block % 4 == 2 else None
 
-                def many(worker: int, folder: Path = folder, fence: int = fence) -> None:
-                    own = Journal.open(folder)
+                def many(
+                    worker: int,
+                    folder: Path = folder,
+                    fence: int = fence,
+                    shared: Journal | None = shared,
+                ) -> None:
+                    own = shared or Journal.open(folder)
                     own.fence = fence
-                    for i in range(50):
-                        act(own, f"{worker}-{i}")
-                    own.close()
+                    try:
+                        for i in range(50):
+                            act(own, f"{worker}-{i}")
+                    except Exception as error:  # whatever it is, it is what this figure counts
+                        errors.append(repr(error))
+                    if not shared:
+                        own.close()
 
                 threads = [threading.Thread(target=many, args=(w,)) for w in range(8)]
                 for thread in threads:
@@ -476,4 +523,7 @@ def overspend(quick: bool) -> Rows:
             tried += 400
             journal.close()
             shutil.rmtree(folder)
-    return [figure("overspends", over, f"of {tried:,} reservations", at_most=0)]
+    return [
+        figure("overspends", over, f"of {tried:,} reservations", at_most=0),
+        figure("errors in threads, half of them on one journal", len(errors), "errors", at_most=0),
+    ]

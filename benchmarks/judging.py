@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.figures import Rows, figure
 from benchmarks.judge_server import MODEL, JudgeServer, by_rules
 from eval.chat.client import ChatConfig
-from eval.judges.base import Judge, LlmJudgeConfig
+from eval.judges.base import LlmJudgeConfig
 from eval.judges.llm import LlmJudge
 from eval.judges.verifier import VerifierJudge
 from eval.objectives.base import Objective
@@ -24,13 +24,20 @@ from mosaic.core.steps import Steps
 from mosaic.core.store import Store
 from mosaic.core.tables import FILE
 from mosaic.core.types.evaluation import Prompt, Response
-from mosaic.core.types.runs import GREEDY, Sampling
-from tools.effects.evaluate import Evaluation, Evaluator
+from mosaic.core.types.runs import GREEDY, InputDigests, RunRecord, Sampling
+from tools.effects.evaluate import (
+    Evaluation,
+    Evaluator,
+    GeneratorIdentity,
+    PlainJudge,
+    RunJudge,
+)
 from tools.effects.judge import GoldChecks, RecordedJudge
 from tools.effects.verdict_cache import VerdictCache
 
 ASKED = ("safety", "over_refusal")
 OWN = "so it is ."
+RECORD = RunRecord(run={}, inputs=InputDigests(pool="", base_model="", suites={}, judge=""))
 
 
 class Recital:
@@ -53,8 +60,8 @@ class Recital:
             responses.append(response)
         return responses
 
-    def log_likelihood(self, texts: list[str], adapter: Path | None) -> list[float | None]:
-        return [None for _ in texts]
+    def log_likelihood(self, texts: Sequence[str], adapter: Path | None) -> list[float]:
+        raise AssertionError("no objective of these suites reads likelihoods")
 
     def release(self) -> None:
         """Nothing to give back."""
@@ -85,7 +92,7 @@ class Evaluations:
         """
         folder = self.folder / run
         if not (folder / FILE).exists():
-            Journal.create(folder, run, {}, 1).close()
+            Journal.create(folder, run, RECORD, 1).close()
         journal = Journal.open(folder)
         journal.acquire()
 
@@ -94,7 +101,7 @@ class Evaluations:
 
         steps = Steps(journal, Store(folder), stopping)
         cache = VerdictCache(self.folder / "judge-cache")
-        judge: Judge = VerifierJudge()
+        judge: RunJudge = PlainJudge(VerifierJudge())
         if server:
             chat = ChatConfig(base_url=server.url, model=MODEL)
             llm = LlmJudge(LlmJudgeConfig(chat=chat, revision="1", concurrency=8))
@@ -103,10 +110,9 @@ class Evaluations:
                 llm, steps, cache, GoldChecks(llm, self.objectives, known, "resume", "check")
             )
         try:
-            evaluator = Evaluator(
-                steps, Recital(), judge, self.objectives, self.suites, {"base": "recital"}
-            )
-            return evaluator.evaluate(None, ["steering", "selection"])
+            identity = GeneratorIdentity(base="recital", settings={})
+            evaluator = Evaluator(Recital(), judge, self.objectives, self.suites, identity)
+            return evaluator.evaluate(steps, None, ["steering", "selection"])
         finally:
             cache.close()
             journal.close()

@@ -31,8 +31,9 @@ def demo(quick: bool) -> Rows:
     ]
     if quick:
         rows = [figure("run of the laboratory, one round", seconds / 60, "minutes")]
-    for objective, score in report["audit"]["chosen"].items():
-        rows.append(figure(f"audit {objective}", score["mean"], "1-5"))
+    assert report.audit is not None
+    for objective, score in report.audit.chosen.items():
+        rows.append(figure(f"audit {objective}", score.mean or 1.0, "1-5"))
     return rows
 
 
@@ -43,12 +44,12 @@ def controller_share(quick: bool) -> Rows:
         _run(Path(folder) / "run", "--set", rounds, "--set", "calibration.repeats=1")
         report = report_data(Path(folder) / "run")
     rows = []
-    for round_ in report["rounds"]:
-        if not round_["plan"]:
+    for round_ in report.rounds:
+        if not round_.plan:
             continue
-        seconds = round_["seconds"]
+        seconds = round_.seconds
         beside = seconds["total"] - seconds["train"] - seconds["generate"] - seconds["judge"]
         allowed = max(0.5, 0.05 * seconds["total"])
-        what = f"round {round_['round']}: beyond the work, of {seconds['total']:.1f} s"
+        what = f"round {round_.round}: beyond the work, of {seconds['total']:.1f} s"
         rows.append(figure(what, beside, "s", at_most=round(allowed, 3)))
     return rows

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from agent.nodes.all import calibrate, measure, resume_at
 from scipy.stats import t as student
 
 from agent.feasible import feasible_plan
 from agent.graph import run as run_graph
+from agent.nodes.state import fresh
+from agent.nodes.trials import calibrate, measure_base
 from agent.planners.base import Planner, require_one_plan
 from agent.planners.baselines import NeedPlanner, RandomPlanner, StaticPlanner
 from agent.planners.surrogate import SurrogatePlanner
@@ -27,10 +28,10 @@ from benchmarks.figures import Rows, figure
 from benchmarks.world import World
 from mosaic.app import runs
 from mosaic.app.config import RunConfig, load_config
+from mosaic.app.shapes import Report
 from mosaic.app.views.report_data import report_data
-from mosaic.app.wiring import build_context, open_inputs
+from mosaic.app.wiring import build_context, open_inputs, run_digests
 from mosaic.core.journal import Journal
-from mosaic.core.types.base import JsonObject
 from mosaic.core.types.plans import ActionPlan
 from mosaic.core.types.runs import Observation
 from mosaic.lab.build import DATA, build
@@ -150,18 +151,18 @@ def labs(quick: bool) -> dict[str, Path]:
 
 def run_planners(
     lab: Path, seed: int, names: list[str], overrides: list[str] | None = None
-) -> dict[str, JsonObject]:
-    """Report data by planner, from one shared base and calibration."""
+) -> dict[str, Report]:
+    """Reports by planner, from one shared base and calibration."""
     config: RunConfig = load_config(str(lab / "config.yaml"), [f"seed={seed}", *(overrides or [])])
     inputs = open_inputs(config)
     with tempfile.TemporaryDirectory() as folder:
         start = Path(folder) / "start"
-        runs.create(start, config, inputs.digests())
+        runs.create(start, config, run_digests(config, inputs))
         journal = Journal.open(start)
         journal.acquire()
-        services = build_context(config, start, journal, inputs)
-        measure(services, resume_at(services))
-        calibrate(services, resume_at(services))
+        context = build_context(config, start, journal, inputs)
+        measure_base(context, fresh(0))
+        calibrate(context, fresh(1))
         journal.close()
         reports = {}
         for name in names:
@@ -169,9 +170,9 @@ def run_planners(
             shutil.copytree(start, copy)
             journal = Journal.open(copy)
             journal.acquire()
-            services = build_context(config, copy, journal, inputs)
-            services.planner = PLANNERS[name]()
-            run_graph(services, copy)
+            context = build_context(config, copy, journal, inputs)
+            context.planner = PLANNERS[name]()
+            run_graph(context, copy)
             journal.close()
             reports[name] = report_data(copy)
         return reports
@@ -183,19 +184,21 @@ def audit(quick: bool) -> Rows:
     for lab, folder in labs(quick).items():
         audits = []
         for seed in range(1, 3 if quick else 6):
-            audits.append(run_planners(folder, seed, ["profile"])["profile"]["audit"])
+            found = run_planners(folder, seed, ["profile"])["profile"].audit
+            if found is not None:
+                audits.append(found)
         means = {}
         for objective, goal in TARGETS.items():
-            scores = [audit["chosen"][objective]["mean"] for audit in audits]
+            scores = [audit.chosen[objective].mean or 1.0 for audit in audits]
             means[objective] = statistics.fmean(scores)
             what = f"lab {lab}: audit {objective}, profile"
             rows.append(figure(what, means[objective], "1-5", at_least=goal))
-        base = audits[0]["base"]
-        gain = means["safety"] - base["safety"]["mean"]
+        base = {objective: score.mean or 1.0 for objective, score in audits[0].base.items()}
+        gain = means["safety"] - base["safety"]
         what = f"lab {lab}: gain in safety over the base"
         rows.append(figure(what, gain, "points", at_least=1.3))
         what = f"lab {lab}: audit instruction_following of the base"
-        rows.append(figure(what, base["instruction_following"]["mean"], "1-5", at_most=3.3))
+        rows.append(figure(what, base["instruction_following"], "1-5", at_most=3.3))
     return rows
 
 
@@ -214,7 +217,7 @@ def planners(quick: bool) -> Rows:
             volumes: dict[str, list[float]] = {name: [] for name in PLANNERS}
             for seed in seeds:
                 for name, report in run_planners(folder, seed, list(PLANNERS), overrides).items():
-                    volumes[name].append(report["hypervolume"][-1])
+                    volumes[name].append(report.hypervolume[-1])
             what = f"lab {lab}{label}: hypervolume of profile"
             rows.append(figure(what, statistics.fmean(volumes["profile"]), "share"))
             for name in PLANNERS:

@@ -73,10 +73,10 @@ def vllm_rounds(quick: bool) -> Rows:
         report = report_data(run)
         starts = done.stderr.count("vLLM: starting the server")
         measured, adapters = 0, []
-        for each in report["rounds"]:
-            measured += bool(each["plan"])
-            if each["adapter"]:
-                adapters.append(Store(run).path(each["adapter"]))
+        for each in report.rounds:
+            measured += bool(each.plan)
+            if each.adapter:
+                adapters.append(Store(run).path(each.adapter))
         rows = [
             figure(f"{rounds}-round run of the laboratory on vLLM", seconds / 60, "minutes"),
             figure(f"rounds measured of {rounds}", measured, "", at_least=rounds),
