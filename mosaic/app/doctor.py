@@ -19,7 +19,7 @@ LIBRARIES = (
     "trl",
     "datasets",
     "langgraph",
-    "httpx2",
+    "openai",
     "pydantic",
     "lm_eval",
     "vllm",
