@@ -5,12 +5,15 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mosaic.app.terminal import emit, say, show, table
 from mosaic.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from training.data.pool import PoolStats
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 SHAPES = (
@@ -77,7 +80,9 @@ def import_(
     as_json: Json = False,
 ) -> None:
     """Make pool rows, or a suite, from files of published shapes. Every bad row is named with file and line."""
-    from training.data.importers.rows import ImportJob, import_rows, import_suite
+    from training.data.importers.job import ImportJob
+    from training.data.importers.rows import import_rows
+    from training.data.importers.suites import import_suite
     from training.data.provenance import card_of
 
     job = ImportJob(
@@ -177,7 +182,7 @@ def stats(pool: Path, as_json: Json = False) -> None:
     _show(Pool.open(pool).stats(), as_json, pool)
 
 
-def _show(stats: dict[str, Any], as_json: bool, pool: Path) -> None:
+def _show(stats: PoolStats, as_json: bool, pool: Path) -> None:
     from training.data.build import TOO_LONG
 
     if stats["too_long"]:
