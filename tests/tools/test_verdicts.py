@@ -11,7 +11,7 @@ from benchmarks.judging import ASKED, OWN, Evaluations
 from eval.chat.client import ChatConfig, ChatModel, ChatUnavailable
 from eval.judges.base import LlmJudgeConfig
 from eval.judges.llm import LlmJudge
-from eval.judges.verdicts import VerdictEntry
+from eval.judges.verdicts import JudgeCost, VerdictEntry
 from eval.suite import Suite
 from mosaic.app.config import load_config
 from mosaic.app.views.report_data import model_calls
@@ -225,4 +225,4 @@ def test_suites_without_known_answers_are_refused(lab):
         LlmJudge(LlmJudgeConfig(chat=ChatConfig(model=MODEL))), objectives, {"safety": bare}, "", ""
     )
     with pytest.raises(UsageError, match=r"objectives\.safety\.suite.*known answers"):
-        gold_checks.ask("safety", "batch")
+        gold_checks.ask("safety", "batch", JudgeCost())
