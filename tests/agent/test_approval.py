@@ -8,6 +8,7 @@ from benchmarks.waiting import until_asked, waiting_run
 from mosaic.app.decisions import approve, pending
 from mosaic.app.views.report_data import load
 from mosaic.core.journal import Journal
+from mosaic.core.types.data import Focus
 
 POLICY = PolicyApprover([Rule(max_regression=0.2, then="auto")])
 OBJECTIVES = ("safety", "over_refusal")
@@ -124,6 +125,13 @@ def test_an_objective_that_no_slice_measures_keeps_the_gate_shut_for_all(seen):
     )
     assert [p.objective for p in ask(partial, near(seen())).plans[0].predicted] == ["safety"]
     assert decided(partial, near(seen())) is None
+
+
+def test_a_plan_with_another_focus_is_not_one_that_the_prediction_covers(seen):
+    focus = {"a": Focus(include={"topic": ["t0"]}, share=1.0)}
+    assert decided(seen(), near(seen(), focus=focus)) is None
+    last = seen().last_plan.model_copy(update={"focus": focus})
+    assert decided(seen(last_plan=last), near(seen(), focus=focus)) == "approve"
 
 
 def test_one_plan_of_a_request_that_does_not_match_holds_all(seen):
