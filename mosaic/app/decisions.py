@@ -1,4 +1,8 @@
-"""What waits for a person, and the person's answer: one INSERT, made without the lock."""
+"""What waits for a person, and the person's answer: one INSERT, made without the lock.
+
+Constraints and the pool are imported when an edited plan is checked: to look at what waits, or to
+decide on it as it is, takes neither.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,6 @@ import getpass
 import os
 from pathlib import Path
 
-from agent.constraints import check_plan
 from mosaic.app.runs import run_config
 from mosaic.core.errors import UsageError
 from mosaic.core.journal import WAITING, Journal
@@ -14,7 +17,6 @@ from mosaic.core.store import Store
 from mosaic.core.types.plans import ActionPlan, ApprovalRequest, Decision, Violation
 from mosaic.core.types.records import AskApproval
 from mosaic.core.types.runs import Observation
-from training.data.pool import Pool
 
 MIN_PREFIX = 8
 
@@ -138,6 +140,9 @@ def _who() -> str:
 
 def violations(folder: Path, request: ApprovalRequest, plan: ActionPlan) -> list[Violation]:
     """Every constraint that a plan would break in place of one that waits."""
+    from agent.constraints import check_plan
+    from training.data.pool import Pool
+
     seen = Observation.model_validate(Store(folder).get_json(request.observation))
     pool = Pool.open(Path(run_config(folder).pool))
     return check_plan(plan, seen, pool)

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from eval.objectives.instruction_following import InstructionFollowing, complexity
 from eval.objectives.over_refusal import BOUNDARY, FRICTION, HELP, REFUSAL, OverRefusal
 from eval.objectives.safety import CONCEALMENT, LEAKS, PRESSURE, UTILITY, Safety
-from mosaic.app.shapes import OverRefusalLine, SafetyLine
+from mosaic.app.score_lines import OverRefusalLine, SafetyLine
 
 
 def zeros(names, **set_):
