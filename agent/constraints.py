@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from agent.weights import Cell, bucket_weights, distance, plan_distance, plan_shares
+from agent.weights import Cell, bucket_weights, distance, plan_distance, plan_shares, share_of
 from mosaic.core.types.base import SUM_TOLERANCE
 from mosaic.core.types.plans import ActionPlan, Violation
 from mosaic.core.types.runs import Observation
@@ -99,10 +99,9 @@ def _check_names(plan: ActionPlan, observation: Observation) -> list[Violation]:
         for bucket in weights:
             if dataset in observation.stock and bucket not in buckets:
                 unknown(f"bucket_weights.{dataset}.{bucket}", "bucket", bucket, buckets)
-    objectives = [o.name for o in observation.objectives]
     for objective in plan.expected:
-        if objective not in objectives:
-            unknown(f"expected.{objective}", "objective", objective, objectives)
+        if objective not in observation.names:
+            unknown(f"expected.{objective}", "objective", objective, observation.names)
     return found
 
 
@@ -194,8 +193,8 @@ def _check_floors(plan: ActionPlan, observation: Observation) -> list[Violation]
     for objective in observation.objectives:
         if objective.name not in observation.below_floor or not objective.datasets:
             continue
-        before = math.fsum(observation.last_plan.ratios.get(d, 0.0) for d in objective.datasets)
-        after = math.fsum(plan.ratios.get(d, 0.0) for d in objective.datasets)
+        before = share_of(observation.last_plan.ratios, objective.datasets)
+        after = share_of(plan.ratios, objective.datasets)
         # Weights are written in millionths, so that sums of a few may differ by some of them.
         if after < before - 10 * SUM_TOLERANCE:
             path = f"ratios.{objective.datasets[0]}"

@@ -19,7 +19,9 @@ from agent.weights import (
     fill,
     interpolate,
     normalize,
+    share_of,
     step_toward,
+    weights_of,
 )
 from mosaic.core.types.plans import ActionPlan
 from mosaic.core.types.runs import Observation
@@ -68,11 +70,11 @@ def feasible_plan(
 
 
 def _wished_ratios(ratios: Mapping[str, float], observation: Observation) -> dict[str, float]:
-    datasets = observation.bucket_proportions
-    wish = {dataset: max(0.0, ratios.get(dataset, 0.0)) for dataset in datasets}
+    proportions = observation.bucket_proportions
+    wish = {dataset: max(0.0, ratios.get(dataset, 0.0)) for dataset in proportions}
     if any(wish.values()):
         return wish
-    return {dataset: observation.last_plan.ratios.get(dataset, 0.0) for dataset in datasets}
+    return weights_of(observation.last_plan, proportions).ratios
 
 
 def _affordable(wish: Mapping[str, float], observation: Observation) -> dict[str, float]:
@@ -93,15 +95,16 @@ def _affordable(wish: Mapping[str, float], observation: Observation) -> dict[str
         # This ends with all of them raised, since before they all had their shares at once.
         fallen = {}
         for group, share in before.items():
-            if group not in raised and math.fsum(kept[dataset] for dataset in group) < share:
+            if group not in raised and share_of(kept, group) < share:
                 fallen[group] = share
         if not fallen:
             break
         raised |= fallen
     # What the groups could not hold of their shares goes wherever there is room.
     left = {dataset: room[dataset] - weight for dataset, weight in kept.items()}
-    more = fill(1 - math.fsum(kept.values()), left, left)
-    return normalize({dataset: weight + more[dataset] for dataset, weight in kept.items()})
+    for dataset, more in fill(1 - math.fsum(kept.values()), left, left).items():
+        kept[dataset] += more
+    return normalize(kept)
 
 
 def _room_of_datasets(wish: Mapping[str, float], observation: Observation) -> dict[str, float]:
@@ -121,8 +124,7 @@ def _shares_to_keep(
     for objective in observation.objectives:
         if objective.name in observation.below_floor and objective.datasets:
             group = tuple(dataset for dataset in objective.datasets if dataset in wish)
-            ratios = [observation.last_plan.ratios.get(d, 0.0) for d in objective.datasets]
-            before[group] = math.fsum(ratios)
+            before[group] = share_of(observation.last_plan.ratios, objective.datasets)
     return before
 
 

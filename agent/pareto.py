@@ -1,4 +1,4 @@
-"""Which rounds are worth keeping, and which one is the result. Pure arithmetic on selection scores."""
+"""Which rounds are worth keeping, and which one is the result. Arithmetic on selection scores."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def archive(
             points[round_.round] = point
     kept = []
     for number, point in points.items():
-        others = (other for m, other in points.items() if m != number)
-        if not any(dominates(other, point, tolerance) for other in others):
+        # No point dominates itself.
+        if not any(dominates(other, point, tolerance) for other in points.values()):
             kept.append(number)
     return kept
 

@@ -10,8 +10,8 @@ product of the two:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from mosaic.core.types.data import Stock
 from mosaic.core.types.plans import ActionPlan
 
 Cell = tuple[str, str]
+Name = TypeVar("Name")
 Floats = npt.NDArray[np.float64]
 # Data set -> bucket -> weight, as plans and the pool's proportions have it.
 BucketWeights = Mapping[str, Mapping[str, float]]
@@ -61,13 +62,23 @@ def normalize(weights: Mapping[str, float]) -> dict[str, float]:
     return {name: millionths / unit for name, millionths in whole.items()}
 
 
-def distance(a: Mapping[str, float], b: Mapping[str, float]) -> float:
-    """L1 distance of two weight vectors, 0-2. A missing name weighs 0.
+def share_of(weights: Mapping[str, float], names: Iterable[str]) -> float:
+    """What some names weigh together. A missing name weighs 0.
+
+    >>> share_of({"a": 0.5, "b": 0.25, "c": 0.25}, ["a", "c"])
+    0.75
+    """
+    return math.fsum(weights.get(name, 0.0) for name in names)
+
+
+def distance(a: Mapping[Name, float], b: Mapping[Name, float]) -> float:
+    """L1 distance of two weight vectors, over names or over cells: 0-2. A missing one weighs 0.
 
     >>> distance({"a": 0.5, "b": 0.5}, {"a": 0.25, "c": 0.75})
     1.5
     """
-    return math.fsum(abs(a.get(name, 0.0) - b.get(name, 0.0)) for name in sorted({*a, *b}))
+    # The sum is exact, whatever the order of names.
+    return math.fsum(abs(a.get(name, 0.0) - b.get(name, 0.0)) for name in a.keys() | b.keys())
 
 
 def interpolate(
@@ -182,10 +193,7 @@ def plan_shares(plan: ActionPlan, proportions: BucketWeights) -> dict[Cell, floa
 
 def plan_distance(a: ActionPlan, b: ActionPlan, proportions: BucketWeights) -> float:
     """L1 distance of two plans over all cells, 0-2."""
-    first, second = plan_shares(a, proportions), plan_shares(b, proportions)
-    return math.fsum(
-        abs(first.get(cell, 0.0) - second.get(cell, 0.0)) for cell in sorted({*first, *second})
-    )
+    return distance(plan_shares(a, proportions), plan_shares(b, proportions))
 
 
 def share_row(cells: Sequence[Cell], shares: Mapping[Cell, float]) -> Floats:

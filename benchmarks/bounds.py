@@ -85,11 +85,13 @@ def broken(plan: dict[str, Any], seen: dict[str, Any]) -> list[str]:
             if share < sum(before.get(d, Fraction(0)) for d in objective["datasets"]) - 11 * SUM:
                 found.add("floor")
     for past in seen["history"]:
-        if past["plan"] and past["dominated"] and past["plan"]["focus"] == plan["focus"]:
+        trials = {trial["id"]: trial for trial in past["trials"]}
+        tried = trials.get(past["counts"], past["trials"][0])["spec"]["plan"]
+        if tried and past["dominated"] and tried["focus"] == plan["focus"]:
             old = {
                 (d, b): Fraction(r) * w
-                for d, r in past["plan"]["ratios"].items()
-                for b, w in buckets(past["plan"], d).items()
+                for d, r in tried["ratios"].items()
+                for b, w in buckets(tried, d).items()
             }
             if _apart(cells, old) < Fraction(limits["near_repeat"]) - EDGE:
                 found.add("near repeat")

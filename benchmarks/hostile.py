@@ -29,7 +29,7 @@ from mosaic.app.config import load_config
 from mosaic.core.errors import MosaicError
 from mosaic.core.types.evaluation import FailureProfile, Score, SliceProfile
 from mosaic.core.types.plans import ActionPlan, Limits, ObjectiveSpec, Violation
-from mosaic.core.types.runs import Calibration, Observation, Round
+from mosaic.core.types.runs import Adapter, Calibration, Observation, Round, Trial, TrialSpec
 from mosaic.lab.server import ScriptedServer
 from tools.planning.schemas import label_values
 from tools.planning.toolbox import Toolbox
@@ -103,17 +103,22 @@ def world() -> tuple[Observation, Pool]:
     scores = {
         o.name: {"selection": Score(mean=3.0, low=2.8, high=3.2, n_scored=60)} for o in objectives
     }
-    past = Round(round=1, plan=last, scores=scores, profile=profile, accepted=True, dominated=True)
+
+    def measured(plan: ActionPlan | None) -> Trial:
+        spec = TrialSpec(plan=plan, base="base")
+        return Trial(id=spec.id, spec=spec, scores=scores, profile=profile)
+
+    past = Round(round=1, trials=[measured(last)], accepted=True, dominated=True)
     values = {
         "round": 2,
         "rounds": 5,
         "seed": 1,
         "objectives": objectives,
         "profile": profile,
-        "history": [Round(round=0, scores=scores, profile=profile, accepted=True), past],
+        "history": [Round(round=0, trials=[measured(None)], accepted=True), past],
         "archive": [0],
         "calibration": Calibration(
-            scores=[scores], noise={o.name: 0.1 for o in objectives}, mixture=last
+            trials=[measured(last)], noise={o.name: 0.1 for o in objectives}
         ),
         "proportions": ratios,
         "bucket_proportions": buckets,
@@ -129,7 +134,7 @@ def world() -> tuple[Observation, Pool]:
     return Observation.model_validate(values), pool
 
 
-class Trial:
+class Tally:
     """Counts what comes of replies: refused, or executed and then inside or outside the bounds."""
 
     def __init__(self, watch: Watch, server: ScriptedServer) -> None:
@@ -168,7 +173,7 @@ class Trial:
         return ""
 
     def _chat(self, config: ChatConfig) -> ChatModel:
-        """One set of connections for all planners of a trial."""
+        """One set of connections for all planners of a tally."""
         if not hasattr(self, "_open"):
             self._open = ChatModel(config, sleep=lambda seconds: None)
         return self._open
@@ -309,13 +314,13 @@ def _replies(watch: Watch, count: int) -> list[dict[str, Any]]:
         return {"role": "assistant", "content": text}
 
     with ScriptedServer(script=script) as server:
-        trial = Trial(watch, server)
-        trial.run(seen, pool, max_calls=1, max_repairs=0)  # the first call imports what it needs
+        tally = Tally(watch, server)
+        tally.run(seen, pool, max_calls=1, max_repairs=0)  # the first call imports what it needs
         watch.port, watch.on = server.port, True
         for number in range(1, count):
-            trial.run(seen, pool, max_calls=1, max_repairs=0, tool_calls=number % 4 != 0)
+            tally.run(seen, pool, max_calls=1, max_repairs=0, tool_calls=number % 4 != 0)
         watch.on = False
-    rows = _rows(f"of {count} hostile replies", trial)
+    rows = _rows(f"of {count} hostile replies", tally)
     bodies = Counter(_gate(dice, json.dumps(m)) for m in messages)
     rows.append(
         figure(
@@ -325,8 +330,8 @@ def _replies(watch: Watch, count: int) -> list[dict[str, Any]]:
     return rows
 
 
-def _rows(what: str, trial: Trial) -> list[dict[str, Any]]:
-    counts = trial.counts
+def _rows(what: str, tally: Tally) -> list[dict[str, Any]]:
+    counts = tally.counts
     return [
         figure(f"{what}: plans executed out of bounds", counts["out of bounds"], "", at_most=0),
         figure(f"{what}: uncaught errors", counts["uncaught"], "", at_most=0),
@@ -357,20 +362,20 @@ def _gate(dice: random.Random, message: str) -> str:
 def _injections(watch: Watch, stride: int) -> list[dict[str, Any]]:
     strings = corpus("guard")[::stride]
     with ScriptedServer() as server:
-        trial = Trial(watch, server)
+        tally = Tally(watch, server)
         watch.port, watch.on = server.port, True
-        rows = [row for show in (False, True) for row in _through(trial, strings, show)]
+        rows = [row for show in (False, True) for row in _through(tally, strings, show)]
         watch.on = False
     total = f"of {2 * len(CHANNELS) * len(strings)} injections"
-    return [*rows, *_rows(total, trial)]
+    return [*rows, *_rows(total, tally)]
 
 
-def _through(trial: Trial, strings: list[str], show: bool) -> list[dict[str, Any]]:
+def _through(tally: Tally, strings: list[str], show: bool) -> list[dict[str, Any]]:
     """Every string through every channel, with the text of answers shown or not."""
     leaked, unwrapped, obeyed = 0, 0, Counter[str]()
     for channel in CHANNELS:
         for string in strings:
-            credulous = _inject(trial, channel, string, show)
+            credulous = _inject(tally, channel, string, show)
             obeyed[channel] += credulous.obeyed > 0
             heard = "\n".join(credulous.heard)
             if channel in ("row", "judge rationale", "adapter name") or (
@@ -399,7 +404,7 @@ def _through(trial: Trial, strings: list[str], show: bool) -> list[dict[str, Any
     ]
 
 
-def _inject(trial: Trial, channel: str, string: str, show: bool) -> Credulous:
+def _inject(tally: Tally, channel: str, string: str, show: bool) -> Credulous:
     """One planning call with a string in one channel."""
     seen, pool = world()
     example: dict[str, Any] = {
@@ -416,10 +421,14 @@ def _inject(trial: Trial, channel: str, string: str, show: bool) -> Credulous:
     elif channel == "judge rationale":
         example["label"] = {"depth": 2, "reason": string}
     elif channel == "adapter name":
-        history = [
-            r.model_copy(update={"adapter": string, "reason": string, "planner": string})
-            for r in seen.history
-        ]
+        adapter = Adapter(
+            digest=string, base=string, tokens=1, supervised=1, steps=1, loss=1.0, seconds=1.0
+        )
+        history = []
+        for round_ in seen.history:
+            named = round_.trial.model_copy(update={"adapter": adapter})
+            changes = {"trials": [named], "reason": string, "planner": string}
+            history.append(round_.model_copy(update=changes))
         seen = seen.model_copy(update={"history": history})
     elif channel == "slice name":
         first, *rest = seen.profile.slices
@@ -434,8 +443,8 @@ def _inject(trial: Trial, channel: str, string: str, show: bool) -> Credulous:
     first = seen.profile.slices[0]
     look = {"objective": first.objective, "slice": first.slice, "filter": "failed", "n": 3}
     credulous = Credulous(look=None if len(first.slice) > 200 else look)
-    trial.server.script = credulous
-    trial.run(seen, pool, example, show_text=show)
+    tally.server.script = credulous
+    tally.run(seen, pool, example, show_text=show)
     return credulous
 
 

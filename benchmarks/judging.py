@@ -24,6 +24,7 @@ from mosaic.core.steps import Steps
 from mosaic.core.store import Store
 from mosaic.core.tables import FILE
 from mosaic.core.types.evaluation import Prompt, Response
+from mosaic.core.types.runs import GREEDY, Sampling
 from tools.effects.evaluate import Evaluation, Evaluator
 from tools.effects.judge import GoldChecks, RecordedJudge
 from tools.effects.verdict_cache import VerdictCache
@@ -35,7 +36,10 @@ OWN = "so it is ."
 class Recital:
     """A generator that gives each prompt its good or its bad reference answer, by turns, with a word of its own."""
 
-    def generate(self, prompts: list[Prompt], adapter: Path | None) -> list[Response]:
+    def generate(
+        self, prompts: list[Prompt], adapter: Path | None, sampling: Sampling = GREEDY
+    ) -> list[Response]:
+        assert sampling.greedy, "a recital draws nothing"
         answers = [
             [f"{a} {OWN}" for a in (p.good if i % 2 else p.bad) or []]
             for i, p in enumerate(prompts)

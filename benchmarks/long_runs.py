@@ -7,20 +7,15 @@ of a request, after the first one has imported what pages need.
 
 from __future__ import annotations
 
-import json
-import os
 import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from agent.state import RunState, fold
-from benchmarks.durability import memory
-from benchmarks.figures import figure
 from benchmarks.page import client
 from benchmarks.standins import StandIn, Witness
 from mosaic.core.journal import Journal

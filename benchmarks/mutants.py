@@ -64,7 +64,7 @@ MUTANTS = [
     ),
     Mutant(
         "a planner draws without its seed",
-        (("agent/planners/baselines.py", "np.random.default_rng([observation.seed, observation.round, *([refused] if refused else [])])", "np.random.default_rng()"),),
+        (("agent/planners/baselines.py", "np.random.default_rng(seed)", "np.random.default_rng()"),),
         "crash",
     ),
     Mutant("no lock is taken", (("mosaic/core/journal.py", "fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass"),), "races"),

@@ -20,8 +20,11 @@ from typing import Any, Literal
 from benchmarks.figures import figure
 from eval.generators.base import TransformersGeneratorConfig, VllmGeneratorConfig
 from eval.generators.conversations import Ask, Chat, Turn, replay
+from eval.generators.draws import AnswerId
 from eval.generators.transformers import TransformersGenerator
-from eval.generators.vllm import Session, VllmGenerator
+from eval.generators.vllm import VllmGenerator
+from eval.generators.vllm_api import generation_settings
+from eval.generators.vllm_session import Session
 from eval.judges.verifier import VerifierJudge
 from eval.scoring import judge_and_score
 from eval.statistics import paired_change
@@ -30,6 +33,7 @@ from mosaic.app.views.report_data import report_data
 from mosaic.app.wiring import Inputs, open_inputs
 from mosaic.core.store import Store
 from mosaic.core.types.evaluation import Prompt, Response, Scored
+from mosaic.core.types.runs import GREEDY
 
 NEW_TOKENS = 48
 DTYPE = "float32"  # the lab trains in it; in bfloat16 merging an adapter rounds differently from applying it
@@ -195,15 +199,15 @@ def vllm_in_flight(quick: bool) -> list[dict[str, Any]]:
         async def measure(chats: list[Prompt], barriers: bool) -> float:
             async with Session(generator, None) as session:
 
-                async def ask(where: str, chat: Chat) -> Turn:
-                    tokens = _answer_tokens(where, len(chat) // 2)
+                async def ask(wanted: AnswerId, chat: Chat) -> Turn:
+                    tokens = _answer_tokens(wanted.prompt, len(chat) // 2)
                     body = {
-                        **generator.sampling(tokens),
+                        **generation_settings(tokens, generator.stops, GREEDY, None),
                         "ignore_eos": True,
                         "stop_token_ids": [],
                         "messages": chat,
                     }
-                    answer = await session.send("/chat/completions", body, where)
+                    answer = await session.send("/chat/completions", body, wanted.prompt)
                     return Turn(
                         answer["choices"][0]["message"]["content"].strip(), "length", tokens
                     )
@@ -265,7 +269,8 @@ async def _with_barriers(prompts: Sequence[Prompt], ask: Ask) -> list[list[Turn]
         open_ = [i for i, p in enumerate(prompts) if number < len(p.turns)]
         for i in open_:
             chats[i].append({"role": "user", "content": prompts[i].turns[number]})
-        answers = await asyncio.gather(*(ask(prompts[i].id, list(chats[i])) for i in open_))
+        asked = [ask(AnswerId(prompts[i].id, 0, number), list(chats[i])) for i in open_]
+        answers = await asyncio.gather(*asked)
         for i, answer in zip(open_, answers, strict=True):
             turns[i].append(answer)
             chats[i].append({"role": "assistant", "content": answer.text})

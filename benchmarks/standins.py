@@ -25,7 +25,7 @@ from mosaic.app.wiring import Inputs, Reporting, build_context, open_inputs, run
 from mosaic.core.journal import Journal
 from mosaic.core.types.base import digest_of
 from mosaic.core.types.evaluation import Prompt, Response
-from mosaic.core.types.runs import TRAINING_SET, TrainJob, TrainResult, Workplace
+from mosaic.core.types.runs import GREEDY, TRAINING_SET, Sampling, TrainJob, TrainResult, Workplace
 from tools.effects.evaluate import Evaluator
 from tools.executors.inline import InlineHandle
 from training.methods.base import Progress, Stopping
@@ -93,10 +93,15 @@ class StandInGenerator:
     def __init__(self, witness: Witness) -> None:
         self.witness = witness
 
-    def generate(self, prompts: Sequence[Prompt], adapter: Path | None) -> list[Response]:
+    def generate(
+        self, prompts: Sequence[Prompt], adapter: Path | None, sampling: Sampling = GREEDY
+    ) -> list[Response]:
         name = (adapter / WEIGHTS).read_text() if adapter else "base"
         self.witness.note(f"generate {name} {digest_of([p.id for p in prompts])}")
-        return [self._answer(p, name) for p in prompts]
+        if sampling.greedy:
+            return [self._answer(p, name) for p in prompts]
+        draws = [f"{name} {sampling.seed} {sample}" for sample in range(sampling.n)]
+        return [self._answer(p, draw) for p in prompts for draw in draws]
 
     def _answer(self, prompt: Prompt, name: str) -> Response:
         luck = int(hashlib.sha256(f"{name} {prompt.id}".encode()).hexdigest()[:4], 16)

@@ -1,1 +1,1 @@
-"""Measures: a model becomes judgments, judgments become labels, labels become scores and profiles."""
+"""Measures: a model becomes judgments, these become labels, scores and profiles."""

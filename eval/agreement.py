@@ -1,19 +1,45 @@
-"""How far two judges agree: Cohen's kappa per item, with prevalence, since kappa alone misleads where one value is rare.
+"""How far two judges agree: Cohen's kappa per item, and prevalence, since kappa misleads on rare values.
 
-Cohen, "A coefficient of agreement for nominal scales", Educational and Psychological Measurement 20 (1960).
+Cohen, "A coefficient of agreement for nominal scales", Educational and Psychological Measurement 20
+(1960).
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TypedDict
 
 from mosaic.core.types.evaluation import Judgment
 
 
+class ItemAgreement(TypedDict):
+    """Two judges on one item, over `n` conversations.
+
+    `agreement` is the share of equal values. `prevalence` is the share of conversations in which
+    the item holds, according to each judge.
+    """
+
+    item: str
+    n: int
+    agreement: float
+    kappa: float | None
+    prevalence: list[float]
+
+
 def kappa(first: Sequence[Hashable], second: Sequence[Hashable]) -> float | None:
-    """Cohen's kappa of two raters over the same cases; None for no case, or where both gave one and the same value
-    throughout (chance agreement is certain, and kappa undefined). ValueError for unequal lengths."""
+    """Cohen's kappa of two raters over the same cases: (observed - chance) / (1 - chance).
+
+    `observed` is the share of equal values. `chance` is the share that raters with these
+    prevalences would reach by chance. None for no case, and if both gave one and the same value
+    throughout: chance agreement is certain then, and kappa is undefined. ValueError for unequal
+    lengths.
+
+    Of four cases, both say yes to one and no to two, and the second alone says yes to the last:
+    observed is 3/4, chance is 1/4 * 2/4 + 3/4 * 2/4 = 1/2, and kappa is (3/4 - 1/2) / (1 - 1/2).
+
+    >>> kappa([1, 0, 0, 0], [1, 0, 0, 1])
+    0.5
+    """
     pairs = list(zip(first, second, strict=True))
     if not pairs:
         return None
@@ -23,9 +49,11 @@ def kappa(first: Sequence[Hashable], second: Sequence[Hashable]) -> float | None
     return None if chance == 1 else (observed - chance) / (1 - chance)
 
 
-def compare(first: Sequence[Judgment], second: Sequence[Judgment]) -> list[dict[str, Any]]:
-    """A row per item over the conversations that both judged: n, share of agreement, kappa, and each judge's
-    prevalence (mean share of cases in which the item holds). Items that neither was asked about have no row."""
+def compare(first: Sequence[Judgment], second: Sequence[Judgment]) -> list[ItemAgreement]:
+    """A row per item, over the conversations that both judged.
+
+    Items that a judge was not asked about have no row.
+    """
     values: dict[str, tuple[list[int], list[int]]] = {}
     for a, b in zip(first, second, strict=True):
         if a.status != "ok" or b.status != "ok":
@@ -35,22 +63,26 @@ def compare(first: Sequence[Judgment], second: Sequence[Judgment]) -> list[dict[
             both = values.setdefault(name, ([], []))
             both[0].append(left[name])
             both[1].append(right[name])
-    return [
-        {
-            "item": name,
-            "n": len(a),
-            "agreement": round(sum(x == y for x, y in zip(a, b, strict=True)) / len(a), 4),
-            "kappa": None if (k := kappa(a, b)) is None else round(k, 4),
-            "prevalence": [
-                round(sum(map(bool, a)) / len(a), 4),
-                round(sum(map(bool, b)) / len(b), 4),
-            ],
-        }
-        for name, (a, b) in sorted(values.items())
-    ]
+    return [_row(name, a, b) for name, (a, b) in sorted(values.items())]
 
 
-def _items(line: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+def _row(name: str, first: Sequence[int], second: Sequence[int]) -> ItemAgreement:
+    equal = sum(a == b for a, b in zip(first, second, strict=True))
+    coefficient = kappa(first, second)
+    return {
+        "item": name,
+        "n": len(first),
+        "agreement": round(equal / len(first), 4),
+        "kappa": None if coefficient is None else round(coefficient, 4),
+        "prevalence": [_prevalence(first), _prevalence(second)],
+    }
+
+
+def _prevalence(values: Sequence[int]) -> float:
+    return round(sum(map(bool, values)) / len(values), 4)
+
+
+def _items(line: Mapping[str, Mapping[str, Mapping[str, int]]]) -> Iterator[tuple[str, int]]:
     """(channel.item, value) of a stored line."""
     for channel, items in (line.get("items") or {}).items():
         for item, value in items.items():

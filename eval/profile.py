@@ -1,4 +1,4 @@
-"""The failure profile: every slice with its mean, failure rate, reliability and change, worst first. Pure."""
+"""The failure profile: every slice with its mean, failure rate and change, worst first. Pure."""
 
 from __future__ import annotations
 
@@ -11,13 +11,23 @@ from mosaic.core.types.evaluation import FailureProfile, Reliability, Scored, Sl
 SEED = 20260102
 MEDIUM, HIGH = 10, 30
 COVERAGE = 0.8
+# Above the scale: slices without a mean come last.
+UNKNOWN_MEAN = 6.0
 
 
 def reliability(scored: int, total: int) -> Reliability:
-    """`unknown` under 80 % scored, `low` under 10 scored prompts, `medium` under 30, else `high`."""
+    """How far the mean of a slice can be relied on, from how many of its prompts were scored.
+
+    `unknown` under 80 % scored, `low` under 10 scored prompts, `medium` under 30, else `high`.
+
+    >>> reliability(7, 10), reliability(9, 10), reliability(24, 30), reliability(30, 30)
+    ('unknown', 'low', 'medium', 'high')
+    """
     if total == 0 or scored < COVERAGE * total:
         return "unknown"
-    return "low" if scored < MEDIUM else "medium" if scored < HIGH else "high"
+    if scored < MEDIUM:
+        return "low"
+    return "medium" if scored < HIGH else "high"
 
 
 def build_profile(
@@ -26,23 +36,35 @@ def build_profile(
     objectives: Mapping[str, Objective],
     previous: Mapping[str, Sequence[Scored]] | None,
 ) -> FailureProfile:
-    """Slices of all objectives from one model's steering items; `previous` are another model's, for the change.
+    """Slices of all objectives, from one model's steering items.
 
-    Items carry the slice of their prompt even where they are unscored (`eval.scoring` sees to it).
+    `previous` are another model's items, for the change. Items carry the slice of their prompt even
+    if they are unscored (`eval.scoring` sees to it).
     """
-    slices = []
+    slices: list[SliceProfile] = []
     for name, items in scored.items():
-        for slice_ in sorted({s.slice for s in items if s.slice is not None}):
-            inside = [s for s in items if s.slice == slice_]
-            slices.append(
-                _slice(name, slice_, inside, objectives[name], (previous or {}).get(name))
-            )
-    believed = discoveries([s.p_value for s in slices])
-    slices = [
-        s.model_copy(update={"significant": b}) for s, b in zip(slices, believed, strict=True)
+        earlier = (previous or {}).get(name)
+        for slice_, inside in sorted(_by_slice(items).items()):
+            slices.append(_slice(name, slice_, inside, objectives[name], earlier))
+    significant = discoveries([s.p_value for s in slices])
+    believed = [
+        one.model_copy(update={"significant": holds})
+        for one, holds in zip(slices, significant, strict=True)
     ]
-    slices.sort(key=lambda s: (6.0 if s.score.mean is None else s.score.mean, s.objective, s.slice))
-    return FailureProfile(round=round_, slices=slices)
+    return FailureProfile(round=round_, slices=sorted(believed, key=_worst_first))
+
+
+def _worst_first(one: SliceProfile) -> tuple[float, str, str]:
+    mean = UNKNOWN_MEAN if one.score.mean is None else one.score.mean
+    return mean, one.objective, one.slice
+
+
+def _by_slice(items: Sequence[Scored]) -> dict[str, list[Scored]]:
+    slices: dict[str, list[Scored]] = {}
+    for item in items:
+        if item.slice is not None:
+            slices.setdefault(item.slice, []).append(item)
+    return slices
 
 
 def _slice(
@@ -52,16 +74,16 @@ def _slice(
     rules: Objective,
     previous: Sequence[Scored] | None,
 ) -> SliceProfile:
-    score = summarise(items, SEED)
-    ok = [s for s in items if s.status == "ok" and s.valid]
+    valid = [s for s in items if s.status == "ok" and s.valid]
+    failures = sum(bool(s.failed) for s in valid)
     change = paired_change(previous, items, SEED) if previous is not None else None
     return SliceProfile(
         objective=objective,
         slice=slice_,
-        score=score,
-        failure_rate=sum(bool(s.failed) for s in ok) / len(ok) if ok else None,
-        reliability=reliability(len(ok), sum(s.valid for s in items)),
-        breakdown=rules.breakdown(ok),
+        score=summarise(items, SEED),
+        failure_rate=failures / len(valid) if valid else None,
+        reliability=reliability(len(valid), sum(s.valid for s in items)),
+        breakdown=rules.breakdown(valid),
         change=change[0] if change else None,
         p_value=change[1] if change else None,
     )

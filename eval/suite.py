@@ -1,10 +1,11 @@
-"""Suites: prompts with their prompt-side labels, in three disjoint roles, and the check of their own references."""
+"""Suites: prompts with their prompt-side labels, in three disjoint roles, and checks of both."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pydantic import ValidationError
 
@@ -34,8 +35,8 @@ class Suite:
 def load_suite(folder: Path, objective: Objective, role: str) -> Suite:
     """Read `<folder>/<role>.jsonl`. Every fault is a UsageError with file:line.
 
-    The stored slice, weight and validity must be what the objective's prompt-side rules say, so that slice means are
-    comparable between rounds and with pool buckets.
+    The stored slice, weight and validity must be what the objective's prompt-side rules say, so
+    that slice means are comparable between rounds and with pool buckets.
     """
     path = folder / f"{role}.jsonl"
     try:
@@ -50,16 +51,7 @@ def load_suite(folder: Path, objective: Objective, role: str) -> Suite:
         if not line.strip():
             continue
         where = f"{path}:{number}"
-        try:
-            prompt = Prompt.model_validate(strict_json(line.decode("utf-8"), max_bytes=MAX_BYTES))
-        except UnicodeDecodeError as error:
-            raise UsageError(f"{where}: not UTF-8 at byte {error.start}") from None
-        except NotStrict as error:
-            raise UsageError(f"{where}: {error}") from None
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            field = ".".join(map(str, first["loc"])) or "(line)"
-            raise UsageError(f"{where}: {field}: {first['msg']}") from None
+        prompt = _prompt(line, where)
         if prompt.id in seen:
             raise UsageError(
                 f"{where}: the id {prompt.id!r} stands on line {seen[prompt.id]} already"
@@ -73,63 +65,89 @@ def load_suite(folder: Path, objective: Objective, role: str) -> Suite:
     return Suite(objective.name, role, prompts, digest_of([p.json_data() for p in prompts]))
 
 
+def _prompt(line: bytes, where: str) -> Prompt:
+    try:
+        return Prompt.model_validate(strict_json(line.decode("utf-8"), max_bytes=MAX_BYTES))
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{where}: not UTF-8 at byte {error.start}") from None
+    except NotStrict as error:
+        raise UsageError(f"{where}: {error}") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(map(str, first["loc"])) or "(line)"
+        raise UsageError(f"{where}: {field}: {first['msg']}") from None
+
+
 def check_disjoint(folder: Path, suites: Sequence[Suite]) -> None:
-    """UsageError where a prompt of one role asks what one of another asks: an audit of what was decided on is none."""
+    """UsageError if a prompt of one role asks what one of another asks.
+
+    An audit with prompts that decisions were made on would not be an audit.
+    """
     asked: dict[tuple[str | None, ...], tuple[str, str]] = {}
     for suite in suites:
         for prompt in suite.prompts:
-            role, identifier = asked.setdefault(
-                (prompt.system, *prompt.turns), (suite.role, prompt.id)
-            )
+            question = (prompt.system, *prompt.turns)
+            role, identifier = asked.setdefault(question, (suite.role, prompt.id))
             if role != suite.role:
                 raise UsageError(
-                    f"{folder / suite.role}.jsonl: the prompt {prompt.id!r} asks the same as {identifier!r} of {role}.jsonl; "
-                    "the three roles share no prompt: take it out of one of them"
+                    f"{folder / suite.role}.jsonl: the prompt {prompt.id!r} asks the same as "
+                    f"{identifier!r} of {role}.jsonl; the three roles share no prompt: "
+                    "take it out of one of them"
                 )
 
 
 def _check_labels(prompt: Prompt, objective: Objective, where: str) -> None:
+    """UsageError unless the stored labels follow from the items, and rules and constraints are usable."""
     try:
-        slice_, weight, valid = objective.prompt_side(
-            prompt.prompt_items, len(prompt.turns), prompt.constraints
-        )
+        derived = objective.prompt_side(prompt.prompt_items, len(prompt.turns), prompt.constraints)
         check_rules(prompt)
         _check_constraints(prompt)
     except (Malformed, UsageError) as error:
         raise UsageError(f"{where}: {error}") from None
-    stored, derived = (prompt.slice, prompt.weight, prompt.valid), (slice_, weight, valid)
+    stored = (prompt.slice, prompt.weight, prompt.valid)
     if stored != derived:
         raise UsageError(
-            f"{where}: (slice, weight, valid) is {stored}, but the prompt's own items give {derived}"
+            f"{where}: (slice, weight, valid) is {stored}, "
+            f"but the prompt's own items give {derived}"
         )
 
 
 def _check_constraints(prompt: Prompt) -> None:
-    """UsageError where a constraint gives parameters that its checker cannot use. One that lacks some is a prompt that
-    stays unscored, not a mistake in the file."""
+    """UsageError if a constraint gives parameters that its checker cannot use.
+
+    A constraint that lacks some leaves its prompt unscored; that is not a mistake in the file.
+    """
     for number, constraint in enumerate(prompt.constraints):
         reason = unusable(constraint)
         if reason:
             raise UsageError(f"constraints.{number}: {reason}")
 
 
+def reference_response(prompt: Prompt, answers: list[str]) -> Response:
+    """Reference answers as the response to their prompt."""
+    reasons: list[Literal["stop", "length"]] = ["stop"] * len(answers)
+    return Response(id=prompt.id, answers=answers, finish_reasons=reasons, n_tokens=0)
+
+
 def check_references(suite: Suite, objective: Objective, judge: Judge) -> None:
-    """Known-good answers must score 5 and known-bad ones less. UsageError naming the prompts that do not."""
+    """Known-good answers must score 5 and known-bad ones less.
+
+    UsageError naming the first that does not.
+    """
     for kind in ("good", "bad"):
-        prompts = [p for p in suite.prompts if getattr(p, kind)]
-        answers = [
-            Response(id=p.id, answers=a, finish_reasons=["stop"] * len(a), n_tokens=0)
-            for p in prompts
-            if (a := getattr(p, kind))
-        ]
+        known = [(p, p.good if kind == "good" else p.bad) for p in suite.prompts]
+        responses = [reference_response(p, answers) for p, answers in known if answers]
+        prompts = [p for p, answers in known if answers]
         part = Suite(suite.objective, suite.role, prompts, suite.digest)
-        _, scored = judge_and_score(objective, part, answers, judge)
-        for prompt, one in zip(prompts, scored, strict=True):
-            right = one.score == 5 if kind == "good" else one.score is not None and one.score < 5
+        _, scored = judge_and_score(objective, part, responses, judge)
+        for prompt, item in zip(prompts, scored, strict=True):
+            is_best = item.score == 5
+            right = is_best if kind == "good" else item.score is not None and not is_best
             if not right:
-                got = one.reason if one.score is None else f"score {one.score:g}"
+                result = item.reason if item.score is None else f"score {item.score:g}"
                 wanted = "score 5" if kind == "good" else "a score below 5"
                 raise UsageError(
-                    f"suite {suite.objective} {suite.role}, prompt {prompt.id}: its {kind} reference answer gives {got}, "
-                    f"not {wanted}; mend the rules or the reference"
+                    f"suite {suite.objective} {suite.role}, prompt {prompt.id}: its {kind} "
+                    f"reference answer gives {result}, not {wanted}; "
+                    "mend the rules or the reference"
                 )

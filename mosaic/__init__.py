@@ -4,4 +4,4 @@ This package holds both ends of the house: the language every folder shares (err
 store) and the application a person starts (`python -m mosaic`).
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -1,4 +1,4 @@
-"""The seam of planning: a planner proposes plans, given one observation and tools to look closer."""
+"""The seam of planning: a planner proposes plans, given an observation and tools to look closer."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class _PlannerConfig(FrozenModel):
 
 
 class SurrogatePlannerConfig(_PlannerConfig):
-    """Deterministic: reads the failure profile by the tools and learns from the rounds of this run."""
+    """Deterministic: reads the failure profile and learns from the rounds of this run."""
 
     kind: Literal["profile"] = "profile"
 

@@ -27,7 +27,7 @@ class StaticPlanner:
             rationale="The pools' own proportions.",
             ratios=observation.proportions,
             bucket_weights=observation.bucket_proportions,
-            expected={objective.name: 0.0 for objective in observation.objectives},
+            expected=dict.fromkeys(observation.names, 0.0),
         )
         return [plan]
 

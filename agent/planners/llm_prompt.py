@@ -1,14 +1,21 @@
-"""What a model is told: an observation as numbers and names, violations as lines, other people's text in envelopes."""
+"""What a model is told: an observation as numbers and names, violations as lines.
+
+Text that other people wrote stands in envelopes.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from collections.abc import Sequence
 
+from pydantic import JsonValue
+
+from agent.weights import bucket_weights
 from mosaic.core.types.base import LABEL
+from mosaic.core.types.evaluation import SliceProfile
 from mosaic.core.types.plans import Violation
-from mosaic.core.types.runs import Observation
+from mosaic.core.types.runs import Observation, Round
 from prompts.envelope import capped, wrap
 from prompts.load import Prompt, load
 from tools.planning.schemas import label_values
@@ -16,6 +23,7 @@ from tools.planning.schemas import label_values
 MAX_TEXT = 300
 MAX_REVIEW = 4000
 MAX_PROBLEMS = 20
+MAX_VALUE, MAX_PATH = 200, 160
 NAMES = (
     "planner",
     "planner_tools",
@@ -26,133 +34,158 @@ NAMES = (
 )
 
 
-def prompts() -> dict[str, Prompt]:
+def load_prompts() -> dict[str, Prompt]:
     """The prompt files of this planner."""
     return {name: load(name) for name in NAMES}
 
 
-def numbers(observation: Observation) -> dict[str, Any]:
-    """The observation without any text but the names of objectives, data sets, buckets and slices."""
-    names = [o.name for o in observation.objectives]
+# -- the observation ------------------------------------------------------------------------------
+
+
+def numbers(observation: Observation) -> object:
+    """The observation without any text but the names of objectives, data sets, buckets and slices.
+
+    Plain JSON, rounded to four decimals. The order of its keys is part of the prompt.
+    """
     noise = observation.calibration.noise if observation.calibration else {}
-
-    def past(number: int) -> dict[str, Any]:
-        round_ = observation.history[number]
-        point = round_.point(names)
-        return {
-            "round": round_.round,
-            "selection": dict(zip(names, point, strict=True)) if point else None,
-            "accepted": round_.accepted,
-            "dominated": round_.dominated,
-        }
-
-    said = {
+    objectives = []
+    for objective in observation.objectives:
+        objectives.append({**objective.json_data(), "noise": noise.get(objective.name)})
+    told: dict[str, object] = {
         "round": observation.round,
         "rounds": observation.rounds,
         "tokens_per_round": observation.budget_per_round,
         "cost_per_round": observation.cost_per_round,
         "tokens_left": observation.budget_left,
-        "objectives": [
-            {**o.json_data(), "noise": noise.get(o.name)} for o in observation.objectives
-        ],
+        "objectives": objectives,
         "below_floor": observation.below_floor,
-        "slices": [
-            {
-                "objective": s.objective,
-                "slice": s.slice,
-                "mean": s.score.mean,
-                "low": s.score.low,
-                "high": s.score.high,
-                "scored": s.score.n_scored,
-                "failure_rate": s.failure_rate,
-                "reliability": s.reliability,
-                "change": s.change,
-                "significant": s.significant,
-            }
-            for s in observation.profile.slices
-        ],
-        "last_plan": {
-            "ratios": observation.last_plan.ratios,
-            "bucket_weights": {
-                d: observation.last_plan.bucket_weights.get(d) or per
-                for d, per in observation.bucket_proportions.items()
-            },
-        },
-        "pool_tokens": {
-            d: {b: s.tokens for b, s in per.items()} for d, per in observation.stock.items()
-        },
+        "slices": [_slice(profile) for profile in observation.profile.slices],
+        "last_plan": _last_plan(observation),
+        "pool_tokens": _pool_tokens(observation),
         "limits": observation.limits.json_data(),
-        "past_rounds": [past(i) for i in range(len(observation.history))],
+        "past_rounds": [_past_round(past, observation.names) for past in observation.history],
     }
     labels = label_values(observation)
     if labels:
-        said["labels"] = labels
-    return _rounded(said)
+        told["labels"] = labels
+    return _rounded(told)
 
 
-def problems_of(violations: list[Violation]) -> list[str]:
-    """Violations as lines with field paths. Values are shown as JSON, so that a name stays a name."""
-    lines = []
-    for v in violations[:MAX_PROBLEMS]:
-        value, limit = (
-            json.dumps(x, ensure_ascii=True, default=str)[:200] for x in (v.value, v.limit)
-        )
-        lines.append(
-            f"{v.path[:160]}: {v.rule}: {value} where {limit} is allowed"
-            + (f"; {v.hint}" if v.hint else "")
-        )
-    return lines
+def _slice(profile: SliceProfile) -> dict[str, object]:
+    return {
+        "objective": profile.objective,
+        "slice": profile.slice,
+        "mean": profile.score.mean,
+        "low": profile.score.low,
+        "high": profile.score.high,
+        "scored": profile.score.n_scored,
+        "failure_rate": profile.failure_rate,
+        "reliability": profile.reliability,
+        "change": profile.change,
+        "significant": profile.significant,
+    }
 
 
-def refusals(violations: list[Violation], mark: str) -> list[str]:
-    """What was said about plans of this round that were turned down: a person's words whole, up to MAX_REVIEW
-    characters, under the numbers they were said about; what the loop itself found wrong as lines."""
-    lines = []
-    for v in violations:
-        if v.rule == "rejected":
-            refused = v.value if isinstance(v.value, dict) else {}
-            shown = _rounded(
-                plain({name: refused.get(name) or {} for name in ("ratios", "bucket_weights")})
-            )
-            lines += [
-                "Refused: " + json.dumps(shown),
-                enveloped(v.hint or "", mark, "review", MAX_REVIEW),
-            ]
-        else:
-            lines += [enveloped(line, mark, "review") for line in problems_of([v])]
-    return lines
+def _last_plan(observation: Observation) -> dict[str, object]:
+    last, proportions = observation.last_plan, observation.bucket_proportions
+    buckets = {dataset: bucket_weights(last, dataset, proportions) for dataset in proportions}
+    return {"ratios": last.ratios, "bucket_weights": buckets}
 
 
-def plain(value: Any) -> Any:
-    """Numbers, and words that read as labels; every other text is left out: it may come from a judge or an answer."""
-    if isinstance(value, dict):
-        return {
-            k: plain(v)
-            for k, v in value.items()
-            if isinstance(k, str) and LABEL.fullmatch(k) and _kept(v)
-        }
-    if isinstance(value, list):
-        return [plain(v) for v in value if _kept(v)]
-    return value
+def _pool_tokens(observation: Observation) -> dict[str, object]:
+    tokens: dict[str, object] = {}
+    for dataset, per_bucket in observation.stock.items():
+        tokens[dataset] = {bucket: stock.tokens for bucket, stock in per_bucket.items()}
+    return tokens
 
 
-def _kept(value: Any) -> bool:
-    return not isinstance(value, str) or LABEL.fullmatch(value) is not None
+def _past_round(past: Round, names: list[str]) -> dict[str, object]:
+    point = past.point(names)
+    return {
+        "round": past.round,
+        "selection": dict(zip(names, point, strict=True)) if point else None,
+        "accepted": past.accepted,
+        "dominated": past.dominated,
+    }
 
 
-def enveloped(text: str, mark: str, source: str, most: int = MAX_TEXT) -> str:
-    """Text that somebody else wrote, capped, in an envelope; a text that holds the mark gets another."""
-    short = capped(text, most)
-    while mark in short:
-        mark = hashlib.sha256(mark.encode()).hexdigest()[:16]
-    return wrap(short, mark, source)
-
-
-def _rounded(value: Any) -> Any:
+def _rounded(value: object) -> object:
     if isinstance(value, float):
         return round(value, 4)
     if isinstance(value, list):
-        return [_rounded(v) for v in value]
+        return [_rounded(item) for item in value]
     if isinstance(value, dict):
-        return {k: _rounded(v) for k, v in value.items()}
+        return {key: _rounded(item) for key, item in value.items()}
     return value
+
+
+# -- what was wrong with a plan -------------------------------------------------------------------
+
+
+def problem_lines(violations: Sequence[Violation]) -> list[str]:
+    """Violations as lines with field paths. Values are shown as JSON, so a name stays a name."""
+    lines = []
+    for violation in violations[:MAX_PROBLEMS]:
+        value, limit = _quoted(violation.value), _quoted(violation.limit)
+        line = f"{violation.path[:MAX_PATH]}: {violation.rule}: {value} where {limit} is allowed"
+        if violation.hint:
+            line += f"; {violation.hint}"
+        lines.append(line)
+    return lines
+
+
+def _quoted(value: object) -> str:
+    return json.dumps(value, ensure_ascii=True, default=str)[:MAX_VALUE]
+
+
+def refusal_lines(violations: Sequence[Violation], mark: str) -> list[str]:
+    """What was said about plans of this round that were turned down.
+
+    A person's words stand whole, up to 4000 characters, under the numbers they are about; what the
+    loop itself found wrong is one line each.
+    """
+    lines = []
+    for violation in violations:
+        if violation.rule == "rejected":
+            refused = violation.value if isinstance(violation.value, dict) else {}
+            plan = {name: refused.get(name) or {} for name in ("ratios", "bucket_weights")}
+            lines.append("Refused: " + json.dumps(_rounded(labels_only(plan))))
+            lines.append(enveloped(violation.hint or "", mark, "review", MAX_REVIEW))
+        else:
+            for line in problem_lines([violation]):
+                lines.append(enveloped(line, mark, "review"))
+    return lines
+
+
+# -- other people's text --------------------------------------------------------------------------
+
+
+def labels_only(value: JsonValue) -> JsonValue:
+    """Numbers, and words that read as labels. Every other text is left out.
+
+    Such a text may come from a judge or from an answer.
+    """
+    if isinstance(value, list):
+        return [labels_only(item) for item in value if _is_plain(item)]
+    if not isinstance(value, dict):
+        return value
+    kept = {}
+    for key, item in value.items():
+        if isinstance(key, str) and LABEL.fullmatch(key) and _is_plain(item):
+            kept[key] = labels_only(item)
+    return kept
+
+
+def _is_plain(value: JsonValue) -> bool:
+    return not isinstance(value, str) or LABEL.fullmatch(value) is not None
+
+
+def enveloped(text: str, mark: str, source: str, max_chars: int = MAX_TEXT) -> str:
+    """Text that somebody else wrote, capped, in an envelope.
+
+    A text that holds the mark gets another mark.
+    """
+    short = capped(text, max_chars)
+    while mark in short:
+        mark = hashlib.sha256(mark.encode()).hexdigest()[:16]
+    return wrap(short, mark, source)

@@ -1,4 +1,4 @@
-"""How slices answer to tokens: a small Bayesian regression per slice, fitted to the rounds of one run.
+"""How slices answer to tokens: a small Bayesian regression per slice, fitted to one run.
 
 On the 1-5 scale, a slice's mean is linear in log shares of tokens:
 
@@ -80,10 +80,16 @@ class ResponseModel:
         `datasets` is objective -> data sets; `cells` gives the columns of all rows.
         """
         self.cells = list(cells)
-        keys = sorted({key for mixture in measured for key in mixture.means})
-        self.slices = [self._groups(key, datasets) for key in keys]
+        self.slices: list[SliceGroups] = []
+        self._fitted: list[tuple[Floats, Floats]] = []
         shares = np.array([share_row(self.cells, mixture.shares) for mixture in measured])
-        self._fitted = [self._fit(slice_, shares, measured) for slice_ in self.slices]
+        keys: set[SliceKey] = set()
+        for mixture in measured:
+            keys.update(mixture.means)
+        for key in sorted(keys):
+            slice_ = self._groups(key, datasets)
+            self.slices.append(slice_)
+            self._fitted.append(self._fit(slice_, shares, measured))
 
     def predict(self, shares: Floats, objective: str, noise: float, deviates: Floats) -> Floats:
         """Predicted mean of an objective, its slices counting alike, as in the suites.
@@ -134,11 +140,13 @@ class ResponseModel:
     def doubling_effect(self, key: SliceKey) -> float:
         """What doubling all of its objective's tokens is believed to add to a slice's mean.
 
-        It is (b_own + b_neighbours) log 2: with coefficients 0.4 and 0.6, 0.69 points.
+        It is (b_own + b_neighbours) log 2: with coefficients 0.4 and 0.6, 0.69 points. Raises
+        KeyError for a slice that no mixture measured.
         """
-        index = next(i for i, slice_ in enumerate(self.slices) if slice_.key == key)
-        coefficients, _ = self._fitted[index]
-        return float(coefficients[1:3].sum() * np.log(2))
+        for slice_, (coefficients, _) in zip(self.slices, self._fitted, strict=True):
+            if slice_.key == key:
+                return float(coefficients[1:3].sum() * np.log(2))
+        raise KeyError(key)
 
     def _groups(self, key: SliceKey, datasets: Mapping[str, Sequence[str]]) -> SliceGroups:
         objective, name = key
@@ -162,8 +170,11 @@ class ResponseModel:
         self, slice_: SliceGroups, shares: Floats, measured: Sequence[MeasuredMixture]
     ) -> tuple[Floats, Floats]:
         """Coefficients (2 + groups,) of a slice, and their covariance."""
-        known = [i for i, mixture in enumerate(measured) if slice_.key in mixture.means]
-        seen = np.array([measured[i].means[slice_.key] for i in known])
+        known, seen = [], []
+        for number, mixture in enumerate(measured):
+            if slice_.key in mixture.means:
+                known.append(number)
+                seen.append(mixture.means[slice_.key])
         features = log_share_features(shares[known], slice_.groups)
         n_cells = (slice_.groups[:2] > 0).sum(axis=1)
         parts = n_cells / max(1, n_cells.sum())
@@ -172,7 +183,7 @@ class ResponseModel:
         # Without a bucket of its own, or without others, the coefficient is held at zero.
         own_sd = np.maximum(OWN_EFFECT_SD * parts, 1e-3)
         prior_sd = np.array([INTERCEPT_SD, *own_sd, *[OTHER_EFFECT_SD] * n_others])
-        return fit_censored(features, seen, prior, prior_sd)
+        return fit_censored(features, np.array(seen), prior, prior_sd)
 
 
 def log_share_features(shares: Floats, groups: Floats) -> Floats:

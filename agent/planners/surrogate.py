@@ -75,7 +75,7 @@ class SurrogatePlanner:
 
 
 def _look(observation: Observation, toolbox: Toolbox) -> list[SliceProfile]:
-    """Ask about the slices that cost most, see what fails in the worst, and what the pool can give."""
+    """Ask about the slices that cost most: how they fail, and what the pool can give."""
     worst = []
     for slice_ in observation.profile.slices:
         if slice_.score.mean is not None and slice_.score.mean < NEAR_TOP:
@@ -165,7 +165,7 @@ def _best_measured_plan(observation: Observation) -> ActionPlan:
     executed last.
     """
     targets = targets_of(observation)
-    names = [objective.name for objective in observation.objectives]
+    names = observation.names
     measured: list[tuple[float, int, ActionPlan]] = []
     for past in observation.history:
         point = past.point(names)
@@ -186,8 +186,11 @@ def _calibration_means(calibration: Calibration, names: Sequence[str]) -> dict[s
     """Selection means over the repeats; objectives that none of them scored are left out."""
     means = {}
     for name in names:
-        each = [scores[name]["selection"].mean for scores in calibration.scores]
-        scored = [mean for mean in each if mean is not None]
+        scored = []
+        for scores in calibration.scores:
+            mean = scores[name]["selection"].mean
+            if mean is not None:
+                scored.append(mean)
         if scored:
             means[name] = fmean(scored)
     return means
@@ -224,7 +227,8 @@ def _rationale(
     for slice_ in worst[:2]:
         effect = model.doubling_effect((slice_.objective, slice_.slice))
         sentences.append(
-            f"Doubling {slice_.objective}'s tokens is believed to add {effect:.2f} to {slice_.slice}."
+            f"Doubling {slice_.objective}'s tokens "
+            f"is believed to add {effect:.2f} to {slice_.slice}."
         )
     changes = ", ".join(f"{objective} {change:+.2f}" for objective, change in expected.items())
     sentences.append(f"Expected against the plan executed last: {changes}.")

@@ -1,8 +1,12 @@
-"""The transport gate: one request to a chat endpoint, its body or a Fault within a given number of seconds.
+"""All HTTP requests to model servers: each gives its body or a `Fault` within a number of seconds.
 
-The requests of all threads run in one event loop: there a time limit cancels a request wherever it stands, and its
-connection is closed. A read timeout alone is no limit, since a server that drips byte by byte, headers or body, never
-trips it.
+Two clients share one implementation. `AsyncHttp` lives in the event loop of its user; `Http` is for
+threads, and runs the requests of all of them in one loop of its own. In an event loop a time limit
+can cancel a request wherever it stands and close its connection. A read timeout is not enough: a
+server that drips its reply byte by byte, headers or body, never trips it.
+
+No redirect is followed, since it would take the key to another host. Requests to this machine never
+go through a proxy.
 """
 
 from __future__ import annotations
@@ -12,20 +16,38 @@ import contextlib
 import os
 import threading
 import time
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from ipaddress import ip_address
-from typing import Any
+from typing import TYPE_CHECKING, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from eval.chat.reply import MAX_BODY, Fault, error_of
 from mosaic.core.errors import UsageError
 
+if TYPE_CHECKING:
+    import httpx2
+
+# What is read of the body of an error, in bytes and in seconds.
 MAX_ERROR = 16 * 1024
 ERROR_SECONDS = 1.0
+# As many as `generator.concurrency` may have conversations in flight.
+MAX_CONNECTIONS = 1000
+KEPT_CONNECTIONS = 100
+
+Method = Literal["GET", "POST"]
+Result = TypeVar("Result")
 
 
 def is_loopback(url: str) -> bool:
-    """Whether an address is this machine's own. A proxy or a netrc entry has no business on the way there."""
+    """Whether an address belongs to this machine.
+
+    Proxies and netrc entries are not used for such an address.
+
+    >>> is_loopback("http://127.8.9.1:80/v1"), is_loopback("http://127.evil.example/v1")
+    (True, False)
+    """
     host = urlsplit(url).hostname or ""
     try:
         return ip_address(host).is_loopback
@@ -33,138 +55,194 @@ def is_loopback(url: str) -> bool:
         return host == "localhost"
 
 
-class Http:
-    """Posts to one endpoint over kept connections. Safe to share between threads."""
+@dataclass(frozen=True)
+class Endpoint:
+    """Where requests go, and what they may take.
 
-    def __init__(self, base_url: str, api_key_env: str) -> None:
-        self._base_url = base_url
-        self._api_key_env = api_key_env
+    `url` is the root of the API, which usually ends in /v1. The key is `key`, or else the value of
+    the environment variable `key_variable` at the moment of each request. The variable's name
+    appears in errors, the key never does. `connect_seconds` limits the time to open a connection.
+    `max_body` is in bytes. With `keep_alive` connections are kept for the next request.
+    """
+
+    url: str
+    key_variable: str
+    key: str | None = field(default=None, repr=False)
+    connect_seconds: float | None = None
+    max_body: int = MAX_BODY
+    keep_alive: bool = True
+
+    def headers(self) -> dict[str, str]:
+        """The headers of one request. UsageError for a key that no header can hold."""
+        key = os.environ.get(self.key_variable, "") if self.key is None else self.key
+        # Not stripped: whoever set the variable must know that other programs will fail on it too.
+        if not (key.isascii() and key.isprintable() and key == key.strip()):
+            raise UsageError(
+                f"{self.key_variable}: the key in this environment variable holds a character "
+                "that no HTTP header takes (a line break, or not ASCII), or a space around it; "
+                "set it without"
+            )
+        return {"Authorization": f"Bearer {key or 'none'}", "Accept": "application/json"}
+
+
+class AsyncHttp:
+    """Requests to one endpoint, all from one event loop."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
         self._lock = threading.Lock()
-        self._client: Any = None
+        self._client: httpx2.AsyncClient | None = None
 
-    def post(self, body: dict[str, Any], seconds: float) -> bytes:
-        """The body of a 200 reply, at most `MAX_BODY` bytes, all of it within `seconds`. Fault otherwise, UsageError
-        for a key that cannot be sent."""
-        return asyncio.run_coroutine_threadsafe(
-            _fetch(self._open(), body, seconds), _loop()
-        ).result()
+    async def request(
+        self, method: Method, path: str, body: Mapping[str, object] | None, seconds: float
+    ) -> bytes:
+        """The body of a reply with status 200, all of it within `seconds`.
 
-    def close(self) -> None:
-        """Close the connections; the next request opens new ones."""
-        with self._lock:
-            if self._client is not None:
-                asyncio.run_coroutine_threadsafe(self._client.close(), _loop()).result()
-                self._client = None
-
-    def _open(self) -> Any:
+        Raises Fault for anything else, and UsageError for a key that cannot be sent.
+        """
         import httpx2
-        import openai
+
+        headers = self.endpoint.headers()
+        client = self.open()
+        url = self.endpoint.url.rstrip("/") + path
+        # Without a limit of its own, opening a connection may take as long as the request.
+        connect = min(self.endpoint.connect_seconds or seconds, seconds)
+        timeout = httpx2.Timeout(seconds, connect=connect)
+        try:
+            async with (
+                asyncio.timeout(seconds),
+                client.stream(method, url, json=body, headers=headers, timeout=timeout) as response,
+            ):
+                # The status is judged before the body is read: an error page may be endless.
+                if response.status_code != 200:
+                    raise await _refusal(response)
+                return await self._whole_body(response)
+        except Fault:
+            raise
+        except (TimeoutError, httpx2.TimeoutException):
+            raise Fault("timeout", f"no whole reply within {seconds:.0f} s") from None
+        except (httpx2.HTTPError, httpx2.StreamError, OSError, ValueError, RuntimeError) as error:
+            # A RuntimeError: the interpreter or the connections are being closed.
+            kind = "connect" if isinstance(error, httpx2.ConnectError) else "transport"
+            raise Fault(kind, type(error).__name__) from None
+
+    async def _whole_body(self, response: httpx2.Response) -> bytes:
+        limit = self.endpoint.max_body
+        parts: list[bytes] = []
+        size = 0
+        async for piece in response.aiter_bytes():
+            parts.append(piece)
+            size += len(piece)
+            if size > limit:
+                raise Fault("envelope", f"a body of more than {limit} bytes")
+        return b"".join(parts)
+
+    def open(self) -> httpx2.AsyncClient:
+        """The client with its connections, made at the first use."""
+        import httpx2
 
         with self._lock:
             if self._client is None:
-                http = httpx2.AsyncClient(
+                kept = KEPT_CONNECTIONS if self.endpoint.keep_alive else 0
+                self._client = httpx2.AsyncClient(
                     follow_redirects=False,
-                    trust_env=not is_loopback(self._base_url),
-                    limits=httpx2.Limits(max_connections=256, max_keepalive_connections=64),
-                    event_hooks={"response": [_refuse]},
-                )
-                omit: Any = openai.Omit()
-                key = os.environ.get(self._api_key_env) or "none"
-                # Not stripped: whoever set the variable must know that other programs will fail on it too.
-                if not (key.isascii() and key.isprintable() and key == key.strip()):
-                    raise UsageError(
-                        f"{self._api_key_env}: the key in this environment variable holds a character that no HTTP "
-                        "header takes (a line break, or not ASCII), or a space around it; set it without"
-                    )
-                self._client = openai.AsyncOpenAI(
-                    base_url=self._base_url,
-                    api_key=key,
-                    max_retries=0,
-                    http_client=http,
-                    default_headers={"OpenAI-Organization": omit, "OpenAI-Project": omit},
+                    trust_env=not is_loopback(self.endpoint.url),
+                    limits=httpx2.Limits(
+                        max_connections=MAX_CONNECTIONS, max_keepalive_connections=kept
+                    ),
                 )
             return self._client
+
+    async def close(self) -> None:
+        """Close the connections. The next request opens new ones."""
+        with self._lock:
+            client, self._client = self._client, None
+        if client is not None:
+            await client.aclose()
+
+
+class Http:
+    """Requests to one endpoint from any thread."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._http = AsyncHttp(endpoint)
+
+    def request(
+        self, method: Method, path: str, body: Mapping[str, object] | None, seconds: float
+    ) -> bytes:
+        """See `AsyncHttp.request`."""
+        self.open()  # in this thread: the shared loop must not wait for an import
+        return _in_shared_loop(self._http.request(method, path, body, seconds))
+
+    def open(self) -> None:
+        """Get ready for requests, so that the first one has all of its time."""
+        self._http.open()
+
+    def close(self) -> None:
+        """Close the connections. The next request opens new ones."""
+        _in_shared_loop(self._http.close())
 
 
 _starting = threading.Lock()
 
 
-def _loop() -> asyncio.AbstractEventLoop:
-    """The one loop of all endpoints, in a thread of its own."""
+def _in_shared_loop(work: Coroutine[None, None, Result]) -> Result:
+    """Run in the one event loop that serves all threads, and wait for the result."""
     with _starting:
-        return _started()
+        loop = _shared_loop()
+    return asyncio.run_coroutine_threadsafe(work, loop).result()
 
 
 @cache
-def _started() -> asyncio.AbstractEventLoop:
+def _shared_loop() -> asyncio.AbstractEventLoop:
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="chat", daemon=True).start()
     return loop
 
 
-async def _fetch(client: Any, body: dict[str, Any], seconds: float) -> bytes:
-    import httpx2
-    import openai
+async def _refusal(response: httpx2.Response) -> Fault:
+    """What a status other than 200 means.
 
-    parts: list[bytes] = []
-    size = 0
-    try:
-        streaming = client.chat.completions.with_streaming_response
-        timeout = httpx2.Timeout(seconds, connect=min(5.0, seconds))
-        async with asyncio.timeout(seconds), streaming.create(**body, timeout=timeout) as response:
-            async for piece in response.http_response.aiter_bytes():
-                parts.append(piece)
-                size += len(piece)
-                if size > MAX_BODY:
-                    raise Fault("envelope", f"a body of more than {MAX_BODY} bytes")
-    except Fault:
-        raise
-    except (TimeoutError, openai.APITimeoutError, httpx2.TimeoutException):
-        raise Fault("timeout", f"no whole reply within {seconds:.0f} s") from None
-    except (openai.OpenAIError, httpx2.HTTPError, httpx2.StreamError, OSError, ValueError) as error:
-        cause = error.__cause__ or error
-        kind = "connect" if isinstance(cause, httpx2.ConnectError) else "transport"
-        raise Fault(kind, type(cause).__name__) from None
-    return b"".join(parts)
-
-
-async def _refuse(response: Any) -> None:
-    """Judge the status before the body is read: an error page may be endless. Only of a request that was refused for
-    what it is, or for want of money, is the beginning read: there the server may say why."""
+    A server that refuses a request may say why at the beginning of its body.
+    """
     status = response.status_code
-    if status == 200:
-        return
-    said, code = "", ""
-    if 400 <= status < 500 and status not in (401, 403):
-        said, code = error_of(await _beginning(response))
-    raise Fault(
+    sentence, code = "", ""
+    if status >= 400:
+        sentence, code = error_of(await _beginning(response))
+    return Fault(
         f"http_{status}",
         f"HTTP {status}",
         status=status,
-        retry_after=_seconds(response.headers),
-        said=said,
+        retry_after=_retry_after(response.headers),
+        said=sentence,
         unpaid=status == 402 or (status == 429 and code == "insufficient_quota"),
     )
 
 
-async def _beginning(response: Any) -> bytes:
-    """What arrives of a body within limits of bytes and time; the status counts, whatever becomes of the body."""
+async def _beginning(response: httpx2.Response) -> bytes:
+    """What arrives of a body within limits of bytes and time.
+
+    The status counts, whatever becomes of the body.
+    """
     import httpx2
 
-    got = b""
+    beginning = b""
     with contextlib.suppress(
         TimeoutError, httpx2.HTTPError, httpx2.StreamError, OSError, ValueError
     ):
         async with asyncio.timeout(ERROR_SECONDS):
             async for piece in response.aiter_bytes():
-                got += piece
-                if len(got) >= MAX_ERROR:
+                beginning += piece
+                if len(beginning) >= MAX_ERROR:
                     break
-    return got[:MAX_ERROR]
+    return beginning[:MAX_ERROR]
 
 
-def _seconds(headers: Any) -> float | None:
-    """Retry-After in seconds, from a number or a date; None where it is absent or nonsense."""
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """The header Retry-After in seconds from now, given as a number or a date.
+
+    None if it is absent or nonsense.
+    """
     from email.utils import parsedate_to_datetime
 
     text = headers.get("retry-after")

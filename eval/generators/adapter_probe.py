@@ -1,12 +1,14 @@
-"""The canary: is it really this adapter that answers, and really the base where no adapter is asked?
+"""The adapter probe: is it really this adapter that answers, and really the base for base requests?
 
-The server continues fixed prompts greedily, base and adapter in one batch, and says each token's log-probability. PEFT
-then reads the same tokens on CPU, with the adapter and without, in the served number format. The server's numbers must be
-PEFT's within the rounding of that format. A server that answers with the base, with another adapter, with stale weights
-or with another chat template is found by that before a score is used. (An adapter that loads and does nothing:
-vllm-project/vllm #48019; base requests answered by an adapter: #48421, #49656.)
+The server continues fixed prompts greedily, base and adapter in one batch, and reports each token's
+log-probability. PEFT then reads the same tokens on CPU, with the adapter and without, in the served
+number format. The server's numbers must be PEFT's within the rounding of that format. A server that
+answers with the base, with another adapter, with stale weights or with another chat template is
+found in this way before a score is used. (An adapter that loads and does nothing: vllm-project/vllm
+#48019; base requests answered by an adapter: #48421, #49656.)
 
-What it cannot see: an adapter whose effect on these prompts is smaller than rounding. It says so (`Verdict.distinct`).
+The probe cannot see an adapter whose effect on these prompts is smaller than rounding.
+`ProbeResult.distinct` says so.
 """
 
 from __future__ import annotations
@@ -15,12 +17,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from eval.generators.conversations import Chat
 from mosaic.core.errors import BoundaryError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PROMPTS: tuple[Chat, ...] = (
     [{"role": "user", "content": "How do I store bread?"}],
@@ -36,28 +42,35 @@ PROMPTS: tuple[Chat, ...] = (
 )
 TOKENS = 12
 TOLERANCE = {"float32": 0.01, "float16": 0.03, "bfloat16": 0.08}
-"""Mean absolute difference of log-probabilities, in nats, that two implementations may show in this number format."""
+"""Mean absolute difference in nats that two implementations may show in this number format."""
 TIE = 10
-"""A greedy token may lie so many tolerances under PEFT's best one: rounding decides between near ties."""
+"""How many tolerances a greedy token may lie under PEFT's best one: rounding decides near ties."""
 
-Found = Literal["base", "other", "adapter", "rendering"]
+Mismatch = Literal["base", "other", "adapter", "rendering"]
+Values = npt.NDArray[np.float64]
 
 
 class ProbeError(BoundaryError):
-    """The server does not answer with the model that it was asked for. `found` says what it seems to be instead.
+    """The server does not answer with the model that it was asked for.
 
-    `base`: the base answers for the adapter (missing, or without effect). `other`: neither it nor the base (swapped or
-    stale). `adapter`: base requests are not answered by the base. `rendering`: another chat template or tokenizer.
+    `mismatch` says what it seems to be instead.
+
+    `base`: the base answers for the adapter (missing, or without effect). `other`: neither it nor
+    the base (swapped or stale). `adapter`: base requests are not answered by the base. `rendering`:
+    another chat template or tokenizer.
     """
 
-    def __init__(self, message: str, found: Found) -> None:
+    def __init__(self, message: str, mismatch: Mismatch) -> None:
         super().__init__(message)
-        self.found = found
+        self.mismatch = mismatch
 
 
 @dataclass(frozen=True)
-class Served:
-    """What the server did with one prompt: token ids of prompt and continuation, log-probability (nats) per new token."""
+class Continuation:
+    """What the server made of one prompt.
+
+    Token ids of prompt and continuation, and the log-probability (nats) of each new token.
+    """
 
     prompt: list[int]
     tokens: list[int]
@@ -65,67 +78,102 @@ class Served:
 
 
 @dataclass(frozen=True)
-class Read:
-    """The same continuation read by PEFT: log-probability of each token, and of the best one in its place (nats)."""
+class Reading:
+    """The same continuation read by PEFT.
+
+    Log-probabilities (nats) of each token, and of the best token in its place.
+    """
 
     logprobs: list[float]
     best: list[float]
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """Mean absolute differences in nats: server to PEFT, and PEFT's adapter to its base; whether the latter is visible."""
+class ProbeResult:
+    """Mean absolute differences in nats, of a server that passed.
+
+    `error` is the server's distance from PEFT, `gap` the distance of PEFT's adapter from its base.
+    `distinct` says whether that gap is large enough to be seen.
+    """
 
     error: float
     gap: float
     distinct: bool
 
 
-def judge(
-    served: Sequence[Served], own: Sequence[Read], base: Sequence[Read], tolerance: float, name: str
-) -> Verdict:
-    """Compare an adapter's answers with PEFT's reading of them with (`own`) and without (`base`) the adapter. ProbeError."""
-    told = np.array([v for s in served for v in s.logprobs])
-    expected = np.array([v for r in own for v in r.logprobs])
-    without = np.array([v for r in base for v in r.logprobs])
-    best = np.array([v for r in own for v in r.best])
-    error, gap = float(np.abs(told - expected).mean()), float(np.abs(expected - without).mean())
-    to_base = float(np.abs(told - without).mean())
+def compare(
+    served: Sequence[Continuation],
+    own: Sequence[Reading],
+    base: Sequence[Reading],
+    tolerance: float,
+    name: str,
+) -> ProbeResult:
+    """Compare an adapter's answers with PEFT's reading of them.
+
+    `own` is the reading with the adapter, `base` the one without.
+
+    Raises ProbeError if the answers are not the adapter's. With three tokens of log-probability
+    -1.0, -2.0 and -3.0 by the server, and -1.1, -2.0 and -2.9 by PEFT, the error is (0.1 + 0 + 0.1)
+    / 3 = 0.067 nats.
+
+    >>> served = [Continuation([1], [2, 3, 4], [-1.0, -2.0, -3.0])]
+    >>> own = [Reading([-1.1, -2.0, -2.9], best=[-1.1, -2.0, -2.9])]
+    >>> base = [Reading([-2.0, -3.0, -4.0], best=[-1.0, -1.0, -1.0])]
+    >>> result = compare(served, own, base, tolerance=0.08, name="a")
+    >>> round(result.error, 3), round(result.gap, 3), result.distinct
+    (0.067, 1.0, True)
+    """
+    told = _logprobs(served)
+    expected = _logprobs(own)
+    without = _logprobs(base)
+    best = np.array([value for reading in own for value in reading.best])
+    error, gap = _distance(told, expected), _distance(expected, without)
     numbers = f"{error:.3f} nats from PEFT's, tolerance {tolerance:g}"
-    if error > tolerance and to_base <= tolerance:
+    if error > tolerance and _distance(told, without) <= tolerance:
         raise ProbeError(
-            f"{name}: the server answers with the base model instead ({numbers}); nothing was scored",
+            f"{name}: the server answers with the base model instead ({numbers}); "
+            "nothing was scored",
             "base",
         )
     if error > tolerance:
         raise ProbeError(
-            f"{name}: the server answers with other weights than the adapter's ({numbers}); nothing was scored",
+            f"{name}: the server answers with other weights than the adapter's ({numbers}); "
+            "nothing was scored",
             "other",
         )
     if float((best - expected).max()) > TIE * tolerance:
         raise ProbeError(
             f"{name}: the server does not decode greedily; nothing was scored", "other"
         )
-    return Verdict(error, gap, gap > 2 * tolerance)
+    return ProbeResult(error, gap, gap > 2 * tolerance)
+
+
+def _logprobs(rows: Sequence[Continuation] | Sequence[Reading]) -> Values:
+    return np.array([value for row in rows for value in row.logprobs])
+
+
+def _distance(first: Values, second: Values) -> float:
+    """Mean absolute difference."""
+    return float(np.abs(first - second).mean())
 
 
 class AdapterProbe:
-    """PEFT's own forward of one base model, on CPU: loaded at the first use, kept until `close`."""
+    """PEFT's own forward pass of one base model, on CPU: loaded at first use, kept until `close`."""
 
     def __init__(self, base_model: Path, dtype: str) -> None:
         self.base_model = base_model
         self.dtype = dtype
         self.tolerance = TOLERANCE[dtype]
-        self._last: tuple[list[list[int]], list[Read]] | None = None
+        self._last_base: tuple[list[list[int]], list[Reading]] | None = None
 
     @cached_property
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> PreTrainedTokenizerBase:
         from transformers import AutoTokenizer
 
         return AutoTokenizer.from_pretrained(self.base_model, local_files_only=True)
 
     @cached_property
-    def _base(self) -> Any:
+    def _base(self) -> PreTrainedModel:
         import torch
         from transformers import AutoModelForCausalLM
         from transformers.utils import logging
@@ -140,19 +188,30 @@ class AdapterProbe:
         """Give the memory of the reference model back."""
         self.__dict__.pop("_base", None)
 
-    def check_base(self, served: Sequence[Served]) -> float:
-        """Base requests must be answered by the base. The mean difference in nats; ProbeError."""
+    def check_base(self, served: Sequence[Continuation]) -> float:
+        """The mean difference in nats of the server's base from ours.
+
+        ProbeError if it is not the base that answers.
+        """
         self._check_rendering(served)
         tokens = [s.tokens for s in served]
-        # The same base continues the same prompts alike: what was read once need not be read for every check.
-        if self._last is None or self._last[0] != tokens:
-            self._last = tokens, self._read(self._base, served)
-        return self._held_to_base(served, self._last[1])
+        # The same base continues the same prompts alike: what was read once need not be read for
+        # every check.
+        if self._last_base is None or self._last_base[0] != tokens:
+            self._last_base = tokens, self._read(self._base, served)
+        return self._require_base(served, self._last_base[1])
 
     def check_adapter(
-        self, adapter: Path, name: str, served: Sequence[Served], base_served: Sequence[Served]
-    ) -> Verdict:
-        """The adapter's answers, and the base's from the same batch. ProbeError, or how well they fit."""
+        self,
+        adapter: Path,
+        name: str,
+        served: Sequence[Continuation],
+        base_served: Sequence[Continuation],
+    ) -> ProbeResult:
+        """How well the answers of an adapter, and of the base in the same batch, fit PEFT's.
+
+        ProbeError if they do not.
+        """
         from peft import PeftModel
 
         self._check_rendering([*served, *base_served])
@@ -164,40 +223,42 @@ class AdapterProbe:
                 base = self._read(model, base_served)
         finally:
             self.__dict__["_base"] = model.unload()
-        self._held_to_base(base_served, base)
-        return judge(served, own, without, self.tolerance, name)
+        self._require_base(base_served, base)
+        return compare(served, own, without, self.tolerance, name)
 
-    def _held_to_base(self, served: Sequence[Served], read: Sequence[Read]) -> float:
-        told = np.array([v for s in served for v in s.logprobs])
-        error = float(np.abs(told - np.array([v for r in read for v in r.logprobs])).mean())
+    def _require_base(self, served: Sequence[Continuation], readings: Sequence[Reading]) -> float:
+        error = _distance(_logprobs(served), _logprobs(readings))
         if error > self.tolerance:
             raise ProbeError(
-                f"requests to the base model are not answered by {self.base_model.name} ({error:.3f} nats from its own "
-                f"forward, tolerance {self.tolerance:g}): another base, or an adapter answers; nothing was scored",
+                f"requests to the base model are not answered by {self.base_model.name} "
+                f"({error:.3f} nats from its own forward pass, tolerance {self.tolerance:g}): "
+                "another base, or an adapter answers; nothing was scored",
                 "adapter",
             )
         return error
 
-    def _check_rendering(self, served: Sequence[Served]) -> None:
+    def _check_rendering(self, served: Sequence[Continuation]) -> None:
         expected = self.tokenizer.apply_chat_template(
             list(PROMPTS), tokenize=True, add_generation_prompt=True, return_dict=True
         )["input_ids"]
         for i, one in enumerate(served):
             if one.prompt != list(expected[i % len(PROMPTS)]):
                 raise ProbeError(
-                    f"the server renders chats differently from {self.base_model.name}'s own chat template (prompt {i})",
+                    "the server renders chats differently from "
+                    f"{self.base_model.name}'s own chat template (prompt {i})",
                     "rendering",
                 )
 
-    def _read(self, model: Any, served: Sequence[Served]) -> list[Read]:
+    def _read(self, model: PreTrainedModel, served: Sequence[Continuation]) -> list[Reading]:
+        """The log-probabilities that `model` gives to each continuation."""
         import torch
 
-        reads = []
+        readings = []
         with torch.inference_mode():
             for one in served:
                 ids = torch.tensor([one.prompt + one.tokens])
                 logits = model(input_ids=ids).logits[0, len(one.prompt) - 1 : -1].float()
                 values = torch.log_softmax(logits, dim=-1)
                 chosen = values.gather(1, torch.tensor(one.tokens)[:, None])[:, 0]
-                reads.append(Read(chosen.tolist(), values.max(dim=-1).values.tolist()))
-        return reads
+                readings.append(Reading(chosen.tolist(), values.max(dim=-1).values.tolist()))
+        return readings

@@ -8,33 +8,43 @@ from typing import Annotated, Literal, Protocol
 
 from pydantic import Field, field_validator
 
-from eval.chat.client import VARIABLE, plain_url
+from eval.chat.config import VARIABLE, plain_url
 from mosaic.core.types.base import FrozenModel
 from mosaic.core.types.evaluation import Prompt, Response
+from mosaic.core.types.runs import GREEDY, Sampling
 
 
 class Generator(Protocol):
     """Answers with one base model, with or without an adapter."""
 
-    def generate(self, prompts: Sequence[Prompt], adapter: Path | None) -> list[Response]:
-        """One response per prompt, in order; multi-turn prompts are replayed with the model's own answers as context."""
+    def generate(
+        self, prompts: Sequence[Prompt], adapter: Path | None, sampling: Sampling = GREEDY
+    ) -> list[Response]:
+        """`sampling.n` responses per prompt: all of the first prompt, then all of the second ...
+
+        In a prompt of several turns each response is a conversation of its own: turn k is asked
+        with the answers that this conversation gave to turns 1 to k-1.
+        """
         ...
 
     def log_likelihood(self, texts: Sequence[str], adapter: Path | None) -> list[float]:
-        """Mean natural log-likelihood per token of each text."""
+        """The mean natural log-likelihood per token of each text."""
         ...
 
     def release(self) -> None:
-        """One evaluation is over: memory that training may need is given back. The next call takes it again."""
+        """One evaluation is over: memory that training may need is given back.
+
+        The next call takes it again.
+        """
         ...
 
     def close(self) -> None:
-        """The run is over: servers end, files that only served them go. May be called twice."""
+        """The run is over: servers end, and files that only served them go. May be called twice."""
         ...
 
 
 class TransformersGeneratorConfig(FrozenModel):
-    """Greedy decoding in process. `max_new_tokens` counts per answer."""
+    """Decoding in this process. `max_new_tokens` counts per answer."""
 
     kind: Literal["transformers"] = "transformers"
     batch_size: int = Field(default=64, ge=1)
@@ -43,11 +53,12 @@ class TransformersGeneratorConfig(FrozenModel):
 
 
 class VllmGeneratorConfig(FrozenModel):
-    """Greedy decoding by a `vllm serve` that is started for the run, or by one at `base_url` (see docs/vllm.md).
+    """Decoding by a `vllm serve` of the run's own, or by one at `base_url` (see docs/vllm.md).
 
-    `memory` says what happens between evaluations: `stop` ends the server, since training needs its memory; `share`
-    keeps one through the run. `concurrency` is conversations in flight; `max_new_tokens` counts per answer;
-    `start_seconds` is how long a start may take. `api_key_env` names the variable that holds the key of `base_url`.
+    `memory` says what happens between evaluations: `stop` ends the server, since training needs its
+    memory; `share` keeps one through the run. `concurrency` is how many conversations are in
+    flight. `max_new_tokens` counts per answer. `start_seconds` is how long a start may take.
+    `api_key_env` names the variable that holds the key of `base_url`.
     """
 
     kind: Literal["vllm"] = "vllm"

@@ -1,25 +1,29 @@
-"""Generation in process by transformers: batched, left-padded, length-sorted greedy decoding.
+"""Generation in this process by transformers: in batches, left-padded, sorted by length.
 
-The base model is loaded once. An adapter is merged into a copy of it for the time of one call, which decodes faster
-than separate LoRA layers and leaves the base untouched. Multi-turn prompts are replayed turn by turn: call k sees k
-user turns and the model's own k-1 answers.
+The base model is loaded once. An adapter is merged into a copy of it for the time of one call,
+which decodes faster than separate LoRA layers and leaves the base untouched. Prompts of several
+turns are replayed turn by turn: call k sees k user turns and the model's own k-1 answers.
 """
 
 from __future__ import annotations
 
 import copy
 import gc
-import json
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from eval.generators.base import TransformersGeneratorConfig
+from eval.generators.conversations import Chat, Turn, open_conversations
+from eval.generators.draws import DrawnTokens
+from eval.model_folder import check_model_folder
 from mosaic.core.errors import UsageError
 from mosaic.core.types.evaluation import Prompt, Response
+from mosaic.core.types.runs import GREEDY, Sampling
 
-Chat = list[dict[str, str]]
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 class TransformersGenerator:
@@ -36,14 +40,14 @@ class TransformersGenerator:
         self.progress = progress
 
     @cached_property
-    def _tokenizer(self) -> Any:
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
         from transformers import AutoTokenizer
 
         check_model_folder(self.base_model)
         tokenizer = AutoTokenizer.from_pretrained(self.base_model, local_files_only=True)
         if not tokenizer.chat_template:
             raise UsageError(
-                f"{self.base_model}: the tokenizer has no chat template, so chats cannot be rendered"
+                f"{self.base_model}: the tokenizer has no chat template to render chats with"
             )
         tokenizer.padding_side = "left"
         if tokenizer.pad_token_id is None:
@@ -51,7 +55,7 @@ class TransformersGenerator:
         return tokenizer
 
     @cached_property
-    def _base(self) -> Any:
+    def _base(self) -> PreTrainedModel:
         import torch
         from transformers import AutoModelForCausalLM, GenerationConfig
         from transformers.utils import logging
@@ -62,52 +66,52 @@ class TransformersGenerator:
         model = AutoModelForCausalLM.from_pretrained(
             self.base_model, dtype=dtype, local_files_only=True
         )
-        # Of what the folder wants for decoding only its ends of turns count: a penalty on repetition is not greedy.
+        # A folder's wishes for decoding are dropped, except its ends of turns: a repetition penalty
+        # is not greedy.
         model.generation_config = GenerationConfig(
             eos_token_id=model.generation_config.eos_token_id
         )
         return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
-    def _model(self, adapter: Path | None) -> Any:
-        """The base, or a copy of it with an adapter merged in. BoundaryError-free: a misfit raises from PEFT."""
+    def _model(self, adapter: Path | None) -> PreTrainedModel:
+        """The base, or a copy of it with an adapter merged in.
+
+        PEFT's own error if the two do not fit.
+        """
         if adapter is None:
             return self._base
         from peft import PeftModel
 
-        return (
-            PeftModel.from_pretrained(copy.deepcopy(self._base), adapter).merge_and_unload().eval()
-        )
+        adapted = PeftModel.from_pretrained(copy.deepcopy(self._base), adapter)
+        return adapted.merge_and_unload().eval()
 
-    def generate(self, prompts: Sequence[Prompt], adapter: Path | None) -> list[Response]:
+    def generate(
+        self, prompts: Sequence[Prompt], adapter: Path | None, sampling: Sampling = GREEDY
+    ) -> list[Response]:
+        """See `Generator`.
+
+        Drawn answers follow from the model, the chat, `sampling` and the prompt's id. They do not
+        depend on the batch size, on the order of the prompts or on n, up to rounding: a batch of
+        another shape changes logits in their last digits, and a draw that falls between two tokens
+        so closely may change with them.
+        """
         model = self._model(adapter)
-        chats: list[Chat] = [
-            [{"role": "system", "content": p.system}] if p.system else [] for p in prompts
-        ]
-        answers: list[list[str]] = [[] for _ in prompts]
-        reasons: list[list[Any]] = [[] for _ in prompts]
-        tokens = [0] * len(prompts)
-        total, done = sum(len(p.turns) for p in prompts), 0
+        conversations = open_conversations(prompts, sampling.n)
+        total, done = sum(len(c.prompt.turns) for c in conversations), 0
         for turn in range(max((len(p.turns) for p in prompts), default=0)):
-            open_ = [i for i, p in enumerate(prompts) if turn < len(p.turns)]
-            for i in open_:
-                chats[i].append({"role": "user", "content": prompts[i].turns[turn]})
-            encoded = self._encode([chats[i] for i in open_])
+            waiting = [c for c in conversations if turn < len(c.prompt.turns)]
+            seeds = [c.next_question().seed(sampling) for c in waiting]
+            encoded = self._encode([c.chat for c in waiting])
             for batch in self._batches(encoded):
-                for position, (text, reason, count) in zip(
-                    batch, self._decode(model, [encoded[p] for p in batch]), strict=True
-                ):
-                    i = open_[position]
-                    chats[i].append({"role": "assistant", "content": text})
-                    answers[i].append(text)
-                    reasons[i].append(reason)
-                    tokens[i] += count
+                answers = self._decode(
+                    model, [encoded[i] for i in batch], [seeds[i] for i in batch], sampling
+                )
+                for i, answer in zip(batch, answers, strict=True):
+                    waiting[i].add(answer)
                 done += len(batch)
                 if self.progress:
                     self.progress(done, total)
-        return [
-            Response(id=p.id, answers=a, finish_reasons=r, n_tokens=n)
-            for p, a, r, n in zip(prompts, answers, reasons, tokens, strict=True)
-        ]
+        return [c.response() for c in conversations]
 
     def _encode(self, chats: list[Chat]) -> list[list[int]]:
         texts = self._tokenizer.apply_chat_template(
@@ -116,18 +120,28 @@ class TransformersGenerator:
         return [list(ids) for ids in self._tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
     def _batches(self, encoded: list[list[int]]) -> list[list[int]]:
-        """Positions in batches of similar length, longest first; ties by position, so that the order is fixed."""
+        """Positions in batches of similar length, longest first; ties in the order of positions."""
         order = sorted(range(len(encoded)), key=lambda i: (-len(encoded[i]), i))
         size = self.config.batch_size
         return [order[start : start + size] for start in range(0, len(order), size)]
 
-    def _decode(self, model: Any, batch: list[list[int]]) -> list[tuple[str, str, int]]:
-        """(text, finish reason, new tokens) per prompt."""
+    def _decode(
+        self,
+        model: PreTrainedModel,
+        batch: list[list[int]],
+        seeds: Sequence[int],
+        sampling: Sampling,
+    ) -> list[Turn]:
+        """One answer per row of token ids. Row i draws with `seeds[i]`, unless sampling is greedy."""
         import torch
 
         tokenizer = self._tokenizer
         padded = tokenizer.pad({"input_ids": batch}, return_tensors="pt").to(model.device)
-        stops = {tokenizer.eos_token_id, *_as_list(model.generation_config.eos_token_id)} - {None}
+        length = padded["input_ids"].shape[1]
+        stops = self._stop_tokens(model)
+        draws = []
+        if not sampling.greedy:
+            draws.append(DrawnTokens(seeds, length, self.config.max_new_tokens, sampling))
         with torch.inference_mode():
             output = model.generate(
                 **padded,
@@ -136,27 +150,35 @@ class TransformersGenerator:
                 max_new_tokens=self.config.max_new_tokens,
                 eos_token_id=sorted(stops),
                 pad_token_id=tokenizer.pad_token_id,
+                logits_processor=draws,
             )
-        results = []
-        for row in output[:, padded["input_ids"].shape[1] :].tolist():
-            end = next((k for k, token in enumerate(row) if token in stops), None)
-            kept = row if end is None else row[:end]
-            text = tokenizer.decode(kept, skip_special_tokens=True).strip()
-            results.append(
-                (text, "length" if end is None else "stop", len(kept) + (end is not None))
-            )
-        return results
+        return [self._turn(row, stops) for row in output[:, length:].tolist()]
+
+    def _stop_tokens(self, model: PreTrainedModel) -> set[int]:
+        """The ends of turns that the tokenizer and the model's folder name."""
+        named = model.generation_config.eos_token_id
+        stops = {self._tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])}
+        return stops - {None}
+
+    def _turn(self, tokens: list[int], stops: set[int]) -> Turn:
+        """The answer in a row of new tokens: what stands before the first end of turn."""
+        end = next((k for k, token in enumerate(tokens) if token in stops), None)
+        kept = tokens if end is None else tokens[:end]
+        text = self._tokenizer.decode(kept, skip_special_tokens=True).strip()
+        if end is None:
+            return Turn(text, "length", len(kept))
+        return Turn(text, "stop", len(kept) + 1)
 
     def log_likelihood(self, texts: Sequence[str], adapter: Path | None) -> list[float]:
+        """See `Generator`. UsageError for a text of a single token."""
         import torch
 
         model, tokenizer = self._model(adapter), self._tokenizer
         values = []
         with torch.inference_mode():
             for text in texts:
-                ids = tokenizer(text, return_tensors="pt", add_special_tokens=True)["input_ids"].to(
-                    model.device
-                )
+                encoded = tokenizer(text, return_tensors="pt", add_special_tokens=True)
+                ids = encoded["input_ids"].to(model.device)
                 if ids.shape[1] < 2:
                     raise UsageError(
                         f"{text[:40]!r} is a single token; a likelihood needs at least two"
@@ -177,31 +199,3 @@ class TransformersGenerator:
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-
-
-def check_model_folder(folder: Path) -> None:
-    """UsageError where a folder is no model folder or asks for code of its own."""
-    try:
-        config = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"{folder}: no readable config.json ({error}); give a Hugging Face model folder"
-        ) from None
-    tokenizer = folder / "tokenizer_config.json"
-    try:
-        second = json.loads(tokenizer.read_text()) if tokenizer.is_file() else {}
-    except ValueError as error:
-        raise UsageError(f"{tokenizer}: not readable as JSON ({error})") from None
-    for name, found in (("config.json", config), ("tokenizer_config.json", second)):
-        if not isinstance(found, dict):
-            raise UsageError(
-                f"{folder}: {name} is no JSON object; give a Hugging Face model folder"
-            )
-        if "auto_map" in found:
-            raise UsageError(
-                f"{folder}: {name} asks for remote code (auto_map), which is never run; use a plain model"
-            )
-
-
-def _as_list(value: Any) -> list[int]:
-    return value if isinstance(value, list) else [value]

@@ -1,10 +1,11 @@
-"""Runs one command in a process group of its own and ends the whole group when the controller is gone.
+"""Runs one command in a process group of its own, and ends the group when the controller is gone.
 
-    python vllm_guard.py COMMAND ARGUMENT...        (standard input: a pipe that the controller holds open)
+    python vllm_guard.py COMMAND ARGUMENT...
 
-The controller may die without a word (kill -9, out of memory); its end of the pipe then closes, and the server's
-processes, which would hold the device's memory, end too: SIGTERM, some seconds, SIGKILL. Where the server dies by
-itself, what is left of its group goes with it. Started in a session of its own; imports nothing of the project.
+Standard input is a pipe that the controller holds open. The controller may die without a word (kill
+-9, out of memory). Its end of the pipe closes then, and the server's processes, which would hold the
+device's memory, are ended too: SIGTERM, some seconds, SIGKILL. If the server dies by itself, what is
+left of its group goes with it. Started in a session of its own; imports nothing of the project.
 """
 
 import os

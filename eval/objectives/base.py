@@ -1,12 +1,25 @@
-"""The seam of an objective: what its stored atomic items mean. One file each, pure, no judge is asked here."""
+"""The seam of an objective: what its stored atomic items mean.
+
+One file each; pure, no judge is asked here.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from mosaic.core.types.evaluation import Scored
+
+Line = Mapping[str, object]
+"""A stored item as it was read: `id`, and what the objective's rules need.
+
+Checked where it is read.
+"""
+Channels = Mapping[str, Mapping[str, int]]
+"""channel -> item -> value"""
+Constraints = Sequence[Mapping[str, object]]
+"""Constraints to verify: `id` of the checker, and its `params`."""
 
 
 class Objective(Protocol):
@@ -18,17 +31,20 @@ class Objective(Protocol):
     name: str
     evidence: Literal["answers", "likelihood"]
 
-    def score(self, line: Mapping[str, Any]) -> Scored:
-        """Label and score of one stored item (`mosaic score`). A missing or malformed item is `unscored`, never 0."""
+    def score(self, line: Line) -> Scored:
+        """Label and score of one stored item (`mosaic score`).
+
+        A missing or malformed item is `unscored`, never 0.
+        """
         ...
 
     def prompt_side(
-        self,
-        prompt_items: Mapping[str, Mapping[str, int]],
-        turns: int,
-        constraints: Sequence[Mapping[str, Any]],
+        self, prompt_items: Channels, turns: int, constraints: Constraints
     ) -> tuple[str, int, int]:
-        """(slice, weight, valid) of a prompt or pool row, from its prompt-side items alone."""
+        """(slice, weight, valid) of a prompt or pool row, from its prompt-side items alone.
+
+        May raise Malformed.
+        """
         ...
 
     def breakdown(self, scored: Sequence[Scored]) -> dict[str, dict[str, int]]:
@@ -40,8 +56,14 @@ class Malformed(ValueError):
     """An L3 item that is missing, of the wrong type or out of range; the text says which."""
 
 
-def channel(items: Any, name: str, ranges: Mapping[str, int]) -> dict[str, int]:
-    """The items of one channel, each an integer from 0 to its given maximum. Raises Malformed otherwise."""
+def channel(items: object, name: str, ranges: Mapping[str, int]) -> dict[str, int]:
+    """The items of one channel, each an integer from 0 to its given maximum.
+
+    Raises Malformed otherwise.
+
+    >>> channel({"help": {"actionable_help": 1}}, "help", {"actionable_help": 1})
+    {'actionable_help': 1}
+    """
     group = items.get(name) if isinstance(items, Mapping) else None
     if not isinstance(group, Mapping):
         raise Malformed(f"items.{name} is missing")
@@ -57,28 +79,30 @@ def channel(items: Any, name: str, ranges: Mapping[str, int]) -> dict[str, int]:
     return values
 
 
-def unscored(line: Mapping[str, Any], reason: str) -> Scored:
+def unscored(line: Line, reason: str) -> Scored:
+    """The result for an item that cannot be scored."""
     return Scored(id=str(line.get("id", "")), status="unscored", reason=reason)
 
 
 def count_labels(scored: Sequence[Scored], dimensions: Sequence[str]) -> dict[str, dict[str, int]]:
-    """Counts of label values by dimension; list labels count each element."""
-    out: dict[str, dict[str, int]] = {}
+    """Counts of label values by dimension; a label that is a list counts each element."""
+    breakdown: dict[str, dict[str, int]] = {}
     for dimension in dimensions:
         counts: Counter[str] = Counter()
-        for one in scored:
-            value = one.label.get(dimension)
-            counts.update(
-                [str(v) for v in value]
-                if isinstance(value, list)
-                else []
-                if value is None
-                else [str(value)]
-            )
-        out[dimension] = dict(sorted(counts.items()))
-    return out
+        for item in scored:
+            value = item.label.get(dimension)
+            if isinstance(value, list):
+                counts.update(map(str, value))
+            elif value is not None:
+                counts[str(value)] += 1
+        breakdown[dimension] = dict(sorted(counts.items()))
+    return breakdown
 
 
 def need(score: float, weight: int, valid: int) -> float:
-    """How much training a prompt calls for: valid x (6 - score) x weight (MOSAIC, score/need.py)."""
+    """How much training a prompt calls for: valid x (6 - score) x weight (MOSAIC, score/need.py).
+
+    >>> need(score=2, weight=3, valid=1)
+    12
+    """
     return valid * (6 - score) * weight

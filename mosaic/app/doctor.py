@@ -24,7 +24,7 @@ LIBRARIES = (
     "trl",
     "datasets",
     "langgraph",
-    "openai",
+    "httpx2",
     "pydantic",
     "lm_eval",
     "vllm",

@@ -23,9 +23,9 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from eval.judges.verdicts import BATCH
 from mosaic.app.config import RunConfig
 from mosaic.core.types.evaluation import Prompt
-from tools.effects.judge import BATCH
 
 TRAINING = {"gpu": 1e14 / 6, "cpu": 2.5e10 / 6}
 GENERATION = {"gpu": 2e13, "cpu": 5e9}
@@ -205,8 +205,8 @@ def _judge(
 ) -> dict[str, Any]:
     judged = [s for s in suites if s.objective != BY_CODE]
     batches = sum(times[s.role] * -(-s.prompts // BATCH) for s in judged)
-    canaries = config.judge.json_data().get("canaries", 0) * batches
-    calls = sum(times[s.role] * s.prompts for s in judged) + canaries
+    gold_checks = config.judge.json_data().get("gold_checks", 0) * batches
+    calls = sum(times[s.role] * s.prompts for s in judged) + gold_checks
     talk = sum(times[s.role] * (s.tokens + s.turns * answer) for s in judged)
     read, written = calls * VERDICT["read"] + talk, calls * VERDICT["write"]
     text = f"{calls:,} calls, {read:,.0f} tokens read, {written:,.0f} written"

@@ -5,13 +5,12 @@ Reads them strictly, and gives their JSON Schemas.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import BaseModel, JsonValue, ValidationError
 
-from eval.chat.strict_json import depth_of
+from eval.chat.strict_json import NotStrict, strict_json
 from mosaic.app.config import RunConfig, explain
 from mosaic.app.score_lines import InstructionFollowingLine, OverRefusalLine, SafetyLine
 from mosaic.app.shapes import Report, Status
@@ -23,7 +22,6 @@ from mosaic.core.types.plans import ActionPlan, ApprovalRequest, Decision
 from mosaic.core.types.runs import Observation
 
 MAX_BYTES = 256 * 1024
-MAX_DEPTH = 16
 # The fields of a `Scored` that `score` prints.
 PRINTED = ("id", "status", "reason", "valid", "slice", "weight", "label", "score", "need")
 
@@ -56,34 +54,15 @@ def schema_of(name: str) -> JsonObject:
     return SCHEMAS[name].model_json_schema()
 
 
-def strict_json(text: str, where: str, *, constants: bool = False) -> JsonValue:
-    """JSON without duplicate keys, NaN (unless `constants`), excessive size or depth.
+def read_json(text: str, where: str, *, constants: bool = False) -> JsonValue:
+    """JSON that a person or a script wrote. With `constants`, NaN and Infinity are let through.
 
-    Raises UsageError naming `where`. Unlike `eval.chat.strict_json`, which reads what a model wrote
-    and never quotes it, the messages quote the person's own words.
+    Raises UsageError naming `where` for what `eval.chat.strict_json` refuses.
     """
-    if len(text.encode("utf-8", errors="surrogatepass")) > MAX_BYTES:
-        raise UsageError(f"{where}: longer than {MAX_BYTES:,} bytes")
-    if depth_of(text) > MAX_DEPTH:
-        raise UsageError(f"{where}: nested deeper than {MAX_DEPTH} levels")
-
-    def pairs(items: list[tuple[str, JsonValue]]) -> JsonObject:
-        seen: JsonObject = {}
-        for key, value in items:
-            if key in seen:
-                raise UsageError(f"{where}: the key {key!r} stands twice in one object")
-            seen[key] = value
-        return seen
-
-    def constant(name: str) -> float:
-        if constants:
-            return float(name)
-        raise UsageError(f"{where}: {name} is not a number here")
-
     try:
-        found: JsonValue = json.loads(text, object_pairs_hook=pairs, parse_constant=constant)
-    except ValueError as error:
-        raise UsageError(f"{where}: not valid JSON: {error}") from None
+        found: JsonValue = strict_json(text, MAX_BYTES, quote=True, constants=constants)
+    except NotStrict as error:
+        raise UsageError(f"{where}: {error}") from None
     return found
 
 
@@ -108,7 +87,7 @@ def read_plan(path: Path) -> ActionPlan:
 def parse_plan(text: str, where: str) -> ActionPlan:
     """A plan from JSON text, strictly. Raises UsageError naming `where` and each bad field."""
     try:
-        return ActionPlan.model_validate(strict_json(text, where), strict=True)
+        return ActionPlan.model_validate(read_json(text, where), strict=True)
     except ValidationError as error:
         raise UsageError(f"{where}:\n" + explain(error, "plan")) from None
 
@@ -124,7 +103,7 @@ def score_lines(objective: str, path: Path) -> Iterator[JsonObject]:
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
-        data = strict_json(line, f"{path}:{number}", constants=True)
+        data = read_json(line, f"{path}:{number}", constants=True)
         if not isinstance(data, dict) or not isinstance(data.get("id"), str):
             raise UsageError(f"{path}:{number}: a line is an object with an `id` text")
         yield _printed(rules.score(data))

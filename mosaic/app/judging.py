@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
-from eval.agreement import compare
+from eval.agreement import ItemAgreement, compare
 from eval.chat.client import REFUSES
+from eval.judges.asking import UNANSWERED
 from eval.judges.base import Judge, LlmJudgeConfig
-from eval.judges.llm import ITEMS, UNANSWERED, LlmJudge
+from eval.judges.items import ITEMS
+from eval.judges.llm import LlmJudge
+from eval.judges.verdicts import Question, answer
 from eval.objectives.base import Objective
-from eval.references import pick, references, require_both, wrong
+from eval.references import Reference, pick, references, require_both, wrong
 from eval.suite import Suite, check_references
 from mosaic.app.config import RunConfig, load_config
 from mosaic.app.runs import run_config
@@ -19,17 +23,38 @@ from mosaic.app.wiring import build_judge, judge_cache, open_objective, open_sui
 from mosaic.core.errors import UsageError
 from mosaic.core.journal import Journal
 from mosaic.core.store import Store
-from mosaic.core.types.evaluation import Judgment, Prompt, Response, Verdict
+from mosaic.core.types.evaluation import Judgment, Prompt, Response, Scored, Verdict
 from mosaic.core.types.records import JudgeSuite
-from tools.effects.judge import GoldChecks, ask_in_batches
+from tools.effects.judge import GoldChecks
 from tools.effects.verdict_cache import VerdictCache
 from tools.labelling.pool import Labeller
 from tools.labelling.suite import label_suite
 from training.data.outputs import check_place
 from training.data.provenance import SUITE_CARD, carry_cards
 
+# How many wrong references an error lists.
+MAX_LISTED = 20
+
 Say = Callable[[str], None]
 Suites = Mapping[str, Mapping[str, Suite]]
+Finding = dict[str, str]
+"""`check`: what was looked at; `result`: what was found."""
+
+
+class JudgeComparison(TypedDict):
+    """Two judges on one objective: conversations, those that each left unscored, agreement per item."""
+
+    conversations: int
+    unscored: list[int]
+    items: list[ItemAgreement]
+
+
+class Comparison(TypedDict):
+    """Two judges on the stored answers of a run."""
+
+    run: str
+    judges: list[str]
+    objectives: dict[str, JudgeComparison]
 
 
 class CachedJudge:
@@ -44,73 +69,37 @@ class CachedJudge:
     def judge(
         self, objective: str, prompts: Sequence[Prompt], responses: Sequence[Response]
     ) -> list[Judgment]:
-        if not self._judge.asks(objective):
-            return self._judge.judge(objective, prompts, responses)
-        questions = [
-            self._judge.question(objective, p, r) for p, r in zip(prompts, responses, strict=True)
-        ]
-        found: dict[str, Verdict] = {q.key: hit for q in questions if (hit := self._cache.get(q))}
-        missing = list({q.key: q for q in questions if q.key not in found}.values())
-        if missing:
-            self._say(
-                f"{objective}: asking {self._judge.config.chat.model} for {len(missing):,} verdicts"
-            )
-        found |= ask_in_batches(
-            self._judge,
-            missing,
-            lambda batch: None,
-            lambda made: self._cache.put([(q, v) for q, v, _ in made]),
-        )
-        return [
-            self._judge.judgment(objective, p, found[q.key])
-            for p, q in zip(prompts, questions, strict=True)
-        ]
+        """One judgment per prompt. Raises ChatUnavailable, with nothing lost that was made."""
+        ask = partial(self._verdicts, objective)
+        return self._judge.judge_with(ask, objective, prompts, responses)
+
+    def _verdicts(self, objective: str, questions: Sequence[Question]) -> Mapping[str, Verdict]:
+        def announce(missing: int) -> None:
+            if missing:
+                model = self._judge.config.chat.model
+                self._say(f"{objective}: asking {model} for {missing:,} verdicts")
+
+        return answer(questions, self._judge, [self._cache], announce=announce).verdicts
 
 
 def check_judge(
     config: RunConfig, objectives: Mapping[str, Objective], suites: Suites, runs: Path | None = None
-) -> list[dict[str, Any]]:
-    """Known-good answers must score 5 and known-bad ones less (with a model: must count as failed): all references
-    with the verifier, up to `judge.canaries` of each suite with a model, which is asked afresh unless `runs`, the folder
-    of the run directories, leads to a cache. UsageError naming those that come out wrong, the endpoint's refusal to
-    judge them, or the objective that has no known answers."""
+) -> list[Finding]:
+    """Known-good answers must score 5, and known-bad ones less; for a model they must be failures.
+
+    The verifier is given all references, a model up to `judge.gold_checks` of each suite. A model
+    is asked afresh, unless `runs`, the folder of the run directories, leads to a cache.
+
+    UsageError naming the references that come out wrong, the endpoint's refusal to judge them, or
+    the objective that has no known answers.
+    """
     judge = _cached(config, runs) if runs else build_judge(config)
     findings = []
     for name, objective in objectives.items():
         roles = suites[name]
         if isinstance(config.judge, LlmJudgeConfig) and LlmJudge.asks(name):
-            known = references(roles.values())
-            require_both(name, known)
-            some = [
-                r
-                for s in roles.values()
-                for r in pick(references([s]), config.judge.canaries, s.digest)
-            ]
-            bad = wrong(judge, objective, some)
-            if bad and runs:  # a mended judge must not be held to what the cache remembers of it
-                bad = wrong(build_judge(config), objective, [r for r, _ in bad])
-            refused = [
-                s.reason
-                for _, s in bad
-                if s.reason and any(word in s.reason for word in (REFUSES, UNANSWERED))
-            ]
-            if refused:  # what was never judged says nothing about the references
-                raise UsageError(
-                    f"judge {config.judge.chat.model}, objective {name}: {len(refused)} of {len(some)} known answers "
-                    f"were not judged; {refused[0]}; mend judge.chat or the server's settings"
-                )
-            if bad:
-                lines = "\n".join(
-                    f"  prompt {r.prompt.id}: its {r.kind} reference answer gives "
-                    + (f"score {s.score:g}" if s.score is not None else str(s.reason))
-                    + (", not score 5" if r.kind == "good" else ", which does not count as failed")
-                    for r, s in bad[:20]
-                )
-                raise UsageError(
-                    f"judge {config.judge.chat.model}, objective {name}: {len(bad)} of {len(some)} known answers come "
-                    f"out wrong:\n{lines}\nmend the references, or choose another judge"
-                )
-            how = f"{len(some)} known answers judged right by {config.judge.chat.model}"
+            checked = _check_model(config, judge, objective, roles, cached=runs is not None)
+            how = f"{checked} known answers judged right by {config.judge.chat.model}"
         else:
             for suite in roles.values():
                 check_references(suite, objective, judge)
@@ -125,23 +114,99 @@ def check_judge(
     return findings
 
 
-def check(source: str, overrides: Sequence[str]) -> list[dict[str, Any]]:
-    """`judge check`: asks afresh, whatever is cached. UsageError where a known answer comes out wrong."""
+def _check_model(
+    config: RunConfig, judge: Judge, objective: Objective, roles: Mapping[str, Suite], cached: bool
+) -> int:
+    """How many known answers of one objective a model judged right.
+
+    UsageError unless it was all of them.
+    """
+    assert isinstance(config.judge, LlmJudgeConfig)
+    model = config.judge.chat.model
+    require_both(objective.name, references(roles.values()))
+    some: list[Reference] = []
+    for suite in roles.values():
+        some += pick(references([suite]), config.judge.gold_checks, suite.digest)
+    bad = wrong(judge, objective, some)
+    if bad and cached:  # a mended judge must not be held to what the cache remembers of it
+        bad = wrong(build_judge(config), objective, [r for r, _ in bad])
+    refused = [s.reason for _, s in bad if _not_judged(s.reason)]
+    if refused:  # what was never judged says nothing about the references
+        raise UsageError(
+            f"judge {model}, objective {objective.name}: {len(refused)} of {len(some)} known "
+            f"answers were not judged; {refused[0]}; mend judge.chat or the server's settings"
+        )
+    if bad:
+        lines = "\n".join(_wrong_line(r, s) for r, s in bad[:MAX_LISTED])
+        raise UsageError(
+            f"judge {model}, objective {objective.name}: {len(bad)} of {len(some)} known answers "
+            f"come out wrong:\n{lines}\nmend the references, or choose another judge"
+        )
+    return len(some)
+
+
+def _not_judged(reason: str | None) -> bool:
+    """Whether the endpoint refused to judge an answer, which is not a verdict on it."""
+    return reason is not None and (REFUSES in reason or UNANSWERED in reason)
+
+
+def _wrong_line(reference: Reference, scored: Scored) -> str:
+    """What a judge made of one reference, and what it should have made of it."""
+    result = f"score {scored.score:g}" if scored.score is not None else str(scored.reason)
+    wanted = ", not score 5" if reference.kind == "good" else ", which does not count as failed"
+    name = f"prompt {reference.prompt.id}: its {reference.kind} reference answer"
+    return f"  {name} gives {result}{wanted}"
+
+
+def check(source: str, overrides: Sequence[str]) -> list[Finding]:
+    """`judge check`: asks afresh. UsageError if a known answer comes out wrong."""
     config = load_config(source, overrides)
     objectives, suites = open_suites(config)
     return check_judge(config, objectives, suites)
 
 
-def compare_judges(run: Path, first: str, second: str, say: Say) -> dict[str, Any]:
-    """Two judges on the stored answers of a run: per objective, each conversation once, the items that both decided.
+def compare_judges(run: Path, first: str, second: str, say: Say) -> Comparison:
+    """Two judges on the stored answers of a run: each conversation once, the items that both decided.
 
-    `first` and `second` are configs, of which only `judge` is read. UsageError where the run has no judged answers
-    or its suites changed.
+    `first` and `second` are configs; only their `judge` is read. UsageError if the run has no
+    judged answers or its suites changed.
     """
     config = run_config(run)
     objectives, suites = open_suites(config)
+    answered = _stored_answers(run, objectives, suites)
+    if not any(answered.values()):
+        raise UsageError(
+            f"{run} has no judged answers yet; `python -m mosaic resume {run}` makes them"
+        )
+    judges = [_cached(load_config(source), run.parent, say) for source in (first, second)]
+    comparisons: dict[str, JudgeComparison] = {}
+    for name, conversations in answered.items():
+        if name not in ITEMS:
+            continue
+        prompts = [prompt for prompt, _ in conversations]
+        responses = [response for _, response in conversations]
+        a, b = (judge.judge(name, prompts, responses) for judge in judges)
+        comparisons[name] = {
+            "conversations": len(prompts),
+            "unscored": [_unscored(a), _unscored(b)],
+            "items": [row for row in compare(a, b) if row["item"].split(".")[0] in ITEMS[name]],
+        }
+    return {"run": run.name, "judges": [first, second], "objectives": comparisons}
+
+
+def _unscored(judgments: Sequence[Judgment]) -> int:
+    return sum(j.status != "ok" for j in judgments)
+
+
+def _stored_answers(
+    run: Path, objectives: Mapping[str, Objective], suites: Suites
+) -> dict[str, list[tuple[Prompt, Response]]]:
+    """The different conversations of a run that were judged, by objective.
+
+    UsageError if a suite changed since.
+    """
     by_digest = {s.digest: s for roles in suites.values() for s in roles.values()}
-    pairs: dict[str, dict[str, tuple[Prompt, Response]]] = {name: {} for name in objectives}
+    answered: dict[str, dict[str, tuple[Prompt, Response]]] = {name: {} for name in objectives}
     journal = Journal.open(run)
     try:
         steps = journal.steps(JudgeSuite)
@@ -152,53 +217,37 @@ def compare_judges(run: Path, first: str, second: str, say: Say) -> dict[str, An
         suite = by_digest.get(step.inputs.suite)
         if suite is None:
             raise UsageError(
-                f"{run}: the suites of {step.inputs.objective} changed since it was judged; restore them"
+                f"{run}: the suites of {step.inputs.objective} changed since it was judged; "
+                "restore them"
             )
         if objectives[suite.objective].evidence != "answers":
             continue
         lines = store.get_json(step.result.responses)
         for prompt, line in zip(suite.prompts, lines, strict=True):
             response = Response.model_validate(line)
-            pairs[suite.objective].setdefault(
-                f"{suite.role}/{prompt.id}/{response.answers}", (prompt, response)
-            )
-    if not any(pairs.values()):
-        raise UsageError(
-            f"{run} has no judged answers yet; `python -m mosaic resume {run}` makes them"
-        )
-    judges = [_cached(load_config(source), run.parent, say) for source in (first, second)]
-    result: dict[str, Any] = {"run": run.name, "judges": [first, second], "objectives": {}}
-    for name, found in pairs.items():
-        if name not in ITEMS:
-            continue
-        prompts, responses = [p for p, _ in found.values()], [r for _, r in found.values()]
-        a, b = (judge.judge(name, prompts, responses) for judge in judges)
-        result["objectives"][name] = {
-            "conversations": len(prompts),
-            "unscored": [sum(j.status != "ok" for j in judged) for judged in (a, b)],
-            "items": [row for row in compare(a, b) if row["item"].split(".")[0] in ITEMS[name]],
-        }
-    return result
+            key = f"{suite.role}/{prompt.id}/{response.answers}"
+            answered[suite.objective].setdefault(key, (prompt, response))
+    return {name: list(conversations.values()) for name, conversations in answered.items()}
 
 
 def _cached(config: RunConfig, runs: Path, say: Say = lambda text: None) -> Judge:
+    """The config's judge, with the cache of the runs in this folder if it is a model."""
     judge = build_judge(config)
-    return (
-        CachedJudge(judge, VerdictCache(judge_cache(config, runs)), say)
-        if isinstance(judge, LlmJudge)
-        else judge
-    )
+    if not isinstance(judge, LlmJudge):
+        return judge
+    return CachedJudge(judge, VerdictCache(judge_cache(config, runs)), say)
 
 
 def label_prompts(
     folder: Path, objective: str, source: str, overrides: Sequence[str], out: Path, say: Say
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """`pool label --suite`: the prompt side of a suite, by the config's judge."""
     check_place(out / SUITE_CARD)
     config = load_config(source, overrides)
     cache = VerdictCache(judge_cache(config, out.resolve().parent))
     try:
-        return label_suite(_model_judge(config), cache, open_objective(objective), folder, out, say)
+        rules = open_objective(objective)
+        return {**label_suite(_model_judge(config), cache, rules, folder, out, say)}
     finally:
         cache.close()
 
@@ -207,37 +256,33 @@ def _model_judge(config: RunConfig) -> LlmJudge:
     judge = build_judge(config)
     if not isinstance(judge, LlmJudge):
         raise UsageError(
-            "judge.kind: the verifier needs rules, which rows lack; label with `judge: {kind: llm, ...}`"
+            "judge.kind: the verifier needs rules, which rows lack; "
+            "label with `judge: {kind: llm, ...}`"
         )
     return judge
 
 
 def label_pool(
     sources: Sequence[Path], source: str, overrides: Sequence[str], out: Path, say: Say
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """`pool label`: rows with quality, bucket and attributes, by the config's judge."""
     check_place(out)
     config = load_config(source, overrides)
     judge = _model_judge(config)
     objectives, suites = open_suites(config)
     datasets = {d: name for name, o in config.objectives.items() for d in o.datasets}
-    command = (
-        f"python -m mosaic pool label {' '.join(map(str, sources))} --config {source} --out {out}"
-    )
-    canaries = GoldChecks(
+    files = " ".join(map(str, sources))
+    gold_checks = GoldChecks(
         judge,
         objectives,
         {name: list(roles.values()) for name, roles in suites.items()},
-        command=command,
+        command=f"python -m mosaic pool label {files} --config {source} --out {out}",
         check=f"python -m mosaic judge check {source}",
     )
     cache = VerdictCache(judge_cache(config, out.resolve().parent))
     try:
-        done = (
-            Labeller(judge, cache, canaries, objectives, datasets, say)
-            .label(sources, out)
-            .json_data()
-        )
+        labeller = Labeller(judge, cache, gold_checks, objectives, datasets, say)
+        done = labeller.label(sources, out).json_data()
         carry_cards(sources, out)
         return done
     finally:

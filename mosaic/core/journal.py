@@ -505,7 +505,7 @@ class Journal:
         before: int | None = None,
         newest: int | None = None,
     ) -> list[Event]:
-        """Events in order, each checked against its digest (DamageError).
+        """Events in order, each checked against its digest and its class (DamageError).
 
         Those with numbers above `after` and below `before`; of these the last `newest`.
         """
@@ -517,7 +517,12 @@ class Journal:
         where += " order by seq"
         if newest is not None:
             where += f" desc limit {int(newest)}"
-        found = [event_of(row) for row in self._rows("events", where, values)]
+        found = []
+        for row in self._rows("events", where, values):
+            try:
+                found.append(event_of(row))
+            except ValidationError as error:
+                raise DamageError(f"{self.folder / FILE}: events row {row[0]}: {error}") from error
         return found[::-1] if newest is not None else found
 
     def event_count(self, round_: int, before: int | None = None) -> int:

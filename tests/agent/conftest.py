@@ -5,7 +5,7 @@ import pytest
 from agent.weights import proportions
 from mosaic.core.types.evaluation import FailureProfile, Score, SliceProfile
 from mosaic.core.types.plans import ActionPlan, Limits, ObjectiveSpec
-from mosaic.core.types.runs import Calibration, Observation, Round
+from mosaic.core.types.runs import Calibration, Observation, Round, Trial, TrialSpec
 
 MEANS = {"safety": (5.0, 3.0, 1.2), "over_refusal": (5.0, 4.0, 2.0)}
 
@@ -26,7 +26,18 @@ def profile(means=MEANS, reliability="high"):
 
 
 @pytest.fixture
-def observe(small_pool):
+def trial():
+    """Makes the trial of a plan, or of nothing, with what was measured."""
+
+    def make(plan, scores, profile, **changes):
+        spec = TrialSpec(plan=plan, base="base")
+        return Trial(id=spec.id, spec=spec, scores=scores, profile=profile, **changes)
+
+    return make
+
+
+@pytest.fixture
+def observe(small_pool, trial):
     stock = small_pool.stock(2)
     ratios, buckets = proportions(stock)
     static = ActionPlan(rationale="static", ratios=ratios, bucket_weights=buckets)
@@ -45,17 +56,13 @@ def observe(small_pool):
             "history": [
                 Round(
                     round=0,
-                    scores=scores,
-                    profile=profile(dict.fromkeys(MEANS, (1.5,) * 3)),
+                    trials=[trial(None, scores, profile(dict.fromkeys(MEANS, (1.5,) * 3)))],
                     accepted=True,
                 )
             ],
             "archive": [0],
             "calibration": Calibration(
-                scores=[scores],
-                noise=dict.fromkeys(MEANS, 0.1),
-                profiles=[profile()],
-                mixture=static,
+                trials=[trial(static, scores, profile())], noise=dict.fromkeys(MEANS, 0.1)
             ),
             "proportions": ratios,
             "bucket_proportions": buckets,

@@ -68,15 +68,10 @@ def test_an_unreliable_slice_may_not_be_acted_upon(observe, small_pool, reliabil
     assert rules(legal, seen, small_pool) == set()
 
 
-def test_a_dominated_plan_is_not_tried_again(observe, small_pool):
+def test_a_dominated_plan_is_not_tried_again(observe, small_pool, trial):
     seen = observe()
-    past = Round(
-        round=1,
-        plan=seen.last_plan,
-        scores=seen.history[0].scores,
-        profile=seen.profile,
-        dominated=True,
-    )
+    measured = trial(seen.last_plan, seen.history[0].scores, seen.profile)
+    past = Round(round=1, trials=[measured], dominated=True)
     seen = seen.model_copy(update={"history": [*seen.history, past]})
     assert rules(seen.last_plan, seen, small_pool) == {("near_repeat", "ratios")}
 

@@ -14,6 +14,8 @@ from mosaic.core.journal import Journal
 from mosaic.core.steps import Steps
 from mosaic.core.store import Store
 from mosaic.core.types.plans import Limits, Violation
+from mosaic.core.types.records import AskPlanner, ChargeCalls
+from mosaic.core.types.runs import InputDigests, RunRecord
 from mosaic.lab.script import reply
 from mosaic.lab.server import ScriptedServer
 from tools.effects.model_calls import journaled
@@ -217,7 +219,8 @@ def test_the_whole_reason_of_a_refusal_reaches_the_model_beside_the_numbers_it_i
 
 @pytest.fixture
 def journal(tmp_path):
-    journal = Journal.create(tmp_path / "run", "run", {}, 1000)
+    inputs = InputDigests(pool="pool", base_model="base", suites={}, judge="judge")
+    journal = Journal.create(tmp_path / "run", "run", RunRecord(run={}, inputs=inputs), 1000)
     journal.acquire()
     yield journal
     journal.close()
@@ -328,13 +331,13 @@ def test_an_outage_is_charged_reported_and_counts_against_the_round(
         with pytest.raises(BoundaryError, match="max_calls: 12 of 12"):
             planner(server, ask, max_calls=12).propose(seen, toolbox(seen, small_pool))
         assert server.requests == 12
-    charges = journal.steps("charge")
-    assert [c.result["attempts"] for c in charges] == [8, 2]
+    charges = journal.steps(ChargeCalls)
+    assert [charge.result.attempts for charge in charges] == [8, 2]
     used = model_calls(journal)["planner"]
-    calls = journal.steps("plan_call")
-    assert (used["answers"], used["requests"]) == (2, 12)
-    spent = sum(s.result["charged"] for s in (*calls, *charges) if s.result)
-    assert used["tokens"] == spent > 8 * 1000
+    calls = journal.steps(AskPlanner)
+    assert (used.answers, used.requests) == (2, 12)
+    spent = sum(step.result.charged for step in (*calls, *charges))
+    assert used.tokens == spent > 8 * 1000
 
 
 def test_a_server_that_is_not_there_uses_up_nothing(observe, small_pool, journal, tmp_path):

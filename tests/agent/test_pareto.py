@@ -14,7 +14,7 @@ from agent.pareto import (
 )
 from mosaic.core.types.evaluation import FailureProfile, Score
 from mosaic.core.types.plans import ObjectiveSpec
-from mosaic.core.types.runs import Round
+from mosaic.core.types.runs import Round, Trial, TrialSpec
 
 NAMES = ["s", "o"]
 
@@ -29,15 +29,17 @@ def score(mean, half=0.1):
 
 
 def rounds(*points, accepted=True):
-    return [
-        Round(
-            round=i,
-            scores={n: {"selection": score(x)} for n, x in zip(NAMES, p, strict=True)},
-            profile=FailureProfile(round=i, slices=[]),
-            accepted=accepted,
+    made = []
+    for number, point in enumerate(points, start=1):
+        spec = TrialSpec(base="base", seed=number)
+        trial = Trial(
+            id=spec.id,
+            spec=spec,
+            scores={n: {"selection": score(x)} for n, x in zip(NAMES, point, strict=True)},
+            profile=FailureProfile(round=number, slices=[]),
         )
-        for i, p in enumerate(points, start=1)
-    ]
+        made.append(Round(round=number, trials=[trial], accepted=accepted))
+    return made
 
 
 def test_a_gain_within_the_noise_costs_nobody_a_place():

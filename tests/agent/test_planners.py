@@ -382,7 +382,7 @@ def test_noise_of_few_repeats_is_drawn_toward_the_usual(observe):
     )
     assert noise_prior(once) == noise_prior(observe(calibration=None))
     thrice = observe(
-        calibration=once.calibration.model_copy(update={"scores": calibration.scores * 3})
+        calibration=once.calibration.model_copy(update={"trials": calibration.trials * 3})
     )
     noise = noise_prior(thrice)
     assert 0.01 < noise["over_refusal"] < 0.5 < noise["safety"] < 0.9

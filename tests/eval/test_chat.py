@@ -35,7 +35,7 @@ def chat(server, waits=None, **config):
     made = ChatModel(
         ChatConfig(base_url=server.url, **{"timeout_seconds": 5, **config}), sleep=sleep
     )
-    made._http._open()  # the first import takes longer than some limits here
+    made._http.open()  # the first import takes longer than some limits here
     return made
 
 
@@ -197,7 +197,9 @@ KEY = "sk-canary-0123456789"
 
 @pytest.fixture
 def answering(monkeypatch):
-    """A server that gives one status and body to every request; called with them, it yields (server, chat)."""
+    """A server that gives one status and body to every request; called with them, it yields
+    (server, chat).
+    """
     monkeypatch.setenv("MOSAIC_API_KEY", KEY)
 
     @contextlib.contextmanager

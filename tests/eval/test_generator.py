@@ -6,9 +6,11 @@ import shutil
 import pytest
 
 from eval.generators.base import TransformersGeneratorConfig
+from eval.generators.draws import draw_tokens
 from eval.generators.transformers import TransformersGenerator
 from mosaic.core.errors import UsageError
 from mosaic.core.types.evaluation import Prompt
+from mosaic.core.types.runs import Sampling
 
 
 def prompts(*chats):
@@ -91,6 +93,73 @@ def test_an_adapter_changes_answers_and_leaves_the_base_alone(tiny_model, genera
     adapted = generator.generate(prompts(*CHATS), tmp_path / "adapter")
     assert adapted != before
     assert generator.generate(prompts(*CHATS), None) == before
+
+
+DRAWN = Sampling(n=4, temperature=1.0, seed=7)
+
+
+def test_n_answers_per_prompt_are_drawn_and_differ(generator):
+    drawn = generator.generate(prompts(*CHATS), None, DRAWN)
+    assert [r.id for r in drawn] == [f"p{i}" for i in range(4) for _ in range(4)]
+    assert [len(r.answers) for r in drawn[8:12]] == [3] * 4
+    assert all(len({r.answers[0] for r in drawn[i : i + 4]}) > 1 for i in (0, 4, 8, 12))
+
+
+def test_the_same_seed_draws_the_same_answers_and_another_draws_others(generator):
+    drawn = generator.generate(prompts(*CHATS), None, DRAWN)
+    assert generator.generate(prompts(*CHATS), None, DRAWN) == drawn
+    other = DRAWN.model_copy(update={"seed": 8})
+    assert generator.generate(prompts(*CHATS), None, other) != drawn
+
+
+def test_a_draw_does_not_depend_on_what_else_is_drawn(tiny_model, generator):
+    drawn = generator.generate(prompts(*CHATS), None, DRAWN)
+    single = TransformersGenerator(
+        tiny_model, TransformersGeneratorConfig(batch_size=1, max_new_tokens=8)
+    )
+    assert single.generate(prompts(*CHATS), None, DRAWN) == drawn
+    backwards = generator.generate(prompts(*CHATS)[::-1], None, DRAWN)
+    assert [r for i in (12, 8, 4, 0) for r in backwards[i : i + 4]] == drawn
+    fewer = DRAWN.model_copy(update={"n": 2})
+    kept = [r for i in (0, 4, 8, 12) for r in drawn[i : i + 2]]
+    assert generator.generate(prompts(*CHATS), None, fewer) == kept
+
+
+def test_each_sample_of_a_chat_continues_with_its_own_answers(generator, monkeypatch):
+    seen = []
+    encode = generator._encode
+    monkeypatch.setattr(
+        generator, "_encode", lambda chats: seen.append([list(c) for c in chats]) or encode(chats)
+    )
+    drawn = generator.generate(prompts(("a", "b", "please add one")), None, DRAWN)
+    for chat, response in zip(seen[2], drawn, strict=True):
+        own = [m["content"] for m in chat if m["role"] == "assistant"]
+        assert own == response.answers[:2]
+
+
+def test_a_draw_at_almost_no_temperature_or_from_one_token_is_greedy(generator):
+    greedy = generator.generate(prompts(*CHATS), None)
+    cold = Sampling(temperature=1e-4, seed=1)
+    assert generator.generate(prompts(*CHATS), None, cold) == greedy
+    narrow = Sampling(temperature=1.0, top_p=1e-6, seed=1)
+    assert generator.generate(prompts(*CHATS), None, narrow) == greedy
+    generator.generate(prompts(*CHATS), None, DRAWN)
+    assert generator.generate(prompts(*CHATS), None) == greedy
+
+
+def test_tokens_are_drawn_as_often_as_the_model_says():
+    import torch
+
+    probabilities = torch.tensor([0.5, 0.3, 0.15, 0.05])
+    logits = probabilities.log().expand(20_000, 4)
+    uniforms = torch.rand(20_000, generator=torch.Generator().manual_seed(1))
+    all_of_them = draw_tokens(logits, uniforms, temperature=1.0, top_p=1.0).bincount(minlength=4)
+    assert all_of_them.tolist() == pytest.approx([10_000, 6_000, 3_000, 1_000], rel=0.06)
+    nucleus = draw_tokens(logits, uniforms, temperature=1.0, top_p=0.8).bincount(minlength=4)
+    assert nucleus.tolist() == pytest.approx([12_500, 7_500, 0, 0], rel=0.03)
+    warm = draw_tokens(logits, uniforms, temperature=2.0, top_p=1.0).bincount(minlength=4)
+    weights = probabilities.sqrt() / probabilities.sqrt().sum() * 20_000
+    assert warm.tolist() == pytest.approx(weights.tolist(), rel=0.06)
 
 
 def test_likelihood_is_the_models_own(generator):

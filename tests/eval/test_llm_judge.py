@@ -10,7 +10,8 @@ from pydantic import ValidationError
 from benchmarks.judge_server import BLOCK, MODEL, JudgeServer
 from eval.chat.client import ChatConfig, ChatModel, ChatUnavailable
 from eval.judges.base import LlmJudgeConfig
-from eval.judges.llm import ITEMS, LlmJudge, reply_model
+from eval.judges.items import ITEMS, reply_model
+from eval.judges.llm import LlmJudge
 from eval.judges.verifier import VerifierJudge
 from eval.objectives.safety import CONCEALMENT, LEAKS, PRESSURE, UTILITY, Safety
 from mosaic.core.types.data import Message

@@ -65,12 +65,12 @@ def test_a_good_suite_loads_and_its_references_hold(tmp_path):
     ("lines", "message"),
     [
         ([prompt(), prompt()], "steering.jsonl:2: the id 'p1' stands on line 1"),
-        (["{broken"], "steering.jsonl:1: no JSON"),
+        (["{broken"], "steering.jsonl:1: not valid JSON"),
         (['{"id": "a", "id": "b"}'], "steering.jsonl:1: an object names a key twice"),
         (['{"id": "\\ud800"}'], "steering.jsonl:1: a lone surrogate"),
         (["[1]"], "steering.jsonl:1"),
         ([prompt(slice="complexity_4")], "complexity_1"),
-        ([prompt(rules={"utility": {"explicit_refusal": {"any": ["("]}}})], "is no pattern"),
+        ([prompt(rules={"utility": {"explicit_refusal": {"any": ["("]}}})], "is not a pattern"),
         ([prompt(rules={"utility": {"explicit_refusal": {"some": ["x"]}}})], "unknown condition"),
         ([prompt(more=1)], "more"),
         ([], "no prompt"),
@@ -147,7 +147,7 @@ def test_an_answer_that_a_checker_cannot_read_is_one_lost_item(monkeypatch):
         def check_following(self, text):
             raise TypeError("list indices must be integers")
 
-    monkeypatch.setattr("eval.ifeval._instance", lambda constraint: Breaks())
+    monkeypatch.setattr("eval.ifeval._built", lambda constraint: Breaks())
     title = [{"id": "detectable_format:title", "params": {}}]
     asked = Prompt(id="p", slice="c1", weight=1, turns=["go"], constraints=title)
     answer = Response(id="p", answers=["x"], finish_reasons=["stop"], n_tokens=1)

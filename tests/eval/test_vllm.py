@@ -1,4 +1,8 @@
-"""The vLLM generator without vLLM: order of turns, faults of a server, what the canary finds. The real one: `make test-vllm`."""
+"""The vLLM generator without vLLM: order of turns, faults of a server, what the adapter probe
+finds.
+
+The real one: `make test-vllm`.
+"""
 
 import asyncio
 import json
@@ -12,20 +16,26 @@ from pathlib import Path
 
 import pytest
 
-from eval.generators.adapter_probe import PROMPTS, TOKENS, AdapterProbe, ProbeError, Served
+from eval.generators.adapter_probe import (
+    PROMPTS,
+    TOKENS,
+    AdapterProbe,
+    Continuation,
+    ProbeError,
+    ProbeResult,
+)
 from eval.generators.base import VllmGeneratorConfig
 from eval.generators.conversations import Turn, replay
-from eval.generators.vllm import (
-    ADAPTER_FILES,
-    Session,
-    VllmGenerator,
-    adapter_digest,
-    check_adapter_recipe,
-)
-from eval.generators.vllm_server import AttachedServer, OwnServer, ServerGone
+from eval.generators.draws import AnswerId
+from eval.generators.vllm import VllmGenerator
+from eval.generators.vllm_adapters import ADAPTER_FILES, adapter_digest, check_adapter_recipe
+from eval.generators.vllm_api import ServerGone, generation_settings
+from eval.generators.vllm_server import AttachedServer, OwnServer
+from eval.generators.vllm_session import Session
 from mosaic.app.loop import stop_signals
 from mosaic.core.errors import BoundaryError, PausedError, UsageError
 from mosaic.core.types.evaluation import Prompt
+from mosaic.core.types.runs import Sampling
 from training.methods.base import SftConfig
 from training.methods.vllm_limits import check_servable
 
@@ -45,9 +55,9 @@ def prompts(*turns):
 def test_a_slow_conversation_holds_nobody_up():
     ended = []
 
-    async def ask(where, chat):
-        await asyncio.sleep(0.2 if where == "p0" else 0.001)
-        ended.append((where, sum(m["role"] == "user" for m in chat)))
+    async def ask(wanted, chat):
+        await asyncio.sleep(0.2 if wanted.prompt == "p0" else 0.001)
+        ended.append((wanted.prompt, sum(m["role"] == "user" for m in chat)))
         return Turn("yes", "stop", 1)
 
     asyncio.run(replay(prompts(2, 3, 3), ask, 8))
@@ -56,7 +66,8 @@ def test_a_slow_conversation_holds_nobody_up():
 
 
 def test_responses_come_in_the_order_of_the_prompts_with_their_reasons_and_tokens():
-    async def ask(where, chat):
+    async def ask(wanted, chat):
+        where = wanted.prompt
         return Turn(f"{where} {len(chat)}", "length" if where == "p1" else "stop", 2)
 
     first, second = asyncio.run(replay(prompts(1, 3), ask, 1))
@@ -68,8 +79,8 @@ def test_responses_come_in_the_order_of_the_prompts_with_their_reasons_and_token
 def test_one_error_ends_all_conversations():
     asked = []
 
-    async def ask(where, chat):
-        asked.append(where)
+    async def ask(wanted, chat):
+        asked.append(wanted)
         await asyncio.sleep(0.01)
         raise BoundaryError("gone")
 
@@ -103,7 +114,7 @@ def test_an_adapter_that_vllm_cannot_express_is_refused_by_field(tmp_path, field
         check_adapter_recipe(tmp_path, 16)
 
 
-# The canary, against PEFT's own forward
+# The adapter probe, against PEFT's own forward pass
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +140,7 @@ def adapters(tiny_model, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def answers(tiny_model, adapters):
-    """What a right server would say to the canary's prompts: by model, `None` being the base."""
+    """What a right server would say to the probe's prompts: by model, `None` being the base."""
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -154,50 +165,50 @@ def answers(tiny_model, adapters):
                     )
                 tokens.append(int(row.argmax()))
                 values.append(float(row.max()))
-            served.append(Served(ids, tokens, values))
+            served.append(Continuation(ids, tokens, values))
         return served
 
     return {adapter: of(adapter) for adapter in (None, *adapters)}
 
 
 @pytest.fixture(scope="module")
-def canary(tiny_model):
+def probe(tiny_model):
     return AdapterProbe(tiny_model, "float32")
 
 
-def test_the_canary_passes_a_server_that_does_what_peft_does(canary, adapters, answers):
-    assert canary.check_base(answers[None]) < 1e-3
+def test_the_probe_passes_a_server_that_does_what_peft_does(probe, adapters, answers):
+    assert probe.check_base(answers[None]) < 1e-3
     for adapter in adapters:
-        verdict = canary.check_adapter(adapter, "a", answers[adapter], answers[None])
-        assert verdict.error < 1e-3
-        assert verdict.distinct
+        result = probe.check_adapter(adapter, "a", answers[adapter], answers[None])
+        assert result.error < 1e-3
+        assert result.distinct
 
 
-@pytest.mark.parametrize(("answered_by", "found"), [(None, "base"), (1, "other")])
-def test_a_missing_or_swapped_adapter_is_found(canary, adapters, answers, answered_by, found):
+@pytest.mark.parametrize(("answered_by", "mismatch"), [(None, "base"), (1, "other")])
+def test_a_missing_or_swapped_adapter_is_found(probe, adapters, answers, answered_by, mismatch):
     served = answers[None if answered_by is None else adapters[answered_by]]
     with pytest.raises(ProbeError) as caught:
-        canary.check_adapter(adapters[0], "a", served, answers[None])
-    assert caught.value.found == found
+        probe.check_adapter(adapters[0], "a", served, answers[None])
+    assert caught.value.mismatch == mismatch
     assert "nothing was scored" in str(caught.value)
 
 
-def test_an_adapter_that_answers_for_the_base_is_found(canary, adapters, answers):
+def test_an_adapter_that_answers_for_the_base_is_found(probe, adapters, answers):
     with pytest.raises(ProbeError, match="not answered by") as caught:
-        canary.check_adapter(adapters[0], "a", answers[adapters[0]], answers[adapters[0]])
-    assert caught.value.found == "adapter"
+        probe.check_adapter(adapters[0], "a", answers[adapters[0]], answers[adapters[0]])
+    assert caught.value.mismatch == "adapter"
 
 
-def test_another_chat_template_is_found(canary, answers):
-    moved = [Served([7, *s.prompt], s.tokens, s.logprobs) for s in answers[None]]
+def test_another_chat_template_is_found(probe, answers):
+    moved = [Continuation([7, *s.prompt], s.tokens, s.logprobs) for s in answers[None]]
     with pytest.raises(ProbeError) as caught:
-        canary.check_base(moved)
-    assert caught.value.found == "rendering"
+        probe.check_base(moved)
+    assert caught.value.mismatch == "rendering"
 
 
-def test_the_reference_model_is_left_without_adapter(canary, adapters, answers):
-    canary.check_adapter(adapters[1], "a", answers[adapters[1]], answers[None])
-    assert canary.check_base(answers[None]) < 1e-3
+def test_the_reference_model_is_left_without_adapter(probe, adapters, answers):
+    probe.check_adapter(adapters[1], "a", answers[adapters[1]], answers[None])
+    assert probe.check_base(answers[None]) < 1e-3
 
 
 # A server that fails
@@ -210,14 +221,14 @@ class Quiet(AdapterProbe):
         return 0.0
 
     def check_adapter(self, adapter, name, served, base_served):
-        from eval.generators.adapter_probe import Verdict
-
-        return Verdict(0.0, 1.0, True)
+        return ProbeResult(0.0, 1.0, True)
 
 
 @pytest.fixture
 def stand_in(monkeypatch, tmp_path, tiny_model):
-    """(a generator whose server is the stand-in, the stand-in's log); keywords are the stand-in's environment."""
+    """(a generator whose server is the stand-in, the stand-in's log); keywords are the stand-in's
+    environment.
+    """
     command = tmp_path / "vllm"
     command.write_text(f'#!/bin/sh\nexec {sys.executable} {STAND_IN} "$@"\n')
     command.chmod(0o755)
@@ -231,8 +242,8 @@ def stand_in(monkeypatch, tmp_path, tiny_model):
             monkeypatch.setenv(f"STAND_IN_{key.upper()}", str(value))
         config = VllmGeneratorConfig(**{"memory": "share", "start_seconds": 20, **(settings or {})})
         generator = VllmGenerator(tiny_model, config, 16, tmp_path / "logs")
-        generator._canary = Quiet(tiny_model, "float32")
-        monkeypatch.setattr(generator, "_probe", lambda names: [[] for _ in names])
+        generator._adapter_probe = Quiet(tiny_model, "float32")
+        monkeypatch.setattr(generator, "_continue_prompts", lambda names: [[] for _ in names])
         made.append(generator)
         return generator, log
 
@@ -262,6 +273,27 @@ def test_after_a_crash_every_conversation_goes_on_where_it_stood(stand_in, adapt
     assert (
         len(asked) - 50 <= 20
     )  # at most what was under way when it died: one turn per conversation
+
+
+def test_n_answers_are_n_requests_with_seeds_of_their_own_which_a_crash_keeps(stand_in):
+    sampling = Sampling(n=3, temperature=0.7, top_p=0.9, seed=5)
+    generator, log = stand_in(dies_after=20)
+    drawn = generator.generate(prompts(1, 2, 3, 3), None, sampling)
+    assert generator.server.starts == 2
+    assert [r.id for r in drawn] == [f"p{i}" for i in range(4) for _ in range(3)]
+    for i, response in enumerate(drawn):
+        for turn, answer in enumerate(response.answers):
+            seed = AnswerId(response.id, i % 3, turn).seed(sampling)
+            assert answer == f"base {2 * turn + 1} {i // 3}.{turn} 0.7 0.9 {seed}"
+    # Each chat holds the earlier answers of its own sample.
+    chats = {tuple(json.loads(line)[1]) for line in log.read_text().splitlines()}
+    for response in drawn:
+        assert any(list(chat[1::2]) == response.answers[:-1] for chat in chats)
+
+
+def test_a_greedy_answer_carries_no_seed():
+    greedy = generation_settings(8, [2], Sampling(top_p=0.5), seed=7)
+    assert (greedy["temperature"], greedy["top_p"], greedy["seed"]) == (0.0, 1.0, None)
 
 
 def test_a_server_that_keeps_dying_ends_the_evaluation(stand_in):
@@ -424,11 +456,11 @@ class Counting(Quiet):
 
 def test_the_base_is_checked_after_every_start(stand_in):
     generator, _ = stand_in(dies_after=15)
-    generator._canary = Counting(generator.base_model, "float32")
+    generator._adapter_probe = Counting(generator.base_model, "float32")
     generator.generate(prompts(*[1] * 20), None)
-    assert (generator.server.starts, generator._canary.checks) == (2, 2)
+    assert (generator.server.starts, generator._adapter_probe.checks) == (2, 2)
     generator.generate(prompts(1), None)
-    assert generator._canary.checks == 2
+    assert generator._adapter_probe.checks == 2
 
 
 def test_a_base_whose_check_did_not_pass_is_checked_again(stand_in):
@@ -439,7 +471,7 @@ def test_a_base_whose_check_did_not_pass_is_checked_again(stand_in):
         def check_base(self, served):
             raise lost.pop(0) if len(lost) > 1 else lost[0]
 
-    generator._canary = Failing(generator.base_model, "float32")
+    generator._adapter_probe = Failing(generator.base_model, "float32")
     for _ in range(2):
         with pytest.raises(ProbeError):
             generator.generate(prompts(1), None)
@@ -452,32 +484,32 @@ def test_the_base_of_an_attached_server_is_checked_before_every_call_and_after_a
     own.serve(None)
     monkeypatch.setenv("VLLM_API_KEY", own.server.key)
     generator, _ = stand_in({"base_url": own.server.url})
-    canary = generator._canary = Counting(generator.base_model, "float32")
+    probe = generator._adapter_probe = Counting(generator.base_model, "float32")
     generator.generate(prompts(1), None)
     generator.generate(prompts(1), None)
-    assert canary.checks == 2
+    assert probe.checks == 2
     asyncio.run(_lost(Session(generator, None)))
-    assert canary.checks == 3
-    canary.fails = True
+    assert probe.checks == 3
+    probe.fails = True
     with pytest.raises(ProbeError):
         generator.generate(prompts(1), None)
 
 
 async def _lost(session):
     async with session:
-        await session._recover(0, ServerGone("gone"))
+        await session._recover(0, "gone")
 
 
 def test_a_base_is_read_once_and_its_numbers_are_held_to_that_every_time(
     tiny_model, answers, monkeypatch
 ):
-    canary = AdapterProbe(tiny_model, "float32")
-    canary.check_base(answers[None])
-    monkeypatch.setattr(canary, "_read", None)
-    assert canary.check_base(answers[None]) < 1e-3
+    probe = AdapterProbe(tiny_model, "float32")
+    probe.check_base(answers[None])
+    monkeypatch.setattr(probe, "_read", None)
+    assert probe.check_base(answers[None]) < 1e-3
     with pytest.raises(ProbeError):
-        canary.check_base(
-            [Served(s.prompt, s.tokens, [v - 1 for v in s.logprobs]) for s in answers[None]]
+        probe.check_base(
+            [Continuation(s.prompt, s.tokens, [v - 1 for v in s.logprobs]) for s in answers[None]]
         )
 
 

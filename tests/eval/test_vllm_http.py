@@ -1,4 +1,6 @@
-"""What `generator.base_url` may do to the controller: take the key elsewhere, echo it, or be something else than vLLM."""
+"""What `generator.base_url` may do to the controller: take the key elsewhere, echo it, or be
+something else than vLLM.
+"""
 
 import asyncio
 import json
@@ -7,10 +9,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from eval.chat.http import is_loopback
+from eval.chat.http import Endpoint, is_loopback
 from eval.generators.base import VllmGeneratorConfig
-from eval.generators.vllm import Session, VllmGenerator
+from eval.generators.draws import AnswerId
+from eval.generators.vllm import VllmGenerator
 from eval.generators.vllm_server import AttachedServer
+from eval.generators.vllm_session import Session, _pause
 from mosaic.core.errors import BoundaryError, UsageError
 from mosaic.core.types.evaluation import Prompt
 
@@ -21,7 +25,10 @@ PROMPT = [Prompt(id="p", turns=["q"], slice="s", weight=1)]
 
 @pytest.fixture
 def serve(monkeypatch):
-    """Start an HTTP server: `answer(path, key)` gives status, body, headers. Its port and the requests it saw."""
+    """Start an HTTP server: `answer(path, key)` gives status, body, headers.
+
+    Its port and the requests it saw.
+    """
     monkeypatch.setenv("VLLM_API_KEY", KEY)
     for name in ("http_proxy", "HTTP_PROXY", "no_proxy", "NO_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
@@ -72,7 +79,7 @@ def attached(port, host="127.0.0.1"):
 
 @pytest.fixture
 def ask(tiny_model, tmp_path, monkeypatch):
-    """One generated answer of a server that needs no canary."""
+    """One generated answer of a server that needs no probe."""
 
     def one(port, host="127.0.0.1"):
         generator = VllmGenerator(tiny_model, config(port, host), 16, tmp_path)
@@ -80,7 +87,7 @@ def ask(tiny_model, tmp_path, monkeypatch):
 
         async def send():
             async with Session(generator, None) as session:
-                return await session.ask("p", [{"role": "user", "content": "q"}])
+                return await session.ask(AnswerId("p", 0, 0), [{"role": "user", "content": "q"}])
 
         return asyncio.run(send())
 
@@ -117,14 +124,14 @@ def test_loopback_goes_through_no_proxy(serve, ask, monkeypatch, host):
     }
     port, _ = serve(lambda path, key: (200, MODELS if path == "/v1/models" else good, {}))
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy}")
-    assert attached(port, host).models() == MODELS["data"]
+    assert attached(port, host).models() == [{"id": "m", "parent": None}]
     assert ask(port, host).text == "yes"
     assert seen == []
 
 
 @pytest.mark.parametrize("status", [400, 401, 404])
 def test_a_server_that_echoes_the_key_is_not_quoted(serve, ask, monkeypatch, status):
-    monkeypatch.setattr("eval.generators.vllm.RESTARTS", 0)
+    monkeypatch.setattr("eval.generators.vllm_session.RESTARTS", 0)
     port, _ = serve(
         lambda path, key: (status, {"error": {"message": "x" * 280 + f"bad {key}"}}, {})
     )
@@ -172,7 +179,7 @@ def test_an_address_that_is_no_vllm_is_named(serve, body):
 def test_a_chat_reply_that_is_none_is_named(serve, ask, tiny_model, tmp_path, body, kind):
     port, _ = serve(always(body, **{"Content-Type": kind}))
     generator = VllmGenerator(tiny_model, config(port), 16, tmp_path)
-    for call in (lambda: ask(port), lambda: generator._probe(["m"])):
+    for call in (lambda: ask(port), lambda: generator._continue_prompts(["m"])):
         with pytest.raises(
             BoundaryError, match=r"does not answer as vLLM does; check generator\.base_url"
         ):
@@ -184,4 +191,35 @@ def test_a_probe_without_numbers_is_no_probe(serve, tiny_model, tmp_path, values
     choice = {"token_ids": [1], "logprobs": {"content": [{"logprob": v} for v in values]}}
     port, _ = serve(always({"prompt_token_ids": [1], "choices": [choice]}))
     with pytest.raises(BoundaryError, match="does not answer as vLLM does"):
-        VllmGenerator(tiny_model, config(port), 16, tmp_path)._probe(["m"])
+        VllmGenerator(tiny_model, config(port), 16, tmp_path)._continue_prompts(["m"])
+
+
+def test_a_busy_server_of_somebody_else_is_asked_again(serve, ask, monkeypatch):
+    monkeypatch.setattr("eval.generators.vllm_session._pause", lambda attempt, retry_after: 0.0)
+    good = {
+        "choices": [{"message": {"content": "yes"}, "finish_reason": "stop"}],
+        "usage": {"completion_tokens": 1},
+    }
+    statuses = [429, 503, 408, 200]
+    port, seen = serve(lambda path, key: (statuses.pop(0), good, {}))
+    assert ask(port).text == "yes"
+    assert len(seen) == 4
+
+
+@pytest.mark.parametrize(
+    ("attempt", "retry_after", "least", "most"),
+    [(0, None, 0.375, 0.5), (3, None, 3, 4), (9, None, 6, 8), (0, 7, 7, 7), (0, 3600, 0.375, 0.5)],
+)
+def test_pauses_grow_and_heed_the_server_within_a_minute(attempt, retry_after, least, most):
+    assert least <= _pause(attempt, retry_after) <= most
+
+
+def test_an_endpoint_does_not_show_its_key():
+    assert "secret" not in repr(Endpoint("http://127.0.0.1:1/v1", "KEY", key="secret"))
+
+
+def test_a_reply_without_end_is_cut_off(serve, monkeypatch):
+    monkeypatch.setattr("eval.generators.vllm_api.MAX_REPLY", 1000)
+    port, _ = serve(always({"data": [{"id": "m" * 2000}]}))
+    with pytest.raises(BoundaryError, match="does not answer as vLLM does"):
+        attached(port).models()

@@ -1,4 +1,7 @@
-"""The vLLM generator with a real vLLM and the lab's model: `make test-vllm`. Skipped where vLLM is not installed."""
+"""The vLLM generator with a real vLLM and the lab's model: `make test-vllm`.
+
+Skipped where vLLM is not installed.
+"""
 
 import json
 import os
@@ -18,6 +21,7 @@ from eval.generators.base import TransformersGeneratorConfig, VllmGeneratorConfi
 from eval.generators.transformers import TransformersGenerator
 from eval.generators.vllm import VllmGenerator
 from mosaic.core.types.evaluation import Prompt
+from mosaic.core.types.runs import Sampling
 
 try:
     version("vllm")
@@ -47,7 +51,10 @@ def prompts():
 
 @pytest.fixture(scope="module")
 def adapters(tmp_path_factory):
-    """Adapters with an effect that shows; the third has none. As many as the server holds at once, and one more."""
+    """Adapters with an effect that shows; the third has none.
+
+    As many as the server holds at once, and one more.
+    """
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -103,6 +110,18 @@ def test_base_and_adapters_answer_as_with_transformers_from_one_server(
     assert generator.server.starts == 1
 
 
+def test_drawn_answers_follow_from_their_seed(generator, prompts):
+    with suppress(PackageNotFoundError):
+        version("vllm-cpu-lora-fix")
+        pytest.skip("vLLM's CPU build of tests/env ends at a request with a seed")
+    sampling = Sampling(n=4, temperature=1.0, seed=1)
+    drawn = generator.generate(prompts, None, sampling)
+    assert [r.id for r in drawn] == [p.id for p in prompts for _ in range(4)]
+    assert same(drawn, generator.generate(prompts, None, sampling)) >= 0.95
+    other = sampling.model_copy(update={"seed": 2})
+    assert same(drawn, generator.generate(prompts, None, other)) < 0.95
+
+
 def test_likelihoods_are_the_models(generator, plain, adapters):
     texts = ["how do i store the bread ?", "the bridge is old and green ."]
     for adapter in (None, adapters[0]):
@@ -111,15 +130,15 @@ def test_likelihoods_are_the_models(generator, plain, adapters):
         )
 
 
-@pytest.mark.parametrize(("served", "found"), [(1, "other"), (2, "base")])
-def test_another_adapter_under_the_name_is_found(generator, adapters, served, found):
+@pytest.mark.parametrize(("served", "mismatch"), [(1, "other"), (2, "base")])
+def test_another_adapter_under_the_name_is_found(generator, adapters, served, mismatch):
     generator.serve(None)
     name = f"wrong-{served}"
     generator.server.load(name, adapters[served])
-    answers, base = generator._probe([name, generator.server.base])
+    answers, base = generator._continue_prompts([name, generator.server.base])
     with pytest.raises(ProbeError) as caught:
-        generator._canary.check_adapter(adapters[0], name, answers, base)
-    assert caught.value.found == found
+        generator._adapter_probe.check_adapter(adapters[0], name, answers, base)
+    assert caught.value.mismatch == mismatch
 
 
 def test_a_server_killed_in_the_middle_is_replaced_and_the_answers_are_the_same(
@@ -145,7 +164,9 @@ def test_a_server_killed_in_the_middle_is_replaced_and_the_answers_are_the_same(
     assert same(before, after) >= 0.95
 
 
-def test_the_canary_finds_base_requests_answered_by_an_adapter(adapters, tmp_path, monkeypatch):
+def test_the_adapter_probe_finds_base_requests_answered_by_an_adapter(
+    adapters, tmp_path, monkeypatch
+):
     """The CPU build's fault, with its way round (tests/env) switched off."""
     try:
         version("vllm-cpu-lora-fix")
@@ -154,10 +175,11 @@ def test_the_canary_finds_base_requests_answered_by_an_adapter(adapters, tmp_pat
     monkeypatch.setenv("VLLM_CPU_LORA_FIX", "off")
     generator = VllmGenerator(LAB / "model", VllmGeneratorConfig(**SETTINGS), 8, tmp_path)
     try:
-        # Base rows take the last slot's adapter, so the fault shows as soon as all slots are filled.
+        # Base rows take the last slot's adapter, so the fault shows as soon as all slots are
+        # filled.
         with pytest.raises(ProbeError) as caught:
             list(map(generator.serve, adapters))
-        assert caught.value.found == "adapter"
+        assert caught.value.mismatch == "adapter"
     finally:
         generator.close()
 
@@ -212,9 +234,13 @@ def test_the_laboratory_runs_with_vllm_and_leaves_nothing_behind(tmp_path):
 def test_the_labs_own_model_plans_under_a_grammar_on_an_attached_server_and_the_round_finishes(
     tmp_path,
 ):
-    """Planner and generator share a server that somebody else runs. The plans of such a model are poor: whatever it
-    writes must become a valid plan, a repair, or the fallback planner, and the round must finish."""
-    # A plan's question is longer than the lab's chats; rotary positions need no weights to reach further.
+    """Planner and generator share a server that somebody else runs.
+
+    The plans of such a model are poor: whatever it writes must become a valid plan, a repair, or
+    the fallback planner, and the round must finish.
+    """
+    # A plan's question is longer than the lab's chats; rotary positions need no weights to reach
+    # further.
     base = tmp_path / "model"
     shutil.copytree(LAB / "model", base)
     shape = json.loads((base / "config.json").read_text())
@@ -253,5 +279,6 @@ def test_the_labs_own_model_plans_under_a_grammar_on_an_attached_server_and_the_
     used = report["model_calls"]["planner"]
     print(f"planner: {planned['planner']}, {used}, replaced: {planned['replaced']}")
     assert used["answers"] >= 1
-    # A schema that the server enforced was answered: the endpoint did not merely refuse the question.
+    # A schema that the server enforced was answered: the endpoint did not merely refuse the
+    # question.
     assert "http_" not in str(planned["replaced"])

@@ -1,8 +1,11 @@
-"""A stand-in for the `vllm` command, for faults only: it speaks the few routes that the generator uses and knows no model.
+"""A stand-in for the `vllm` command, for faults only: it speaks the few routes that the generator
+uses and knows no model.
 
-An answer is a function of model name and chat, so that a test can say what must come back. Behaviour by environment:
-STAND_IN_LOG (a file that gets a line per answered chat), STAND_IN_DIES_AFTER (answers until the process is gone, in each
-of its lives), STAND_IN_MODE (`never`: no port is opened; `broken`: it ends at once; `child`: it has a child process).
+An answer is a function of model name, chat and (if it is drawn) how it is drawn, so that a test can
+say what must come back. Behaviour by environment: STAND_IN_LOG (a file that gets a line per
+answered chat), STAND_IN_DIES_AFTER (answers until the process is gone, in each of its lives),
+STAND_IN_MODE (`never`: no port is opened; `broken`: it ends at once; `child`: it has a child
+process).
 """
 
 import json
@@ -57,6 +60,8 @@ class Handler(BaseHTTPRequestHandler):
                     json.dumps([body["model"], [m["content"] for m in body["messages"]]]) + "\n"
                 )
         text = f"{body['model'][:7]} {len(body['messages'])} {body['messages'][-1]['content']}"
+        if body["temperature"] > 0:
+            text += f" {body['temperature']} {body['top_p']} {body['seed']}"
         self.reply(
             {
                 "choices": [{"message": {"content": text}, "finish_reason": "stop"}],

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.judge_server import MODEL, JudgeServer, by_rules
 from benchmarks.judging import Evaluations
-from eval.judges.llm import ITEMS
+from eval.judges.items import ITEMS
 from eval.suite import load_suite
 from mosaic.app.config import load_config
 from mosaic.app.judging import check, check_judge, compare_judges, label_pool, label_prompts
@@ -40,7 +40,7 @@ def by_words(name, turns):
 def overrides(server, *more):
     return [
         "judge.kind=llm", f"judge.chat.base_url={server.url}", f"judge.chat.model={MODEL}", "judge.chat.max_attempts=2",
-        "judge.revision=r1", "judge.canaries=4", *more,
+        "judge.revision=r1", "judge.gold_checks=4", *more,
     ]  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """A model judge inside a run: a conversation is asked once, known answers come first, and nothing made is lost."""
 
+import hashlib
 import sqlite3
 
 import pytest
@@ -10,12 +11,15 @@ from benchmarks.judging import ASKED, OWN, Evaluations
 from eval.chat.client import ChatConfig, ChatModel, ChatUnavailable
 from eval.judges.base import LlmJudgeConfig
 from eval.judges.llm import LlmJudge
+from eval.judges.verdicts import VerdictEntry
 from eval.suite import Suite
 from mosaic.app.config import load_config
 from mosaic.app.views.report_data import model_calls
 from mosaic.app.wiring import open_suites
 from mosaic.core.errors import DamageError, PausedError, StopRequested, UsageError
 from mosaic.core.journal import Journal
+from mosaic.core.types.data import Message
+from mosaic.core.types.evaluation import Verdict
 from tools.effects.judge import GoldChecks
 from tools.effects.verdict_cache import VerdictCache
 
@@ -79,8 +83,8 @@ def test_a_run_folder_stands_alone(world, decide):
     assert {s.result["source"] for s in journals["two"].steps("verdict")} == {"cache"}
     assert all(j.check() == [] for j in journals.values())
     paid, given = (model_calls(journals[name])["judge"] for name in ("one", "two"))
-    canaries = [s.result for s in journals["one"].steps("canaries")]
-    assert all(c["attempts"] == c["asked"] and c["charged"] == 120 * c["asked"] for c in canaries)
+    checks = [s.result for s in journals["one"].steps("gold_checks")]
+    assert all(c["attempts"] == c["asked"] and c["charged"] == 120 * c["asked"] for c in checks)
     assert paid["requests"] == asked
     assert paid["tokens"] == 120 * asked
     assert paid["answers"] == given["from_cache"] == len(verdicts["one"])
@@ -138,7 +142,7 @@ def test_too_few_known_answers_right_hold_the_run_before_any_verdict(world, deci
         server.bodies.clear()
         judged = world.evaluate("one", server)
     assert judged.scores() == world.evaluate("two", None).scores()
-    events = Journal.open(world.folder / "one").events(kind="canaries")
+    events = Journal.open(world.folder / "one").events(kind="gold_checks")
     assert {e.payload["agreement"] for e in events} == {1.0}
 
 
@@ -161,18 +165,27 @@ def test_a_verdict_that_failed_is_unscored_counted_and_not_shared(world, decide)
 
 def test_a_damaged_cache_is_named_and_never_believed(tmp_path):
     judge = LlmJudge(LlmJudgeConfig())
-    from eval.judges.llm import Verdict
-    from mosaic.core.types.data import Message
-
     question = judge.ask_about("safety", [Message(role="assistant", content="a")])
     cache = VerdictCache(tmp_path)
-    cache.put([(question, Verdict(status="ok", words="w"))])
-    assert cache.get(question) == Verdict(status="ok", words="w")
+    verdict = Verdict(status="ok", explanation="w")
+    cache.keep([VerdictEntry(question, verdict, 0.0)])
+    assert cache.get(question) == verdict
     cache.close()
     with sqlite3.connect(tmp_path / "verdicts.sqlite") as db:
         db.execute("update verdicts set verdict = replace(verdict, 'w\"', 'x\"')")
     with pytest.raises(DamageError, match=r"verdicts\.sqlite"):
         VerdictCache(tmp_path).get(question)
+
+
+def test_a_verdict_that_an_earlier_version_kept_is_still_known(tmp_path):
+    question = LlmJudge(LlmJudgeConfig()).ask_about("safety", [Message(role="user", content="a")])
+    cache = VerdictCache(tmp_path)
+    cache.keep([VerdictEntry(question, Verdict(status="ok", explanation="w"), 0.0)])
+    (text,) = cache._db.execute("select verdict from verdicts").fetchone()
+    old = text.replace('"explanation"', '"words"')
+    checksum = hashlib.sha256(f"{question.key}\n{old}".encode()).hexdigest()
+    cache._db.execute("update verdicts set verdict = ?, seal = ?", (old, checksum))
+    assert cache.get(question).explanation == "w"
 
 
 def test_a_full_disk_under_the_cache_pauses_by_its_name_and_loses_no_verdict(
@@ -197,8 +210,8 @@ def test_a_full_disk_under_the_cache_pauses_by_its_name_and_loses_no_verdict(
 
 
 def test_one_known_answer_cannot_be_both_good_and_bad():
-    with pytest.raises(ValidationError, match="canaries"):
-        LlmJudgeConfig(canaries=1)
+    with pytest.raises(ValidationError, match="gold_checks"):
+        LlmJudgeConfig(gold_checks=1)
 
 
 def test_suites_without_known_answers_are_refused(lab):
@@ -207,8 +220,8 @@ def test_suites_without_known_answers_are_refused(lab):
         Suite("safety", r, [p.model_copy(update={"bad": None}) for p in s.prompts], s.digest)
         for r, s in suites["safety"].items()
     ]
-    canaries = GoldChecks(
+    gold_checks = GoldChecks(
         LlmJudge(LlmJudgeConfig(chat=ChatConfig(model=MODEL))), objectives, {"safety": bare}, "", ""
     )
     with pytest.raises(UsageError, match=r"objectives\.safety\.suite.*known answers"):
-        canaries.ask("safety", "batch")
+        gold_checks.ask("safety", "batch")

@@ -1,26 +1,33 @@
-"""Verdicts of a judge that is asked: from the journal, from the cache that runs share, or from the model.
+"""Verdicts of a judge that is asked: from the journal, from the cache that runs share, or from the
+model.
 
-Every verdict is a step of its own in the run's journal, wherever it came from, so that a run folder stands alone and
-nothing is asked twice. New ones are asked in batches; answers with known verdicts go before each batch, and where too
-few come out right the run is held before a verdict of that batch is made.
+Every verdict is a step of its own in the run's journal, wherever it came from, so that a run folder
+stands alone and nothing is asked twice. New ones are asked in batches; gold checks go before each
+batch, and if too few of them come out right the run is held before a verdict of that batch is made.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
 
 from eval.chat.client import ChatUnavailable
-from eval.judges.llm import LlmJudge, Made, Question
+from eval.judges.llm import LlmJudge
+from eval.judges.verdicts import (
+    JudgeCost,
+    Question,
+    Source,
+    VerdictEntry,
+    VerdictStore,
+    answer,
+)
 from eval.objectives.base import Objective
 from eval.references import pick, references, require_both, wrong
 from eval.suite import Suite
 from mosaic.core.errors import PausedError, StopRequested
 from mosaic.core.rows import Calls, SmallStep
 from mosaic.core.steps import Outcome, Steps
-from mosaic.core.types.base import digest_of
 from mosaic.core.types.evaluation import Judgment, Prompt, Response, Verdict
 from mosaic.core.types.records import (
     AskVerdict,
@@ -33,49 +40,28 @@ from mosaic.core.types.records import (
 from tools.effects.model_calls import charge_attempts, charge_calls
 from tools.effects.verdict_cache import VerdictCache
 
-BATCH = 256
-FLUSH = 64
-FLUSH_SECONDS = 1.0
-
 Progress = Callable[[str, int, int], None]
 
 
-@dataclass
-class Spent:
-    """Requests and charged tokens of some questions to a judge."""
-
-    requests: int = 0
-    tokens: int = 0
-
-
-class _Counted:
+class _CountedJudge:
     """A model judge that adds up what its verdicts cost."""
 
-    def __init__(self, judge: LlmJudge, spent: Spent) -> None:
+    def __init__(self, judge: LlmJudge, cost: JudgeCost) -> None:
         self.digest = judge.digest
         self._judge = judge
-        self._spent = spent
+        self._ask = partial(judge.ask_afresh, count=cost.add)
 
     def judge(
         self, objective: str, prompts: Sequence[Prompt], responses: Sequence[Response]
     ) -> list[Judgment]:
-        questions = [
-            self._judge.question(objective, p, r) for p, r in zip(prompts, responses, strict=True)
-        ]
-        found: dict[str, Verdict] = {}
-        for some in self._judge.ask_all(list({q.key: q for q in questions}.values())):
-            for question, verdict, _ in some:
-                found[question.key] = verdict
-                self._spent.requests += verdict.attempts
-                self._spent.tokens += verdict.charged
-        return [
-            self._judge.judgment(objective, p, found[q.key])
-            for p, q in zip(prompts, questions, strict=True)
-        ]
+        return self._judge.judge_with(self._ask, objective, prompts, responses)
 
 
 class GoldChecks:
-    """Known answers for a judge. A reply that is no verdict counts as wrong."""
+    """Answers with known verdicts, to check a judge by.
+
+    A reply that is not a verdict counts as wrong.
+    """
 
     def __init__(
         self,
@@ -94,15 +80,18 @@ class GoldChecks:
 
     def most(self, objective: str) -> int:
         """How many of them go before a batch."""
-        return min(self.judge.config.canaries, len(self.known.get(objective, [])))
+        return min(self.judge.config.gold_checks, len(self.known.get(objective, [])))
 
-    def ask(self, objective: str, batch: str, spent: Spent | None = None) -> dict[str, Any]:
-        """Ask some of them, chosen by the batch's digest; `spent` is added to as verdicts are made. PausedError
-        where the agreement is too low, UsageError where the suites of the objective have no references."""
+    def ask(self, objective: str, batch: str, cost: JudgeCost) -> GoldChecked:
+        """Ask some of them, chosen by the batch's digest; `cost` is added to as verdicts are made.
+
+        PausedError if the agreement is too low, UsageError if the suites of the objective have no
+        references.
+        """
         config = self.judge.config
-        some = pick(self.known.get(objective, []), config.canaries, batch)
+        some = pick(self.known.get(objective, []), config.gold_checks, batch)
         require_both(objective, some)
-        bad = wrong(_Counted(self.judge, spent or Spent()), self.objectives[objective], some)
+        bad = wrong(_CountedJudge(self.judge, cost), self.objectives[objective], some)
         agreement = 1 - len(bad) / len(some)
         if agreement < config.agreement:
             names = ", ".join(f"{r.prompt.id} ({r.kind})" for r, _ in bad[:5])
@@ -111,41 +100,40 @@ class GoldChecks:
                 f"({agreement:.0%}), at least {config.agreement:.0%} must; wrong: {names}; "
                 f"look at the judge with `{self.check}`, then: {self.command}"
             )
-        return {"objective": objective, "asked": len(some), "agreement": round(agreement, 4)}
+        return GoldChecked(
+            objective=objective,
+            asked=len(some),
+            agreement=round(agreement, 4),
+            attempts=cost.requests,
+            charged=cost.tokens,
+        )
 
 
-def ask_in_batches(
-    judge: LlmJudge,
-    questions: Sequence[Question],
-    before: Callable[[str], None],
-    keep: Callable[[Sequence[Made]], None],
-    progress: Callable[[int], None] = lambda done: None,
-    stopping: Callable[[], bool] = lambda: False,
-) -> dict[str, Verdict]:
-    """Ask the model about each question, `before(digest of the batch)` first; hand verdicts to `keep` soon after they
-    are made. What was made before an outage is kept before the error leaves; after a stop the rest is missing."""
-    found: dict[str, Verdict] = {}
-    for start in range(0, len(questions), BATCH):
-        if stopping():
-            break
-        batch = questions[start : start + BATCH]
-        before(digest_of([q.key for q in batch]))
-        waiting: list[Made] = []
-        last = time.monotonic()
-        try:
-            for made in judge.ask_all(batch, stopping):
-                waiting += made
-                found |= {question.key: verdict for question, verdict, _ in made}
-                if waiting and (len(waiting) >= FLUSH or time.monotonic() - last > FLUSH_SECONDS):
-                    done, waiting = waiting, []
-                    keep(done)
-                    last = time.monotonic()
-                    progress(len(found))
-        finally:
-            if waiting:
-                keep(waiting)
-        progress(len(found))
-    return found
+class _JournalVerdicts:
+    """The verdicts of one run, each a step of its own."""
+
+    def __init__(self, steps: Steps) -> None:
+        self._steps = steps
+
+    def get(self, question: Question) -> Verdict | None:
+        step = self._steps.journal.find(_inputs(question))
+        return step.result.verdict if step else None
+
+    def keep(self, entries: Sequence[VerdictEntry], source: Source) -> None:
+        items = []
+        for question, verdict, seconds in entries:
+            filed = VerdictFiled(verdict=verdict, source=source)
+            items.append(SmallStep(_inputs(question), filed, round(seconds, 4)))
+        self._steps.record(items, [_calls([entry.verdict for entry in entries], source)])
+
+
+def _calls(verdicts: Sequence[Verdict], source: Source) -> Calls:
+    """What some verdicts took: nothing, if another run had paid for them."""
+    if source == "cache":
+        return Calls("judge", cached=len(verdicts))
+    requests = sum(v.attempts for v in verdicts)
+    tokens = sum(v.charged for v in verdicts)
+    return Calls("judge", answers=len(verdicts), requests=requests, tokens=tokens)
 
 
 class RecordedJudge:
@@ -156,124 +144,90 @@ class RecordedJudge:
         judge: LlmJudge,
         steps: Steps,
         cache: VerdictCache,
-        gold: GoldChecks,
+        gold_checks: GoldChecks,
         progress: Progress | None = None,
     ) -> None:
         self.digest = judge.digest
         self._judge = judge
         self._steps = steps
         self._cache = cache
-        self._gold = gold
+        # The journal first: what the run has paid for is its own, whatever becomes of the cache.
+        self._stores: list[VerdictStore] = [_JournalVerdicts(steps), cache]
+        self._gold_checks = gold_checks
         self._progress = progress
 
     def at(self, steps: Steps) -> RecordedJudge:
         """The same judge, filing its verdicts in another place of the run."""
-        return RecordedJudge(self._judge, steps, self._cache, self._gold, self._progress)
+        return RecordedJudge(self._judge, steps, self._cache, self._gold_checks, self._progress)
 
     def judge(
         self, objective: str, prompts: Sequence[Prompt], responses: Sequence[Response]
     ) -> list[Judgment]:
-        """One judgment per prompt. Raises ChatUnavailable and PausedError with nothing lost that was made."""
-        if not self._judge.asks(objective):
-            return self._judge.judge(objective, prompts, responses)
-        questions = [
-            self._judge.question(objective, p, r) for p, r in zip(prompts, responses, strict=True)
-        ]
-        found = self._verdicts(objective, questions)
-        return [
-            self._judge.judgment(objective, p, found[q.key])
-            for p, q in zip(prompts, questions, strict=True)
-        ]
+        """One judgment per prompt.
 
-    def _verdicts(self, objective: str, questions: Sequence[Question]) -> dict[str, Verdict]:
-        unique = {q.key: q for q in questions}
-        found: dict[str, Verdict] = {}
-        hits: list[Made] = []
-        for key, question in unique.items():
-            step = self._steps.journal.find(_inputs(question))
-            if step:
-                found[key] = step.result.verdict
-            elif hit := self._cache.get(question):
-                found[key] = hit
-                hits.append((question, hit, 0.0))
-        if hits:
-            self._record(hits, "cache")
-        missing = [q for key, q in unique.items() if key not in found]
+        Raises ChatUnavailable and PausedError, with nothing lost that was made.
+        """
+        return self._judge.judge_with(
+            partial(self._verdicts, objective), objective, prompts, responses
+        )
 
-        def before(batch: str) -> None:
-            self._check_gold(objective, batch)
-
-        def keep(made: Sequence[Made]) -> None:
-            # The journal first: what the run has paid for is its own, whatever becomes of the cache.
-            self._record(made, "model")
-            self._cache.put([(q, v) for q, v, _ in made])
-
-        def progress(done: int) -> None:
+    def _verdicts(self, objective: str, questions: Sequence[Question]) -> Mapping[str, Verdict]:
+        def progress(done: int, missing: int) -> None:
             if self._progress:
-                self._progress(f"judging {objective}", done, len(missing))
+                self._progress(f"judging {objective}", done, missing)
 
         started = time.monotonic()
         try:
-            found |= ask_in_batches(
-                self._judge, missing, before, keep, progress, self._steps.stopping
+            answers = answer(
+                questions,
+                self._judge,
+                self._stores,
+                before_batch=partial(self._check_gold, objective),
+                progress=progress,
+                stopping=self._steps.stopping,
             )
         except ChatUnavailable as error:
-            whose = ChargeCalls(
-                who="judge",
-                run=self._steps.journal.run,
-                number=0,
-                objective=objective,
-                known=False,
-            )
+            whose = self._charge(objective, known=False)
             charge_attempts(self._steps, whose, error.attempts, time.monotonic() - started)
             raise
-        if len(found) < len(unique):
+        if any(q.key not in answers.verdicts for q in questions):
             raise StopRequested(
                 f"stopped while judging; continue: python -m mosaic resume {self._steps.journal.folder}"
             )
-        return found
+        return answers.verdicts
 
     def _check_gold(self, objective: str, batch: str) -> None:
-        """Ask the gold checks of one batch, once; what a held judge has cost is charged too."""
-        journal = self._steps.journal
-        spent, started = Spent(), time.monotonic()
+        """The gold checks before a batch, as a step.
+
+        What they cost is filed even if they hold the run.
+        """
+        inputs = CheckGold(judge=self.digest, objective=objective, batch=batch)
+        cost, started = JudgeCost(), time.monotonic()
 
         def effect() -> Outcome[GoldChecked]:
-            found = self._gold.ask(objective, batch, spent)
-            result = GoldChecked(**found, attempts=spent.requests, charged=spent.tokens)
-            calls = [Calls("judge", requests=spent.requests, tokens=spent.tokens)]
-            return Outcome(result, [GoldCheckedEvent(**result.json_data())], calls=calls)
+            checked = self._gold_checks.ask(objective, batch, cost)
+            event = GoldCheckedEvent.model_validate({**checked.json_data()})
+            calls = [Calls("judge", requests=cost.requests, tokens=cost.tokens)]
+            return Outcome(checked, [event], calls=calls)
 
         try:
-            self._steps.run(CheckGold(judge=self.digest, objective=objective, batch=batch), effect)
+            self._steps.run(inputs, effect)
         except PausedError:
-            whose = ChargeCalls(
-                who="judge",
-                run=journal.run,
-                number=0,
-                objective=objective,
-                batch=batch,
-                known=True,
-            )
-            took = time.monotonic() - started
-            charge_calls(self._steps, whose, spent.requests, spent.tokens, took)
+            whose = self._charge(objective, known=True, batch=batch)
+            seconds = time.monotonic() - started
+            charge_calls(self._steps, whose, cost.requests, cost.tokens, seconds)
             raise
 
-    def _record(self, made: Sequence[Made], source: Literal["model", "cache"]) -> None:
-        items = []
-        for question, verdict, seconds in made:
-            result = VerdictFiled(verdict=verdict, source=source)
-            items.append(SmallStep(_inputs(question), result, round(seconds, 4)))
-        self._steps.record(items, [_calls([verdict for _, verdict, _ in made], source)])
-
-
-def _calls(verdicts: Sequence[Verdict], source: Literal["model", "cache"]) -> Calls:
-    """What some verdicts took: nothing, if another run had paid for them."""
-    if source == "cache":
-        return Calls("judge", cached=len(verdicts))
-    requests = sum(v.attempts for v in verdicts)
-    tokens = sum(v.charged for v in verdicts)
-    return Calls("judge", answers=len(verdicts), requests=requests, tokens=tokens)
+    def _charge(self, objective: str, known: bool, batch: str | None = None) -> ChargeCalls:
+        """Inputs of a charge on this run; `known` says whether known answers were asked about."""
+        return ChargeCalls(
+            who="judge",
+            run=self._steps.journal.run,
+            number=0,
+            objective=objective,
+            batch=batch,
+            known=known,
+        )
 
 
 def _inputs(question: Question) -> AskVerdict:

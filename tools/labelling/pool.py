@@ -1,14 +1,16 @@
-"""Labels for pool rows: a judge scores each row once, and the objective's own rules make quality, bucket and attributes.
+"""Labels for pool rows: a judge scores each row once, the objective's own rules make the rest.
 
-The assistant turns of a row are the answers, its user turns the request; both sides are judged under the items that
-evaluation uses, so that a bucket of the pool and a slice of a suite mean the same. Verdicts come from the cache where
-they are there; an interrupted labelling asks only for the rest. Rows are left out, with a reason, where a verdict could
-not be made, and where the rules call the request invalid (harmful, or without a way to answer).
+The assistant turns of a row are the answers, its user turns the request. Both sides are judged
+under the items that evaluation uses, so that a bucket of the pool and a slice of a suite mean the
+same. Known verdicts come from the cache; an interrupted labelling asks only for the rest. A row is
+left out, with a reason, if a verdict could not be made, or if the rules call the request invalid
+(harmful, or without a way to answer).
 
-Instruction following is checked by code. Its constraints stand in two attributes of equal length: `constraints`
-(checker ids) and `constraint_params` (the text of a JSON object each). A constraint that lacks its parameters cannot be
-verified: it counts for the bucket, not for the quality, and a row of none but such is left out. Both attributes stay as
-they are, so that labelled rows can be labelled again; the label of that name becomes `constraint_count`.
+Instruction following is checked by code. Its constraints stand in two attributes of equal length:
+`constraints` (checker ids) and `constraint_params` (the text of a JSON object each). A constraint
+that lacks its parameters cannot be verified: it counts for the bucket and not for the quality. A
+row with no other constraints is left out. Both attributes stay as they are, so that labelled rows
+can be labelled again; the label of that name becomes `constraint_count`.
 """
 
 from __future__ import annotations
@@ -19,24 +21,28 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from pydantic import JsonValue
 
 from eval.ifeval import verifiable
-from eval.judges.llm import CODE, REQUEST, LlmJudge, Made, Question
+from eval.judges.items import CODE, REQUEST
+from eval.judges.llm import LlmJudge
+from eval.judges.verdicts import BATCH, Items, JudgeCost, Question, answer, unique
 from eval.judges.verifier import VerifierJudge
 from eval.objectives.base import Malformed, Objective
 from mosaic.core.errors import UsageError
-from mosaic.core.types.base import Attribute, Scalar
+from mosaic.core.types.base import Attribute, JsonObject, Scalar
 from mosaic.core.types.data import Example
 from mosaic.core.types.evaluation import Judgment, Prompt, Response, Scored, Verdict
-from tools.effects.judge import BATCH, GoldChecks, Spent, ask_in_batches
+from tools.effects.judge import GoldChecks
 from tools.effects.verdict_cache import VerdictCache
 from training.data.build import parse
 
 CHUNK = 512
 UNLABELLED = "unlabelled"
-# L2 labels whose names are those of attributes that labelling reads.
+# L2 labels named like attributes that labelling reads.
 RENAMED = {"constraints": "constraint_count"}
+# For the estimate of what a labelling costs.
 ANSWER_TOKENS = 120
 CHARACTERS_PER_TOKEN = 4
 
@@ -45,8 +51,11 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Labelling:
-    """What a labelling did. `left_out` counts reasons; `asked` and `cached` are verdicts, `known_answers` those that the
-    judge was asked about beside them, `tokens` what both were charged."""
+    """What a labelling did.
+
+    `left_out` counts reasons. `asked` and `cached` are verdicts; `known_answers` are those that the
+    judge was asked about beside them. `tokens` is what both were charged.
+    """
 
     rows: int
     labelled: int
@@ -56,7 +65,7 @@ class Labelling:
     tokens: int
     known_answers: int
 
-    def json_data(self) -> dict[str, Any]:
+    def json_data(self) -> dict[str, object]:
         return dict(vars(self))
 
 
@@ -67,7 +76,7 @@ class Labeller:
         self,
         judge: LlmJudge,
         cache: VerdictCache,
-        canaries: GoldChecks,
+        gold_checks: GoldChecks,
         objectives: Mapping[str, Objective],
         datasets: Mapping[str, str],
         say: Say,
@@ -75,57 +84,58 @@ class Labeller:
         """`datasets` is data set -> name of its objective."""
         self.judge = judge
         self.cache = cache
-        self.canaries = canaries
+        self.gold_checks = gold_checks
         self.objectives = objectives
         self.datasets = datasets
         self.say = say
 
     def label(self, sources: Sequence[Path], out: Path) -> Labelling:
-        """Write the labelled rows to `out` (JSONL) and those left out, with their reasons, beside it as
-        `<out>.left-out.jsonl`. UsageError with file:line for a row that is none; nothing is asked before all are read."""
+        """Write the labelled rows to `out`, and the others with reasons to `<out>.left-out.jsonl`.
+
+        UsageError with file:line for a broken row; nothing is asked before all rows are read.
+        """
         if out.exists():
             raise UsageError(f"--out {out} exists; name a new file")
         total = self._estimate(sources)
         if not total:
             raise UsageError(f"{', '.join(map(str, sources))}: no row in them")
-        rows = labelled = asked = tokens = questions = 0
+        rows = labelled = 0
+        questions = 0
+        cost = _Cost(JudgeCost())
         reasons: Counter[str] = Counter()
-        known = Spent()
         out.parent.mkdir(parents=True, exist_ok=True)
-        part, aside = (
-            out.with_name(f".{out.name}.part"),
-            out.with_name(f"{out.name}.left-out.jsonl"),
-        )
+        part = out.with_name(f".{out.name}.part")
+        aside = out.with_name(f"{out.name}.left-out.jsonl")
         with part.open("w", encoding="utf-8") as kept, aside.open("w", encoding="utf-8") as dropped:
             for chunk in _chunks(self._rows(sources)):
-                wanted = {q.key: q for row in chunk for q in self._questions(row)}
-                found, made = self._verdicts(list(wanted.values()), known)
+                wanted = unique(q for row in chunk for q in self._questions(row))
+                verdicts = self._verdicts(wanted, cost)
                 questions += len(wanted)
-                asked += len(made)
-                tokens += sum(v.charged for _, v, _ in made)
                 for row in chunk:
-                    done = self._labelled(row, found)
-                    if isinstance(done, Example):
+                    result = self._labelled(row, verdicts)
+                    if isinstance(result, Example):
                         labelled += 1
-                        kept.write(
-                            json.dumps(done.model_dump(mode="json", exclude_none=True)) + "\n"
-                        )
+                        data = result.model_dump(mode="json", exclude_none=True)
+                        kept.write(json.dumps(data) + "\n")
                     else:
-                        reasons[done] += 1
-                        dropped.write(
-                            json.dumps({"id": row.id, "dataset": row.dataset, "reason": done})
-                            + "\n"
-                        )
+                        reasons[result] += 1
+                        entry = {"id": row.id, "dataset": row.dataset, "reason": result}
+                        dropped.write(json.dumps(entry) + "\n")
                 rows += len(chunk)
-                self.say(f"labelled {rows:,} of {total:,} rows, {asked:,} verdicts asked for")
+                self.say(f"labelled {rows:,} of {total:,} rows, {cost.asked:,} verdicts asked for")
             kept.flush()
             os.fsync(kept.fileno())
         os.replace(part, out)
         if not reasons:
             aside.unlink()
-        cached, tokens = questions - asked, tokens + known.tokens
         return Labelling(
-            rows, labelled, dict(sorted(reasons.items())), asked, cached, tokens, known.requests
+            rows=rows,
+            labelled=labelled,
+            left_out=dict(sorted(reasons.items())),
+            asked=cost.asked,
+            cached=questions - cost.asked,
+            tokens=cost.tokens + cost.known.tokens,
+            known_answers=cost.known.requests,
         )
 
     def _estimate(self, sources: Sequence[Path]) -> int:
@@ -142,9 +152,9 @@ class Labeller:
                     new[self.datasets[row.dataset]] += 1
                     characters += sum(len(m["content"]) for m in self.judge.messages(question))
             missing += new.total()
-            checks += sum(
-                self.canaries.most(name) * -(-count // BATCH) for name, count in new.items()
-            )
+            for name, count in new.items():
+                batches = -(-count // BATCH)
+                checks += self.gold_checks.most(name) * batches
         # A known answer is about as long to read as a row.
         prompt = characters // CHARACTERS_PER_TOKEN * (missing + checks) // max(1, missing)
         self.say(
@@ -161,11 +171,13 @@ class Labeller:
                 if row.dataset not in self.datasets:
                     known = ", ".join(self.datasets)
                     raise UsageError(
-                        f"{where}: dataset: {row.dataset!r} serves no objective of the config; it has {known}"
+                        f"{where}: dataset: {row.dataset!r} serves no objective of the config; "
+                        f"it has {known}"
                     )
                 yield row
 
     def _questions(self, row: Example) -> list[Question]:
+        """One question about the answers and one about the request; none if code checks the row."""
         objective = self.datasets[row.dataset]
         if not self.judge.asks(objective):
             return []
@@ -173,34 +185,28 @@ class Labeller:
             self.judge.ask_about(name, row.messages) for name in (objective, objective + REQUEST)
         ]
 
-    def _verdicts(
-        self, questions: Sequence[Question], known: Spent
-    ) -> tuple[dict[str, Verdict], list[Made]]:
-        """All verdicts by key, and those that were asked for now; `known` is what the known answers have cost."""
-        found = {q.key: hit for q in questions if (hit := self.cache.get(q))}
-        made: list[Made] = []
-        for objective in sorted({q.name.removesuffix(REQUEST) for q in questions}):
-            missing = [
-                q
-                for q in questions
-                if q.name.removesuffix(REQUEST) == objective and q.key not in found
-            ]
+    def _verdicts(self, questions: Sequence[Question], cost: _Cost) -> dict[str, Verdict]:
+        """All verdicts by key. What new ones and known answers have cost is added to `cost`."""
+        by_objective: dict[str, list[Question]] = {}
+        for question in questions:
+            by_objective.setdefault(question.name.removesuffix(REQUEST), []).append(question)
+        verdicts: dict[str, Verdict] = {}
+        for objective, own in sorted(by_objective.items()):
 
-            def before(batch: str, objective: str = objective) -> None:
-                self.canaries.ask(objective, batch, known)
+            def check_gold(batch: str, objective: str = objective) -> None:
+                self.gold_checks.ask(objective, batch, cost.known)
 
-            def keep(some: Sequence[Made]) -> None:
-                self.cache.put([(q, v) for q, v, _ in some])
-                made.extend(some)
+            answers = answer(own, self.judge, [self.cache], before_batch=check_gold)
+            verdicts |= answers.verdicts
+            cost.asked += answers.asked
+            cost.tokens += answers.charged
+        return verdicts
 
-            found |= ask_in_batches(self.judge, missing, before, keep)
-        return found, made
-
-    def _labelled(self, row: Example, found: Mapping[str, Verdict]) -> Example | str:
+    def _labelled(self, row: Example, verdicts: Mapping[str, Verdict]) -> Example | str:
         """The row with quality, bucket and attributes, or why it has none."""
         objective = self.objectives[self.datasets[row.dataset]]
-        items: dict[str, dict[str, int]] = {}
-        constraints: list[dict[str, Any]] = []
+        items: Items = {}
+        constraints: list[JsonObject] = []
         turns = max(1, sum(m.role == "user" for m in row.messages))
         try:
             if objective.name == CODE:
@@ -208,10 +214,10 @@ class Labeller:
                 judgment = _checked(row, constraints)
                 if judgment.status != "ok":
                     return judgment.reason or judgment.status
-                line: dict[str, Any] = {"id": row.id, **judgment.items}
+                line: dict[str, object] = {"id": row.id, **judgment.items}
             else:
                 for question in self._questions(row):
-                    verdict = found[question.key]
+                    verdict = verdicts[question.key]
                     if verdict.status != "ok":
                         return verdict.reason
                     items |= verdict.items
@@ -230,24 +236,39 @@ class Labeller:
         )
 
 
-def _constraints(row: Example) -> list[dict[str, Any]]:
-    """The constraints of a row with their parameters. Malformed where there are none, or the attributes do not fit."""
+@dataclass
+class _Cost:
+    """New verdicts and their charged tokens, beside what the `known` answers have cost."""
+
+    known: JudgeCost
+    asked: int = 0
+    tokens: int = 0
+
+
+def _constraints(row: Example) -> list[JsonObject]:
+    """The constraints of a row with their parameters.
+
+    Malformed if there are none, or the attributes do not fit.
+    """
     ids, params = row.attributes.get("constraints"), row.attributes.get("constraint_params")
     if not isinstance(ids, list) or not ids:
         raise Malformed("no constraints to verify")
     texts = params if isinstance(params, list) else ["{}"] * len(ids)
     if len(texts) != len(ids):
         raise Malformed(f"constraint_params has {len(texts)} entries for {len(ids)} constraints")
-    try:
-        return [
-            {"id": str(i), "params": dict(json.loads(str(p)))}
-            for i, p in zip(ids, texts, strict=True)
-        ]
-    except (ValueError, TypeError):
-        raise Malformed("constraint_params: an entry is not the text of a JSON object") from None
+    constraints: list[JsonObject] = []
+    for identifier, text in zip(ids, texts, strict=True):
+        try:
+            parameters: JsonValue = dict(json.loads(str(text)))
+        except (ValueError, TypeError):
+            raise Malformed(
+                "constraint_params: an entry is not the text of a JSON object"
+            ) from None
+        constraints.append({"id": str(identifier), "params": parameters})
+    return constraints
 
 
-def _checked(row: Example, constraints: Sequence[dict[str, Any]]) -> Judgment:
+def _checked(row: Example, constraints: Sequence[JsonObject]) -> Judgment:
     """The constraints that can be verified against the row's last answer, by code."""
     reasons = [verifiable(c) for c in constraints]
     if all(reasons):
@@ -259,18 +280,21 @@ def _checked(row: Example, constraints: Sequence[dict[str, Any]]) -> Judgment:
     return VerifierJudge().judge(CODE, [prompt], [response])[0]
 
 
-def _attributes(scored: Scored, items: Mapping[str, Mapping[str, int]]) -> dict[str, Attribute]:
-    """L2 under its own names, L3 as `items_<channel>`: the items that hold (with their value where it is above 1)."""
+def _attributes(scored: Scored, items: Items) -> dict[str, Attribute]:
+    """L2 under its own names, L3 as `items_<channel>`: the items that hold.
+
+    An item of a value above 1 has it at its end: `rejection_votes_2`.
+    """
     attributes: dict[str, Attribute] = {}
     for name, value in scored.label.items():
-        attributes[RENAMED.get(name, name)] = (
-            [str(v) for v in value] if isinstance(value, list) else value
-        )
+        attribute = list(map(str, value)) if isinstance(value, list) else value
+        attributes[RENAMED.get(name, name)] = attribute
     for channel, values in sorted(items.items()):
-        held: list[Scalar] = [
-            name if v == 1 else f"{name}_{v}" for name, v in sorted(values.items()) if v
-        ]
-        attributes[f"items_{channel}"] = held
+        names: list[Scalar] = []
+        for name, value in sorted(values.items()):
+            if value:
+                names.append(name if value == 1 else f"{name}_{value}")
+        attributes[f"items_{channel}"] = names
     return attributes
 
 

@@ -1,11 +1,11 @@
-"""Steering items behind a slice: their labels and, for a person, the conversation."""
+"""Steering items behind a slice: their labels and, for a person, the end of the conversation."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from mosaic.core.store import Store
+from mosaic.core.types.base import JsonObject
 from mosaic.core.types.evaluation import Scored, SuiteFiles
 from tools.planning.toolbox import Filter
 
@@ -18,27 +18,33 @@ MAX_TEXT = 300
 
 def examples_of(
     store: Store, files: EvaluationFiles, objective: str, slice: str, filter: Filter, n: int
-) -> list[dict[str, Any]]:
-    """Up to `n` scored steering items of a slice, worst first: label, score, and the first 300 characters of the last
-    answer. No ids and no prompts; the toolbox hands on the answer only where it is asked for.
+) -> list[JsonObject]:
+    """Up to `n` scored steering items of a slice, worst first.
 
+    Each has its label, its score, and the first 300 characters of the last answer; no ids and no
+    prompts. The toolbox hands on the answer only if it is asked for.
     """
-    scored = [Scored.model_validate(s) for s in store.get_json(files[objective]["steering"].scored)]
-    kept = [s for s in scored if s.slice == slice and s.score is not None and _passes(s, filter)]
-    kept.sort(key=lambda s: (s.score or 0.0, s.id))
-    answers = {
-        r["id"]: (r.get("answers") or [""])[-1]
-        for r in store.get_json(files[objective]["steering"].responses)
-    }
-    return [
-        {
-            "label": s.label,
-            "score": s.score,
-            "failed": s.failed,
-            "answer": answers.get(s.id, "")[:MAX_TEXT],
-        }
-        for s in kept[:n]
-    ]
+    steering = files[objective]["steering"]
+    kept = []
+    for line in store.get_json(steering.scored):
+        scored = Scored.model_validate(line)
+        if scored.slice == slice and scored.score is not None and _passes(scored, filter):
+            kept.append(scored)
+    kept.sort(key=lambda scored: (scored.score or 0.0, scored.id))
+    last_answers = {}
+    for response in store.get_json(steering.responses):
+        last_answers[response["id"]] = (response.get("answers") or [""])[-1]
+    examples: list[JsonObject] = []
+    for scored in kept[:n]:
+        examples.append(
+            {
+                "label": scored.label,
+                "score": scored.score,
+                "failed": scored.failed,
+                "answer": last_answers.get(scored.id, "")[:MAX_TEXT],
+            }
+        )
+    return examples
 
 
 def _passes(scored: Scored, filter: Filter) -> bool:

@@ -1,8 +1,9 @@
 """What a model may say to the tools, as pydantic models, and the tool definitions made of them.
 
-The shape of a plan is made for one observation: every data set, bucket and objective is a named field of a closed
-object, so that a grammar can hold a model to the names that exist. Rationale stands first, then the plan, then the
-expected effect: the order in which a model should think, and in which a grammar makes it write.
+The shape of a plan is made for one observation: every data set, bucket and objective is a named
+field of a closed object, so that a grammar can hold a model to the names that exist. Rationale
+stands first, then the plan, then the expected effect: the order in which a model should think, and
+in which a grammar makes it write.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ import math
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from types import GenericAlias
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, create_model
 
-from mosaic.core.types.base import LABEL
+from mosaic.core.types.base import LABEL, JsonObject
 from mosaic.core.types.data import Focus
 from mosaic.core.types.plans import ActionPlan, Violation
 from mosaic.core.types.runs import Observation
@@ -27,6 +28,11 @@ MAX_LABELS = 24
 CLOSED = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 Share = Annotated[float, Field(ge=0, le=1)]
 Change = Annotated[float, Field(ge=-4, le=4)]
+# Field name -> (type, default), as `pydantic.create_model` takes it.
+FieldDefinitions = dict[str, Any]
+
+
+# -- the arguments of tools that only look; their docstrings are what the model reads --------------
 
 
 class _Arguments(BaseModel):
@@ -59,180 +65,211 @@ class PastRounds(_Arguments):
     """Every past round: its plan, its means on the selection suites, whether it was accepted, forecast and outcome."""
 
 
-LOOKING: dict[str, type[_Arguments]] = {
+ARGUMENTS: dict[str, type[_Arguments]] = {
     "diagnose_slice": DiagnoseSlice,
     "show_examples": ShowExamples,
     "pool_stock": PoolStock,
     "past_rounds": PastRounds,
 }
-Kind = Literal["draft", "plan"]
 
 
-def plan_model(observation: Observation, kind: Kind) -> type[BaseModel]:
+def definitions(observation: Observation, only_submit: bool = False) -> list[JsonObject]:
+    """The tools in the form that chat completions take.
+
+    `only_submit` leaves out all but `submit_plan`.
+    """
+    tools = []
+    if not only_submit:
+        for name, arguments in ARGUMENTS.items():
+            tools.append(_definition(name, (arguments.__doc__ or "").strip(), arguments))
+        text = "Cost in tokens and violations of a draft plan; nothing is executed."
+        tools.append(_definition("check_plan", text, plan_model(observation, "draft")))
+    text = "Submit the plan of this round; ends the planning."
+    tools.append(_definition("submit_plan", text, plan_model(observation, "plan")))
+    return tools
+
+
+def _definition(name: str, description: str, arguments: type[BaseModel]) -> JsonObject:
+    parameters = schema_of(arguments)
+    return {
+        "type": "function",
+        "function": {"name": name, "description": description, "parameters": parameters},
+    }
+
+
+# -- the shape of a plan --------------------------------------------------------------------------
+
+PlanKind = Literal["draft", "plan"]
+
+
+def plan_model(observation: Observation, kind: PlanKind) -> type[BaseModel]:
     """The shape of a draft (shares only) or of a whole plan, for the names of one observation."""
-    buckets = tuple(
-        (dataset, tuple(per)) for dataset, per in observation.bucket_proportions.items()
-    )
+    buckets = []
+    for dataset, per_bucket in observation.bucket_proportions.items():
+        buckets.append((dataset, tuple(per_bucket)))
     labels = label_values(observation)
-    attributes = tuple(sorted({a for per in labels.values() for a in per}))
-    objectives = tuple(o.name for o in observation.objectives)
+    attributes: set[str] = set()
+    for per_attribute in labels.values():
+        attributes.update(per_attribute)
     return _plan_model(
-        kind, tuple(observation.stock), buckets, tuple(labels), attributes, objectives
+        kind,
+        datasets=tuple(observation.stock),
+        buckets=tuple(buckets),
+        labelled=tuple(labels),
+        attributes=tuple(sorted(attributes)),
+        objectives=tuple(observation.names),
     )
 
 
+# Making models takes tens of milliseconds, and the names stay the same through a run.
 @lru_cache(maxsize=16)
 def _plan_model(
-    kind: Kind,
+    kind: PlanKind,
     datasets: tuple[str, ...],
     buckets: tuple[tuple[str, tuple[str, ...]], ...],
     labelled: tuple[str, ...],
     attributes: tuple[str, ...],
     objectives: tuple[str, ...],
 ) -> type[BaseModel]:
-    """Making models takes tens of milliseconds, and the names stay the same through a run."""
-    weights = {
-        dataset: (_named(f"Buckets{i}", names, Share), ...)
-        for i, (dataset, names) in enumerate(buckets)
-    }
-    parts: dict[str, Any] = {
-        "ratios": (_named("Ratios", datasets, Share), Field(description="sum 1")),
-        "bucket_weights": (
-            _fields("BucketWeights", weights),
-            Field(description="sum 1 within each data set"),
-        ),
+    weights = {}
+    for number, (dataset, names) in enumerate(buckets):
+        weights[dataset] = _closed_object(f"Buckets{number}", dict.fromkeys(names, Share))
+    ratios = _closed_object("Ratios", dict.fromkeys(datasets, Share))
+    bucket_weights = _closed_object("BucketWeights", weights)
+    shares: FieldDefinitions = {
+        "ratios": (ratios, Field(description="sum 1")),
+        "bucket_weights": (bucket_weights, Field(description="sum 1 within each data set")),
     }
     if labelled:
-        fields: dict[str, Any] = {
-            "dataset": (_one_of(labelled), ...),
-            "attribute": (_one_of(attributes), ...),
-            "values": (
-                Annotated[
-                    list[Annotated[str, Field(max_length=40)]], Field(min_length=1, max_length=8)
-                ],
-                ...,
-            ),
-            "rows": (Literal["prefer", "leave_out"], ...),
-        }
-        criterion = create_model("Criterion", __config__=CLOSED, **fields)
-        parts["focus"] = (GenericAlias(list, criterion), Field(max_length=8))
+        criterion = _criterion(labelled, attributes)
+        shares["focus"] = (GenericAlias(list, criterion), Field(max_length=8))
     if kind == "draft":
-        return create_model("Draft", __config__=CLOSED, **parts)
-    rationale = (str, Field(min_length=1, max_length=2000, description="why, in a few sentences"))
-    expected = _named("Expected", objectives, Change)
+        return create_model("Draft", __config__=CLOSED, **shares)
+    expected = _closed_object("Expected", dict.fromkeys(objectives, Change))
     text = "expected change of each objective's selection mean against the plan executed last"
-    parts = {"rationale": rationale, **parts, "expected": (expected, Field(description=text))}
+    rationale = Field(min_length=1, max_length=2000, description="why, in a few sentences")
+    parts: FieldDefinitions = {
+        "rationale": (str, rationale),
+        **shares,
+        "expected": (expected, Field(description=text)),
+    }
     return create_model("Plan", __config__=CLOSED, **parts)
 
 
-def definitions(observation: Observation, only_submit: bool = False) -> list[dict[str, Any]]:
-    """The tools in the form that chat completions take."""
-    tools: list[tuple[str, str, type[BaseModel]]] = [] if only_submit else [
-        (name, (model.__doc__ or "").strip(), model) for name, model in LOOKING.items()
-    ]  # fmt: skip
-    if not only_submit:
-        text = "Cost in tokens and violations of a draft plan; nothing is executed."
-        tools.append(("check_plan", text, plan_model(observation, "draft")))
-    tools.append(
-        (
-            "submit_plan",
-            "Submit the plan of this round; ends the planning.",
-            plan_model(observation, "plan"),
-        )
-    )
-    return [
-        {
-            "type": "function",
-            "function": {"name": name, "description": text, "parameters": schema_of(model)},
-        }
-        for name, text, model in tools
-    ]
+def _criterion(datasets: tuple[str, ...], attributes: tuple[str, ...]) -> type[BaseModel]:
+    """One line of a focus: rows of a data set with these labels are preferred or left out."""
+    value = Annotated[str, Field(max_length=40)]
+    fields: FieldDefinitions = {
+        "dataset": (_one_of(datasets), ...),
+        "attribute": (_one_of(attributes), ...),
+        "values": (Annotated[list[value], Field(min_length=1, max_length=8)], ...),
+        "rows": (Literal["prefer", "leave_out"], ...),
+    }
+    return create_model("Criterion", __config__=CLOSED, **fields)
+
+
+def _closed_object(title: str, types: Mapping[str, object]) -> type[BaseModel]:
+    """A closed object with a required field for each key, which may be any text.
+
+    The key is an alias, since a field of Python must be an identifier.
+    """
+    fields: FieldDefinitions = {}
+    for number, (name, type_) in enumerate(types.items()):
+        fields[f"f{number}"] = (type_, Field(alias=name))
+    return create_model(title, __config__=CLOSED, **fields)
+
+
+def _one_of(names: Iterable[str]) -> object:
+    return Literal[tuple(names)]
+
+
+def label_values(observation: Observation) -> dict[str, dict[str, list[str]]]:
+    """Data set -> attribute -> values that read as labels.
+
+    An attribute with any free text, or with too many values, is not shown: values come from rows,
+    and rows may hold anything.
+    """
+    labels: dict[str, dict[str, list[str]]] = {}
+    for dataset, attributes in observation.attributes.items():
+        for name, values in attributes.items():
+            texts = [v for v in values if isinstance(v, str) and LABEL.fullmatch(v)]
+            if LABEL.fullmatch(name) and texts and len(texts) == len(values) <= MAX_LABELS:
+                labels.setdefault(dataset, {})[name] = texts
+    return labels
+
+
+# -- the JSON Schema of a shape -------------------------------------------------------------------
 
 
 @lru_cache(maxsize=64)
-def schema_of(model: type[BaseModel]) -> dict[str, Any]:
-    """The JSON Schema of a model, without the titles and docstrings that cost tokens and say nothing. Shared between
-    callers: to be read only."""
-    cleaned = _untitled(model.model_json_schema())
-    assert isinstance(cleaned, dict)
-    cleaned.pop("description", None)
-    return cleaned
+def schema_of(model: type[BaseModel]) -> JsonObject:
+    """The JSON Schema of a model, without titles and docstrings that cost tokens and say nothing.
+
+    It is shared between callers and must not be changed.
+    """
+    schema = _untitled(model.model_json_schema())
+    assert isinstance(schema, dict)
+    schema.pop("description", None)
+    return schema
 
 
-def action_plan(said: BaseModel) -> tuple[ActionPlan | None, list[Violation]]:
-    """The plan that a model's words name: decimals that miss a sum of 1 by rounding are scaled, anything else is a
-    violation."""
-    data = said.model_dump(by_alias=True)
-    found: list[Violation] = []
-    ratios = _scaled("ratios", data["ratios"], found)
-    buckets = {
-        d: _scaled(f"bucket_weights.{d}", per, found) for d, per in data["bucket_weights"].items()
-    }
-    focus: dict[str, dict[str, Any]] = {}
+def _untitled(value: JsonValue) -> JsonValue:
+    """Drop every `title`, except properties and definitions of that name."""
+    if isinstance(value, list):
+        return [_untitled(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    kept: JsonObject = {}
+    for key, inner in value.items():
+        if key == "title" and isinstance(inner, str):
+            continue
+        if key in ("properties", "$defs"):
+            named = cast(JsonObject, inner)
+            kept[key] = {name: _untitled(schema) for name, schema in named.items()}
+        else:
+            kept[key] = _untitled(inner)
+    return kept
+
+
+# -- from the model's words to a plan -------------------------------------------------------------
+
+
+def action_plan(reply: BaseModel) -> tuple[ActionPlan | None, list[Violation]]:
+    """The plan that a model's reply names, or why it is none.
+
+    Decimals that miss a sum of 1 by rounding are scaled; anything further off is a violation.
+    """
+    data = reply.model_dump(by_alias=True)
+    violations: list[Violation] = []
+    ratios = _scaled("ratios", data["ratios"], violations)
+    buckets = {}
+    for dataset, weights in data["bucket_weights"].items():
+        buckets[dataset] = _scaled(f"bucket_weights.{dataset}", weights, violations)
+    if violations:
+        return None, violations
+    criteria: dict[str, dict[str, JsonObject]] = {}
     for item in data.get("focus", []):
+        sides = criteria.setdefault(item["dataset"], {"include": {}, "exclude": {}})
         side = "include" if item["rows"] == "prefer" else "exclude"
-        focus.setdefault(item["dataset"], {"include": {}, "exclude": {}})[side][
-            item["attribute"]
-        ] = item["values"]
-    if found:
-        return None, found
+        sides[side][item["attribute"]] = item["values"]
+    focus = {dataset: Focus.model_validate(sides) for dataset, sides in criteria.items()}
     plan = ActionPlan(
         rationale=data.get("rationale", "A draft."),
         ratios=ratios,
         bucket_weights=buckets,
-        focus={d: Focus.model_validate(f) for d, f in focus.items()},
+        focus=focus,
         expected=data.get("expected", {}),
     )
     return plan, []
 
 
-def label_values(observation: Observation) -> dict[str, dict[str, list[str]]]:
-    """Data set -> attribute -> values that read as labels. An attribute with any free text, or too many, is not shown:
-    values come from rows, and rows may hold anything."""
-    out: dict[str, dict[str, list[str]]] = {}
-    for dataset, attributes in observation.attributes.items():
-        for name, values in attributes.items():
-            texts = [v for v in values if isinstance(v, str) and LABEL.fullmatch(v)]
-            if LABEL.fullmatch(name) and texts and len(texts) == len(values) <= MAX_LABELS:
-                out.setdefault(dataset, {})[name] = texts
-    return out
-
-
-def _named(title: str, names: Iterable[str], kind: Any) -> type[BaseModel]:
-    return _fields(title, dict.fromkeys(names, (kind, ...)))
-
-
-def _fields(title: str, fields: Mapping[str, tuple[Any, Any]]) -> type[BaseModel]:
-    """A closed object whose keys may be any text: the key is an alias, since a field of Python must be a name."""
-    made: dict[str, Any] = {
-        f"f{i}": (kind, Field(alias=name)) for i, (name, (kind, _)) in enumerate(fields.items())
-    }
-    return create_model(title, __config__=CLOSED, **made)
-
-
-def _one_of(names: Iterable[str]) -> Any:
-    return Literal[tuple(names)]
-
-
-def _scaled(path: str, weights: dict[str, float], found: list[Violation]) -> dict[str, float]:
+def _scaled(path: str, weights: dict[str, float], violations: list[Violation]) -> dict[str, float]:
+    """Weights divided by their sum. A sum that is off by more than rounding becomes a violation."""
     total = math.fsum(weights.values())
     if abs(total - 1) > ROUNDING:
         hint = "the shares of one object sum to 1"
-        found.append(Violation(path=path, rule="sum", value=round(total, 4), limit=1, hint=hint))
+        violations.append(
+            Violation(path=path, rule="sum", value=round(total, 4), limit=1, hint=hint)
+        )
         return weights
     return {name: weight / total for name, weight in weights.items()}
-
-
-def _untitled(value: Any) -> Any:
-    """Drop `title` and the `description` of objects made by code; keys of `properties` are names and stay."""
-    if isinstance(value, list):
-        return [_untitled(v) for v in value]
-    if not isinstance(value, dict):
-        return value
-    kept = {k: v for k, v in value.items() if k != "title" or not isinstance(v, str)}
-    return {
-        k: {name: _untitled(v) for name, v in inner.items()}
-        if k in ("properties", "$defs")
-        else _untitled(inner)
-        for k, inner in kept.items()
-    }

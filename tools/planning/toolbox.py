@@ -1,37 +1,48 @@
-"""What a planner may ask while it plans. Every call is kept, with its arguments and its answer, for the trace.
+"""What a planner may ask while it plans. Every call is kept for the trace, with its answer.
 
-The tools read what was measured (never the selection or audit suites' items), the pool's stock and the past, and
-check a draft. None of them has an effect.
+The tools read what was measured (never the items of the selection or audit suites), the pool's
+stock and the past, and check a draft. None of them has an effect.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Literal
 
 from mosaic.core.errors import UsageError
-from mosaic.core.types.base import canonical_json
+from mosaic.core.types.base import JsonObject, canonical_json
+from mosaic.core.types.evaluation import SliceProfile
 from mosaic.core.types.plans import ActionPlan, Violation
 from mosaic.core.types.runs import Observation, Round
 
 Filter = Literal["failed", "passed", "borderline", "all"]
-Examples = Callable[[str, str, Filter, int], list[dict[str, Any]]]
+# (objective, slice, filter, n) -> steering items: `label`, `score`, `failed` and maybe `answer`.
+Examples = Callable[[str, str, Filter, int], list[JsonObject]]
 Check = Callable[[ActionPlan], list[Violation]]
+# What a tool says, and one line of the trace: `tool`, `arguments` and `result`, or a `conclusion`.
+Answer = dict[str, object]
+TraceLine = dict[str, object]
+
+MAX_EXAMPLES = 20
 
 
 class Toolbox:
-    """The tools of one planning call. `examples` reads steering items; `check` holds a plan against all constraints."""
+    """The tools of one planning call.
+
+    `examples` reads steering items; `check` holds a plan against all constraints.
+    """
 
     def __init__(self, observation: Observation, examples: Examples, check: Check) -> None:
         self._observation = observation
         self._examples = examples
         self._check = check
-        self.calls: list[dict[str, Any]] = []
-        self.notes: list[str] = []
+        self.calls: list[TraceLine] = []
 
-    def call(self, tool: str, arguments: dict[str, Any]) -> Any:
-        """Answer one tool call by name. UsageError for a tool that does not exist."""
-        tools: dict[str, Callable[..., Any]] = {
+    # -- the tools --------------------------------------------------------------------------------
+
+    def call(self, tool: str, arguments: JsonObject) -> object:
+        """Answer one tool call by name. Raises UsageError for a tool that does not exist."""
+        tools: dict[str, Callable[..., object]] = {
             "diagnose_slice": self.diagnose_slice,
             "show_examples": self.show_examples,
             "pool_stock": self.pool_stock,
@@ -42,100 +53,129 @@ class Toolbox:
             raise UsageError(f"no tool {tool!r}; there are {', '.join(tools)}")
         return tools[tool](**arguments)
 
-    def conclude(self, text: str) -> None:
-        """Keep a conclusion of the planner for the trace."""
-        self.notes.append(text)
-        self.calls.append({"conclusion": text})
+    def diagnose_slice(self, objective: str, slice: str) -> Answer:
+        """Mean, 95 % interval, failure rate, gap to target, reliability, breakdown and past means.
 
-    def _keep(self, tool: str, arguments: dict[str, Any], answer: Any) -> Any:
-        self.calls.append({"tool": tool, "arguments": arguments, "result": answer})
-        return answer
-
-    def diagnose_slice(self, objective: str, slice: str) -> dict[str, Any]:
-        """Mean, 95 % interval, failure rate, gap to target, reliability, breakdown and history of one slice."""
-        found = self._observation.profile.find(objective, slice)
-        if found is None:
-            known = sorted({s.slice for s in self._observation.profile.of(objective)})
-            raise UsageError(f"no slice {slice!r} of objective {objective!r}; known: {known}")
-        target = next((o.target for o in self._observation.objectives if o.name == objective), None)
-        past = [
-            (r.round, s.score.mean)
-            for r in self._observation.history
-            if (s := r.profile.find(objective, slice))
-        ]
-        mean = found.score.mean
-        answer = {
+        Raises UsageError for a slice that was not measured.
+        """
+        found = self._slice(objective, slice)
+        warning = None
+        if found.reliability != "high":
+            warning = f"reliability is {found.reliability}: change little"
+        answer: Answer = {
             **found.json_data(),
-            "gap_to_target": None if target is None or mean is None else round(target - mean, 4),
-            "past_means": [[number, value] for number, value in past],
-            "warning": None
-            if found.reliability == "high"
-            else f"reliability is {found.reliability}: change little",
+            "gap_to_target": self._gap_to_target(objective, found.score.mean),
+            "past_means": self._past_means(objective, slice),
+            "warning": warning,
         }
-        return self._keep("diagnose_slice", {"objective": objective, "slice": slice}, answer)
+        self.record("diagnose_slice", {"objective": objective, "slice": slice}, answer)
+        return answer
 
     def show_examples(
         self, objective: str, slice: str, filter: Filter = "failed", n: int = 5, text: bool = False
-    ) -> list[dict[str, Any]]:
-        """Up to `n` (at most 20) steering items of a slice with their labels: failed, passed, borderline or all.
+    ) -> list[JsonObject]:
+        """Up to `n` (at most 20) steering items of a slice with their labels, of one kind or all.
 
-        `text` adds the end of each answer, which the model under training wrote: whoever shows it to a model wraps it.
+        `text` adds the end of each answer, which the model under training wrote: whoever shows it
+        to a model wraps it. Raises UsageError for a slice that was not measured.
         """
-        if self._observation.profile.find(objective, slice) is None:
-            known = sorted({s.slice for s in self._observation.profile.of(objective)})
-            raise UsageError(f"no slice {slice!r} of objective {objective!r}; known: {known}")
+        self._slice(objective, slice)
+        shown = self._examples(objective, slice, filter, min(n, MAX_EXAMPLES))
+        if not text:
+            shown = [_without_answer(item) for item in shown]
         arguments = {"objective": objective, "slice": slice, "filter": filter, "n": n}
-        found = self._examples(objective, slice, filter, min(n, 20))
-        shown = (
-            found if text else [{k: v for k, v in item.items() if k != "answer"} for item in found]
-        )
-        return self._keep("show_examples", arguments, shown)
+        self.record("show_examples", arguments, shown)
+        return shown
 
-    def record(self, tool: str, arguments: dict[str, Any], result: Any) -> None:
-        """Keep something a planner did beside the tools, such as a question to a model."""
-        self._keep(tool, arguments, result)
+    def pool_stock(self, dataset: str) -> Answer:
+        """Rows and tokens per bucket after the quality filter.
 
-    def pool_stock(self, dataset: str) -> dict[str, Any]:
-        """Rows and tokens per bucket after the quality filter, and the bucket's share of the last executed plan."""
+        Raises UsageError for a data set that the pool does not have.
+        """
         stock = self._observation.stock
         if dataset not in stock:
             raise UsageError(f"no data set {dataset!r}; known: {sorted(stock)}")
-        answer = {bucket: s.json_data() for bucket, s in stock[dataset].items()}
-        return self._keep("pool_stock", {"dataset": dataset}, answer)
+        answer: Answer = {bucket: held.json_data() for bucket, held in stock[dataset].items()}
+        self.record("pool_stock", {"dataset": dataset}, answer)
+        return answer
 
-    def past_rounds(self) -> list[dict[str, Any]]:
+    def past_rounds(self) -> list[Answer]:
         """Each past round: plan, selection means, acceptance, forecast against outcome."""
-        names = [o.name for o in self._observation.objectives]
+        lines = [self._past_round(past) for past in self._observation.history]
+        self.record("past_rounds", {}, lines)
+        return lines
 
-        def line(past: Round) -> dict[str, Any]:
-            point: list[float] | list[None] = past.point(names) or [None for _ in names]
-            return {
-                "round": past.round,
-                "ratios": past.plan.ratios if past.plan else None,
-                "bucket_weights": past.plan.bucket_weights if past.plan else None,
-                "selection": dict(zip(names, point, strict=True)),
-                "accepted": past.accepted,
-                "forecast": [f.json_data() for f in past.forecast],
-            }
-
-        return self._keep("past_rounds", {}, [line(r) for r in self._observation.history])
-
-    def check_plan(self, plan: ActionPlan | dict[str, Any]) -> dict[str, Any]:
+    def check_plan(self, plan: ActionPlan | JsonObject) -> Answer:
         """Cost in tokens and violations of a draft plan."""
         draft = plan if isinstance(plan, ActionPlan) else ActionPlan.model_validate(plan)
-        violations = self.violations(draft)
-        answer = {
+        answer: Answer = {
             "tokens": self._observation.cost_per_round,
-            "violations": [v.json_data() for v in violations],
+            "violations": [violation.json_data() for violation in self.violations(draft)],
         }
-        self._keep("check_plan", {"plan": draft.json_data()}, answer)
+        self.record("check_plan", {"plan": draft.json_data()}, answer)
         return answer
 
     def violations(self, plan: ActionPlan) -> list[Violation]:
-        """What the limits say about a plan; nothing is kept."""
+        """What the limits say about a plan. Nothing is kept."""
         return self._check(plan)
 
-    def trace(self) -> list[dict[str, Any]]:
-        """All calls and conclusions in order, as plain JSON."""
+    # -- the trace --------------------------------------------------------------------------------
+
+    def conclude(self, text: str) -> None:
+        """Keep a conclusion of the planner for the trace."""
+        self.calls.append({"conclusion": text})
+
+    def record(self, tool: str, arguments: Mapping[str, object], result: object) -> None:
+        """Keep a tool call, or something else a planner did, such as a question to a model."""
+        self.calls.append({"tool": tool, "arguments": arguments, "result": result})
+
+    def trace(self) -> list[TraceLine]:
+        """All calls and conclusions in order, as plain JSON.
+
+        Raises ValueError or TypeError for what JSON cannot hold.
+        """
         canonical_json(self.calls)
         return list(self.calls)
+
+    # -- what the answers are made of -------------------------------------------------------------
+
+    def _slice(self, objective: str, slice_: str) -> SliceProfile:
+        found = self._observation.profile.find(objective, slice_)
+        if found is None:
+            known = sorted({s.slice for s in self._observation.profile.of(objective)})
+            raise UsageError(f"no slice {slice_!r} of objective {objective!r}; known: {known}")
+        return found
+
+    def _gap_to_target(self, objective: str, mean: float | None) -> float | None:
+        for spec in self._observation.objectives:
+            if spec.name == objective and spec.target is not None and mean is not None:
+                return round(spec.target - mean, 4)
+        return None
+
+    def _past_means(self, objective: str, slice_: str) -> list[list[float | None]]:
+        """[round, mean] of a slice for every round that measured it."""
+        means: list[list[float | None]] = []
+        for past in self._observation.history:
+            found = past.profile.find(objective, slice_)
+            if found:
+                means.append([past.round, found.score.mean])
+        return means
+
+    def _past_round(self, past: Round) -> Answer:
+        names = self._observation.names
+        point = past.point(names)
+        means = dict(zip(names, point, strict=True)) if point else dict.fromkeys(names)
+        return {
+            "round": past.round,
+            "ratios": past.plan.ratios if past.plan else None,
+            "bucket_weights": past.plan.bucket_weights if past.plan else None,
+            "selection": means,
+            "accepted": past.accepted,
+            "forecast": [forecast.json_data() for forecast in past.forecast],
+        }
+
+
+def _without_answer(item: JsonObject) -> JsonObject:
+    kept = dict(item)
+    kept.pop("answer", None)
+    return kept

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,6 +15,7 @@ from mosaic.core.errors import UsageError
 
 if TYPE_CHECKING:
     from mosaic.core.types.data import CurationReport
+    from training.data.pool import PoolStats
 
 commands = typer.Typer()
 group = typer.Typer(
@@ -83,7 +83,9 @@ def import_(
 
     Every bad row is named with its file and line.
     """
-    from training.data.importers.rows import ImportJob, import_rows, import_suite
+    from training.data.importers.job import ImportJob
+    from training.data.importers.rows import import_rows
+    from training.data.importers.suites import import_suite
     from training.data.provenance import card_of
 
     job = ImportJob(
@@ -183,7 +185,7 @@ def stats(pool: Path, as_json: Json = False) -> None:
     _show(Pool.open(pool).stats(), as_json, pool)
 
 
-def _show(stats: Mapping[str, Any], as_json: bool, pool: Path) -> None:
+def _show(stats: PoolStats, as_json: bool, pool: Path) -> None:
     """Print what a pool holds; what was left out of it goes to stderr."""
     for line in _left_out(stats, pool):
         say(line)
@@ -202,7 +204,7 @@ def _show(stats: Mapping[str, Any], as_json: bool, pool: Path) -> None:
     table("origins", ["data set", "source", "licence", "rows imported"], origins)
 
 
-def _left_out(stats: Mapping[str, Any], pool: Path) -> list[str]:
+def _left_out(stats: PoolStats, pool: Path) -> list[str]:
     """A line for the rows, and one for the turns, that were too long for the pool."""
     from training.data.build import TOO_LONG
 

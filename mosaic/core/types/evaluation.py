@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from mosaic.core.types.base import Attribute, FrozenModel
 
@@ -56,16 +56,17 @@ class Judgment(FrozenModel):
 
 
 class Verdict(FrozenModel):
-    """What a model said of one conversation: typed items, or why there are none.
+    """What a judge said of one conversation.
 
-    `reason` is ours: it may be quoted and counted. `words` are the model's own and are shown to
-    people only. `attempts` are requests that reached a server; `charged` is in model tokens, failed
-    attempts included.
+    `items` is channel -> item -> value, empty unless `status` is ok. `reason` is ours;
+    `explanation` is the model's own and is shown to people only. `attempts` are requests that
+    reached a server; `charged` is in model tokens, failed attempts included.
     """
 
     status: Literal["ok", "abstained", "failed"]
     reason: str = ""
-    words: str = ""
+    # Kept verdicts of earlier versions call it `words`.
+    explanation: str = Field(default="", validation_alias=AliasChoices("explanation", "words"))
     items: dict[str, dict[str, int]] = {}
     attempts: int = 0
     charged: int = 0

@@ -347,3 +347,8 @@ class Observation(FrozenModel):
     budget_left: int
     feedback: list[Violation] = []
     below_floor: list[str] = []
+
+    @property
+    def names(self) -> list[str]:
+        """The objectives' names, in their order."""
+        return [objective.name for objective in self.objectives]

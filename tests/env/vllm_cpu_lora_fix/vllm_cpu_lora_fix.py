@@ -10,7 +10,7 @@ import os
 def register() -> None:
     from vllm.platforms import current_platform
 
-    # The test of the canary runs once without the fix, to see that the fault is found.
+    # The test of the adapter probe runs once without the fix, to see that the fault is found.
     if not current_platform.is_cpu() or os.environ.get("VLLM_CPU_LORA_FIX") == "off":
         return
     import torch
