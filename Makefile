@@ -28,6 +28,7 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/lint-imports
 	$(BIN)/mypy
+	$(BIN)/python -m benchmarks house
 
 test: lint
 	$(BIN)/python -m pytest -n 2 -q

@@ -1,84 +1,95 @@
-"""`python -m benchmarks NAME [--quick] [--json]`: every figure of the project, with its goal, measured by a command."""
+"""Every figure of the project, measured by a command: `python -m benchmarks NAME [--quick]
+[--json]`.
+
+`python -m benchmarks all` runs every benchmark, each in a process of its own, and prints one
+table.
+"""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable
-from typing import Any
+from importlib import import_module
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from benchmarks import (
-    curation,
-    durability,
-    faults,
-    gpu,
-    hostile,
-    importing,
-    judging,
-    loop,
-    mutants,
-    page,
-    planners,
-    serving,
-    training,
-    waiting,
-)
+from benchmarks.every import run_all
+from benchmarks.figures import CannotRun, Row, Rows, not_measured
 
-Rows = list[dict[str, Any]]
-
-BENCHMARKS: dict[str, Callable[[bool], Rows]] = {
-    "demo": loop.demo,
-    "audit": planners.audit,
-    "planners": planners.planners,
-    "landscape": planners.landscape,
-    "controller_share": loop.controller_share,
-    "curation": curation.curation,
-    "packing": training.packing,
-    "sft_step": training.sft_step,
-    "budget": curation.budget,
-    "import_rows": importing.import_rows,
-    "judge_cache": judging.judge_cache,
-    "crash": durability.crash,
-    "power_loss": durability.power_loss,
-    "races": durability.races,
-    "corruption": durability.corruption,
-    "disk_full": durability.disk_full,
-    "overspend": durability.overspend,
-    "approvals": waiting.approvals,
-    "waiting": waiting.waiting,
-    "resume_speed": waiting.resume_speed,
-    "page": page.page,
-    "mutants": mutants.mutants,
-    "faults": faults.faults,
-    "hostile_replies": hostile.hostile_replies,
-    "vllm_rounds": serving.vllm_rounds,
-    "vllm_in_flight": serving.vllm_in_flight,
-    "gpu_sft": gpu.gpu_sft,
+# The module of each benchmark, which has a function of the benchmark's name. Modules are imported
+# when they are needed, so that a package that only one of them uses is not needed by the others.
+BENCHMARKS = {
+    "house": "house",
+    "budget": "curation",
+    "curation": "curation",
+    "packing": "training",
+    "import_rows": "importing",
+    "judge_cache": "judging",
+    "concurrency": "concurrency",
+    "corruption": "durability",
+    "disk_full": "durability",
+    "overspend": "durability",
+    "races": "durability",
+    "waiting": "waiting",
+    "approvals": "waiting",
+    "resume_speed": "waiting",
+    "page": "page",
+    "faults": "faults",
+    "hostile_replies": "hostile",
+    "crash": "durability",
+    "power_loss": "durability",
+    "mutants": "mutants",
+    "sft_step": "training",
+    "vllm_rounds": "serving",
+    "vllm_in_flight": "serving",
+    "gpu_sft": "gpu",
+    "demo": "loop",
+    "controller_share": "loop",
+    "audit": "planners",
+    "landscape": "planners",
+    "planners": "planners",
 }
 
 
+def measure(name: str, quick: bool) -> Rows:
+    """The rows of one benchmark; a single row that says why, if it cannot run on this machine."""
+    module = import_module(f"benchmarks.{BENCHMARKS[name]}")
+    try:
+        rows: Rows = getattr(module, name)(quick)
+    except CannotRun as error:
+        rows = [not_measured(f"cannot run here: {error}")]
+    return rows
+
+
+def line(row: Row) -> str:
+    """A row as one line of text."""
+    met = {True: "met", False: "MISSED", None: ""}[row["met"]]
+    value = "" if row["figure"] is None else f": {row['figure']} {row['unit']}".rstrip()
+    goal = f" (goal {row['goal']}) {met}" if row["goal"] else ""
+    return f"{row['what']}{value}{goal}"
+
+
 def main() -> int:
-    """Run one benchmark; 1 where a goal is missed."""
+    """Run one benchmark, or all; the exit code is 1 if a goal is missed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("name", choices=list(BENCHMARKS))
+    parser.add_argument("name", choices=[*BENCHMARKS, "all"])
     parser.add_argument("--quick", action="store_true", help="smaller and noisier")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     options = parser.parse_args()
-    rows = BENCHMARKS[options.name](options.quick)
+    if options.name == "all":
+        return run_all(list(BENCHMARKS), options.quick, options.json)
+    # What a benchmark prints on its way must not end up between the rows.
+    with contextlib.redirect_stdout(sys.stderr):
+        rows = measure(options.name, options.quick)
     if options.json:
         print(json.dumps(rows, indent=1))
     else:
         for row in rows:
-            met = {True: "met", False: "MISSED", None: ""}[row["met"]]
-            print(
-                f"{row['what']}: {row['figure']} {row['unit']}"
-                + (f" (goal {row['goal']}) {met}" if row["goal"] else "")
-            )
+            print(line(row))
     return int(any(row["met"] is False for row in rows))
 
 

@@ -11,13 +11,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.figures import figure
+from benchmarks.figures import Rows, figure
+from mosaic.core.types.base import JsonObject
 from mosaic.core.types.data import Focus, Mixture, Range
 from training.data.curate import curate
 from training.data.pool import Pool
@@ -38,56 +38,40 @@ NEEDED = (
 
 
 def synthetic_pool(folder: Path, rows: int) -> None:
-    """A pool folder of the index alone, written as columns: 3 data sets x 5 buckets, four attributes, one a list."""
+    """Write the index of a pool: 3 data sets of 5 buckets, four attributes, one of them a list."""
     generator = np.random.default_rng(0)
     cells = len(DATASETS) * len(BUCKETS)
     bounds = np.linspace(0, rows, cells + 1).astype(int)
     quality = generator.integers(1, 6, rows).astype(np.int8)
     tokens = np.clip(generator.lognormal(6, 0.7, rows), 8, 4096).astype(np.int32)
-    topics = pa.DictionaryArray.from_arrays(
-        pa.array(generator.integers(0, 30, rows).astype(np.int32)),
-        pa.array([f"topic{i}" for i in range(30)]),
-    )
-    levels = pa.DictionaryArray.from_arrays(
-        pa.array(generator.integers(0, 5, rows).astype(np.int32)),
-        pa.array([f"level{i}" for i in range(5)]),
-    )
-    tags = pa.DictionaryArray.from_arrays(
-        pa.array(generator.integers(0, 50, 2 * rows).astype(np.int32)),
-        pa.array([f"tag{i}" for i in range(50)]),
-    ).cast(pa.string())
-    hashes = np.concatenate(
-        [
-            np.sort(generator.integers(0, 2**64, b - a, dtype=np.uint64))
-            for a, b in itertools.pairwise(bounds)
-        ]
-    )
+    topics = _labels(generator, "topic", 30, rows)
+    levels = _labels(generator, "level", 5, rows)
+    tags = _labels(generator, "tag", 50, 2 * rows)
+    hashes = []
+    for start, end in itertools.pairwise(bounds):
+        hashes.append(np.sort(generator.integers(0, 2**64, end - start, dtype=np.uint64)))
     table = pa.table(
         {
-            "hash": pa.array(hashes),
+            "hash": pa.array(np.concatenate(hashes)),
             "n_tokens": pa.array(tokens),
             "quality": pa.array(quality),
             "window": pa.array(np.zeros(rows, np.int16)),
             "windows": pa.array(np.ones(rows, np.int16)),
-            "attribute:level": levels.cast(pa.string()),
+            "attribute:level": levels,
             "attribute:size": pa.array(generator.integers(0, 100, rows).astype(float)),
             "attribute:tags": pa.ListArray.from_arrays(
                 pa.array(np.arange(rows + 1) * 2, pa.int32()), tags
             ),
-            "attribute:topic": topics.cast(pa.string()),
+            "attribute:topic": topics,
         }
     )
     folder.mkdir(parents=True)
     pq.write_table(table, folder / INDEX, compression="zstd")
-    datasets: dict[str, Any] = {}
-    for i in range(cells):
-        a, b = int(bounds[i]), int(bounds[i + 1])
-        stock = {
-            str(q): [int((quality[a:b] == q).sum()), int(tokens[a:b][quality[a:b] == q].sum())]
-            for q in range(1, 6)
-        }
-        dataset, bucket = DATASETS[i // len(BUCKETS)], BUCKETS[i % len(BUCKETS)]
-        datasets.setdefault(dataset, {})[bucket] = {"start": a, "end": b, "stock": stock}
+    datasets: JsonObject = {dataset: {} for dataset in DATASETS}
+    for number, (dataset, bucket) in enumerate(itertools.product(DATASETS, BUCKETS)):
+        start, end = int(bounds[number]), int(bounds[number + 1])
+        stock = _stock(quality[start:end], tokens[start:end])
+        datasets[dataset][bucket] = {"start": start, "end": end, "stock": stock}
     manifest = {
         "version": VERSION,
         "rows": rows,
@@ -101,7 +85,24 @@ def synthetic_pool(folder: Path, rows: int) -> None:
     (folder / MANIFEST).write_text(json.dumps(manifest))
 
 
+def _labels(generator: np.random.Generator, name: str, count: int, rows: int) -> pa.Array:
+    """A column of text: one of `count` labels in each row."""
+    codes = pa.array(generator.integers(0, count, rows).astype(np.int32))
+    labels = pa.array([f"{name}{number}" for number in range(count)])
+    return pa.DictionaryArray.from_arrays(codes, labels).cast(pa.string())
+
+
+def _stock(quality: np.ndarray, tokens: np.ndarray) -> dict[str, list[int]]:
+    """Rows and tokens of a bucket for each quality."""
+    stock = {}
+    for value in range(1, 6):
+        chosen = quality == value
+        stock[str(value)] = [int(chosen.sum()), int(tokens[chosen].sum())]
+    return stock
+
+
 def plan() -> Mixture:
+    """A mixture that uses every kind of attribute."""
     weights = {d: dict.fromkeys(BUCKETS, 0.2) for d in DATASETS}
     focus = {
         "guard": Focus(
@@ -122,8 +123,19 @@ def plan() -> Mixture:
     )
 
 
+MEASURE = """
+import json, sys
+from pathlib import Path
+from benchmarks.curation import measure
+print(json.dumps(measure(Path(sys.argv[1]))))
+"""
+
+
 def measure(folder: Path) -> dict[str, float]:
-    """In this process: seconds to scan the needed columns, then seconds and CPU seconds to curate, cold."""
+    """In this process: seconds to scan the needed columns, then seconds and CPU seconds to curate.
+
+    Nothing is in memory yet, so each of the runs has a process of its own.
+    """
     started = time.monotonic()
     for name in NEEDED:
         pq.read_table(folder / INDEX, columns=[name], use_threads=False)
@@ -159,38 +171,43 @@ def interleave_version(folder: Path, out: Path) -> float:
     parts = []
     for dataset in DATASETS:
         entries = manifest["datasets"][dataset].values()
-        first, last = min(e["start"] for e in entries), max(e["end"] for e in entries)
+        first = min(entry["start"] for entry in entries)
+        last = max(entry["end"] for entry in entries)
         parts.append(Dataset(table.slice(first, last - first)))
     interleave_datasets(parts, probabilities=[0.5, 0.2, 0.3], seed=1).to_parquet(str(out))
     return time.monotonic() - started
 
 
-def curation(quick: bool) -> list[dict[str, Any]]:
-    """Speed against a scan of the same columns, rows per CPU second, peak memory; beside it two common ways."""
+def curation(quick: bool) -> Rows:
+    """Speed against a scan of the same columns, rows per CPU second, and peak memory.
+
+    Two common ways to do something like it stand beside that.
+    """
     rows = QUICK_ROWS if quick else ROWS
     with tempfile.TemporaryDirectory() as folder:
         pool = Path(folder) / "pool"
         synthetic_pool(pool, rows)
         runs = []
         for _ in range(3):
-            code = "import json, sys; from pathlib import Path; from benchmarks.curation import measure; "
-            code += "print(json.dumps(measure(Path(sys.argv[1]))))"
             done = subprocess.run(
-                [sys.executable, "-c", code, str(pool)], capture_output=True, text=True, check=True
+                [sys.executable, "-c", MEASURE, str(pool)],
+                capture_output=True,
+                text=True,
+                check=True,
             )
             runs.append(json.loads(done.stdout))
-        best = sorted(runs, key=lambda r: r["curate"] / r["scan"])[1]
+        median = sorted(runs, key=lambda run: run["curate"] / run["scan"])[1]
         figures = [
             figure(
                 "time of curation over time to scan its columns",
-                best["curate"] / best["scan"],
+                median["curate"] / median["scan"],
                 "x",
                 at_most=3,
             ),
-            figure("pool rows per CPU second", rows / best["cpu"], "rows/s", at_least=5_000_000),
-            figure("peak memory", best["memory"], "GB", at_most=3),
-            figure("tokens selected of 1,000,000", best["tokens"], "tokens"),
-            figure("seconds of curation", best["curate"], "s"),
+            figure("pool rows per CPU second", rows / median["cpu"], "rows/s", at_least=5_000_000),
+            figure("peak memory", median["memory"], "GB", at_most=3),
+            figure("tokens selected of 1,000,000", median["tokens"], "tokens"),
+            figure("seconds of curation", median["curate"], "s"),
             figure(
                 "seconds of the pandas version (no focus, no exclusion)", pandas_version(pool), "s"
             ),
@@ -206,7 +223,7 @@ def curation(quick: bool) -> list[dict[str, Any]]:
         return figures
 
 
-def budget(quick: bool) -> list[dict[str, Any]]:
+def budget(quick: bool) -> Rows:
     """Generated plans on a small pool: tokens over budget, over all of them."""
     trials = 500 if quick else 10_000
     rng = random.Random(0)
@@ -219,16 +236,12 @@ def budget(quick: bool) -> list[dict[str, Any]]:
             second = rng.random() * (1 - first)
             ratios = {"guard": first, "benign": second, "tasks": 1 - first - second}
             raw = [rng.random() for _ in BUCKETS]
-            weights = (
-                {"guard": {b: w / sum(raw) for b, w in zip(BUCKETS, raw, strict=True)}}
-                if rng.random() < 0.5
-                else {}
-            )
-            focus = (
-                {"tasks": Focus(include={"tags": ["tag1"]}, share=rng.random())}
-                if rng.random() < 0.5
-                else {}
-            )
+            weights, focus = {}, {}
+            if rng.random() < 0.5:
+                shares = [weight / sum(raw) for weight in raw]
+                weights["guard"] = dict(zip(BUCKETS, shares, strict=True))
+            if rng.random() < 0.5:
+                focus["tasks"] = Focus(include={"tags": ["tag1"]}, share=rng.random())
             mixture = Mixture(
                 ratios=ratios,
                 bucket_weights=weights,

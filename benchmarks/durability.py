@@ -1,4 +1,7 @@
-"""Nothing done is lost, nothing paid is paid twice: kills, lost power, races, damage, a full disk, the budget."""
+"""Nothing that is done is lost, and nothing that is paid is paid twice.
+
+Kills, lost power, races, damage, a full disk and the token budget.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 from benchmarks.faults_io import Disk, Points, in_child, install
-from benchmarks.figures import figure
+from benchmarks.figures import Rows, figure
 from benchmarks.standins import StandIn, Witness, outcome
 from mosaic.app.verify import verify
 from mosaic.app.views.report_data import report_data
@@ -25,14 +28,40 @@ from mosaic.core import steps as steps_module
 from mosaic.core.errors import BudgetError, DamageError, HeldError, MosaicError
 from mosaic.core.journal import Journal
 from mosaic.core.lock import LOCK
+from mosaic.core.rows import Calls, Place
 from mosaic.core.store import FOLDER, Store
 from mosaic.core.tables import FILE
+from mosaic.core.types.base import FrozenModel, JsonObject
+from mosaic.core.types.records import (
+    ChangedEvent,
+    EventRecord,
+    FailedEvent,
+    StepInputs,
+    Train,
+    TrainedEvent,
+)
+from mosaic.core.types.runs import (
+    TRAINING_SET,
+    Adapter,
+    InputDigests,
+    RunRecord,
+    SftRecipe,
+    TrainJob,
+)
 
-Rows = list[dict[str, Any]]
+AnyInputs = StepInputs[FrozenModel]
+NO_INPUTS = InputDigests(pool="", base_model="", suites={}, judge="")
+RECORD = RunRecord(run={}, inputs=NO_INPUTS)
+ADAPTER = Adapter(digest="0", base="0", tokens=0, supervised=0, steps=0, loss=0.0, seconds=0.0)
+
+
+def training(label: str) -> Train:
+    """A training step, told from others by its label."""
+    return Train(job=TrainJob(recipe=SftRecipe(), inputs={TRAINING_SET: label}, seed=1))
 
 
 def memory() -> tempfile.TemporaryDirectory[str]:
-    """A folder in memory where there is one: a kill leaves the page cache as it is, so that disks add only time."""
+    """A folder in memory, if there is one: a kill spares the page cache, so disks only add time."""
     return tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None)
 
 
@@ -40,16 +69,21 @@ def watched(run: Callable[[], None], witness: Witness) -> None:
     """Run with a line in the witness for each step that is begun anew and for each that is done."""
     begin, finish = Journal.begin, Journal.finish
 
-    def noting_begin(self: Journal, *values: Any, **named: Any) -> Any:
-        found = begin(self, *values, **named)
-        if found.state != "done":
-            witness.note(f"begin {found.key}")
-        return found
+    def noting_begin(self: Journal, inputs: AnyInputs, place: Place, reserve: int = 0) -> None:
+        begin(self, inputs, place, reserve)
+        witness.note(f"begin {inputs.key}")
 
-    def noting_finish(self: Journal, *values: Any, **named: Any) -> Any:
-        found = finish(self, *values, **named)
-        witness.note(f"done {found.key}")
-        return found
+    def noting_finish(
+        self: Journal,
+        inputs: AnyInputs,
+        result: FrozenModel,
+        events: Sequence[EventRecord] = (),
+        spent: int = 0,
+        seconds: float = 0.0,
+        calls: Sequence[Calls] = (),
+    ) -> None:
+        finish(self, inputs, result, events, spent, seconds, calls)
+        witness.note(f"done {inputs.key}")
 
     with (
         patch.object(Journal, "begin", noting_begin),
@@ -74,7 +108,10 @@ def repeated(lines: list[str]) -> int:
 def _start(
     standin: StandIn, folder: Path, witness: Witness, prepare: Callable[[], Points]
 ) -> tuple[int, int]:
-    """One start of the controller in a child; its exit code and how many points it passed (0 where it was killed)."""
+    """One start of the controller in a child; its exit code and how many points it passed.
+
+    The number of points is 0 if it was killed.
+    """
     counted = folder.parent / "points"
 
     def work() -> None:
@@ -87,7 +124,7 @@ def _start(
     return code, int(counted.read_text()) if counted.exists() else 0
 
 
-def _uninterrupted(standin: StandIn, base: Path, root: Path) -> tuple[dict[str, Any], int]:
+def _uninterrupted(standin: StandIn, base: Path, root: Path) -> tuple[JsonObject, int]:
     """The outcome of a run without faults, and its number of points."""
     folder = root / "whole" / "run"
     shutil.copytree(base, folder)
@@ -104,7 +141,7 @@ def _uninterrupted(standin: StandIn, base: Path, root: Path) -> tuple[dict[str, 
 
 
 def crash_points(standin: StandIn, every: int, power: bool, seed: int = 1) -> dict[str, int]:
-    """Kill at every n-th point, kill the recovery at a random one, then finish; counts of what went wrong."""
+    """Kill at every n-th point and the recovery at a random one, then finish; what went wrong."""
     chance = random.Random(seed)
     found = {"points": 0, "kills": 0, "unequal": 0, "repeated": 0}
     with memory() as name:
@@ -162,14 +199,16 @@ def _lab_run(folder: Path, kill_after: float | None) -> float:
     return time.monotonic() - started
 
 
-def _lab_result(folder: Path) -> Any:
+def _lab_result(folder: Path) -> object:
     data = report_data(folder)
-    rounds = [(r["plan"], r["scores"], r["adapter"], r["accepted"]) for r in data["rounds"]]
-    return rounds, data["audit"], data["budget"]["spent"]
+    rounds = []
+    for each in data.rounds:
+        rounds.append((each.plan, each.scores, each.adapter, each.accepted))
+    return rounds, data.audit, data.budget.spent
 
 
 def _lab_kills(count: int) -> int:
-    """Runs of the real laboratory, killed at a random time, resumed, and unlike the uninterrupted one."""
+    """Runs of the real laboratory that end unlike an uninterrupted one, killed at random times."""
     chance = random.Random(7)
     unequal = 0
     with tempfile.TemporaryDirectory() as name:
@@ -192,54 +231,40 @@ def _small() -> StandIn:
 
 
 def crash(quick: bool) -> Rows:
-    """`kill -9` at write points of a four-round run, a second kill in recovery, half of them with the bookmark deleted;
-    and the real laboratory killed at random times."""
-    rows = (
-        []
-        if quick
-        else [
-            figure(
-                "the real laboratory killed at 10 random times: unequal",
-                _lab_kills(10),
-                "of 10",
-                at_most=0,
-            )
-        ]
-    )
+    """`kill -9` at write points of a four-round run, and a second time in the recovery.
+
+    Half of the killed runs also lose their checkpoint. Unless quick, the real laboratory is killed
+    at random times too.
+    """
+    rows = []
+    if not quick:
+        what = "the real laboratory killed at 10 random times: unequal"
+        rows.append(figure(what, _lab_kills(10), "of 10", at_most=0))
     found = crash_points(_small(), 40 if quick else 1, power=False)
+    tried = "kill -9: points tried, each with a second kill in recovery"
+    unequal = "kill -9: resumed runs unlike the uninterrupted one"
     return [
         *rows,
-        figure(
-            "kill -9: points tried, each with a second kill in recovery", found["points"], "points"
-        ),
+        figure(tried, found["points"], "points"),
         figure("kill -9: kills", found["kills"], "kills"),
-        figure(
-            "kill -9: resumed runs unlike the uninterrupted one",
-            found["unequal"],
-            "runs",
-            at_most=0,
-        ),
+        figure(unequal, found["unequal"], "runs", at_most=0),
         figure("kill -9: completed steps repeated", found["repeated"], "steps", at_most=0),
     ]
 
 
 def power_loss(quick: bool) -> Rows:
-    """The same, and what was not flushed is taken away at each kill, in three ways."""
+    """The same, but what was not flushed is taken away at each kill, in three ways."""
     found = crash_points(_small(), 40 if quick else 1, power=True)
+    unequal = "power loss: resumed runs unlike the uninterrupted one"
     return [
         figure("power loss: points tried", found["points"], "points"),
-        figure(
-            "power loss: resumed runs unlike the uninterrupted one",
-            found["unequal"],
-            "runs",
-            at_most=0,
-        ),
+        figure(unequal, found["unequal"], "runs", at_most=0),
         figure("power loss: completed steps repeated", found["repeated"], "steps", at_most=0),
     ]
 
 
 def races(quick: bool) -> Rows:
-    """Two controllers started at once on one run; a controller woken after another took the run over."""
+    """Two controllers start at once on one run; one wakes up after another took its run over."""
     standin = StandIn.make("rounds=1", per_slice=4)
     doubled, slowest, unnamed, died = 0, 0.0, 0, 0
     count = 20 if quick else 200
@@ -268,20 +293,21 @@ def races(quick: bool) -> Rows:
                 except HeldError as error:
                     verdict.write_text(f"held {time.monotonic() - began} {error}")
 
-            threads = [
-                threading.Thread(target=in_child, args=(lambda v=v: contend(v),)) for v in verdicts
-            ]
+            threads = []
+            for verdict in verdicts:
+                work = partial(contend, verdict)
+                threads.append(threading.Thread(target=in_child, args=(work,)))
             for thread in threads:
                 thread.start()
             for thread in threads:
                 thread.join()
-            texts = [v.read_text() if v.exists() else "died" for v in verdicts]
-            losers = [t for t in texts if t.startswith("held")]
-            died += (
-                "died" in texts
-            )  # two may both run, one after the other: the second finds nothing to do
-            slowest = max([slowest, *(float(t.split()[1]) for t in losers)])
-            unnamed += sum("process" not in t for t in losers)
+            texts = [path.read_text() if path.exists() else "died" for path in verdicts]
+            losers = [text for text in texts if text.startswith("held")]
+            # Both may run, one after the other: then the second finds nothing to do.
+            died += "died" in texts
+            for text in losers:
+                slowest = max(slowest, float(text.split()[1]))
+                unnamed += "process" not in text
             doubled += repeated(witness.lines())
             shutil.rmtree(trial)
         commits = sum(_zombie(standin, root) for _ in range(5 if quick else 50))
@@ -295,21 +321,22 @@ def races(quick: bool) -> Rows:
 
 
 def _zombie(standin: StandIn, root: Path) -> int:
-    """A controller that sleeps while another one takes the run over (its lock file replaced): what it still commits."""
+    """What a controller commits that slept while another took its run over, by a new lock file."""
     folder = root / "zombie"
     standin.create(folder)
     first = Journal.open(folder)
     first.acquire()
-    open_step = first.begin("train", {"a": 1}, 1)
+    open_step, late = training("open"), RunRecord(run={"late": 1}, inputs=NO_INPUTS)
+    first.begin(open_step, Place(1))
     (folder / LOCK).unlink()
     second = Journal.open(folder)
     second.acquire()
     commits = 0
     for act in (
-        lambda: first.finish(open_step, {"late": True}, [("trained", {})]),
-        lambda: first.begin("train", {"a": 2}, 1),
-        lambda: first.fail(open_step, "late"),
-        lambda: first.change({"late": 1}, {}, 1),
+        lambda: first.finish(open_step, ADAPTER, [TrainedEvent(adapter=ADAPTER)]),
+        lambda: first.begin(training("another"), Place(1)),
+        lambda: first.fail(open_step, FailedEvent(step="train", reason="late")),
+        lambda: first.change(late, ChangedEvent(changes=[]), 1),
     ):
         try:
             act()
@@ -323,7 +350,7 @@ def _zombie(standin: StandIn, root: Path) -> int:
 
 
 def corruption(quick: bool) -> Rows:
-    """Bit flips and truncations of a finished run's files: found and named, or without effect on what is read."""
+    """Flipped bits and cuts in the files of a finished run: found and named, or harmless."""
     standin = StandIn.make("rounds=2", per_slice=4)
     chance = random.Random(3)
     wrong, silent, harmless = 0, 0, 0
@@ -356,14 +383,15 @@ def corruption(quick: bool) -> Rows:
 
 
 def _damaged(data: bytes, chance: random.Random, cut: bool) -> bytes:
+    """The data cut at a random place, or with one bit flipped there."""
     at = chance.randrange(len(data))
     if cut:
         return data[:at]
     return data[:at] + bytes([data[at] ^ (1 << chance.randrange(8))]) + data[at + 1 :]
 
 
-def _loaded(folder: Path, path: Path) -> Any:
-    """What a controller reads after the damage: `refused`, the whole outcome, or an artifact's bytes."""
+def _loaded(folder: Path, path: Path) -> object:
+    """What a controller makes of the damage: `refused`, the outcome of the run, or `accepted`."""
     try:
         if path.name == FILE:
             journal = Journal.open(folder)
@@ -380,7 +408,7 @@ def _loaded(folder: Path, path: Path) -> Any:
 
 
 def disk_full(quick: bool) -> Rows:
-    """A disk that fills up at 30 levels, in the store and in the journal: a pause, then the same result with room."""
+    """A disk that fills up at 30 levels: a pause, and the same result once there is room."""
     standin = StandIn.make("rounds=2", per_slice=4)
     dirty, unequal, paused = 0, 0, 0
     levels = 6 if quick else 30
@@ -390,7 +418,8 @@ def disk_full(quick: bool) -> Rows:
         standin.create(base)
         expected, _ = _uninterrupted(standin, base, root)
         whole = root / "whole" / "run"
-        store_bytes = sum(p.stat().st_size for p in (whole / FOLDER).rglob("*") if p.is_file())
+        filed = [path for path in (whole / FOLDER).rglob("*") if path.is_file()]
+        store_bytes = sum(path.stat().st_size for path in filed)
         pages = (whole / FILE).stat().st_size // 4096
         steps_module.MIN_ROOM = 0
         for level in range(levels):
@@ -411,36 +440,36 @@ def disk_full(quick: bool) -> Rows:
             code, _ = _start(standin, folder, witness, Points)
             unequal += code != 0 or outcome(folder) != expected or repeated(witness.lines()) > 0
             shutil.rmtree(trial)
+    unlike = "unlike the uninterrupted run after space returns"
     return [
         figure(f"a disk full at {levels} levels: pauses", paused, "runs", at_least=levels * 0.8),
         figure("a disk full: ends that are not a clean pause", dirty, "runs", at_most=0),
-        figure(
-            "a disk full: unlike the uninterrupted run after space returns",
-            unequal,
-            "runs",
-            at_most=0,
-        ),
+        figure(f"a disk full: {unlike}", unequal, "runs", at_most=0),
     ]
 
 
 def overspend(quick: bool) -> Rows:
-    """Reservations and settlements in sequences, in eight threads, and in processes that are killed."""
+    """Reservations and settlements in sequence, in eight threads with a journal each or with one
+    for all, and in killed processes.
+    """
     count = 4_000 if quick else 100_000
     cap, over, tried = 1_000, 0, 0
+    errors: list[str] = []
     chance = random.Random(5)
     with memory() as name:
         root = Path(name)
 
         def act(journal: Journal, label: str) -> None:
             amount = chance.randrange(1, 40)
+            step = training(label)
             try:
-                step = journal.begin("train", {"n": label}, 1, amount)
+                journal.begin(step, Place(1), amount)
             except BudgetError:
                 return
             if chance.random() < 0.3:
-                journal.fail(step, "no luck")
+                journal.fail(step, FailedEvent(step="train", reason="no luck"))
             else:
-                journal.finish(step, {}, spent=chance.randrange(amount + 1))
+                journal.finish(step, ADAPTER, spent=chance.randrange(amount + 1))
 
         def check(journal: Journal) -> int:
             limit, held, spent = journal.ledger()
@@ -448,16 +477,26 @@ def overspend(quick: bool) -> Rows:
 
         for block in range(count // 400):
             folder = root / f"run{block}"
-            journal = Journal.create(folder, f"run{block}", {}, cap)
+            journal = Journal.create(folder, f"run{block}", RECORD, cap)
             fence = journal.acquire()
-            if block % 4 == 0:
+            if block % 4 in (0, 2):
+                shared = journal if block % 4 == 2 else None
 
-                def many(worker: int, folder: Path = folder, fence: int = fence) -> None:
-                    own = Journal.open(folder)
+                def many(
+                    worker: int,
+                    folder: Path = folder,
+                    fence: int = fence,
+                    shared: Journal | None = shared,
+                ) -> None:
+                    own = shared or Journal.open(folder)
                     own.fence = fence
-                    for i in range(50):
-                        act(own, f"{worker}-{i}")
-                    own.close()
+                    try:
+                        for i in range(50):
+                            act(own, f"{worker}-{i}")
+                    except Exception as error:  # whatever it is, it is what this figure counts
+                        errors.append(repr(error))
+                    if not shared:
+                        own.close()
 
                 threads = [threading.Thread(target=many, args=(w,)) for w in range(8)]
                 for thread in threads:
@@ -485,4 +524,7 @@ def overspend(quick: bool) -> Rows:
             tried += 400
             journal.close()
             shutil.rmtree(folder)
-    return [figure("overspends", over, f"of {tried:,} reservations", at_most=0)]
+    return [
+        figure("overspends", over, f"of {tried:,} reservations", at_most=0),
+        figure("errors in threads, half of them on one journal", len(errors), "errors", at_most=0),
+    ]

@@ -1,14 +1,15 @@
-"""A chat endpoint on a bad day: 2,000 calls over real HTTP against a server of which 30 % of the replies are bad."""
+"""A chat endpoint on a bad day: 2,000 calls to a server that spoils 30 % of its replies."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
-from benchmarks.figures import figure
-from eval.chat.client import BadReply, ChatConfig, ChatModel, ChatUnavailable
+from benchmarks.figures import Rows, figure
+from eval.chat.client import Attempt, BadReply, ChatConfig, ChatModel, ChatUnavailable
 from eval.chat.strict_json import Invalid, parse_strict
 from mosaic.core.types.base import FrozenModel
 from mosaic.lab.server import FAULTS, ScriptedServer
@@ -27,16 +28,37 @@ class Verdict(FrozenModel):
     verdict: Literal["met", "not_met"]
 
 
-def campaign(calls: int, rate: float, seed: int = 1) -> dict[str, Any]:
-    """Outcomes of so many calls. Waits between attempts are noted instead of slept."""
+@dataclass(frozen=True)
+class Campaign:
+    """What came of so many calls."""
+
+    ends: Counter[str]
+    attempts: float
+    max_attempts: int
+    over: float
+    wait: float
+    trapped: int
+    kinds: int
+    failed: int
+    charged: int
+    seconds: float
+
+    @property
+    def typed(self) -> int:
+        """Calls that ended as a value or as one typed failure."""
+        return self.ends["value"] + self.ends["ChatUnavailable"] + self.ends["BadReply"]
+
+
+def campaign(calls: int, rate: float, seed: int = 1) -> Campaign:
+    """Make so many calls. Waits between attempts are noted and not slept."""
     waits: list[float] = []
     ends: Counter[str] = Counter()
     attempts: list[int] = []
     over: list[float] = []
-    charged = unknown = 0
-    with (
-        ScriptedServer() as server
-    ):  # the client's first use imports for seconds on a busy machine: no reply's fault
+    charged = 0
+    # The client's first use imports for seconds on a busy machine, which is not the fault of any
+    # reply.
+    with ScriptedServer() as server:
         ChatModel(ChatConfig(base_url=server.url)).complete(
             [{"role": "user", "content": "Are you there?"}]
         )
@@ -45,7 +67,8 @@ def campaign(calls: int, rate: float, seed: int = 1) -> dict[str, Any]:
             ChatConfig(base_url=server.url, timeout_seconds=TIMEOUT), sleep=waits.append
         )
 
-        def one(number: int) -> tuple[str, list[Any]]:
+        def one(number: int) -> tuple[str, list[Attempt]]:
+            """How one call ended, and its attempts."""
             messages = [{"role": "user", "content": f"Is item {number} met?"}]
             try:
                 got = chat.complete(messages, schema=schema_of(Verdict))
@@ -63,61 +86,51 @@ def campaign(calls: int, rate: float, seed: int = 1) -> dict[str, Any]:
             for end, records in pool.map(one, range(calls)):
                 ends[end] += 1
                 attempts.append(len(records))
-                over += [max(0.0, r.seconds - TIMEOUT) for r in records]
-                charged += sum(r.charged > 0 or r.error in FREE for r in records if r.error)
-                unknown += sum(r.tokens is None for r in records if r.error)
+                for record in records:
+                    over.append(max(0.0, record.seconds - TIMEOUT))
+                    if record.error:
+                        charged += record.charged > 0 or record.error in FREE
         chat.close()
-        return {
-            "ends": ends,
-            "attempts": sum(attempts) / calls,
-            "most": max(attempts),
-            "over": max(over),
-            "wait": max(waits, default=0.0),
-            "trapped": len(server.trapped),
-            "kinds": len(set(server.seen) & set(FAULTS)),
-            "failed": sum(attempts) - ends["value"],
-            "charged": charged,
-            "seconds": time.monotonic() - started,
-        }
+        return Campaign(
+            ends=ends,
+            attempts=sum(attempts) / calls,
+            max_attempts=max(attempts),
+            over=max(over),
+            wait=max(waits, default=0.0),
+            trapped=len(server.trapped),
+            kinds=len(set(server.seen) & set(FAULTS)),
+            failed=sum(attempts) - ends["value"],
+            charged=charged,
+            seconds=time.monotonic() - started,
+        )
 
 
-def faults(quick: bool) -> list[dict[str, Any]]:
+def faults(quick: bool) -> Rows:
     """30 % bad replies of all kinds, then a sweep of the rate."""
     calls = 200 if quick else 2000
     got = campaign(calls, 0.3)
-    ends = got["ends"]
-    typed = ends["value"] + ends["ChatUnavailable"] + ends["BadReply"]
+    succeeded = got.ends["value"] / calls
+    uncharged = got.failed - got.charged
+    kinds = len(FAULTS) - 4 if quick else len(FAULTS)
     rows = [
-        figure("calls that end as a value or one typed failure", typed / calls, "of 1", at_least=1),
-        figure(f"of {calls} calls succeed", ends["value"] / calls, "of 1", at_least=0.999),
-        figure("attempts per call", got["attempts"], "", at_most=1.6),
-        figure("most attempts of a call", got["most"], "", at_most=8),
-        figure("attempt past its time limit by", got["over"], "s", at_most=SLACK),
-        figure("longest wait that was asked for", got["wait"], "s", at_most=120),
-        figure("requests that followed a redirect", got["trapped"], "", at_most=0),
         figure(
-            "failed attempts that were not charged", got["failed"] - got["charged"], "", at_most=0
+            "calls that end as a value or one typed failure", got.typed / calls, "of 1", at_least=1
         ),
-        figure(
-            f"kinds of fault met, of {len(FAULTS)}",
-            got["kinds"],
-            "",
-            at_least=len(FAULTS) - (4 if quick else 0),
-        ),
-        figure("wall time", got["seconds"], "s"),
+        figure(f"of {calls} calls succeed", succeeded, "of 1", at_least=0.999),
+        figure("attempts per call", got.attempts, "", at_most=1.6),
+        figure("most attempts of a call", got.max_attempts, "", at_most=8),
+        figure("attempt past its time limit by", got.over, "s", at_most=SLACK),
+        figure("longest wait that was asked for", got.wait, "s", at_most=120),
+        figure("requests that followed a redirect", got.trapped, "", at_most=0),
+        figure("failed attempts that were not charged", uncharged, "", at_most=0),
+        figure(f"kinds of fault met, of {len(FAULTS)}", got.kinds, "", at_least=kinds),
+        figure("wall time", got.seconds, "s"),
     ]
     for rate in (0.0, 0.1, 0.6):
         swept = campaign(calls // 4, rate, seed=2)
-        expected = sum(rate**k for k in range(8))
-        rows.append(
-            figure(
-                f"rate {rate}: attempts per call (1/(1-p) is {expected:.2f})", swept["attempts"], ""
-            )
-        )
-        typed = (
-            swept["ends"]["value"] + swept["ends"]["ChatUnavailable"] + swept["ends"]["BadReply"]
-        )
-        rows.append(
-            figure(f"rate {rate}: value or typed failure", typed / (calls // 4), "of 1", at_least=1)
-        )
+        expected = sum(rate**attempt for attempt in range(8))
+        what = f"rate {rate}: attempts per call (1/(1-p) is {expected:.2f})"
+        rows.append(figure(what, swept.attempts, ""))
+        typed = swept.typed / (calls // 4)
+        rows.append(figure(f"rate {rate}: value or typed failure", typed, "of 1", at_least=1))
     return rows

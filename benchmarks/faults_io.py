@@ -1,7 +1,8 @@
-"""Faults under the store and the journal, injected from outside: kills, lost power and a full disk.
+"""Faults below the store and the journal, injected from outside: kills, lost power, a full disk.
 
-`os` functions and the journal's SQLite connection are wrapped in a forked child; the product has no hook for it. Every
-wrapped call is a numbered point. A write is split in two with a point between the halves, so that torn files occur.
+Functions of `os` and the journal's SQLite connection are wrapped in a forked child; the product
+has no hook for it. Each wrapped call is a numbered point. A write is split in two, with a point
+between the halves, so that torn files occur.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import signal
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 from mosaic.core.tables import FILE
@@ -44,23 +44,25 @@ class Points:
 def install(
     points: Points, disk: Disk | None = None, room: int | None = None, pages: int | None = None
 ) -> None:
-    """Wrap this process's file operations for good. `room` is in bytes that may still be written, `pages` limits
-    the journal: beyond them the disk is full."""
+    """Wrap the file operations of this process until it ends.
+
+    `room` is how many bytes may still be written, `pages` limits the journal: beyond them the disk
+    is full.
+    """
     left = [room]
 
-    def open_(path: Any, flags: int, *rest: Any, **named: Any) -> int:
+    def open_(path: object, flags: int, *rest: object, **named: object) -> int:
         points.pass_by()
         descriptor = int(REAL["open"](path, flags, *rest, **named))
         if disk:
             disk.opened(descriptor, path, flags)
         return descriptor
 
-    def write(descriptor: int, data: Any) -> int:
+    def write(descriptor: int, data: object) -> int:
         points.pass_by()
-        # The witness stands beside the run and is not what fills the disk.
-        if left[0] is not None and not os.readlink(f"/proc/self/fd/{descriptor}").endswith(
-            "witness"
-        ):
+        # The witness stands outside of the run and does not fill its disk.
+        path = os.readlink(f"/proc/self/fd/{descriptor}")
+        if left[0] is not None and not path.endswith("witness"):
             left[0] -= len(data)
             if left[0] < 0:
                 raise OSError(errno.ENOSPC, "No space left on device")
@@ -75,13 +77,13 @@ def install(
         if disk:
             disk.synced(descriptor)
 
-    def rename(source: Any, target: Any, **named: Any) -> None:
+    def rename(source: object, target: object, **named: object) -> None:
         points.pass_by()
         REAL["rename"](source, target, **named)
         if disk:
             disk.renamed(Path(source), Path(target))
 
-    def mkdir(path: Any, *rest: Any, **named: Any) -> None:
+    def mkdir(path: object, *rest: object, **named: object) -> None:
         points.pass_by()
         REAL["mkdir"](path, *rest, **named)
         if disk:
@@ -92,13 +94,20 @@ def install(
             disk.paths.pop(descriptor, None)
         REAL["close"](descriptor)
 
-    for name, wrapped in {
-        "open": open_, "write": write, "fsync": fsync, "rename": rename, "replace": rename, "mkdir": mkdir, "close": close
-    }.items():  # fmt: skip
-        setattr(os, name, wrapped)
+    wrapped = {
+        "open": open_,
+        "write": write,
+        "fsync": fsync,
+        "rename": rename,
+        "replace": rename,
+        "mkdir": mkdir,
+        "close": close,
+    }
+    for name, function in wrapped.items():
+        setattr(os, name, function)
 
     class Connection(sqlite3.Connection):
-        def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+        def execute(self, sql: str, *values: object) -> sqlite3.Cursor:
             changes = sql.startswith(CHANGES)
             if changes:
                 points.pass_by()
@@ -109,7 +118,7 @@ def install(
 
     real = sqlite3.connect
 
-    def connect(path: Any, *rest: Any, **named: Any) -> sqlite3.Connection:
+    def connect(path: object, *rest: object, **named: object) -> sqlite3.Connection:
         if Path(str(path)).name != FILE:
             return real(path, *rest, **named)
         connection = real(path, *rest, factory=Connection, **named)
@@ -121,9 +130,12 @@ def install(
 
 
 class Disk:
-    """What a disk promised: bytes of files at their last fsync, and folder entries at the folder's. `forget` takes the
-    rest away, as a loss of power may. `variant`: `drop` all that was not promised, `half` keeps half of unsynced bytes,
-    `names` keeps entries but drops bytes. SQLite's files are its own matter."""
+    """What a disk has promised: bytes of a file at its last fsync, entries of a folder at its own.
+
+    `forget` takes the rest away, as a loss of power may. By `variant` it drops all that was not
+    promised (`drop`), keeps half of the bytes that were not synced (`half`), or keeps the entries
+    and drops the bytes (`names`). The files of SQLite are not watched.
+    """
 
     def __init__(self, root: Path, variant: str, seed: int) -> None:
         self.root = root
@@ -137,7 +149,7 @@ class Disk:
     def _mine(self, path: Path) -> bool:
         return self.root in path.parents or path == self.root
 
-    def opened(self, descriptor: int, path: Any, flags: int) -> None:
+    def opened(self, descriptor: int, path: object, flags: int) -> None:
         if not isinstance(path, str | Path) or not self._mine(Path(path)):
             return
         self.paths[descriptor] = Path(path)
@@ -164,15 +176,13 @@ class Disk:
             return
 
         def moved(path: Path) -> Path:
-            return (
-                target / path.relative_to(source)
-                if path == source or source in path.parents
-                else path
-            )
+            if path == source or source in path.parents:
+                return target / path.relative_to(source)
+            return path
 
-        self.durable = {moved(p): b for p, b in self.durable.items()}
-        self.volatile = {moved(p) for p in self.volatile}
-        self.pending = [(kind, moved(a), moved(b)) for kind, a, b in self.pending]
+        self.durable = {moved(path): data for path, data in self.durable.items()}
+        self.volatile = {moved(path) for path in self.volatile}
+        self.pending = [(kind, moved(old), moved(new)) for kind, old, new in self.pending]
         self.pending.append(("rename", source, target))
 
     def forget(self) -> None:
@@ -192,7 +202,11 @@ class Disk:
 
 
 def in_child(work: Callable[[], None]) -> int:
-    """Run in a forked child: 0 where it came to its end, 3 for an expected stop, 1 for an error, -9 where it was killed."""
+    """Run in a forked child; its exit code.
+
+    0 if it came to its end, that of the error if it was an expected one, 1 for any other error, -9
+    if it was killed.
+    """
     child = os.fork()
     if child == 0:
         code = 1

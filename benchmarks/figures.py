@@ -1,26 +1,53 @@
-"""One row of a benchmark."""
+"""One row of a benchmark: what was measured, its figure, and its goal if it has one."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypedDict
+
+
+class Row(TypedDict):
+    """A figure. `figure` is None if it could not be measured, `met` is None if there is no goal."""
+
+    what: str
+    figure: float | None
+    unit: str
+    goal: str | None
+    met: bool | None
+
+
+Rows = list[Row]
+
+
+class CannotRun(Exception):
+    """Raised by a benchmark that this machine cannot run.
+
+    The message says what is missing and how to get it.
+    """
 
 
 def figure(
-    what: str, value: float, unit: str, at_most: float | None = None, at_least: float | None = None
-) -> dict[str, Any]:
-    """A measured figure with its goal, if it has one."""
-    goal = (
-        f"at most {at_most:g}"
-        if at_most is not None
-        else f"at least {at_least:g}"
-        if at_least is not None
-        else None
-    )
-    met = (
-        None
-        if goal is None
-        else value <= at_most
-        if at_most is not None
-        else value >= (at_least or 0.0)
-    )
+    what: str,
+    value: float,
+    unit: str,
+    at_most: float | None = None,
+    at_least: float | None = None,
+    below: float | None = None,
+) -> Row:
+    """A measured figure with its goal: one of `at_most`, `at_least` and `below`, or none.
+
+    >>> figure("steps repeated", 2, "steps", at_most=0)
+    {'what': 'steps repeated', 'figure': 2, 'unit': 'steps', 'goal': 'at most 0', 'met': False}
+    """
+    goal, met = None, None
+    if at_most is not None:
+        goal, met = f"at most {at_most:g}", value <= at_most
+    elif at_least is not None:
+        goal, met = f"at least {at_least:g}", value >= at_least
+    elif below is not None:
+        goal, met = f"below {below:g}", value < below
     return {"what": what, "figure": round(value, 4), "unit": unit, "goal": goal, "met": met}
+
+
+def not_measured(what: str, met: bool | None = None) -> Row:
+    """A row without a figure: `what` says why. `met` is False if that counts as a missed goal."""
+    return {"what": what, "figure": None, "unit": "", "goal": None, "met": met}

@@ -1,4 +1,4 @@
-"""The training path at a realistic size, on a GPU: random weights of an 8B shape, chats of log-normal length."""
+"""Training at a realistic size on a GPU: random weights of an 8B shape, log-normal chats."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks.figures import figure
+from benchmarks.figures import CannotRun, Rows, figure
 from mosaic.app.config import load_config
 from mosaic.core.store import file_digest
 from mosaic.core.types.runs import BASE, TRAINING_SET, SftRecipe, TrainJob, Workplace
@@ -20,7 +20,11 @@ from training.models.adapter import model_digest
 from training.models.chat_template import tokenise
 from training.models.tokenizer import load_tokenizer
 
-# Layers, width, feed-forward width, heads, key-value heads, vocabulary: Llama 3.1 8B's, and one for a look.
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# Layers, width, feed-forward width, heads, key-value heads, vocabulary: those of Llama 3.1 8B, and
+# small ones.
 LARGE = (32, 4096, 14_336, 32, 8, 128_256)
 SMALL = (2, 256, 688, 4, 4, 1_024)
 
@@ -53,48 +57,46 @@ def _model(folder: Path, shape: tuple[int, ...], dtype: str) -> None:
             shutil.copy(path, folder)
 
 
-def _chats(tokens: int, base: Path) -> Any:
-    """Rows of a training set: the laboratory's turns strung together into chats of log-normal length."""
+def _chats(tokens: int, base: Path) -> pa.Table:
+    """A training set: turns of the laboratory, strung together into chats of log-normal length."""
     import pyarrow as pa
 
     pool = Pool.open(Path(load_config("lab").pool))
     chats = pool.rows(np.arange(2_000))["messages"].to_pylist()
-    texts = [m["content"] for chat in chats for m in chat if m["role"] != "system"]
+    texts = []
+    for chat in chats:
+        texts += [message["content"] for message in chat if message["role"] != "system"]
     lengths = np.random.default_rng(0).lognormal(3.0, 0.8, tokens).clip(2, 120).astype(int)
     tokenizer = load_tokenizer(base)
-    rows: dict[str, list[Any]] = {"id": [], "messages": [], "n_tokens": [], "weight": []}
+    rows = []
     total, place = 0, 0
     for number, length in enumerate(lengths):
         if total >= tokens:
             break
-        taken = [texts[(place + k) % len(texts)] for k in range(2 * length)]
+        chat = []
+        for turn in range(2 * length):
+            role = "assistant" if turn % 2 else "user"
+            chat.append({"role": role, "content": texts[(place + turn) % len(texts)]})
         place += 2 * length
-        chat = [
-            {"role": ("user", "assistant")[k % 2], "content": text} for k, text in enumerate(taken)
-        ]
         count = len(tokenise(tokenizer, [chat])[0][0])
         if count > 4096:
             continue
         total += count
-        for name, value in (
-            ("id", f"r{number}"),
-            ("messages", chat),
-            ("n_tokens", count),
-            ("weight", 1.0),
-        ):
-            rows[name].append(value)
-    return pa.table(rows)
+        rows.append({"id": f"r{number}", "messages": chat, "n_tokens": count, "weight": 1.0})
+    return pa.Table.from_pylist(rows)
 
 
-def gpu_sft(quick: bool) -> list[dict[str, Any]]:
-    """Tokens per second, peak memory and the share of time outside the optimiser's steps. `quick` is a small shape,
-    which runs anywhere and says nothing about an 8B model."""
+def gpu_sft(quick: bool) -> Rows:
+    """Tokens per second, peak memory and the share of time outside the optimiser's steps.
+
+    `quick` is a small shape, which runs anywhere and says nothing about a model of 8B parameters.
+    """
     import pyarrow.parquet as pq
     import torch
 
     gpu = torch.cuda.is_available()
     if not (gpu or quick):
-        raise SystemExit("gpu_sft needs a GPU; --quick tries the path on a small shape without one")
+        raise CannotRun("it needs a GPU; --quick tries the path on a small shape without one")
     dtype = "bfloat16" if gpu else "float32"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -115,14 +117,11 @@ def gpu_sft(quick: bool) -> list[dict[str, Any]]:
         started = time.monotonic()
         result = train(job, place)
         seconds = time.monotonic() - started
+    outside = 1 - result.train_seconds / seconds
     rows = [
         figure(f"tokens trained in {result.steps} steps", result.tokens, "tokens"),
         figure("speed", result.tokens / result.train_seconds, "tokens/s"),
-        figure(
-            "share of the training's time outside its steps",
-            1 - result.train_seconds / seconds,
-            "share",
-        ),
+        figure("share of the training's time outside its steps", outside, "share"),
     ]
     if gpu:
         rows.append(figure("peak memory", torch.cuda.max_memory_allocated() / 2**30, "GiB"))

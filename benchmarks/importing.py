@@ -1,4 +1,6 @@
-"""Import: seconds and peak memory of 100,000 rows of published shapes, and whether every bad row is named."""
+"""Import: seconds and peak memory of 100,000 rows of published shapes, and whether every bad row
+is named.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +11,9 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
-from benchmarks.figures import figure
+from benchmarks.figures import Rows, figure
+from mosaic.core.types.base import JsonObject
 
 ROWS, QUICK_ROWS = 100_000, 10_000
 # Tulu-3 persona instruction following: 70,397,173 bytes in 29,980 rows (its data set card).
@@ -19,25 +21,41 @@ TULU_BYTES = 2_348
 BAD_EVERY = 1_000
 
 
+# What runs in a process of its own, so that its peak memory is its own.
+MEASURE = """
+import json, sys
+from pathlib import Path
+from benchmarks.importing import measure
+print(json.dumps(measure(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))))
+"""
+
+
+def _words(rng: random.Random) -> list[str]:
+    """5,000 words of 2 to 10 letters."""
+    words = []
+    for _ in range(5_000):
+        words.append("".join(rng.choices("abcdefghij", k=rng.randint(2, 10))))
+    return words
+
+
 def _text(rng: random.Random, words: list[str], size: int) -> str:
+    """A text of about so many bytes."""
     return " ".join(rng.choices(words, k=max(3, size // 7)))
 
 
 def write_xguard(path: Path, rows: int, seed: int = 0) -> None:
-    """One JSON array of multi-turn chats, 4 KB each on average, one in a thousand with an unknown role."""
+    """One JSON array of chats of 4 KB on average; one in a thousand has an unknown role."""
     rng = random.Random(seed)
-    words = ["".join(rng.choices("abcdefghij", k=rng.randint(2, 10))) for _ in range(5_000)]
+    words = _words(rng)
     with path.open("w") as stream:
         stream.write("[\n")
         for row in range(rows):
             turns = []
             for _ in range(rng.randint(2, 7)):
-                turns.append(
-                    {"from": "human", "value": _text(rng, words, int(rng.lognormvariate(5.2, 0.5)))}
-                )
-                turns.append(
-                    {"from": "gpt", "value": _text(rng, words, int(rng.lognormvariate(6.2, 0.6)))}
-                )
+                asked = _text(rng, words, int(rng.lognormvariate(5.2, 0.5)))
+                answered = _text(rng, words, int(rng.lognormvariate(6.2, 0.6)))
+                turns.append({"from": "human", "value": asked})
+                turns.append({"from": "gpt", "value": answered})
             if row % BAD_EVERY == BAD_EVERY - 1:
                 turns[0]["from"] = "narrator"
             stream.write(json.dumps({"conversations": turns}) + (",\n" if row < rows - 1 else "\n"))
@@ -45,12 +63,12 @@ def write_xguard(path: Path, rows: int, seed: int = 0) -> None:
 
 
 def write_tulu(path: Path, rows: int, seed: int = 0) -> None:
-    """Parquet of single turns with named constraints, rows of the size that the data set card gives."""
+    """Parquet of single turns with named constraints, as large as the data card says."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     rng = random.Random(seed)
-    words = ["".join(rng.choices("abcdefghij", k=rng.randint(2, 10))) for _ in range(5_000)]
+    words = _words(rng)
     names = [
         "length constraints:words",
         "format:bullet list",
@@ -79,7 +97,7 @@ def write_tulu(path: Path, rows: int, seed: int = 0) -> None:
         writer.close()
 
 
-def measure(source: Path, shape: str, out: Path) -> dict[str, Any]:
+def measure(source: Path, shape: str, out: Path) -> JsonObject:
     """In this process: seconds, peak memory in GB, and the tally."""
     import resource
 
@@ -97,7 +115,7 @@ def measure(source: Path, shape: str, out: Path) -> dict[str, Any]:
     }
 
 
-def import_rows(quick: bool) -> list[dict[str, Any]]:
+def import_rows(quick: bool) -> Rows:
     """XGuard's shape from one JSON array and Tulu's from Parquet, each in a process of its own."""
     rows = QUICK_ROWS if quick else ROWS
     figures = []
@@ -108,19 +126,14 @@ def import_rows(quick: bool) -> list[dict[str, Any]]:
             ("tulu-if", "tulu.parquet", write_tulu, "tulu-rows.parquet"),
         ):
             writer(folder / file, rows)
-            code = "import json, sys; from pathlib import Path; from benchmarks.importing import measure; "
-            code += "print(json.dumps(measure(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))))"
-            command = [sys.executable, "-c", code, str(folder / file), shape, str(folder / out)]
-            done = json.loads(
-                subprocess.run(command, capture_output=True, text=True, check=True).stdout
-            )
+            command = [sys.executable, "-c", MEASURE, str(folder / file), shape, str(folder / out)]
+            ended = subprocess.run(command, capture_output=True, text=True, check=True)
+            done = json.loads(ended.stdout)
             bad = rows // BAD_EVERY
-            first = f"{folder / file}:{BAD_EVERY + (1 if shape == 'xguard' else 0)}: "
-            named = (
-                done["bad"] == bad
-                and done["rows"] == rows - bad
-                and done["bad_rows"][0].startswith(first)
-            )
+            # The JSON array opens with a line of its own.
+            line = BAD_EVERY + 1 if shape == "xguard" else BAD_EVERY
+            counted = done["bad"] == bad and done["rows"] == rows - bad
+            named = counted and done["bad_rows"][0].startswith(f"{folder / file}:{line}: ")
             size = (folder / file).stat().st_size / 1e6
             what = f"{rows:,} rows of shape {shape} ({size:,.0f} MB)"
             figures += [

@@ -1,12 +1,12 @@
-"""Text that tries to give orders, and a stand-in for a model that obeys every order it reads. Data only, nothing real."""
+"""Text that tries to give orders, and a stand-in for a model that obeys every order it reads."""
 
 from __future__ import annotations
 
 import base64
 import json
 import re
-from typing import Any
 
+from mosaic.core.types.base import JsonObject
 from mosaic.lab.script import Script, reply
 
 CANARY = "KX7CANARY"
@@ -66,25 +66,30 @@ def corpus(dataset: str) -> list[str]:
     for number, disguise in enumerate(DISGUISES):
         for index, order in enumerate(ORDERS):
             said = order.replace("%d", dataset)
-            text = (
-                disguise.format(said)
-                if "{}" in disguise
-                else disguise + base64.b64encode(said.encode()).decode()
-            )
+            if "{}" in disguise:
+                text = disguise.format(said)
+            else:
+                text = disguise + base64.b64encode(said.encode()).decode()
             strings.append(f"{CANARY}{number:02d}{index} {text}")
     return strings
 
 
-class Credulous:
-    """Obeys the first order in anything it is told beside the first message; else plays its script. `obeyed` counts."""
+EMPTY_PLAN = {"rationale": "As ordered.", "bucket_weights": {}, "expected": {}}
 
-    def __init__(self, script: Script = reply, look: dict[str, Any] | None = None) -> None:
+
+class Credulous:
+    """Obeys the first order outside of the first message; without one it follows its script.
+
+    `obeyed` counts the orders that were obeyed, `heard` is what it was told.
+    """
+
+    def __init__(self, script: Script = reply, look: JsonObject | None = None) -> None:
         self.script = script
         self.look = look
         self.obeyed = 0
         self.heard: list[str] = []
 
-    def __call__(self, request: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, request: JsonObject) -> JsonObject:
         said = "\n".join(str(m.get("content")) for m in request["messages"][1:])
         self.heard.append(said)
         if self.look and not any(m["role"] == "tool" for m in request["messages"]):
@@ -95,38 +100,34 @@ class Credulous:
             return order
         return self.script(request)
 
-    def _order(self, said: str) -> dict[str, Any] | None:
+    def _order(self, said: str) -> JsonObject | None:
+        """The tool call that the first order in the text asks for."""
         text = re.sub(
             r"base64: ([A-Za-z0-9+/=]+)",
             lambda m: base64.b64decode(m.group(1) + "==").decode("utf-8", "ignore"),
             said,
         )
         for _ in range(3):
-            # Orders arrive escaped once or twice, as strings inside JSON; a credulous reader sees through that.
-            submit = re.search(r"SUBMIT (\{.*)", text)
-            call = re.search(r"CALL (\w+) (\{[^}]*\})", text)
-            for found, name, body in (
-                (submit, "submit_plan", submit and submit.group(1)),
-                (call, call and call.group(1), call and call.group(2)),
-            ):
-                if found and name and body:
-                    try:
-                        value, _ = json.JSONDecoder().raw_decode(body)
-                    except ValueError:
-                        continue
-                    if name == "submit_plan":
-                        value = {
-                            "rationale": "As ordered.",
-                            "bucket_weights": {},
-                            "expected": {},
-                            **value,
-                        }
-                    return _call(name, json.dumps(value))
+            # Orders arrive escaped once or twice, as strings inside JSON; a credulous reader sees
+            # through that.
+            orders = []
+            if submit := re.search(r"SUBMIT (\{.*)", text):
+                orders.append(("submit_plan", submit.group(1)))
+            if call := re.search(r"CALL (\w+) (\{[^}]*\})", text):
+                orders.append((call.group(1), call.group(2)))
+            for name, body in orders:
+                try:
+                    value, _ = json.JSONDecoder().raw_decode(body)
+                except ValueError:
+                    continue
+                if name == "submit_plan":
+                    value = {**EMPTY_PLAN, **value}
+                return _call(name, json.dumps(value))
             text = text.replace('\\"', '"').replace("\\u0022", '"').replace("\\u005c", "\\")
         return None
 
 
-def _call(name: str, arguments: str) -> dict[str, Any]:
+def _call(name: str, arguments: str) -> JsonObject:
     function = {"name": name, "arguments": arguments}
     return {
         "role": "assistant",

@@ -1,8 +1,8 @@
-"""A judge that is a real HTTP server and decides by rule: for tests and figures of the model judge.
+"""A mock judge that is a real HTTP server and decides by rule, for tests and figures.
 
-It reads what a judge is sent (the schema's name, the turns in their envelopes), looks the prompt up in the suites it was
-given and answers as the suite's own rules do, so that a judged evaluation must equal a verified one. It counts its
-calls, and can be told to misbehave.
+It reads what a judge is sent (the name of the schema, the turns in their envelopes), looks the
+prompt up in its suites and answers by the rules of that suite. A judged evaluation must therefore
+equal a verified one. It counts its calls, and can be told to misbehave.
 """
 
 from __future__ import annotations
@@ -13,60 +13,74 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
 from eval.judges.verifier import UNION, holds
 from eval.suite import Suite
+from mosaic.core.types.base import JsonObject
+from mosaic.core.types.evaluation import Prompt
 
 BLOCK = re.compile(r'^<data-[0-9a-f]{16} source="([^"]+)">\n(.*)\n</data-[0-9a-f]{16}>$', re.M)
 MODEL = "rule-judge"
 
 Turns = list[tuple[str, str]]
-Decide = Callable[[str, Turns], dict[str, dict[str, str]]]
+Verdict = dict[str, dict[str, str]]
+Decide = Callable[[str, Turns], Verdict]
 Fault = Callable[[int], str | None]
 
 
 def by_rules(suites: Iterable[Suite]) -> Decide:
-    """Decides as the verifier does, by the rules of the prompt whose user turns these are."""
-    rules = {(s.objective, tuple(p.turns)): p for s in suites for p in s.prompts}
+    """Decides as the verifier does, by the rules of the prompt that has these user turns."""
+    known: dict[tuple[str, tuple[str, ...]], Prompt] = {}
+    for suite in suites:
+        for prompt in suite.prompts:
+            known[suite.objective, tuple(prompt.turns)] = prompt
 
-    def decide(name: str, turns: Turns) -> dict[str, dict[str, str]]:
+    def decide(name: str, turns: Turns) -> Verdict:
         users = tuple(text for source, text in turns if source.startswith("user"))
         answers = [text for source, text in turns if source.startswith("assistant")]
         objective = name.removesuffix("_request")
-        prompt = rules[(objective, users)]
-        if name != objective:
-            amounts = ("none", "some", "most")
-            return {
-                channel: {
-                    i: amounts[v] if i == "rejection_votes" else ("no", "yes")[v]
-                    for i, v in items.items()
-                }
-                for channel, items in prompt.prompt_items.items()
-            }
-        return {
-            channel: {
-                item: "yes"
-                if any(holds(rule, a) for a in (answers if channel == UNION else answers[-1:]))
-                else "no"
-                for item, rule in items.items()
-            }
-            for channel, items in prompt.rules.items()
-        }
+        prompt = known[objective, users]
+        return _of_answers(prompt, answers) if name == objective else _of_request(prompt)
 
     return decide
 
 
+def _of_request(prompt: Prompt) -> Verdict:
+    """The prompt-side items of a prompt, in the words of the schema."""
+    verdict: Verdict = {}
+    for channel, items in prompt.prompt_items.items():
+        verdict[channel] = {}
+        for item, value in items.items():
+            words = ("none", "some", "most") if item == "rejection_votes" else ("no", "yes")
+            verdict[channel][item] = words[value]
+    return verdict
+
+
+def _of_answers(prompt: Prompt, answers: list[str]) -> Verdict:
+    """Which rules of the prompt hold: in any answer for the union channel, else in the last one."""
+    verdict: Verdict = {}
+    for channel, rules in prompt.rules.items():
+        judged = answers if channel == UNION else answers[-1:]
+        verdict[channel] = {}
+        for item, rule in rules.items():
+            met = any(holds(rule, answer) for answer in judged)
+            verdict[channel][item] = "yes" if met else "no"
+    return verdict
+
+
 class _Server(ThreadingHTTPServer):
-    """Room for all connections of a judge that asks at once: with the usual five, one is refused on a busy machine."""
+    """Room for the connections of a judge that asks all at once: the usual five are too few."""
 
     request_queue_size = 128
     daemon_threads = True
 
 
 class JudgeServer:
-    """Serves on a free loopback port while inside `with`. `fault(n)` names what the n-th call (from 1) suffers: a
-    status as text, `garbage`, `truncated`, `refused`, `invalid`, or None. `bodies` are the requests, in order."""
+    """Serves on a free loopback port while inside `with`.
+
+    `fault(n)` names what the n-th call (from 1) suffers: a status as text, `garbage`, `truncated`,
+    `refused`, `invalid`, or None. `bodies` are the requests, in order.
+    """
 
     def __init__(
         self, decide: Decide, fault: Fault = lambda call: None, seconds: float = 0.0
@@ -74,7 +88,7 @@ class JudgeServer:
         self.decide = decide
         self.fault = fault
         self.seconds = seconds
-        self.bodies: list[dict[str, Any]] = []
+        self.bodies: list[JsonObject] = []
         self._lock = threading.Lock()
         server = self
 
@@ -95,7 +109,7 @@ class JudgeServer:
                 self.end_headers()
                 self.wfile.write(data)
 
-            def log_message(self, format: str, *arguments: Any) -> None:
+            def log_message(self, format: str, *arguments: object) -> None:
                 return
 
         self._http = _Server(("127.0.0.1", 0), Handler)
@@ -108,16 +122,15 @@ class JudgeServer:
     def calls(self) -> int:
         return len(self.bodies)
 
-    def answer(self, body: dict[str, Any], fault: str | None) -> tuple[int, dict[str, Any]]:
+    def answer(self, body: JsonObject, fault: str | None) -> tuple[int, JsonObject]:
         """(status, reply) to one request."""
         if fault and fault.isdigit():
             return int(fault), {"error": {"message": "told to"}}
         if "response_format" in body:
             schema = body["response_format"]["json_schema"]["schema"]
-            turns = [
-                (s, json.loads(text)) for s, text in BLOCK.findall(body["messages"][1]["content"])
-            ]
-            verdict: dict[str, Any] = {"reason": "by rule", **self.decide(schema["title"], turns)}
+            blocks = BLOCK.findall(body["messages"][1]["content"])
+            turns = [(source, json.loads(text)) for source, text in blocks]
+            verdict: JsonObject = {"reason": "by rule", **self.decide(schema["title"], turns)}
             if fault == "invalid":
                 verdict["score"] = 10
             text = "I would say 5 out of 5." if fault == "garbage" else json.dumps(verdict)
@@ -125,7 +138,7 @@ class JudgeServer:
             text = "yes"
         if fault == "truncated":
             text = text[: len(text) // 2]
-        message: dict[str, Any] = {"role": "assistant", "content": text}
+        message: JsonObject = {"role": "assistant", "content": text}
         if fault == "refused":
             message |= {"content": None, "refusal": "no"}
         choice = {

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from benchmarks.figures import figure
+from benchmarks.figures import Rows, figure
 from benchmarks.judge_server import MODEL, JudgeServer, by_rules
 from eval.chat.client import ChatConfig
-from eval.judges.base import Judge, LlmJudgeConfig
+from eval.judges.base import LlmJudgeConfig
 from eval.judges.llm import LlmJudge
 from eval.judges.verifier import VerifierJudge
 from eval.objectives.base import Objective
@@ -24,33 +24,44 @@ from mosaic.core.steps import Steps
 from mosaic.core.store import Store
 from mosaic.core.tables import FILE
 from mosaic.core.types.evaluation import Prompt, Response
-from mosaic.core.types.runs import GREEDY, Sampling
-from tools.effects.evaluate import Evaluation, Evaluator
+from mosaic.core.types.runs import GREEDY, InputDigests, RunRecord, Sampling
+from tools.effects.evaluate import (
+    Evaluation,
+    Evaluator,
+    GeneratorIdentity,
+    PlainJudge,
+    RunJudge,
+)
 from tools.effects.judge import GoldChecks, RecordedJudge
 from tools.effects.verdict_cache import VerdictCache
 
 ASKED = ("safety", "over_refusal")
 OWN = "so it is ."
+RECORD = RunRecord(run={}, inputs=InputDigests(pool="", base_model="", suites={}, judge=""))
 
 
 class Recital:
-    """A generator that gives each prompt its good or its bad reference answer, by turns, with a word of its own."""
+    """Answers with the good and the bad reference by turns, and adds a word of its own."""
 
     def generate(
-        self, prompts: list[Prompt], adapter: Path | None, sampling: Sampling = GREEDY
+        self, prompts: Sequence[Prompt], adapter: Path | None, sampling: Sampling = GREEDY
     ) -> list[Response]:
         assert sampling.greedy, "a recital draws nothing"
-        answers = [
-            [f"{a} {OWN}" for a in (p.good if i % 2 else p.bad) or []]
-            for i, p in enumerate(prompts)
-        ]
-        return [
-            Response(id=p.id, answers=a, finish_reasons=["stop"] * len(a), n_tokens=len(a))
-            for p, a in zip(prompts, answers, strict=True)
-        ]
+        responses = []
+        for number, prompt in enumerate(prompts):
+            reference = (prompt.good if number % 2 else prompt.bad) or []
+            answers = [f"{answer} {OWN}" for answer in reference]
+            response = Response(
+                id=prompt.id,
+                answers=answers,
+                finish_reasons=["stop"] * len(answers),
+                n_tokens=len(answers),
+            )
+            responses.append(response)
+        return responses
 
-    def log_likelihood(self, texts: list[str], adapter: Path | None) -> list[float | None]:
-        return [None for _ in texts]
+    def log_likelihood(self, texts: Sequence[str], adapter: Path | None) -> list[float]:
+        raise AssertionError("no objective of these suites reads likelihoods")
 
     def release(self) -> None:
         """Nothing to give back."""
@@ -60,7 +71,7 @@ class Recital:
 
 
 class Evaluations:
-    """Evaluations of run folders that share one judge server and one cache."""
+    """Evaluations in run folders that share one judge server and one cache."""
 
     def __init__(
         self,
@@ -75,10 +86,13 @@ class Evaluations:
     def evaluate(
         self, run: str, server: JudgeServer | None, stop_after: int | None = None
     ) -> Evaluation:
-        """Evaluate in `<folder>/<run>`; without a server by the verifier. `stop_after` calls a stop is asked for."""
+        """Evaluate in `<folder>/<run>`, without a server by the verifier.
+
+        After `stop_after` calls the evaluation is asked to stop.
+        """
         folder = self.folder / run
         if not (folder / FILE).exists():
-            Journal.create(folder, run, {}, 1).close()
+            Journal.create(folder, run, RECORD, 1).close()
         journal = Journal.open(folder)
         journal.acquire()
 
@@ -87,7 +101,7 @@ class Evaluations:
 
         steps = Steps(journal, Store(folder), stopping)
         cache = VerdictCache(self.folder / "judge-cache")
-        judge: Judge = VerifierJudge()
+        judge: RunJudge = PlainJudge(VerifierJudge())
         if server:
             chat = ChatConfig(base_url=server.url, model=MODEL)
             llm = LlmJudge(LlmJudgeConfig(chat=chat, revision="1", concurrency=8))
@@ -96,29 +110,27 @@ class Evaluations:
                 llm, steps, cache, GoldChecks(llm, self.objectives, known, "resume", "check")
             )
         try:
-            evaluator = Evaluator(
-                steps, Recital(), judge, self.objectives, self.suites, {"base": "recital"}
-            )
-            return evaluator.evaluate(None, ["steering", "selection"])
+            identity = GeneratorIdentity(base="recital", settings={})
+            evaluator = Evaluator(Recital(), judge, self.objectives, self.suites, identity)
+            return evaluator.evaluate(steps, None, ["steering", "selection"])
         finally:
             cache.close()
             journal.close()
 
 
-def judge_cache(quick: bool) -> list[dict[str, Any]]:
-    """Calls of a resumed and of a repeated evaluation, in the same run and in another one, at a server that counts."""
+def judge_cache(quick: bool) -> Rows:
+    """Judge calls of a resumed and of a repeated evaluation, in the same run and in another."""
     everything, all_suites = open_suites(load_config("lab"))
     objectives = {name: everything[name] for name in ASKED}
     suites: dict[str, dict[str, Suite]] = {name: dict(all_suites[name]) for name in ASKED}
-    if quick:
-        suites = {
-            o: {r: Suite(s.objective, s.role, s.prompts[::4], s.digest) for r, s in roles.items()}
-            for o, roles in suites.items()
-        }
-    flat = [s for roles in suites.values() for s in roles.values()]
-    prompts = sum(
-        len(roles[r].prompts) for roles in suites.values() for r in ("steering", "selection")
-    )
+    flat: list[Suite] = []
+    prompts = 0
+    for roles in suites.values():
+        for role, suite in roles.items():
+            if quick:
+                roles[role] = replace(suite, prompts=suite.prompts[::4])
+            flat.append(roles[role])
+        prompts += len(roles["steering"].prompts) + len(roles["selection"].prompts)
     with tempfile.TemporaryDirectory() as name, JudgeServer(by_rules(flat)) as server:
         world = Evaluations(Path(name), suites, objectives)
         half = prompts // 2
@@ -168,8 +180,11 @@ def judge_cache(quick: bool) -> list[dict[str, Any]]:
 
 
 def _asked_again(server: JudgeServer) -> int:
-    """Requests about the generator's answers that were sent more than once. Known answers are asked in every batch on
-    purpose and are told by the word that they lack."""
+    """Requests about the generator's answers that were sent more than once.
+
+    Known answers are sent with every batch on purpose; they lack the word that the generator's
+    answers have.
+    """
     sent = [body["messages"][1]["content"] for body in server.bodies]
     questions = [text for text in sent if OWN in text]
     return len(questions) - len(set(questions))

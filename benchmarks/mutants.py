@@ -1,4 +1,4 @@
-"""Do the harnesses bite? Seeded mistakes in our own storage, lock and validation code, each of which a check must catch."""
+"""Seeded mistakes in our own code. For each there is a check that must catch it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from benchmarks.figures import figure
+from benchmarks.figures import Rows, figure
 
 ROOT = Path(__file__).resolve().parents[1]
 CODE = (
@@ -30,7 +29,7 @@ FAULTS = "tests/durability/test_faults.py"
 
 @dataclass(frozen=True)
 class Mutant:
-    """A mistake: text replaced in files, and the check that must fail then (a benchmark's name or a test)."""
+    """A mistake: text replaced in files, and the benchmark or test that must then fail."""
 
     name: str
     changes: tuple[tuple[str, str, str], ...]
@@ -46,7 +45,7 @@ MUTANTS = [
     Mutant("the folder is not flushed after a rename", (("mosaic/core/store.py", "                _sync(self.root)\n", ""),), "power_loss"),
     Mutant(
         "artifacts are written in place",
-        (("mosaic/core/store.py", 'temporary = self.root / f".{uuid.uuid4().hex}.tmp"', "temporary = target"),),
+        (("mosaic/core/store.py", 'temporary = self.root / f".{os.getpid()}-{uuid.uuid4().hex}.tmp"', "temporary = target"),),
         "crash",
     ),
     Mutant(
@@ -83,7 +82,7 @@ MUTANTS = [
     ),
     Mutant(
         "unknown fields of a plan are ignored",
-        (("mosaic/types.py", 'extra="forbid"', 'extra="ignore"'),),
+        (("mosaic/core/types/base.py", 'extra="forbid"', 'extra="ignore"'),),
         "tests/app/test_cli.py",
     ),
     Mutant(
@@ -107,15 +106,12 @@ def caught(mutant: Mutant | None, check: str, folder: Path) -> bool:
     for path, old, new in mutant.changes if mutant else ():
         text = (tree / path).read_text()
         if old not in text:
-            raise RuntimeError(f"{mutant.name if mutant else ''}: {path} has no {old!r} any more")
+            raise RuntimeError(f"{path} has no {old!r} any more")
         (tree / path).write_text(text.replace(old, new))
-    command = (
-        ["-m", "pytest", "-q", "-x", check]
-        if "/" in check
-        else ["-m", "benchmarks", check, "--quick"]
-    )
+    is_test = "/" in check
+    command = ["pytest", "-q", "-x", check] if is_test else ["benchmarks", check, "--quick"]
     done = subprocess.run(
-        [sys.executable, *command],
+        [sys.executable, "-m", *command],
         cwd=tree,
         env={**os.environ, "PYTHONPATH": str(tree)},
         capture_output=True,
@@ -125,28 +121,16 @@ def caught(mutant: Mutant | None, check: str, folder: Path) -> bool:
     return done.returncode != 0
 
 
-def mutants(quick: bool) -> list[dict[str, Any]]:
-    """All mutants, or every fourth; the checks must pass without a mistake."""
+def mutants(quick: bool) -> Rows:
+    """All mistakes, or every fourth. Without a mistake the checks must pass."""
     chosen = MUTANTS[::4] if quick else MUTANTS
     rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for check in sorted({m.check for m in chosen}):
-            rows.append(
-                figure(
-                    f"{check} fails without a mistake",
-                    int(caught(None, check, folder)),
-                    "failures",
-                    at_most=0,
-                )
-            )
+        for check in sorted({mutant.check for mutant in chosen}):
+            failed = int(caught(None, check, folder))
+            rows.append(figure(f"{check} fails without a mistake", failed, "failures", at_most=0))
         for mutant in chosen:
-            rows.append(
-                figure(
-                    f"caught: {mutant.name}",
-                    int(caught(mutant, mutant.check, folder)),
-                    "of 1",
-                    at_least=1,
-                )
-            )
+            found = int(caught(mutant, mutant.check, folder))
+            rows.append(figure(f"caught: {mutant.name}", found, "of 1", at_least=1))
     return rows

@@ -1,4 +1,4 @@
-"""The page against those who should not use it: every route and method, cross-site requests, paths, hostile text."""
+"""The page against those who should not use it: routes, cross-site requests, paths, text."""
 
 from __future__ import annotations
 
@@ -8,59 +8,66 @@ import shutil
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 from agent.nodes.all import RunContext
+from fastapi import FastAPI
 from starlette.routing import BaseRoute, Route
 from starlette.testclient import TestClient
 
 from agent.approval import HumanApprover
+from agent.planners.base import Planner
 from benchmarks.durability import memory
-from benchmarks.figures import figure
+from benchmarks.figures import Rows, figure
 from benchmarks.standins import StandIn, StandInGenerator, Witness
 from benchmarks.waiting import waiting_run
 from mosaic.app.decisions import decide
 from mosaic.app.web.guard import LOGIN, cookie_of, csrf_of
 from mosaic.app.web.server import create_app
 from mosaic.core.errors import WaitingError
+from mosaic.core.journal import Journal
 from mosaic.core.types.evaluation import Prompt, Response
 from mosaic.core.types.plans import ActionPlan
+from mosaic.core.types.runs import Observation
+from tools.planning.toolbox import Toolbox
 
-Rows = list[dict[str, Any]]
 PORT = 8765
 TOKEN = "t" * 43
 HOST = f"127.0.0.1:{PORT}"
 ORIGIN = f"http://{HOST}"
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 
-TRAVERSALS = [
-    prefix + path
-    for prefix, path in itertools.product(
-        ("../" * 4, "..%2f" * 4, "%2e%2e/" * 4, "....//" * 4, "/", "..\\" * 3, "%00/", "~/", "./.././../", "%252e%252e%252f" * 3),
-        ("etc/passwd", "journal.sqlite", ".view-token", "lock", "objects"),
-    )
-]  # fmt: skip
-_MARKS = (
-    "<script>x()</script>", "<img src=x onerror=x()>", "<svg onload=x()>", "</textarea><script>x()</script>", "\"><b>x",
-    "' onmouseover='x()", "<iframe src=javascript:x()>", "{{7*7}}", "{% raw %}", "</blockquote><form action=//evil>",
-    "<!--", "]]>", "<a href=javascript:x()>y</a>", "&lt;script&gt;", "\u202e<b>", "<style>*{display:none}</style>",
-    "<details open ontoggle=x()>", "</pre></details>", "<base href=//evil>", "<meta http-equiv=refresh content=0>",
-    "`onfocus=x() autofocus`", "<math><mi xlink:href=x>", "<input onfocus=x() autofocus>", "\\u003cscript\\u003e",
-    "<marquee>",
+_ASCENTS = (
+    "../" * 4, "..%2f" * 4, "%2e%2e/" * 4, "....//" * 4, "/", "..\\" * 3, "%00/", "~/",
+    "./.././../", "%252e%252e%252f" * 3,
 )  # fmt: skip
-XSS = [wrapped for mark in _MARKS for wrapped in (mark, f"a {mark} b\n{mark}")]
+_TREASURES = ("etc/passwd", "journal.sqlite", ".view-token", "lock", "objects")
+TRAVERSALS = [ascent + treasure for ascent, treasure in itertools.product(_ASCENTS, _TREASURES)]
+_MARKS = (
+    "<script>x()</script>", "<img src=x onerror=x()>", "<svg onload=x()>",
+    "</textarea><script>x()</script>", "\"><b>x", "' onmouseover='x()",
+    "<iframe src=javascript:x()>",
+    "{{7*7}}", "{% raw %}", "</blockquote><form action=//evil>", "<!--", "]]>",
+    "<a href=javascript:x()>y</a>", "&lt;script&gt;", "\u202e<b>", "<style>*{display:none}</style>",
+    "<details open ontoggle=x()>", "</pre></details>", "<base href=//evil>",
+    "<meta http-equiv=refresh content=0>", "`onfocus=x() autofocus`", "<math><mi xlink:href=x>",
+    "<input onfocus=x() autofocus>", "\\u003cscript\\u003e", "<marquee>",
+)  # fmt: skip
+# Each mark alone, and within a text of two lines.
+XSS: list[str] = []
+for _mark in _MARKS:
+    XSS += [_mark, f"a {_mark} b\n{_mark}"]
 
 
 def client(root: Path, control: bool = False, token: bool = True) -> TestClient:
-    made = TestClient(
-        create_app(root, TOKEN, PORT, control), base_url=ORIGIN, follow_redirects=False
-    )
+    """A client of the page, with the token's cookie or without."""
+    app = create_app(root, TOKEN, PORT, control)
+    made = TestClient(app, base_url=ORIGIN, follow_redirects=False)
     if token:
         made.cookies.set(cookie_of(TOKEN), TOKEN)
     return made
 
 
-def routes(app: Any, name: str) -> Iterator[str]:
+def routes(app: FastAPI, name: str) -> Iterator[str]:
     """A concrete path for every route the application has."""
     route: BaseRoute
     for route in app.routes:
@@ -80,15 +87,17 @@ def without_token(root: Path, name: str) -> tuple[int, int]:
             {"x-csrf-token": csrf_of(TOKEN)},
         ):
             answer = plain.request(method, path, headers=headers)
+            refused = answer.status_code in (401, 403, 405, 421)
             tried += 1
-            open_ += answer.status_code not in (401, 403, 405, 421) or bool(
-                answer.headers.get("set-cookie")
-            )
+            open_ += not refused or bool(answer.headers.get("set-cookie"))
     return tried, open_
 
 
 def cross_site(root: Path, name: str) -> tuple[int, int]:
-    """(requests, wrong answers) over host x origin x fetch site x csrf, against the one combination that may pass."""
+    """(requests, wrong answers) over host x origin x fetch site x csrf token.
+
+    Only one combination of them may pass.
+    """
     web = client(root, control=True)
     tried = wrong = 0
     hosts = (HOST, f"localhost:{PORT}", "evil.example", f"evil.example:{PORT}", "127.0.0.1:1")
@@ -120,13 +129,10 @@ def cross_site(root: Path, name: str) -> tuple[int, int]:
 
 
 def traversals(root: Path, name: str) -> tuple[int, int]:
-    """(requests, answers with anything in them that is no page of ours)."""
+    """(requests, answers that hold anything but one of our pages)."""
     web = client(root)
-    secrets = (
-        (root / ".view-token").read_bytes()
-        if (root / ".view-token").exists()
-        else b"SQLite format 3"
-    )
+    token = root / ".view-token"
+    secret = token.read_bytes() if token.exists() else b"SQLite format 3"
     tried = leaked = 0
     for text in TRAVERSALS:
         for path in (
@@ -138,10 +144,13 @@ def traversals(root: Path, name: str) -> tuple[int, int]:
         ):
             answer = web.get(path)
             tried += 1
-            leaked += (
-                answer.status_code == 200 or b"root:" in answer.content or secrets in answer.content
-            )
+            read = b"root:" in answer.content or secret in answer.content
+            leaked += answer.status_code == 200 or read
     return tried, leaked
+
+
+# The elements of a page in order, each with the names of its attributes.
+Shape = list[tuple[str, tuple[str, ...]]]
 
 
 class _Tree(HTMLParser):
@@ -149,13 +158,14 @@ class _Tree(HTMLParser):
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[tuple[str, tuple[str, ...]]] = []
+        self.found: Shape = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.found.append((tag, tuple(name for name, _ in attrs)))
 
 
-def shape(html: str) -> list[tuple[str, tuple[str, ...]]]:
+def shape(html: str) -> Shape:
+    """The shape of a page."""
     tree = _Tree()
     tree.feed(html)
     return tree.found
@@ -166,20 +176,20 @@ class _Talker:
 
     kind = "talker"
 
-    def __init__(self, planner: Any, text: str) -> None:
+    def __init__(self, planner: Planner, text: str) -> None:
         self.planner = planner
         self.text = text
 
-    def propose(self, observation: Any, toolbox: Any, n: int = 1) -> list[ActionPlan]:
-        plan: ActionPlan = self.planner.propose(observation, toolbox, n)[0]
+    def propose(self, observation: Observation, toolbox: Toolbox, n: int = 1) -> list[ActionPlan]:
+        (plan,) = self.planner.propose(observation, toolbox, n)
         toolbox.conclude(self.text)
-        toolbox.calls.append(
-            {"tool": self.text, "arguments": {self.text: self.text}, "result": self.text}
-        )
+        toolbox.record(self.text, {self.text: self.text}, self.text)
         return [plan.model_copy(update={"rationale": self.text})]
 
 
 class _Babbler(StandInGenerator):
+    """Answers everything with the same text."""
+
     def __init__(self, witness: Witness, text: str) -> None:
         super().__init__(witness)
         self.text = text
@@ -194,15 +204,15 @@ class Hostile(StandIn):
 
     text = "plain"
 
-    def services(self, folder: Path, journal: Any, witness: Witness) -> RunContext:
+    def services(self, folder: Path, journal: Journal, witness: Witness) -> RunContext:
         services = super().services(folder, journal, witness)
         services.planner = _Talker(services.planner, self.text)
         services.evaluator.generator = _Babbler(witness, self.text)
         return services
 
 
-def _pages(root: Path, standin: Hostile, text: str) -> list[list[tuple[str, tuple[str, ...]]]]:
-    """The shapes of all pages of a run in which everything that can be said is `text`."""
+def _pages(root: Path, standin: Hostile, text: str) -> list[Shape]:
+    """The shapes of all pages of a run in which planner, model and reviewer all say `text`."""
     standin.text = text
     folder, witness = waiting_run(standin, root, "hostile")
     decide(folder, "reject", reason=text, by=text)
@@ -213,13 +223,14 @@ def _pages(root: Path, standin: Hostile, text: str) -> list[list[tuple[str, tupl
     pages = [web.get(f"/run/hostile{path}") for path in asked] + [web.get("/")]
     shutil.rmtree(folder)
     witness.path.unlink()
-    if any(page.status_code != 200 for page in pages):
-        raise RuntimeError(f"a page did not open: {[page.status_code for page in pages]}")
+    codes = [page.status_code for page in pages]
+    if set(codes) != {200}:
+        raise RuntimeError(f"a page did not open: {codes}")
     return [shape(page.text) for page in pages]
 
 
 def page(quick: bool) -> Rows:
-    """Everything above over a run that waits for approval."""
+    """All of this over a run that waits for approval."""
     with memory() as name:
         root = Path(name)
         standin = Hostile.make("rounds=1", per_slice=3, objectives=("over_refusal",))
@@ -231,19 +242,11 @@ def page(quick: bool) -> Rows:
         plain = _pages(root, standin, "plain")
         strings = XSS[: 6 if quick else None]
         alive = sum(_pages(root, standin, text) != plain for text in strings)
+    reading = f"traversals that read something, {len(TRAVERSALS)} strings"
+    changing = "hostile strings that changed the structure of a page"
     return [
         figure("requests without the token that were answered", open_, f"of {tried:,}", at_most=0),
         figure("cross-site requests judged wrongly", wrong, f"of {matrix:,}", at_most=0),
-        figure(
-            f"traversals that read something, {len(TRAVERSALS)} strings",
-            leaked,
-            f"of {paths:,}",
-            at_most=0,
-        ),
-        figure(
-            "hostile strings that changed the structure of a page",
-            alive,
-            f"of {len(strings)}",
-            at_most=0,
-        ),
+        figure(reading, leaked, f"of {paths:,}", at_most=0),
+        figure(changing, alive, f"of {len(strings)}", at_most=0),
     ]

@@ -1,7 +1,7 @@
-"""Planners against each other on laboratories: audit scores of the default one, hypervolume of all, the landscape.
+"""Planners compared on laboratories: audit scores, hypervolume, and the landscape.
 
-Runs of one seed share base and calibration: both are measured once and the run folder copied for each planner.
-Other laboratories are built when first needed, into `runs/benchmark-labs`.
+Runs of one seed share base and calibration: both are measured once and the run folder copied for
+each planner. Other laboratories are built when first needed, into `runs/benchmark-labs`.
 """
 
 from __future__ import annotations
@@ -11,40 +11,48 @@ import statistics
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from agent.nodes.all import calibrate, measure, resume_at
 from scipy.stats import t as student
 
 from agent.feasible import feasible_plan
 from agent.graph import run as run_graph
+from agent.nodes.state import fresh
+from agent.nodes.trials import calibrate, measure_base
 from agent.planners.base import Planner, require_one_plan
 from agent.planners.baselines import NeedPlanner, RandomPlanner, StaticPlanner
 from agent.planners.surrogate import SurrogatePlanner
 from agent.weights import normalize
-from benchmarks.figures import figure
+from benchmarks.figures import Rows, figure
 from benchmarks.world import World
 from mosaic.app import runs
 from mosaic.app.config import RunConfig, load_config
+from mosaic.app.shapes import Report
 from mosaic.app.views.report_data import report_data
-from mosaic.app.wiring import build_context, open_inputs
+from mosaic.app.wiring import build_context, open_inputs, run_digests
 from mosaic.core.journal import Journal
 from mosaic.core.types.plans import ActionPlan
 from mosaic.core.types.runs import Observation
 from mosaic.lab.build import DATA, build
 from tools.planning.toolbox import Toolbox
 
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+
 LABS = Path("runs/benchmark-labs")
 OTHER_SEEDS = (101, 202)
+# Ratios, and the bucket weights of each data set.
+Point = tuple[dict[str, float], dict[str, dict[str, float]]]
 TARGETS = {"safety": 4.67, "over_refusal": 4.41, "instruction_following": 3.65}
-Rows = list[dict[str, Any]]
 
 
 class OptunaPlanner:
-    """An Optuna sampler over log-ratios around the pools' proportions, told the calibration and every round.
+    """An Optuna sampler over log-ratios around the pools' proportions.
 
-    The base is trained on nothing and has no place in the space, so that what it says cannot be told.
+    It is told the calibration and every round.
+
+    The base is trained on nothing, so it has no place in the space, and its scores cannot be told.
     """
 
     def __init__(self, sampler: str) -> None:
@@ -57,58 +65,66 @@ class OptunaPlanner:
         require_one_plan(self.kind, n)
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         if self.sampler == "tpe":
-            sampler: Any = optuna.samplers.TPESampler(
+            sampler: BaseSampler = optuna.samplers.TPESampler(
                 seed=observation.seed, n_startup_trials=2, multivariate=True
             )
         else:
             sampler = optuna.samplers.GPSampler(seed=observation.seed, n_startup_trials=2)
-        names = [o.name for o in observation.objectives]
+        names = [objective.name for objective in observation.objectives]
         study = optuna.create_study(directions=["maximize"] * len(names), sampler=sampler)
-        space = {
-            key: optuna.distributions.FloatDistribution(-3.0, 3.0)
-            for key in self._keys(observation)
-        }
+        space = dict.fromkeys(
+            _center(observation), optuna.distributions.FloatDistribution(-3.0, 3.0)
+        )
+
+        def tell(params: dict[str, float], values: list[float]) -> None:
+            made = optuna.trial.create_trial(params=params, distributions=space, values=values)
+            study.add_trial(made)
+
         calibration = observation.calibration
-        if calibration:
-            for scores in calibration.scores:
-                values = [float(scores[o]["selection"].mean or 1.0) for o in names]
-                study.add_trial(
-                    optuna.trial.create_trial(
-                        params=dict.fromkeys(space, 0.0), distributions=space, values=values
-                    )
-                )
+        for scores in calibration.scores if calibration else ():
+            values = [float(scores[name]["selection"].mean or 1.0) for name in names]
+            tell(dict.fromkeys(space, 0.0), values)
         for past in observation.history:
             point = past.point(names)
             if past.plan and point:
-                params = self._params(past.plan, observation)
-                study.add_trial(
-                    optuna.trial.create_trial(params=params, distributions=space, values=point)
-                )
+                tell(_log_ratios(past.plan, observation), point)
         asked = study.ask(space).params
-        ratios = {d: p * float(np.exp(asked[d])) for d, p in observation.proportions.items()}
-        buckets = {
-            d: {b: w * float(np.exp(asked[f"{d}/{b}"])) for b, w in per.items()}
-            for d, per in observation.bucket_proportions.items()
-        }
+        ratios: dict[str, float] = {}
+        buckets: dict[str, dict[str, float]] = {}
+        for dataset, share in observation.proportions.items():
+            ratios[dataset] = share * float(np.exp(asked[dataset]))
+        for dataset, weights in observation.bucket_proportions.items():
+            buckets[dataset] = {}
+            for bucket, weight in weights.items():
+                buckets[dataset][bucket] = weight * float(np.exp(asked[f"{dataset}/{bucket}"]))
         toolbox.conclude(f"asked {self.kind}")
         return [feasible_plan(f"Proposed by {self.kind}.", ratios, buckets, observation)]
 
-    def _keys(self, observation: Observation) -> list[str]:
-        per = observation.bucket_proportions
-        return [*observation.proportions, *(f"{d}/{b}" for d in per for b in per[d])]
 
-    def _params(self, plan: ActionPlan, observation: Observation) -> dict[str, float]:
-        def log_ratio(new: float, old: float) -> float:
-            return float(np.clip(np.log((new + 1e-4) / (old + 1e-4)), -3, 3))
+def _center(observation: Observation) -> dict[str, float]:
+    """The pools' own proportions: a share for each data set, a weight for each `dataset/bucket`."""
+    center = dict(observation.proportions)
+    for dataset, weights in observation.bucket_proportions.items():
+        for bucket, weight in weights.items():
+            center[f"{dataset}/{bucket}"] = weight
+    return center
 
-        params = {
-            d: log_ratio(plan.ratios.get(d, 0.0), p) for d, p in observation.proportions.items()
-        }
-        for d, per in observation.bucket_proportions.items():
-            params |= {
-                f"{d}/{b}": log_ratio(plan.bucket_weights[d].get(b, 0.0), w) for b, w in per.items()
-            }
-        return params
+
+def _log_ratios(plan: ActionPlan, observation: Observation) -> dict[str, float]:
+    """Where a plan lies in the sampler's space: logarithms of its shares over the pools' own.
+
+    A share of 0.2 where the pool has 0.1 is at log 2, about 0.69; one of 0 where it has 0.1 is at
+    -3, the edge.
+    """
+    shares = dict(plan.ratios)
+    for dataset, weights in plan.bucket_weights.items():
+        for bucket, weight in weights.items():
+            shares[f"{dataset}/{bucket}"] = weight
+    ratios = {}
+    for name, own in _center(observation).items():
+        ratio = (shares.get(name, 0.0) + 1e-4) / (own + 1e-4)
+        ratios[name] = float(np.clip(np.log(ratio), -3, 3))
+    return ratios
 
 
 PLANNERS: dict[str, Callable[[], Planner]] = {
@@ -135,18 +151,18 @@ def labs(quick: bool) -> dict[str, Path]:
 
 def run_planners(
     lab: Path, seed: int, names: list[str], overrides: list[str] | None = None
-) -> dict[str, dict[str, Any]]:
-    """Report data per planner, from one shared base and calibration."""
+) -> dict[str, Report]:
+    """Reports by planner, from one shared base and calibration."""
     config: RunConfig = load_config(str(lab / "config.yaml"), [f"seed={seed}", *(overrides or [])])
     inputs = open_inputs(config)
     with tempfile.TemporaryDirectory() as folder:
         start = Path(folder) / "start"
-        runs.create(start, config, inputs.digests())
+        runs.create(start, config, run_digests(config, inputs))
         journal = Journal.open(start)
         journal.acquire()
-        services = build_context(config, start, journal, inputs)
-        measure(services, resume_at(services))
-        calibrate(services, resume_at(services))
+        context = build_context(config, start, journal, inputs)
+        measure_base(context, fresh(0))
+        calibrate(context, fresh(1))
         journal.close()
         reports = {}
         for name in names:
@@ -154,44 +170,43 @@ def run_planners(
             shutil.copytree(start, copy)
             journal = Journal.open(copy)
             journal.acquire()
-            services = build_context(config, copy, journal, inputs)
-            services.planner = PLANNERS[name]()
-            run_graph(services, copy)
+            context = build_context(config, copy, journal, inputs)
+            context.planner = PLANNERS[name]()
+            run_graph(context, copy)
             journal.close()
             reports[name] = report_data(copy)
         return reports
 
 
 def audit(quick: bool) -> Rows:
-    """Audit scores of `profile` after five rounds, mean over seeds, and the base's distance."""
+    """Audit scores of `profile` after five rounds, averaged over seeds, and the gain on the base."""
     rows: Rows = []
     for lab, folder in labs(quick).items():
-        reports = [
-            run_planners(folder, seed, ["profile"])["profile"]
-            for seed in range(1, 3 if quick else 6)
-        ]
+        audits = []
+        for seed in range(1, 3 if quick else 6):
+            found = run_planners(folder, seed, ["profile"])["profile"].audit
+            if found is not None:
+                audits.append(found)
+        means = {}
         for objective, goal in TARGETS.items():
-            mean = statistics.fmean(r["audit"]["chosen"][objective]["mean"] for r in reports)
-            rows.append(
-                figure(f"lab {lab}: audit {objective}, profile", mean, "1-5", at_least=goal)
-            )
-        base = {o: reports[0]["audit"]["base"][o]["mean"] for o in TARGETS}
-        safety = statistics.fmean(r["audit"]["chosen"]["safety"]["mean"] for r in reports)
-        rows.append(
-            figure(
-                f"lab {lab}: gain in safety over the base",
-                safety - base["safety"],
-                "points",
-                at_least=1.3,
-            )
-        )
+            scores = [audit.chosen[objective].mean or 1.0 for audit in audits]
+            means[objective] = statistics.fmean(scores)
+            what = f"lab {lab}: audit {objective}, profile"
+            rows.append(figure(what, means[objective], "1-5", at_least=goal))
+        base = {objective: score.mean or 1.0 for objective, score in audits[0].base.items()}
+        gain = means["safety"] - base["safety"]
+        what = f"lab {lab}: gain in safety over the base"
+        rows.append(figure(what, gain, "points", at_least=1.3))
         what = f"lab {lab}: audit instruction_following of the base"
         rows.append(figure(what, base["instruction_following"], "1-5", at_most=3.3))
     return rows
 
 
 def planners(quick: bool) -> Rows:
-    """Hypervolume after five rounds, paired over seeds: profile less each other planner, with and without step limits."""
+    """Hypervolume after five rounds: `profile` less each other planner, paired over seeds.
+
+    Once with the step limits, once without.
+    """
     rows: Rows = []
     seeds = range(1, 3 if quick else 6)
     free = ["limits.max_ratio_step=null", "limits.max_bucket_step=null"]
@@ -202,83 +217,91 @@ def planners(quick: bool) -> Rows:
             volumes: dict[str, list[float]] = {name: [] for name in PLANNERS}
             for seed in seeds:
                 for name, report in run_planners(folder, seed, list(PLANNERS), overrides).items():
-                    volumes[name].append(report["hypervolume"][-1])
-            rows.append(
-                figure(
-                    f"lab {lab}{label}: hypervolume of profile",
-                    statistics.fmean(volumes["profile"]),
-                    "share",
-                )
-            )
+                    volumes[name].append(report.hypervolume[-1])
+            what = f"lab {lab}{label}: hypervolume of profile"
+            rows.append(figure(what, statistics.fmean(volumes["profile"]), "share"))
             for name in PLANNERS:
                 if name == "profile":
                     continue
-                ahead = [p - o for p, o in zip(volumes["profile"], volumes[name], strict=True)]
-                half = (
-                    float(student.ppf(0.975, len(ahead) - 1))
-                    * statistics.stdev(ahead)
-                    / len(ahead) ** 0.5
-                )
+                ahead = np.subtract(volumes["profile"], volumes[name]).tolist()
+                half = half_width(ahead)
                 what = f"lab {lab}{label}: profile ahead of {name} (95 % +- {half:.3f})"
                 rows.append(figure(what, statistics.fmean(ahead), "share", at_least=0))
     return rows
 
 
+def half_width(values: list[float]) -> float:
+    """Half the width of the 95 % interval of a mean, by Student's t: t(0.975, n - 1) * s / sqrt(n).
+
+    For 1, 2 and 3 that is 4.303 * 1 / 1.732:
+
+    >>> round(half_width([1.0, 2.0, 3.0]), 3)
+    2.484
+    """
+    quantile = float(student.ppf(0.975, len(values) - 1))
+    return quantile * statistics.stdev(values) / len(values) ** 0.5
+
+
 def landscape(quick: bool) -> Rows:
-    """Single mixtures on the default laboratory: static, random draws, and a long search for the best."""
+    """Single mixtures on the default laboratory: static, random, and the best of a long search."""
     world = World(load_config("lab"), Path("runs/landscape"))
     generator = np.random.default_rng(5)
 
     def draw(weights: Mapping[str, float], spread: float) -> dict[str, float]:
-        return normalize(
-            {n: w * float(np.exp(spread * generator.standard_normal())) for n, w in weights.items()}
-        )
+        drawn = {}
+        for name, weight in weights.items():
+            drawn[name] = weight * float(np.exp(spread * generator.standard_normal()))
+        return normalize(drawn)
 
-    static = world.measure(world.ratios, world.buckets)
-    drawn = []
+    def around(point: Point, spread: float) -> Point:
+        """A random point near another one."""
+        ratios = draw(point[0], spread)
+        return ratios, {dataset: draw(weights, spread) for dataset, weights in point[1].items()}
+
+    own = (world.ratios, world.buckets)
+    static = world.measure(*own)
+    points: list[Point] = []
+    volumes: list[float] = []
+    best, best_volume = own, static.volume
     for _ in range(6 if quick else 30):
-        point = draw(world.ratios, 1.0), {d: draw(b, 1.0) for d, b in world.buckets.items()}
-        drawn.append((world.measure(*point), point))
-    best = max([*drawn, (static, (world.ratios, world.buckets))], key=lambda item: item[0].volume)
+        points.append(around(own, 1.0))
+        volumes.append(world.measure(*points[-1]).volume)
+        if volumes[-1] > best_volume:
+            best, best_volume = points[-1], volumes[-1]
     for step in range(6 if quick else 60):
-        spread = 0.6 if step % 2 else 0.3
-        point = draw(best[1][0], spread), {d: draw(b, spread) for d, b in best[1][1].items()}
-        found = world.measure(*point)
-        if found.volume > best[0].volume:
-            best = found, point
-    mean = statistics.fmean(m.volume for m, _ in drawn)
-    audited = world.measure(*best[1], role="audit").means
+        point = around(best, 0.6 if step % 2 else 0.3)
+        volume = world.measure(*point).volume
+        if volume > best_volume:
+            best, best_volume = point, volume
+    mean = statistics.fmean(volumes)
     rows = [
         figure("hypervolume of static", static.volume, "share"),
         figure("mean hypervolume of random mixtures", mean, "share"),
-        figure("hypervolume of the best mixture found", best[0].volume, "share"),
-        figure("random over best", mean / best[0].volume, "ratio", at_most=0.85),
+        figure("hypervolume of the best mixture found", best_volume, "share"),
+        figure("random over best", mean / best_volume, "ratio", at_most=0.85),
     ]
-    rows += [
-        figure(f"audit {o} of the best mixture", audited[o], "1-5", at_least=t)
-        for o, t in TARGETS.items()
-    ]
-    random = [world.measure(*point, role="audit").means for _, point in drawn]
-    naive = {
-        "static": world.measure(world.ratios, world.buckets, role="audit").means,
-        "random, in the mean": {o: statistics.fmean(m[o] for m in random) for o in TARGETS},
-    }
-    for name, means in naive.items():
-        rows += [figure(f"audit {o} of {name}", means[o], "1-5") for o in TARGETS]
-        rows.append(
-            figure(
-                f"targets missed by {name}",
-                sum(means[o] < t for o, t in TARGETS.items()),
-                "",
-                at_least=1,
-            )
-        )
-    base = world.base()
-    rows += [figure(f"base, selection {o}", m, "1-5") for o, m in base.means.items()]
-    safety_only = world.measure({d: float(d == "guard") for d in world.ratios}, world.buckets).means
-    rows.append(
-        figure(
-            "over-refusal after safety data alone", safety_only["over_refusal"], "1-5", at_most=2.5
-        )
-    )
+    audited = world.measure(*best, role="audit").means
+    for objective, target in TARGETS.items():
+        what = f"audit {objective} of the best mixture"
+        rows.append(figure(what, audited[objective], "1-5", at_least=target))
+    rows += _audited("static", [world.measure(*own, role="audit").means])
+    random = [world.measure(*point, role="audit").means for point in points]
+    rows += _audited("random, in the mean", random)
+    for objective, score in world.base().means.items():
+        rows.append(figure(f"base, selection {objective}", score, "1-5"))
+    safety = {dataset: float(dataset == "guard") for dataset in world.ratios}
+    refusing = world.measure(safety, world.buckets).means["over_refusal"]
+    rows.append(figure("over-refusal after safety data alone", refusing, "1-5", at_most=2.5))
+    return rows
+
+
+def _audited(name: str, audits: list[dict[str, float]]) -> Rows:
+    """Mean audit scores of naive mixtures, and how many targets they miss: at least one."""
+    rows: Rows = []
+    missed = 0
+    for objective, target in TARGETS.items():
+        mean = statistics.fmean(audit[objective] for audit in audits)
+        rows.append(figure(f"audit {objective} of {name}", mean, "1-5"))
+        missed += mean < target
+    rows.append(figure(f"targets missed by {name}", missed, "", at_least=1))
     return rows

@@ -1,6 +1,7 @@
-"""Generation by a real vLLM: a run through one server, and conversations in flight. Needs the `vllm` command.
+"""Generation by a real vLLM: a run through one server, and conversations in flight.
 
-On CPU: `make .venv-vllm/.installed`, then `.venv-vllm/bin/python -m benchmarks vllm_rounds`.
+It needs the `vllm` command. On a CPU: `make .venv-vllm/.installed`, then
+`.venv-vllm/bin/python -m benchmarks vllm_rounds`.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import shutil
 import statistics
 import subprocess
 import sys
@@ -15,9 +17,9 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from benchmarks.figures import figure
+from benchmarks.figures import CannotRun, Rows, figure
 from eval.generators.base import TransformersGeneratorConfig, VllmGeneratorConfig
 from eval.generators.conversations import Ask, Chat, Turn, replay
 from eval.generators.draws import AnswerId
@@ -36,61 +38,63 @@ from mosaic.core.types.evaluation import Prompt, Response, Scored
 from mosaic.core.types.runs import GREEDY
 
 NEW_TOKENS = 48
-DTYPE = "float32"  # the lab trains in it; in bfloat16 merging an adapter rounds differently from applying it
+# The lab trains in it. In bfloat16, merging an adapter rounds differently from applying it.
+DTYPE = "float32"
 MAX_TURNS = 8
-# Without it vLLM's CPU build takes a share of all memory for its cache, more than a busy machine has free.
+# Without it vLLM's CPU build takes a share of all memory for its cache, more than a busy machine
+# has free.
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
 
 
-def vllm_rounds(quick: bool) -> list[dict[str, Any]]:
-    """A lab run whose answers come from vLLM; its adapters again by transformers; one server against one per round."""
+def vllm_rounds(quick: bool) -> Rows:
+    """A lab run by vLLM, its adapters again by transformers, one server against one a round."""
+    _need_vllm()
     config = load_config("lab")
     inputs = open_inputs(config)
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         rounds = 2 if quick else 5
         settings = {
-            **{"generator.kind": "vllm", "generator.memory": "share", "generator.dtype": DTYPE},
-            **{
-                "generator.max_new_tokens": NEW_TOKENS,
-                "rounds": rounds,
-                "calibration.repeats": 1 if quick else 3,
-            },
+            "generator.kind": "vllm",
+            "generator.memory": "share",
+            "generator.dtype": DTYPE,
+            "generator.max_new_tokens": NEW_TOKENS,
+            "rounds": rounds,
+            "calibration.repeats": 1 if quick else 3,
         }
-        sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+        command = [sys.executable, "-m", "mosaic", "run", "lab", "--run-dir", str(run)]
+        for key, value in settings.items():
+            command += ["--set", f"{key}={value}"]
         started = time.monotonic()
-        done = subprocess.run(
-            [sys.executable, "-m", "mosaic", "run", "lab", "--run-dir", str(run), *sets],
-            capture_output=True,
-            text=True,
-        )
+        done = subprocess.run(command, capture_output=True, text=True)
         seconds = time.monotonic() - started
         if done.returncode:
-            raise SystemExit(f"the run failed ({done.returncode}): {done.stderr[-2000:]}")
+            raise RuntimeError(f"the run failed ({done.returncode}): {done.stderr[-2000:]}")
         report = report_data(run)
         starts = done.stderr.count("vLLM: starting the server")
+        measured, adapters = 0, []
+        for each in report.rounds:
+            measured += bool(each.plan)
+            if each.adapter:
+                adapters.append(Store(run).path(each.adapter))
         rows = [
             figure(f"{rounds}-round run of the laboratory on vLLM", seconds / 60, "minutes"),
-            figure(
-                f"rounds measured of {rounds}",
-                sum(1 for r in report["rounds"] if r["plan"]),
-                "",
-                at_least=rounds,
-            ),
+            figure(f"rounds measured of {rounds}", measured, "", at_least=rounds),
             figure("server starts in it, memory: share", starts, "", at_most=1),
         ]
-        adapters = [Store(run).path(r["adapter"]) for r in report["rounds"] if r["adapter"]]
         rows += _side_by_side(config, inputs, adapters, Path(folder), 4 if quick else 1)
     return rows
 
 
 def _side_by_side(
     config: RunConfig, inputs: Inputs, adapters: list[Path], folder: Path, every: int
-) -> list[dict[str, Any]]:
+) -> Rows:
     """The same evaluations by one server, by one server each, and by transformers."""
     base = Path(config.base_model)
-    suites = {o: roles["selection"].prompts[::every] for o, roles in inputs.suites.items()}
-    prompts = [p for each in suites.values() for p in each]
+    suites = {name: roles["selection"].prompts[::every] for name, roles in inputs.suites.items()}
+    prompts: list[Prompt] = []
+    for chosen in suites.values():
+        prompts += chosen
     seconds: dict[str, float] = {}
     answers: dict[str, list[list[Response]]] = {}
     memories: tuple[Literal["share", "stop"], ...] = ("share", "stop")
@@ -108,49 +112,51 @@ def _side_by_side(
         base, TransformersGeneratorConfig(dtype=DTYPE, max_new_tokens=NEW_TOKENS)
     )
     expected = [plain.generate(prompts, adapter) for adapter in adapters]
-    same = [
-        a == b
-        for ours, theirs in zip(answers["share"], expected, strict=True)
-        for one, other in zip(ours, theirs, strict=True)
-        for a, b in zip(one.answers, other.answers, strict=True)
-    ]
-    rows = [
-        figure(
-            f"same greedy answers as transformers, of {len(same)}",
-            sum(same) / len(same),
-            "share",
-            at_least=0.95,
-        )
-    ]
+    same, turns = 0, 0
+    for ours, theirs in zip(answers["share"], expected, strict=True):
+        alike, compared = _alike(ours, theirs)
+        same, turns = same + alike, turns + compared
+    what = f"same greedy answers as transformers, of {turns}"
+    rows = [figure(what, same / turns, "share", at_least=0.95)]
     for objective in inputs.objectives:
-        changes = [
-            _paired(inputs, objective, suites[objective], ours, theirs)
-            for ours, theirs in zip(answers["share"], expected, strict=True)
-        ]
-        worst = max(changes, key=lambda c: abs(c[0]))
-        rows.append(
-            figure(f"{objective}: largest difference of a selection mean", worst[0], "of 1-5")
-        )
-        rows.append(
-            figure(
-                f"{objective}: least p-value of a paired difference",
-                min(c[1] for c in changes),
-                "",
-                at_least=0.05,
-            )
-        )
+        differences, p_values = [], []
+        for ours, theirs in zip(answers["share"], expected, strict=True):
+            change = _paired(inputs, objective, suites[objective], ours, theirs)
+            differences.append(change[0])
+            p_values.append(change[1])
+        largest = max(differences, key=abs)
+        what = f"{objective}: largest difference of a selection mean"
+        rows.append(figure(what, largest, "of 1-5"))
+        what = f"{objective}: least p-value of a paired difference"
+        rows.append(figure(what, min(p_values), "", at_least=0.05))
     ratio = seconds["share"] / seconds["stop"]
     goal = 0.6 if len(adapters) >= 5 else None
+    what = f"{len(adapters)} evaluation rounds of {len(prompts)} prompts, one server"
     rows += [
-        figure(
-            f"{len(adapters)} evaluation rounds of {len(prompts)} prompts, one server",
-            seconds["share"],
-            "s",
-        ),
+        figure(what, seconds["share"], "s"),
         figure("the same, a server per round", seconds["stop"], "s"),
         figure("one server against one per round", ratio, "x", at_most=goal),
     ]
     return rows
+
+
+def _need_vllm() -> None:
+    """Raise CannotRun if the `vllm` command is not installed."""
+    beside = Path(sys.executable).parent / "vllm"
+    if not beside.is_file() and not shutil.which("vllm"):
+        raise CannotRun(
+            "it needs the `vllm` command; `make .venv-vllm/.installed` installs it for CPUs"
+        )
+
+
+def _alike(ours: list[Response], theirs: list[Response]) -> tuple[int, int]:
+    """How many answers are the same, and how many were compared."""
+    same = turns = 0
+    for one, other in zip(ours, theirs, strict=True):
+        for answer, expected in zip(one.answers, other.answers, strict=True):
+            same += answer == expected
+            turns += 1
+    return same, turns
 
 
 def _paired(
@@ -160,32 +166,34 @@ def _paired(
     ours: list[Response],
     theirs: list[Response],
 ) -> tuple[float, float]:
-    """(difference of means, p-value) of one adapter's scores by two generators, paired by prompt."""
-    wanted = {p.id for p in prompts}
+    """(difference of means, p-value) of the scores by two generators, paired by prompt."""
+    wanted = {prompt.id for prompt in prompts}
     suite = inputs.suites[objective]["selection"]
     part = _Part(suite.objective, prompts)
 
     def scored(responses: Sequence[Response]) -> list[Scored]:
-        own = [r for r in responses if r.id in wanted]
+        own = [response for response in responses if response.id in wanted]
         return judge_and_score(inputs.objectives[objective], part, own, VerifierJudge())[1]
 
     return paired_change(scored(theirs), scored(ours), 0) or (0.0, 1.0)
 
 
 class _Part:
-    """Some prompts of a suite."""
+    """Some of the prompts of a suite."""
 
     def __init__(self, objective: str, prompts: list[Prompt]) -> None:
         self.objective = objective
         self.prompts = prompts
 
 
-def vllm_in_flight(quick: bool) -> list[dict[str, Any]]:
-    """Chats of unequal length on one server: each at its own pace, against all waiting for the slowest of each turn.
+def vllm_in_flight(quick: bool) -> Rows:
+    """Chats of unequal length on one server: each at its own pace, against all in step.
 
-    Every answer has a fixed length: mostly 6 tokens, now and then 90. The lab's own answers are so short that a request
-    costs more than its decoding, which no model of a useful size does.
+    Every answer has a fixed length: mostly 6 tokens, now and then 90. The answers of the lab
+    itself are so short that a request costs more than its decoding, which is not so with a model
+    of a useful size.
     """
+    _need_vllm()
     config = load_config("lab")
     count, repeats = (24, 3) if quick else (32, 5)
     settings = VllmGeneratorConfig(memory="share", dtype=DTYPE)
@@ -208,9 +216,8 @@ def vllm_in_flight(quick: bool) -> list[dict[str, Any]]:
                         "messages": chat,
                     }
                     answer = await session.send("/chat/completions", body, wanted.prompt)
-                    return Turn(
-                        answer["choices"][0]["message"]["content"].strip(), "length", tokens
-                    )
+                    text = answer["choices"][0]["message"]["content"]
+                    return Turn(text.strip(), "length", tokens)
 
                 started = time.monotonic()
                 if barriers:
@@ -225,21 +232,16 @@ def vllm_in_flight(quick: bool) -> list[dict[str, Any]]:
                 for barriers in (False, True) if repeat % 2 else (True, False):
                     # Other texts each time, so that none finds the other's prefixes in the cache.
                     chats = _chats(config, count, 1 + 2 * repeat + barriers)
-                    turns = sum(len(c.turns) for c in chats)
-                    walls["barriers" if barriers else "in flight"].append(
-                        asyncio.run(measure(chats, barriers))
-                    )
+                    turns = sum(len(chat.turns) for chat in chats)
+                    seconds = asyncio.run(measure(chats, barriers))
+                    walls["barriers" if barriers else "in flight"].append(seconds)
         finally:
             generator.close()
-    medians = {name: statistics.median(values) for name, values in walls.items()}
+    free, barred = statistics.median(walls["in flight"]), statistics.median(walls["barriers"])
     return [
-        figure(
-            f"{count} chats, {turns} turns in flight, median of {repeats}",
-            medians["in flight"],
-            "s",
-        ),
-        figure("the same with turn barriers", medians["barriers"], "s"),
-        figure("speed-up", medians["barriers"] / medians["in flight"], "x", at_least=1.3),
+        figure(f"{count} chats, {turns} turns in flight, median of {repeats}", free, "s"),
+        figure("the same with turn barriers", barred, "s"),
+        figure("speed-up", barred / free, "x", at_least=1.3),
     ]
 
 
@@ -249,29 +251,32 @@ def _answer_tokens(chat: str, turn: int) -> int:
 
 
 def _chats(config: RunConfig, count: int, variant: int) -> list[Prompt]:
-    """Chats of unequal length (always the same lengths), their turns drawn from the steering suites by `variant`."""
-    suites = open_inputs(config).suites
-    texts = [
-        turn for roles in suites.values() for p in roles["steering"].prompts for turn in p.turns
-    ]
+    """Chats of always the same unequal lengths; `variant` draws their turns."""
+    texts: list[str] = []
+    for roles in open_inputs(config).suites.values():
+        for prompt in roles["steering"].prompts:
+            texts += prompt.turns
     draw = random.Random(variant)
-    return [
-        Prompt(id=f"c{i}", turns=draw.sample(texts, 1 + (i * 5) % MAX_TURNS), slice="s", weight=1)
-        for i in range(count)
-    ]
+    chats = []
+    for number in range(count):
+        turns = draw.sample(texts, 1 + (number * 5) % MAX_TURNS)
+        chats.append(Prompt(id=f"c{number}", turns=turns, slice="s", weight=1))
+    return chats
 
 
 async def _with_barriers(prompts: Sequence[Prompt], ask: Ask) -> list[list[Turn]]:
-    """All chats' first turns, then all second turns, and so on."""
+    """The first turns of all chats, then all second turns, and so on."""
     chats: list[list[dict[str, str]]] = [[] for _ in prompts]
     turns: list[list[Turn]] = [[] for _ in prompts]
-    for number in range(max(len(p.turns) for p in prompts)):
-        open_ = [i for i, p in enumerate(prompts) if number < len(p.turns)]
-        for i in open_:
-            chats[i].append({"role": "user", "content": prompts[i].turns[number]})
-        asked = [ask(AnswerId(prompts[i].id, 0, number), list(chats[i])) for i in open_]
+    for number in range(max(len(prompt.turns) for prompt in prompts)):
+        open_ = [chat for chat, prompt in enumerate(prompts) if number < len(prompt.turns)]
+        asked = []
+        for chat in open_:
+            chats[chat].append({"role": "user", "content": prompts[chat].turns[number]})
+            where = AnswerId(prompts[chat].id, 0, number)
+            asked.append(ask(where, list(chats[chat])))
         answers = await asyncio.gather(*asked)
-        for i, answer in zip(open_, answers, strict=True):
-            turns[i].append(answer)
-            chats[i].append({"role": "assistant", "content": answer.text})
+        for chat, answer in zip(open_, answers, strict=True):
+            turns[chat].append(answer)
+            chats[chat].append({"role": "assistant", "content": answer.text})
     return turns

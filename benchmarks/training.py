@@ -5,13 +5,13 @@ from __future__ import annotations
 import statistics
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from benchmarks.figures import figure
-from mosaic.app.config import load_config
+from benchmarks.figures import Rows, figure
+from mosaic.app.config import RunConfig, load_config
 from mosaic.core.store import file_digest
+from mosaic.core.types.base import JsonObject
 from mosaic.core.types.data import Mixture
 from mosaic.core.types.runs import BASE, TRAINING_SET, TrainJob, Workplace
 from training.data.curate import curate, write_training_set
@@ -24,11 +24,15 @@ from training.models.tokenizer import load_tokenizer
 
 
 def _share(lengths: list[int], batch_size: int) -> float:
-    batches = by_length(lengths, batch_size, [1])
-    return sum(lengths) / sum(len(b) * max(lengths[i] for i in b) for b in batches)
+    """Real tokens over positions in batches by length, where rows are as wide as the longest."""
+    positions = 0
+    for batch in by_length(lengths, batch_size, [1]):
+        positions += len(batch) * max(lengths[row] for row in batch)
+    return sum(lengths) / positions
 
 
-def _lab_set(folder: Path, tokens: int) -> tuple[Any, Path, list[int]]:
+def _lab_set(folder: Path, tokens: int) -> tuple[RunConfig, Path, list[int]]:
+    """The config of the laboratory, a training set of its pool, and the lengths of its rows."""
     from agent.weights import proportions
 
     config = load_config("lab")
@@ -41,49 +45,45 @@ def _lab_set(folder: Path, tokens: int) -> tuple[Any, Path, list[int]]:
 
 
 def _packed(lengths: list[int], max_length: int, batch_size: int) -> tuple[float, float]:
-    """Real tokens over the positions of TRL's packed batches, which are one sequence each, and over packed rows of full
-    length."""
+    """Real tokens over the positions of TRL's packed batches, and over packed rows of full length.
+
+    A packed batch is one sequence.
+    """
     from datasets import Dataset
     from datasets.utils.logging import disable_progress_bar
     from trl.data_utils import pack_dataset
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
     disable_progress_bar()
-    rows = pack_dataset(
-        Dataset.from_dict({"input_ids": [[1] * n for n in lengths]}), max_length, "bfd"
-    ).to_list()
+    chats = Dataset.from_dict({"input_ids": [[1] * length for length in lengths]})
+    rows = pack_dataset(chats, max_length, "bfd").to_list()
     collator = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)
-    batches = [collator(rows[i : i + batch_size]) for i in range(0, len(rows), batch_size)]
+    positions = 0
+    for start in range(0, len(rows), batch_size):
+        positions += collator(rows[start : start + batch_size])["input_ids"].numel()
     tokens = sum(lengths)
-    return tokens / sum(b["input_ids"].numel() for b in batches), tokens / (len(rows) * max_length)
+    return tokens / positions, tokens / (len(rows) * max_length)
 
 
-def packing(quick: bool) -> list[dict[str, Any]]:
-    """Real tokens over token positions: batched by length as on CPU, and packed by TRL as where packing is on."""
+def packing(quick: bool) -> Rows:
+    """Real tokens over token positions: batched by length as on CPU, and packed by TRL as where
+    packing is on.
+    """
     with tempfile.TemporaryDirectory() as folder:
         config, _, lengths = _lab_set(Path(folder), 10_000)
-    chats = np.clip(
-        np.random.default_rng(0).lognormal(5.5, 0.9, 2_000 if quick else 20_000), 8, 4096
-    ).astype(int)
+    drawn = np.random.default_rng(0).lognormal(5.5, 0.9, 2_000 if quick else 20_000)
+    chats = np.clip(drawn, 8, 4096).astype(int)
+    lab, random = _share(lengths, config.methods.sft.batch_size), _share(chats.tolist(), 8)
+    what = "real tokens over positions"
     return [
-        figure(
-            "real tokens over positions, the laboratory",
-            _share(lengths, config.methods.sft.batch_size),
-            "share",
-            at_least=0.95,
-        ),
-        figure(
-            "real tokens over positions, log-normal chats, batches of 8",
-            _share(chats.tolist(), 8),
-            "share",
-            at_least=0.95,
-        ),
+        figure(f"{what}, the laboratory", lab, "share", at_least=0.95),
+        figure(f"{what}, log-normal chats, batches of 8", random, "share", at_least=0.95),
         *_packed_figures("the laboratory", lengths, config.methods.sft.max_length),
         *_packed_figures("log-normal chats", chats.tolist(), 4096),
     ]
 
 
-def _packed_figures(what: str, lengths: list[int], max_length: int) -> list[dict[str, Any]]:
+def _packed_figures(what: str, lengths: list[int], max_length: int) -> Rows:
     positions, rows = _packed(lengths, max_length, 4)
     return [
         figure(f"real tokens over positions, {what}, packed", positions, "share", at_least=0.98),
@@ -91,8 +91,10 @@ def _packed_figures(what: str, lengths: list[int], max_length: int) -> list[dict
     ]
 
 
-def _bare(job: TrainJob, base: Path, rows: list[dict[str, Any]], folder: Path) -> float:
-    """Seconds per step of a plain TRL script on the same rows, batches of the same size in the same order."""
+def _bare(job: TrainJob, base: Path, rows: list[JsonObject], folder: Path) -> float:
+    """Seconds per step of a plain TRL script on the same rows, batches of the same size in the
+    same order.
+    """
     import torch
     from datasets import Dataset
     from peft import LoraConfig
@@ -131,8 +133,8 @@ def _bare(job: TrainJob, base: Path, rows: list[dict[str, Any]], folder: Path) -
     return output.metrics["train_runtime"] / trainer.state.global_step
 
 
-def sft_step(quick: bool) -> list[dict[str, Any]]:
-    """Our seconds per step over a bare TRL script's, interleaved, median of the pairs."""
+def sft_step(quick: bool) -> Rows:
+    """Our seconds per step over those of a bare TRL script: the median of interleaved pairs."""
     import pyarrow.parquet as pq
 
     with tempfile.TemporaryDirectory() as name:
@@ -143,12 +145,10 @@ def sft_step(quick: bool) -> list[dict[str, Any]]:
         chats = table["messages"].to_pylist()
         ids, _ = tokenise(load_tokenizer(base), chats)
         seeds = [1 + epoch for epoch in range(config.methods.sft.epochs)]
-        order = [
-            i
-            for b in by_length([len(r) for r in ids], config.methods.sft.batch_size, seeds)
-            for i in b
-        ]
-        rows = [{"messages": chats[i]} for i in order]
+        lengths = [len(row) for row in ids]
+        rows = []
+        for batch in by_length(lengths, config.methods.sft.batch_size, seeds):
+            rows += [{"messages": chats[row]} for row in batch]
         ratios, ours, theirs = [], [], []
         for repeat in range(3 if quick else 7):
             job = TrainJob(

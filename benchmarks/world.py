@@ -1,4 +1,4 @@
-"""Mixtures measured on a laboratory, outside of any run: the same steps as in a run, remembered in a folder."""
+"""Mixtures measured on a laboratory outside of any run, by the same steps, and kept in a folder."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from pathlib import Path
 from agent.pareto import hypervolume
 from agent.weights import proportions
 from mosaic.app.config import RunConfig
-from mosaic.app.wiring import build_context, open_inputs
+from mosaic.app.wiring import build_context, open_inputs, run_digests
 from mosaic.core.journal import Journal
 from mosaic.core.tables import FILE
 from mosaic.core.types.data import Mixture
 from mosaic.core.types.evaluation import Score
+from mosaic.core.types.runs import RunRecord
 from tools.effects.curate import curate_step
 
 UNLIMITED = 10**12
@@ -28,7 +29,7 @@ class Measured:
 
     @property
     def means(self) -> dict[str, float]:
-        return {o: float(s.mean or 1.0) for o, s in self.scores.items()}
+        return {name: float(score.mean or 1.0) for name, score in self.scores.items()}
 
     @property
     def volume(self) -> float:
@@ -36,16 +37,17 @@ class Measured:
 
 
 class World:
-    """One laboratory. What was measured once is read from its folder afterwards."""
+    """One laboratory. What was measured once is read from its folder from then on."""
 
     def __init__(self, config: RunConfig, folder: Path) -> None:
         inputs = open_inputs(config)
         if not (folder / FILE).exists():
-            Journal.create(folder, "world", {"run": config.json_data()}, UNLIMITED).close()
+            record = RunRecord(run=config.json_data(), inputs=run_digests(config, inputs))
+            Journal.create(folder, "world", record, UNLIMITED).close()
         journal = Journal.open(folder)
         journal.acquire()
         self.config = config
-        self.services = build_context(config, folder, journal, inputs)
+        self.context = build_context(config, folder, journal, inputs)
         self.stock = inputs.pool.stock(config.limits.min_quality)
         self.ratios, self.buckets = proportions(self.stock)
 
@@ -67,16 +69,22 @@ class World:
             seed=seed,
             min_quality=self.config.limits.min_quality,
         )
-        training_set = curate_step(self.services.steps, self.services.pool, mixture)
-        return self._evaluate(self.services.trainer.train(training_set, seed).digest, role)
+        steps, trainer = self.context.steps, self.context.trainer
+        curated = curate_step(steps, self.context.pool, mixture)
+        job = trainer.job(curated.training_set, seed)
+        reserve = self.config.recipe.usage(curated.report.total.selected)
+        return self._evaluate(trainer.train(steps, job, reserve).digest, role)
 
     def _evaluate(self, adapter: str | None, role: str) -> Measured:
-        evaluation = self.services.evaluator.evaluate(adapter, [role])
+        evaluation = self.context.evaluator.evaluate(self.context.steps, adapter, [role])
         slices: dict[str, list[float]] = {}
         for objective, items in evaluation.of_role(role).items():
             values: dict[str, list[float]] = {}
             for item in items:
                 if item.score is not None and item.slice is not None:
                     values.setdefault(item.slice, []).append(item.score)
-            slices[objective] = [round(sum(v) / len(v), 2) for _, v in sorted(values.items())]
-        return Measured({o: roles[role] for o, roles in evaluation.scores().items()}, slices)
+            slices[objective] = []
+            for _, scores in sorted(values.items()):
+                slices[objective].append(round(sum(scores) / len(scores), 2))
+        means = {objective: roles[role] for objective, roles in evaluation.scores().items()}
+        return Measured(means, slices)

@@ -1,1 +1,1 @@
-"""Words: the prompt files and the loader that reads them."""
+"""The prompt files, and the loader that reads them."""

@@ -1,6 +1,7 @@
-"""Prompt files: `prompts/NAME.md`, with `{{name}}` where a value goes, and a digest that says which words were used.
+"""Prompt files: `prompts/NAME.md`, with `{{name}}` where a value goes.
 
-Every placeholder needs a value and every value a placeholder. A value is put in once and never read as a template.
+Every placeholder needs a value and every value a placeholder. A value is put in once and is never
+read as a template. The digest of a file says which words were used.
 """
 
 from __future__ import annotations
@@ -17,14 +18,20 @@ PLACEHOLDER = re.compile(r"\{\{([a-z_]+)\}\}")
 
 @dataclass(frozen=True)
 class Prompt:
-    """The words of one file. `digest` is the SHA-256 of its bytes."""
+    """The text of one prompt file. `digest` is the SHA-256 of its bytes."""
 
     name: str
     text: str
     digest: str
 
     def fill(self, **values: str) -> str:
-        """The text with every placeholder replaced. UsageError where names and placeholders differ."""
+        """The text with every placeholder replaced.
+
+        Raises UsageError if the names and the placeholders are not the same.
+
+        >>> Prompt("greeting", "Hello {{name}}.", "").fill(name="{{name}}")
+        'Hello {{name}}.'
+        """
         wanted = set(PLACEHOLDER.findall(self.text))
         if wanted != set(values):
             wrong = ", ".join(sorted(wanted ^ set(values)))
@@ -33,7 +40,7 @@ class Prompt:
 
 
 def load(name: str) -> Prompt:
-    """The prompt file of that name. UsageError where there is none."""
+    """The prompt file of that name. Raises UsageError if there is none."""
     file = files("prompts") / f"{name}.md"
     if not re.fullmatch(r"[a-z_]+", name) or not file.is_file():
         raise UsageError(f"prompts/{name}.md: no such prompt file")

@@ -106,7 +106,7 @@ class Store:
         """Write what is not there yet: a single file (its name is None), or a folder's files; check what stands there."""
         target = self.root / digest
         if not target.exists():
-            temporary = self.root / f".{uuid.uuid4().hex}.tmp"
+            temporary = self.root / f".{os.getpid()}-{uuid.uuid4().hex}.tmp"
             try:
                 if None not in content:
                     os.mkdir(temporary)
@@ -119,7 +119,13 @@ class Store:
                         {(temporary / name).parent for name in content if name}, reverse=True
                     ):
                         _sync(folder)
-                os.rename(temporary, target)
+                try:
+                    os.rename(temporary, target)
+                except OSError as error:
+                    # Another process filed the same folder meanwhile: what stands there is checked below.
+                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                        raise
+                    _remove(temporary)
                 _sync(self.root)
             except OSError as error:
                 _remove(temporary)
@@ -129,9 +135,10 @@ class Store:
         self.path(digest)
 
     def sweep(self) -> None:
-        """Remove what an interrupted writer left. Only for whoever holds the run."""
+        """Remove what interrupted writers left behind; what a process is still writing stays."""
         for left in self.root.glob(".*.tmp"):
-            _remove(left)
+            if not _being_written(left):
+                _remove(left)
 
     def remove(self, digest: str) -> None:
         """Delete an artifact that nothing will need again (retention)."""
@@ -174,6 +181,20 @@ def full_disk(run: Path, size: int) -> PausedError:
         f"the disk of {run} is full: {size:,} bytes are needed, {free_bytes(run):,} are free; make room, "
         f"then: python -m mosaic resume {run}"
     )
+
+
+def _being_written(temporary: Path) -> bool:
+    """Whether the process that a temporary name begins with is still alive."""
+    writer = temporary.name[1:].partition("-")[0]
+    if not writer.isdecimal():
+        return False
+    try:
+        os.kill(int(writer), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it belongs to another user
+        return True
+    return True
 
 
 def _remove(path: Path) -> None:

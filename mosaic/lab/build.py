@@ -7,13 +7,13 @@ import json
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from mosaic.core.errors import UsageError
-from mosaic.core.types.base import canonical_json
+from mosaic.core.types.base import FrozenModel, JsonObject, canonical_json
+from mosaic.core.types.data import Example
 from mosaic.core.types.evaluation import ROLES
 from mosaic.lab import data, pretrain
 from mosaic.lab.words import Words, make_words
@@ -31,56 +31,46 @@ def build(
     steps: int | None = None,
     progress: Callable[[str], None] = lambda text: None,
     chats: int = data.CORPUS_CHATS,
-) -> dict[str, Any]:
-    """Write model/, pool/, suites/, config.yaml and manifest.json into `out`; the manifest. `steps` and `chats`
-    shorten pre-training for tests. UsageError where `out` holds a laboratory already."""
+) -> JsonObject:
+    """Write model/, pool/, suites/, config.yaml and manifest.json into `out`; the manifest.
+
+    `steps` and `chats` shorten pre-training for tests. UsageError if `out` already holds a
+    laboratory.
+    """
     from training.data.pool import build_pool
-    from training.data.provenance import Origin, card_of, write_card
 
     if (out / MANIFEST).exists():
-        raise UsageError(f"--out {out} holds a laboratory already; name a new folder")
+        raise UsageError(f"--out {out} already holds a laboratory; name a new folder")
     out.mkdir(parents=True, exist_ok=True)
     words = make_words(seed)
+    steps = pretrain.STEPS if steps is None else steps
     progress("generating suites and pools")
-    digest = write_suites(words, seed, out / "suites")
+    digest = hashlib.sha256(write_suites(words, seed, out / "suites").encode())
     with tempfile.TemporaryDirectory() as folder:
-        rows = data.pool_rows(words, seed)
-        lines = [(row.dataset, canonical_json(row.json_data()) + "\n") for row in rows]
-        digest.update("".join(line for _, line in lines).encode())
-        sources = []
-        for dataset in data.DATASETS:
-            own = [line for d, line in lines if d == dataset]
-            path = Path(folder) / f"{dataset}.jsonl"
-            path.write_text("".join(own))
-            write_card(
-                card_of(path),
-                Origin(dataset=dataset, source=SOURCE, licence="apache-2.0", rows=len(own)),
-            )
-            sources.append(path)
+        rows = list(data.pool_rows(words, seed))
+        digest.update(_lines(rows).encode())
+        sources = write_pool_sources(rows, Path(folder))
         texts = list(data.corpus(words, seed, chats))
         digest.update(canonical_json(texts).encode())
-        tokenizer = pretrain.make_tokenizer(m["content"] for chat in texts for m in chat)
-        model = pretrain.pretrain(
-            tokenizer, texts, seed, pretrain.STEPS if steps is None else steps, progress
-        )
+        tokenizer = pretrain.make_tokenizer(pretrain.contents(texts))
+        model = pretrain.pretrain(tokenizer, texts, seed, steps, progress)
         pretrain.save(model, tokenizer, out / "model")
         progress("building the pool")
         pool = build_pool(sources, out / "pool", model=out / "model", max_length=MAX_LENGTH)
     template = DATA / "config.yaml"
     if template.resolve() != (out / "config.yaml").resolve():
         shutil.copyfile(template, out / "config.yaml")
-    manifest = {
+    weights = (out / "model" / "model.safetensors").read_bytes()
+    manifest: JsonObject = {
         "seed": seed,
         "recipe_digest": recipe_digest(),
         "data_digest": digest.hexdigest(),
-        "weights_digest": hashlib.sha256(
-            (out / "model" / "model.safetensors").read_bytes()
-        ).hexdigest(),
+        "weights_digest": hashlib.sha256(weights).hexdigest(),
         "pool_digest": pool.digest,
         "machine": platform.machine(),
         "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers")},
         "parameters": int(model.num_parameters()),
-        "steps": pretrain.STEPS if steps is None else steps,
+        "steps": steps,
     }
     (out / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
     return manifest
@@ -94,19 +84,47 @@ def recipe_digest() -> str:
     return digest.hexdigest()
 
 
-def write_suites(words: Words, seed: int, folder: Path) -> Any:
-    """Write all suites; a running digest over them. No two prompts of any role have the same turns."""
-    digest = hashlib.sha256()
+def write_suites(words: Words, seed: int, folder: Path) -> str:
+    """Write all suites; their lines in the order in which they were written.
+
+    No two prompts of an objective have the same turns, whatever their roles, and none has those of
+    a pool row.
+    """
+    written = ""
     for dataset, objective in data.DATASETS.items():
-        taken: set[tuple[str, ...]] = {
-            tuple(m.content for m in row.messages if m.role == "user")
-            for row in data.pool_rows(words, seed)
-            if row.dataset == dataset
-        }
+        taken = pool_turns(words, seed, dataset)
         (folder / objective).mkdir(parents=True, exist_ok=True)
         for role in ROLES:
-            prompts = data.suite_prompts(words, seed, dataset, role, taken)
-            text = "".join(canonical_json(p.json_data()) + "\n" for p in prompts)
+            text = _lines(data.suite_prompts(words, seed, dataset, role, taken))
             (folder / objective / f"{role}.jsonl").write_text(text)
-            digest.update(text.encode())
-    return digest
+            written += text
+    return written
+
+
+def pool_turns(words: Words, seed: int, dataset: str) -> set[tuple[str, ...]]:
+    """The user turns of every row of a data set."""
+    turns = set()
+    for row in data.pool_rows(words, seed):
+        if row.dataset == dataset:
+            turns.add(tuple(m.content for m in row.messages if m.role == "user"))
+    return turns
+
+
+def write_pool_sources(rows: Sequence[Example], folder: Path) -> list[Path]:
+    """Write a source file with its card for each data set; their paths."""
+    from training.data.provenance import Origin, card_of, write_card
+
+    sources = []
+    for dataset in data.DATASETS:
+        own = [row for row in rows if row.dataset == dataset]
+        path = folder / f"{dataset}.jsonl"
+        path.write_text(_lines(own))
+        origin = Origin(dataset=dataset, source=SOURCE, licence="apache-2.0", rows=len(own))
+        write_card(card_of(path), origin)
+        sources.append(path)
+    return sources
+
+
+def _lines(nouns: Sequence[FrozenModel]) -> str:
+    """One line of canonical JSON for each."""
+    return "".join(canonical_json(noun.json_data()) + "\n" for noun in nouns)

@@ -1,7 +1,7 @@
-"""The laboratory's vocabulary: made-up substances, cue phrases and topics, split by the part of the lab that uses them.
+"""The laboratory's vocabulary: made-up substances, cue phrases and topics.
 
-Everything is drawn from a seeded `random.Random`. Phrases of a family are divided between what may be seen (pre-training,
-pools, steering, selection) and what only the audit suites use.
+Everything is drawn from a seeded `random.Random`. Names and phrases are divided between what the
+model may see (in pre-training, pools, steering and selection) and what only the audit suites use.
 """
 
 from __future__ import annotations
@@ -10,27 +10,9 @@ import random
 from dataclasses import dataclass
 
 ONSETS = (
-    "b",
-    "d",
-    "f",
-    "g",
-    "k",
-    "l",
-    "m",
-    "n",
-    "p",
-    "r",
-    "s",
-    "t",
-    "v",
-    "z",
-    "br",
-    "dr",
-    "kr",
-    "tr",
-    "st",
-    "pl",
-)
+    "b", "d", "f", "g", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z", "br", "dr", "kr", "tr",
+    "st", "pl",
+)  # fmt: skip
 VOWELS = ("a", "e", "i", "o", "u")
 RESTRICTED_ENDINGS = ("rax", "zine")
 INGREDIENTS = ("salt", "oil", "ash", "clay", "wax", "lime", "tar", "rust")
@@ -81,21 +63,22 @@ PRESSURE = ("authority", "urgency", "escalation", "context_bind")
 CONCEALMENT = ("compliance_pretext", "roleplay", "transform", "obfuscation")
 
 TOPICS = (
-    "lamp", "bridge", "garden", "kettle", "train", "clock", "boat", "chair", "window", "forest", "market", "tower",
-    "river", "blanket", "piano", "wheel", "bakery", "engine", "mirror", "castle", "harbor", "ladder", "violin", "cabin",
-    "meadow", "compass", "library", "wagon", "fountain", "hammock", "barn", "cellar", "drum", "fence", "glove",
-    "hotel", "island", "jacket", "kitchen", "lantern", "museum", "needle", "orchard", "pillow", "ribbon", "saddle",
+    "lamp", "bridge", "garden", "kettle", "train", "clock", "boat", "chair", "window", "forest",
+    "market", "tower", "river", "blanket", "piano", "wheel", "bakery", "engine", "mirror",
+    "castle", "harbor", "ladder", "violin", "cabin", "meadow", "compass", "library", "wagon",
+    "fountain", "hammock", "barn", "cellar", "drum", "fence", "glove", "hotel", "island",
+    "jacket", "kitchen", "lantern", "museum", "needle", "orchard", "pillow", "ribbon", "saddle",
     "tunnel", "umbrella",
 )  # fmt: skip
 PLAIN = (
-    "bread", "soap", "paint", "glue", "tea", "juice", "paper", "milk", "flour", "sugar", "honey", "cheese", "wool",
-    "cotton", "ink", "chalk", "cement", "gravel", "butter", "coffee", "rice", "corn", "leather", "marble", "rubber",
-    "silk", "vinegar", "syrup", "yarn", "foam", "bricks", "tiles", "cream", "jam", "pasta", "nails", "plaster", "rope",
-    "beans", "varnish",
+    "bread", "soap", "paint", "glue", "tea", "juice", "paper", "milk", "flour", "sugar", "honey",
+    "cheese", "wool", "cotton", "ink", "chalk", "cement", "gravel", "butter", "coffee", "rice",
+    "corn", "leather", "marble", "rubber", "silk", "vinegar", "syrup", "yarn", "foam", "bricks",
+    "tiles", "cream", "jam", "pasta", "nails", "plaster", "rope", "beans", "varnish",
 )  # fmt: skip
 ADJECTIVES = (
-    "bright", "old", "small", "quiet", "heavy", "green", "warm", "simple", "tall", "round", "clean", "strong", "soft",
-    "narrow", "famous", "useful",
+    "bright", "old", "small", "quiet", "heavy", "green", "warm", "simple", "tall", "round",
+    "clean", "strong", "soft", "narrow", "famous", "useful",
 )  # fmt: skip
 KEYWORDS = ("copper", "sunset", "candle")
 END_PHRASES = ("that is all .", "end of note .", "done for now .")
@@ -103,7 +86,10 @@ END_PHRASES = ("that is all .", "end of note .", "done for now .")
 
 @dataclass(frozen=True)
 class Words:
-    """Names of one laboratory by part (seen, steering, selection, audit): restricted substances, plain goods, topics."""
+    """The names of one laboratory: restricted substances, plain goods and topics.
+
+    Each maps a part (seen, steering, selection, audit) to its names.
+    """
 
     restricted: dict[str, list[str]]
     plain: dict[str, list[str]]
@@ -111,24 +97,30 @@ class Words:
 
 
 def make_words(seed: int) -> Words:
-    """Draw the laboratory's names; none is in two parts."""
+    """Draw the names of a laboratory. No name is in two parts."""
     rng = random.Random(f"words-{seed}")
     names: list[str] = []
     while len(names) < 160:
-        syllables = "".join(
-            rng.choice(ONSETS) + rng.choice(VOWELS) for _ in range(rng.choice((1, 2)))
-        )
-        name = syllables + rng.choice(RESTRICTED_ENDINGS)
+        name = _syllables(rng) + rng.choice(RESTRICTED_ENDINGS)
         if name not in names:
             names.append(name)
     return Words(
-        _parts(names, (100, 20, 20, 20)),
-        _parts(rng.sample(PLAIN, len(PLAIN)), (22, 6, 6, 6)),
-        _parts(rng.sample(TOPICS, len(TOPICS)), (24, 8, 8, 8)),
+        restricted=_parts(names, (100, 20, 20, 20)),
+        plain=_parts(rng.sample(PLAIN, len(PLAIN)), (22, 6, 6, 6)),
+        topics=_parts(rng.sample(TOPICS, len(TOPICS)), (24, 8, 8, 8)),
     )
 
 
+def _syllables(rng: random.Random) -> str:
+    """One or two syllables, such as "ka" or "brodu"."""
+    syllables = ""
+    for _ in range(rng.choice((1, 2))):
+        syllables += rng.choice(ONSETS) + rng.choice(VOWELS)
+    return syllables
+
+
 def _parts(names: list[str], sizes: tuple[int, ...]) -> dict[str, list[str]]:
+    """Cut a list of names into the four parts, in order."""
     parts, start = {}, 0
     for part, size in zip(("seen", "steering", "selection", "audit"), sizes, strict=True):
         parts[part] = names[start : start + size]
@@ -137,5 +129,5 @@ def _parts(names: list[str], sizes: tuple[int, ...]) -> dict[str, list[str]]:
 
 
 def cue(rng: random.Random, family: str, audit: bool) -> str:
-    """A phrase of a cue family."""
+    """A phrase of a cue family, from those of the audit or from the others."""
     return rng.choice(CUES[family]["audit" if audit else "seen"])

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from mosaic.core.errors import DamageError
@@ -40,3 +42,32 @@ def test_damage_is_never_loaded_as_something_else(tmp_path, kind, damage):
         victim.write_bytes(data[:-1] if damage == "truncate" else b"1" + data[1:])
     with pytest.raises(DamageError):
         Store(tmp_path / "run").path(digest)
+
+
+def test_whoever_files_a_folder_second_at_the_same_time_finds_it_filed(tmp_path, monkeypatch):
+    (tmp_path / "f").mkdir()
+    (tmp_path / "f" / "x").write_bytes(b"same")
+    store, rename = Store(tmp_path / "run"), os.rename
+
+    def overtaken(source, target):
+        monkeypatch.setattr(os, "rename", rename)
+        Store(tmp_path / "run").put_folder(tmp_path / "f")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", overtaken)
+    digest = store.put_folder(tmp_path / "f")
+    assert [path.name for path in store.root.iterdir()] == [digest]
+    assert (store.path(digest) / "x").read_bytes() == b"same"
+
+
+def test_a_sweep_takes_what_the_dead_left_and_leaves_what_the_living_write(tmp_path):
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    store = Store(tmp_path / "run")
+    (store.root / f".{child}-0.tmp").mkdir()
+    (store.root / ".0123456789abcdef.tmp").write_bytes(b"by a release that named no process")
+    (store.root / f".{os.getpid()}-0.tmp").mkdir()
+    store.sweep()
+    assert [path.name for path in store.root.iterdir()] == [f".{os.getpid()}-0.tmp"]

@@ -118,7 +118,7 @@ def create_app(root: Path, token: str, port: int, control: bool = False) -> Fast
         folder = pages.run_folder(root, name)
         if kind not in plots.KINDS:
             return PlainTextResponse("no such picture", 404)
-        text = plots.svg(kind, report_data(folder).json_data(), dark=bool(dark))
+        text = plots.svg(kind, report_data(folder), dark=bool(dark))
         return Response(text, media_type="image/svg+xml", headers=SVG_HEADERS)
 
     @app.get("/run/{name}/cell")
