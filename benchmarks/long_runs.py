@@ -7,6 +7,7 @@ of a request, after the first one has imported what pages need.
 
 from __future__ import annotations
 
+import json
 import resource
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.state import RunState, fold
+from benchmarks.durability import memory
+from benchmarks.figures import Rows, figure
 from benchmarks.page import client
 from benchmarks.standins import StandIn, Witness
 from mosaic.core.journal import Journal
@@ -26,6 +29,9 @@ from mosaic.core.types.records import (
     AskVerdict,
     CheckedEvent,
     EventRecord,
+    Observe,
+    Observed,
+    ObservedEvent,
     PlannedEvent,
     PlanProposed,
     ProposePlan,
@@ -54,7 +60,7 @@ QUICK = Size(rounds=10, events=10_000, verdicts=10_000)
 def make_run(folder: Path, size: Size) -> None:
     """A finished run of the given size."""
     standin = StandIn.make(
-        f"rounds={size.rounds}", "stop.hypervolume=0", per_slice=4, objectives=OBJECTIVES
+        f"rounds={size.rounds}", "planner.kind=profile", per_slice=4, objectives=OBJECTIVES
     )
     standin.create(folder)
     standin.run(folder, Witness(folder.with_name("witness")))
@@ -109,16 +115,17 @@ def attempts(plan: ActionPlan, count: int) -> list[EventRecord]:
 
 def add_verdicts(journal: Journal, rounds: int, count: int) -> None:
     """Give every round `count` verdicts of a judge."""
-    verdict = Verdict(items={"refusal": 1, "help": 0}, reason="the answer helps")
+    items = {"refusal": {"refusal_full": 0, "refusal_partial": 1}, "help": {"help_direct": 1}}
+    verdict = Verdict(status="ok", items=items, words="The answer helps, with one reservation.")
     filed = VerdictFiled(verdict=verdict, source="model")
     for round_ in range(1, rounds + 1):
         for first in range(0, count, GROUP):
-            items = []
+            made = []
             for number in range(first, min(first + GROUP, count)):
                 conversation = f"{round_:04d}-{number:08d}".ljust(64, "0")
                 asked = AskVerdict(judge="1" * 64, prompt="2" * 64, conversation=conversation)
-                items.append(SmallStep(inputs=asked, result=filed, seconds=0.4))
-            journal.record(items, Place(round_))
+                made.append(SmallStep(inputs=asked, result=filed, seconds=0.4))
+            journal.record(made, Place(round_))
 
 
 def command_seconds(folder: Path, words: Sequence[str]) -> float:
@@ -156,3 +163,54 @@ class Pages:
         if answer.status_code != 200:
             raise RuntimeError(f"{path}: {answer.status_code} {answer.text[:200]}")
         return Request(seconds, len(answer.content) / 1000, answer.text)
+
+
+def long_runs(quick: bool) -> Rows:
+    """CPU of two commands, CPU and bytes of the page's first view and of its updates."""
+    size = QUICK if quick else FULL
+    with memory() as name:
+        root = Path(name)
+        make_run(root / "long", size)
+        rows = []
+        for words in COMMANDS:
+            what = f"CPU of `{' '.join(words)}`, whole process"
+            rows.append(figure(what, command_seconds(root / "long", words), "s", at_most=1))
+        rows += page_rows(root, "long")
+    return rows
+
+
+def page_rows(root: Path, name: str) -> Rows:
+    """The page of a run: its first view, an update after one step, and one in which all changed."""
+    pages = Pages(root)
+    pages.get("/")
+    pages.get(f"/run/{name}")
+    first = pages.get(f"/run/{name}")
+    whole = pages.get(f"/run/{name}/live")
+    marks = json.loads(whole.text)["marks"]
+    have = " ".join(f"{section}:{mark}" for section, mark in marks.items())
+    record_one(root / name)
+    one = pages.get(f"/run/{name}/live?have={have}")
+    rows = [
+        figure("the page's first view", first.kilobytes, "KB", at_most=300),
+        figure("CPU of the page's first view", first.seconds, "s", at_most=0.5),
+    ]
+    for what, update in (("after one step", one), ("of every section", whole)):
+        rows += [
+            figure(f"an update {what}", update.kilobytes, "KB", at_most=50),
+            figure(f"CPU of an update {what}", update.seconds, "s", at_most=0.2),
+        ]
+    return rows
+
+
+def record_one(folder: Path) -> None:
+    """One more event in the last round, as a planner that is asked again would leave it."""
+    journal = Journal.open(folder)
+    try:
+        journal.acquire()
+        last = journal.begun_rounds()[-1]
+        observed = Observe(run=journal.run, round=last, settings="3" * 64, pool="4" * 64)
+        journal.begin(observed, Place(last))
+        result = Observed(observation="0" * 64)
+        journal.finish(observed, result, [ObservedEvent(observation="0" * 64)])
+    finally:
+        journal.close()

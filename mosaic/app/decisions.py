@@ -21,12 +21,20 @@ from mosaic.core.types.runs import Observation
 MIN_PREFIX = 8
 
 
+class AnotherQuestion(UsageError):
+    """A decision on a question that does not wait: nothing was recorded. `asked` waits instead."""
+
+    def __init__(self, message: str, asked: ApprovalRequest) -> None:
+        super().__init__(message)
+        self.asked = asked
+
+
 def open_request(journal: Journal) -> ApprovalRequest | None:
     """The question that the run waits on, if it has no answer yet."""
     waiting = journal.meta(WAITING)
     if not waiting:
         return None
-    for step in journal.steps(AskApproval):
+    for step in reversed(journal.steps(AskApproval)):
         request = step.result
         if request.request == waiting:
             return request if journal.decision(request.round, waiting) is None else None
@@ -60,7 +68,7 @@ def approve(
     `request` is the question's id, or at least its first 8 characters. Raises UsageError if another
     question or none waits, if somebody was faster, or if the edited plan breaks a constraint.
     """
-    asked = _seen(folder, request, "approve")
+    asked = seen(folder, request, "approve")
     if edited is None:
         return _record(folder, asked, "approve", [], reason, by)
     edited = _own_words(edited, asked)
@@ -75,17 +83,21 @@ def reject(folder: Path, request: str, *, reason: str, by: str | None = None) ->
     """Refuse the plans of the question that was seen; the planner is told the reason."""
     if not reason.strip():
         raise UsageError("a rejection needs a reason; the planner is told")
-    return _record(folder, _seen(folder, request, "reject"), "reject", [], reason, by)
+    return _record(folder, seen(folder, request, "reject"), "reject", [], reason, by)
 
 
-def _seen(folder: Path, request: str, verb: str) -> ApprovalRequest:
-    """The question that waits, if it is the one that the person saw."""
+def seen(folder: Path, request: str, verb: str = "approve") -> ApprovalRequest:
+    """The question that waits, if it is the one that the person saw.
+
+    Raises AnotherQuestion if `request` is not its id, UsageError if nothing waits.
+    """
     asked = pending(folder)
     if len(request) < MIN_PREFIX or not asked.request.startswith(request):
-        raise UsageError(
+        raise AnotherQuestion(
             f"--request {request!r} is not the question that waits: round {asked.round} asks "
             f"{asked.request[:12]}. Look at it with `python -m mosaic pending {folder}`, then: "
-            f"python -m mosaic {verb} {folder} --request {asked.request[:12]}"
+            f"python -m mosaic {verb} {folder} --request {asked.request[:12]}",
+            asked,
         )
     return asked
 

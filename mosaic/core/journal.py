@@ -456,10 +456,13 @@ class Journal:
         query = "select distinct round from steps union select distinct round from events"
         return sorted(int(round_) for (round_,) in self._select(query))
 
-    def newest(self, kind: type[StepInputs[Any]]) -> int:
-        """The number of the finished step of a kind that was begun last; 0 if there is none."""
-        query = "select coalesce(max(seq), 0) from steps where kind = ? and state = 'done'"
-        return int(self._select(query, [kind_of(kind)])[0][0])
+    def finished(self, kind: type[StepInputs[Any]]) -> tuple[int, int]:
+        """How many steps of a kind are done, and the number of the newest (0 if there is none)."""
+        query = (
+            "select count(*), coalesce(max(seq), 0) from steps where kind = ? and state = 'done'"
+        )
+        ((count, newest),) = self._select(query, [kind_of(kind)])
+        return int(count), int(newest)
 
     def last_row(self) -> StepRow | None:
         """The step that was begun last."""
@@ -536,18 +539,6 @@ class Journal:
         """(cap, held, spent) in tokens."""
         ((_, cap, held, spent),) = self._rows("ledger", "id = 0")
         return int(cap), int(held), int(spent)
-
-    def mark(self) -> str:
-        """A text that changes whenever something was recorded; reads four bytes.
-
-        SQLite counts the transactions that changed a file in its header, bytes 24 to 27
-        (sqlite.org/fileformat2.html, "File change counter").
-        """
-        try:
-            with (self.folder / FILE).open("rb") as file:
-                return file.read(28)[24:].hex()
-        except OSError as error:
-            raise DamageError(f"{self.folder / FILE}: {error.strerror}") from error
 
     def wait_for(self, request: str) -> None:
         """Name the one request that may be decided on; with "" none may."""

@@ -113,6 +113,16 @@ def _fill(db: sqlite3.Connection, meta: Mapping[str, str], cap: int) -> None:
     db.execute("commit")
 
 
+def change_counter(folder: Path) -> str:
+    """A text that changes whenever something is recorded in a run; reads four bytes.
+
+    SQLite counts the transactions that changed a file in its header, bytes 24 to 27
+    (sqlite.org/fileformat2.html, "File change counter").
+    """
+    with (folder / FILE).open("rb") as file:
+        return file.read(28)[24:].hex()
+
+
 def other_release(folder: Path, version: str) -> str:
     """What a person is told whose journal another release of MOSAIC wrote."""
     return (

@@ -99,13 +99,22 @@ def round_node(journal: Journal, number: int, store: Store) -> Node:
     for event in journal.events(number):
         into = outcome if isinstance(event.record, MeasuredEvent) else before
         into.append(event_node(event, store))
+    parts = steps_node(journal, number)
+    steps = [parts] if parts.children else []
+    return Node(round_title(number), children=[*before, *steps, *outcome], round=number)
+
+
+def round_title(number: int) -> str:
+    return "base and calibration" if number == 0 else f"round {number}"
+
+
+def steps_node(journal: Journal, number: int) -> Node:
+    """How many steps of each kind a round took, and how long."""
     parts = []
     for kind, count, seconds in journal.counts(number):
         if kind in COUNTED:
             parts.append(Node(f"{kind}: {count} steps, {seconds:.1f} s"))
-    steps = [Node("steps", children=parts)] if parts else []
-    title = "base and calibration" if number == 0 else f"round {number}"
-    return Node(title, children=[*before, *steps, *outcome], round=number)
+    return Node("steps", children=parts)
 
 
 def event_node(event: Event, store: Store) -> Node:
