@@ -26,7 +26,8 @@ from mosaic.app.verify import verify
 from mosaic.app.views.report_data import report_data
 from mosaic.core import steps as steps_module
 from mosaic.core.errors import BudgetError, DamageError, HeldError, MosaicError
-from mosaic.core.journal import LOCK, Journal
+from mosaic.core.journal import Journal
+from mosaic.core.lock import LOCK
 from mosaic.core.rows import Calls, Place
 from mosaic.core.store import FOLDER, Store
 from mosaic.core.tables import FILE

@@ -9,7 +9,8 @@ from agent.approval import HumanApprover, PolicyApprover, Rule, matches
 from benchmarks import standins
 from benchmarks.standins import StandIn, Witness
 from benchmarks.waiting import trainings, until_asked
-from mosaic.app.cli.main import _finish, app
+from mosaic.app.cli.main import app
+from mosaic.app.cli.run import finish
 from mosaic.app.decisions import decide, pending
 from mosaic.app.runs import accept_inputs
 from mosaic.app.shapes import Request
@@ -150,7 +151,7 @@ def test_a_policy_that_refuses_everything_ends_the_planning(tmp_path):
     assert "no planner found an allowed plan" in report_data(folder)["stop"]
     # No stop rule ended this run: the command line says so by its exit code.
     with pytest.raises(BoundaryError, match="ended early: no planner found"):
-        _finish(folder, as_json=True)
+        finish(folder, as_json=True)
 
 
 def test_traces_can_be_compared_asked_and_replayed(tmp_path):
