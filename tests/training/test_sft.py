@@ -286,7 +286,7 @@ def test_a_template_without_generation_markers_is_refused(job, tiny_model, tmp_p
             '{"model_type": "llama", "num_attention_heads": 0}',
             "its config.json is of no known model",
         ),
-        ("config.json", "[]", "config.json is no JSON object"),
+        ("config.json", "[]", "config.json is not a JSON object"),
         ("config.json", '{"model_type": "nosuch"}', "its config.json is of no known model"),
     ],
 )
