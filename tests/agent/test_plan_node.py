@@ -15,7 +15,7 @@ from mosaic.app.views.trace_tree import event_node, tree_text
 from mosaic.core.errors import PausedError, TrainingError, UsageError
 from mosaic.core.journal import Journal
 from mosaic.core.store import Store
-from mosaic.core.types.records import ToolCall
+from mosaic.core.types.events import ToolCall
 from mosaic.lab.server import ScriptedServer
 from tools.effects.model_calls import journaled
 

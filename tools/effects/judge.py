@@ -29,14 +29,8 @@ from mosaic.core.errors import PausedError, StopRequested
 from mosaic.core.rows import Calls, SmallStep
 from mosaic.core.steps import Outcome, Steps
 from mosaic.core.types.evaluation import Judgment, Prompt, Response, Verdict
-from mosaic.core.types.records import (
-    AskVerdict,
-    ChargeCalls,
-    CheckGold,
-    GoldChecked,
-    GoldCheckedEvent,
-    VerdictFiled,
-)
+from mosaic.core.types.events import GoldCheckedEvent
+from mosaic.core.types.records import AskVerdict, ChargeCalls, CheckGold, GoldChecked, VerdictFiled
 from tools.effects.model_calls import charge_attempts, charge_calls
 from tools.effects.verdict_cache import VerdictCache
 
