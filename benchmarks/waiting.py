@@ -369,7 +369,7 @@ def resume_speed(quick: bool) -> Rows:
         standin = StandIn.make(f"rounds={rounds + 1}", "keep=all", per_slice=4)
         folder, witness = root / "run", Witness(root / "witness")
         standin.create(folder)
-        standin.approver = _StopAfter(rounds)
+        standin.approver = StopAfter(rounds)
         _resume(standin, folder, witness)
         journal = Journal.open(folder)
         journal.acquire()
@@ -394,7 +394,7 @@ def _fill(journal: Journal, rounds: int, count: int) -> None:
         steps.at(number).run(Retain(run="filler", round=number, drop=[]), filled)
 
 
-class _StopAfter(HumanApprover):
+class StopAfter(HumanApprover):
     """Approves the plans of the first rounds and leaves the rest to a person."""
 
     def __init__(self, rounds: int) -> None:
