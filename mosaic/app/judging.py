@@ -17,6 +17,7 @@ from eval.references import Reference, pick, references, require_both, wrong
 from eval.suite import Suite, check_references
 from mosaic.app.config import RunConfig, load_config
 from mosaic.app.runs import run_config
+from mosaic.app.shapes import Finding
 from mosaic.app.wiring import build_judge, judge_cache, model_judge, open_objective, open_suites
 from mosaic.core.errors import UsageError
 from mosaic.core.journal import Journal
@@ -35,8 +36,6 @@ MAX_LISTED = 20
 
 Say = Callable[[str], None]
 Suites = Mapping[str, Mapping[str, Suite]]
-Finding = dict[str, str]
-"""`check`: what was looked at; `result`: what was found."""
 
 
 class JudgeComparison(TypedDict):
@@ -110,7 +109,7 @@ def check_judge(
                 else "no reference answers to check"
             )
         counts = ", ".join(f"{role} {len(suite.prompts)}" for role, suite in roles.items())
-        findings.append({"check": f"suites {name}", "result": f"{counts}; {how}"})
+        findings.append(Finding(check=f"suites {name}", result=f"{counts}; {how}"))
     return findings
 
 

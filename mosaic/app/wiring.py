@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import prompts
 from agent.approval import Approver, AutoApprover, HumanApprover, PolicyApprover
@@ -14,9 +14,10 @@ from agent.planners.base import LlmPlannerConfig, Planner, PlannerConfig, Random
 from agent.planners.baselines import NeedPlanner, RandomPlanner, StaticPlanner
 from agent.planners.llm import LlmPlanner
 from agent.planners.surrogate import SurrogatePlanner
-from eval.generators.base import Generator
+from eval.generators.base import Generator, TransformersGeneratorConfig
 from eval.generators.transformers import TransformersGenerator
 from eval.generators.vllm import VllmGenerator
+from eval.generators.vllm_server import find_vllm
 from eval.judges.base import Judge, LlmJudgeConfig, ModelJudge
 from eval.judges.llm import LlmJudge
 from eval.judges.verifier import VerifierJudge
@@ -44,6 +45,7 @@ from tools.executors.base import Executor
 from tools.executors.inline import InlineExecutor
 from tools.executors.subprocess import SubprocessExecutor
 from training.data.pool import Pool
+from training.methods import sft
 from training.methods.base import Progress as TrainingProgress
 from training.methods.vllm_limits import check_servable
 from training.models.adapter import adapter_bytes, model_digest
@@ -213,6 +215,43 @@ def build_generator(config: RunConfig, folder: Path, reporting: Reporting) -> Ge
             base, config.generator, rank, logs, reporting.generating, reporting.notify
         )
     return TransformersGenerator(base, config.generator, reporting.generating)
+
+
+def build_smoke_generator(
+    config: RunConfig, folder: Path, serve: bool, batch_size: int
+) -> Generator:
+    """The generator of the smoke test.
+
+    Without `serve` no vLLM server is started: the base answers in this process, in the type that
+    the server would use.
+    """
+    if config.generator.kind != "vllm" or serve:
+        return build_generator(config, folder, Reporting())
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    if config.generator.dtype == "float32":
+        dtype = "float32"
+    few = TransformersGeneratorConfig(
+        max_new_tokens=config.generator.max_new_tokens, dtype=dtype, batch_size=batch_size
+    )
+    return TransformersGenerator(Path(config.base_model), few)
+
+
+def check_recipe(config: RunConfig) -> None:
+    """Raise UsageError if the base model cannot be trained by the configured recipe."""
+    sft.check_recipe(Path(config.base_model), config.recipe)
+
+
+def check_server(config: RunConfig) -> int | None:
+    """The `--max-lora-rank` of the run's vLLM server; None if it has none.
+
+    Raises UsageError if no server could serve the recipe's adapters, or vLLM is not installed.
+    """
+    if config.generator.kind != "vllm":
+        return None
+    rank = check_servable(config.recipe)
+    if config.generator.base_url is None:
+        find_vllm()
+    return rank
 
 
 def build_executor(config: RunConfig, folder: Path) -> Executor[Any]:

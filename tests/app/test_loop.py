@@ -271,7 +271,7 @@ def test_validate_checks_everything_and_names_what_is_wrong(lab):
 
 def test_a_pool_that_cannot_serve_every_data_set_is_refused(lab):
     from mosaic.app.config import load_config
-    from mosaic.app.validation import _pool
+    from mosaic.app.validation import check_pool as _pool
     from mosaic.app.wiring import open_inputs
     from mosaic.core.errors import UsageError
 
@@ -299,7 +299,8 @@ def test_a_pool_that_cannot_serve_every_data_set_is_refused(lab):
 
 def test_a_pool_that_was_counted_otherwise_is_refused(lab, tiny_model):
     from mosaic.app.config import MethodsConfig, load_config
-    from mosaic.app.validation import _mixture, _pool
+    from mosaic.app.validation import _mixture
+    from mosaic.app.validation import check_pool as _pool
     from mosaic.app.wiring import open_inputs
     from mosaic.core.errors import UsageError
 
