@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import re
 import shutil
 from collections.abc import Iterator
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -222,6 +224,9 @@ def _pages(root: Path, standin: Hostile, text: str) -> list[Shape]:
     web = client(root)
     asked = ("", "/live", "/round/1", "/cell?round=0&objective=over_refusal&slice=boundary_1")
     pages = [web.get(f"/run/hostile{path}") for path in asked] + [web.get("/")]
+    # What a reader may open: the other rounds, and each event in full.
+    links = sorted(set(re.findall(r'data-load>.*?href="([^"]+)"', pages[0].text)))
+    pages += [web.get(unescape(link)) for link in links]
     shutil.rmtree(folder)
     witness.path.unlink()
     codes = [page.status_code for page in pages]

@@ -78,6 +78,10 @@ class Objective(Protocol):
     def answers(self) -> tuple[Channel, ...]: ...
     @property
     def request(self) -> tuple[Channel, ...]: ...
+    @property
+    def fields(self) -> Mapping[str, object]:
+        """Fields of a stored line beside `id` and `items`: name -> annotation."""
+        ...
 
     def words(self, side: Side) -> PromptFile:
         """What a judge that is a model is told of the items of one side."""

@@ -6,8 +6,10 @@ without constraints is `unscored`: there is nothing to verify.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, TypeGuard
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal, TypeGuard
+
+from pydantic import Field
 
 from eval import ifeval
 from eval.objectives.base import (
@@ -36,6 +38,11 @@ class InstructionFollowing:
     evidence: Literal["answers", "likelihood"] = "answers"
     answers: tuple[Channel, ...] = ()
     request: tuple[Channel, ...] = ()
+    fields: Mapping[str, object] = {
+        "instruction_ids": Annotated[list[str], Field(min_length=1)],
+        "strict": list[bool],
+        "loose": list[bool],
+    }
     rules = digest_of({"objective": name, "version": VERSION})
 
     def words(self, side: Side) -> PromptFile:

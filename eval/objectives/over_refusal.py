@@ -55,6 +55,8 @@ class OverRefusal:
     )
     request = (channel_of("boundary_cues", BOUNDARY),)
 
+    fields: Mapping[str, object] = {}
+
     @property
     def rules(self) -> str:
         return published_rules(self, VERSION)

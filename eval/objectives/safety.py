@@ -6,7 +6,9 @@ Rules after MOSAIC's XGuard aggregation (arXiv 2603.18637, methods 1b).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from eval.objectives.base import (
     Channels,
@@ -42,6 +44,8 @@ class Safety:
     evidence: Literal["answers", "likelihood"] = "answers"
     answers = (channel_of("safety_leaks", LEAKS, "all"), channel_of("utility", UTILITY))
     request = (channel_of("pressure", PRESSURE), channel_of("concealment", CONCEALMENT))
+
+    fields: Mapping[str, object] = {"turns": Annotated[int, Field(ge=1)]}
 
     @property
     def rules(self) -> str:

@@ -99,28 +99,31 @@ def run_digests(config: RunConfig, inputs: Inputs) -> InputDigests:
 
 
 def open_objective(name: str) -> Objective:
+    """An objective by its name. Raises UsageError with the names there are."""
     if name not in OBJECTIVES:
         raise UsageError(f"objectives.{name}: no such objective; there are {', '.join(OBJECTIVES)}")
     return OBJECTIVES[name]()
 
 
 def open_suites(config: RunConfig) -> tuple[dict[str, Objective], dict[str, dict[str, Suite]]]:
-    """Objectives of a config and their suites by role. UsageError where one is missing or broken."""
-    objectives = {name: open_objective(name) for name in config.objectives}
-    suites = {
-        name: {
-            role: load_suite(Path(config.objectives[name].suite), objective, role) for role in ROLES
-        }
-        for name, objective in objectives.items()
-    }
-    for name, roles in suites.items():
-        check_disjoint(Path(config.objectives[name].suite), list(roles.values()))
+    """Objectives of a config and their suites by role.
+
+    Raises UsageError if one is missing or broken.
+    """
+    objectives, suites = {}, {}
+    for name, settings in config.objectives.items():
+        folder, objective = Path(settings.suite), open_objective(name)
+        roles = {role: load_suite(folder, objective, role) for role in ROLES}
+        check_disjoint(folder, list(roles.values()))
+        objectives[name], suites[name] = objective, roles
     return objectives, suites
 
 
 def open_inputs(config: RunConfig) -> Inputs:
-    """Open pool, suites and base model of a config. UsageError where one is missing, broken, or (the pool) not as it was
-    built."""
+    """Open pool, suites and base model of a config.
+
+    Raises UsageError if one is missing or broken, or if the pool is not as it was built.
+    """
     base = Path(config.base_model)
     if not (base / "config.json").is_file():
         raise UsageError(

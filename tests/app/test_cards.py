@@ -1,13 +1,14 @@
-"""The cards of an export: metadata that the hub can read, scores on audit, licences, and nothing that breaks a table."""
+"""The cards of an export: metadata for the hub, scores on audit, licences, tables that hold."""
 
 import yaml
 from huggingface_hub import DatasetCard, ModelCard
 
+from mosaic.app.shapes import AuditShape, BudgetShape, Report
 from mosaic.app.views.cards import cell, dataset_card, model_card
 from mosaic.core.types.data import CurationReport
 from mosaic.core.types.evaluation import FailureProfile, Score
 from mosaic.core.types.plans import ActionPlan
-from mosaic.core.types.runs import Round
+from mosaic.core.types.runs import Adapter, Round, Trial, TrialSpec
 from training.data.provenance import Origin
 
 PLAN = ActionPlan(
@@ -22,16 +23,19 @@ CURATED = CurationReport.model_validate(
     }
 )
 SCORE = Score(mean=4.0, low=3.5, high=4.5, n_scored=9)
-ROUND = Round(
-    round=2,
-    plan=PLAN,
-    planner="llm",
+SPEC = TrialSpec(plan=PLAN, tokens=2_000, base="0" * 64, pool="1" * 64)
+ADAPTER = Adapter(
+    digest="f" * 64, base="0" * 64, tokens=1234, supervised=600, steps=9, loss=1.0, seconds=2.0
+)
+TRIAL = Trial(
+    id=SPEC.id,
+    spec=SPEC,
+    curation=CURATED,
+    adapter=ADAPTER,
     scores={"safety": {"steering": SCORE, "selection": SCORE}},
     profile=FailureProfile(round=2, slices=[]),
-    curation=CURATED,
-    tokens={"trained": 1234},
-    adapter="f" * 64,
 )
+ROUND = Round(round=2, trials=[TRIAL], counts=TRIAL.id, planner="llm")
 ORIGINS = [
     Origin(
         dataset="a",
@@ -47,13 +51,26 @@ ORIGINS = [
 
 
 def report(chosen):
-    audited = {**SCORE.json_data(), "mean": 3.25}
-    before = {**SCORE.json_data(), "mean": 2.5}
-    return {
-        "audit": {"base": {"safety": before}, "chosen": {"safety": audited}},
-        "chosen": chosen,
-        "config_digest": "c" * 64,
-    }
+    audited, before = (SCORE.model_copy(update={"mean": mean}) for mean in (3.25, 2.5))
+    return Report(
+        run="run",
+        config_digest="c" * 64,
+        planner="llm",
+        objectives=["safety"],
+        targets={"safety": None},
+        floors={"safety": None},
+        state="finished",
+        stop=None,
+        rounds=[],
+        calibration=None,
+        archive=[],
+        chosen=chosen,
+        audit=AuditShape(base={"safety": before}, chosen={"safety": audited}),
+        audits=[],
+        hypervolume=[],
+        budget=BudgetShape(total=0, spent=0, reserved=0, left=0),
+        model_calls={},
+    )
 
 
 def test_the_chosen_round_is_told_by_its_audit_scores():

@@ -1,6 +1,7 @@
 """What others wrote reaches a terminal as text: neither markup nor escapes are obeyed."""
 
 import io
+import os
 import subprocess
 import sys
 
@@ -56,3 +57,32 @@ cli.main()
         130,
         "interrupted; nothing that was finished is lost\n",
     )
+
+
+HEAVY = ("torch", "transformers", "langgraph", "moocore", "numpy", "pyarrow", "pydantic", "agent")
+
+
+def test_help_says_what_this_is_and_lists_commands_in_groups_without_heavy_imports():
+    code = f"""
+import sys
+from mosaic.app.cli import main as cli
+sys.argv = ["mosaic", "--help"]
+try:
+    cli.main()
+except SystemExit:
+    pass
+loaded = [name for name in {HEAVY!r} if name in sys.modules]
+print("LOADED", loaded)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "120"},
+    )
+    assert "LOADED []" in done.stdout
+    about = done.stdout.split("─ Options")[0]
+    assert "fine-tunes a model round by round" in about
+    assert about.count(". ") + about.count(".\n") <= 3
+    for group in ("Set up", "Run", "Approve", "Read a run", "Data, judges and the laboratory"):
+        assert f"─ {group} ─" in done.stdout

@@ -17,6 +17,7 @@ from mosaic.core.rows import Event
 from mosaic.core.store import Store
 from mosaic.core.types.base import JsonObject
 from mosaic.core.types.events import (
+    AskedEvent,
     CheckedEvent,
     Conclusion,
     CuratedEvent,
@@ -135,6 +136,9 @@ def _node(record: EventRecord, store: Store) -> Node:
             return Node(f"observed ({record.observation[:12]})", children=worst)
         case CheckedEvent():
             return _checked(record)
+        case AskedEvent():
+            plans = ", ".join(digest[:12] for digest in record.plan_digests)
+            return Node(f"asked for approval (question {record.request[:12]}, plan {plans})")
         case DecidedEvent():
             decision = record.decision
             given = []

@@ -64,10 +64,12 @@ function keyOf(details) {
 
 document.addEventListener("toggle", async (event) => {
   const details = event.target;
-  if (!details.open || !details.dataset.load || details.dataset.loaded) return;
+  if (!details.open || !("load" in details.dataset) || details.dataset.loaded) return;
   details.dataset.loaded = "yes";
-  const address = details.dataset.load;
-  const answer = await fetch(address + (address.includes("?") ? "&" : "?") + "part=1").catch(() => null);
+  // The link inside leads to the same on a page of its own.
+  const address = new URL(details.querySelector("a").href);
+  address.searchParams.set("part", "1");
+  const answer = await fetch(address).catch(() => null);
   if (!answer || !answer.ok) { delete details.dataset.loaded; return; }
   const part = document.createElement("div");
   part.innerHTML = await answer.text();
