@@ -185,7 +185,9 @@ def _worst_slices(store: Store, digest: str) -> list[Node]:
 
 def _checked(record: CheckedEvent) -> Node:
     found = record.violations
-    title = f"checked: {len(found)} violations" if found else "checked: no violations"
+    title = "checked: no violations"
+    if found:
+        title = f"checked: {len(found)} violation" + ("s" if len(found) > 1 else "")
     children = []
     for v in found:
         children.append(Node(f"{v.path}: {v.rule}", f"{v.value} against {v.limit}; {v.hint}"))

@@ -150,13 +150,14 @@ class Line:
 
 @dataclass(frozen=True)
 class RoundReasons:
-    """A round's reasoning: its last events, and how many there were before them."""
+    """A round's reasoning: some events, how many there were before them, and, beside the last
+    ones, its steps."""
 
     number: int
     title: str
     lines: list[Line]
     earlier: int
-    steps: Node
+    steps: Node | None
 
     @property
     def first(self) -> int:
@@ -282,7 +283,8 @@ def reasons(journal: Journal, number: int, store: Store, before: int | None = No
         long = len(node.details or "") > LONG
         lines.append(Line(node, event.seq, more=long or bool(node.children)))
     earlier = journal.event_count(number, before=events[0].seq) if events else 0
-    return RoundReasons(number, round_title(number), lines, earlier, steps_node(journal, number))
+    steps = steps_node(journal, number) if before is None else None
+    return RoundReasons(number, round_title(number), lines, earlier, steps)
 
 
 def round_reasons(folder: Path, number: int, before: int | None) -> RoundReasons:
