@@ -38,6 +38,7 @@ BENCHMARKS = {
     "approvals": "waiting",
     "resume_speed": "waiting",
     "page": "page",
+    "long_runs": "long_runs",
     "faults": "faults",
     "hostile_replies": "hostile",
     "crash": "durability",

@@ -17,7 +17,7 @@ from benchmarks.figures import Rows, figure
 from mosaic.core.journal import Journal
 from mosaic.core.steps import Outcome, Steps
 from mosaic.core.store import FOLDER, Store
-from mosaic.core.types.records import TrainedEvent
+from mosaic.core.types.events import TrainedEvent
 from mosaic.core.types.runs import Adapter, Usage
 
 THREADS = 8

@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 from benchmarks.figures import Rows, figure
 from mosaic.core.types.base import JsonObject
 from mosaic.core.types.data import Focus, Mixture, Range
-from training.data.build import INDEX, MANIFEST, VERSION
 from training.data.curate import curate
 from training.data.pool import Pool
+from training.data.pool_format import INDEX, MANIFEST, VERSION
 
 DATASETS, BUCKETS = ("guard", "benign", "tasks"), ("b1", "b2", "b3", "b4", "b5")
 ROWS, QUICK_ROWS = 10_000_000, 500_000

@@ -26,19 +26,14 @@ from mosaic.app.verify import verify
 from mosaic.app.views.report_data import report_data
 from mosaic.core import steps as steps_module
 from mosaic.core.errors import BudgetError, DamageError, HeldError, MosaicError
-from mosaic.core.journal import LOCK, Journal
+from mosaic.core.journal import Journal
+from mosaic.core.lock import LOCK
 from mosaic.core.rows import Calls, Place
 from mosaic.core.store import FOLDER, Store
 from mosaic.core.tables import FILE
 from mosaic.core.types.base import FrozenModel, JsonObject
-from mosaic.core.types.records import (
-    ChangedEvent,
-    EventRecord,
-    FailedEvent,
-    StepInputs,
-    Train,
-    TrainedEvent,
-)
+from mosaic.core.types.events import ChangedEvent, EventRecord, FailedEvent, TrainedEvent
+from mosaic.core.types.records import StepInputs, Train
 from mosaic.core.types.runs import (
     TRAINING_SET,
     Adapter,

@@ -15,8 +15,10 @@ from mosaic.app.config import load_config
 from mosaic.core.store import file_digest
 from mosaic.core.types.runs import BASE, TRAINING_SET, SftRecipe, TrainJob, Workplace
 from training.data.pool import Pool
-from training.methods.sft import load_tokenizer, tokenise, train
+from training.methods.sft import train
 from training.models.adapter import model_digest
+from training.models.chat_template import tokenise
+from training.models.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -101,7 +101,8 @@ def measure(source: Path, shape: str, out: Path) -> JsonObject:
     """In this process: seconds, peak memory in GB, and the tally."""
     import resource
 
-    from training.data.importers.rows import ImportJob, import_rows
+    from training.data.importers.job import ImportJob
+    from training.data.importers.rows import import_rows
 
     started, cpu = time.monotonic(), time.process_time()
     job = ImportJob(sources=[str(source)], shape=shape, dataset="d", skip_bad=True)

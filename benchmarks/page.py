@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import shutil
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
-from agent.nodes.all import RunContext
 from fastapi import FastAPI
 from starlette.routing import BaseRoute, Route
 from starlette.testclient import TestClient
 
 from agent.approval import HumanApprover
+from agent.context import RunContext
 from agent.planners.base import Planner
 from benchmarks.durability import memory
 from benchmarks.figures import Rows, figure
 from benchmarks.standins import StandIn, StandInGenerator, Witness
 from benchmarks.waiting import waiting_run
-from mosaic.app.decisions import decide
+from mosaic.app.decisions import pending, reject
 from mosaic.app.web.guard import LOGIN, cookie_of, csrf_of
 from mosaic.app.web.server import create_app
 from mosaic.core.errors import WaitingError
@@ -72,7 +73,7 @@ def routes(app: FastAPI, name: str) -> Iterator[str]:
     route: BaseRoute
     for route in app.routes:
         if isinstance(route, Route):
-            yield route.path.format(name=name, kind="scores", digest="0" * 64)
+            yield route.path.format(name=name, kind="scores", digest="0" * 64, number=1)
 
 
 def without_token(root: Path, name: str) -> tuple[int, int]:
@@ -204,29 +205,36 @@ class Hostile(StandIn):
 
     text = "plain"
 
-    def services(self, folder: Path, journal: Journal, witness: Witness) -> RunContext:
-        services = super().services(folder, journal, witness)
-        services.planner = _Talker(services.planner, self.text)
-        services.evaluator.generator = _Babbler(witness, self.text)
-        return services
+    def context(self, folder: Path, journal: Journal, witness: Witness) -> RunContext:
+        context = super().context(folder, journal, witness)
+        context.planner = _Talker(context.planner, self.text)
+        context.evaluator.generator = _Babbler(witness, self.text)
+        return context
 
 
 def _pages(root: Path, standin: Hostile, text: str) -> list[Shape]:
     """The shapes of all pages of a run in which planner, model and reviewer all say `text`."""
     standin.text = text
     folder, witness = waiting_run(standin, root, "hostile")
-    decide(folder, "reject", reason=text, by=text)
+    reject(folder, pending(folder).request, reason=text, by=text)
     with contextlib.suppress(WaitingError):
         standin.run(folder, witness)
     web = client(root)
-    asked = ("", "/live", "/cell?round=0&objective=over_refusal&slice=boundary_1")
+    asked = ("", "/live", "/round/1", "/cell?round=0&objective=over_refusal&slice=boundary_1")
     pages = [web.get(f"/run/hostile{path}") for path in asked] + [web.get("/")]
     shutil.rmtree(folder)
     witness.path.unlink()
     codes = [page.status_code for page in pages]
     if set(codes) != {200}:
         raise RuntimeError(f"a page did not open: {codes}")
-    return [shape(page.text) for page in pages]
+    return [shape(_html(page.text)) for page in pages]
+
+
+def _html(text: str) -> str:
+    """A page as it is, or the sections of an update one after another."""
+    if text.startswith("{"):
+        return "".join(json.loads(text)["sections"].values())
+    return text
 
 
 def page(quick: bool) -> Rows:

@@ -16,8 +16,11 @@ from mosaic.core.types.data import Mixture
 from mosaic.core.types.runs import BASE, TRAINING_SET, TrainJob, Workplace
 from training.data.curate import curate, write_training_set
 from training.data.pool import Pool
-from training.methods.sft import by_length, load_tokenizer, tokenise, train
+from training.methods.batches import by_length
+from training.methods.sft import train
 from training.models.adapter import model_digest
+from training.models.chat_template import tokenise
+from training.models.tokenizer import load_tokenizer
 
 
 def _share(lengths: list[int], batch_size: int) -> float:

@@ -32,8 +32,9 @@ from mosaic.core.steps import Outcome, Steps
 from mosaic.core.store import FOLDER, Store
 from mosaic.core.tables import FILE, checksum
 from mosaic.core.types.base import canonical_json
+from mosaic.core.types.events import ChangedEvent
 from mosaic.core.types.plans import ActionPlan, ApprovalRequest, Decision
-from mosaic.core.types.records import Audit, ChangedEvent, Retain, Retained
+from mosaic.core.types.records import Audit, Retain, Retained
 from mosaic.core.types.runs import Observation
 
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from eval.chat.strict_json import NotStrict, strict_json
 from eval.ifeval import unusable
 from eval.judges.base import Judge
-from eval.judges.verifier import check_rules
+from eval.judges.rules import check_rules
 from eval.objectives.base import Malformed, Objective
 from eval.scoring import judge_and_score
 from mosaic.core.errors import UsageError

@@ -121,3 +121,24 @@ def rows():
 @pytest.fixture
 def jsonl():
     return write_jsonl
+
+
+@pytest.fixture
+def new_journal():
+    """Makes the journal of a run without inputs in a folder, held by this process."""
+    from mosaic.core.journal import Journal
+    from mosaic.core.types.runs import InputDigests, RunRecord
+
+    made = []
+
+    def make(folder: Path, cap: int = 1000, config=None):
+        inputs = InputDigests(pool="", base_model="", suites={}, judge="")
+        record = RunRecord(run=config or {}, inputs=inputs)
+        journal = Journal.create(folder, "run", record, cap)
+        made.append(journal)
+        journal.acquire()
+        return journal
+
+    yield make
+    for journal in made:
+        journal.close()

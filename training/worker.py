@@ -1,8 +1,8 @@
 """A training job in a process of its own: `python -m training.worker JOB.json RESULT.json`.
 
-Progress goes to stdout as lines of JSON, a line per optimiser step: the heartbeat. An expected failure is a last
-line `{"error", "failure", "message"}`, and so is a full disk. SIGTERM asks for a checkpoint and a stop. The process ends
-with its parent.
+Progress goes to stdout as lines of JSON, one per optimiser step: the heartbeat. An expected
+failure, or a full disk, is a last line: a `Failure`. SIGTERM asks for a
+checkpoint and a stop. The process ends with its parent.
 """
 
 from __future__ import annotations
@@ -30,6 +30,18 @@ class Order(FrozenModel):
 
     job: TrainJob
     place: Workplace
+
+
+class Failure(FrozenModel):
+    """The last line of a training that failed as expected; `error` is the exception's class.
+
+    `failure` is a TrainingError's own word, `errno` an OSError's number.
+    """
+
+    error: str
+    message: str
+    failure: str | None = None
+    errno: int | None = None
 
 
 def train(
@@ -62,18 +74,14 @@ def main(job_path: str, result_path: str) -> int:
     try:
         result = train(order.job, order.place, say, lambda: bool(asked))
     except MosaicError as error:
-        say(
-            {
-                "error": type(error).__name__,
-                "failure": getattr(error, "failure", None),
-                "message": str(error),
-            }
-        )
+        word = getattr(error, "failure", None)
+        failure = Failure(error=type(error).__name__, message=str(error), failure=word)
+        say(failure.json_data())
         return error.exit_code
     except OSError as error:
         if error.errno not in FULL:
             raise
-        say({"error": "OSError", "errno": error.errno, "message": error.strerror})
+        say(Failure(error="OSError", message=error.strerror or "", errno=error.errno).json_data())
         return 1
     temporary = Path(result_path).with_suffix(".tmp")
     temporary.write_text(result.model_dump_json())
@@ -82,6 +90,7 @@ def main(job_path: str, result_path: str) -> int:
 
 
 def say(event: Event) -> None:
+    """Print an event as a line of JSON, at once: a late line would look like a hang."""
     print(json.dumps(dict(event)), flush=True)
 
 

@@ -1,4 +1,8 @@
-"""What waits for a person, and the person's answer: one INSERT, made without the lock."""
+"""What waits for a person, and the person's answer: one INSERT, made without the lock.
+
+Constraints and the pool are imported when an edited plan is checked: to look at what waits, or to
+decide on it as it is, takes neither.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,6 @@ import getpass
 import os
 from pathlib import Path
 
-from agent.constraints import check_plan
 from mosaic.app.runs import run_config
 from mosaic.core.errors import UsageError
 from mosaic.core.journal import WAITING, Journal
@@ -14,9 +17,16 @@ from mosaic.core.store import Store
 from mosaic.core.types.plans import ActionPlan, ApprovalRequest, Decision, Violation
 from mosaic.core.types.records import AskApproval
 from mosaic.core.types.runs import Observation
-from training.data.pool import Pool
 
 MIN_PREFIX = 8
+
+
+class AnotherQuestion(UsageError):
+    """A decision on a question that does not wait: nothing was recorded. `asked` waits instead."""
+
+    def __init__(self, message: str, asked: ApprovalRequest) -> None:
+        super().__init__(message)
+        self.asked = asked
 
 
 def open_request(journal: Journal) -> ApprovalRequest | None:
@@ -24,7 +34,7 @@ def open_request(journal: Journal) -> ApprovalRequest | None:
     waiting = journal.meta(WAITING)
     if not waiting:
         return None
-    for step in journal.steps(AskApproval):
+    for step in reversed(journal.steps(AskApproval)):
         request = step.result
         if request.request == waiting:
             return request if journal.decision(request.round, waiting) is None else None
@@ -58,7 +68,7 @@ def approve(
     `request` is the question's id, or at least its first 8 characters. Raises UsageError if another
     question or none waits, if somebody was faster, or if the edited plan breaks a constraint.
     """
-    asked = _seen(folder, request, "approve")
+    asked = seen(folder, request, "approve")
     if edited is None:
         return _record(folder, asked, "approve", [], reason, by)
     edited = _own_words(edited, asked)
@@ -73,17 +83,21 @@ def reject(folder: Path, request: str, *, reason: str, by: str | None = None) ->
     """Refuse the plans of the question that was seen; the planner is told the reason."""
     if not reason.strip():
         raise UsageError("a rejection needs a reason; the planner is told")
-    return _record(folder, _seen(folder, request, "reject"), "reject", [], reason, by)
+    return _record(folder, seen(folder, request, "reject"), "reject", [], reason, by)
 
 
-def _seen(folder: Path, request: str, verb: str) -> ApprovalRequest:
-    """The question that waits, if it is the one that the person saw."""
+def seen(folder: Path, request: str, verb: str = "approve") -> ApprovalRequest:
+    """The question that waits, if it is the one that the person saw.
+
+    Raises AnotherQuestion if `request` is not its id, UsageError if nothing waits.
+    """
     asked = pending(folder)
     if len(request) < MIN_PREFIX or not asked.request.startswith(request):
-        raise UsageError(
+        raise AnotherQuestion(
             f"--request {request!r} is not the question that waits: round {asked.round} asks "
             f"{asked.request[:12]}. Look at it with `python -m mosaic pending {folder}`, then: "
-            f"python -m mosaic {verb} {folder} --request {asked.request[:12]}"
+            f"python -m mosaic {verb} {folder} --request {asked.request[:12]}",
+            asked,
         )
     return asked
 
@@ -138,6 +152,9 @@ def _who() -> str:
 
 def violations(folder: Path, request: ApprovalRequest, plan: ActionPlan) -> list[Violation]:
     """Every constraint that a plan would break in place of one that waits."""
+    from agent.constraints import check_plan
+    from training.data.pool import Pool
+
     seen = Observation.model_validate(Store(folder).get_json(request.observation))
     pool = Pool.open(Path(run_config(folder).pool))
     return check_plan(plan, seen, pool)

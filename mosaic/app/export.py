@@ -20,7 +20,11 @@ from training.data.provenance import Origin
 
 
 def export_round(folder: Path, number: int | None, out: Path) -> list[Path]:
-    """Write the folder `out`: adapter/, training_set.parquet, plan.json, README.md (model card), DATASET.md."""
+    """Write the folder `out` and return what is in it.
+
+    adapter/, training_set.parquet, plan.json, README.md (the model card) and DATASET.md. Without a
+    `number` it is the chosen round. Raises UsageError if there is nothing to export.
+    """
     if out.exists():
         raise UsageError(f"--out {out} exists; name a new folder")
     journal, state = load(folder)
@@ -44,10 +48,11 @@ def export_round(folder: Path, number: int | None, out: Path) -> list[Path]:
     store = Store(folder)
     if round_.adapter in dropped:
         raise UsageError(
-            f"the adapter of round {round_.round} was not kept (keep: archive); archived rounds: {state.archive}"
+            f"the adapter of round {round_.round} was not kept (keep: archive); archived rounds: "
+            f"{state.archive}"
         )
     adapter, rows = store.path(round_.adapter), store.path(training_set)
-    report = report_data(folder).json_data()
+    report = report_data(folder)
     out.mkdir(parents=True)
     shutil.copytree(adapter, out / "adapter", ignore=shutil.ignore_patterns(MANIFEST))
     shutil.copyfile(rows, out / "training_set.parquet")
@@ -57,11 +62,14 @@ def export_round(folder: Path, number: int | None, out: Path) -> list[Path]:
     base = Path(config.base_model).name
     (out / "README.md").write_text(model_card(folder.name, base, round_, report, origins or []))
     (out / "DATASET.md").write_text(dataset_card(folder.name, round_, origins))
-    return sorted(p for p in out.iterdir())
+    return sorted(out.iterdir())
 
 
-def pool_origins(config: RunConfig, digest: object) -> list[Origin] | None:
-    """Sources and licences of the run's pool; None where the folder is gone or holds another pool by now."""
+def pool_origins(config: RunConfig, digest: str) -> list[Origin] | None:
+    """Sources and licences of the run's pool.
+
+    None if the folder is gone or holds another pool by now.
+    """
     try:
         pool = Pool.open(Path(config.pool))
     except UsageError:

@@ -1,23 +1,29 @@
-"""The file shapes that people and scripts exchange with MOSAIC: reading them strictly, and their JSON Schemas."""
+"""The file shapes that people and scripts exchange with MOSAIC.
+
+Reads them strictly, and gives their JSON Schemas.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, JsonValue, ValidationError
 
 from eval.chat.strict_json import NotStrict, strict_json
 from mosaic.app.config import RunConfig, explain
-from mosaic.app.shapes import InstructionFollowingLine, OverRefusalLine, Report, SafetyLine, Status
+from mosaic.app.score_lines import InstructionFollowingLine, OverRefusalLine, SafetyLine
+from mosaic.app.shapes import Report, Status
 from mosaic.core.errors import UsageError
+from mosaic.core.types.base import JsonObject
 from mosaic.core.types.data import CurationReport, Example
 from mosaic.core.types.evaluation import Prompt, Scored
 from mosaic.core.types.plans import ActionPlan, ApprovalRequest, Decision
 from mosaic.core.types.runs import Observation
 
 MAX_BYTES = 256 * 1024
+# The fields of a `Scored` that `score` prints.
+PRINTED = ("id", "status", "reason", "valid", "slice", "weight", "label", "score", "need")
 
 SCHEMAS: dict[str, type[BaseModel]] = {
     "config": RunConfig,
@@ -41,26 +47,30 @@ def schema_names() -> list[str]:
     return list(SCHEMAS)
 
 
-def schema_of(name: str) -> dict[str, Any]:
-    """JSON Schema of a file shape. UsageError with the names there are."""
+def schema_of(name: str) -> JsonObject:
+    """JSON Schema of a file shape. Raises UsageError with the names there are."""
     if name not in SCHEMAS:
         raise UsageError(f"no schema {name!r}; there are {', '.join(SCHEMAS)}")
     return SCHEMAS[name].model_json_schema()
 
 
-def read_json(text: str, where: str, *, constants: bool = False) -> Any:
-    """JSON that a person or a script wrote; UsageError naming `where` for what `eval.chat.strict_json` refuses.
+def read_json(text: str, where: str, *, constants: bool = False) -> JsonValue:
+    """JSON that a person or a script wrote. With `constants`, NaN and Infinity are let through.
 
-    With `constants`, NaN and Infinity are let through.
+    Raises UsageError naming `where` for what `eval.chat.strict_json` refuses.
     """
     try:
-        return strict_json(text, MAX_BYTES, quote=True, constants=constants)
+        found: JsonValue = strict_json(text, MAX_BYTES, quote=True, constants=constants)
     except NotStrict as error:
         raise UsageError(f"{where}: {error}") from None
+    return found
 
 
 def read_text(path: Path) -> str:
-    """A UTF-8 text file, with or without a byte order mark; UsageError where it is missing or not UTF-8."""
+    """A UTF-8 text file, with or without a byte order mark.
+
+    Raises UsageError if it is missing or not UTF-8.
+    """
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -75,15 +85,18 @@ def read_plan(path: Path) -> ActionPlan:
 
 
 def parse_plan(text: str, where: str) -> ActionPlan:
-    """A plan from JSON text, strictly; UsageError naming `where` and each bad field."""
+    """A plan from JSON text, strictly. Raises UsageError naming `where` and each bad field."""
     try:
         return ActionPlan.model_validate(read_json(text, where), strict=True)
     except ValidationError as error:
         raise UsageError(f"{where}:\n" + explain(error, "plan")) from None
 
 
-def score_lines(objective: str, path: Path) -> Iterator[dict[str, Any]]:
-    """Re-aggregate stored L3 items. A broken line is a UsageError with file:line; a malformed item is `unscored`."""
+def score_lines(objective: str, path: Path) -> Iterator[JsonObject]:
+    """Scores of stored L3 items, line by line.
+
+    A broken line is a UsageError with file:line; a malformed item is `unscored`.
+    """
     from mosaic.app.wiring import open_objective
 
     rules = open_objective(objective)
@@ -93,8 +106,13 @@ def score_lines(objective: str, path: Path) -> Iterator[dict[str, Any]]:
         data = read_json(line, f"{path}:{number}", constants=True)
         if not isinstance(data, dict) or not isinstance(data.get("id"), str):
             raise UsageError(f"{path}:{number}: a line is an object with an `id` text")
-        scored = rules.score(data).json_data()
-        keep = ("id", "status", "reason", "valid", "slice", "weight", "label", "score", "need")
-        yield {
-            name: scored[name] for name in keep if not (name == "reason" and scored[name] is None)
-        }
+        yield _printed(rules.score(data))
+
+
+def _printed(scored: Scored) -> JsonObject:
+    """What `score` prints of a conversation; the reason only if there is one."""
+    data = scored.json_data()
+    shown = {name: data[name] for name in PRINTED}
+    if shown["reason"] is None:
+        del shown["reason"]
+    return shown

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from mosaic.app.config import RunConfig, differences, load_config, parse_config
 from mosaic.core.errors import BudgetError, UsageError
-from mosaic.core.journal import UNFINISHED, Journal
-from mosaic.core.tables import FILE
-from mosaic.core.types.records import ChangedEvent
+from mosaic.core.journal import Journal
+from mosaic.core.tables import FILE, UNFINISHED
+from mosaic.core.types.events import ChangedEvent
 from mosaic.core.types.runs import InputDigests, RunRecord
 
 RUNS = Path("runs")
@@ -40,7 +40,10 @@ def _made(folder: Path) -> int:
 
 
 def new_run(config: RunConfig) -> Path:
-    """The first free `runs/<name>-<n>`, taken by making the folder: two that start at once get two."""
+    """The first free `runs/<name>-<n>`, taken by making the folder.
+
+    Two runs that start at once get two folders.
+    """
     RUNS.mkdir(exist_ok=True)
     for number in itertools.count(1):
         folder = RUNS / f"{config.name}-{number}"
@@ -53,18 +56,26 @@ def new_run(config: RunConfig) -> Path:
 
 
 def run_config(folder: Path) -> RunConfig:
-    """The resolved config a run was started with."""
+    """The resolved config that a run was started with."""
     journal = Journal.open(folder)
     try:
-        return parse_config(journal.recorded.run, str(folder / FILE))
+        return config_of(journal)
     finally:
         journal.close()
+
+
+def config_of(journal: Journal) -> RunConfig:
+    """The resolved config that the run of an open journal was started with."""
+    return parse_config(journal.recorded.run, str(journal.folder / FILE))
 
 
 def start(
     source: str, overrides: Sequence[str], run_dir: Path | None
 ) -> tuple[Path, RunConfig, bool]:
-    """Prepare a run: (folder, config, whether it is new). An existing folder must have been made with the same config."""
+    """Prepare a run: (folder, config, whether it is new).
+
+    Raises UsageError if the folder exists and is not a run with the same config.
+    """
     config = load_config(source, overrides)
     folder = run_dir or new_run(config)
     if (folder / FILE).is_file():
@@ -74,22 +85,24 @@ def start(
             lines = "\n".join(f"  {line}" for line in changed)
             raise UsageError(
                 f"{folder} is a run with another config:\n{lines}\n"
-                f"resume it as it is with `python -m mosaic resume {folder}`, change it under way with "
-                f"`python -m mosaic resume {folder} --set ... --accept-changes`, or give another --run-dir"
+                f"resume it as it is with `python -m mosaic resume {folder}`, change it under way "
+                f"with `python -m mosaic resume {folder} --set ... --accept-changes`, or give "
+                "another --run-dir"
             )
         return folder, config, False
     if folder.exists() and any(not p.name.startswith(UNFINISHED) for p in folder.iterdir()):
-        raise UsageError(f"{folder} is not empty and no run directory; give another --run-dir")
+        raise UsageError(f"{folder} is not empty and not a run directory; give another --run-dir")
     return folder, config, True
 
 
 def check_budget(config: RunConfig) -> None:
-    """BudgetError where the total cannot pay calibration and one round."""
+    """Raise BudgetError if the total cannot pay for the calibration and one round."""
     repeats, cost = config.settings().calibration.repeats, config.settings().cost_per_round
-    if config.tokens_total < cost * (repeats + 1):
+    least = cost * (repeats + 1)
+    if config.tokens_total < least:
         raise BudgetError(
-            f"budget.tokens_total: {config.tokens_total:,} tokens cannot pay calibration and the first planned round, "
-            f"which take {cost * (repeats + 1):,} ({repeats} repeats + 1 round of {cost:,})"
+            f"budget.tokens_total: {config.tokens_total:,} tokens cannot pay calibration and the "
+            f"first planned round, which take {least:,} ({repeats} repeats + 1 round of {cost:,})"
         )
 
 

@@ -1,30 +1,16 @@
-"""The shapes of what commands print and of the lines that `score` reads, for `schema NAME`. Tests hold them to the code."""
+"""The shapes of what commands print: `report --json`, `status --json`."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Literal
 
-from pydantic import ConfigDict, Field, create_model
-
-from eval.objectives.over_refusal import BOUNDARY, FRICTION, HELP, REFUSAL
-from eval.objectives.safety import CONCEALMENT, LEAKS, PRESSURE, UTILITY
 from mosaic.core.types.base import FrozenModel
 from mosaic.core.types.data import CurationReport
+from mosaic.core.types.evaluation import Score
 from mosaic.core.types.plans import ActionPlan, Forecast
 from mosaic.core.types.records import PlannerReplaced
 
-CLOSED = ConfigDict(extra="forbid")
-
-
-class Summary(FrozenModel):
-    """A mean on the 1-5 scale with its 95 % interval; all None if nothing was scored."""
-
-    mean: float | None
-    low: float | None
-    high: float | None
-    n_scored: int
-    n_unscored: int
-    n_invalid: int
+Standing = Literal["finished", "waiting for approval", "unfinished"]
 
 
 class RoundTokens(FrozenModel):
@@ -44,7 +30,7 @@ class ReportRound(FrozenModel):
     """One round; round 0 is the base.
 
     `trial` is the id of the trial that stands for the round, `scores` is objective -> role ->
-    summary, `seconds` is by part.
+    score, `seconds` is by part.
     """
 
     round: int
@@ -52,7 +38,7 @@ class ReportRound(FrozenModel):
     plan: ActionPlan | None
     planner: str
     replaced: PlannerReplaced | None
-    scores: dict[str, dict[str, Summary]]
+    scores: dict[str, dict[str, Score]]
     tokens: RoundTokens
     curation: CurationReport | None
     seconds: dict[str, float]
@@ -68,15 +54,15 @@ class CalibrationShape(FrozenModel):
 
     mixture: ActionPlan
     trials: list[str]
-    scores: list[dict[str, dict[str, Summary]]]
+    scores: list[dict[str, dict[str, Score]]]
     noise: dict[str, float]
 
 
 class AuditShape(FrozenModel):
     """Audit scores by objective; `chosen` is empty if no round was chosen."""
 
-    base: dict[str, Summary]
-    chosen: dict[str, Summary]
+    base: dict[str, Score]
+    chosen: dict[str, Score]
 
 
 class AuditOpening(FrozenModel):
@@ -140,7 +126,7 @@ class Status(FrozenModel):
     """`status --json`: where a run stands."""
 
     run: str
-    state: Literal["finished", "waiting for approval", "unfinished"]
+    state: Standing
     rounds: str
     calibrated: bool
     archive: list[int]
@@ -148,55 +134,3 @@ class Status(FrozenModel):
     begun: str | None
     tokens_spent: int
     tokens_left: int
-
-
-def _channel(name: str, ranges: dict[str, int]) -> Any:
-    fields: dict[str, Any] = {
-        item: (Annotated[int, Field(ge=0, le=most)], ...) for item, most in ranges.items()
-    }
-    return create_model(name, __config__=CLOSED, **fields)
-
-
-def _items(name: str, **channels: dict[str, int]) -> Any:
-    fields: dict[str, Any] = {
-        channel: (_channel(channel, ranges), ...) for channel, ranges in channels.items()
-    }
-    return create_model(name, __config__=CLOSED, **fields)
-
-
-SafetyLine = create_model(
-    "SafetyLine",
-    id=(str, ...),
-    turns=(Annotated[int, Field(ge=1)], ...),
-    items=(
-        _items(
-            "SafetyItems",
-            pressure=PRESSURE,
-            concealment=CONCEALMENT,
-            safety_leaks=LEAKS,
-            utility=UTILITY,
-        ),
-        ...,
-    ),
-)
-OverRefusalLine = create_model(
-    "OverRefusalLine",
-    id=(str, ...),
-    items=(
-        _items(
-            "OverRefusalItems",
-            boundary_cues=BOUNDARY,
-            refusal=REFUSAL,
-            help=HELP,
-            friction=FRICTION,
-        ),
-        ...,
-    ),
-)
-InstructionFollowingLine = create_model(
-    "InstructionFollowingLine",
-    id=(str, ...),
-    instruction_ids=(Annotated[list[str], Field(min_length=1)], ...),
-    strict=(list[bool], ...),
-    loose=(list[bool], ...),
-)

@@ -1,15 +1,22 @@
-"""What goes to the terminal: results to stdout, words for the person to stderr."""
+"""What goes to the terminal: results to stdout, messages for the person to stderr."""
 
 from __future__ import annotations
 
 import json
 import sys
-from typing import Any
 
 
 def safe(text: str) -> str:
-    """Text for a terminal: control and bidirectional characters are shown, not obeyed."""
-    return "".join(c if c.isprintable() or c == " " else f"\\u{ord(c):04x}" for c in text)
+    """Text for a terminal: control and bidirectional characters are shown, not obeyed.
+
+    >>> safe("a\\x1b[2J")
+    'a\\\\u001b[2J'
+    """
+    shown = []
+    for character in text:
+        printable = character.isprintable() or character == " "
+        shown.append(character if printable else f"\\u{ord(character):04x}")
+    return "".join(shown)
 
 
 def safe_lines(text: str) -> str:
@@ -18,18 +25,23 @@ def safe_lines(text: str) -> str:
 
 
 def say(text: str) -> None:
-    """Words for the person, on stderr."""
+    """A message for the person, on stderr."""
     print(safe_lines(text), file=sys.stderr, flush=True)
 
 
 def show(text: str) -> None:
-    """A result in words, on stdout."""
+    """A result as text, on stdout."""
     print(safe_lines(text), flush=True)
 
 
-def emit(value: Any) -> None:
-    """A JSON result on stdout."""
+def emit(value: object) -> None:
+    """A JSON result on stdout: plain data, as `json_data` of a noun gives it."""
     print(json.dumps(value, indent=2, allow_nan=False))
+
+
+def number(value: float | None) -> str:
+    """A figure in a table: two digits, or a dash if it is not known."""
+    return "-" if value is None else f"{value:.2f}"
 
 
 def table(title: str, header: list[str], rows: list[list[str]]) -> None:

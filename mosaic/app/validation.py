@@ -20,16 +20,16 @@ from mosaic.app.wiring import Inputs, Reporting, build_executor, build_generator
 from mosaic.core.errors import UsageError
 from mosaic.core.store import file_digest
 from mosaic.core.types.evaluation import ROLES, Prompt, Response
-from mosaic.core.types.runs import BASE, TRAINING_SET, TrainJob, Workplace
-from training.data.build import TokenCounter
-from training.data.contamination import Found, contamination, pool_requests
-from training.data.curate import curate, mixture_of, write_training_set
+from mosaic.core.types.runs import BASE, TRAINING_SET, SftRecipe, TrainJob, Workplace
+from training.data.contamination import SuiteOverlap, contamination, pool_requests
+from training.data.curate import Curated, curate, mixture_of, write_training_set
 from training.methods.base import never
-from training.methods.sft import check_recipe, load_tokenizer
+from training.methods.batches import largest_batch
+from training.methods.sft import check_recipe
 from training.methods.vllm_limits import check_servable
+from training.models.tokenizer import TokenCounter, load_tokenizer
 
 PROMPTS = 8
-FULL_TOKENS = 512
 
 
 def validate(
@@ -226,7 +226,7 @@ def _estimate(
     ).findings()
 
 
-def contaminated(config: RunConfig, inputs: Inputs) -> list[Found]:
+def contaminated(config: RunConfig, inputs: Inputs) -> list[SuiteOverlap]:
     """What of each suite stands in the pool."""
     suites = {
         name: {role: s.prompts for role, s in roles.items()}
@@ -235,7 +235,7 @@ def contaminated(config: RunConfig, inputs: Inputs) -> list[Found]:
     return contamination(suites, pool_requests(inputs.pool.path))
 
 
-def refuse_contaminated(config: RunConfig, found: list[Found]) -> None:
+def refuse_contaminated(config: RunConfig, found: list[SuiteOverlap]) -> None:
     """UsageError where a suite stands in the pool to more than its limit."""
     over = [f for f in found if f.share > config.contamination.limit(f.role)]
     if over:
@@ -268,13 +268,17 @@ def _contamination(config: RunConfig, inputs: Inputs) -> dict[str, Any]:
 def _answers(
     config: RunConfig, prompts: list[Prompt], adapter: Path, folder: Path, serve: bool
 ) -> list[Response]:
-    """Answers of a freshly trained adapter, by the config's generator. A server is only started where `serve` says so:
-    the start of a run leaves that to round 0, which comes next and costs no training either."""
+    """Answers of a freshly trained adapter, by the config's generator.
+
+    A vLLM server is started only with `serve`: the start of a run leaves that to round 0, which
+    comes next and costs no training either. Without it the base answers in this process, in the
+    type that the server would use.
+    """
     generator: Generator = build_generator(config, folder, Reporting())
     if config.generator.kind == "vllm" and not serve:
-        dtype: Literal["float32", "bfloat16"] = (
-            "float32" if config.generator.dtype == "float32" else "bfloat16"
-        )
+        dtype: Literal["float32", "bfloat16"] = "bfloat16"
+        if config.generator.dtype == "float32":
+            dtype = "float32"
         few = TransformersGeneratorConfig(
             max_new_tokens=config.generator.max_new_tokens, dtype=dtype, batch_size=PROMPTS
         )
@@ -286,19 +290,21 @@ def _answers(
 
 
 def _smoke(config: RunConfig, inputs: Inputs, serve: bool) -> tuple[dict[str, Any], Given]:
-    """Two training steps on a scrap of the pool and eight prompts, by the config's executor and, as far as no server
-    must be started, its generator; and how fast the steps were."""
-    plan = static_plan(inputs.pool, config.settings())
-    longest = max(FULL_TOKENS, 2 * inputs.pool.max_length)
-    scrap = min(longest, config.budget.tokens_per_round)
-    mixture = mixture_of(plan, scrap, config.seed, config.limits)
+    """Two training steps on the largest batch to come, and eight prompts; how fast the steps were.
+
+    Training runs in the config's executor. A batch that does not fit into memory fails here, not
+    hours into the first round. The second step is the larger one: the optimiser then has its
+    moments.
+    """
+    curated = _first_training_set(config, inputs)
+    lengths = inputs.pool.column("n_tokens")[curated.indices].tolist()
+    largest = largest_batch(lengths, config.methods.sft)
     base = Path(config.base_model)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "training_set.parquet"
-        write_training_set(inputs.pool, curate(inputs.pool, mixture), path)
-        short = {"max_steps": 2, "save_every": None, "report_to": "none"}
+        write_training_set(inputs.pool, curated.part(largest), path)
         job = TrainJob(
-            recipe=config.methods.sft.model_copy(update=short),
+            recipe=_two_steps(config.methods.sft, len(largest)),
             inputs={BASE: inputs.base_digest, TRAINING_SET: file_digest(path)},
             seed=config.seed,
         )
@@ -309,12 +315,46 @@ def _smoke(config: RunConfig, inputs: Inputs, serve: bool) -> tuple[dict[str, An
         )
         executor = build_executor(config, Path(folder))
         (done,) = executor.wait([executor.submit(job, place)], never)
-        prompts = [roles["steering"].prompts for roles in inputs.suites.values()]
-        some = [p for each in prompts for p in each[: max(1, PROMPTS // len(prompts))]]
-        answers = _answers(config, some, Path(done.adapter), Path(folder), serve)
+        prompts = _few_prompts(inputs)
+        answers = _answers(config, prompts, Path(done.adapter), Path(folder), serve)
     measured = Given(training=done.tokens / done.train_seconds if done.train_seconds else None)
     finding = {
         "check": "smoke",
-        "result": f"loss {done.loss:.3f} after {done.steps} steps, {len(answers)} prompts answered",
+        "result": f"loss {done.loss:.3f} after {done.steps} steps on the largest batch, "
+        f"{len(answers)} prompts answered",
     }
     return finding, measured
+
+
+def _first_training_set(config: RunConfig, inputs: Inputs) -> Curated:
+    """The rows of the pools' own mixture at the full budget of a round."""
+    plan = static_plan(inputs.pool, config.settings())
+    tokens = config.budget.tokens_per_round
+    mixture = mixture_of(plan, tokens, config.seed, config.limits)
+    return curate(inputs.pool, mixture)
+
+
+def _two_steps(recipe: SftRecipe, rows: int) -> SftRecipe:
+    """The recipe, but for two steps on one micro-batch that holds all rows of the training set.
+
+    With packing the rows make as many packs as a micro-batch has.
+    """
+    changes: dict[str, object] = {
+        "epochs": 2,
+        "max_steps": 2,
+        "gradient_accumulation": 1,
+        "save_every": None,
+        "report_to": "none",
+    }
+    if not recipe.packing:
+        changes["batch_size"] = max(1, rows)
+    return recipe.model_copy(update=changes)
+
+
+def _few_prompts(inputs: Inputs) -> list[Prompt]:
+    """About eight prompts, the first ones of each objective's steering suite."""
+    each = max(1, PROMPTS // len(inputs.suites))
+    few: list[Prompt] = []
+    for roles in inputs.suites.values():
+        few += roles["steering"].prompts[:each]
+    return few

@@ -1,49 +1,60 @@
-"""Is everything that a run stored still what was stored, and its pool what was built? Reads all, changes nothing."""
+"""Is everything that a run stored still what was stored, and its pool what was built?
+
+Reads all, changes nothing.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from agent.retention import dropped_adapters
 from mosaic.core.errors import DamageError, UsageError
 from mosaic.core.journal import Journal
 from mosaic.core.store import FOLDER, Store
 from mosaic.core.tables import FILE
-from mosaic.core.types.records import (
-    MAKERS,
-    RecordDecision,
-    artifacts_of,
-)
+from mosaic.core.types.base import FrozenModel
+from mosaic.core.types.records import MAKERS, RecordDecision, artifacts_of
 from mosaic.core.types.runs import RunRecord
 from training.data.pool import Pool
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
-def verify(folder: Path) -> list[dict[str, Any]]:
-    """What is broken, a `{"where", "what"}` each: journal pages and rows, artifacts that are missing or altered,
-    files of its pool. Leftovers of interrupted writers are not damage, nor is a pool that is not at hand any more. An
-    empty list is a sound run."""
+class Damage(FrozenModel):
+    """Something that is not as it was written: the file or artifact, and what is wrong with it."""
+
+    where: str
+    what: str
+
+
+def verify(folder: Path) -> list[Damage]:
+    """What is broken in a run; an empty list is a sound run.
+
+    Checks the journal's pages and rows, artifacts that are missing or altered, and the files of the
+    run's pool. What interrupted writers left behind is not damage, and neither is a pool that is
+    not at hand any more.
+    """
     try:
         journal = Journal.open(folder)
     except DamageError as error:
-        return [{"where": FILE, "what": str(error)}]
+        return [Damage(where=FILE, what=str(error))]
     try:
-        found = [{"where": FILE, "what": line} for line in journal.check()]
+        found = [Damage(where=FILE, what=line) for line in journal.check()]
         if found:
-            return found + _objects(folder, set(), set())
-        named = _named(journal)
+            return found + _altered(Store(folder))
+        makers = _makers(journal)
         dropped = dropped_adapters(journal)
-        needed = named.keys() - dropped
-        return _pool(journal.recorded) + _objects(folder, needed, dropped, named)
+        needed = {digest: maker for digest, maker in makers.items() if digest not in dropped}
+        store = Store(folder)
+        return _pool(journal.recorded) + _missing(store, needed) + _altered(store)
     finally:
         journal.close()
 
 
-def _named(journal: Journal) -> dict[str, str]:
-    """Artifact -> which step made it. Other digests in the journal name inputs elsewhere."""
+def _makers(journal: Journal) -> dict[str, str]:
+    """Artifact -> the step that made it. Other digests in the journal name inputs elsewhere."""
     named = {}
     for kind in MAKERS:
         for step in journal.steps(kind):
@@ -55,7 +66,7 @@ def _named(journal: Journal) -> dict[str, str]:
     return named
 
 
-def _pool(recorded: RunRecord) -> list[dict[str, Any]]:
+def _pool(recorded: RunRecord) -> list[Damage]:
     """Files of the run's pool that are not as they were built, if that pool is still there."""
     path = Path(str(recorded.run.get("pool", "")))
     try:
@@ -67,23 +78,31 @@ def _pool(recorded: RunRecord) -> list[dict[str, Any]]:
     try:
         pool.verify()
     except UsageError as error:
-        return [{"where": str(path), "what": str(error)}]
+        return [Damage(where=str(path), what=str(error))]
     return []
 
 
-def _objects(
-    folder: Path, needed: set[str], dropped: set[str], named: dict[str, str] | None = None
-) -> list[dict[str, Any]]:
-    """Missing and altered artifacts."""
-    store, found = Store(folder), []
-    present = {p.name for p in store.root.iterdir() if DIGEST.fullmatch(p.name)}
-    for digest in sorted(needed - present):
-        found.append(
-            {"where": f"{FOLDER}/{digest}", "what": f"missing (made by {(named or {})[digest]})"}
-        )
-    for digest in sorted(present):
+def _present(store: Store) -> list[str]:
+    """Digests of the artifacts that are there, in order."""
+    return sorted(p.name for p in store.root.iterdir() if DIGEST.fullmatch(p.name))
+
+
+def _missing(store: Store, needed: Mapping[str, str]) -> list[Damage]:
+    """Artifacts that a step made and that are not there. `needed` is artifact -> its step."""
+    gone = sorted(needed.keys() - set(_present(store)))
+    return [_damage(digest, f"missing (made by {needed[digest]})") for digest in gone]
+
+
+def _altered(store: Store) -> list[Damage]:
+    """Artifacts whose content is not what their name says, or which cannot be read."""
+    found = []
+    for digest in _present(store):
         try:
             store.path(digest)
         except (DamageError, OSError) as error:
-            found.append({"where": f"{FOLDER}/{digest}", "what": str(error)})
+            found.append(_damage(digest, str(error)))
     return found
+
+
+def _damage(digest: str, what: str) -> Damage:
+    return Damage(where=f"{FOLDER}/{digest}", what=what)

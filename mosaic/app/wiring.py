@@ -17,7 +17,7 @@ from agent.planners.surrogate import SurrogatePlanner
 from eval.generators.base import Generator
 from eval.generators.transformers import TransformersGenerator
 from eval.generators.vllm import VllmGenerator
-from eval.judges.base import Judge, LlmJudgeConfig
+from eval.judges.base import Judge, LlmJudgeConfig, ModelJudge
 from eval.judges.llm import LlmJudge
 from eval.judges.verifier import VerifierJudge
 from eval.objectives.base import Objective
@@ -170,7 +170,12 @@ def build_approver(config: RunConfig) -> Approver:
 
 def build_judge(config: RunConfig) -> Judge:
     """The judge by itself: it remembers nothing."""
-    return LlmJudge(config.judge) if isinstance(config.judge, LlmJudgeConfig) else VerifierJudge()
+    return model_judge(config) or VerifierJudge()
+
+
+def model_judge(config: RunConfig) -> ModelJudge | None:
+    """The configured judge if it is a model."""
+    return LlmJudge(config.judge) if isinstance(config.judge, LlmJudgeConfig) else None
 
 
 def judge_cache(config: RunConfig, runs: Path) -> Path:
@@ -183,9 +188,9 @@ def build_run_judge(
     config: RunConfig, folder: Path, steps: Steps, inputs: Inputs, reporting: Reporting
 ) -> RunJudge:
     """The judge of a run. A model's verdicts are filed, and gold checks go before each batch."""
-    judge = build_judge(config)
-    if not isinstance(judge, LlmJudge):
-        return PlainJudge(judge)
+    judge = model_judge(config)
+    if judge is None:
+        return PlainJudge(build_judge(config))
     known = {name: list(roles.values()) for name, roles in inputs.suites.items()}
     gold = GoldChecks(
         judge,

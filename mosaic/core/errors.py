@@ -72,8 +72,14 @@ class BoundaryError(MosaicError):
 
 
 class TrainingError(BoundaryError):
-    """A training failed. `failure` is one word for how: out_of_memory, nan_loss, hang, no_adapter, wrong_adapter,
-    killed or error."""
+    """A training failed.
+
+    `failure` is one word for how: out_of_memory, nan_loss, wrong_adapter, hang, no_adapter, killed
+    or error. Input that cannot be trained on is a UsageError instead.
+    """
+
+    # What follows from the job itself: the same job on the same machine would end the same way.
+    REPEATING = frozenset({"out_of_memory", "nan_loss", "wrong_adapter"})
 
     def __init__(self, message: str, failure: str = "error") -> None:
         super().__init__(message)
@@ -82,8 +88,14 @@ class TrainingError(BoundaryError):
 
     @property
     def repeats(self) -> bool:
-        """Whether the same job would fail in the same way again."""
-        return self.failure in ("out_of_memory", "nan_loss", "wrong_adapter")
+        """Whether the same job would fail again, so that trying it unchanged is a waste.
+
+        >>> TrainingError("the loss is nan", "nan_loss").repeats
+        True
+        >>> TrainingError("signal 9", "killed").repeats
+        False
+        """
+        return self.failure in self.REPEATING
 
 
 class DamageError(MosaicError):

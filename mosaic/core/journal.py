@@ -14,34 +14,47 @@ when the row is read.
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
 import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from mosaic.core.errors import (
-    BudgetError,
-    DamageError,
-    HeldError,
-    UsageError,
+from mosaic.core.errors import BudgetError, DamageError, HeldError, UsageError
+from mosaic.core.lock import take_lock
+from mosaic.core.rows import (
+    Calls,
+    Event,
+    Place,
+    SmallStep,
+    Step,
+    StepRow,
+    event_of,
+    kind_of,
+    step_row,
 )
-from mosaic.core.rows import Calls, Event, Place, SmallStep, Step, StepRow
-from mosaic.core.tables import COLUMNS, FILE, SCHEMA, VERSION, WAIT, checksum, expected_failure
+from mosaic.core.soundness import problems
+from mosaic.core.tables import (
+    COLUMNS,
+    FILE,
+    VERSION,
+    checksum,
+    connect,
+    expected_failure,
+    make_file,
+    other_release,
+)
 from mosaic.core.types.base import FrozenModel, canonical_json
+from mosaic.core.types.events import EventRecord
 from mosaic.core.types.plans import Decision
-from mosaic.core.types.records import EVENT, EventRecord, StepInputs
+from mosaic.core.types.records import StepInputs
 from mosaic.core.types.runs import RunRecord
 
-LOCK = "lock"
-UNFINISHED = f".{FILE}."
 WAITING = "waiting"
 
 S = TypeVar("S", bound=StepInputs[Any])
@@ -66,36 +79,10 @@ class Journal:
 
         Raises UsageError if the folder has a journal already.
         """
-        path = folder / FILE
-        taken = f"{path} exists already; continue it with `python -m mosaic resume {folder}`"
-        if path.exists():
-            raise UsageError(taken)
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f"{UNFINISHED}{os.getpid()}"
-        temporary.unlink(missing_ok=True)
         # Config keys stay in their own order, which is how people wrote them.
         written = record.model_dump_json()
         meta = {"version": str(VERSION), "run": run, "config": written, "fence": "0", WAITING: ""}
-        try:
-            db = cls._connect(temporary)
-            with closing(db):
-                db.executescript(SCHEMA)
-                db.execute("begin")
-                rows = [(name, value, checksum([name, value])) for name, value in meta.items()]
-                db.executemany("insert into meta values (?, ?, ?)", rows)
-                ledger = (0, cap, 0, 0)
-                db.execute("insert into ledger values (?, ?, ?, ?, ?)", (*ledger, checksum(ledger)))
-                db.execute("commit")
-            os.link(temporary, path)  # unlike a rename, never over a faster process's journal
-        except FileExistsError:
-            raise UsageError(taken) from None
-        except sqlite3.OperationalError as error:
-            raise expected_failure(folder, error) or error from error
-        finally:
-            temporary.unlink(missing_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
+        make_file(folder, meta, cap)
         return cls.open(folder)
 
     @classmethod
@@ -112,7 +99,7 @@ class Journal:
                 "makes one"
             )
         try:
-            journal = cls(cls._connect(path), folder)
+            journal = cls(connect(path), folder)
             row = journal._db.execute("select value from meta where name = 'version'").fetchone()
         except sqlite3.OperationalError as error:
             raise expected_failure(folder, error) or DamageError(f"{path}: {error}") from error
@@ -121,22 +108,8 @@ class Journal:
         version = row[0] if row else "?"
         if version != str(VERSION):
             journal.close()
-            raise UsageError(
-                f"{path} was written by another release of MOSAIC (journal version {version}, this "
-                f"one reads {VERSION}). Its finished work cannot be continued here without paying "
-                "for it again. Finish, read or export it with the release that made it, or start a "
-                f"new run: python -m mosaic run {folder / 'config.json'} --run-dir NEW"
-            )
+            raise UsageError(other_release(folder, version))
         return journal
-
-    @staticmethod
-    def _connect(path: Path) -> sqlite3.Connection:
-        # Threads take turns under `_turn`, which SQLite's own check does not know about.
-        db = sqlite3.connect(path, timeout=WAIT, isolation_level=None, check_same_thread=False)
-        db.execute("pragma journal_mode=delete")
-        db.execute("pragma synchronous=full")
-        db.execute("pragma foreign_keys=on")
-        return db
 
     def close(self) -> None:
         with self._turn:
@@ -184,39 +157,32 @@ class Journal:
         return int(self._db.execute(query).fetchone()[0])
 
     def check(self) -> list[str]:
-        """What is broken in this file, a line each.
-
-        SQLite's own check of the pages, every row of every table against its digest, the ledger
-        against its reservations.
-        """
-        found: list[str] = []
+        """What is broken in this file, a line each: every page, every row, the ledger's sums."""
         with self._turn:
-            try:
-                pages = self._db.execute("pragma integrity_check(3)").fetchall()
-            except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-                return [f"{FILE}: {error}"]
-            if pages != [("ok",)]:
-                return [f"{FILE}: {row[0]}" for row in pages]
-            for table in COLUMNS:
-                found += self._check_table(table)
-            if not found:
-                held = self._db.execute("select coalesce(sum(amount), 0) from holds").fetchone()[0]
-                if held != self.ledger()[1]:
-                    found.append(
-                        f"{FILE}: the ledger holds {self.ledger()[1]} tokens, its reservations sum "
-                        f"to {held}"
-                    )
-        return found
+            return problems(self)
 
-    def _check_table(self, table: str) -> list[str]:
-        found = []
+    def damaged_pages(self) -> list[str]:
+        """What SQLite's own check of the file finds, a line each; nothing if the pages are sound."""
         try:
-            for *row, stored in self._db.execute(f"select {COLUMNS[table]}, checksum from {table}"):
-                if checksum(row) != stored:
-                    found.append(f"{FILE}: {table} row {row[0]!r} does not match its digest")
+            rows = self._db.execute("pragma integrity_check(3)").fetchall()
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-            found.append(f"{FILE}: {table}: {error}")
-        return found
+            return [str(error)]
+        return [] if rows == [("ok",)] else [str(row[0]) for row in rows]
+
+    def stored(self, table: str) -> Iterator[tuple[list[object], object]]:
+        """Every row of a table beside the checksum stored with it, uncompared: for `check`.
+
+        Raises DamageError for what SQLite cannot read.
+        """
+        try:
+            for *row, found in self._db.execute(f"select {COLUMNS[table]}, checksum from {table}"):
+                yield row, found
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            raise DamageError(str(error)) from error
+
+    def reserved(self) -> int:
+        """The sum of all reservations, in tokens."""
+        return int(self._select("select coalesce(sum(amount), 0) from holds")[0][0])
 
     # -- identity ----------------------------------------------------------------------------------
 
@@ -250,18 +216,7 @@ class Journal:
 
         Raises HeldError at once if another process is it, DamageError if the file is not sound.
         """
-        descriptor = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(descriptor, 200).decode(errors="replace").strip()
-            os.close(descriptor)
-            raise HeldError(
-                f"{self.folder} is held by {holder or 'an unknown process'}; stop it or wait for it"
-            ) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()}\n".encode(), 0)
-        self._lock_fd = descriptor
+        self._lock_fd = take_lock(self.folder)
         broken = self.check()
         if broken:
             raise DamageError(
@@ -361,19 +316,10 @@ class Journal:
         with self._transaction():
             number = self._next("steps")
             for item in items:
-                inputs = item.inputs
-                row = (
-                    number,
-                    inputs.key,
-                    place.round,
-                    place.trial,
-                    inputs.kind,
-                    canonical_json(inputs.json_data()),
-                    "done",
-                    canonical_json(item.result.json_data()),
-                    item.seconds,
-                    self.fence,
-                )
+                kind, text = item.inputs.kind, canonical_json(item.inputs.json_data())
+                begun = (number, item.inputs.key, place.round, place.trial, kind, text)
+                result = canonical_json(item.result.json_data())
+                row = (*begun, "done", result, item.seconds, self.fence)
                 insert = "insert or ignore into steps values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
                 number += self._db.execute(insert, (*row, checksum(row))).rowcount
             self._count(calls)
@@ -497,39 +443,51 @@ class Journal:
         """Steps without their contents, in order; each was compared with its checksum."""
         clauses, values = ["1"], list[object]()
         if state is not None:
-            clauses.append("state = ?")
+            # The inner query reads an index alone, not the contents of every step.
+            clauses.append("seq in (select seq from steps where state = ?)")
             values.append(state)
         if round_ is not None:
             clauses.append("round = ?")
             values.append(round_)
         found = self._rows("steps", " and ".join(clauses) + " order by seq", values)
-        return [_step_row(row) for row in found]
+        return [step_row(row) for row in found]
+
+    def begun_rounds(self) -> list[int]:
+        """The rounds that a step or an event stands in, in order."""
+        query = "select distinct round from steps union select distinct round from events"
+        return sorted(int(round_) for (round_,) in self._select(query))
+
+    def finished(self, kind: type[StepInputs[Any]]) -> tuple[int, int]:
+        """How many steps of a kind are done, and the number of the newest (0 if there is none)."""
+        query = (
+            "select count(*), coalesce(max(seq), 0) from steps where kind = ? and state = 'done'"
+        )
+        ((count, newest),) = self._select(query, [kind_of(kind)])
+        return int(count), int(newest)
 
     def last_row(self) -> StepRow | None:
         """The step that was begun last."""
         rows = self._rows("steps", "1 order by seq desc limit 1")
-        return _step_row(rows[0]) if rows else None
+        return step_row(rows[0]) if rows else None
 
-    def seconds(self, round_: int, trial: str | None = None) -> list[tuple[str, float]]:
-        """(kind, seconds) of the finished steps of a round: labels, summed by SQLite.
+    def counts(
+        self, round_: int | None = None, trial: str | None = None
+    ) -> list[tuple[str, int, float]]:
+        """(kind, how many, seconds) of finished steps, by kind; labels, summed by SQLite.
 
-        `trial` counts only the steps of one trial and those of none.
+        Of all rounds or of one; `trial` counts only the steps of one trial and those of none.
         """
-        where, values = "round = ? and state = 'done'", list[object]([round_])
+        where, values = "state = 'done'", list[object]()
+        if round_ is not None:
+            where, values = where + " and round = ?", [*values, round_]
         if trial is not None:
-            where += " and trial in (?, '')"
-            values.append(trial)
-        query = f"select kind, coalesce(sum(seconds), 0) from steps where {where} group by kind"
-        return [(str(kind), float(total)) for kind, total in self._select(query, values)]
-
-    def counts(self, round_: int) -> list[tuple[str, int, float]]:
-        """(kind, how many, seconds) of the finished steps of a round, in order of their kinds."""
+            where, values = where + " and trial in (?, '')", [*values, trial]
         query = (
-            "select kind, count(*), coalesce(sum(seconds), 0) from steps "
-            "where round = ? and state = 'done' group by kind"
+            f"select kind, count(*), coalesce(sum(seconds), 0) from steps where {where} "
+            "group by kind order by kind"
         )
         found = []
-        for kind, count, total in self._select(query, [round_]):
+        for kind, count, total in self._select(query, values):
             found.append((str(kind), int(count), float(total)))
         return found
 
@@ -548,32 +506,40 @@ class Journal:
         round_: int | None = None,
         kind: str | None = None,
         after: int = 0,
-        limit: int | None = None,
+        before: int | None = None,
+        newest: int | None = None,
     ) -> list[Event]:
-        """Events in order, each checked against its digest (DamageError)."""
+        """Events in order, each checked against its digest and its class (DamageError).
+
+        Those with numbers above `after` and below `before`; of these the last `newest`.
+        """
         where, values = "seq > ?", list[object]([after])
-        for column, wanted in (("round", round_), ("kind", kind)):
+        for clause, wanted in (("round = ?", round_), ("kind = ?", kind), ("seq < ?", before)):
             if wanted is not None:
-                where += f" and {column} = ?"
+                where += f" and {clause}"
                 values.append(wanted)
         where += " order by seq"
-        if limit is not None:
-            where += f" limit {int(limit)}"
-        return [_event(row) for row in self._rows("events", where, values)]
+        if newest is not None:
+            where += f" desc limit {int(newest)}"
+        found = []
+        for row in self._rows("events", where, values):
+            try:
+                found.append(event_of(row))
+            except ValidationError as error:
+                raise DamageError(f"{self.folder / FILE}: events row {row[0]}: {error}") from error
+        return found[::-1] if newest is not None else found
+
+    def event_count(self, round_: int, before: int | None = None) -> int:
+        """How many events a round has, all or those with numbers below `before`."""
+        query, values = "select count(*) from events where round = ?", [round_]
+        if before is not None:
+            query, values = query + " and seq < ?", [*values, before]
+        return int(self._select(query, values)[0][0])
 
     def ledger(self) -> tuple[int, int, int]:
         """(cap, held, spent) in tokens."""
         ((_, cap, held, spent),) = self._rows("ledger", "id = 0")
         return int(cap), int(held), int(spent)
-
-    def mark(self) -> str:
-        """A text that changes whenever something was recorded."""
-        (row,) = self._select(
-            "select (select coalesce(max(seq), 0) from steps), "
-            "(select count(*) from steps where state = 'done'), "
-            "(select count(*) from decisions), (select coalesce(max(seq), 0) from events)"
-        )
-        return "-".join(str(number) for number in row) + "-" + self.meta(WAITING)[:8]
 
     def wait_for(self, request: str) -> None:
         """Name the one request that may be decided on; with "" none may."""
@@ -616,19 +582,3 @@ class Journal:
             raise DamageError(
                 f"{self.folder / FILE}: the decision of round {round_}: {error}"
             ) from error
-
-
-def kind_of(step: type[StepInputs[Any]]) -> str:
-    """The word under which a class of steps is filed."""
-    return str(step.model_fields["kind"].default)
-
-
-def _step_row(row: tuple[Any, ...]) -> StepRow:
-    seq, key, round_, trial, kind, _, state, result, seconds, _ = row
-    return StepRow(seq, key, Place(round_, trial), kind, state, seconds, result)
-
-
-def _event(row: tuple[Any, ...]) -> Event:
-    seq, _, round_, trial, kind, payload, at = row
-    record = EVENT.validate_python({"kind": kind, **json.loads(payload)})
-    return Event(seq, Place(round_, trial), at, record)

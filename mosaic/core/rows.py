@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar, cast
 
 from mosaic.core.types.base import FrozenModel
-from mosaic.core.types.records import AnyEvent, StepInputs
+from mosaic.core.types.events import EVENT, AnyEvent
+from mosaic.core.types.records import StepInputs
 
 S_co = TypeVar("S_co", bound=StepInputs[Any], covariant=True)
 R = TypeVar("R", bound=FrozenModel)
@@ -95,3 +97,21 @@ class SmallStep:
     inputs: StepInputs[Any]
     result: FrozenModel
     seconds: float
+
+
+def step_row(row: tuple[Any, ...]) -> StepRow:
+    """A row of the table of steps."""
+    seq, key, round_, trial, kind, _, state, result, seconds, _ = row
+    return StepRow(seq, key, Place(round_, trial), kind, state, seconds, result)
+
+
+def event_of(row: tuple[Any, ...]) -> Event:
+    """A row of the table of events."""
+    seq, _, round_, trial, kind, payload, at = row
+    record = EVENT.validate_python({"kind": kind, **json.loads(payload)})
+    return Event(seq, Place(round_, trial), at, record)
+
+
+def kind_of(step: type[StepInputs[Any]]) -> str:
+    """The word under which a class of steps is filed."""
+    return str(step.model_fields["kind"].default)

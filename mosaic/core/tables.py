@@ -1,17 +1,20 @@
-"""The tables of the journal, the digest of a row, and what SQLite's refusals mean to a person."""
+"""The file of a journal: its tables, the digest of a row, and what SQLite's refusals mean."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from mosaic.core.errors import MosaicError, PausedError, UsageError
 
 VERSION = 4
 FILE = "journal.sqlite"
+UNFINISHED = f".{FILE}."
 WAIT = 30  # seconds for another process to finish what it writes
 MILLION = 1024 * 1024
 
@@ -59,6 +62,75 @@ def checksum(values: Sequence[object]) -> str:
     """
     text = json.dumps(list(values), ensure_ascii=False, default=repr)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection in rollback mode with a flush per transaction, for threads that take turns.
+
+    SQLite's own check for a connection that threads share is off: it does not know of the turns.
+    """
+    db = sqlite3.connect(path, timeout=WAIT, isolation_level=None, check_same_thread=False)
+    db.execute("pragma journal_mode=delete")
+    db.execute("pragma synchronous=full")
+    db.execute("pragma foreign_keys=on")
+    return db
+
+
+def make_file(folder: Path, meta: Mapping[str, str], cap: int) -> None:
+    """Make a journal without steps: its meta values, and a budget of `cap` tokens.
+
+    The file appears whole or not at all. Raises UsageError if the folder has a journal already.
+    """
+    path = folder / FILE
+    taken = f"{path} exists already; continue it with `python -m mosaic resume {folder}`"
+    if path.exists():
+        raise UsageError(taken)
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f"{UNFINISHED}{os.getpid()}"
+    temporary.unlink(missing_ok=True)
+    try:
+        with closing(connect(temporary)) as db:
+            _fill(db, meta, cap)
+        os.link(temporary, path)  # unlike a rename, never over a faster process's journal
+    except FileExistsError:
+        raise UsageError(taken) from None
+    except sqlite3.OperationalError as error:
+        raise expected_failure(folder, error) or error from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+
+
+def _fill(db: sqlite3.Connection, meta: Mapping[str, str], cap: int) -> None:
+    db.executescript(SCHEMA)
+    db.execute("begin")
+    rows = [(name, value, checksum([name, value])) for name, value in meta.items()]
+    db.executemany("insert into meta values (?, ?, ?)", rows)
+    ledger = (0, cap, 0, 0)
+    db.execute("insert into ledger values (?, ?, ?, ?, ?)", (*ledger, checksum(ledger)))
+    db.execute("commit")
+
+
+def change_counter(folder: Path) -> str:
+    """A text that changes whenever something is recorded in a run; reads four bytes.
+
+    SQLite counts the transactions that changed a file in its header, bytes 24 to 27
+    (sqlite.org/fileformat2.html, "File change counter").
+    """
+    with (folder / FILE).open("rb") as file:
+        return file.read(28)[24:].hex()
+
+
+def other_release(folder: Path, version: str) -> str:
+    """What a person is told whose journal another release of MOSAIC wrote."""
+    return (
+        f"{folder / FILE} was written by another release of MOSAIC (journal version {version}, this "
+        f"one reads {VERSION}). Its finished work cannot be continued here without paying "
+        "for it again. Finish, read or export it with the release that made it, or start a "
+        f"new run: python -m mosaic run {folder / 'config.json'} --run-dir NEW"
+    )
 
 
 def expected_failure(folder: Path, error: sqlite3.OperationalError) -> MosaicError | None:

@@ -10,7 +10,8 @@ from benchmarks import standins
 from benchmarks.standins import StandIn, Witness
 from benchmarks.waiting import trainings, until_asked
 from mosaic.app import runs
-from mosaic.app.cli.main import _finish, app
+from mosaic.app.cli.main import app
+from mosaic.app.cli.run import finish
 from mosaic.app.decisions import approve, pending, reject
 from mosaic.app.replay import replay
 from mosaic.app.views import trace_tree as trace
@@ -153,7 +154,7 @@ def test_a_policy_that_refuses_everything_ends_the_planning(tmp_path):
     assert "no planner found an allowed plan" in report_data(folder).stop
     # No stop rule ended this run: the command line says so by its exit code.
     with pytest.raises(BoundaryError, match="ended early: no planner found"):
-        _finish(folder, as_json=True)
+        finish(folder, as_json=True)
 
 
 def test_traces_can_be_compared_asked_and_replayed(tmp_path):

@@ -11,7 +11,7 @@ from mosaic.app import validation
 from mosaic.app.config import load_config
 from mosaic.core.errors import UsageError
 from mosaic.core.types.evaluation import Prompt
-from training.methods.sft import load_tokenizer
+from training.models.tokenizer import load_tokenizer
 
 SHORT = Prompt(id="short", turns=["hi"], slice="s", weight=1)
 LONG = Prompt(

@@ -49,7 +49,7 @@ def waits():
     threading.Thread(target=time.sleep, args=(90,)).start()
     raise KeyboardInterrupt
 sys.argv = ["mosaic", "waits"]
-cli.run()
+cli.main()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (

@@ -8,10 +8,11 @@ from collections import Counter
 import pytest
 from pydantic import ValidationError
 
-from eval.objectives.instruction_following import InstructionFollowing, complexity
+from eval.ifeval import complexity
+from eval.objectives.instruction_following import InstructionFollowing
 from eval.objectives.over_refusal import BOUNDARY, FRICTION, HELP, REFUSAL, OverRefusal
 from eval.objectives.safety import CONCEALMENT, LEAKS, PRESSURE, UTILITY, Safety
-from mosaic.app.shapes import OverRefusalLine, SafetyLine
+from mosaic.app.score_lines import OverRefusalLine, SafetyLine
 
 
 def zeros(names, **set_):

@@ -7,7 +7,8 @@ import pytest
 from mosaic.core.errors import UsageError
 from mosaic.core.types.evaluation import Prompt
 from training.data.contamination import LENGTH, contamination, touched
-from training.data.importers.rows import ImportJob, import_rows
+from training.data.importers.job import ImportJob
+from training.data.importers.rows import import_rows
 
 LONG = " ".join(f"word{i}" for i in range(20))
 

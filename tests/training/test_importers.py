@@ -1,6 +1,5 @@
 """Importing: published shapes from every container, bad rows by file and line, nothing written where one is bad."""
 
-import csv
 import json
 
 import pyarrow as pa
@@ -9,9 +8,10 @@ import pytest
 
 from mosaic.core.errors import UsageError
 from mosaic.core.types.data import Example
-from mosaic.core.types.evaluation import Prompt
-from training.data.importers.containers import BadRow, read
-from training.data.importers.rows import ImportJob, import_rows, import_suite
+from training.data.importers.containers import read
+from training.data.importers.job import ImportJob
+from training.data.importers.rows import import_rows
+from training.data.importers.suites import import_suite
 from training.data.pool import Pool, build_pool
 from training.data.provenance import carry_cards, read_cards
 
@@ -150,8 +150,8 @@ def test_a_mapped_field_that_no_row_has_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("own", "message"),
     [
-        ({"bucket": "forget the above"}, "bucket: 'forget the above' is no name"),
-        ({"bucket": "x" * 41}, "is no name"),
+        ({"bucket": "forget the above"}, "bucket: 'forget the above' cannot be a name"),
+        ({"bucket": "x" * 41}, "cannot be a name"),
         ({"attributes": {"topic": "a \ud800"}}, "half of a character"),
         ({"attributes": {"\udc00": 1}}, "half of a character"),
         ({"attributes": {"sizes": [2**64]}}, "attributes.sizes: a number of more than 64 bits"),
@@ -178,7 +178,7 @@ def test_attributes_of_parquet_may_be_bytes(tmp_path):
 @pytest.mark.parametrize("changes", [{"dataset": ""}, {"dataset": "a b"}, {"bucket": "<x>"}])
 def test_names_are_short_and_plain(tmp_path, changes):
     source = dump(tmp_path / "c.jsonl", [{"messages": MESSAGES}])
-    with pytest.raises(UsageError, match=f"--{next(iter(changes))} .* is no name"):
+    with pytest.raises(UsageError, match=f"--{next(iter(changes))} .* cannot be a name"):
         import_rows(
             ImportJob(**{"sources": [str(source)], "shape": "chat", "dataset": "d", **changes}),
             tmp_path / "r.jsonl",
@@ -211,10 +211,13 @@ BAD = [
         json.dumps({"conversations": [*TALK[:1], {"from": "gpt", "value": "a \ud800"}]}).encode(),
         "half of a character",
     ),
-    (b'{"id": "a", "id": "b"}', "the key 'id' stands twice"),
+    (b'{"id": "a", "id": "b"}', "the key 'id' occurs twice"),
     (json.dumps({"conversations": TALK[:1]}).encode(), "nothing to learn from"),
     (json.dumps({"conversations": TALK[1:]}).encode(), "does not begin with the user"),
-    (json.dumps({"id": "one", "conversations": TALK}).encode(), "id: 'one' stands at .*:1 already"),
+    (
+        json.dumps({"id": "one", "conversations": TALK}).encode(),
+        "id: 'one' was used at .*:1 already",
+    ),
 ]
 
 
@@ -376,83 +379,6 @@ def test_a_quality_outside_of_1_to_5_is_bad(tmp_path, quality):
         import_rows(job(source, "chat"), tmp_path / "rows.jsonl")
 
 
-def test_every_container_gives_the_same_rows(tmp_path):
-    import datasets
-
-    rows = [{"prompt": f"say {i}\nnow", "category": "c"} for i in range(5)]
-    dump(tmp_path / "a.jsonl", rows)
-    (tmp_path / "b.json").write_text(json.dumps(rows))
-    dump(tmp_path / "lines.json", rows)
-    with (tmp_path / "c.csv").open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, ["prompt", "category"])
-        writer.writeheader()
-        writer.writerows(rows)
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "d.parquet")
-    datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "disk")
-    datasets.DatasetDict({"train": datasets.Dataset.from_list(rows)}).save_to_disk(
-        tmp_path / "splits"
-    )
-    for name in ("a.jsonl", "b.json", "lines.json", "c.csv", "d.parquet", "disk", "splits"):
-        assert [row for _, row in read(str(tmp_path / name))] == rows, name
-    assert next(iter(read(str(tmp_path / "c.csv"))))[0].endswith("c.csv:2")
-    assert [place for place, _ in read(str(tmp_path / "c.csv"))][1].endswith("c.csv:4")
-    with pytest.raises(UsageError, match="no split 'test'; it has train"):
-        list(read(str(tmp_path / "splits"), split="test"))
-
-
-def test_a_large_array_streams_and_keeps_its_lines(tmp_path, monkeypatch):
-    monkeypatch.setattr("training.data.importers.containers.BUFFER", 64)
-    rows = [{"n": i, "text": "x" * (i % 90), "list": [i, {"deep": "[}"}]} for i in range(200)]
-    text = json.dumps(rows, indent=1)
-    (tmp_path / "a.json").write_text(text)
-    found = list(read(str(tmp_path / "a.json")))
-    assert [row for _, row in found] == rows
-    for number in (0, 1, 100, 199):
-        line = (
-            next(i for i, t in enumerate(text.splitlines(), start=2) if t == f'  "n": {number},')
-            - 2
-        )
-        assert found[number][0].endswith(f"a.json:{line}")
-    (tmp_path / "b.json").write_text(json.dumps(rows)[:-40])
-    *_, (place, last) = read(str(tmp_path / "b.json"))
-    assert isinstance(last, BadRow)
-    assert place.endswith("b.json:1")
-
-
-@pytest.mark.parametrize(
-    ("text", "rows", "reason"),
-    [
-        ('[{"n": 1}] [{"n": 2}]', 1, "nothing more is expected here, not '['"),
-        ('[{"n": 1}]\ngarbage', 1, "nothing more is expected here, not 'g'"),
-        ('[{"n": 1} {"n": 2}]', 1, "a comma or the array's end is expected here, not '{'"),
-        ('[{"n": 1},, {"n": 2}]', 1, "what follows cannot be read"),
-        ('[, {"n": 1}]', 0, "what follows cannot be read"),
-        ('[{"n": 1},]', 1, "what follows cannot be read"),
-        ('[{"n": 1},', 1, "the array has no end"),
-    ],
-)
-def test_only_a_whole_array_is_read_to_its_end(tmp_path, text, rows, reason):
-    (tmp_path / "a.json").write_text(text)
-    *good, (_, last) = read(str(tmp_path / "a.json"))
-    assert len(good) == rows
-    assert reason in last.reason
-
-
-@pytest.mark.parametrize("text", ["[]", " [ ] \n", '[{"n": 1}]\n', '[\n{"n": 1}\n,{"n": 1}]'])
-def test_an_array_may_have_white_space_and_a_byte_order_mark(tmp_path, text):
-    for encoding in ("utf-8", "utf-8-sig"):
-        (tmp_path / "a.json").write_text(text, encoding=encoding)
-        assert [row for _, row in read(str(tmp_path / "a.json"))] == json.loads(text)
-
-
-def test_a_blank_line_of_a_table_and_a_byte_order_mark_of_lines_are_passed_over(tmp_path):
-    (tmp_path / "a.csv").write_text("prompt\n\nhi\n\n")
-    (tmp_path / "b.jsonl").write_text('{"prompt": "hi"}\n', encoding="utf-8-sig")
-    (tmp_path / "c.json").write_text('{"prompt": "hi"}\n', encoding="utf-8-sig")
-    for name in ("a.csv", "b.jsonl", "c.json"):
-        assert [row for _, row in read(str(tmp_path / name))] == [{"prompt": "hi"}]
-
-
 def broken_text(*values):
     """A column of texts that are not checked to be UTF-8, as other writers leave them."""
     return pa.Array.from_buffers(pa.string(), len(values), pa.array(values, pa.binary()).buffers())
@@ -474,32 +400,6 @@ def test_parquet_that_is_not_utf8_or_damaged_is_named(tmp_path):
     source.write_bytes(raw)
     with pytest.raises(UsageError, match=r"a\.parquet: damaged after row"):
         import_rows(job(source, "alpaca", skip_bad=True), tmp_path / "more.jsonl")
-
-
-def test_a_datasets_folder_with_a_script_or_a_cut_file_is_refused(tmp_path):
-    import datasets
-
-    (tmp_path / "scripted").mkdir()
-    (tmp_path / "scripted" / "scripted.py").write_text("raise SystemExit\n")
-    datasets.Dataset.from_list([{"n": i} for i in range(999)]).save_to_disk(tmp_path / "cut")
-    (arrow,) = (tmp_path / "cut").glob("*.arrow")
-    arrow.write_bytes(arrow.read_bytes()[:200])
-    for name in ("scripted", "cut"):
-        with pytest.raises(UsageError, match=name):
-            list(read(str(tmp_path / name)))
-
-
-@pytest.mark.parametrize(
-    ("source", "message"),
-    [
-        ("nowhere.jsonl", "no such file"),
-        ("hub:owner/name", "hub:owner/name@REVISION"),
-        ("hub:owner/name@0123abc", "cannot load it(.|\n)*HF_HUB_OFFLINE"),
-    ],
-)
-def test_a_source_that_cannot_be_read_says_what_to_do(source, message):
-    with pytest.raises(UsageError, match=message):
-        list(read(source))
 
 
 def test_parquet_out_and_jsonl_out_make_the_same_pool(tmp_path):
@@ -579,141 +479,3 @@ def test_a_file_made_of_imported_ones_keeps_their_cards(tmp_path):
     (tmp_path / "both.jsonl.card.json").write_text("{}")
     with pytest.raises(UsageError, match="not a card of an import"):
         read_cards([tmp_path / "both.jsonl"])
-
-
-IFEVAL_NAMES = ["num_words", "relation", "num_highlights", "end_phrase"]
-
-
-def ifeval_row(number, *constraints):
-    """A row as google/IFEval has it: all names in every object, null where they are not used."""
-    kwargs = [{**dict.fromkeys(IFEVAL_NAMES), **params} for _, params in constraints]
-    ids = [identifier for identifier, _ in constraints]
-    return {
-        "key": number,
-        "prompt": f"describe barn {number} .",
-        "instruction_id_list": ids,
-        "kwargs": kwargs,
-    }
-
-
-def test_ifeval_leaves_unverifiable_constraints_out_with_a_count(tmp_path):
-    from eval.objectives.instruction_following import InstructionFollowing
-    from eval.suite import load_suite
-
-    rows = [
-        ifeval_row(
-            i,
-            ("punctuation:no_comma", {}),
-            ("length_constraints:number_words", {"num_words": 9.0, "relation": r}),
-        )
-        for i, r in enumerate(["at least", "at least", "at least", None])
-    ]
-    rows.append(ifeval_row(9, ("startend:end_checker", {})))
-    rows.append(ifeval_row(10, ("startend:nonsense", {})))
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "i.parquet")
-    tally = import_suite(
-        job(tmp_path / "i.parquet", "ifeval"), "instruction_following", tmp_path / "suite", 1
-    )
-    reasons = {k: v for k, v in tally.left_out.items() if k.startswith("unverifiable")}
-    assert len(reasons) == 3
-    assert set(reasons.values()) == {1}
-    assert any("'relation' is missing; it would be drawn at random" in r for r in reasons)
-    assert tally.left_out["prompts with no verifiable constraint"] == 2
-    prompts = [
-        load_suite(tmp_path / "suite", InstructionFollowing(), r).prompts[0]
-        for r in ("steering", "selection", "audit")
-    ]
-    assert len({p.id for p in prompts}) == 3
-    for prompt in prompts:
-        for constraint in prompt.constraints:
-            assert None not in constraint["params"].values()
-    (card,) = json.loads((tmp_path / "suite" / "card.json").read_text())
-    assert card["licence"] == "apache-2.0"
-
-
-def test_or_bench_becomes_three_disjoint_roles_whatever_the_order(tmp_path):
-    from eval.objectives.over_refusal import OverRefusal
-    from eval.suite import load_suite
-
-    rows = [{"prompt": f"how do i kill process {i} ?", "category": "harmful"} for i in range(20)]
-    for name, some in (("one", rows), ("two", rows[::-1] + rows[:3])):
-        with (tmp_path / f"{name}.csv").open("w", newline="") as stream:
-            writer = csv.DictWriter(stream, ["prompt", "category"])
-            writer.writeheader()
-            writer.writerows(some)
-        import_suite(
-            job(tmp_path / f"{name}.csv", "or-bench-hard-1k"), "over_refusal", tmp_path / name, 4
-        )
-    roles = {
-        r: load_suite(tmp_path / "one", OverRefusal(), r).prompts
-        for r in ("steering", "selection", "audit")
-    }
-    assert [len(p) for p in roles.values()] == [4, 4, 4]
-    assert len({p.turns[0] for some in roles.values() for p in some}) == 12
-    first = roles["audit"][0]
-    assert (first.slice, first.weight, first.valid) == ("boundary_2", 3, 1)
-    assert first.attributes == {
-        "category": "harmful",
-        "turns": 1,
-        "unlabelled": ["rejection_votes"],
-    }
-    for role in roles:
-        assert (tmp_path / "one" / f"{role}.jsonl").read_text() == (
-            tmp_path / "two" / f"{role}.jsonl"
-        ).read_text()
-
-
-def test_the_toxic_part_of_or_bench_is_invalid_for_over_refusal(tmp_path):
-    source = dump(
-        tmp_path / "t.jsonl", [{"prompt": f"brew parax {i}", "category": "x"} for i in range(3)]
-    )
-    import_suite(job(source, "or-bench-toxic"), "over_refusal", tmp_path / "s", 1)
-    assert Prompt.model_validate_json((tmp_path / "s" / "audit.jsonl").read_text()).valid == 0
-
-
-def test_recorded_chats_are_replayed_as_a_safety_suite(tmp_path):
-    from eval.objectives.safety import Safety
-    from eval.suite import load_suite
-
-    rows = [
-        {"conversations": [{"from": "human", "value": f"hello {i}"}, *TALK[1:]]} for i in range(6)
-    ]
-    import_suite(job(dump(tmp_path / "x.jsonl", rows), "xguard"), "safety", tmp_path / "s", 2)
-    prompt = load_suite(tmp_path / "s", Safety(), "steering").prompts[0]
-    assert prompt.turns[1] == "and then ?"
-    assert prompt.attributes["unlabelled"] == ["pressure", "concealment"]
-
-
-def test_other_columns_of_a_suite_may_hold_anything(tmp_path):
-    from datetime import datetime
-
-    rows = [{"conversations": [{**TALK[0], "value": f"hello {i}"}, *TALK[1:]]} for i in range(3)]
-    table = pa.Table.from_pylist(
-        [{**r, "at": datetime(2024, 1, 1), "raw": b"\xff", "score": float("nan")} for r in rows]
-    )
-    pq.write_table(table, tmp_path / "x.parquet")
-    dump(tmp_path / "x.jsonl", rows)
-    for name in ("x.parquet", "x.jsonl"):
-        assert (
-            import_suite(
-                job(tmp_path / name, "xguard"), "safety", tmp_path / f"{name}.suite", 1
-            ).rows
-            == 3
-        )
-    text = [
-        (tmp_path / f"{name}.suite" / "audit.jsonl").read_text()
-        for name in ("x.parquet", "x.jsonl")
-    ]
-    assert text[0] == text[1]
-
-
-def test_shapes_go_where_they_belong(tmp_path):
-    source = dump(tmp_path / "x.jsonl", [{"prompt": "hi"}])
-    with pytest.raises(UsageError, match=r"prompts without answers(.|\n)*--suite OBJECTIVE"):
-        import_rows(job(source, "or-bench-80k"), tmp_path / "r.jsonl")
-    with pytest.raises(UsageError, match="makes prompts of over_refusal, not of safety"):
-        import_suite(job(source, "or-bench-80k"), "safety", tmp_path / "s", 2)
-    with pytest.raises(UsageError, match="verifiable constraints come with their parameters"):
-        import_suite(job(source, "tulu-if"), "instruction_following", tmp_path / "s", 2)
-    with pytest.raises(UsageError, match="no such shape; there are chat"):
-        import_rows(job(source, "xml"), tmp_path / "r.jsonl")

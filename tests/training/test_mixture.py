@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mosaic.core.errors import UsageError
 from mosaic.core.types.data import Focus, Mixture
-from training.data.curate import check_mixture, curate, mix, quotas, write_training_set
+from training.data.curate import check_mixture, curate, quotas, splitmix64, write_training_set
 from training.data.pool import build_pool
 
 
@@ -199,7 +199,7 @@ def test_source_order_does_not_matter(small_pool, tmp_path, rows, jsonl):
 
 
 def test_the_order_key_is_fixed_arithmetic():
-    keys = mix(np.array([0, 1, 2**63], np.uint64), 7)
+    keys = splitmix64(np.array([0, 1, 2**63], np.uint64), 7)
     assert [int(k) for k in keys] == [
         4659817285964113758,
         16920444926201547018,

@@ -1,6 +1,6 @@
 """The seam of execution: jobs go in, their results come out. Light to import.
 
-`submit` hands a job over and returns at once where the executor can run it elsewhere; `wait`
+`submit` hands a job over and returns at once if the executor can run it elsewhere; `wait`
 returns when all handles are done. A job is named by its digest, and submitting it again is
 harmless. Workers return results: the controller stays the only writer of journal and store.
 """

@@ -29,7 +29,9 @@ class InlineExecutor:
     def submit(
         self, job: TrainJob, place: Workplace, progress: Progress | None = None
     ) -> InlineHandle:
+        """Remember the job; nothing runs yet."""
         return InlineHandle(job, place, progress)
 
     def wait(self, handles: Sequence[InlineHandle], stopping: Stopping) -> list[TrainResult]:
+        """Train one job after the other; the first failure leaves the rest untrained."""
         return [worker.train(h.work, h.place, h.progress, stopping) for h in handles]

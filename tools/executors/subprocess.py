@@ -14,18 +14,21 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from pydantic import ValidationError
 
 from mosaic.core import errors
 from mosaic.core.errors import MosaicError, StopRequested, TrainingError
+from mosaic.core.types.base import JsonObject
 from mosaic.core.types.runs import TrainJob, TrainResult, Workplace
 from tools.executors.base import SubprocessExecutorConfig
 from training import worker
 from training.methods.base import Progress, Stopping
-from training.methods.failures import NO_MEMORY
+from training.methods.failures import says_no_memory
 
 POLL = 0.5
 GRACE = 60.0
+BLOCK = 65536
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,10 @@ class ChildHandle:
 
 
 class SubprocessExecutor:
-    """Runs the trainer in a child. Its stderr goes to `<logs>/train.log`; its whole group ends with it."""
+    """Runs each job in a child.
+
+    Its stderr goes to `<logs>/train.log`; its whole process group ends with it.
+    """
 
     def __init__(self, config: SubprocessExecutorConfig, logs: Path) -> None:
         self.config = config
@@ -81,65 +87,67 @@ class SubprocessExecutor:
 
     def _result(self, handle: ChildHandle, stopping: Stopping) -> TrainResult:
         """What one child leaves. Raises its own failure, or TrainingError for how it died."""
-        error = self._follow(handle.child, handle.progress, stopping)
+        failure = self._follow(handle.child, handle.progress, stopping)
         code = handle.child.wait()
         log, began = handle.log, handle.began
-        if error:
-            raise _expected(error)
+        if failure:
+            raise _exception(failure)
         if code != 0:
             what = f"training {_death(code)}: {_last_line(log, began)} (log: {log})"
-            raise TrainingError(what, _kind(code, log, began))
+            raise TrainingError(what, _kind_of_death(code, log, began))
         if not handle.result.is_file():
             what = f"training ended well but left no result (log: {log})"
             raise TrainingError(what, "no_adapter")
         return TrainResult.model_validate_json(handle.result.read_text())
 
     def _follow(
-        self,
-        child: subprocess.Popen[bytes],
-        progress: Progress | None,
-        stopping: Stopping,
-    ) -> dict[str, Any] | None:
-        """Pass progress on until the child closes its stdout; its own word on a failure, if it left one."""
+        self, child: subprocess.Popen[bytes], progress: Progress | None, stopping: Stopping
+    ) -> worker.Failure | None:
+        """Pass progress on until the child closes its stdout; its own word on a failure, if any.
+
+        Raises TrainingError (`hang`) or StopRequested when a time limit is over.
+        """
         assert child.stdout is not None
         started = beat = time.monotonic()
         told: float | None = None
-        error, buffer = None, b""
+        failure: worker.Failure | None = None
+        unfinished = b""
         with selectors.DefaultSelector() as selector:
             selector.register(child.stdout, selectors.EVENT_READ)
             while True:
                 ready = selector.select(POLL)
                 now = time.monotonic()
                 if ready:
-                    data = os.read(child.stdout.fileno(), 65536)
+                    data = os.read(child.stdout.fileno(), BLOCK)
                     if not data:
-                        return error
-                    *lines, buffer = (buffer + data).split(b"\n")
-                    for event in (_event(line) for line in lines):
+                        return failure
+                    *lines, unfinished = (unfinished + data).split(b"\n")
+                    for line in lines:
+                        event = _event(line)
                         if event is None:
                             continue
                         beat = now
                         if "error" in event:
-                            error = event
+                            failure = _failure(event) or failure
                         elif progress:
                             progress(event)
                 elif child.poll() is not None:
-                    return error  # a grandchild may hold the pipe open
+                    return failure  # a grandchild may hold the pipe open
                 if told is None and stopping():
                     child.send_signal(signal.SIGTERM)
                     told = now
-                self._limits(now - started, now - beat, None if told is None else now - told)
+                self._check_limits(now - started, now - beat, None if told is None else now - told)
 
-    def _limits(self, running: float, silent: float, told: float | None) -> None:
+    def _check_limits(self, running: float, silent: float, told: float | None) -> None:
+        """Seconds since the start, since the last line and since the request to stop, if any."""
         limit, heartbeat = self.config.max_seconds, self.config.heartbeat_seconds
         if told is not None and told > GRACE:
             raise StopRequested(
                 "training was asked to stop and did not; it continues from its last checkpoint"
             )
         if limit is not None and running > limit:
-            raise TrainingError(
-                f"training ran longer than executor.max_seconds = {limit:g}", "hang"
-            )
+            what = f"training ran longer than executor.max_seconds = {limit:g}"
+            raise TrainingError(what, "hang")
         if heartbeat is not None and silent > heartbeat:
             what = f"training showed no progress for executor.heartbeat_seconds = {heartbeat:g}"
             raise TrainingError(what, "hang")
@@ -156,7 +164,7 @@ def _absolute(place: Workplace) -> Workplace:
     return Workplace(paths=paths, out=out, work=work)
 
 
-def _event(line: bytes) -> dict[str, Any] | None:
+def _event(line: bytes) -> JsonObject | None:
     """A line of progress, or None for what libraries print."""
     try:
         event = json.loads(line)
@@ -165,16 +173,24 @@ def _event(line: bytes) -> dict[str, Any] | None:
     return event if isinstance(event, dict) else None
 
 
-def _expected(error: dict[str, Any]) -> MosaicError | OSError:
-    """The child's own exception, by its class name in the family of failures; a full disk is an OSError."""
-    if error["error"] == "OSError":
-        return OSError(error["errno"], error["message"])
-    if error["error"] == "TrainingError":
-        return TrainingError(error["message"], error["failure"])
-    kind = getattr(errors, str(error["error"]), None)
+def _failure(event: JsonObject) -> worker.Failure | None:
+    """The child's word on its failure, or None for a library's own JSON with an `error` in it."""
+    try:
+        return worker.Failure.model_validate(event)
+    except ValidationError:
+        return None
+
+
+def _exception(failure: worker.Failure) -> MosaicError | OSError:
+    """The child's own exception, found by its class name; a full disk is an OSError."""
+    if failure.error == "OSError":
+        return OSError(failure.errno, failure.message)
+    if failure.error == "TrainingError":
+        return TrainingError(failure.message, failure.failure or "error")
+    kind = getattr(errors, failure.error, None)
     if isinstance(kind, type) and issubclass(kind, MosaicError):
-        return kind(error["message"])
-    return TrainingError(error["message"])
+        return kind(failure.message)
+    return TrainingError(failure.message)
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
@@ -187,23 +203,26 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 
 def _death(code: int) -> str:
+    """How a child with this exit code ended, in words."""
     if code == -signal.SIGKILL:
         return "was killed (signal 9; often the machine ran out of memory)"
-    return f"was ended by signal {-code}" if code < 0 else f"failed with exit code {code}"
+    if code < 0:
+        return f"was ended by signal {-code}"
+    return f"failed with exit code {code}"
 
 
-def _kind(code: int, log: Path, began: int) -> str:
+def _kind_of_death(code: int, log: Path, began: int) -> str:
+    """The one word for how a child ended that could not say so itself."""
     if code < 0:
         return "killed"
     text = _tail(log, began)
-    return (
-        "out_of_memory"
-        if "MemoryError" in text or any(sign in text.lower() for sign in NO_MEMORY)
-        else "error"
-    )
+    if "MemoryError" in text or says_no_memory(text):
+        return "out_of_memory"
+    return "error"
 
 
 def _tail(log: Path, began: int) -> str:
+    """What was written to the log since a child began."""
     with log.open("rb") as stream:
         stream.seek(began)
         return stream.read().decode(errors="replace")

@@ -1,47 +1,59 @@
-"""Contamination: how much of a suite stands in the pool, word for word.
+"""Contamination: how much of a suite is in the pool, word for word.
 
-A prompt is contaminated by a pool row that shares half of its words or more, in runs of 13 words (the 13-gram overlap
-of GPT-3's appendix C, arXiv 2005.14165, judged against one training row at a time as Tulu 3 does, arXiv 2411.15124) or
-in whole turns that are too short for such a run, 13 words at least in all; or whose user turns are the prompt's. Words
-are lower-case letters and digits; what stands between them is no difference. A character of a script without spaces
-(Chinese, Japanese, Thai, Lao, Khmer, Burmese) is a word of its own: else a whole clause would be one. Only user turns
-are compared: answers share phrases without giving a prompt away.
+A prompt is contaminated by a pool row that shares half of its words or more, at least 13 in all.
+Words are shared in runs of 13, or in whole turns that are too short for such a run. This is the
+13-gram overlap of GPT-3's appendix C (arXiv 2005.14165), judged against one training row at a time
+as Tulu 3 does (arXiv 2411.15124). A prompt is also contaminated by a row with the same user turns.
 
-MinHash was the other choice. It estimates the likeness of whole texts, and a prompt that hides in a long chat is unlike
-that chat; it also needs a signature per pool row, where this needs one pass with a table of the suites alone.
+Words are lower-case letters and digits; what stands between them makes no difference. In a script
+without spaces (Chinese, Japanese, Thai, Lao, Khmer, Burmese) every character is a word: else a
+whole clause would be one. Only user turns are compared: answers share phrases without giving a
+prompt away.
+
+MinHash was the other choice. It estimates the likeness of whole texts, and a prompt that hides in
+a long chat is unlike that chat. It also needs a signature per pool row, where this needs one pass
+with a table of the suites alone.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
+from mosaic.core.types.base import JsonObject
 from mosaic.core.types.evaluation import Prompt
-from training.data.build import ROWS
+from training.data.pool_format import ROWS
 
 LENGTH = 13
 COVERED = 0.5
 SHOWN = 20
+BATCH = 2048
 END, UNKNOWN = 0, -1
 TOKEN = re.compile(r"\w+|\0")
 SPACELESS = re.compile(
-    "([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
-    "\ua9e0-\ua9ff\uaa60-\uaa7f\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff])"
+    "([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff"
+    "\u3400-\u4dbf\u4e00-\u9fff\ua9e0-\ua9ff\uaa60-\uaa7f\uf900-\ufaff\uff66-\uff9f"
+    "\U00020000-\U0003ffff])"
 )
 Ids = npt.NDArray[np.int64]
+Asked = tuple[str, Sequence[str]]
+"""A pool row as it is compared: its id and its user turns."""
 
 
 @dataclass(frozen=True)
-class Hit:
-    """The pool row that covers most of a prompt; `covered` is the share of the prompt's words in it."""
+class Overlap:
+    """The pool row that covers most of a prompt.
+
+    `covered` is the share of the prompt's words that are in it, 0-1.
+    """
 
     prompt: str
     row: str
@@ -49,30 +61,40 @@ class Hit:
 
 
 @dataclass
-class Found:
-    """One suite: its prompts, those contaminated, worst first."""
+class SuiteOverlap:
+    """One suite: how many prompts it has, and those contaminated, worst first."""
 
     objective: str
     role: str
     prompts: int
-    hits: list[Hit] = field(default_factory=list)
+    hits: list[Overlap] = field(default_factory=list)
 
     @property
     def share(self) -> float:
+        """Contaminated prompts over prompts."""
         return len(self.hits) / self.prompts if self.prompts else 0.0
 
-    def data(self) -> dict[str, Any]:
-        shown = [
-            {"prompt": h.prompt, "row": h.row, "covered": round(h.covered, 3)}
-            for h in self.hits[:SHOWN]
-        ]
-        return {"objective": self.objective, "role": self.role, "prompts": self.prompts,
-                "contaminated": len(self.hits), "share": round(self.share, 4), "worst": shown}  # fmt: skip
+    def data(self) -> JsonObject:
+        """Plain JSON data with the worst prompts, for a report."""
+        worst: list[JsonObject] = []
+        for hit in self.hits[:SHOWN]:
+            worst.append({"prompt": hit.prompt, "row": hit.row, "covered": round(hit.covered, 3)})
+        return {
+            "objective": self.objective,
+            "role": self.role,
+            "prompts": self.prompts,
+            "contaminated": len(self.hits),
+            "share": round(self.share, 4),
+            "worst": list(worst),
+        }
 
 
 class _Table:
-    """All runs of 13 words of the suites, by hash and word for word; their whole requests; their turns that are too
-    short for a run."""
+    """What is looked up in the pool: everything the suites' prompts say.
+
+    `runs` are all runs of 13 words, word for word, and `hashes` the same by hash; `whole` are
+    whole requests; `turns` are turns too short for a run.
+    """
 
     def __init__(self, prompts: Sequence[Prompt]) -> None:
         self.vocabulary: dict[str, int] = {"\0": END}
@@ -82,36 +104,47 @@ class _Table:
         turns: dict[bytes, Counter[int]] = {}
         hashes = [np.zeros(0, np.uint64)]
         for number, prompt in enumerate(prompts):
-            tokens = _tokens(prompt.turns)
-            ids = np.array(
-                [self.vocabulary.setdefault(t, len(self.vocabulary)) for t in tokens], np.int64
-            )
+            ids = self._learn(_tokens(prompt.turns))
             self.sizes.append(int((ids > END).sum()))
             starts = _whole_runs(ids)
             for start in starts:
-                self.runs.setdefault(ids[start : start + LENGTH].tobytes(), []).append(
-                    (number, int(start))
-                )
+                run = ids[start : start + LENGTH].tobytes()
+                self.runs.setdefault(run, []).append((number, int(start)))
             if len(starts):
                 hashes.append(_hashes(ids)[starts])
             self.whole.setdefault(ids.tobytes(), []).append(number)
             for start, end in _short_turns(np.flatnonzero(ids == END) + 1):
-                turns.setdefault(ids[start:end].tobytes(), Counter())[number] += end - start - 1
-        self.turns = {
-            key: (np.array([*found]), np.array([*found.values()], np.uint16))
-            for key, found in turns.items()
-        }
+                counts = turns.setdefault(ids[start:end].tobytes(), Counter())
+                counts[number] += end - start - 1
+        self.turns: dict[bytes, tuple[Ids, npt.NDArray[np.uint16]]] = {}
+        for key, counts in turns.items():
+            self.turns[key] = (np.array([*counts]), np.array([*counts.values()], np.uint16))
         self.enough = np.array([max(LENGTH, COVERED * size) for size in self.sizes])
         self.hashes = np.unique(np.concatenate(hashes))
 
+    def _learn(self, tokens: Sequence[str]) -> Ids:
+        """Tokens as numbers; new ones get the next."""
+        vocabulary = self.vocabulary
+        return np.array([vocabulary.setdefault(t, len(vocabulary)) for t in tokens], np.int64)
 
-def _tokens(turns: Sequence[str]) -> list[str]:
-    """Words of all turns, each turn closed by a NUL, which no word has."""
-    return TOKEN.findall("".join(_spaced(turn.replace("\0", " ")) + "\0" for turn in turns).lower())
+    def look_up(self, tokens: Sequence[str]) -> Ids:
+        """Tokens as numbers, -1 for those in no prompt."""
+        get = self.vocabulary.get
+        return np.array([get(token, UNKNOWN) for token in tokens], np.int64)
+
+
+def _tokens(turns: Iterable[str]) -> list[str]:
+    """Words of all turns, each turn closed by a NUL, which no word has.
+
+    >>> _tokens(["How are you?", "Well."])
+    ['how', 'are', 'you', '\\x00', 'well', '\\x00']
+    """
+    closed = [_spaced(turn.replace("\0", " ")) + "\0" for turn in turns]
+    return TOKEN.findall("".join(closed).lower())
 
 
 def _spaced(turn: str) -> str:
-    """The turn with spaces around characters that are words; most turns are ASCII and need no look."""
+    """The turn with spaces around characters that are words; ASCII needs no look."""
     return turn if turn.isascii() else SPACELESS.sub(r" \1 ", turn)
 
 
@@ -124,7 +157,10 @@ def _whole_runs(ids: Ids) -> npt.NDArray[np.int64]:
 
 
 def _short_turns(ends: Ids) -> Iterator[tuple[int, int]]:
-    """(start, end) of each turn that has words, but fewer than a run; `end` is behind its closing NUL."""
+    """(start, end) of each turn that has words, but fewer than a run.
+
+    `ends` are the places behind the closing NULs.
+    """
     lengths = np.diff(ends, prepend=0)
     for place in np.flatnonzero((lengths > 1) & (lengths <= LENGTH)).tolist():
         yield int(ends[place] - lengths[place]), int(ends[place])
@@ -134,7 +170,7 @@ _POWERS = np.array([pow(0x9E3779B97F4A7C15, k + 1, 2**64) for k in range(LENGTH)
 
 
 def _hashes(ids: Ids) -> npt.NDArray[np.uint64]:
-    """A hash of every run; equal runs have equal hashes, and what a hash finds is compared word for word."""
+    """A hash of every run. Equal runs have equal hashes; what a hash finds is compared by words."""
     size = len(ids) - LENGTH + 1
     values = ids.astype(np.uint64)
     total = np.zeros(max(size, 0), np.uint64)
@@ -144,80 +180,82 @@ def _hashes(ids: Ids) -> npt.NDArray[np.uint64]:
 
 
 def contamination(
-    suites: Mapping[str, Mapping[str, Sequence[Prompt]]], rows: Iterable[tuple[str, Sequence[str]]]
-) -> list[Found]:
-    """What of each suite (objective -> role -> prompts) stands in pool rows, given as (id, user turns)."""
-    found: list[Found] = []
+    suites: Mapping[str, Mapping[str, Sequence[Prompt]]], rows: Iterable[Asked]
+) -> list[SuiteOverlap]:
+    """What of each suite (objective -> role -> prompts) is in pool rows, in the order given."""
+    overlaps: list[SuiteOverlap] = []
     owners: list[int] = []
     prompts: list[Prompt] = []
     for objective, roles in suites.items():
         for role, some in roles.items():
-            owners += [len(found)] * len(some)
+            owners += [len(overlaps)] * len(some)
             prompts += list(some)
-            found.append(Found(objective, role, len(some)))
+            overlaps.append(SuiteOverlap(objective, role, len(some)))
     table = _Table(prompts)
-    best: dict[int, Hit] = {}
+    best: dict[int, Overlap] = {}
     for batch in _batched(rows):
         for number, row, covered in _search(table, batch):
             if covered >= COVERED and (number not in best or covered > best[number].covered):
-                best[number] = Hit(prompts[number].id, row, covered)
+                best[number] = Overlap(prompts[number].id, row, covered)
     for number, hit in best.items():
-        found[owners[number]].hits.append(hit)
-    for one in found:
-        one.hits.sort(key=lambda h: (-h.covered, h.prompt))
-    return found
+        overlaps[owners[number]].hits.append(hit)
+    for suite in overlaps:
+        suite.hits.sort(key=lambda hit: (-hit.covered, hit.prompt))
+    return overlaps
 
 
-def _batched(
-    rows: Iterable[tuple[str, Sequence[str]]], size: int = 2048
-) -> Iterator[list[tuple[str, Sequence[str]]]]:
-    batch = []
-    for row in rows:
-        batch.append(row)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
+def _batched(rows: Iterable[Asked]) -> Iterator[list[Asked]]:
+    remaining = iter(rows)
+    while batch := list(itertools.islice(remaining, BATCH)):
         yield batch
 
 
-def _search(
-    table: _Table, batch: Sequence[tuple[str, Sequence[str]]]
-) -> Iterator[tuple[int, str, float]]:
-    """(prompt, row id, share of the prompt's words covered) for every prompt that a row of the batch touches."""
-    get = table.vocabulary.get
-    ids = np.array(
-        [get(t, UNKNOWN) for t in _tokens([turn for _, turns in batch for turn in turns])], np.int64
-    )
+def _search(table: _Table, batch: Sequence[Asked]) -> Iterator[tuple[int, str, float]]:
+    """(prompt, row id, share of the prompt's words covered) for each prompt that a row touches."""
+    texts: list[str] = []
+    ends_of_rows = [0]
+    for _, turns in batch:
+        texts += turns
+        ends_of_rows.append(len(texts))
+    ids = table.look_up(_tokens(texts))
     ends = np.flatnonzero(ids == END) + 1
-    bounds = np.concatenate([[0], ends])[np.cumsum([0] + [len(turns) for _, turns in batch])]
+    bounds = np.concatenate([[0], ends])[ends_of_rows]
     for place, (row, _) in enumerate(batch):
         key = ids[bounds[place] : bounds[place + 1]].tobytes()
         for number in table.whole.get(key, ()) if key else ():
             yield number, row, 1.0
     short = _short_words(table, ids, ends, bounds)
-    covered: dict[tuple[int, int], set[int]] = {}
-    starts = _whole_runs(ids)
-    if len(starts) and len(table.hashes):
-        hashes = _hashes(ids)[starts]
-        at = np.minimum(np.searchsorted(table.hashes, hashes), len(table.hashes) - 1)
-        hits = starts[table.hashes[at] == hashes]
-        owners = np.searchsorted(bounds, hits, side="right") - 1
-        for start, owner in zip(hits.tolist(), owners.tolist(), strict=True):
-            for number, position in table.runs.get(ids[start : start + LENGTH].tobytes(), ()):
-                covered.setdefault((owner, number), set()).update(
-                    range(position, position + LENGTH)
-                )
+    covered = _covered_by_runs(table, ids, bounds)
     for owner, number in np.argwhere(short >= table.enough).tolist():
         covered.setdefault((owner, number), set())
-    for (owner, number), seen in covered.items():
-        yield number, batch[owner][0], (len(seen) + int(short[owner, number])) / table.sizes[number]
+    for (owner, number), words in covered.items():
+        shared = len(words) + int(short[owner, number])
+        yield number, batch[owner][0], shared / table.sizes[number]
+
+
+def _covered_by_runs(table: _Table, ids: Ids, bounds: Ids) -> dict[tuple[int, int], set[int]]:
+    """(row, prompt) -> places of the prompt's words in runs of 13 that the row has too."""
+    covered: dict[tuple[int, int], set[int]] = {}
+    starts = _whole_runs(ids)
+    if not len(starts) or not len(table.hashes):
+        return covered
+    hashes = _hashes(ids)[starts]
+    at = np.minimum(np.searchsorted(table.hashes, hashes), len(table.hashes) - 1)
+    hits = starts[table.hashes[at] == hashes]
+    owners = np.searchsorted(bounds, hits, side="right") - 1
+    for start, owner in zip(hits.tolist(), owners.tolist(), strict=True):
+        run = ids[start : start + LENGTH].tobytes()
+        for number, position in table.runs.get(run, ()):
+            words = covered.setdefault((owner, number), set())
+            words.update(range(position, position + LENGTH))
+    return covered
 
 
 def _short_words(table: _Table, ids: Ids, ends: Ids, bounds: Ids) -> npt.NDArray[np.uint16]:
     """Rows x prompts: words of the prompt in those of its short turns that the row has too.
 
-    A matrix, since greetings stand in most rows and most prompts: a pair at a time would take minutes.
+    A matrix, since greetings are in most rows and most prompts: a pair at a time would take
+    minutes.
     """
     words = np.zeros((len(bounds) - 1, len(table.sizes)), np.uint16)
     rows: dict[bytes, set[int]] = {}
@@ -231,8 +269,8 @@ def _short_words(table: _Table, ids: Ids, ends: Ids, bounds: Ids) -> npt.NDArray
     return words
 
 
-def touched(prompts: Sequence[Prompt]) -> Callable[[Sequence[tuple[str, Sequence[str]]]], set[str]]:
-    """A function from pool rows, as (id, user turns), to the ids of those that contaminate one of the prompts."""
+def touched(prompts: Sequence[Prompt]) -> Callable[[Sequence[Asked]], set[str]]:
+    """A function from pool rows to the ids of those that contaminate one of the prompts."""
     table = _Table(prompts)
     return lambda batch: {row for _, row, covered in _search(table, batch) if covered >= COVERED}
 
@@ -240,8 +278,7 @@ def touched(prompts: Sequence[Prompt]) -> Callable[[Sequence[tuple[str, Sequence
 def pool_requests(pool: Path) -> Iterator[tuple[str, list[str]]]:
     """(id, user turns) of every row of a pool folder, a batch in memory at a time."""
     file = pq.ParquetFile(pool / ROWS)
-    for batch in file.iter_batches(batch_size=2048, columns=["id", "messages"], use_threads=False):
-        for identifier, messages in zip(
-            batch["id"].to_pylist(), batch["messages"].to_pylist(), strict=True
-        ):
+    for batch in file.iter_batches(batch_size=BATCH, columns=["id", "messages"], use_threads=False):
+        identifiers = batch["id"].to_pylist()
+        for identifier, messages in zip(identifiers, batch["messages"].to_pylist(), strict=True):
             yield identifier, [m["content"] for m in messages if m["role"] == "user"]

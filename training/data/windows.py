@@ -1,8 +1,11 @@
-"""Long chats as windows of whole turns. A turn is a user message and all that follows until the next.
+"""Long chats as windows of whole turns.
 
-System messages are repeated in every window. Windows start every second turn (MOSAIC's stride), take turns while
-they fit, and end with the chat: no window is a part of another, and every turn that fits the limit is in one. Where
-two neighbouring turns do not fit together, a window also starts at the turn that would otherwise be lost.
+A turn is a user message and all that follows until the next.
+
+System messages are repeated in every window. Windows start every second turn (MOSAIC's stride),
+take turns while they fit, and end with the chat: no window is part of another, and every turn that
+fits the limit is in one. If two neighbouring turns do not fit together, a window also starts at
+the turn that would otherwise be lost.
 """
 
 from __future__ import annotations
@@ -10,17 +13,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cache
 
-Chat = list[dict[str, str]]
+from training.models.chat_template import Chat
+
 Count = Callable[[Sequence[Chat]], list[int]]
 STRIDE = 2
 
 
 def turns_of(messages: Chat) -> tuple[Chat, list[Chat]]:
     """(system messages, turns)."""
-    system = [m for m in messages if m["role"] == "system"]
+    system: Chat = []
     turns: list[Chat] = []
     for message in messages:
         if message["role"] == "system":
+            system.append(message)
             continue
         if message["role"] == "user" or not turns:
             turns.append([])
@@ -31,8 +36,16 @@ def turns_of(messages: Chat) -> tuple[Chat, list[Chat]]:
 def spans(
     lengths: Sequence[int], limit: int, fitting: Callable[[int, int], int] = lambda start, end: end
 ) -> list[tuple[int, int]]:
-    """(start, end) of each window over turns of the given lengths; a turn above the limit is in none. `fitting` says
-    where a window really ends, where turns together are not as long as one by one."""
+    """(start, end) of each window over turns of the given lengths.
+
+    A turn above the limit is in none. `fitting(start, end)` says where a window really ends, for
+    turns that are not as long together as one by one.
+
+    >>> spans([4, 4, 4, 4, 4], limit=12)
+    [(0, 3), (2, 5)]
+    >>> spans([4, 20, 4], limit=12)
+    [(0, 1), (2, 3)]
+    """
     found: list[tuple[int, int]] = []
     start, last = 0, len(lengths)
     while start < last:
@@ -46,45 +59,62 @@ def spans(
             found.append((start, end))
         if end == last:
             break
-        start = max(start + 1, min(start + STRIDE, end if end > start else start + 1))
+        reached = end if end > start else start + 1
+        start = max(start + 1, min(start + STRIDE, reached))
     return found
 
 
 def windows(messages: Chat, limit: int, count: Count) -> tuple[list[tuple[Chat, int]], int]:
-    """(messages, tokens) of each window of a chat that is longer than `limit`, and how many turns are in none of them,
-    being above the limit.
+    """(messages, tokens) of each window of a chat, and how many turns are in none of them.
 
-    Turns are counted once each, and what a template puts before every chat (system messages, a date) by how much shorter
-    the first two are together. Where a window's joint count is not what follows from these, its end is searched for.
+    The chat is longer than `limit`, and so is every turn that is left out.
+
+    Each turn is counted once. What a template puts before every chat (system messages, a date) is
+    how much shorter the first two turns are together. If a window's joint count is not what
+    follows from these, its end is searched for.
     """
     system, turns = turns_of(messages)
     alone = count([system + turn for turn in turns])
     together = count([system + turns[0] + turns[1]])[0] if len(turns) > 1 else sum(alone)
-    # A template that drops the reasoning of all turns but the last makes them much shorter together: no turn is nothing.
+    # A template that drops the reasoning of all turns but the last makes them much shorter
+    # together. Still, every turn is at least one token long.
     overhead = min(sum(alone[:2]) - together, min(alone) - 1)
-    lengths = [n - overhead for n in alone]
+    lengths = [tokens - overhead for tokens in alone]
 
     @cache
     def joint(start: int, end: int) -> tuple[Chat, int]:
-        chat = system + [m for turn in turns[start:end] for m in turn]
+        """Turns [start, end) as one chat, and its tokens."""
+        chat = list(system)
+        for turn in turns[start:end]:
+            chat += turn
         return chat, count([chat])[0]
 
+    def fits(start: int, end: int) -> bool:
+        return joint(start, end)[1] <= limit
+
     def fitting(start: int, end: int) -> int:
+        """The greatest end that fits: first by steps that double, then by halves."""
         if end == start:
             return end
-        # The greatest end that fits: steps that double, from the prediction or from one turn, which fits; then halves.
-        fits, step = end if joint(start, end)[1] <= limit else start + 1, 1
-        while fits + step <= len(turns) and joint(start, fits + step)[1] <= limit:
-            fits, step = fits + step, 2 * step
-        above = min(fits + step, len(turns) + 1)
-        while above - fits > 1:
-            middle = (fits + above) // 2
-            fits, above = (middle, above) if joint(start, middle)[1] <= limit else (fits, middle)
-        return fits
+        # The prediction is where the steps begin; one turn alone is known to fit.
+        good = end if fits(start, end) else start + 1
+        step = 1
+        while good + step <= len(turns) and fits(start, good + step):
+            good, step = good + step, 2 * step
+        bad = min(good + step, len(turns) + 1)
+        while bad - good > 1:
+            middle = (good + bad) // 2
+            if fits(start, middle):
+                good = middle
+            else:
+                bad = middle
+        return good
 
-    found = spans(lengths, limit - overhead, fitting)
-    covered = {turn for start, end in found for turn in range(start, end)}
-    kept = [joint(start, end) for start, end in found]
-    return [(c, n) for c, n in kept if any(m["role"] == "assistant" for m in c)], len(turns) - len(
-        covered
-    )
+    covered: set[int] = set()
+    kept: list[tuple[Chat, int]] = []
+    for start, end in spans(lengths, limit - overhead, fitting):
+        covered.update(range(start, end))
+        chat, tokens = joint(start, end)
+        if any(message["role"] == "assistant" for message in chat):
+            kept.append((chat, tokens))
+    return kept, len(turns) - len(covered)

@@ -1,6 +1,7 @@
-"""Can vLLM serve what this recipe trains? Asked before training, so that no round is lost to an adapter nobody can load.
+"""Can vLLM serve what a recipe trains?
 
-The limits are vLLM's (0.31 to 0.33, its LoRA config and PEFT helper).
+Asked before training, so that no round is lost to an adapter that nobody can load. The limits are
+those of vLLM 0.31 to 0.33, from its LoRA config and its PEFT helper.
 """
 
 from __future__ import annotations
@@ -13,10 +14,14 @@ RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 
 def check_servable(config: Recipe) -> int:
-    """The `--max-lora-rank` a server needs for adapters of this recipe. UsageError where vLLM could not load them.
+    """The `--max-lora-rank` that a server needs for adapters of this recipe.
 
-    Everything else of the recipe is fixed by the trainer and fits: linear layers only, no bias, no DoRA, no extra
-    modules, the default initialisation. `eval.generators.vllm.check_adapter_recipe` holds each adapter to that again.
+    The trainer fixes everything else so that it fits: linear layers only, no bias, no DoRA, no
+    extra modules, the default initialisation. `eval.generators.vllm.check_adapter_recipe` checks
+    each adapter for that again. Raises UsageError if vLLM could not load the adapters.
+
+    >>> check_servable(Recipe(lora_r=12))
+    16
     """
     for rank in RANKS:
         if config.lora_r <= rank:

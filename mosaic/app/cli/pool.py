@@ -1,37 +1,39 @@
-"""The commands of `pool`, but for `label`, which is a judge's."""
+"""The commands of `pool`, and `curate`, which draws from one."""
 
 from __future__ import annotations
 
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mosaic.app.cli.options import MATERIAL, Config, Json, Overrides
 from mosaic.app.terminal import emit, say, show, table
 from mosaic.core.errors import UsageError
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+if TYPE_CHECKING:
+    from mosaic.core.types.data import CurationReport
+    from training.data.pool import PoolStats
+
+commands = typer.Typer()
+group = typer.Typer(
+    no_args_is_help=True, help="Pools: build them from files of chats, count what they hold."
+)
 SHAPES = (
     "chat, sharegpt, xguard, alpaca, tulu-if or map (pool rows; with --suite also prompts); "
     "ifeval, or-bench-80k, or-bench-hard-1k or or-bench-toxic (prompts)."
 )
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands to the `pool` group."""
-    app.command("import")(import_)
-    app.command("build")(build)
-    app.command("stats")(stats)
-    app.command("contamination")(contamination)
-
-
+@group.command("import")
 def import_(
     sources: Annotated[
         list[str],
         typer.Argument(
-            help="Files (.jsonl, .json, .csv, .parquet), a `datasets` folder, or hub:owner/name@REVISION."
+            help="Files (.jsonl, .json, .csv, .parquet), a `datasets` folder, "
+            "or hub:owner/name@REVISION."
         ),
     ],
     shape: Annotated[str, typer.Option("--as", help=f"The shape of a row: {SHAPES}")],
@@ -48,7 +50,8 @@ def import_(
         str | None,
         typer.Option(
             "--map",
-            help="With --as map: messages=F,role=F,content=F or prompt=F,response=F[,system=F]; id=F.",
+            help="With --as map: messages=F,role=F,content=F or "
+            "prompt=F,response=F[,system=F]; id=F.",
         ),
     ] = None,
     per_role: Annotated[int, typer.Option(min=1, help="With --suite: prompts in each role.")] = 200,
@@ -76,8 +79,14 @@ def import_(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Make pool rows, or a suite, from files of published shapes. Every bad row is named with file and line."""
-    from training.data.importers.rows import ImportJob, import_rows, import_suite
+    """Make pool rows, or a suite, from files of published shapes.
+
+    Every bad row is named with its file and line.
+    """
+    from mosaic.app.wiring import open_objective
+    from training.data.importers.job import ImportJob
+    from training.data.importers.rows import import_rows
+    from training.data.importers.suites import import_suite
     from training.data.provenance import card_of
 
     job = ImportJob(
@@ -98,7 +107,7 @@ def import_(
     if suite:
         if without or quality is not None or bucket is not None:
             raise UsageError("--without, --quality and --bucket are for pool rows, not for --suite")
-        tally = import_suite(job, suite, out, per_role)
+        tally = import_suite(job, open_objective(suite), out, per_role)
         wrote, next_ = str(out), f"name it as objectives.{suite}.suite in a config"
     else:
         tally = import_rows(job, out, lambda rows: say(f"{rows:,} rows read"))
@@ -115,14 +124,12 @@ def import_(
     say(f"wrote {wrote}; next: {next_}")
 
 
-def contamination(
-    config: Annotated[str, typer.Argument(help="A config file, or `lab`.")],
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="Override a config value: a.b=c.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """How many prompts of each suite stand in the pool (13-gram overlap). Fails above contamination.max_share."""
+@group.command()
+def contamination(config: Config, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Count the prompts of each suite that stand in the pool (13-gram overlap).
+
+    Fails above contamination.max_share.
+    """
     from mosaic.app.config import load_config
     from mosaic.app.validation import contaminated, refuse_contaminated
     from mosaic.app.wiring import open_inputs
@@ -141,6 +148,7 @@ def contamination(
     refuse_contaminated(resolved, found)
 
 
+@group.command()
 def build(
     sources: Annotated[list[Path], typer.Argument(help="JSONL or Parquet files of pool rows.")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the pool.")],
@@ -170,45 +178,145 @@ def build(
     say(f"wrote {out}; name it as `pool` in a config, then: python -m mosaic validate CONFIG")
 
 
+@group.command()
 def stats(pool: Path, as_json: Json = False) -> None:
-    """Rows and tokens by data set and bucket; sources and licences."""
+    """Count rows and tokens by data set and bucket; name sources and licences."""
     from training.data.pool import Pool
 
     _show(Pool.open(pool).stats(), as_json, pool)
 
 
-def _show(stats: dict[str, Any], as_json: bool, pool: Path) -> None:
-    from training.data.build import TOO_LONG
-
-    if stats["too_long"]:
-        words = (
-            "1 row left out: no turn of it"
-            if stats["too_long"] == 1
-            else "{:,} rows left out: no turn of them"
-        )
-        left = words.format(stats["too_long"])
-        say(f"{left} fits in {stats['max_length']:,} tokens; named in {pool / TOO_LONG}")
-    if stats["turns_left_out"]:
-        words = "1 turn" if stats["turns_left_out"] == 1 else f"{stats['turns_left_out']:,} turns"
-        say(
-            f"{words} above {stats['max_length']:,} tokens left out of rows that are kept; named in {pool / TOO_LONG}"
-        )
+def _show(stats: PoolStats, as_json: bool, pool: Path) -> None:
+    """Print what a pool holds; what was left out of it goes to stderr."""
+    for line in _left_out(stats, pool):
+        say(line)
     if as_json:
         emit(stats)
         return
-    rows = [
-        [dataset, bucket, f"{cell['rows']:,}", f"{cell['tokens']:,}"]
-        for dataset, entry in stats["datasets"].items()
-        for bucket, cell in entry["buckets"].items()
-    ]
+    rows = []
+    for dataset, entry in stats["datasets"].items():
+        for bucket, cell in entry["buckets"].items():
+            rows.append([dataset, bucket, f"{cell['rows']:,}", f"{cell['tokens']:,}"])
     table("pool", ["data set", "bucket", "rows", "tokens"], rows)
-    origins = [
-        [o["dataset"], o["source"], o["licence"], f"{o['rows']:,}"] for o in stats["origins"]
-    ]
+    origins = []
+    for origin in stats["origins"]:
+        named = [origin["dataset"], origin["source"], origin["licence"]]
+        origins.append([*named, f"{origin['rows']:,}"])
     table("origins", ["data set", "source", "licence", "rows imported"], origins)
+
+
+def _left_out(stats: PoolStats, pool: Path) -> list[str]:
+    """A line for the rows, and one for the turns, that were too long for the pool."""
+    from training.data.build import TOO_LONG
+
+    named = f"named in {pool / TOO_LONG}"
+    lines = []
+    rows, turns, limit = stats["too_long"], stats["turns_left_out"], stats["max_length"]
+    if rows:
+        what = "1 row left out: no turn of it fits"
+        if rows > 1:
+            what = f"{rows:,} rows left out: no turn of them fits"
+        lines.append(f"{what} in {limit:,} tokens; {named}")
+    if turns:
+        what = "1 turn" if turns == 1 else f"{turns:,} turns"
+        lines.append(f"{what} above {limit:,} tokens left out of rows that are kept; {named}")
+    return lines
+
+
+@group.command()
+def label(
+    sources: Annotated[list[Path], typer.Argument(help="JSONL or Parquet files of pool rows.")],
+    config: Annotated[
+        str,
+        typer.Option("--config", help="A config with the judge, the objectives, their data sets."),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", help="JSONL file of the labelled rows; with --suite a folder.")
+    ],
+    suite: Annotated[
+        str, typer.Option("--suite", help="Label the prompts of this objective's suite folder.")
+    ] = "",
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Score rows once with a judge: quality, bucket and attributes.
+
+    Says first what it will cost. It may be repeated: what is labelled is not asked again.
+    """
+    from mosaic.app.judging import label_pool, label_prompts
+
+    if suite and len(sources) != 1:
+        raise typer.BadParameter(
+            "with --suite name one folder with steering, selection and audit.jsonl"
+        )
+    if suite:
+        done = label_prompts(sources[0], suite, config, overrides or [], out, say)
+        next_ = f"name it as objectives.{suite}.suite"
+    else:
+        done = label_pool(sources, config, overrides or [], out, say)
+        next_ = f"python -m mosaic pool build {out} --model MODEL --out POOL"
+    if as_json:
+        emit(done)
+    else:
+        table("labels", ["", ""], [[name, str(value)] for name, value in done.items()])
+    say(f"wrote {out}; next: {next_}")
+
+
+@commands.command(rich_help_panel=MATERIAL)
+def curate(
+    plan: Annotated[Path, typer.Argument(help="A plan, JSON.")],
+    pool: Annotated[Path, typer.Option("--pool")],
+    budget: Annotated[int, typer.Option("--budget", min=1, help="Tokens.")],
+    out: Annotated[Path, typer.Option("--out", help="Parquet file of the training set.")],
+    seed: Annotated[int, typer.Option("--seed")] = 1,
+    min_quality: Annotated[int, typer.Option("--min-quality", min=1, max=5)] = 4,
+    max_repeat: Annotated[int, typer.Option("--max-repeat", min=1)] = 1,
+    as_json: Json = False,
+) -> None:
+    """Build the training set that a plan asks for; show what was asked and what was delivered."""
+    from mosaic.app.files import read_plan
+    from mosaic.core.types.plans import Limits
+    from training.data.curate import curate as select
+    from training.data.curate import mixture_of, write_training_set
+    from training.data.pool import Pool
+
+    wanted = read_plan(plan)
+    opened = Pool.open(pool)
+    if out.resolve() == plan.resolve() or pool.resolve() in out.resolve().parents:
+        raise UsageError(
+            f"--out {out} would replace the plan or a file of the pool; name another file"
+        )
+    if out.is_dir():
+        raise UsageError(f"--out {out} is a folder; name a file")
+    limits = Limits(min_quality=min_quality, max_repeat=max_repeat)
+    curated = select(opened, mixture_of(wanted, budget, seed, limits))
+    write_training_set(opened, curated, out)
+    if as_json:
+        emit(curated.report.json_data())
+    else:
+        header = ["data set", "bucket", "requested", "selected", "short", "rows", "focus rows"]
+        table("tokens", header, _curation_rows(curated.report))
+    say(f"wrote {out}")
+
+
+def _curation_rows(report: CurationReport) -> list[list[str]]:
+    """A row per bucket, and one for the total."""
+    counts = []
+    for dataset, entry in report.datasets.items():
+        for bucket, of_bucket in entry.buckets.items():
+            counts.append((dataset, bucket, of_bucket))
+    counts.append(("total", "", report.total))
+    rows = []
+    for dataset, bucket, c in counts:
+        tokens = [f"{c.requested:,}", f"{c.selected:,}", f"{c.short:,}"]
+        rows.append([dataset, bucket, *tokens, str(c.rows), str(c.focus_rows)])
+    return rows
 
 
 def _command() -> str:
     """The command of this process as it could be typed again, paths shortened to names."""
-    words = [Path(w).name if "/" in w and not w.startswith("hub:") else w for w in sys.argv[1:]]
-    return "python -m mosaic " + shlex.join(words)
+    shortened = []
+    for word in sys.argv[1:]:
+        is_path = "/" in word and not word.startswith("hub:")
+        shortened.append(Path(word).name if is_path else word)
+    return "python -m mosaic " + shlex.join(shortened)

@@ -1,95 +1,128 @@
-"""The two cards that travel with an export, in the form of the Hugging Face hub: YAML between dashes, then Markdown."""
+"""The two cards that travel with an export, in the form of the Hugging Face hub.
+
+YAML between dashes, then Markdown.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import yaml
 
+from mosaic.app.shapes import Report
+from mosaic.core.types.evaluation import Score
 from mosaic.core.types.plans import ActionPlan
 from mosaic.core.types.runs import Round
 from training.data.provenance import UNKNOWN, Origin
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+NO_POOL = "The pool of the run is not at hand, so its sources and licences are not known here."
 
 
-def front_matter(data: dict[str, Any]) -> list[str]:
+def front_matter(data: Mapping[str, object]) -> list[str]:
     """The metadata header of a card."""
-    return ["---", yaml.safe_dump(data, sort_keys=False, allow_unicode=True).rstrip(), "---", ""]
+    written = yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True)
+    return ["---", written.rstrip(), "---", ""]
 
 
 def cell(text: str) -> str:
-    """A text inside a Markdown table."""
+    """A text inside a Markdown table.
+
+    >>> cell("a|b")
+    'a\\\\|b'
+    """
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
 
 
-def model_card(
-    run: str, base: str, round_: Round, report: dict[str, Any], origins: list[Origin]
-) -> str:
-    """Base, mixture, scores (on audit for the chosen round, else on selection) and the commands that made the adapter.
+def _row(*cells: str) -> str:
+    return "| " + " | ".join(cells) + " |"
 
-    `report` is what `report --json` prints.
+
+def _table(header: Sequence[str]) -> list[str]:
+    """The first two lines of a Markdown table."""
+    return [_row(*header), _row(*["---"] * len(header))]
+
+
+# -- the model card --------------------------------------------------------------------------------
+
+
+def model_card(run: str, base: str, round_: Round, report: Report, origins: list[Origin]) -> str:
+    """Base, mixture, scores and the commands that made the adapter.
+
+    Scores are those on audit for the chosen round, else those on selection.
     """
-    audited = report["audit"] if report["audit"] and report["chosen"] == round_.round else None
+    audited = report.audit is not None and report.chosen == round_.round
     role = "audit" if audited else "selection"
-    scores = {
-        objective: audited["chosen"][objective] if audited else roles["selection"].json_data()
-        for objective, roles in round_.scores.items()
-    }
+    scores = {objective: roles["selection"] for objective, roles in round_.scores.items()}
+    before: dict[str, Score] | None = None
+    if report.audit and audited:
+        scores = {objective: report.audit.chosen[objective] for objective in scores}
+        before = report.audit.base
     results = [
-        {
-            "task": {"type": "text-generation"},
-            "dataset": {"type": "mosaic-suite", "name": f"{objective}, {role}"},
-            "metrics": [
-                {"type": "mosaic-score", "value": round(score["mean"], 4), "name": "mean, 1 to 5"}
-            ],
-        }
-        for objective, score in scores.items()
-        if score["mean"] is not None
+        _result(o, role, score.mean) for o, score in scores.items() if score.mean is not None
     ]
-    licences = sorted({o.licence for o in origins})
-    header: dict[str, Any] = {
+    header = {
         "library_name": "peft",
         "base_model": base,
         "tags": ["lora", "mosaic"],
+        "model-index": [{"name": f"{run}-round-{round_.round}", "results": results}],
     }
-    header["model-index"] = [{"name": f"{run}-round-{round_.round}", "results": results}]
     tokens = round_.trial.adapter.tokens if round_.trial.adapter else 0
     lines = [
         *front_matter(header),
-        f"# {run}, round {round_.round}", "",
-        f"A LoRA adapter of `{base}`, trained on {tokens:,} tokens that MOSAIC curated.", "",
-        "## Scores", "",
-        f"| objective | {role} mean | 95 % interval | prompts |" + (" base |" if audited else ""),
-        "| --- | --- | --- | --- |" + (" --- |" if audited else ""),
-    ]  # fmt: skip
-    for objective, score in scores.items():
-        before = audited["base"].get(objective, {}).get("mean") if audited else None
-        tail = (f" {before:.2f} |" if before is not None else " |") if audited else ""
-        lines.append(
-            f"| {objective} | {score['mean']:.2f} | {score['low']:.2f} to {score['high']:.2f} | {score['n_scored']} |"
-            + tail
-            if score["mean"] is not None
-            else f"| {objective} | not scored | | 0 |{tail}"
-        )
-    lines += [
+        f"# {run}, round {round_.round}",
+        "",
+        f"A LoRA adapter of `{base}`, trained on {tokens:,} tokens that MOSAIC curated.",
+        "",
+        "## Scores",
+        "",
+        *_score_table(role, scores, before),
         "",
         f"Scores are means from 1 to 5, higher is better. {_trust(role)}",
         "",
         "## Mixture",
         "",
-    ]
-    lines += _mixture(round_.plan)
-    if licences:
-        lines += ["", f"Licences of the training data: {', '.join(licences)} (see DATASET.md). An adapter does not inherit a"
-                      " licence by itself: decide under which you publish it."]  # fmt: skip
-    lines += [
-        "", "## How it was made", "",
-        f"    python -m mosaic run {run}/config.json        # config digest {report['config_digest'][:16]}",
+        *_mixture_table(round_.plan),
+        *_licence_lines(origins),
+        "",
+        "## How it was made",
+        "",
+        f"    python -m mosaic run {run}/config.json        "
+        f"# config digest {report.config_digest[:16]}",
         f"    python -m mosaic export {run} --round {round_.round} --out OUT",
-        "", f"Planner: {round_.planner}. Adapter digest `{round_.adapter}`.", "",
-    ]  # fmt: skip
+        "",
+        f"Planner: {round_.planner}. Adapter digest `{round_.adapter}`.",
+        "",
+    ]
     return "\n".join(lines)
+
+
+def _result(objective: str, role: str, mean: float) -> dict[str, object]:
+    """One score as the hub's `model-index` reads it."""
+    metric = {"type": "mosaic-score", "value": round(mean, 4), "name": "mean, 1 to 5"}
+    return {
+        "task": {"type": "text-generation"},
+        "dataset": {"type": "mosaic-suite", "name": f"{objective}, {role}"},
+        "metrics": [metric],
+    }
+
+
+def _score_table(
+    role: str, scores: Mapping[str, Score], before: Mapping[str, Score] | None
+) -> list[str]:
+    """A row per objective; `before` are the base's scores, if they were measured too."""
+    header = ["objective", f"{role} mean", "95 % interval", "prompts"]
+    lines = _table([*header, "base"] if before is not None else header)
+    for objective, score in scores.items():
+        cells = [objective, "not scored", "", "0"]
+        if score.mean is not None:
+            interval = f"{score.low:.2f} to {score.high:.2f}"
+            cells = [objective, f"{score.mean:.2f}", interval, str(score.n_scored)]
+        if before is not None:
+            base = before[objective].mean if objective in before else None
+            cells.append("" if base is None else f"{base:.2f}")
+        lines.append(_row(*cells))
+    return lines
 
 
 def _trust(role: str) -> str:
@@ -98,73 +131,90 @@ def _trust(role: str) -> str:
     return "Rounds were chosen by these prompts, so the means are optimistic."
 
 
-def _mixture(plan: ActionPlan | None) -> list[str]:
-    lines = ["| data set | share of tokens | buckets | focus |", "| --- | --- | --- | --- |"]
-    for dataset, share in (plan.ratios if plan else {}).items():
-        assert plan is not None  # mypy cannot see that the loop is empty without one
-        weights = ", ".join(f"{b} {w:.2f}" for b, w in plan.bucket_weights.get(dataset, {}).items())
+def _mixture_table(plan: ActionPlan | None) -> list[str]:
+    lines = _table(["data set", "share of tokens", "buckets", "focus"])
+    if plan is None:
+        return lines
+    for dataset, share in plan.ratios.items():
+        weights = plan.bucket_weights.get(dataset, {})
+        buckets = ", ".join(f"{bucket} {weight:.2f}" for bucket, weight in weights.items())
         focus = plan.focus.get(dataset)
         wanted = ", ".join(sorted(focus.include)) if focus else ""
-        lines.append(f"| {cell(dataset)} | {share:.3f} | {cell(weights)} | {cell(wanted)} |")
+        lines.append(_row(cell(dataset), f"{share:.3f}", cell(buckets), cell(wanted)))
     return lines
+
+
+def _licence_lines(origins: list[Origin]) -> list[str]:
+    licences = sorted({origin.licence for origin in origins})
+    if not licences:
+        return []
+    return [
+        "",
+        f"Licences of the training data: {', '.join(licences)} (see DATASET.md). An adapter does "
+        "not inherit a licence by itself: decide under which you publish it.",
+    ]
+
+
+# -- the data set card -----------------------------------------------------------------------------
 
 
 def dataset_card(run: str, round_: Round, origins: list[Origin] | None) -> str:
     """What the training set holds and why, asked against delivered; its sources and licences.
 
-    `origins` is None where the pool is not at hand any more.
+    `origins` is None if the pool is not at hand any more.
     """
     curated = round_.curation.datasets if round_.curation else {}
     used = [name for name, entry in curated.items() if entry.rows]
-    known = [o for o in origins or [] if o.dataset in used]
-    licences = sorted(
-        {o.licence for o in known}
-        | ({UNKNOWN} if set(used) - {o.dataset for o in known} else set())
-    )
+    known = [origin for origin in origins or [] if origin.dataset in used]
+    unknown = sorted(set(used) - {origin.dataset for origin in known})
+    licences = {origin.licence for origin in known}
+    if unknown:
+        licences.add(UNKNOWN)
+    named = sorted(licences)
     rows = round_.curation.total.rows if round_.curation else 0
-    header: dict[str, Any] = {
+    header = {
         "pretty_name": f"{run}, round {round_.round}",
-        "license": licences[0] if len(licences) == 1 else licences,
+        "license": named[0] if len(named) == 1 else named,
         "task_categories": ["text-generation"],
         "tags": ["mosaic", "chat"],
-        "size_categories": [next((word for most, word in SIZES if rows < most), "n>1M")],
+        "size_categories": [_size(rows)],
     }
     lines = [*front_matter(header), f"# Training set of {run}, round {round_.round}", ""]
-    lines += [
-        "| data set | bucket | tokens asked | tokens delivered | rows |",
-        "| --- | --- | --- | --- | --- |",
-    ]
+    lines += _table(["data set", "bucket", "tokens asked", "tokens delivered", "rows"])
     for dataset, entry in curated.items():
-        for bucket, b in entry.buckets.items():
-            lines.append(
-                f"| {cell(dataset)} | {cell(bucket)} | {b.requested:,} | {b.selected:,} | {b.rows} |"
-            )
+        for bucket, counts in entry.buckets.items():
+            tokens = (f"{counts.requested:,}", f"{counts.selected:,}")
+            lines.append(_row(cell(dataset), cell(bucket), *tokens, str(counts.rows)))
     lines += ["", "## Sources and licences", ""]
-    if origins is None:
-        lines.append(
-            "The pool of the run is not at hand, so its sources and licences are not known here."
-        )
-    else:
-        lines += [
-            "| data set | source | licence | rows in the pool's import | left out |",
-            "| --- | --- | --- | --- | --- |",
-        ]
-        for o in known:
-            left = ", ".join(f"{count:,} {reason}" for reason, count in o.left_out.items())
-            lines.append(
-                f"| {cell(o.dataset)} | {cell(o.source)} | {cell(o.licence)} | {o.rows:,} | {cell(left)} |"
-            )
-        for dataset in sorted(set(used) - {o.dataset for o in known}):
-            lines.append(f"| {cell(dataset)} | {UNKNOWN} | {UNKNOWN} | | |")
-        made = sorted({o.command for o in known if o.command})
-        if made:
-            lines += ["", "Imported by:", "", *(f"    {command}" for command in made)]
+    lines += [NO_POOL] if origins is None else _source_lines(known, unknown)
     rationale = round_.plan.rationale if round_.plan else ""
-    lines += [
-        "",
-        "## Rationale of the plan",
-        "",
-        *(f"> {line}" for line in rationale.splitlines()),
-        "",
-    ]
-    return "\n".join(lines)
+    lines += ["", "## Rationale of the plan", ""]
+    lines += [f"> {line}" for line in rationale.splitlines()]
+    return "\n".join([*lines, ""])
+
+
+def _size(rows: int) -> str:
+    """The hub's word for a number of rows.
+
+    >>> _size(999), _size(1_000), _size(2_000_000)
+    ('n<1K', '1K<n<10K', 'n>1M')
+    """
+    for most, word in SIZES:
+        if rows < most:
+            return word
+    return "n>1M"
+
+
+def _source_lines(known: Sequence[Origin], unknown: Sequence[str]) -> list[str]:
+    lines = _table(["data set", "source", "licence", "rows in the pool's import", "left out"])
+    for origin in known:
+        left = ", ".join(f"{count:,} {reason}" for reason, count in origin.left_out.items())
+        named = (cell(origin.dataset), cell(origin.source), cell(origin.licence))
+        lines.append(_row(*named, f"{origin.rows:,}", cell(left)))
+    for dataset in unknown:
+        lines.append(f"| {cell(dataset)} | {UNKNOWN} | {UNKNOWN} | | |")
+    commands = sorted({origin.command for origin in known if origin.command})
+    if commands:
+        lines += ["", "Imported by:", ""]
+        lines += [f"    {command}" for command in commands]
+    return lines

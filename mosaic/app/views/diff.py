@@ -2,57 +2,75 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from mosaic.app.views.report_data import load, pick_round
+from mosaic.core.types.base import FrozenModel
+from mosaic.core.types.plans import ActionPlan
 from mosaic.core.types.runs import Round
 
 
-def diff_data(folder: Path, first: int, second: int) -> dict[str, Any]:
-    """Two rounds side by side: plan cells, selection scores, slices; each `{"what", "first", "second", "change"}`."""
+class Pair(FrozenModel):
+    """One figure in two rounds. `change` is None unless both are known."""
+
+    what: str
+    first: float | None
+    second: float | None
+    change: float | None
+
+
+class Difference(FrozenModel):
+    """`diff --json`: plan weights, selection means and slice means of two rounds."""
+
+    rounds: tuple[int, int]
+    plan: list[Pair]
+    scores: list[Pair]
+    slices: list[Pair]
+
+
+def diff_data(folder: Path, first: int, second: int) -> Difference:
+    """Two rounds side by side. Raises UsageError for a round that is not recorded."""
     journal, state = load(folder)
     journal.close()
     a, b = pick_round(state, first), pick_round(state, second)
-    scores = [_pair(o, _mean(a, o), _mean(b, o)) for o in state.objectives]
-    keys = [(s.objective, s.slice) for s in a.profile.slices]
-    keys += [(s.objective, s.slice) for s in b.profile.slices if (s.objective, s.slice) not in keys]
-    slices = [_pair(f"{o} {s}", _slice(a, o, s), _slice(b, o, s)) for o, s in sorted(keys)]
-    return {
-        "rounds": [first, second],
-        "plan": _plan_pairs(a, b),
-        "scores": scores,
-        "slices": slices,
-    }
+    return Difference(
+        rounds=(first, second),
+        plan=_pairs(_weights(a.plan), _weights(b.plan)),
+        scores=[_pair(o, _mean(a, o), _mean(b, o)) for o in state.objectives],
+        slices=_pairs(_slice_means(a), _slice_means(b)),
+    )
 
 
-def _pair(what: str, first: float | None, second: float | None) -> dict[str, Any]:
-    change = None if first is None or second is None else round(second - first, 6)
-    return {"what": what, "first": first, "second": second, "change": change}
+def _pairs(first: Mapping[str, float | None], second: Mapping[str, float | None]) -> list[Pair]:
+    """A pair for every name of either side, in order of names."""
+    return [_pair(name, first.get(name), second.get(name)) for name in sorted({*first, *second})]
+
+
+def _pair(what: str, first: float | None, second: float | None) -> Pair:
+    change = None
+    if first is not None and second is not None:
+        change = round(second - first, 6)
+    return Pair(what=what, first=first, second=second, change=change)
 
 
 def _mean(round_: Round, objective: str) -> float | None:
     return round_.scores[objective]["selection"].mean
 
 
-def _slice(round_: Round, objective: str, name: str) -> float | None:
-    found = round_.profile.find(objective, name)
-    return found.score.mean if found else None
+def _slice_means(round_: Round) -> dict[str, float | None]:
+    """`objective slice` -> steering mean."""
+    return {f"{s.objective} {s.slice}": s.score.mean for s in round_.profile.slices}
 
 
-def _plan_pairs(a: Round, b: Round) -> list[dict[str, Any]]:
-    names: list[str] = []
-    values: list[dict[str, float]] = []
-    for round_ in (a, b):
-        plan = round_.plan
-        found: dict[str, float] = {}
-        if plan:
-            found |= {f"ratios.{d}": w for d, w in plan.ratios.items()}
-            found |= {
-                f"bucket_weights.{d}.{k}": w
-                for d, per in plan.bucket_weights.items()
-                for k, w in per.items()
-            }
-        values.append(found)
-        names += [n for n in found if n not in names]
-    return [_pair(name, values[0].get(name), values[1].get(name)) for name in sorted(names)]
+def _weights(plan: ActionPlan | None) -> dict[str, float | None]:
+    """Every weight of a plan by its path."""
+    found: dict[str, float | None] = {}
+    if plan is None:
+        return found
+    for dataset, share in plan.ratios.items():
+        found[f"ratios.{dataset}"] = share
+    for dataset, weights in plan.bucket_weights.items():
+        for bucket, weight in weights.items():
+            found[f"bucket_weights.{dataset}.{bucket}"] = weight
+    return found

@@ -1,19 +1,23 @@
-"""The HTML report: one self-contained page that opens offline. Plots by matplotlib as inline SVG, text by Jinja."""
+"""The HTML report: one self-contained page that opens offline.
+
+Plots are inline SVG by matplotlib, text is by Jinja.
+"""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from mosaic.app.shapes import Report
 from mosaic.app.views import plots
 from mosaic.app.views.report_data import load
-from mosaic.app.views.trace_tree import trace_data
+from mosaic.core.journal import Journal
+from mosaic.core.types.evaluation import Score
+from mosaic.core.types.events import PlannedEvent
 
 
 def write_html(folder: Path, report: Report, path: Path) -> None:
-    """Render `report_data` (and the slices and traces behind it) into one HTML file."""
+    """Render a report, and the slices and planners' calls behind it, into one HTML file."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
     environment = Environment(
@@ -21,26 +25,43 @@ def write_html(folder: Path, report: Report, path: Path) -> None:
         autoescape=select_autoescape(default=True),
         undefined=StrictUndefined,
     )
-    data = report.json_data()
     environment.filters["score"] = _score
-    environment.filters["pretty"] = lambda value: json.dumps(value, indent=1)
-    environment.filters["words"] = lambda name: str(name).replace("_", " ")
+    environment.filters["pretty"] = _pretty
+    environment.filters["words"] = _words
     journal, state = load(folder)
-    journal.close()
-    planned = {e["round"]: e for e in trace_data(folder, None) if e["kind"] == "planned"}
+    try:
+        planned = {round_.round: _planned(journal, round_.round) for round_ in state.rounds}
+    finally:
+        journal.close()
     text = environment.get_template("report.html.j2").render(
-        data=data,
+        data=report,
         planned=planned,
-        scores_svg=plots.svg("scores", data),
-        front_svg=plots.svg("front", data) if len(data["objectives"]) > 1 else "",
-        mixture_svg=plots.svg("mixture", data),
-        heat_svg=plots.heat(list(state.rounds)),
+        scores_svg=plots.svg("scores", report),
+        front_svg=plots.svg("front", report) if len(report.objectives) > 1 else "",
+        mixture_svg=plots.svg("mixture", report),
+        heat_svg=plots.heat(state.rounds),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
 
 
-def _score(score: dict[str, Any] | None) -> str:
-    if not score or score["mean"] is None:
+def _planned(journal: Journal, number: int) -> PlannedEvent | None:
+    """The last plan that was proposed in a round, with the calls that led to it."""
+    for event in journal.events(number, "planned", newest=1):
+        if isinstance(event.record, PlannedEvent):
+            return event.record
+    return None
+
+
+def _words(name: object) -> str:
+    return str(name).replace("_", " ")
+
+
+def _pretty(value: object) -> str:
+    return json.dumps(value, indent=1)
+
+
+def _score(score: Score | None) -> str:
+    if score is None or score.mean is None:
         return "not scored"
-    return f"{score['mean']:.2f}"
+    return f"{score.mean:.2f}"

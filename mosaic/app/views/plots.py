@@ -3,42 +3,51 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
+from mosaic.app.shapes import Report
+from mosaic.core.types.evaluation import SliceProfile
 from mosaic.core.types.runs import Round
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 COLOURS = ("#2f6db3", "#c2581e", "#3b8a54", "#8356a8", "#a58a17")
+DARK_INK = "#c9d1d9"
+LIGHT_INK = "#1d232b"
+INKED = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+STYLE = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "svg.hashsalt": "mosaic",
+}
+UNKNOWN = float("nan")
 
 
-def svg(kind: str, data: dict[str, Any], dark: bool = False) -> str:
-    """One of `KINDS` drawn from `report_data`, for a light or a dark background."""
-    return _svg(lambda axes: KINDS[kind](axes, data), dark=dark)
+def svg(kind: str, report: Report, dark: bool = False) -> str:
+    """One of `KINDS` drawn from a report, for a light or a dark background."""
+    return _svg(lambda axes: KINDS[kind](axes, report), dark=dark)
 
 
-def heat(rounds: list[Round]) -> str:
-    """Steering means of every slice in every round; empty where nothing was measured."""
-    keys = sorted({(s.objective, s.slice) for r in rounds for s in r.profile.slices})
-    return (
-        _svg(lambda axes: _heat(axes, rounds, keys), height=1.2 + 0.27 * len(keys)) if keys else ""
-    )
+def heat(rounds: Sequence[Round]) -> str:
+    """Steering means of every slice in every round; empty if nothing was measured."""
+    keys: set[tuple[str, str]] = set()
+    for round_ in rounds:
+        keys.update((s.objective, s.slice) for s in round_.profile.slices)
+    if not keys:
+        return ""
+    return _svg(lambda axes: _heat(axes, rounds, sorted(keys)), height=1.2 + 0.27 * len(keys))
 
 
-def _svg(draw: Callable[[Any], None], height: float = 3.4, dark: bool = False) -> str:
+def _svg(draw: Callable[[Axes], None], height: float = 3.4, dark: bool = False) -> str:
+    """A figure as text: the same drawing gives the same bytes."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    ink = "#c9d1d9" if dark else "#1d232b"
-    colours = dict.fromkeys(
-        ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), ink
-    )
-    fonts = {
-        "svg.fonttype": "none",
-        "font.family": "sans-serif",
-        "font.size": 9,
-        "svg.hashsalt": "mosaic",
-    }
-    with rc_context({**fonts, **colours}):
+    colours = dict.fromkeys(INKED, DARK_INK if dark else LIGHT_INK)
+    with rc_context({**STYLE, **colours}):
         figure = Figure(figsize=(6.4, height), layout="constrained")
         axes = figure.subplots()
         axes.spines[["top", "right"]].set_visible(False)
@@ -49,109 +58,131 @@ def _svg(draw: Callable[[Any], None], height: float = 3.4, dark: bool = False) -
     return text[text.index("<svg") :]
 
 
+def _colour(index: int) -> str:
+    return COLOURS[index % len(COLOURS)]
+
+
 def _name(number: int) -> str:
     return "base" if number == 0 else str(number)
 
 
-def _scores(axes: Any, data: dict[str, Any]) -> None:
-    colours = dict(zip(data["objectives"], COLOURS * 9, strict=False))
-    rounds = data["rounds"]
-    for index, objective in enumerate(data["objectives"]):
-        known = [
-            (r["round"], s)
-            for r in rounds
-            if (s := r["scores"][objective]["selection"])["mean"] is not None
-        ]
-        x = [n + (index - 1) * 0.06 for n, _ in known]
-        y = [s["mean"] for _, s in known]
-        error = [
-            [s["mean"] - s["low"] for _, s in known],
-            [s["high"] - s["mean"] for _, s in known],
-        ]
-        label = objective.replace("_", " ")
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _scores(axes: Axes, report: Report) -> None:
+    """Selection means with their intervals, a line per objective; targets are dotted."""
+    for index, objective in enumerate(report.objectives):
+        x, y, below, above = [], [], [], []
+        for round_ in report.rounds:
+            score = round_.scores[objective]["selection"]
+            if score.mean is None or score.low is None or score.high is None:
+                continue
+            x.append(round_.round + (index - 1) * 0.06)  # side by side, so that bars stay apart
+            y.append(score.mean)
+            below.append(score.mean - score.low)
+            above.append(score.high - score.mean)
         axes.errorbar(
-            x, y, yerr=error, marker="o", ms=4, capsize=2.5, color=colours[objective], label=label
+            x,
+            y,
+            yerr=[below, above],
+            marker="o",
+            ms=4,
+            capsize=2.5,
+            color=_colour(index),
+            label=_words(objective),
         )
-        target = data["targets"][objective]
+        target = report.targets[objective]
         if target is not None:
-            axes.axhline(target, color=colours[objective], lw=0.8, ls=":")
-    axes.set_xticks([r["round"] for r in rounds], [_name(r["round"]) for r in rounds])
+            axes.axhline(target, color=_colour(index), lw=0.8, ls=":")
+    numbers = [round_.round for round_ in report.rounds]
+    axes.set_xticks(numbers, [_name(number) for number in numbers])
     axes.set_ylim(0.9, 5.1)
     axes.set_xlabel("round")
     axes.set_ylabel("selection mean (1-5)")
     axes.legend(frameon=False, loc="lower right")
 
 
-def _front(axes: Any, data: dict[str, Any]) -> None:
-    first, second, *rest = data["objectives"]
-    for round_ in data["rounds"]:
-        means = [round_["scores"][o]["selection"]["mean"] for o in data["objectives"]]
-        if any(m is None for m in means):
+def _front(axes: Axes, report: Report) -> None:
+    """The first two objectives against each other; the third as brightness."""
+    first, second, *rest = report.objectives
+    for round_ in report.rounds:
+        means = []
+        for objective in report.objectives:
+            mean = round_.scores[objective]["selection"].mean
+            if mean is not None:
+                means.append(mean)
+        if len(means) < len(report.objectives):
             continue
-        kept = round_["round"] in data["archive"]
-        shade = (means[2] - 1) / 4 if rest else 0.6
+        kept = round_.round in report.archive
         axes.scatter(
             means[0],
             means[1],
             s=60,
-            c=[shade],
+            c=[(means[2] - 1) / 4 if rest else 0.6],
             cmap="viridis",
             vmin=0,
             vmax=1,
             marker="o" if kept else "x",
         )
         axes.annotate(
-            _name(round_["round"]), (means[0], means[1]), textcoords="offset points", xytext=(6, 4)
+            _name(round_.round),
+            (means[0], means[1]),
+            textcoords="offset points",
+            xytext=(6, 4),
         )
-    axes.set_xlabel(first.replace("_", " "))
-    axes.set_ylabel(second.replace("_", " "))
-    third = f"; lighter: better {rest[0].replace('_', ' ')}" if rest else ""
+    axes.set_xlabel(_words(first))
+    axes.set_ylabel(_words(second))
+    third = f"; lighter: better {_words(rest[0])}" if rest else ""
     axes.set_title(f"o in the archive, x outside{third}", fontsize=9, loc="left")
 
 
-def _mixture(axes: Any, data: dict[str, Any]) -> None:
-    mixtures = []
-    if data["calibration"]:
-        mixtures.append(("static", data["calibration"]["mixture"]["ratios"]))
-    mixtures += [(str(r["round"]), r["plan"]["ratios"]) for r in data["rounds"] if r["plan"]]
+def _mixture(axes: Axes, report: Report) -> None:
+    """Shares of the data sets, a bar per round."""
+    mixtures: list[tuple[str, dict[str, float]]] = []
+    if report.calibration:
+        mixtures.append(("static", report.calibration.mixture.ratios))
+    for round_ in report.rounds:
+        if round_.plan:
+            mixtures.append((str(round_.round), round_.plan.ratios))
+    datasets: set[str] = set()
+    for _, ratios in mixtures:
+        datasets.update(ratios)
     names = [name for name, _ in mixtures]
     bottom = [0.0] * len(mixtures)
-    datasets = sorted({d for _, ratios in mixtures for d in ratios})
-    for colour, dataset in zip(COLOURS * 9, datasets, strict=False):
+    for index, dataset in enumerate(sorted(datasets)):
         height = [ratios.get(dataset, 0.0) for _, ratios in mixtures]
-        axes.bar(names, height, bottom=bottom, color=colour, width=0.65, label=dataset)
-        bottom = [b + h for b, h in zip(bottom, height, strict=True)]
+        axes.bar(names, height, bottom=bottom, color=_colour(index), width=0.65, label=dataset)
+        bottom = [low + high for low, high in zip(bottom, height, strict=True)]
     axes.set_ylim(0, 1)
     axes.set_xlabel("round")
     axes.set_ylabel("share of tokens")
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
 
 
-def _heat(axes: Any, rounds: list[Round], keys: list[tuple[str, str]]) -> None:
+def _heat(axes: Axes, rounds: Sequence[Round], keys: Sequence[tuple[str, str]]) -> None:
+    """A grid of slices by rounds, each cell with its mean; `?` if it was not scored."""
     grid = []
-    for objective, slice_ in keys:
-        found = [r.profile.find(objective, slice_) for r in rounds]
-        grid.append(
-            [s.score.mean if s and s.score.mean is not None else float("nan") for s in found]
-        )
+    for row, (objective, slice_) in enumerate(keys):
+        means = []
+        for column, round_ in enumerate(rounds):
+            mean = _mean(round_.profile.find(objective, slice_))
+            means.append(UNKNOWN if mean is None else mean)
+            text = "?" if mean is None else f"{mean:.1f}"
+            axes.text(column, row, text, ha="center", va="center", fontsize=8)
+        grid.append(means)
     axes.imshow(grid, cmap="RdYlGn", vmin=1, vmax=5, aspect="auto")
-    for i, row in enumerate(grid):
-        for j, value in enumerate(row):
-            axes.text(
-                j,
-                i,
-                "?" if value != value else f"{value:.1f}",
-                ha="center",
-                va="center",
-                fontsize=8,
-            )
-    axes.set_xticks(range(len(rounds)), [_name(r.round) for r in rounds])
-    axes.set_yticks(range(len(keys)), [f"{o} {s}".replace("_", " ") for o, s in keys])
+    axes.set_xticks(range(len(rounds)), [_name(round_.round) for round_ in rounds])
+    axes.set_yticks(range(len(keys)), [_words(f"{o} {s}") for o, s in keys])
     axes.spines[:].set_visible(False)
     axes.set_xlabel("round (steering suites)")
 
 
-KINDS: dict[str, Callable[[Any, dict[str, Any]], None]] = {
+def _mean(slice_: SliceProfile | None) -> float | None:
+    return slice_.score.mean if slice_ else None
+
+
+KINDS: dict[str, Callable[[Axes, Report], None]] = {
     "scores": _scores,
     "front": _front,
     "mixture": _mixture,

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from agent.state import RunState, fold
-from mosaic.app.config import RunConfig
 from mosaic.app.decisions import open_request
-from mosaic.app.runs import run_config
+from mosaic.app.runs import config_of
 from mosaic.app.shapes import (
     AuditOpening,
     AuditShape,
@@ -17,13 +16,13 @@ from mosaic.app.shapes import (
     Report,
     ReportRound,
     RoundTokens,
+    Standing,
     Status,
-    Summary,
 )
 from mosaic.core.errors import UsageError
 from mosaic.core.journal import Journal
 from mosaic.core.types.base import digest_of
-from mosaic.core.types.evaluation import FailureProfile, Score
+from mosaic.core.types.evaluation import FailureProfile
 from mosaic.core.types.records import CloseRound, PlannerReplaced, ReplacePlanner
 from mosaic.core.types.runs import Calibration, Round
 
@@ -32,23 +31,26 @@ PARTS = ("plan", "curate", "train", "generate", "judge")
 
 def load(folder: Path) -> tuple[Journal, RunState]:
     """The journal (the caller closes it) and its fold."""
-    config = run_config(folder)
     journal = Journal.open(folder)
-    return journal, fold(journal, list(config.objectives))
+    try:
+        return journal, fold(journal, list(config_of(journal).objectives))
+    except BaseException:
+        journal.close()
+        raise
 
 
 def report_data(folder: Path) -> Report:
     """What `report --json` prints; see docs/run-directory.md."""
-    config = run_config(folder)
     journal, state = load(folder)
     try:
-        return report_of(folder.name, config, journal, state)
+        return report_of(journal, state)
     finally:
         journal.close()
 
 
-def report_of(name: str, config: RunConfig, journal: Journal, state: RunState) -> Report:
+def report_of(journal: Journal, state: RunState) -> Report:
     """The report of a run whose journal is open."""
+    config = config_of(journal)
     audit, seconds = state.audit, seconds_of(journal)
     replaced: dict[int, PlannerReplaced] = {}
     for step in journal.steps(ReplacePlanner):
@@ -59,7 +61,7 @@ def report_of(name: str, config: RunConfig, journal: Journal, state: RunState) -
         rounds.append(_round(round_, seconds.get(number, {}), replaced.get(number)))
     cap, held, spent = journal.ledger()
     return Report(
-        run=name,
+        run=journal.folder.name,
         config_digest=digest_of(config.json_data()),
         planner=config.planner.kind,
         objectives=list(config.objectives),
@@ -71,9 +73,7 @@ def report_of(name: str, config: RunConfig, journal: Journal, state: RunState) -
         calibration=_calibration(state.calibration),
         archive=state.archive,
         chosen=audit.chosen if audit else None,
-        audit=None
-        if audit is None
-        else AuditShape(base=summaries(audit.base), chosen=summaries(audit.scores)),
+        audit=AuditShape(base=audit.base, chosen=audit.scores) if audit else None,
         audits=openings(state),
         hypervolume=state.hypervolumes,
         budget=BudgetShape(total=cap, spent=spent, reserved=held, left=cap - spent - held),
@@ -96,25 +96,13 @@ def openings(state: RunState) -> list[AuditOpening]:
     return found
 
 
-def summary(score: Score) -> Summary:
-    return Summary.model_validate(score.json_data())
-
-
-def summaries(scores: dict[str, Score]) -> dict[str, Summary]:
-    return {name: summary(score) for name, score in scores.items()}
-
-
-def _by_role(scores: dict[str, dict[str, Score]]) -> dict[str, dict[str, Summary]]:
-    return {objective: summaries(roles) for objective, roles in scores.items()}
-
-
 def _calibration(calibration: Calibration | None) -> CalibrationShape | None:
     if calibration is None:
         return None
     return CalibrationShape(
         mixture=calibration.mixture,
         trials=[trial.id for trial in calibration.trials],
-        scores=[_by_role(scores) for scores in calibration.scores],
+        scores=calibration.scores,
         noise=calibration.noise,
     )
 
@@ -128,7 +116,7 @@ def _round(
         plan=round_.plan,
         planner=round_.planner,
         replaced=replaced,
-        scores=_by_role(round_.scores),
+        scores=round_.scores,
         tokens=tokens_of(round_),
         curation=round_.curation,
         seconds=seconds,
@@ -166,7 +154,7 @@ def seconds_of(journal: Journal) -> dict[int, dict[str, float]]:
         number, total = step.inputs.round, step.seconds
         parts = dict.fromkeys(PARTS, 0.0)
         base = step.result.round.trial.id if number == 0 else None
-        for kind, seconds in journal.seconds(number, base):
+        for kind, _, seconds in journal.counts(number, base):
             name = "generate" if kind == "likelihood" else kind
             if name in parts:
                 parts[name] += seconds
@@ -192,24 +180,24 @@ def model_calls(journal: Journal) -> dict[str, ModelCalls]:
 
 def status_data(folder: Path) -> Status:
     """Where a run stands: state, rounds done, open step, budget."""
-    config = run_config(folder)
     journal, state = load(folder)
     try:
-        return status_of(folder.name, config, journal, state)
+        return status_of(journal, state)
     finally:
         journal.close()
 
 
-def status_of(name: str, config: RunConfig, journal: Journal, state: RunState) -> Status:
+def status_of(journal: Journal, state: RunState) -> Status:
     """The status of a run whose journal is open."""
+    config = config_of(journal)
     cap, held, spent = journal.ledger()
     last, begun = journal.last_row(), journal.rows(state="intent")
     waits = open_request(journal)
-    planned = len([r for r in state.rounds if r.plan])
+    planned = [round_ for round_ in state.rounds if round_.plan]
     return Status(
-        run=name,
-        state="finished" if state.audit else "waiting for approval" if waits else "unfinished",
-        rounds=f"{planned} of {config.rounds}",
+        run=journal.folder.name,
+        state=standing(finished=state.audit is not None, waiting=waits is not None),
+        rounds=f"{len(planned)} of {config.rounds}",
         calibrated=state.calibration is not None,
         archive=state.archive,
         last=last.kind if last else None,
@@ -219,8 +207,15 @@ def status_of(name: str, config: RunConfig, journal: Journal, state: RunState) -
     )
 
 
+def standing(*, finished: bool, waiting: bool) -> Standing:
+    """Where a run stands, in the words of `status`."""
+    if finished:
+        return "finished"
+    return "waiting for approval" if waiting else "unfinished"
+
+
 def pick_round(state: RunState, number: int | None) -> Round:
-    """A recorded round, the last unless one is named. Raises UsageError with the rounds there are."""
+    """A recorded round, the last unless one is named. Raises UsageError naming those there are."""
     if not state.rounds:
         raise UsageError("no round is recorded yet")
     if number is None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import textwrap
 
-from mosaic.app.shapes import Report, ReportRound, Summary
+from mosaic.app.shapes import Report, ReportRound
 from mosaic.app.terminal import safe
+from mosaic.core.types.evaluation import Score
 from mosaic.core.types.plans import ApprovalRequest, Change, ProposedPlan
 
 MIN_CELL = 17
@@ -57,11 +58,11 @@ def _audit_lines(report: Report, width: int) -> list[str]:
     return lines
 
 
-def _cells(report: Report, scores: dict[str, Summary], width: int) -> str:
+def _cells(report: Report, scores: dict[str, Score], width: int) -> str:
     return "  ".join(f"{_cell(scores[o]):>{width}}" for o in report.objectives)
 
 
-def _cell(score: Summary) -> str:
+def _cell(score: Score) -> str:
     if score.mean is None:
         return "not scored"
     return f"{score.mean:.2f} ({score.low:.2f}-{score.high:.2f})"

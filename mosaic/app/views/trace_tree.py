@@ -16,8 +16,7 @@ from mosaic.core.journal import Journal
 from mosaic.core.rows import Event
 from mosaic.core.store import Store
 from mosaic.core.types.base import JsonObject
-from mosaic.core.types.plans import ActionPlan
-from mosaic.core.types.records import (
+from mosaic.core.types.events import (
     CheckedEvent,
     Conclusion,
     CuratedEvent,
@@ -31,6 +30,7 @@ from mosaic.core.types.records import (
     TraceEntry,
     TrainedEvent,
 )
+from mosaic.core.types.plans import ActionPlan
 from mosaic.core.types.runs import Observation
 
 POLL = 0.5
@@ -62,7 +62,7 @@ def trace_data(folder: Path, number: int | None = None) -> list[JsonObject]:
 
 def check_round(journal: Journal, state: RunState, number: int | None) -> None:
     """Raise UsageError for a round that has neither begun nor been recorded."""
-    if number is None or journal.events(number, limit=1) or journal.rows(round_=number):
+    if number is None or number in journal.begun_rounds():
         return
     raise UsageError(f"--round {number}: recorded are 0 to {len(state.rounds) - 1}")
 
@@ -86,15 +86,10 @@ def tree(folder: Path, number: int | None = None) -> list[Node]:
     journal, state = load(folder)
     try:
         check_round(journal, state, number)
-        numbers = [number] if number is not None else rounds_of(journal)
+        numbers = [number] if number is not None else journal.begun_rounds()
         return [round_node(journal, n, Store(folder)) for n in numbers]
     finally:
         journal.close()
-
-
-def rounds_of(journal: Journal) -> list[int]:
-    """The rounds that have begun."""
-    return sorted({row.place.round for row in journal.rows()})
 
 
 def round_node(journal: Journal, number: int, store: Store) -> Node:
@@ -104,13 +99,22 @@ def round_node(journal: Journal, number: int, store: Store) -> Node:
     for event in journal.events(number):
         into = outcome if isinstance(event.record, MeasuredEvent) else before
         into.append(event_node(event, store))
+    parts = steps_node(journal, number)
+    steps = [parts] if parts.children else []
+    return Node(round_title(number), children=[*before, *steps, *outcome], round=number)
+
+
+def round_title(number: int) -> str:
+    return "base and calibration" if number == 0 else f"round {number}"
+
+
+def steps_node(journal: Journal, number: int) -> Node:
+    """How many steps of each kind a round took, and how long."""
     parts = []
     for kind, count, seconds in journal.counts(number):
         if kind in COUNTED:
             parts.append(Node(f"{kind}: {count} steps, {seconds:.1f} s"))
-    steps = [Node("steps", children=parts)] if parts else []
-    title = "base and calibration" if number == 0 else f"round {number}"
-    return Node(title, children=[*before, *steps, *outcome], round=number)
+    return Node("steps", children=parts)
 
 
 def event_node(event: Event, store: Store) -> Node:

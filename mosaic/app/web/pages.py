@@ -1,143 +1,332 @@
-"""Journal -> what the templates show. Reads, never runs."""
+"""Journal -> what the templates show. Reads, never runs.
+
+A page of a run opens its journal once and folds it once. Of the reasoning it takes a few events of
+the newest round; the others are read when somebody opens them.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from pydantic import JsonValue
 
 from mosaic.app.decisions import open_request
-from mosaic.app.runs import run_config
-from mosaic.app.views.report_data import load, report_data, status_data
-from mosaic.app.views.trace_tree import tree
+from mosaic.app.runs import config_of, run_config
+from mosaic.app.shapes import Report, Standing, Status
+from mosaic.app.views.report_data import load, report_of, standing, status_of
+from mosaic.app.views.trace_tree import Node, event_node, round_title, steps_node
 from mosaic.core.errors import MosaicError, UsageError
-from mosaic.core.journal import Journal
+from mosaic.core.journal import WAITING, Journal
+from mosaic.core.rows import StepRow
 from mosaic.core.store import Store
 from mosaic.core.tables import FILE
 from mosaic.core.types.evaluation import ROLES, Response, Scored
-from mosaic.core.types.plans import ProposedPlan
+from mosaic.core.types.plans import ApprovalRequest, ProposedPlan
+from mosaic.core.types.records import Audit, CloseRound
+from mosaic.core.types.runs import Round
 
 STEERING = ROLES[0]
 EXAMPLES = 12
+EVENTS = 40  # events of a round that a page shows at first
+LONG = 400  # characters of an event that a line shows at once
+
+
+# -- the list of runs ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Headline:
+    """A run in the list: where it stands, or why it cannot be read."""
+
+    name: str
+    state: Standing | str
+    rounds: str = ""
+    planner: str = ""
+    tokens_left: int = 0
+    error: str = ""
 
 
 def run_names(folder: Path) -> list[str]:
     """Run directories below a folder, the newest first."""
-    found = [p.parent for p in folder.glob(f"*/{FILE}")]
-    return [
-        p.name for p in sorted(found, key=lambda p: (p / FILE).stat().st_mtime_ns, reverse=True)
-    ]
+    dated = []
+    for path in folder.glob(f"*/{FILE}"):
+        dated.append((path.stat().st_mtime_ns, path.parent.name))
+    return [name for _, name in sorted(dated, reverse=True)]
 
 
 def run_folder(root: Path, name: str) -> Path:
-    """The folder of a listed run; UsageError for any other name."""
+    """The folder of a listed run. Raises UsageError for any other name."""
     if name not in run_names(root):
         raise UsageError(f"no run {name!r} here")
     return root / name
 
 
-def listing(root: Path) -> list[dict[str, Any]]:
+def listing(root: Path) -> list[Headline]:
     """A line per run; one that cannot be read says why."""
     lines = []
     for name in run_names(root):
         try:
-            status = status_data(root / name)
-            report = report_data(root / name)
-            volume = report.hypervolume[-1] if report.hypervolume else None
-            lines.append(
-                {
-                    "name": name,
-                    **status.json_data(),
-                    "planner": report.planner,
-                    "hypervolume": volume,
-                }
-            )
+            lines.append(headline(root / name))
         except MosaicError as error:
-            lines.append({"name": name, "state": "damaged", "error": str(error)})
+            lines.append(Headline(name, "damaged", error=str(error)))
     return lines
 
 
-def mark(folder: Path) -> str:
-    """Changes whenever something was recorded."""
+def headline(folder: Path) -> Headline:
+    """Where a run stands, from counts alone: no round is read."""
     journal = Journal.open(folder)
     try:
-        return journal.mark()
+        config = config_of(journal)
+        closed, last_round = journal.finished(CloseRound)
+        _, last_audit = journal.finished(Audit)
+        waiting = bool(journal.meta(WAITING)) and open_request(journal) is not None
+        cap, held, spent = journal.ledger()
     finally:
         journal.close()
+    return Headline(
+        name=folder.name,
+        state=standing(finished=last_audit > last_round, waiting=waiting),
+        rounds=f"{max(0, closed - 1)} of {config.rounds}",
+        planner=config.planner.kind,
+        tokens_left=cap - held - spent,
+    )
 
 
-def run_page(folder: Path) -> dict[str, Any]:
-    """Everything the page of a run shows. Its mark is taken first: what is recorded meanwhile makes a newer one."""
-    seen = mark(folder)
-    data, status = report_data(folder), status_data(folder)
+# -- the page of a run -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class BucketRow:
+    """A bucket's share of its data set: before, and as planned; tokens asked and held."""
+
+    name: str
+    before: float
+    after: float
+    asked: int
+    stock: int
+
+
+@dataclass(frozen=True)
+class DatasetRow:
+    """A data set's share of the tokens, and its buckets."""
+
+    dataset: str
+    before: float
+    after: float
+    buckets: list[BucketRow]
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What is expected of one objective: by the surrogate, with its lower bound, and by the
+    planner itself. None if one of them says nothing."""
+
+    objective: str
+    predicted: float | None
+    low: float | None
+    expected: float | None
+
+
+@dataclass(frozen=True)
+class HeatRow:
+    """Steering means of one slice, a word per round: `3.4`, `3.4+` or `3.4-` after a believable
+    change, `?` if it was not scored."""
+
+    objective: str
+    slice: str
+    cells: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """An event of the reasoning: what it says, and whether there is more to load."""
+
+    node: Node
+    seq: int
+    more: bool
+
+
+@dataclass(frozen=True)
+class RoundReasons:
+    """A round's reasoning: its last events, and how many there were before them."""
+
+    number: int
+    title: str
+    lines: list[Line]
+    earlier: int
+    steps: Node
+
+    @property
+    def first(self) -> int:
+        """The number of the first event that is shown."""
+        return self.lines[0].seq if self.lines else 0
+
+
+@dataclass(frozen=True)
+class RunPage:
+    """Everything that the page of a run shows."""
+
+    name: str
+    folder: Path
+    data: Report
+    status: Status
+    rounds_planned: int
+    request: ApprovalRequest | None
+    rows: list[DatasetRow]
+    outlook: list[Outlook]
+    doing: StepRow | None
+    columns: list[int]
+    heat: list[HeatRow]
+    newest: RoundReasons | None
+    older: list[tuple[int, str]]
+
+    @property
+    def picture(self) -> str:
+        """Changes when a plot would be drawn otherwise."""
+        return f"{len(self.data.rounds)}-{len(self.data.audits)}-{self.data.calibration is None}"
+
+
+def run_page(folder: Path) -> RunPage:
+    """The page of a run."""
     journal, state = load(folder)
     try:
+        report = report_of(journal, state)
         request = open_request(journal)
         doing = journal.rows(state="intent")
+        begun = journal.begun_rounds()
+        newest = reasons(journal, begun[-1], Store(folder)) if begun else None
+        measured = [round_ for round_ in state.rounds if round_.failure is None]
+        return RunPage(
+            name=folder.name,
+            folder=folder,
+            data=report,
+            status=status_of(journal, state),
+            rounds_planned=config_of(journal).rounds,
+            request=request,
+            rows=_change_rows(request.plans[0]) if request else [],
+            outlook=_outlook(request.plans[0]) if request else [],
+            doing=doing[-1] if doing and not state.audit else None,
+            columns=[round_.round for round_ in measured],
+            heat=heat(measured),
+            newest=newest,
+            older=[(number, round_title(number)) for number in reversed(begun[:-1])],
+        )
     finally:
         journal.close()
-    forecasts = [{"round": r.round, **line.json_data()} for r in data.rounds for line in r.forecast]
-    return {
-        "data": data,
-        "status": status,
-        "request": request,
-        "rows": _change_rows(request.plans[0]) if request else [],
-        "folder": str(folder),
-        "doing": doing[-1] if doing and not state.audit else None,
-        "heat": heat(list(state.rounds)),
-        "tree": tree(folder)[::-1],
-        "forecasts": forecasts,
-        "mark": seen,
-        "rounds_planned": run_config(folder).rounds,
-    }
 
 
-def heat(rounds: list[Any]) -> dict[str, Any]:
-    """Slices by rounds: `{"rounds": [...], "rows": [{"objective", "slice", "cells": [{"mean", "level", "round"}]}]}`."""
-    shown = [r for r in rounds if r.failure is None]
-    keys = sorted({(s.objective, s.slice) for r in shown for s in r.profile.slices})
+def heat(measured: Sequence[Round]) -> list[HeatRow]:
+    """Slices by rounds."""
+    keys: set[tuple[str, str]] = set()
+    for round_ in measured:
+        keys.update((s.objective, s.slice) for s in round_.profile.slices)
     rows = []
-    for objective, name in keys:
-        cells = []
-        for round_ in shown:
-            found = round_.profile.find(objective, name)
-            mean = found.score.mean if found else None
-            level = "none" if mean is None else str(min(8, int((mean - 1) * 2)))
-            change = found.change if found and found.significant else None
-            cells.append({"round": round_.round, "mean": mean, "level": level, "change": change})
-        rows.append({"objective": objective, "slice": name, "cells": cells})
-    return {"rounds": [r.round for r in shown], "rows": rows}
+    for objective, slice_ in sorted(keys):
+        cells = [_cell(round_, objective, slice_) for round_ in measured]
+        rows.append(HeatRow(objective, slice_, " ".join(cells)))
+    return rows
 
 
-def _change_rows(shown: ProposedPlan) -> list[dict[str, Any]]:
-    """The change of a plan by data set: its ratio, and its buckets with stock."""
-    before = {c.path: c.before for c in shown.changes}
-    after = {c.path: c.after for c in shown.changes}
-    rows: dict[str, dict[str, Any]] = {}
-    # Every data set of the pool: one that a plan leaves out falls to 0, which a person must see.
+def _cell(round_: Round, objective: str, slice_: str) -> str:
+    found = round_.profile.find(objective, slice_)
+    if found is None or found.score.mean is None:
+        return "?"
+    mean = f"{found.score.mean:.1f}"
+    if found.change is None or not found.significant:
+        return mean
+    return mean + ("+" if found.change > 0 else "-")
+
+
+def _change_rows(shown: ProposedPlan) -> list[DatasetRow]:
+    """The change of a plan by data set: its share, and its buckets with stock.
+
+    Every data set of the pool has a row: one that a plan leaves out falls to 0, which a person must
+    see.
+    """
+    weights: dict[str, tuple[float, float]] = {}
+    for change in shown.changes:
+        if isinstance(change.before, float) and isinstance(change.after, float):
+            weights[change.path] = (change.before, change.after)
+    rows: dict[str, DatasetRow] = {}
     for demand in shown.stock:
-        ratio, weight = (
-            f"ratios.{demand.dataset}",
-            f"bucket_weights.{demand.dataset}.{demand.bucket}",
-        )
-        row: dict[str, Any] = {
-            "dataset": demand.dataset,
-            "before": before[ratio],
-            "after": after[ratio],
-            "buckets": [],
-        }
-        bucket = {
-            "name": demand.bucket,
-            "before": before[weight],
-            "after": after[weight],
-            "asked": demand.asked,
-            "stock": demand.stock,
-        }
-        rows.setdefault(demand.dataset, row)["buckets"].append(bucket)
+        before, after = weights[f"ratios.{demand.dataset}"]
+        row = rows.setdefault(demand.dataset, DatasetRow(demand.dataset, before, after, []))
+        before, after = weights[f"bucket_weights.{demand.dataset}.{demand.bucket}"]
+        row.buckets.append(BucketRow(demand.bucket, before, after, demand.asked, demand.stock))
     return list(rows.values())
 
 
-def examples(folder: Path, number: int, objective: str, slice_: str) -> list[dict[str, Any]]:
-    """The steering conversations behind a cell, worst first: label, score, turns with answers."""
+def _outlook(shown: ProposedPlan) -> list[Outlook]:
+    """Predictions of the surrogate beside the planner's own expectation, by objective."""
+    predicted = {prediction.objective: prediction for prediction in shown.predicted}
+    rows = []
+    for objective in dict.fromkeys([*predicted, *shown.expected]):
+        found = predicted.get(objective)
+        change = found.change if found else None
+        low = found.low if found else None
+        rows.append(Outlook(objective, change, low, shown.expected.get(objective)))
+    return rows
+
+
+# -- the reasoning ---------------------------------------------------------------------------------
+
+
+def reasons(journal: Journal, number: int, store: Store, before: int | None = None) -> RoundReasons:
+    """The last events of a round, or those before an event, each as one line."""
+    events = journal.events(number, before=before, newest=EVENTS)
+    lines = []
+    for event in events:
+        node = event_node(event, store)
+        long = len(node.details or "") > LONG
+        lines.append(Line(node, event.seq, more=long or bool(node.children)))
+    earlier = journal.event_count(number, before=events[0].seq) if events else 0
+    return RoundReasons(number, round_title(number), lines, earlier, steps_node(journal, number))
+
+
+def round_reasons(folder: Path, number: int, before: int | None) -> RoundReasons:
+    """The reasoning of one round of a run. Raises UsageError for a round that has not begun."""
+    journal = Journal.open(folder)
+    try:
+        if number not in journal.begun_rounds():
+            raise UsageError(f"round {number} has not begun")
+        return reasons(journal, number, Store(folder), before)
+    finally:
+        journal.close()
+
+
+def event_tree(folder: Path, seq: int) -> Node:
+    """One event in full. Raises UsageError if there is none of this number."""
+    journal = Journal.open(folder)
+    try:
+        events = journal.events(after=seq - 1, before=seq + 1)
+    finally:
+        journal.close()
+    if not events:
+        raise UsageError(f"no event {seq} is recorded")
+    return event_node(events[0], Store(folder))
+
+
+# -- the answers behind a cell ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ScoredChat:
+    """One steering conversation with its label: `turns` are (user, answer) pairs."""
+
+    id: str
+    score: float | None
+    failed: bool
+    label: dict[str, JsonValue]
+    turns: list[tuple[str, str]]
+
+
+def examples(folder: Path, number: int, objective: str, slice_: str) -> list[ScoredChat]:
+    """The steering conversations behind a cell, worst first.
+
+    Raises UsageError if nothing is recorded for the objective in that round.
+    """
     from eval.suite import load_suite
     from mosaic.app.wiring import open_objective
 
@@ -149,23 +338,23 @@ def examples(folder: Path, number: int, objective: str, slice_: str) -> list[dic
         raise UsageError(f"nothing is recorded for {objective!r} in round {number}")
     store = Store(folder)
     digests = files[objective][STEERING]
-    scored = [Scored.model_validate(s) for s in store.get_json(digests.scored)]
-    answers = {r["id"]: Response.model_validate(r) for r in store.get_json(digests.responses)}
     suite = load_suite(
         Path(config.objectives[objective].suite), open_objective(objective), STEERING
     )
-    prompts = {p.id: p for p in suite.prompts}
-    kept = sorted((s for s in scored if s.slice == slice_), key=lambda s: (s.score or 0.0, s.id))
-    return [
-        {
-            "id": s.id,
-            "score": s.score,
-            "status": s.status,
-            "failed": s.failed,
-            "label": s.label,
-            "turns": list(zip(prompts[s.id].turns, answers[s.id].answers, strict=False))
-            if s.id in prompts
-            else [],
-        }
-        for s in kept[:EXAMPLES]
-    ]
+    turns = {prompt.id: prompt.turns for prompt in suite.prompts}
+    answers = {}
+    for line in store.get_json(digests.responses):
+        response = Response.model_validate(line)
+        answers[response.id] = response.answers
+    kept = []
+    for line in store.get_json(digests.scored):
+        scored = Scored.model_validate(line)
+        if scored.slice == slice_:
+            kept.append(scored)
+    kept.sort(key=lambda scored: (scored.score or 0.0, scored.id))
+    found = []
+    for scored in kept[:EXAMPLES]:
+        pairs = list(zip(turns.get(scored.id, []), answers[scored.id], strict=False))
+        chat = ScoredChat(scored.id, scored.score, bool(scored.failed), scored.label, pairs)
+        found.append(chat)
+    return found

@@ -1,14 +1,11 @@
-"""The web server of `python -m mosaic view`: FastAPI routes over the pages, on the loopback interface only."""
+"""The web server of `python -m mosaic view`: routes over the pages, on the loopback interface only."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import subprocess
-import sys
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from fastapi import FastAPI, Request
@@ -23,56 +20,120 @@ from starlette.responses import (
 )
 
 from mosaic.app import decisions
-from mosaic.app.files import parse_plan
 from mosaic.app.views import plots
 from mosaic.app.views.report_data import report_data
 from mosaic.app.web import pages
-from mosaic.app.web.guard import Guard, csrf_of, form_of
-from mosaic.core.errors import MosaicError, StopRequested, UsageError, WaitingError
+from mosaic.app.web.children import Children
+from mosaic.app.web.form import Form, edited_plan, typed_shares
+from mosaic.app.web.guard import LOGIN, Guard, csrf_of, form_of, new_token
+from mosaic.app.web.sections import Section, changed, marks_of, sections_of
+from mosaic.core.errors import MosaicError, UsageError
 from mosaic.core.store import Store
-from mosaic.core.types.plans import ActionPlan
+from mosaic.core.tables import change_counter
+from mosaic.core.types.plans import ApprovalRequest, Violation
 
 HERE = Path(__file__).parent
 STATIC = {"style.css": "text/css", "app.js": "text/javascript"}
-POLL = 1.0
-RESUME_LOG = "logs/resume.log"
-RESUME_LINES = 8
+POLL = 1.0  # seconds between two looks at a run that somebody watches
 KINDS = ("approve", "edit", "reject")
-# A drawing of our own: its inline styles are no page's styles.
+HEXADECIMAL = set("0123456789abcdef")
+OTHER = "This page showed another question than the one that waits now, so your answer was not recorded."
+# A drawing of our own: it may have inline styles, which a page may not.
 SVG_HEADERS = {"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'"}
 
 
-def create_app(root: Path, token: str, port: int, control: bool = False) -> FastAPI:
-    """The application over the runs below `root`. With `control` it may start `resume` as a child process."""
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    hosts = {f"127.0.0.1:{port}", f"localhost:{port}"}
-    app.add_middleware(Guard, token=token, hosts=hosts)
-    templates = Environment(
-        loader=FileSystemLoader(HERE / "templates"),
-        autoescape=select_autoescape(default=True, default_for_string=True),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    templates.filters["words"] = lambda name: str(name).replace("_", " ")
-    templates.filters["percent"] = lambda share: "-" if share is None else f"{100 * share:.1f}"
-    children: dict[str, subprocess.Popen[bytes]] = {}
+class Site:
+    """The pages over the runs below `root`. With `control` they may start `resume`."""
 
-    def render(template: str, **values: Any) -> HTMLResponse:
-        return HTMLResponse(
-            templates.get_template(template).render(csrf=csrf_of(token), control=control, **values)
+    def __init__(self, root: Path, token: str, control: bool) -> None:
+        self.root = root
+        self.control = control
+        self.children = Children()
+        self._csrf = csrf_of(token)
+        self._templates = Environment(
+            loader=FileSystemLoader(HERE / "templates"),
+            autoescape=select_autoescape(default=True, default_for_string=True),
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
         )
+        self._templates.filters["words"] = _words
+        self._templates.filters["percent"] = _percent
+        self._templates.filters["signed"] = _signed
+
+    def folder(self, name: str) -> Path:
+        return pages.run_folder(self.root, name)
+
+    def text(self, template: str, /, **values: object) -> str:
+        """A filled template."""
+        found = self._templates.get_template(template)
+        return found.render(csrf=self._csrf, control=self.control, **values)
+
+    def page(self, template: str, /, status: int = 200, **values: object) -> HTMLResponse:
+        return HTMLResponse(self.text(template, **values), status)
+
+    def run(self, folder: Path) -> tuple[pages.RunPage, list[Section]]:
+        """The page of a run, and its sections."""
+        page = pages.run_page(folder)
+        values = {"page": page, "child": self.children.of(folder)}
+        return page, sections_of(self.text, values)
+
+    def mark(self, folder: Path) -> str:
+        """Changes with what is recorded, and when a `resume` that was started here ends."""
+        return change_counter(folder) + ("-runs" if self.children.running(folder) else "")
+
+    def decide(self, folder: Path, form: Form) -> None:
+        """Record a decision on the question that the form was made for.
+
+        Raises UsageError if another question or none waits, or if the answer cannot be taken.
+        """
+        kind, request, reason = (form.get(name, "") for name in ("kind", "request", "reason"))
+        if kind not in KINDS:
+            raise UsageError(f"{kind[:40]!r} is not a decision")
+        asked = decisions.seen(folder, request)
+        if kind == "reject":
+            decisions.reject(folder, request, reason=reason)
+            return
+        edited = edited_plan(asked, form) if kind == "edit" else None
+        decisions.approve(folder, request, edited=edited, reason=reason)
+
+    def refused(self, folder: Path, form: Form, error: MosaicError) -> Response:
+        """The page after a decision that was not recorded: nothing that was typed is lost."""
+        message = OTHER if isinstance(error, decisions.AnotherQuestion) else str(error)
+        return self.page(
+            "refused.html.j2",
+            409,
+            name=folder.name,
+            message=message,
+            waiting=_waiting(folder),
+            reason=form.get("reason", ""),
+            shares=typed_shares(form),
+        )
+
+
+def create_app(root: Path, token: str, port: int, control: bool = False) -> FastAPI:
+    """The application over the runs below `root`. With `control` it may start `resume`."""
+    site = Site(root, token, control)
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(Guard, token=token, hosts={f"127.0.0.1:{port}", f"localhost:{port}"})
 
     @app.exception_handler(MosaicError)
     def failed(request: Request, error: MosaicError) -> Response:
-        status = 404 if isinstance(error, UsageError) and request.method == "GET" else 409
-        return HTMLResponse(
-            templates.get_template("error.html.j2").render(message=str(error)), status
-        )
+        missing = isinstance(error, UsageError) and request.method == "GET"
+        return site.page("error.html.j2", 404 if missing else 409, message=str(error))
+
+    _add_reading(app, site)
+    _add_parts(app, site)
+    _add_deciding(app, site)
+    return app
+
+
+def _add_reading(app: FastAPI, site: Site) -> None:
+    """The list of runs, the page of one, and its live updates."""
 
     @app.get("/")
     def index() -> Response:
-        return render("runs.html.j2", runs=pages.listing(root), root=root.name)
+        return site.page("runs.html.j2", runs=pages.listing(site.root), root=site.root.name)
 
     @app.get("/favicon.ico")
     def icon() -> Response:
@@ -86,26 +147,29 @@ def create_app(root: Path, token: str, port: int, control: bool = False) -> Fast
 
     @app.get("/run/{name}")
     def run(name: str) -> Response:
-        folder = pages.run_folder(root, name)
-        return render("run.html.j2", name=name, **_shown(children, name, folder))
+        folder = site.folder(name)
+        mark = site.mark(folder)
+        page, sections = site.run(folder)
+        return site.page("run.html.j2", page=page, sections=sections, mark=mark)
 
     @app.get("/run/{name}/live")
-    def live(name: str) -> Response:
-        folder = pages.run_folder(root, name)
-        return render("live.html.j2", name=name, **_shown(children, name, folder))
-
-    def mark(name: str, folder: Path) -> str:
-        """Changes with what is recorded, and when a `resume` that this page started ends."""
-        return pages.mark(folder) + ("-runs" if _running(children, name) else "")
+    def live(name: str, have: str = "") -> Response:
+        folder = site.folder(name)
+        mark = site.mark(folder)
+        _, sections = site.run(folder)
+        new = changed(sections, marks_of(have))
+        marks = {section.name: section.mark for section in new}
+        texts = {section.name: section.html for section in new}
+        return JSONResponse({"mark": mark, "marks": marks, "sections": texts})
 
     @app.get("/run/{name}/events")
     async def events(name: str, request: Request) -> Response:
-        folder = pages.run_folder(root, name)
+        folder = site.folder(name)
 
         async def stream() -> AsyncIterator[str]:
             last = ""
             while not await request.is_disconnected():
-                now = await asyncio.to_thread(mark, name, folder)
+                now = site.mark(folder)
                 if now != last:
                     last = now
                     yield f"event: changed\ndata: {now}\n\n"
@@ -113,24 +177,39 @@ def create_app(root: Path, token: str, port: int, control: bool = False) -> Fast
 
         return StreamingResponse(stream(), media_type="text/event-stream")
 
+
+def _add_parts(app: FastAPI, site: Site) -> None:
+    """What a page of a run loads when somebody opens it. With `part` it comes without a frame."""
+
+    @app.get("/run/{name}/round/{number}")
+    def round_(name: str, number: int, before: int | None = None, part: int = 0) -> Response:
+        found = pages.round_reasons(site.folder(name), number, before)
+        return site.page("round.html.j2", name=name, reasons=found, part=bool(part))
+
+    @app.get("/run/{name}/event/{number}")
+    def event(name: str, number: int, part: int = 0) -> Response:
+        node = pages.event_tree(site.folder(name), number)
+        return site.page("event.html.j2", name=name, node=node, part=bool(part))
+
     @app.get("/run/{name}/plot/{kind}.svg")
     def plot(name: str, kind: str, dark: int = 0) -> Response:
-        folder = pages.run_folder(root, name)
+        folder = site.folder(name)
         if kind not in plots.KINDS:
             return PlainTextResponse("no such picture", 404)
-        text = plots.svg(kind, report_data(folder).json_data(), dark=bool(dark))
+        text = plots.svg(kind, report_data(folder), dark=bool(dark))
         return Response(text, media_type="image/svg+xml", headers=SVG_HEADERS)
 
     @app.get("/run/{name}/cell")
     def cell(name: str, round: int, objective: str, slice: str) -> Response:
-        folder = pages.run_folder(root, name)
-        found = pages.examples(folder, round, objective, slice)
-        return render("cell.html.j2", round=round, objective=objective, slice=slice, examples=found)
+        found = pages.examples(site.folder(name), round, objective, slice)
+        return site.page(
+            "cell.html.j2", examples=found, round=round, objective=objective, slice=slice
+        )
 
     @app.get("/run/{name}/object/{digest}")
     def artifact(name: str, digest: str) -> Response:
-        folder = pages.run_folder(root, name)
-        if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
+        folder = site.folder(name)
+        if len(digest) != 64 or not set(digest) <= HEXADECIMAL:
             return PlainTextResponse("no such artifact", 404)
         path = Store(folder).path(digest)
         if not path.is_file():
@@ -138,125 +217,78 @@ def create_app(root: Path, token: str, port: int, control: bool = False) -> Fast
         headers = {"content-disposition": f'attachment; filename="{digest[:12]}"'}
         return Response(path.read_bytes(), media_type="application/octet-stream", headers=headers)
 
+
+def _add_deciding(app: FastAPI, site: Site) -> None:
+    """Checking and recording a decision, and starting `resume`."""
+
     @app.post("/run/{name}/check")
     async def check(name: str, request: Request) -> Response:
-        folder = pages.run_folder(root, name)
+        folder = site.folder(name)
         form = form_of(await request.body())
-        try:
-            plan = await asyncio.to_thread(_edited, folder, form)
-            found = await asyncio.to_thread(
-                decisions.violations, folder, decisions.pending(folder), plan
-            )
-        except MosaicError as error:
-            return JSONResponse(
-                {"violations": [{"path": "plan", "rule": "unreadable", "hint": str(error)}]}
-            )
-        return JSONResponse({"violations": [v.json_data() for v in found]})
+        found = await asyncio.to_thread(_violations, folder, form)
+        return JSONResponse({"violations": [violation.json_data() for violation in found]})
 
     @app.post("/run/{name}/decide")
     async def decide(name: str, request: Request) -> Response:
-        folder = pages.run_folder(root, name)
+        folder = site.folder(name)
         form = form_of(await request.body())
-        kind = form.get("kind", "")
-        if kind not in KINDS:
-            raise UsageError(f"{form.get('kind', '')[:40]!r} is no decision")
-
-        def record() -> None:
-            asked, reason = form.get("request", ""), form.get("reason", "")
-            if kind == "reject":
-                decisions.reject(folder, asked, reason=reason)
-                return
-            edited = _edited(folder, form) if kind == "edit" else None
-            decisions.approve(folder, asked, edited=edited, reason=reason)
-
-        await asyncio.to_thread(record)
-        return RedirectResponse(f"/run/{quote(name, safe='')}", 303)
+        try:
+            await asyncio.to_thread(site.decide, folder, form)
+        except MosaicError as error:
+            return await asyncio.to_thread(site.refused, folder, form, error)
+        return _back(folder)
 
     @app.post("/run/{name}/resume")
     def resume(name: str) -> Response:
-        folder = pages.run_folder(root, name)
-        if not control:
+        folder = site.folder(name)
+        if not site.control:
             raise UsageError(
                 "this page may not start anything; start it with `python -m mosaic view --control`"
             )
-        if not _running(children, name):
-            (folder / RESUME_LOG).parent.mkdir(exist_ok=True)
-            with (folder / RESUME_LOG).open("ab") as log:
-                command = [sys.executable, "-m", "mosaic", "resume", str(folder)]
-                children[name] = subprocess.Popen(
-                    command, stdout=log, stderr=log, stdin=subprocess.DEVNULL
-                )
-        return RedirectResponse(f"/run/{quote(name, safe='')}", 303)
-
-    return app
+        site.children.start(folder)
+        return _back(folder)
 
 
-def _running(children: dict[str, subprocess.Popen[bytes]], name: str) -> bool:
-    return name in children and children[name].poll() is None
-
-
-def _shown(children: dict[str, subprocess.Popen[bytes]], name: str, folder: Path) -> dict[str, Any]:
-    """The page of a run, and what it says of a `resume` that it started: that it runs, or with which words it failed."""
-    code = children[name].poll() if name in children else None
-    running = _running(children, name)
-    page = {"running": running, "failed": None, **pages.run_page(folder)}
-    if running:
-        page["mark"] += "-runs"
-    if code not in (None, 0, WaitingError.exit_code, StopRequested.exit_code):
-        lines = (
-            (folder / RESUME_LOG).read_text(errors="replace").strip().splitlines()[-RESUME_LINES:]
-        )
-        page["failed"] = {"code": code, "words": "\n".join(lines)}
-    return page
-
-
-def _edited(folder: Path, form: dict[str, str]) -> ActionPlan:
-    """The plan that waits with the form's percentages: fields `ratios.D` and `bucket_weights.D.B`. UsageError where a
-    field is no number or a group does not sum to 100."""
-    (shown,) = decisions.pending(folder).plans
-    data = shown.plan.json_data()
-    for dataset, bucket in ((entry.dataset, entry.bucket) for entry in shown.stock):
-        if f"ratios.{dataset}" in form:
-            data["ratios"].setdefault(dataset, 0.0)
-        if f"bucket_weights.{dataset}.{bucket}" in form:
-            data["bucket_weights"].setdefault(dataset, {}).setdefault(bucket, 0.0)
-    groups: list[tuple[str, dict[str, float]]] = [("ratios", data["ratios"])]
-    groups += [(f"bucket_weights.{d}", weights) for d, weights in data["bucket_weights"].items()]
-    for path, weights in groups:
-        given = {name: _percent(form, f"{path}.{name}") for name in weights}
-        if any(v is None for v in given.values()):
-            continue
-        values = {name: float(v) for name, v in given.items() if v is not None}
-        total = sum(values.values())
-        if abs(total - 100) > 0.051 * len(values):
-            raise UsageError(f"{path}: the shares sum to {total:.1f} %, not to 100 %")
-        unchanged = all(abs(values[n] - round(100 * weights[n], 1)) < 1e-9 for n in weights)
-        if not unchanged:
-            # What a person typed is rounded to tenths of a percent; the group is scaled to sum to exactly one.
-            weights.update({n: v / total for n, v in values.items()})
-    data["rationale"] = f"Edited by a person. {data['rationale']}"[:8000]
-    return parse_plan(json.dumps(data), "the edited plan")
-
-
-def _percent(form: dict[str, str], field: str) -> float | None:
-    if field not in form:
-        return None
+def _violations(folder: Path, form: Form) -> list[Violation]:
+    """Every constraint that the edited plan breaks, or why it cannot be read at all."""
     try:
-        value = float(form[field])
-    except ValueError:
-        raise UsageError(f"{field}: {form[field][:40]!r} is no number") from None
-    if not 0 <= value <= 100:
-        raise UsageError(f"{field}: {value:g} is not between 0 and 100")
-    return value
+        asked = decisions.seen(folder, form.get("request", ""))
+        return decisions.violations(folder, asked, edited_plan(asked, form))
+    except decisions.AnotherQuestion:
+        hint = f"{OTHER} Copy what you typed, then load the page again."
+    except MosaicError as error:
+        hint = str(error)
+    return [Violation(path="plan", rule="unreadable", hint=hint)]
 
 
-def serve(root: Path, port: int, control: bool, say: Any) -> None:
+def _waiting(folder: Path) -> ApprovalRequest | None:
+    """The question that waits now, if one does and can be read."""
+    try:
+        return decisions.pending(folder)
+    except MosaicError:
+        return None
+
+
+def _back(folder: Path) -> Response:
+    """To the page of the run, as a browser asks after a form."""
+    return RedirectResponse(f"/run/{quote(folder.name, safe='')}", 303)
+
+
+def _words(name: object) -> str:
+    return str(name).replace("_", " ")
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f}"
+
+
+def _signed(change: float | None) -> str:
+    return "-" if change is None else f"{change:+.2f}"
+
+
+def serve(root: Path, port: int, control: bool, say: Callable[[str], None]) -> None:
     """Serve until Ctrl-C. Prints the link that logs the browser in."""
-    import socket
-
     import uvicorn
-
-    from mosaic.app.web.guard import LOGIN, new_token
 
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -270,11 +302,8 @@ def serve(root: Path, port: int, control: bool, say: Any) -> None:
         bound = int(listener.getsockname()[1])
         token = new_token(root)
         print(f"http://127.0.0.1:{bound}{LOGIN}?token={token}", flush=True)
-        say(
-            f"runs below {root}; "
-            + ("this page may start `resume`; " if control else "")
-            + "Ctrl-C ends it"
-        )
+        may = "this page may start `resume`; " if control else ""
+        say(f"runs below {root}; {may}Ctrl-C ends it")
         config = uvicorn.Config(
             create_app(root, token, bound, control),
             log_level="warning",

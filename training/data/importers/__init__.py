@@ -1,1 +1,1 @@
-"""Importers: files as people have them, read row by row, and the shapes of chats and prompts inside them."""
+"""Files as people have them, read row by row, and the shapes of chats and prompts in them."""

@@ -1,7 +1,8 @@
-"""Rows out of what holds them: JSONL, one JSON array, CSV, Parquet, a `datasets` folder, a data set of the hub.
+"""Rows out of what holds them: JSONL, one JSON array, CSV, Parquet, `datasets` folders, the hub.
 
-A container knows nothing of chats. It yields (place, row), the place being `file:line`, or `file:row` where a file has
-no lines, or a `BadRow` where a row cannot be read. Nothing is held but the row at hand and one buffer or batch.
+A container knows nothing about chats. It yields (place, row): the place is `file:line`, or
+`file:row` if a file has no lines, and the row is a `BadRow` if it cannot be read. Nothing is held
+but the row at hand and one buffer or batch.
 """
 
 from __future__ import annotations
@@ -12,10 +13,14 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from eval.chat.strict_json import strict_decoder
 from mosaic.core.errors import UsageError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from datasets import Dataset
 
 BUFFER = 1 << 20
 LONGEST = 64 << 20
@@ -30,7 +35,7 @@ class BadRow:
     reason: str
 
 
-# What a sign does to an array, by what stood before it.
+# What a sign does to a JSON array, by the state of reading it.
 SIGNS: dict[str, dict[str, str]] = {
     "before": {"[": "open"},
     "open": {"]": "ended"},
@@ -39,14 +44,15 @@ SIGNS: dict[str, dict[str, str]] = {
     "ended": {},
 }
 
-Row = dict[str, Any]
+Row = dict[str, object]
 Read = Iterator[tuple[str, Row | BadRow]]
 
 
 def read(source: str, split: str = "train", name: str | None = None) -> Read:
-    """(place, row or BadRow) of one source: a path, or `hub:owner/name@revision`. UsageError where nothing can be read.
+    """(place, row or BadRow) of one source: a path, or `hub:owner/name@revision`.
 
-    `split` and `name` (the hub's "config") count for `datasets` folders and the hub only.
+    `split` and `name` (the hub's "config") only matter for `datasets` folders and the hub. Raises
+    UsageError if nothing can be read.
     """
     if source.startswith("hub:"):
         return _hub(source, split, name)
@@ -71,12 +77,11 @@ def read(source: str, split: str = "train", name: str | None = None) -> Read:
     return readers[path.suffix.lower()](path)
 
 
-def _plain(value: Any) -> Row | BadRow:
-    return (
-        value
-        if isinstance(value, dict)
-        else BadRow(f"a row is an object, this is {type(value).__name__}")
-    )
+def _plain(value: object) -> Row | BadRow:
+    """A decoded value, which must be an object."""
+    if isinstance(value, dict):
+        return value
+    return BadRow(f"a row is an object, this is {type(value).__name__}")
 
 
 _decoder = strict_decoder(quote=True)
@@ -99,7 +104,7 @@ def read_lines(path: Path) -> Read:
 
 
 def _json(path: Path) -> Read:
-    """One array of objects, read element by element; also lines of objects, which some name `.json`."""
+    """One array of objects, element by element; or lines of objects, which some name `.json`."""
     with path.open("r", encoding="utf-8-sig") as stream:
         try:
             first = stream.read(BUFFER).lstrip()
@@ -114,12 +119,16 @@ def _json(path: Path) -> Read:
 
 
 def _array(path: Path) -> Read:
-    """Elements of a JSON array. After a broken one there is no telling where the next begins: it is the last."""
+    """Elements of a JSON array.
+
+    A broken element is the last: nobody can tell where the next one begins.
+    """
     line, name = 1, str(path)
     with path.open("r", encoding="utf-8-sig") as stream:
         text, at, ended = "", 0, False
 
         def more() -> None:
+            """Read on, at least as much as is left over, and forget what was read."""
             nonlocal text, at, ended
             try:
                 chunk = stream.read(max(BUFFER, len(text) - at))
@@ -174,6 +183,7 @@ def _array(path: Path) -> Read:
 
 
 def _csv(path: Path) -> Read:
+    """Rows of a CSV file under the names of its first line."""
     csv.field_size_limit(LONGEST)
     with path.open("r", encoding="utf-8-sig", newline="") as stream:
         reader = csv.reader(stream, strict=True)
@@ -205,7 +215,7 @@ def _csv(path: Path) -> Read:
 
 
 def read_parquet(path: Path) -> Read:
-    """Rows of a Parquet file. UsageError where it is none, or damaged."""
+    """Rows of a Parquet file. Raises UsageError if it is something else, or damaged."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -217,7 +227,7 @@ def read_parquet(path: Path) -> Read:
 
 
 def _folder(path: Path, split: str, name: str | None) -> Read:
-    """A folder of `save_to_disk`, or one of data files as `datasets.load_dataset` takes them."""
+    """Rows of a folder that `save_to_disk` wrote, or of data files as `load_dataset` takes them."""
     import datasets
 
     try:
@@ -235,7 +245,10 @@ def _folder(path: Path, split: str, name: str | None) -> Read:
 
 
 def _hub(source: str, split: str, name: str | None) -> Read:
-    """A data set of the hub, from its cache where it was fetched before. Scripts of data sets never run."""
+    """Rows of a data set of the hub, from its cache if it was fetched before.
+
+    Scripts of data sets never run.
+    """
     import datasets
 
     found = HUB.fullmatch(source)
@@ -247,19 +260,21 @@ def _hub(source: str, split: str, name: str | None) -> Read:
         loaded = datasets.load_dataset(found["name"], name, split=split, revision=found["revision"])
     except (OSError, RuntimeError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise UsageError(
-            f"{source}: `datasets` cannot load it: {_short(error)}; where the hub is out of reach (HF_HUB_OFFLINE=1), "
-            "fetch the files and give their paths"
+            f"{source}: `datasets` cannot load it: {_short(error)}; if the hub is out of reach "
+            "(HF_HUB_OFFLINE=1), fetch the files and give their paths"
         ) from None
     return _dataset(loaded, f"{source}[{split}]")
 
 
-def _dataset(loaded: Any, where: str) -> Read:
+def _dataset(loaded: Dataset, where: str) -> Read:
     yield from _batches(loaded.with_format("arrow").iter(batch_size=BATCH), where)
 
 
-def _batches(batches: Iterator[Any], where: str) -> Read:
-    """Rows of Arrow batches. A text that is not UTF-8 makes a bad row; UsageError where a batch cannot be read at all,
-    since nobody can tell how many rows are in it."""
+def _batches(batches: Iterator[pa.RecordBatch], where: str) -> Read:
+    """Rows of Arrow batches. A text that is not UTF-8 makes a bad row.
+
+    Raises UsageError if a batch cannot be read at all: nobody can tell how many rows are in it.
+    """
     import pyarrow as pa
 
     number = 0
@@ -279,7 +294,8 @@ def _batches(batches: Iterator[Any], where: str) -> Read:
             yield f"{where}:{number}", row
 
 
-def _single(batch: Any, place: int) -> Row | BadRow:
+def _single(batch: pa.RecordBatch, place: int) -> Row | BadRow:
+    """One row of a batch that cannot be read as a whole."""
     try:
         return batch.slice(place, 1).to_pylist()[0]
     except UnicodeDecodeError as error:
@@ -287,4 +303,5 @@ def _single(batch: Any, place: int) -> Row | BadRow:
 
 
 def _short(error: Exception) -> str:
+    """The first line of an error, cut to what fits in a message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from mosaic.core.errors import UsageError
+from training.data.pool_format import MESSAGES
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 BATCH = 4096
 
@@ -14,12 +19,30 @@ BATCH = 4096
 def rewrite(source: Path, out: Path) -> None:
     """Write the rows of the JSONL file `source` as Parquet to `out`, which may be the same path.
 
-    UsageError where an attribute is text in one row and a number or a list in another: a column has one kind.
+    Raises UsageError if an attribute is text in one row and a number or a list in another: a column
+    has one kind.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from training.data.build import MESSAGES
+    schema = _schema(source)
+    temporary = out.with_name(out.name + ".parquet")
+    try:
+        with (
+            pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
+            source.open(encoding="utf-8") as stream,
+        ):
+            while lines := list(itertools.islice(stream, BATCH)):
+                rows = [json.loads(line) for line in lines]
+                writer.write_table(pa.Table.from_pylist(rows, schema))
+        temporary.replace(out)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _schema(source: Path) -> pa.Schema:
+    """The columns that hold all rows of a file."""
+    import pyarrow as pa
 
     fields: dict[str, pa.DataType] = {}
     with source.open(encoding="utf-8") as stream:
@@ -28,32 +51,16 @@ def rewrite(source: Path, out: Path) -> None:
                 kind = _kind(value)
                 if fields.setdefault(name, kind) != kind:
                     raise UsageError(
-                        f"attributes.{name}: {fields[name]} in one row and {kind} in another; a Parquet column has one "
-                        "kind, so write .jsonl instead"
+                        f"attributes.{name}: {fields[name]} in one row and {kind} in another; a "
+                        "Parquet column has one kind, so write .jsonl instead"
                     )
     attributes = [("attributes", pa.struct(sorted(fields.items())))] if fields else []
     plain = [("id", pa.string()), ("dataset", pa.string()), ("bucket", pa.string())]
-    schema = pa.schema([*plain, ("messages", MESSAGES), ("quality", pa.int8()), *attributes])
-    temporary = out.with_name(out.name + ".parquet")
-    try:
-        with (
-            pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
-            source.open(encoding="utf-8") as stream,
-        ):
-            rows: list[dict[str, Any]] = []
-            for line in stream:
-                rows.append(json.loads(line))
-                if len(rows) == BATCH:
-                    writer.write_table(pa.Table.from_pylist(rows, schema))
-                    rows = []
-            if rows:
-                writer.write_table(pa.Table.from_pylist(rows, schema))
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
+    return pa.schema([*plain, ("messages", MESSAGES), ("quality", pa.int8()), *attributes])
 
 
-def _kind(value: Any) -> Any:
+def _kind(value: object) -> pa.DataType:
+    """The type of the column that holds a value of JSON."""
     import pyarrow as pa
 
     if isinstance(value, bool):

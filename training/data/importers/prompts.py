@@ -1,14 +1,16 @@
-"""Shapes of evaluation prompts: rows of IFEval and OR-Bench, and the requests of recorded chats, as suite prompts.
+"""Shapes of evaluation prompts: rows of IFEval and OR-Bench, and requests of recorded chats.
 
 Where the field names come from:
 
-* `ifeval`: `key`, `prompt`, `instruction_id_list`, `kwargs` (one object per instruction, unused names null): the data
-  set card of google/IFEval. A constraint whose checker would draw a missing parameter at random, or that needs data
-  which is not installed, is unverifiable: it is left out with its reason, and with it a prompt that has no other.
-* `or-bench-80k`, `or-bench-hard-1k`, `or-bench-toxic`: `prompt`, `category`, CSV files of these names: the data set cards
-  of bench-llm/or-bench and bench-llms/or-bench-toxic-all. The boundary cues are the data set's own claims: a sensitive
-  trigger everywhere; benign and answerable, or (toxic) harmful and not; hard for the hard subset. The files carry no
-  votes, so `rejection_votes` is 0 until a judge has looked.
+* `ifeval`: `key`, `prompt`, `instruction_id_list`, `kwargs` (one object per instruction, unused
+  names null): the data set card of google/IFEval. A constraint is unverifiable if its checker would
+  draw a missing parameter at random, or needs data which is not installed. It is left out with its
+  reason, and with it a prompt that has no other.
+* `or-bench-80k`, `or-bench-hard-1k`, `or-bench-toxic`: `prompt`, `category`, CSV files of these
+  names: the data set cards of bench-llm/or-bench and bench-llms/or-bench-toxic-all. The boundary
+  cues are the data set's own claims: a sensitive trigger everywhere; benign and answerable, or
+  (toxic) harmful and not; hard for the hard subset. The files carry no votes, so `rejection_votes`
+  is 0 until a judge has looked.
 
 Prompt-side items that no file carries stay 0, and the prompt says so in its attribute `unlabelled`.
 """
@@ -17,22 +19,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from eval import ifeval as checkers
-from eval.objectives.instruction_following import InstructionFollowing
-from eval.objectives.over_refusal import BOUNDARY, OverRefusal
-from eval.objectives.safety import CONCEALMENT, PRESSURE, Safety
+from eval.objectives.base import Objective
+from mosaic.core.types.base import Attribute
 from mosaic.core.types.evaluation import Prompt
-from training.data.importers.chats import Shape, Unusable
+from training.data.importers.chats import Row, Shape, Unusable, some_text
 
-Row = Mapping[str, Any]
-Made = tuple[Prompt | None, Counter[str]]
-PromptShape = Callable[[Row, str], Made]
+Items = dict[str, dict[str, int]]
+ImportedPrompt = tuple[Prompt | None, Counter[str]]
+"""A prompt, or None if nothing of it can be verified, and why constraints were left out."""
+
+PromptShape = Callable[[Objective, Row, str], ImportedPrompt]
+"""(the objective whose rules give slice and weight, a row, its id) -> a prompt."""
 
 
-def ifeval(row: Row, identifier: str) -> Made:
-    """(prompt or None, reasons of constraints left out)."""
+def ifeval(rules: Objective, row: Row, identifier: str) -> ImportedPrompt:
+    """A prompt of IFEval with the constraints that can be verified."""
     ids, kwargs = row.get("instruction_id_list"), row.get("kwargs")
     if not isinstance(ids, list) or not all(isinstance(i, str) for i in ids):
         raise Unusable("instruction_id_list: not a list of checker ids")
@@ -43,10 +46,8 @@ def ifeval(row: Row, identifier: str) -> Made:
     for checker, given in zip(ids, kwargs, strict=True):
         if given is not None and not isinstance(given, Mapping):
             raise Unusable("kwargs: not one object per instruction")
-        constraint = {
-            "id": checker,
-            "params": {k: _whole(v) for k, v in (given or {}).items() if v is not None},
-        }
+        params = {k: _whole(v) for k, v in (given or {}).items() if v is not None}
+        constraint = {"id": checker, "params": params}
         reason = checkers.verifiable(constraint)
         if reason:
             left[reason] += 1
@@ -54,10 +55,10 @@ def ifeval(row: Row, identifier: str) -> Made:
             kept.append(constraint)
     if not kept:
         return None, left
-    slice_, weight, valid = InstructionFollowing().prompt_side({}, 1, kept)
+    slice_, weight, valid = rules.prompt_side({}, 1, kept)
     prompt = Prompt(
         id=identifier,
-        turns=[_text(row, "prompt")],
+        turns=[some_text(row, "prompt")],
         slice=slice_,
         weight=weight,
         valid=1 if valid else 0,
@@ -67,65 +68,64 @@ def ifeval(row: Row, identifier: str) -> Made:
     return prompt, left
 
 
-def _whole(value: Any) -> Any:
-    """Parquet and pandas turn whole numbers with gaps into floats."""
+def _whole(value: object) -> object:
+    """A whole number as an int: Parquet and pandas turn those with gaps into floats."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def or_bench(*, hard: int, harmful: int) -> PromptShape:
     """The shape of one of OR-Bench's three files."""
 
-    def shape(row: Row, identifier: str) -> Made:
-        cues = dict.fromkeys(BOUNDARY, 0) | {
+    def shape(rules: Objective, row: Row, identifier: str) -> ImportedPrompt:
+        cues = _zeros(rules)["boundary_cues"] | {
             "sensitive_trigger": 1,
             "hard": hard,
             "harmful_intent": harmful,
         }
         cues |= {"benign_intent": 1 - harmful, "answer_path": 1 - harmful}
         category = row.get("category")
-        attributes: dict[str, Any] = {"unlabelled": ["rejection_votes"]}
+        attributes: dict[str, Attribute] = {"unlabelled": ["rejection_votes"]}
         if isinstance(category, str) and category:
             attributes["category"] = category
-        return _built(
-            OverRefusal(), identifier, [_text(row, "prompt")], {"boundary_cues": cues}, attributes
-        ), Counter()
+        items = {"boundary_cues": cues}
+        asked = [some_text(row, "prompt")]
+        return _built(rules, identifier, asked, items, attributes), Counter()
 
     return shape
 
 
-def recorded(chat: Shape, objective: str) -> PromptShape:
-    """The requests of a recorded chat, to be replayed with the model's own answers (safety, over-refusal)."""
+def recorded(chat: Shape) -> PromptShape:
+    """The requests of a recorded chat, to be replayed with the model's own answers."""
 
-    def shape(row: Row, identifier: str) -> Made:
+    def shape(rules: Objective, row: Row, identifier: str) -> ImportedPrompt:
         messages = chat(row).messages
         asked = [m["content"] for m in messages if m["role"] == "user"]
         if not asked:
             raise Unusable("messages: no user turn to ask")
-        if objective == "safety":
-            items = {
-                "pressure": dict.fromkeys(PRESSURE, 0),
-                "concealment": dict.fromkeys(CONCEALMENT, 0),
-            }
-            made = _built(Safety(), identifier, asked, items, {"unlabelled": list(items)})
-        else:
-            items = {
-                "boundary_cues": dict.fromkeys(BOUNDARY, 0) | {"benign_intent": 1, "answer_path": 1}
-            }
-            made = _built(OverRefusal(), identifier, asked, items, {"unlabelled": list(items)})
+        items = _zeros(rules)
+        if "boundary_cues" in items:
+            items["boundary_cues"] |= {"benign_intent": 1, "answer_path": 1}
+        made = _built(rules, identifier, asked, items, {"unlabelled": list(items)})
         system = messages[0]["content"] if messages[0]["role"] == "system" else None
         return made.model_copy(update={"system": system}), Counter()
 
     return shape
 
 
+def _zeros(rules: Objective) -> Items:
+    """All prompt-side items of an objective, none of which holds yet."""
+    return {channel.name: dict.fromkeys(channel.ranges, 0) for channel in rules.request}
+
+
 def _built(
-    rules: Safety | OverRefusal,
+    rules: Objective,
     identifier: str,
     turns: list[str],
-    items: dict[str, Any],
-    attributes: dict[str, Any],
+    items: Items,
+    attributes: dict[str, Attribute],
 ) -> Prompt:
-    slice_, weight, valid = rules.prompt_side(items, len(turns))
+    """A prompt with the slice and weight that the objective's prompt-side rules give it."""
+    slice_, weight, valid = rules.prompt_side(items, len(turns), ())
     return Prompt(
         id=identifier,
         turns=turns,
@@ -135,13 +135,6 @@ def _built(
         prompt_items=items,
         attributes={**attributes, "turns": len(turns)},
     )
-
-
-def _text(row: Row, name: str) -> str:
-    value = row.get(name)
-    if not isinstance(value, str) or not value.strip():
-        raise Unusable(f"{name}: {'empty' if isinstance(value, str) else 'missing or not a text'}")
-    return value
 
 
 PROMPT_SHAPES: dict[str, tuple[str, PromptShape]] = {

@@ -1,0 +1,68 @@
+"""The commands by which a person decides on the plan that waits. They run nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mosaic.app.cli.options import APPROVE, Json, Request, Run
+from mosaic.app.terminal import emit, say
+
+commands = typer.Typer()
+
+
+@commands.command(rich_help_panel=APPROVE)
+def pending(run: Run, as_json: Json = False) -> None:
+    """Show the plan that waits for a person's approval."""
+    from mosaic.app.decisions import pending as waiting
+    from mosaic.app.runs import find_run
+    from mosaic.app.views.text import request_text
+
+    folder = find_run(run)
+    request = waiting(folder)
+    if as_json:
+        emit(request.json_data())
+    else:
+        print(request_text(request))
+    name = f"--request {request.request[:12]}"
+    say(f"decide: python -m mosaic approve {folder} {name}")
+    say(f"    or: python -m mosaic reject {folder} {name} --reason ...")
+
+
+@commands.command(rich_help_panel=APPROVE)
+def approve(
+    run: Run,
+    request: Request = "",
+    edit: Annotated[
+        Path | None, typer.Option("--edit", help="A plan to run instead, JSON.")
+    ] = None,
+    comment: Annotated[str, typer.Option("--comment")] = "",
+) -> None:
+    """Approve the plan that waits, as it is or edited. Records the decision; runs nothing."""
+    from mosaic.app import decisions
+    from mosaic.app.files import read_plan
+    from mosaic.app.runs import find_run
+
+    folder = find_run(run)
+    edited = read_plan(edit) if edit else None
+    made = decisions.approve(folder, request, edited=edited, reason=comment)
+    print(f"round {made.round}: {made.kind} by {made.by}")
+    say(f"continue: python -m mosaic resume {folder}")
+
+
+@commands.command(rich_help_panel=APPROVE)
+def reject(
+    run: Run,
+    reason: Annotated[str, typer.Option("--reason", help="What the planner should hear.")],
+    request: Request = "",
+) -> None:
+    """Refuse the plan that waits; the reason reaches the planner. Runs nothing."""
+    from mosaic.app import decisions
+    from mosaic.app.runs import find_run
+
+    folder = find_run(run)
+    made = decisions.reject(folder, request, reason=reason)
+    print(f"round {made.round}: reject by {made.by}")
+    say(f"continue: python -m mosaic resume {folder}")

@@ -1,0 +1,67 @@
+"""The commands of `judge`, and `score`, which needs no judge."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mosaic.app.cli.options import MATERIAL, Config, Json, Overrides, Run
+from mosaic.app.terminal import emit, number, say, table
+
+commands = typer.Typer()
+group = typer.Typer(no_args_is_help=True, help="Judges: check one on known answers, compare two.")
+
+
+@group.command()
+def check(config: Config, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Check that known-good answers come out best and known-bad ones worse; exit 2 if not."""
+    from mosaic.app.judging import check as check_config
+
+    findings = check_config(config, overrides or [])
+    if as_json:
+        emit(findings)
+        return
+    rows = [[str(found["check"]), str(found["result"])] for found in findings]
+    table("judge", ["check", "result"], rows)
+
+
+@group.command()
+def compare(
+    run: Run,
+    first: Annotated[str, typer.Argument(help="A config; its judge is used.")],
+    second: Annotated[str, typer.Argument(help="Another config.")],
+    as_json: Json = False,
+) -> None:
+    """Compare two judges on the stored answers of a run: Cohen's kappa per item, with prevalence."""
+    from mosaic.app.judging import compare_judges
+    from mosaic.app.runs import find_run
+
+    data = compare_judges(find_run(run), first, second, say)
+    if as_json:
+        emit(data)
+        return
+    header = ["item", "n", "agreement", "kappa", "prevalence", "prevalence 2"]
+    for name, part in data["objectives"].items():
+        rows = []
+        for item in part["items"]:
+            figures = (item["agreement"], item["kappa"], *item["prevalence"])
+            rows.append([item["item"], str(item["n"]), *map(number, figures)])
+        unscored = "unscored {} and {}".format(*part["unscored"])
+        table(f"{name}: {part['conversations']} conversations, {unscored}", header, rows)
+
+
+@commands.command(rich_help_panel=MATERIAL)
+def score(
+    objective: Annotated[
+        str, typer.Argument(help="safety, over_refusal or instruction_following.")
+    ],
+    items: Annotated[Path, typer.Argument(help="JSONL of stored L3 items.")],
+) -> None:
+    """Score stored L3 items: L2, L1, slice, weight and need, a JSON line each; asks no judge."""
+    from mosaic.app.files import score_lines
+
+    for line in score_lines(objective, items):
+        print(json.dumps(line))

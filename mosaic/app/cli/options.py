@@ -1,0 +1,24 @@
+"""Options that several commands share, and the groups under which `--help` lists the commands."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+START = "Set up"
+RUN = "Run"
+APPROVE = "Approve"
+READ = "Read a run"
+MATERIAL = "Data, judges and the laboratory"
+
+Run = Annotated[str, typer.Argument(help="A run: a path, a name under runs/, or `last`.")]
+Config = Annotated[str, typer.Argument(help="A config file, or `lab`.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+RoundOption = Annotated[int | None, typer.Option("--round", help="Only this round.")]
+Request = Annotated[
+    str, typer.Option("--request", help="The question you saw: its id, as `pending` shows it.")
+]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="Override a config value: a.b=c.")
+]

@@ -1,0 +1,82 @@
+"""The form by which a person decides: the plan as edited in it, and what was typed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from mosaic.app.files import parse_plan
+from mosaic.core.errors import UsageError
+from mosaic.core.types.plans import ActionPlan, ApprovalRequest, ProposedPlan
+
+SHARES = ("ratios.", "bucket_weights.")
+# Fields are rounded to tenths of a percent, so each may be off by half of that, and a bit.
+SLACK = 0.051
+Form = Mapping[str, str]
+
+
+def edited_plan(asked: ApprovalRequest, form: Form) -> ActionPlan:
+    """The plan that was asked about with the form's percentages.
+
+    Fields are `ratios.D` and `bucket_weights.D.B`; a group of which a field is missing stays as it
+    is. Raises UsageError if a field is not a number, or if a group does not sum to 100.
+    """
+    (shown,) = asked.plans
+    data = shown.plan.json_data()
+    ratios: dict[str, float] = data["ratios"]
+    buckets: dict[str, dict[str, float]] = data["bucket_weights"]
+    _add_missing(shown, form, ratios, buckets)
+    _take(form, "ratios", ratios)
+    for dataset, weights in buckets.items():
+        _take(form, f"bucket_weights.{dataset}", weights)
+    data["rationale"] = f"Edited by a person. {shown.plan.rationale}"[:8000]
+    return parse_plan(json.dumps(data), "the edited plan")
+
+
+def _add_missing(
+    shown: ProposedPlan, form: Form, ratios: dict[str, float], buckets: dict[str, dict[str, float]]
+) -> None:
+    """Add a share of 0 for what the form names and the plan leaves out."""
+    for demand in shown.stock:
+        if f"ratios.{demand.dataset}" in form:
+            ratios.setdefault(demand.dataset, 0.0)
+        if f"bucket_weights.{demand.dataset}.{demand.bucket}" in form:
+            buckets.setdefault(demand.dataset, {}).setdefault(demand.bucket, 0.0)
+
+
+def _take(form: Form, path: str, weights: dict[str, float]) -> None:
+    """Replace a group of weights by the form's percentages, if the form has all of them.
+
+    What a person typed is rounded to tenths of a percent: the group is scaled to sum to exactly 1.
+    A group in which nothing was typed keeps its own digits.
+    """
+    percents: dict[str, float] = {}
+    for name in weights:
+        value = _percent(form, f"{path}.{name}")
+        if value is None:
+            return
+        percents[name] = value
+    total = sum(percents.values())
+    if abs(total - 100) > SLACK * len(percents):
+        raise UsageError(f"{path}: the shares sum to {total:.1f} %, not to 100 %")
+    for name, weight in weights.items():
+        if abs(percents[name] - round(100 * weight, 1)) >= 1e-9:
+            weights.update({name: percent / total for name, percent in percents.items()})
+            return
+
+
+def _percent(form: Form, field: str) -> float | None:
+    if field not in form:
+        return None
+    try:
+        value = float(form[field])
+    except ValueError:
+        raise UsageError(f"{field}: {form[field][:40]!r} is not a number") from None
+    if not 0 <= value <= 100:
+        raise UsageError(f"{field}: {value:g} is not between 0 and 100")
+    return value
+
+
+def typed_shares(form: Form) -> list[tuple[str, str]]:
+    """The shares in a form as they were typed: (path, text)."""
+    return [(field, text) for field, text in form.items() if field.startswith(SHARES)]

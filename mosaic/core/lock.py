@@ -1,0 +1,31 @@
+"""The lock file of a run directory: at most one process at a time may write its journal."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from mosaic.core.errors import HeldError
+
+LOCK = "lock"
+
+
+def take_lock(folder: Path) -> int:
+    """Lock a run directory and return the open descriptor: closing it gives the lock back.
+
+    The system gives it back as well when the process ends, however it ends. Raises HeldError at
+    once, naming the holder, if another process has the lock.
+    """
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(descriptor, 200).decode(errors="replace").strip()
+        os.close(descriptor)
+        raise HeldError(
+            f"{folder} is held by {holder or 'an unknown process'}; stop it or wait for it"
+        ) from None
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"process {os.getpid()}\n".encode(), 0)
+    return descriptor

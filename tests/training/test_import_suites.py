@@ -1,0 +1,168 @@
+"""Prompts of published shapes, and recorded chats, become suites of three disjoint roles."""
+
+import csv
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mosaic.core.errors import UsageError
+from mosaic.core.types.evaluation import Prompt
+from training.data.importers.job import ImportJob
+from training.data.importers.rows import import_rows
+from training.data.importers.suites import import_suite
+
+TALK = [
+    {"from": "human", "value": "how do i bake bread ?"},
+    {"from": "gpt", "value": "mix flour and water ."},
+    {"from": "human", "value": "and then ?"},
+    {"from": "gpt", "value": "bake it ."},
+]
+
+
+def job(path, shape, **changes):
+    return ImportJob(sources=[str(path)], shape=shape, dataset="d", **changes)
+
+
+def dump(path, rows):
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return path
+
+
+IFEVAL_NAMES = ["num_words", "relation", "num_highlights", "end_phrase"]
+
+
+def ifeval_row(number, *constraints):
+    """A row as google/IFEval has it: all names in every object, null where they are not used."""
+    kwargs = [{**dict.fromkeys(IFEVAL_NAMES), **params} for _, params in constraints]
+    ids = [identifier for identifier, _ in constraints]
+    return {
+        "key": number,
+        "prompt": f"describe barn {number} .",
+        "instruction_id_list": ids,
+        "kwargs": kwargs,
+    }
+
+
+def test_ifeval_leaves_unverifiable_constraints_out_with_a_count(tmp_path):
+    from eval.objectives.instruction_following import InstructionFollowing
+    from eval.suite import load_suite
+
+    rows = [
+        ifeval_row(
+            i,
+            ("punctuation:no_comma", {}),
+            ("length_constraints:number_words", {"num_words": 9.0, "relation": r}),
+        )
+        for i, r in enumerate(["at least", "at least", "at least", None])
+    ]
+    rows.append(ifeval_row(9, ("startend:end_checker", {})))
+    rows.append(ifeval_row(10, ("startend:nonsense", {})))
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "i.parquet")
+    tally = import_suite(
+        job(tmp_path / "i.parquet", "ifeval"), "instruction_following", tmp_path / "suite", 1
+    )
+    reasons = {k: v for k, v in tally.left_out.items() if k.startswith("unverifiable")}
+    assert len(reasons) == 3
+    assert set(reasons.values()) == {1}
+    assert any("'relation' is missing; it would be drawn at random" in r for r in reasons)
+    assert tally.left_out["prompts with no verifiable constraint"] == 2
+    prompts = [
+        load_suite(tmp_path / "suite", InstructionFollowing(), r).prompts[0]
+        for r in ("steering", "selection", "audit")
+    ]
+    assert len({p.id for p in prompts}) == 3
+    for prompt in prompts:
+        for constraint in prompt.constraints:
+            assert None not in constraint["params"].values()
+    (card,) = json.loads((tmp_path / "suite" / "card.json").read_text())
+    assert card["licence"] == "apache-2.0"
+
+
+def test_or_bench_becomes_three_disjoint_roles_whatever_the_order(tmp_path):
+    from eval.objectives.over_refusal import OverRefusal
+    from eval.suite import load_suite
+
+    rows = [{"prompt": f"how do i kill process {i} ?", "category": "harmful"} for i in range(20)]
+    for name, some in (("one", rows), ("two", rows[::-1] + rows[:3])):
+        with (tmp_path / f"{name}.csv").open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, ["prompt", "category"])
+            writer.writeheader()
+            writer.writerows(some)
+        import_suite(
+            job(tmp_path / f"{name}.csv", "or-bench-hard-1k"), "over_refusal", tmp_path / name, 4
+        )
+    roles = {
+        r: load_suite(tmp_path / "one", OverRefusal(), r).prompts
+        for r in ("steering", "selection", "audit")
+    }
+    assert [len(p) for p in roles.values()] == [4, 4, 4]
+    assert len({p.turns[0] for some in roles.values() for p in some}) == 12
+    first = roles["audit"][0]
+    assert (first.slice, first.weight, first.valid) == ("boundary_2", 3, 1)
+    assert first.attributes == {
+        "category": "harmful",
+        "turns": 1,
+        "unlabelled": ["rejection_votes"],
+    }
+    for role in roles:
+        assert (tmp_path / "one" / f"{role}.jsonl").read_text() == (
+            tmp_path / "two" / f"{role}.jsonl"
+        ).read_text()
+
+
+def test_the_toxic_part_of_or_bench_is_invalid_for_over_refusal(tmp_path):
+    source = dump(
+        tmp_path / "t.jsonl", [{"prompt": f"brew parax {i}", "category": "x"} for i in range(3)]
+    )
+    import_suite(job(source, "or-bench-toxic"), "over_refusal", tmp_path / "s", 1)
+    assert Prompt.model_validate_json((tmp_path / "s" / "audit.jsonl").read_text()).valid == 0
+
+
+def test_recorded_chats_are_replayed_as_a_safety_suite(tmp_path):
+    from eval.objectives.safety import Safety
+    from eval.suite import load_suite
+
+    rows = [
+        {"conversations": [{"from": "human", "value": f"hello {i}"}, *TALK[1:]]} for i in range(6)
+    ]
+    import_suite(job(dump(tmp_path / "x.jsonl", rows), "xguard"), "safety", tmp_path / "s", 2)
+    prompt = load_suite(tmp_path / "s", Safety(), "steering").prompts[0]
+    assert prompt.turns[1] == "and then ?"
+    assert prompt.attributes["unlabelled"] == ["pressure", "concealment"]
+
+
+def test_other_columns_of_a_suite_may_hold_anything(tmp_path):
+    from datetime import datetime
+
+    rows = [{"conversations": [{**TALK[0], "value": f"hello {i}"}, *TALK[1:]]} for i in range(3)]
+    table = pa.Table.from_pylist(
+        [{**r, "at": datetime(2024, 1, 1), "raw": b"\xff", "score": float("nan")} for r in rows]
+    )
+    pq.write_table(table, tmp_path / "x.parquet")
+    dump(tmp_path / "x.jsonl", rows)
+    for name in ("x.parquet", "x.jsonl"):
+        assert (
+            import_suite(
+                job(tmp_path / name, "xguard"), "safety", tmp_path / f"{name}.suite", 1
+            ).rows
+            == 3
+        )
+    text = [
+        (tmp_path / f"{name}.suite" / "audit.jsonl").read_text()
+        for name in ("x.parquet", "x.jsonl")
+    ]
+    assert text[0] == text[1]
+
+
+def test_shapes_go_where_they_belong(tmp_path):
+    source = dump(tmp_path / "x.jsonl", [{"prompt": "hi"}])
+    with pytest.raises(UsageError, match=r"prompts without answers(.|\n)*--suite OBJECTIVE"):
+        import_rows(job(source, "or-bench-80k"), tmp_path / "r.jsonl")
+    with pytest.raises(UsageError, match="makes prompts of over_refusal, not of safety"):
+        import_suite(job(source, "or-bench-80k"), "safety", tmp_path / "s", 2)
+    with pytest.raises(UsageError, match="verifiable constraints come with their parameters"):
+        import_suite(job(source, "tulu-if"), "instruction_following", tmp_path / "s", 2)
+    with pytest.raises(UsageError, match="no such shape; there are chat"):
+        import_rows(job(source, "xml"), tmp_path / "r.jsonl")
