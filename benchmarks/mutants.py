@@ -65,9 +65,9 @@ MUTANTS = [
         (("agent/planners/baselines.py", "np.random.default_rng(seed)", "np.random.default_rng()"),),
         "crash",
     ),
-    Mutant("no lock is taken", (("mosaic/core/journal.py", "fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass"),), "races"),
+    Mutant("no lock is taken", (("mosaic/core/lock.py", "fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass"),), "races"),
     Mutant("the fencing number is not compared", (("mosaic/core/journal.py", 'if fenced and int(self.meta("fence")) != self.fence:', "if False:"),), "races"),
-    Mutant("rows are read without their digest", (("mosaic/core/journal.py", "if checksum(row) != stored:", "if False:"),), "corruption"),
+    Mutant("rows are read without their digest", (("mosaic/core/journal.py", "if checksum(row) != stored:", "if False:"), ("mosaic/core/soundness.py", "if checksum(row) != stored:", "if False:")), "corruption"),
     Mutant("artifacts are read without their digest", (("mosaic/core/store.py", "        if actual != digest:", "        if False:"),), "corruption"),
     Mutant("the budget is not compared where it is changed", (("mosaic/core/journal.py", "where id = 0 and held + spent + :n <= cap", "where id = 0"),), "overspend"),
     Mutant(
@@ -93,7 +93,7 @@ MUTANTS = [
         "threads do not take turns at the journal",
         (
             ("mosaic/core/journal.py", "self._turn = threading.RLock()", "self._turn = nullcontext()"),
-            ("mosaic/core/journal.py", "from contextlib import closing, contextmanager", "from contextlib import closing, contextmanager, nullcontext"),
+            ("mosaic/core/journal.py", "from contextlib import contextmanager", "from contextlib import contextmanager, nullcontext"),
         ),
         "concurrency",
     ),

@@ -10,7 +10,7 @@ from benchmarks.resumes import resumes
 from mosaic.app.cli.main import app
 from mosaic.app.config import BUNDLED, load_config
 from mosaic.core.errors import UsageError
-from mosaic.core.journal import FILE
+from mosaic.core.tables import FILE
 
 
 def mosaic(*words):
