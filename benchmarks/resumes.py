@@ -80,7 +80,8 @@ class Case:
     """A change that a new run would not start with.
 
     `input` is the path of the input below the site that `bend` bends a copy of; a change of the
-    config alone has neither. `judge` is a server to judge by, and `overrides` go with all of it.
+    config alone has neither. `judge` is a server to judge by. In `overrides`, SITE and WORK stand for
+    the folder of the site and that of the trial.
     """
 
     name: str
@@ -178,7 +179,8 @@ def poor_quality(site: Site, pool: Path) -> None:
 
 
 def unserved(site: Site, pool: Path) -> None:
-    stray = site.rows[0].model_copy(update={"id": "stray", "dataset": "strays"})
+    stray = row_like(site.rows[0], "stray", chat("who is it ?", "it is nobody ."))
+    stray = stray.model_copy(update={"dataset": "strays"})
     write_pool(site, pool, [*site.rows, stray])
 
 
@@ -237,6 +239,16 @@ def _without_markers(text: str) -> str:
 
 
 other_template = template(_with_line_ends)
+
+
+def with_its_pool(change: Bend) -> Bend:
+    """A changed base beside a pool that was counted with it."""
+
+    def bend(site: Site, model: Path) -> None:
+        change(site, model)
+        write_pool(site, model.parent / "its-pool", site.rows, model=model)
+
+    return bend
 
 
 def missing(name: str) -> Bend:
@@ -362,7 +374,7 @@ def bent_cases() -> list[Case]:
             Case(f"pool with steering {objective}", "pool", leaks(objective, "steering", 99))
         )
     cases += [
-        Case("pool of five rows", "pool", only(lambda number, row: number < 5)),
+        Case("pool of a few rows", "pool", only(lambda number, row: number % 60 == 0)),
         Case("pool without a data set", "pool", only(lambda number, row: row.dataset == "guard")),
         Case("pool with a poor data set", "pool", poor_quality),
         Case("pool with a data set for nobody", "pool", unserved),
@@ -372,7 +384,12 @@ def bent_cases() -> list[Case]:
         Case("pool with a cut index", "pool", cut("index.parquet")),
         Case("pool without its manifest", "pool", missing("pool.json")),
         Case("base with another template", "model", other_template),
-        Case("base without generation markers", "model", template(_without_markers)),
+        Case(
+            "base without generation markers",
+            "model",
+            with_its_pool(template(_without_markers)),
+            ("pool=WORK/bent/its-pool",),
+        ),
         Case("base without a template", "model", missing("chat_template.jinja")),
         Case("base without a tokenizer", "model", missing("tokenizer.json")),
         Case("base with cut weights", "model", cut("model.safetensors")),
@@ -436,7 +453,9 @@ def stopped_run(site: Site, folder: Path, witness: Witness) -> None:
 @contextmanager
 def changed(site: Site, case: Case, work: Path, in_place: bool) -> Iterator[Overrides]:
     """What to resume with, while the input is bent: at its place, or beside it and named."""
-    overrides = [text.replace("SITE", str(site.folder)) for text in case.overrides]
+    overrides = []
+    for text in case.overrides:
+        overrides.append(text.replace("SITE", str(site.folder)).replace("WORK", str(work)))
     bent, original = work / "bent" / Path(case.input).name, site.folder / case.input
     if case.bend:
         shutil.copytree(original, bent)
