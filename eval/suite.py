@@ -67,7 +67,8 @@ def load_suite(folder: Path, objective: Objective, role: str) -> Suite:
 
 def _prompt(line: bytes, where: str) -> Prompt:
     try:
-        return Prompt.model_validate(strict_json(line.decode("utf-8"), max_bytes=MAX_BYTES))
+        value = strict_json(line.decode("utf-8"), max_bytes=MAX_BYTES, quote=True)
+        return Prompt.model_validate(value)
     except UnicodeDecodeError as error:
         raise UsageError(f"{where}: not UTF-8 at byte {error.start}") from None
     except NotStrict as error:

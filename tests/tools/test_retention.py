@@ -1,4 +1,4 @@
-"""An objective is one file: a fourth one, retention, measured by the likelihood of held-out text, floor only."""
+"""An objective is one file: a fourth one, retention, measured by the likelihood of held-out text."""
 
 import json
 
@@ -7,11 +7,12 @@ import pytest
 from eval.generators.base import TransformersGeneratorConfig
 from eval.generators.transformers import TransformersGenerator
 from eval.judges.verifier import VerifierJudge
-from eval.objectives.base import Malformed, count_labels, unscored
+from eval.objectives.base import Malformed, Unchecked, count_labels, unscored
 from eval.profile import build_profile
 from eval.suite import load_suite
 from mosaic.core.steps import Steps
 from mosaic.core.store import Store
+from mosaic.core.types.base import digest_of
 from mosaic.core.types.evaluation import Scored
 from tools.effects.evaluate import Evaluator, GeneratorIdentity, PlainJudge
 
@@ -23,6 +24,18 @@ class Retention:
 
     name = "retention"
     evidence = "likelihood"
+    rules = digest_of(["retention", 1])
+    answers = ()
+    request = ()
+
+    def words(self, side):
+        raise ValueError("retention is measured: no model is asked")
+
+    def stored(self, prompt, items):
+        return {"items": dict(items)}
+
+    def check(self, prompt, response):
+        raise Unchecked("retention reads likelihoods, not answers")
 
     def prompt_side(self, prompt_items, turns, constraints):
         return "text", 1, 1

@@ -10,8 +10,10 @@ from benchmarks.judge_server import MODEL, JudgeServer, by_rules
 from benchmarks.judging import ASKED, OWN, Evaluations
 from eval.chat.client import ChatConfig, ChatModel, ChatUnavailable
 from eval.judges.base import LlmJudgeConfig
+from eval.judges.items import items_of
 from eval.judges.llm import LlmJudge
 from eval.judges.verdicts import JudgeCost, VerdictEntry
+from eval.objectives.safety import Safety
 from eval.suite import Suite
 from mosaic.app.config import load_config
 from mosaic.app.views.report_data import model_calls
@@ -45,13 +47,19 @@ def world(lab, tmp_path):
 
 @pytest.fixture
 def decide(lab):
-    return by_rules(s for roles in lab[1].values() for s in roles.values())
+    objectives, suites = lab
+    return by_rules(objectives, (s for roles in suites.values() for s in roles.values()))
 
 
 def own(server):
     return [
         b["messages"][1]["content"] for b in server.bodies if OWN in b["messages"][1]["content"]
     ]
+
+
+def asked_of(judge, *messages):
+    """A question about the answers of a conversation, under the items of safety."""
+    return judge.ask_about(items_of(Safety(), "answers"), messages)
 
 
 def test_a_judged_evaluation_equals_a_verified_one_and_is_never_asked_again(world, decide):
@@ -165,8 +173,7 @@ def test_a_verdict_that_failed_is_unscored_counted_and_not_shared(world, decide)
 
 
 def test_a_damaged_cache_is_named_and_never_believed(tmp_path):
-    judge = LlmJudge(LlmJudgeConfig())
-    question = judge.ask_about("safety", [Message(role="assistant", content="a")])
+    question = asked_of(LlmJudge(LlmJudgeConfig()), Message(role="assistant", content="a"))
     cache = VerdictCache(tmp_path)
     verdict = Verdict(status="ok", explanation="w")
     cache.keep([VerdictEntry(question, verdict, 0.0)])
@@ -179,7 +186,7 @@ def test_a_damaged_cache_is_named_and_never_believed(tmp_path):
 
 
 def test_a_verdict_that_an_earlier_version_kept_is_still_known(tmp_path):
-    question = LlmJudge(LlmJudgeConfig()).ask_about("safety", [Message(role="user", content="a")])
+    question = asked_of(LlmJudge(LlmJudgeConfig()), Message(role="user", content="a"))
     cache = VerdictCache(tmp_path)
     cache.keep([VerdictEntry(question, Verdict(status="ok", explanation="w"), 0.0)])
     (text,) = cache._db.execute("select verdict from verdicts").fetchone()
