@@ -415,7 +415,7 @@ def _absolute(folder: Path, field: str, text: str) -> str:
 
 
 def write_template(path: Path, force: bool) -> Path:
-    """Write the commented config. UsageError where the file exists and `force` is off."""
+    """Write the commented config. Raises UsageError if the file exists and `force` is off."""
     if path.exists() and not force:
         raise UsageError(f"{path} exists; edit it, or overwrite it with --force")
     path.write_text((Path(__file__).parent / "template.yaml").read_text())
