@@ -57,17 +57,26 @@ def check_amounts(
 def unreliable_cells(observation: Observation) -> dict[Cell, str]:
     """Cells whose slice is not measured well, with why: `unknown`, `low` or `unmeasured`.
 
-    `unmeasured` is a bucket that no prompt of its objective's suite falls into.
+    `unmeasured` is a bucket that no prompt of its objective's suite falls into, though prompts fall
+    into others of its data set. If a data set's buckets and an objective's slices share no name,
+    the suites say nothing of its buckets, and a plan may weigh them as it likes. A bucket that one
+    of several objectives measures well is reliable.
     """
-    found = {}
+    found: dict[Cell, str] = {}
+    reliable: set[Cell] = set()
     for objective in observation.objectives:
         known = {s.slice: s.reliability for s in observation.profile.of(objective.name)}
         for dataset in objective.datasets:
-            for bucket in observation.bucket_proportions.get(dataset, {}):
+            buckets = observation.bucket_proportions.get(dataset, {})
+            if not known.keys() & buckets.keys():
+                continue
+            for bucket in buckets:
                 reliability = known.get(bucket, UNMEASURED)
                 if reliability in (*LOW_RELIABILITY, UNMEASURED):
                     found[dataset, bucket] = reliability
-    return found
+                else:
+                    reliable.add((dataset, bucket))
+    return {cell: why for cell, why in found.items() if cell not in reliable}
 
 
 def refused_plans(observation: Observation) -> list[ActionPlan]:

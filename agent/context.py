@@ -60,7 +60,7 @@ class RunContext:
     _observations: dict[str, Observation] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.state = fold(self.steps.journal, self.settings.names)
+        self.state = fold(self.steps.journal, [o.name for o in self.settings.traded])
 
     @property
     def run(self) -> str:

@@ -92,13 +92,18 @@ def stop_reason(state: RunState, settings: Settings, budget_left: int) -> str | 
         return (
             f"budget used: {budget_left:,} tokens left, a round needs {settings.cost_per_round:,}"
         )
-    points = {r.round: p for r in planned if r.accepted and (p := r.point(settings.names))}
-    targets = [o.target for o in settings.objectives]
+    names = [o.name for o in settings.traded]
+    points = {}
+    for round_ in planned:
+        point = round_.point(names)
+        if round_.accepted and point:
+            points[round_.round] = point
+    targets = [o.target for o in settings.traded]
     if settings.stop.at_targets and any(t is not None for t in targets):
         # The round that would be chosen now, and not any that happens to lie above its targets.
-        number = choose(planned, state.archive, settings.objectives, state.noise)
-        point = points.get(number) if number is not None else None
-        if point and all(x >= t for x, t in zip(point, targets, strict=True) if t is not None):
+        number = choose(planned, state.archive, settings.traded, state.noise)
+        reached = points.get(number) if number is not None else None
+        if reached and all(x >= t for x, t in zip(reached, targets, strict=True) if t is not None):
             return f"targets reached in round {number}"
     if _stalled(state, settings, planned, points):
         return f"gain within the noise for {settings.stop.patience} rounds"
@@ -117,7 +122,7 @@ def _stalled(
         return False
     earlier = [points[r.round] for r in planned[:-patience] if r.round in points]
     late = [points[r.round] for r in planned[-patience:] if r.round in points]
-    noise = [state.noise.get(o, MIN_NOISE) for o in settings.names]
+    noise = [state.noise.get(o.name, MIN_NOISE) for o in settings.traded]
 
     def within(point: list[float], other: list[float]) -> bool:
         return all(x <= y + n for x, y, n in zip(point, other, noise, strict=True))

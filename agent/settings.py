@@ -73,4 +73,10 @@ class Settings(FrozenModel):
 
     @property
     def names(self) -> list[str]:
+        """All objectives, constraints included."""
         return [o.name for o in self.objectives]
+
+    @property
+    def traded(self) -> list[ObjectiveSpec]:
+        """Objectives that have data: those of dominance and hypervolume."""
+        return [o for o in self.objectives if o.traded]

@@ -16,8 +16,9 @@ from mosaic.core.types.runs import Calibration, Round, Trial
 class RunState:
     """All that has happened.
 
-    `audits` are all openings of the audit suites, each with the number of rounds before it; `audit`
-    is the one that stands: a run that was extended after its audit is unfinished until the next.
+    `objectives` are those that have data. `audits` are all openings of the audit suites, each with
+    the number of rounds before it; `audit` is the one that stands: a run that was extended after
+    its audit is unfinished until the next.
     """
 
     objectives: tuple[str, ...]

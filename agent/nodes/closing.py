@@ -40,7 +40,7 @@ def audit(context: RunContext, state: State) -> State:
         context.notify("audited already: the result stands")
         return {}
     planned = [r for r in current.executed if r.plan]
-    chosen = choose(planned, current.archive, context.settings.objectives, current.noise)
+    chosen = choose(planned, current.archive, context.settings.traded, current.noise)
     context.notify(f"audit: the base and {'no round' if chosen is None else f'round {chosen}'}")
     trial = None if chosen is None else current.rounds[chosen].trial
     adapter = trial.adapter.digest if trial and trial.adapter else None

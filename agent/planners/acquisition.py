@@ -42,16 +42,16 @@ def shrink_noise(measured: float, repeats: int) -> float:
 
 
 def noise_prior(observation: Observation) -> dict[str, float]:
-    """Objective -> standard deviation of its mean from one training to the next."""
+    """Objective that has data -> standard deviation of its mean from one training to the next."""
     calibration = observation.calibration
     noise = {}
-    for objective in observation.objectives:
+    for objective in observation.traded:
         if calibration is None:
-            noise[objective.name] = shrink_noise(0.0, 0)
+            noise[objective] = shrink_noise(0.0, 0)
         else:
-            measured = calibration.noise.get(objective.name, 0.0)
+            measured = calibration.noise.get(objective, 0.0)
             # The first of the calibration's trainings is no repeat.
-            noise[objective.name] = shrink_noise(measured, len(calibration.scores) - 1)
+            noise[objective] = shrink_noise(measured, len(calibration.scores) - 1)
     return noise
 
 
@@ -60,7 +60,7 @@ def predicted_means(
 ) -> dict[str, Floats]:
     """Objective -> predicted means of each mixture (n) at each noise node (k), shape (n, k).
 
-    Objectives without slices are left out.
+    Objectives without data or without slices are left out.
     """
     predicted = {}
     for objective, noise in noise_prior(observation).items():

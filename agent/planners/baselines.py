@@ -78,17 +78,39 @@ class NeedPlanner:
         buckets: dict[str, dict[str, float]] = {}
         for objective in observation.objectives:
             need = needs(observation, objective.name)
+            total = math.fsum(need.values())
             for dataset in objective.datasets:
                 in_stock = observation.bucket_proportions.get(dataset, {})
                 share = {bucket: need[bucket] for bucket in in_stock if bucket in need}
-                ratios[dataset] += math.fsum(share.values()) / len(objective.datasets)
+                # Buckets that are no slices share the objective's need as the pool has them.
+                own = math.fsum(share.values()) if share else total
+                ratios[dataset] += own / len(objective.datasets)
                 if share:
                     buckets[dataset] = share
-            toolbox.conclude(f"{objective.name}: need {math.fsum(need.values()):.0f}")
+            toolbox.conclude(f"{objective.name}: need {total:.0f}")
         if any(ratios.values()):
+            keep_general_share(ratios, observation)
             return [feasible_plan("Budget in proportion to need.", ratios, buckets, observation)]
         rationale = "No slice is scored: no need is known, and nothing is moved."
         return [feasible_plan(rationale, {}, {}, observation)]
+
+
+def keep_general_share(ratios: dict[str, float], observation: Observation) -> None:
+    """Give data sets that no objective names the share that the pool has of them.
+
+    Nothing measures a need for general data: with needs of 30 and 10 and a fifth of the pool
+    general, it gets 10 of then 50.
+    """
+    named: set[str] = set()
+    for objective in observation.objectives:
+        named |= set(objective.datasets)
+    general = {d: p for d, p in observation.proportions.items() if d not in named}
+    share = math.fsum(general.values())
+    if not 0 < share < 1:
+        return
+    needed = math.fsum(ratios.values())
+    for dataset, proportion in general.items():
+        ratios[dataset] = needed * proportion / (1 - share)
 
 
 def needs(observation: Observation, objective: str) -> dict[str, float]:

@@ -6,8 +6,8 @@ On the 1-5 scale, a slice's mean is linear in log shares of tokens:
              + for each other objective: b_other log(other + 0.01)
 
 `own` is the share of the slice's own bucket, `neighbours` that of its objective's other buckets,
-and `other` that of another objective's data. With b_own + b_neighbours = 1, doubling all of an
-objective's tokens adds log 2 = 0.69 points.
+and `other` that of another objective's data, or of general data that no objective names. With
+b_own + b_neighbours = 1, doubling all of an objective's tokens adds log 2 = 0.69 points.
 
 The mean is cut off at the ends of the scale: a slice seen at an end may lie anywhere beyond it.
 The prior says that an objective's tokens help all its slices, harder buckets more, and that other
@@ -157,11 +157,24 @@ class ResponseModel:
         neighbours = (of_objective & ~own) * complexities
         if neighbours.any():
             neighbours = neighbours / neighbours[neighbours > 0].mean()
+        # A data set that also serves this objective speaks for it already.
+        mine = set(datasets[objective])
         others = []
         for other, names in sorted(datasets.items()):
-            if other != objective and names:
-                others.append(self._cells_of(names))
+            foreign = set(names) - mine
+            if other != objective and foreign:
+                others.append(self._cells_of(foreign))
+        general = self._general_cells(datasets)
+        if general.any():
+            others.append(general)
         return SliceGroups(key, np.array([own, neighbours, *others], dtype=float))
+
+    def _general_cells(self, datasets: Mapping[str, Sequence[str]]) -> npt.NDArray[np.bool_]:
+        """Cells of general data, which no objective names."""
+        named: set[str] = set()
+        for names in datasets.values():
+            named |= set(names)
+        return ~self._cells_of(named)
 
     def _cells_of(self, datasets: Collection[str]) -> npt.NDArray[np.bool_]:
         return np.array([dataset in datasets for dataset, _ in self.cells])

@@ -156,7 +156,7 @@ def _best_measured_plan(observation: Observation) -> ActionPlan:
     executed last.
     """
     targets = targets_of(observation)
-    names = observation.names
+    names = observation.traded
     measured: list[tuple[float, int, ActionPlan]] = []
     for past in observation.history:
         point = past.point(names)

@@ -114,15 +114,11 @@ class RunConfig(FrozenModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
-        seen: dict[str, str] = {}
+        served: set[str] = set()
         for name, objective in self.objectives.items():
-            for dataset in objective.datasets:
-                if dataset in seen:
-                    raise ValueError(
-                        f"objectives.{name}.datasets: {dataset!r} serves {seen[dataset]} already; "
-                        "a data set belongs to one objective"
-                    )
-                seen[dataset] = name
+            if len(set(objective.datasets)) < len(objective.datasets):
+                raise ValueError(f"objectives.{name}.datasets: names a data set twice")
+            served |= set(objective.datasets)
             if (
                 objective.floor is not None
                 and objective.target is not None
@@ -133,7 +129,7 @@ class RunConfig(FrozenModel):
                 )
         if self.stop.at_targets and not any(o.target for o in self.objectives.values()):
             raise ValueError("stop.at_targets: no objective has a target")
-        if not seen:
+        if not served:
             raise ValueError(
                 "objectives: no objective has a data set, so there is nothing to train on"
             )

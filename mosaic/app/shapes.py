@@ -122,12 +122,17 @@ class ModelCalls(FrozenModel):
 
 
 class Report(FrozenModel):
-    """`report --json`, `run --json`, `resume --json`."""
+    """`report --json`, `run --json`, `resume --json`.
+
+    `traded` are the objectives that have data: those of dominance and hypervolume. The others are
+    constraints.
+    """
 
     run: str
     config_digest: str
     planner: str
     objectives: list[str]
+    traded: list[str]
     targets: dict[str, float | None]
     floors: dict[str, float | None]
     state: Literal["finished", "unfinished"]

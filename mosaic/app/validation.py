@@ -93,13 +93,9 @@ def check_pool(config: RunConfig, inputs: Inputs) -> Finding:
         )
     _check_tokens(config, inputs)
     served = {dataset for o in config.objectives.values() for dataset in o.datasets}
-    unserved = sorted(set(inputs.pool.datasets) - served)
-    if unserved:
-        raise UsageError(
-            f"pool: data sets {unserved} serve no objective; name them in "
-            "objectives.<name>.datasets, or build a pool without them"
-        )
-    result = f"{rows:,} rows, {tokens:,} tokens after the quality filter"
+    general = sorted(set(inputs.pool.datasets) - served)
+    named = f"; general data, which no objective names: {', '.join(general)}" if general else ""
+    result = f"{rows:,} rows, {tokens:,} tokens after the quality filter{named}"
     return Finding(check="pool", result=result)
 
 

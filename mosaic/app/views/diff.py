@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from mosaic.app.runs import config_of
 from mosaic.app.views.report_data import load, pick_round
 from mosaic.core.types.base import FrozenModel
 from mosaic.core.types.plans import ActionPlan
@@ -32,12 +33,13 @@ class Difference(FrozenModel):
 def diff_data(folder: Path, first: int, second: int) -> Difference:
     """Two rounds side by side. Raises UsageError for a round that is not recorded."""
     journal, state = load(folder)
+    objectives = list(config_of(journal).objectives)
     journal.close()
     a, b = pick_round(state, first), pick_round(state, second)
     return Difference(
         rounds=(first, second),
         plan=_pairs(_weights(a.plan), _weights(b.plan)),
-        scores=[_pair(o, _mean(a, o), _mean(b, o)) for o in state.objectives],
+        scores=[_pair(o, _mean(a, o), _mean(b, o)) for o in objectives],
         slices=_pairs(_slice_means(a), _slice_means(b)),
     )
 

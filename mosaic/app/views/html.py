@@ -37,7 +37,7 @@ def write_html(folder: Path, report: Report, path: Path) -> None:
         data=report,
         planned=planned,
         scores_svg=plots.svg("scores", report),
-        front_svg=plots.svg("front", report) if len(report.objectives) > 1 else "",
+        front_svg=plots.svg("front", report) if len(report.traded) > 1 else "",
         mixture_svg=plots.svg("mixture", report),
         heat_svg=plots.heat(state.rounds),
     )

@@ -105,14 +105,14 @@ def _scores(axes: Axes, report: Report) -> None:
 
 def _front(axes: Axes, report: Report) -> None:
     """The first two objectives against each other; the third as brightness."""
-    first, second, *rest = report.objectives
+    first, second, *rest = report.traded
     for round_ in report.rounds:
         means = []
-        for objective in report.objectives:
+        for objective in report.traded:
             mean = round_.scores[objective]["selection"].mean
             if mean is not None:
                 means.append(mean)
-        if len(means) < len(report.objectives):
+        if len(means) < len(report.traded):
             continue
         kept = round_.round in report.archive
         axes.scatter(

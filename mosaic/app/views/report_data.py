@@ -33,7 +33,8 @@ def load(folder: Path) -> tuple[Journal, RunState]:
     """The journal (the caller closes it) and its fold."""
     journal = Journal.open(folder)
     try:
-        return journal, fold(journal, list(config_of(journal).objectives))
+        traded = config_of(journal).settings().traded
+        return journal, fold(journal, [objective.name for objective in traded])
     except BaseException:
         journal.close()
         raise
@@ -65,6 +66,7 @@ def report_of(journal: Journal, state: RunState) -> Report:
         config_digest=digest_of(config.json_data()),
         planner=config.planner.kind,
         objectives=list(config.objectives),
+        traded=[o.name for o in config.settings().traded],
         targets={name: o.target for name, o in config.objectives.items()},
         floors={name: o.floor for name, o in config.objectives.items()},
         state="finished" if audit else "unfinished",

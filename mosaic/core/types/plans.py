@@ -156,12 +156,21 @@ class Limits(FrozenModel):
 
 
 class ObjectiveSpec(FrozenModel):
-    """An objective as the agent sees it."""
+    """An objective as the agent sees it.
+
+    One without data sets is a constraint: its floor must hold, and it takes no part in dominance
+    and hypervolume, since no plan can spend tokens on it.
+    """
 
     name: str
     datasets: list[str]
     floor: float | None = None
     target: float | None = None
+
+    @property
+    def traded(self) -> bool:
+        """Whether plans spend tokens on it, so that it is weighed against the others."""
+        return bool(self.datasets)
 
 
 class Forecast(FrozenModel):

@@ -352,3 +352,8 @@ class Observation(FrozenModel):
     def names(self) -> list[str]:
         """The objectives' names, in their order."""
         return [objective.name for objective in self.objectives]
+
+    @property
+    def traded(self) -> list[str]:
+        """Names of the objectives that have data: those that are weighed against each other."""
+        return [objective.name for objective in self.objectives if objective.traded]
