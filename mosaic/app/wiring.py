@@ -103,26 +103,30 @@ def open_objective(name: str) -> Objective:
 
 
 def open_suites(config: RunConfig) -> tuple[dict[str, Objective], dict[str, dict[str, Suite]]]:
-    """Objectives of a config and their suites by role. UsageError where one is missing or broken."""
+    """Objectives of a config and their suites by role.
+
+    Raises UsageError if one is missing or broken, or if two roles share a prompt.
+    """
     objectives = {name: open_objective(name) for name in config.objectives}
-    suites = {
-        name: {
-            role: load_suite(Path(config.objectives[name].suite), objective, role) for role in ROLES
-        }
-        for name, objective in objectives.items()
-    }
+    suites = {}
+    for name, objective in objectives.items():
+        folder = Path(config.objectives[name].suite)
+        suites[name] = {role: load_suite(folder, objective, role) for role in ROLES}
     for name, roles in suites.items():
         check_disjoint(Path(config.objectives[name].suite), list(roles.values()))
     return objectives, suites
 
 
 def open_inputs(config: RunConfig) -> Inputs:
-    """Open pool, suites and base model of a config. UsageError where one is missing, broken, or (the pool) not as it was
-    built."""
+    """Open pool, suites and base model of a config.
+
+    Raises UsageError if one is missing or broken, or if the pool is not as it was built.
+    """
     base = Path(config.base_model)
     if not (base / "config.json").is_file():
         raise UsageError(
-            f"base_model: {base} is no model folder (no config.json); give a Hugging Face model folder"
+            f"base_model: {base} is not a model folder (no config.json); give a Hugging Face model "
+            "folder"
         )
     pool = Pool.open(Path(config.pool))
     pool.verify()
@@ -139,8 +143,11 @@ def open_inputs(config: RunConfig) -> Inputs:
 
 
 def build_planner(kind: str, config: PlannerConfig, steps: Steps | None = None) -> Planner:
-    """A planner by its kind; `config` gives a random planner its spread and a model its endpoint, whose answers are
-    filed in the journal of `steps`. UsageError for a kind that there is not, or a model without an endpoint."""
+    """A planner by its kind.
+
+    `config` gives a random planner its spread and a model its endpoint; a model's answers are filed
+    in the journal of `steps`. Raises UsageError for an unknown kind, or a model without an endpoint.
+    """
     if kind == "llm":
         if not isinstance(config, LlmPlannerConfig):
             raise UsageError(
