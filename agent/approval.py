@@ -39,10 +39,11 @@ class HumanApprovalConfig(FrozenModel):
 class Rule(FrozenModel):
     """Matches a plan that stays within every limit it states; `then` is what happens to such a plan.
 
-    Steps are L1 distances from the plan executed last (0-2); a plan with another focus matches no
-    rule that limits them. `max_tokens` is what the round costs. `max_regression` is the largest
-    fall of a selection mean, in points, that our own prediction allows: its lower bound counts, and
-    a plan that cannot be predicted does not match. What the plan claims of itself is not read.
+    Steps are L1 distances from the plan executed last (0-2). `max_tokens` is what the round costs.
+    `max_regression` is the largest fall of a selection mean, in points, that our own prediction
+    allows: its lower bound counts, and a plan that cannot be predicted does not match. What the
+    plan claims of itself is not read. A plan with another focus matches no rule that limits steps
+    or regressions: neither the distance nor the prediction sees a focus.
     """
 
     max_ratio_step: float | None = Field(default=None, ge=0, le=2)
@@ -119,9 +120,10 @@ class PolicyApprover:
 def matches(rule: Rule, shown: ProposedPlan, observation: Observation) -> bool:
     """Whether a plan stays within every limit that the rule states."""
     plan, last = shown.plan, observation.last_plan
-    limits_steps = rule.max_ratio_step is not None or rule.max_bucket_step is not None
-    if limits_steps and plan.focus != last.focus:
-        return False  # a change of focus has no distance, so no limit on steps covers it
+    measures = (rule.max_ratio_step, rule.max_bucket_step, rule.max_regression)
+    blind_to_focus = any(limit is not None for limit in measures)
+    if blind_to_focus and plan.focus != last.focus:
+        return False
     if rule.max_ratio_step is not None:
         if distance(plan.ratios, last.ratios) > rule.max_ratio_step:
             return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from agent.planners.response_model import ResponseModel, measured_mixtures
+from agent.planners.response_model import fit_responses
 from agent.weights import Floats, Weights, cell_shares, share_row, weights_of
 from mosaic.core.types.plans import ActionPlan, Prediction
 from mosaic.core.types.runs import Observation
@@ -24,18 +24,16 @@ def predicted_changes(plan: ActionPlan, observation: Observation) -> list[Predic
     0.016
     """
     proportions = observation.bucket_proportions
-    cells = [(d, b) for d, per in proportions.items() for b in per]
-    datasets = {o.name: o.datasets for o in observation.objectives}
-    model = ResponseModel(cells, datasets, measured_mixtures(observation))
+    model = fit_responses(observation)
 
     def row(weights: Weights) -> Floats:
-        return share_row(cells, cell_shares(*weights))
+        return share_row(model.cells, cell_shares(*weights))
 
     after = row(weights_of(plan, proportions))
     before = row(weights_of(observation.last_plan, proportions))
     noise = observation.calibration.noise if observation.calibration else {}
     found = []
-    for objective in datasets:
+    for objective in observation.names:
         difference = model.difference(after, before, objective)
         if difference is None or objective not in noise:
             continue

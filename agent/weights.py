@@ -122,7 +122,8 @@ def fill(
 
     What the weighted names cannot take goes to the others, in proportion to their room. Room is
     cut to whole millionths, so that rounding lifts nothing above it. If there is too little room
-    altogether, the result sums to less than the amount.
+    altogether, the result sums to less than the amount. Weights are as `normalize` leaves them,
+    not so small that a product with them vanishes.
 
     >>> fill(1.0, {"a": 3, "b": 1, "c": 0}, {"a": 0.5, "b": 0.25, "c": 0.5})
     {'a': 0.5, 'b': 0.25, 'c': 0.25}

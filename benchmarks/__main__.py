@@ -39,6 +39,8 @@ BENCHMARKS = {
     "resume_speed": "waiting",
     "page": "page",
     "long_runs": "long_runs",
+    "reads": "reads",
+    "resumes": "resumes",
     "faults": "faults",
     "hostile_replies": "hostile",
     "crash": "durability",

@@ -12,13 +12,14 @@ from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier, Event
 from pathlib import Path
 
-from benchmarks.durability import ADAPTER, RECORD, training
+from benchmarks.durability import RECORD
 from benchmarks.figures import Rows, figure
 from mosaic.core.journal import Journal
 from mosaic.core.steps import Outcome, Steps
 from mosaic.core.store import FOLDER, Store
-from mosaic.core.types.records import TrainedEvent
-from mosaic.core.types.runs import Adapter, Usage
+from mosaic.core.types.events import CheckedEvent
+from mosaic.core.types.records import CheckPlan, PlanChecked
+from mosaic.core.types.runs import Usage
 
 THREADS = 8
 # Every so many steps all threads ask for the same one at the same moment.
@@ -40,12 +41,15 @@ def concurrency(quick: bool) -> Rows:
 def run_step(steps: Steps, number: int, effect: Callable[[], None]) -> None:
     """Run one step with an event and a reservation; it spends 0 to 5 tokens."""
 
-    def outcome() -> Outcome[Adapter]:
+    def outcome() -> Outcome[PlanChecked]:
         effect()
-        events = [TrainedEvent(adapter=ADAPTER)]
-        return Outcome(ADAPTER, events, usage=Usage(trained=spent_by(number)))
+        events = [CheckedEvent(plan=str(number), violations=[])]
+        usage = Usage(trained=spent_by(number))
+        return Outcome(PlanChecked(violations=[]), events, usage=usage)
 
-    steps.run(training(str(number)), outcome, reserve=Usage(trained=RESERVED))
+    # A step whose result names no artifact, so that `verify` looks for none.
+    inputs = CheckPlan(plan=str(number), observation="", pool="", rejected="")
+    steps.run(inputs, outcome, reserve=Usage(trained=RESERVED))
 
 
 def spent_by(number: int) -> int:

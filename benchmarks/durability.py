@@ -32,14 +32,8 @@ from mosaic.core.rows import Calls, Place
 from mosaic.core.store import FOLDER, Store
 from mosaic.core.tables import FILE
 from mosaic.core.types.base import FrozenModel, JsonObject
-from mosaic.core.types.records import (
-    ChangedEvent,
-    EventRecord,
-    FailedEvent,
-    StepInputs,
-    Train,
-    TrainedEvent,
-)
+from mosaic.core.types.events import ChangedEvent, EventRecord, FailedEvent, TrainedEvent
+from mosaic.core.types.records import StepInputs, Train
 from mosaic.core.types.runs import (
     TRAINING_SET,
     Adapter,

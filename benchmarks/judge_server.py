@@ -11,10 +11,12 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from eval.judges.verifier import UNION, holds
+from eval.judges.items import REQUEST
+from eval.judges.rules import holds
+from eval.objectives.base import Item, Objective
 from eval.suite import Suite
 from mosaic.core.types.base import JsonObject
 from mosaic.core.types.evaluation import Prompt
@@ -28,7 +30,7 @@ Decide = Callable[[str, Turns], Verdict]
 Fault = Callable[[int], str | None]
 
 
-def by_rules(suites: Iterable[Suite]) -> Decide:
+def by_rules(objectives: Mapping[str, Objective], suites: Iterable[Suite]) -> Decide:
     """Decides as the verifier does, by the rules of the prompt that has these user turns."""
     known: dict[tuple[str, tuple[str, ...]], Prompt] = {}
     for suite in suites:
@@ -38,33 +40,44 @@ def by_rules(suites: Iterable[Suite]) -> Decide:
     def decide(name: str, turns: Turns) -> Verdict:
         users = tuple(text for source, text in turns if source.startswith("user"))
         answers = [text for source, text in turns if source.startswith("assistant")]
-        objective = name.removesuffix("_request")
-        prompt = known[objective, users]
-        return _of_answers(prompt, answers) if name == objective else _of_request(prompt)
+        objective = objectives[name.removesuffix(REQUEST)]
+        prompt = known[objective.name, users]
+        if name == objective.name:
+            return _of_answers(objective, prompt, answers)
+        return _of_request(objective, prompt)
 
     return decide
 
 
-def _of_request(prompt: Prompt) -> Verdict:
+def said(item: Item, value: int) -> str:
+    """A value of an item in the words of the schema.
+
+    >>> said(Item("hard"), 1), said(Item("rejection_votes", 2), 1)
+    ('yes', 'some')
+    """
+    words = ("no", "yes") if item.most == 1 else ("none", "some", "most")
+    return words[value]
+
+
+def _of_request(objective: Objective, prompt: Prompt) -> Verdict:
     """The prompt-side items of a prompt, in the words of the schema."""
     verdict: Verdict = {}
-    for channel, items in prompt.prompt_items.items():
-        verdict[channel] = {}
-        for item, value in items.items():
-            words = ("none", "some", "most") if item == "rejection_votes" else ("no", "yes")
-            verdict[channel][item] = words[value]
+    for channel in objective.request:
+        values = prompt.prompt_items[channel.name]
+        verdict[channel.name] = {i.name: said(i, values[i.name]) for i in channel.items}
     return verdict
 
 
-def _of_answers(prompt: Prompt, answers: list[str]) -> Verdict:
-    """Which rules of the prompt hold: in any answer for the union channel, else in the last one."""
+def _of_answers(objective: Objective, prompt: Prompt, answers: Sequence[str]) -> Verdict:
+    """Which rules of the prompt hold in the turns that each channel is read from."""
     verdict: Verdict = {}
-    for channel, rules in prompt.rules.items():
-        judged = answers if channel == UNION else answers[-1:]
-        verdict[channel] = {}
-        for item, rule in rules.items():
+    for channel in objective.answers:
+        judged = answers if channel.turns == "all" else answers[-1:]
+        verdict[channel.name] = {}
+        for item in channel.items:
+            rule = prompt.rules[channel.name][item.name]
             met = any(holds(rule, answer) for answer in judged)
-            verdict[channel][item] = "yes" if met else "no"
+            verdict[channel.name][item.name] = said(item, int(met))
     return verdict
 
 

@@ -131,7 +131,7 @@ def judge_cache(quick: bool) -> Rows:
                 roles[role] = replace(suite, prompts=suite.prompts[::4])
             flat.append(roles[role])
         prompts += len(roles["steering"].prompts) + len(roles["selection"].prompts)
-    with tempfile.TemporaryDirectory() as name, JudgeServer(by_rules(flat)) as server:
+    with tempfile.TemporaryDirectory() as name, JudgeServer(by_rules(objectives, flat)) as server:
         world = Evaluations(Path(name), suites, objectives)
         half = prompts // 2
         try:

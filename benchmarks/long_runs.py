@@ -24,18 +24,20 @@ from benchmarks.standins import StandIn, Witness
 from mosaic.core.journal import Journal
 from mosaic.core.rows import Place, SmallStep
 from mosaic.core.types.evaluation import Verdict
+from mosaic.core.types.events import (
+    CheckedEvent,
+    EventRecord,
+    ObservedEvent,
+    PlannedEvent,
+    ToolCall,
+)
 from mosaic.core.types.plans import ActionPlan, Violation
 from mosaic.core.types.records import (
     AskVerdict,
-    CheckedEvent,
-    EventRecord,
     Observe,
     Observed,
-    ObservedEvent,
-    PlannedEvent,
     PlanProposed,
     ProposePlan,
-    ToolCall,
     VerdictFiled,
 )
 

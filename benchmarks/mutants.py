@@ -50,14 +50,13 @@ MUTANTS = [
     ),
     Mutant(
         "the effect comes before the intent",
-        (("mosaic/core/steps.py", "        step = self.journal.begin(kind,", "        effect()\n        step = self.journal.begin(kind,"),),
+        (("mosaic/core/steps.py", "            self.journal.begin(inputs,", "            effect()\n            self.journal.begin(inputs,"),),
         f"{FAULTS}::test_stand_ins_are_called_once_for_each_effect",
     ),
     Mutant(
         "a step that was only begun counts as done",
         (
-            ("mosaic/core/journal.py", 'if found and found.state == "done":\n            return found', "if found:\n            return found"),
-            ("mosaic/core/steps.py", 'if step.state == "done":\n            return step', "if step.seconds is None and step.result is None and step.seq < 0:\n            return step"),
+            ("mosaic/core/journal.py", """self._rows("steps", "key = ? and state = 'done'", (inputs.key,))""", """self._rows("steps", "key = ?", (inputs.key,))"""),
         ),
         "crash",
     ),
@@ -66,17 +65,17 @@ MUTANTS = [
         (("agent/planners/baselines.py", "np.random.default_rng(seed)", "np.random.default_rng()"),),
         "crash",
     ),
-    Mutant("no lock is taken", (("mosaic/core/journal.py", "fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass"),), "races"),
+    Mutant("no lock is taken", (("mosaic/core/lock.py", "fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass"),), "races"),
     Mutant("the fencing number is not compared", (("mosaic/core/journal.py", 'if fenced and int(self.meta("fence")) != self.fence:', "if False:"),), "races"),
-    Mutant("rows are read without their digest", (("mosaic/core/journal.py", "if _checksum(row) != checksum:", "if False:"),), "corruption"),
+    Mutant("rows are read without their digest", (("mosaic/core/journal.py", "if checksum(row) != stored:", "if False:"), ("mosaic/core/soundness.py", "if checksum(row) != stored:", "if False:")), "corruption"),
     Mutant("artifacts are read without their digest", (("mosaic/core/store.py", "        if actual != digest:", "        if False:"),), "corruption"),
     Mutant("the budget is not compared where it is changed", (("mosaic/core/journal.py", "where id = 0 and held + spent + :n <= cap", "where id = 0"),), "overspend"),
     Mutant(
         "an approval is not bound to its plan",
         (
-            ("agent/approval.py", 'for name in ("request", "run", "round", "plan_digest", "state_digest"):', "for name in ():"),
-            ("agent/nodes/all.py", "    runs = decision.executes or decision.plan_digest", '    runs = decision.executes or state["plan"]'),
-            ("agent/nodes/all.py", '(said.get("executes") or said.get("plan_digest")) != proposed.content_digest', "False"),
+            ("agent/approval.py", "        if given != asked:", "        if False:"),
+            ("agent/nodes/approving.py", "    (runs,) = stands.executes", '    runs = state["plan"]'),
+            ("agent/nodes/trials.py", " or digest not in approval.plans:", ":"),
         ),
         "approvals",
     ),
@@ -87,8 +86,26 @@ MUTANTS = [
     ),
     Mutant(
         "a restart reuses the old thread",
-        (("agent/graph.py", '"thread_id": f"{journal.run}:{journal.fence}"', '"thread_id": journal.run'), ("agent/graph.py", "value: Any = nodes.resume_at(services)", 'value: Any = nodes.resume_at(services) if journal.fence == 1 else None')),
+        (("agent/graph.py", '"thread_id": f"{journal.run}:{journal.fence}"', '"thread_id": journal.run'), ("agent/graph.py", "value: Any = fresh(len(context.state.rounds))", "value: Any = fresh(len(context.state.rounds)) if journal.fence == 1 else None")),
         "crash",
+    ),
+    Mutant(
+        "threads do not take turns at the journal",
+        (
+            ("mosaic/core/journal.py", "self._turn = threading.RLock()", "self._turn = nullcontext()"),
+            ("mosaic/core/journal.py", "from contextlib import contextmanager", "from contextlib import contextmanager, nullcontext"),
+        ),
+        "concurrency",
+    ),
+    Mutant(
+        "a decision may name any question",
+        (("mosaic/app/decisions.py", "if len(request) < MIN_PREFIX or not asked.request.startswith(request):", "if False:"),),
+        "approvals",
+    ),
+    Mutant(
+        "a changed run goes on unchecked",
+        (("mosaic/app/loop.py", "        check_before_run(config, inputs, say, folder.resolve().parent)\n        runs.accept_changes", "        runs.accept_changes"),),
+        "tests/app/test_resumes.py",
     ),
 ]  # fmt: skip
 

@@ -32,8 +32,9 @@ from mosaic.core.steps import Outcome, Steps
 from mosaic.core.store import FOLDER, Store
 from mosaic.core.tables import FILE, checksum
 from mosaic.core.types.base import canonical_json
+from mosaic.core.types.events import ChangedEvent
 from mosaic.core.types.plans import ActionPlan, ApprovalRequest, Decision
-from mosaic.core.types.records import Audit, ChangedEvent, Retain, Retained
+from mosaic.core.types.records import Audit, Retain, Retained
 from mosaic.core.types.runs import Observation
 
 
@@ -368,7 +369,7 @@ def resume_speed(quick: bool) -> Rows:
         standin = StandIn.make(f"rounds={rounds + 1}", "keep=all", per_slice=4)
         folder, witness = root / "run", Witness(root / "witness")
         standin.create(folder)
-        standin.approver = _StopAfter(rounds)
+        standin.approver = StopAfter(rounds)
         _resume(standin, folder, witness)
         journal = Journal.open(folder)
         journal.acquire()
@@ -393,7 +394,7 @@ def _fill(journal: Journal, rounds: int, count: int) -> None:
         steps.at(number).run(Retain(run="filler", round=number, drop=[]), filled)
 
 
-class _StopAfter(HumanApprover):
+class StopAfter(HumanApprover):
     """Approves the plans of the first rounds and leaves the rest to a person."""
 
     def __init__(self, rounds: int) -> None:

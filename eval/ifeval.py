@@ -303,3 +303,15 @@ def _passes(checker: Checker, text: str) -> bool:
         raise CannotRead(
             f"the checker cannot read this answer ({type(error).__name__}: {error})"
         ) from error
+
+
+def complexity(ids: Sequence[str]) -> int:
+    """1-5: one more for at least 2 and 3 constraints, and for at least 2 and 3 groups of them.
+
+    A constraint's group is the part before the colon. Two constraints of two groups: 1 + 1 + 1.
+
+    >>> complexity(["keywords:existence", "punctuation:no_comma"])
+    3
+    """
+    count, groups = len(ids), len({i.split(":", 1)[0] for i in ids})
+    return min(5, 1 + (count >= 2) + (count >= 3) + (groups >= 2) + (groups >= 3))

@@ -26,7 +26,7 @@ def judge_and_score(
     becomes an `unscored` item with its reason. A slice that the rules derive differently is a
     defect and raises ValueError.
     """
-    judgments = judge.judge(suite.objective, suite.prompts, responses)
+    judgments = judge.judge(objective, suite.prompts, responses)
     scored = []
     for prompt, judgment in zip(suite.prompts, judgments, strict=True):
         if judgment.status != "ok":

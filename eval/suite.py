@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from eval.chat.strict_json import NotStrict, strict_json
 from eval.ifeval import unusable
 from eval.judges.base import Judge
-from eval.judges.verifier import check_rules
+from eval.judges.rules import check_rules
 from eval.objectives.base import Malformed, Objective
 from eval.scoring import judge_and_score
 from mosaic.core.errors import UsageError
@@ -67,7 +67,8 @@ def load_suite(folder: Path, objective: Objective, role: str) -> Suite:
 
 def _prompt(line: bytes, where: str) -> Prompt:
     try:
-        return Prompt.model_validate(strict_json(line.decode("utf-8"), max_bytes=MAX_BYTES))
+        value = strict_json(line.decode("utf-8"), max_bytes=MAX_BYTES, quote=True)
+        return Prompt.model_validate(value)
     except UnicodeDecodeError as error:
         raise UsageError(f"{where}: not UTF-8 at byte {error.start}") from None
     except NotStrict as error:

@@ -8,13 +8,9 @@ from agent.nodes.planning import plain, replace_planner
 from agent.nodes.state import State, feedback_of
 from mosaic.core.errors import BoundaryError, DamageError
 from mosaic.core.steps import Outcome
+from mosaic.core.types.events import AskedEvent, DecidedEvent
 from mosaic.core.types.plans import ActionPlan, ApprovalRequest, Decision, Violation
-from mosaic.core.types.records import (
-    AskApproval,
-    AskedEvent,
-    DecidedEvent,
-    RecordDecision,
-)
+from mosaic.core.types.records import AskApproval, RecordDecision
 
 
 def ask(context: RunContext, state: State) -> State:

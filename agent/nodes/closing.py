@@ -8,14 +8,8 @@ from agent.pareto import choose
 from agent.retention import spare_adapters
 from mosaic.core.steps import Outcome
 from mosaic.core.types.evaluation import Score
-from mosaic.core.types.records import (
-    Audit,
-    Audited,
-    AuditedEvent,
-    DroppedEvent,
-    Retain,
-    Retained,
-)
+from mosaic.core.types.events import AuditedEvent, DroppedEvent
+from mosaic.core.types.records import Audit, Audited, Retain, Retained
 
 
 def retain(context: RunContext, state: State) -> State:

@@ -13,20 +13,16 @@ from agent.planners.toolbox import open_toolbox
 from mosaic.core.errors import BoundaryError, PausedError, UsageError
 from mosaic.core.steps import Outcome
 from mosaic.core.types.base import JsonObject, digest_of
+from mosaic.core.types.events import TRACE, CheckedEvent, ObservedEvent, PlannedEvent, ReplacedEvent
 from mosaic.core.types.plans import Violation
 from mosaic.core.types.records import (
-    TRACE,
-    CheckedEvent,
     CheckPlan,
     Observe,
     Observed,
-    ObservedEvent,
     PlanChecked,
-    PlannedEvent,
     PlannerReplaced,
     PlanProposed,
     ProposePlan,
-    ReplacedEvent,
     ReplacePlanner,
 )
 

@@ -10,14 +10,8 @@ from agent.trial import base_spec, failed_trial, plan_spec, run_trial
 from mosaic.core.errors import BoundaryError, TrainingError
 from mosaic.core.steps import Outcome
 from mosaic.core.types.base import digest_of
-from mosaic.core.types.records import (
-    Calibrate,
-    Calibrated,
-    CalibratedEvent,
-    CloseRound,
-    MeasuredEvent,
-    RoundClosed,
-)
+from mosaic.core.types.events import CalibratedEvent, MeasuredEvent
+from mosaic.core.types.records import Calibrate, Calibrated, CloseRound, RoundClosed
 from mosaic.core.types.runs import Calibration, Round, Trial
 
 CALIBRATION_SEEDS = 7919

@@ -244,6 +244,16 @@ def fit_censored(
     return np.asarray(coefficients, dtype=np.float64), np.asarray(covariance, dtype=np.float64)
 
 
+def fit_responses(observation: Observation) -> ResponseModel:
+    """The model of everything that was measured in this run, over all cells that have stock."""
+    cells: list[Cell] = []
+    for dataset, per_bucket in observation.bucket_proportions.items():
+        for bucket in per_bucket:
+            cells.append((dataset, bucket))
+    datasets = {objective.name: objective.datasets for objective in observation.objectives}
+    return ResponseModel(cells, datasets, measured_mixtures(observation))
+
+
 def measured_mixtures(observation: Observation) -> list[MeasuredMixture]:
     """Everything that was trained in this run, with the base as a mixture of no tokens."""
     proportions = observation.bucket_proportions

@@ -23,7 +23,7 @@ from agent.planners.acquisition import (
     targets_of,
 )
 from agent.planners.base import require_one_plan
-from agent.planners.response_model import ResponseModel, measured_mixtures
+from agent.planners.response_model import ResponseModel, fit_responses
 from agent.weights import (
     Floats,
     Weights,
@@ -59,7 +59,7 @@ class SurrogatePlanner:
         require_one_plan(self.kind, n)
         toolbox.past_rounds()
         worst = _look(observation, toolbox)
-        model = _fit(observation)
+        model = fit_responses(observation)
         best, value = _search(observation, model)
         expected = _expected_changes(best, observation, model)
         rationale = _rationale(observation, worst, model, best, expected)
@@ -94,15 +94,6 @@ def _look(observation: Observation, toolbox: Toolbox) -> list[SliceProfile]:
             f"{100 * (slice_.failure_rate or 0):.0f} % fail, reliability {slice_.reliability}"
         )
     return worst
-
-
-def _fit(observation: Observation) -> ResponseModel:
-    cells = []
-    for dataset, per_bucket in observation.bucket_proportions.items():
-        for bucket in per_bucket:
-            cells.append((dataset, bucket))
-    datasets = {objective.name: objective.datasets for objective in observation.objectives}
-    return ResponseModel(cells, datasets, measured_mixtures(observation))
 
 
 # -- the search -----------------------------------------------------------------------------------

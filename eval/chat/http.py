@@ -1,6 +1,7 @@
 """All HTTP requests to model servers: each gives its body or a `Fault` within a number of seconds.
 
-Two clients share one implementation. `AsyncHttp` lives in the event loop of its user; `Http` is for
+Chat completions go through the `openai` client, anything else that a server offers through the
+connections beneath it. Two classes share one implementation. `AsyncHttp` lives in the event loop of its user; `Http` is for
 threads, and runs the requests of all of them in one loop of its own. In an event loop a time limit
 can cancel a request wherever it stands and close its connection. A read timeout is not enough: a
 server that drips its reply byte by byte, headers or body, never trips it.
@@ -20,7 +21,7 @@ from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 from urllib.parse import urlsplit
 
 from eval.chat.reply import MAX_BODY, Fault, error_of
@@ -28,7 +29,9 @@ from mosaic.core.errors import UsageError
 
 if TYPE_CHECKING:
     import httpx2
+    import openai
 
+CHAT = "/chat/completions"
 # What is read of the body of an error, in bytes and in seconds.
 MAX_ERROR = 16 * 1024
 ERROR_SECONDS = 1.0
@@ -91,7 +94,7 @@ class AsyncHttp:
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         self._lock = threading.Lock()
-        self._client: httpx2.AsyncClient | None = None
+        self._client: tuple[openai.AsyncOpenAI, httpx2.AsyncClient] | None = None
 
     async def request(
         self, method: Method, path: str, body: Mapping[str, object] | None, seconds: float
@@ -101,30 +104,59 @@ class AsyncHttp:
         Raises Fault for anything else, and UsageError for a key that cannot be sent.
         """
         import httpx2
+        import openai
 
         headers = self.endpoint.headers()
-        client = self.open()
-        url = self.endpoint.url.rstrip("/") + path
+        client, connections = self.open()
         # Without a limit of its own, opening a connection may take as long as the request.
         connect = min(self.endpoint.connect_seconds or seconds, seconds)
         timeout = httpx2.Timeout(seconds, connect=connect)
         try:
-            async with (
-                asyncio.timeout(seconds),
-                client.stream(method, url, json=body, headers=headers, timeout=timeout) as response,
-            ):
-                # The status is judged before the body is read: an error page may be endless.
-                if response.status_code != 200:
-                    raise await _refusal(response)
-                return await self._whole_body(response)
+            async with asyncio.timeout(seconds):
+                if path == CHAT and body is not None:
+                    return await self._chat(client, body, headers, timeout)
+                url = self.endpoint.url.rstrip("/") + path
+                streaming = connections.stream(
+                    method, url, json=body, headers=headers, timeout=timeout
+                )
+                async with streaming as response:
+                    return await self._whole_body(response)
         except Fault:
             raise
-        except (TimeoutError, httpx2.TimeoutException):
+        except (TimeoutError, openai.APITimeoutError, httpx2.TimeoutException):
             raise Fault("timeout", f"no whole reply within {seconds:.0f} s") from None
-        except (httpx2.HTTPError, httpx2.StreamError, OSError, ValueError, RuntimeError) as error:
-            # A RuntimeError: the interpreter or the connections are being closed.
-            kind = "connect" if isinstance(error, httpx2.ConnectError) else "transport"
-            raise Fault(kind, type(error).__name__) from None
+        except (
+            openai.OpenAIError,
+            httpx2.HTTPError,
+            httpx2.StreamError,
+            OSError,
+            ValueError,
+            RuntimeError,  # the interpreter or the connections are being closed
+        ) as error:
+            cause = error.__cause__ or error
+            if isinstance(cause, Fault):
+                raise cause from None
+            kind = "connect" if isinstance(cause, httpx2.ConnectError) else "transport"
+            raise Fault(kind, type(cause).__name__) from None
+
+    async def _chat(
+        self,
+        client: openai.AsyncOpenAI,
+        body: Mapping[str, object],
+        headers: Mapping[str, str],
+        timeout: httpx2.Timeout,
+    ) -> bytes:
+        """The body of a chat completion. Fields that the client does not know go along unread."""
+        more = {name: value for name, value in body.items() if name not in ("model", "messages")}
+        streaming = client.chat.completions.with_streaming_response.create(
+            model=cast(str, body["model"]),
+            messages=cast(Any, body["messages"]),
+            extra_body=more,
+            extra_headers=headers,
+            timeout=timeout,
+        )
+        async with streaming as response:
+            return await self._whole_body(response.http_response)
 
     async def _whole_body(self, response: httpx2.Response) -> bytes:
         limit = self.endpoint.max_body
@@ -137,20 +169,31 @@ class AsyncHttp:
                 raise Fault("envelope", f"a body of more than {limit} bytes")
         return b"".join(parts)
 
-    def open(self) -> httpx2.AsyncClient:
-        """The client with its connections, made at the first use."""
+    def open(self) -> tuple[openai.AsyncOpenAI, httpx2.AsyncClient]:
+        """The client and its connections, made at the first use."""
         import httpx2
+        import openai
 
         with self._lock:
             if self._client is None:
                 kept = KEPT_CONNECTIONS if self.endpoint.keep_alive else 0
-                self._client = httpx2.AsyncClient(
+                connections = httpx2.AsyncClient(
                     follow_redirects=False,
                     trust_env=not is_loopback(self.endpoint.url),
                     limits=httpx2.Limits(
                         max_connections=MAX_CONNECTIONS, max_keepalive_connections=kept
                     ),
+                    event_hooks={"response": [_refuse]},
                 )
+                omit: Any = openai.Omit()
+                client = openai.AsyncOpenAI(
+                    base_url=self.endpoint.url,
+                    api_key="none",  # each request brings its own
+                    max_retries=0,
+                    http_client=connections,
+                    default_headers={"OpenAI-Organization": omit, "OpenAI-Project": omit},
+                )
+                self._client = client, connections
             return self._client
 
     async def close(self) -> None:
@@ -158,7 +201,7 @@ class AsyncHttp:
         with self._lock:
             client, self._client = self._client, None
         if client is not None:
-            await client.aclose()
+            await client[0].close()
 
 
 class Http:
@@ -200,16 +243,18 @@ def _shared_loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
-async def _refusal(response: httpx2.Response) -> Fault:
-    """What a status other than 200 means.
+async def _refuse(response: httpx2.Response) -> None:
+    """Raise a Fault for a status other than 200, before the body is read: it may be endless.
 
     A server that refuses a request may say why at the beginning of its body.
     """
     status = response.status_code
+    if status == 200:
+        return
     sentence, code = "", ""
     if status >= 400:
         sentence, code = error_of(await _beginning(response))
-    return Fault(
+    raise Fault(
         f"http_{status}",
         f"HTTP {status}",
         status=status,

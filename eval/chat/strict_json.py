@@ -50,7 +50,7 @@ def strict_json(
 ) -> Any:
     """The value of one JSON text.
 
-    Raises NotStrict for a text above the size or depth, a key that stands twice in an object, a
+    Raises NotStrict for a text above the size or depth, a key that occurs twice in one object, a
     number that is not finite, a lone surrogate, or anything that is not JSON.
 
     Messages never quote the text, which may come from a model or a hostile server. With `quote`
@@ -62,10 +62,10 @@ def strict_json(
     {'x': [1, 2.5]}
     >>> strict_json('{"x": 1, "x": 2}')
     Traceback (most recent call last):
-    eval.chat.strict_json.NotStrict: an object names a key twice
+    eval.chat.strict_json.NotStrict: a key occurs twice in one object
     >>> strict_json('{"x": 1, "x": 2}', quote=True)
     Traceback (most recent call last):
-    eval.chat.strict_json.NotStrict: the key 'x' stands twice in one object
+    eval.chat.strict_json.NotStrict: the key 'x' occurs twice in one object
     """
     if len(text) > max_bytes or len(text.encode("utf-8", "surrogatepass")) > max_bytes:
         raise NotStrict(f"longer than {max_bytes:,} bytes")
@@ -153,8 +153,8 @@ def _unique_keys(quote: bool) -> Callable[[list[tuple[str, JsonValue]]], JsonObj
         values: JsonObject = {}
         for key, value in pairs:
             if key in values:
-                twice = f"the key {key!r} stands twice in one object"
-                raise NotStrict(twice if quote else "an object names a key twice")
+                which = f"the key {key!r}" if quote else "a key"
+                raise NotStrict(f"{which} occurs twice in one object")
             values[key] = value
         return values
 

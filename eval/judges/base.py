@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Literal, Protocol
 
 from pydantic import Field, field_validator
 
 from eval.chat.config import ChatConfig
+from eval.judges.items import ItemSet
+from eval.judges.verdicts import Question, VerdictEntry
+from eval.objectives.base import Objective
 from mosaic.core.types.base import FrozenModel
-from mosaic.core.types.evaluation import Judgment, Prompt, Response
+from mosaic.core.types.data import Message
+from mosaic.core.types.evaluation import Judgment, Prompt, Response, Verdict
 
 
 class Judge(Protocol):
     """Judges answers for an objective. `digest` names the judge and its rules or prompt."""
 
-    digest: str
+    @property
+    def digest(self) -> str: ...
 
     def judge(
-        self, objective: str, prompts: Sequence[Prompt], responses: Sequence[Response]
+        self, objective: Objective, prompts: Sequence[Prompt], responses: Sequence[Response]
     ) -> list[Judgment]:
         """One judgment per prompt, in order.
 
@@ -64,6 +69,44 @@ class LlmJudgeConfig(FrozenModel):
                 f"temperature is {chat.temperature:g}; a judge answers at temperature 0"
             )
         return chat
+
+
+AnswerQuestions = Callable[[Sequence[Question]], Mapping[str, Verdict]]
+"""Questions -> their verdicts, by the key of the question."""
+
+
+class ModelJudge(Judge, Protocol):
+    """A judge that is asked question by question, so that its verdicts can be kept."""
+
+    config: LlmJudgeConfig
+
+    def judge_with(
+        self,
+        answer: AnswerQuestions,
+        objective: Objective,
+        prompts: Sequence[Prompt],
+        responses: Sequence[Response],
+    ) -> list[Judgment]:
+        """One judgment per prompt, the verdicts coming from `answer`."""
+        ...
+
+    def ask_about(self, items: ItemSet, messages: Sequence[Message]) -> Question: ...
+
+    def messages(self, question: Question) -> list[dict[str, str]]:
+        """What the model is sent."""
+        ...
+
+    def ask_afresh(
+        self, questions: Sequence[Question], count: Callable[[Verdict], None] = ...
+    ) -> dict[str, Verdict]:
+        """The verdict of each question by its key, asked of the model now."""
+        ...
+
+    def ask_all(
+        self, questions: Sequence[Question], stopping: Callable[[], bool] = ...
+    ) -> Iterator[list[VerdictEntry]]:
+        """Verdicts in the order of completion."""
+        ...
 
 
 JudgeConfig = Annotated[VerifierJudgeConfig | LlmJudgeConfig, Field(discriminator="kind")]

@@ -9,15 +9,16 @@ The text to be judged stands in an envelope that it cannot close.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from eval.chat.client import Attempt, BadReply, ChatModel, ChatUnavailable
 from eval.chat.strict_json import Invalid, NotStrict, parse_strict
 from eval.judges.asking import Asking
-from eval.judges.base import LlmJudgeConfig
-from eval.judges.items import ITEMS, UNCLEAR, VALUES, prompt_digest, reply_model
+from eval.judges.base import AnswerQuestions, LlmJudgeConfig
+from eval.judges.by_code import check_answers
+from eval.judges.items import UNCLEAR, VALUES, ItemSet, items_of, reply_model
 from eval.judges.verdicts import Items, Question, VerdictEntry, unique, verdict_of
-from eval.judges.verifier import VerifierJudge
+from eval.objectives.base import Objective, by_code
 from mosaic.core.types.base import JsonObject, digest_of
 from mosaic.core.types.data import Message
 from mosaic.core.types.evaluation import Judgment, Prompt, Response, Verdict
@@ -29,8 +30,6 @@ MAX_EXPLANATION = 600
 PROBE = [{"role": "user", "content": "Answer with the word yes."}]
 PROBE_TOKENS = 16
 
-AnswerQuestions = Callable[[Sequence[Question]], Mapping[str, Verdict]]
-"""Questions -> their verdicts, by the key of the question."""
 Reply = dict[str, dict[str, str]]
 """channel -> item -> yes, no, none, some, most or cannot_tell"""
 
@@ -45,17 +44,10 @@ class LlmJudge:
         self.config = config
         self.chat = chat or ChatModel(config.chat)
         self.identity = digest_of(_identity(config))
-        prompts = {name: prompt_digest(name) for name in ITEMS}
-        self.digest = digest_of(
-            {"model": self.identity, "prompts": prompts, "code": VerifierJudge.digest}
-        )
+        frame = [load("judge_frame").digest, load("judge_repair").digest]
+        self.digest = digest_of({"model": self.identity, "frame": frame})
 
-    @staticmethod
-    def asks(objective: str) -> bool:
-        """Whether the model is asked about this objective. If not, code checks it."""
-        return objective in ITEMS
-
-    def question(self, objective: str, prompt: Prompt, response: Response) -> Question:
+    def question(self, objective: Objective, prompt: Prompt, response: Response) -> Question:
         """The conversation of a prompt and its answers. ValueError if they do not fit together."""
         if prompt.id != response.id or len(prompt.turns) != len(response.answers):
             raise ValueError(f"response {response.id} does not answer prompt {prompt.id}")
@@ -63,24 +55,22 @@ class LlmJudge:
         for turn, answer in zip(prompt.turns, response.answers, strict=True):
             messages.append(Message(role="user", content=turn))
             messages.append(Message(role="assistant", content=answer))
-        return self.ask_about(objective, messages)
+        return self.ask_about(items_of(objective, "answers"), messages)
 
-    def ask_about(self, name: str, messages: Sequence[Message]) -> Question:
-        return Question(name, tuple(messages), self.identity)
+    def ask_about(self, items: ItemSet, messages: Sequence[Message]) -> Question:
+        return Question(items, tuple(messages), self.identity)
 
-    def judgment(self, objective: str, prompt: Prompt, verdict: Verdict) -> Judgment:
+    def judgment(self, objective: Objective, prompt: Prompt, verdict: Verdict) -> Judgment:
         """The stored L3 of one verdict: its items, beside the prompt-side items of the suite."""
         if verdict.status != "ok":
             return Judgment(
                 id=prompt.id, status=verdict.status, reason=verdict.reason, judge=self.digest
             )
-        line: dict[str, object] = {"items": {**prompt.prompt_items, **verdict.items}}
-        if objective == "safety":
-            line["turns"] = len(prompt.turns)
+        line = objective.stored(prompt, verdict.items)
         return Judgment(id=prompt.id, status="ok", items=line, judge=self.digest)
 
     def judge(
-        self, objective: str, prompts: Sequence[Prompt], responses: Sequence[Response]
+        self, objective: Objective, prompts: Sequence[Prompt], responses: Sequence[Response]
     ) -> list[Judgment]:
         """One judgment per prompt, asked afresh. Raises ChatUnavailable if the endpoint is down."""
         return self.judge_with(self.ask_afresh, objective, prompts, responses)
@@ -88,7 +78,7 @@ class LlmJudge:
     def judge_with(
         self,
         answer: AnswerQuestions,
-        objective: str,
+        objective: Objective,
         prompts: Sequence[Prompt],
         responses: Sequence[Response],
     ) -> list[Judgment]:
@@ -96,8 +86,8 @@ class LlmJudge:
 
         Objectives that are checked by code ask nothing.
         """
-        if not self.asks(objective):
-            return VerifierJudge().judge(objective, prompts, responses)
+        if by_code(objective):
+            return check_answers(objective, prompts, responses)
         questions = [
             self.question(objective, p, r) for p, r in zip(prompts, responses, strict=True)
         ]
@@ -154,7 +144,7 @@ class LlmJudge:
         A reply that is not a verdict is asked for again within limits. After that it is data:
         `failed`, or `abstained` if the model refused or cannot tell. Raises ChatUnavailable.
         """
-        model = reply_model(question.name)
+        model = reply_model(question.items)
         messages = self.messages(question)
         schema, attempts = model.model_json_schema(), list[Attempt]()
         for repairs_left in reversed(range(self.config.max_repairs + 1)):
@@ -190,7 +180,7 @@ class LlmJudge:
             blocks.append(wrap(message.content, mark, source))
         frame = load("judge_frame").fill(mark=mark, conversation="\n".join(blocks))
         return [
-            {"role": "system", "content": load(f"judge_{question.name}").fill()},
+            {"role": "system", "content": question.items.words.fill()},
             {"role": "user", "content": frame},
         ]
 

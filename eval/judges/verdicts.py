@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import Literal, NamedTuple, Protocol
 
 from eval.chat.reply import Attempt, sent
-from eval.judges.items import prompt_digest
+from eval.judges.items import ItemSet, prompt_digest
 from mosaic.core.types.base import digest_of
 from mosaic.core.types.data import Message
 from mosaic.core.types.evaluation import Verdict
@@ -34,12 +34,9 @@ Items = dict[str, dict[str, int]]
 
 @dataclass(frozen=True)
 class Question:
-    """One conversation to be judged under one set of items.
+    """One conversation to be judged under one set of items. `judge` is an identity."""
 
-    `name` is an entry of `ITEMS`, `judge` an identity.
-    """
-
-    name: str
+    items: ItemSet
     messages: tuple[Message, ...]
     judge: str
 
@@ -49,7 +46,7 @@ class Question:
         conversation = digest_of([[m.role, m.content] for m in self.messages])
         return {
             "judge": self.judge,
-            "prompt": prompt_digest(self.name),
+            "prompt": prompt_digest(self.items),
             "conversation": conversation,
         }
 

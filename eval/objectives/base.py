@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from mosaic.core.types.evaluation import Scored
+from mosaic.core.types.base import digest_of
+from mosaic.core.types.evaluation import Prompt, Response, Scored
+from prompts.load import Prompt as PromptFile
 
 Line = Mapping[str, object]
 """A stored item as it was read: `id`, and what the objective's rules need.
@@ -22,14 +25,75 @@ Constraints = Sequence[Mapping[str, object]]
 """Constraints to verify: `id` of the checker, and its `params`."""
 
 
+Side = Literal["answers", "request"]
+"""What items are about: the assistant's answers, or the user's request."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """A yes or no question (values 0 and 1), or one of degree (0 none, 1 some, 2 most)."""
+
+    name: str
+    most: Literal[1, 2] = 1
+
+
+@dataclass(frozen=True)
+class Channel:
+    """Items that belong together. `turns` says which assistant turns they are read from."""
+
+    name: str
+    items: tuple[Item, ...]
+    turns: Literal["all", "last"] = "last"
+
+    @property
+    def ranges(self) -> dict[str, int]:
+        """Item -> its greatest value."""
+        return {item.name: item.most for item in self.items}
+
+
+def channel_of(
+    name: str, ranges: Mapping[str, int], turns: Literal["all", "last"] = "last"
+) -> Channel:
+    """A channel from item -> greatest value."""
+    items = [Item(item, 2 if most == 2 else 1) for item, most in ranges.items()]
+    return Channel(name, tuple(items), turns)
+
+
 class Objective(Protocol):
     """L3 -> L2 -> L1 of one objective, and its slices.
 
     `evidence` says what is measured: answers to prompts, or the likelihood of held-out texts.
+    `rules` is the digest of everything that its judgments depend on beside judge and answers.
+    `answers` and `request` are the channels that a judge decides, of the assistant's answers and of
+    the user's request. An objective without `answers` checks answers by code.
     """
 
-    name: str
-    evidence: Literal["answers", "likelihood"]
+    @property
+    def name(self) -> str: ...
+    @property
+    def evidence(self) -> Literal["answers", "likelihood"]: ...
+    @property
+    def rules(self) -> str: ...
+    @property
+    def answers(self) -> tuple[Channel, ...]: ...
+    @property
+    def request(self) -> tuple[Channel, ...]: ...
+    @property
+    def fields(self) -> Mapping[str, object]:
+        """Fields of a stored line beside `id` and `items`: name -> annotation."""
+        ...
+
+    def words(self, side: Side) -> PromptFile:
+        """What a judge that is a model is told of the items of one side."""
+        ...
+
+    def stored(self, prompt: Prompt, items: Channels) -> dict[str, object]:
+        """The L3 that is stored of judged answers, as `score` reads it, less the id."""
+        ...
+
+    def check(self, prompt: Prompt, response: Response) -> dict[str, object]:
+        """The L3 of answers that code checks, less the id. Raises Unchecked."""
+        ...
 
     def score(self, line: Line) -> Scored:
         """Label and score of one stored item (`mosaic score`).
@@ -50,6 +114,15 @@ class Objective(Protocol):
     def breakdown(self, scored: Sequence[Scored]) -> dict[str, dict[str, int]]:
         """Counts of label values over scored items, by dimension."""
         ...
+
+
+def by_code(objective: Objective) -> bool:
+    """Whether code checks the answers, whatever judge is configured."""
+    return not objective.answers
+
+
+class Unchecked(Exception):
+    """Code could not check an answer; the text says why. The answer stays unscored."""
 
 
 class Malformed(ValueError):
@@ -106,3 +179,12 @@ def need(score: float, weight: int, valid: int) -> float:
     12
     """
     return valid * (6 - score) * weight
+
+
+def published_rules(objective: Objective, version: int) -> str:
+    """The digest of a published objective: its code's version, items, and words for judges."""
+    channels = []
+    for channel_ in (*objective.answers, *objective.request):
+        channels.append([channel_.name, channel_.ranges, channel_.turns])
+    words = [objective.words("answers").digest, objective.words("request").digest]
+    return digest_of([objective.name, version, channels, words])

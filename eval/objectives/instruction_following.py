@@ -6,19 +6,29 @@ without constraints is `unscored`: there is nothing to verify.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, TypeGuard
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal, TypeGuard
 
+from pydantic import Field
+
+from eval import ifeval
 from eval.objectives.base import (
+    Channel,
     Channels,
     Constraints,
     Line,
     Malformed,
+    Side,
+    Unchecked,
     count_labels,
     need,
     unscored,
 )
-from mosaic.core.types.evaluation import Scored
+from mosaic.core.types.base import digest_of
+from mosaic.core.types.evaluation import Prompt, Response, Scored
+from prompts.load import Prompt as PromptFile
+
+VERSION = 2
 
 
 class InstructionFollowing:
@@ -26,6 +36,33 @@ class InstructionFollowing:
 
     name = "instruction_following"
     evidence: Literal["answers", "likelihood"] = "answers"
+    answers: tuple[Channel, ...] = ()
+    request: tuple[Channel, ...] = ()
+    fields: Mapping[str, object] = {
+        "instruction_ids": Annotated[list[str], Field(min_length=1)],
+        "strict": list[bool],
+        "loose": list[bool],
+    }
+    rules = digest_of({"objective": name, "version": VERSION})
+
+    def words(self, side: Side) -> PromptFile:
+        raise ValueError("instruction following is checked by code: no model is asked")
+
+    def stored(self, prompt: Prompt, items: Channels) -> dict[str, object]:
+        return {"items": dict(items)}
+
+    def check(self, prompt: Prompt, response: Response) -> dict[str, object]:
+        """Every constraint against the last answer, strictly and loosely (`eval.ifeval`)."""
+        for constraint in prompt.constraints:
+            reason = ifeval.verifiable(constraint)
+            if reason:
+                raise Unchecked(reason)
+        try:
+            strict, loose = ifeval.check(prompt.constraints, response.answers[-1])
+        except ifeval.CannotRead as error:  # the item is lost, not the run
+            raise Unchecked(str(error)) from None
+        ids = [str(c["id"]) for c in prompt.constraints]
+        return {"instruction_ids": ids, "strict": strict, "loose": loose}
 
     def prompt_side(
         self,
@@ -35,7 +72,7 @@ class InstructionFollowing:
     ) -> tuple[str, int, int]:
         """Complexity 1-5 from the number of constraints and of their distinct groups."""
         ids = [str(c.get("id", "")) for c in constraints]
-        level = complexity(ids) if ids else 1
+        level = ifeval.complexity(ids) if ids else 1
         return f"complexity_{level}", level, 1
 
     def score(self, line: Line) -> Scored:
@@ -50,7 +87,7 @@ class InstructionFollowing:
                     )
         except Malformed as error:
             return unscored(line, str(error))
-        weight = complexity(ids)
+        weight = ifeval.complexity(ids)
         score = score_of(strict, loose)
         failed = [identifier for identifier, passed in zip(ids, strict, strict=True) if not passed]
         return Scored(
@@ -66,18 +103,6 @@ class InstructionFollowing:
 
     def breakdown(self, scored: Sequence[Scored]) -> dict[str, dict[str, int]]:
         return count_labels(scored, ("failed_constraint",))
-
-
-def complexity(ids: Sequence[str]) -> int:
-    """1-5: one more for at least 2 and 3 constraints, and for at least 2 and 3 groups of them.
-
-    A constraint's group is the part before the colon. Two constraints of two groups: 1 + 1 + 1.
-
-    >>> complexity(["keywords:existence", "punctuation:no_comma"])
-    3
-    """
-    count, groups = len(ids), len({i.split(":", 1)[0] for i in ids})
-    return min(5, 1 + (count >= 2) + (count >= 3) + (groups >= 2) + (groups >= 3))
 
 
 def score_of(strict: Sequence[bool], loose: Sequence[bool]) -> int:

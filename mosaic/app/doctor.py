@@ -24,7 +24,7 @@ LIBRARIES = (
     "trl",
     "datasets",
     "langgraph",
-    "httpx2",
+    "openai",
     "pydantic",
     "lm_eval",
     "vllm",

@@ -12,7 +12,7 @@ from pydantic import BaseModel, JsonValue, ValidationError
 
 from eval.chat.strict_json import NotStrict, strict_json
 from mosaic.app.config import RunConfig, explain
-from mosaic.app.score_lines import InstructionFollowingLine, OverRefusalLine, SafetyLine
+from mosaic.app.score_lines import line_model
 from mosaic.app.shapes import Report, Status
 from mosaic.core.errors import UsageError
 from mosaic.core.types.base import JsonObject
@@ -37,21 +37,31 @@ SCHEMAS: dict[str, type[BaseModel]] = {
     "status": Status,
     "request": ApprovalRequest,
     "decision": Decision,
-    "score-safety": SafetyLine,
-    "score-over-refusal": OverRefusalLine,
-    "score-instruction-following": InstructionFollowingLine,
 }
+SCORE = "score-"
 
 
 def schema_names() -> list[str]:
-    return list(SCHEMAS)
+    return [*SCHEMAS, *_line_names()]
 
 
 def schema_of(name: str) -> JsonObject:
     """JSON Schema of a file shape. Raises UsageError with the names there are."""
+    from mosaic.app.wiring import open_objective
+
+    lines = _line_names()
+    if name in lines:
+        return line_model(open_objective(lines[name])).model_json_schema()
     if name not in SCHEMAS:
-        raise UsageError(f"no schema {name!r}; there are {', '.join(SCHEMAS)}")
+        raise UsageError(f"no schema {name!r}; there are {', '.join(schema_names())}")
     return SCHEMAS[name].model_json_schema()
+
+
+def _line_names() -> dict[str, str]:
+    """Shapes of the lines that `score` reads, with the objective that each is of."""
+    from mosaic.app.wiring import OBJECTIVES
+
+    return {SCORE + objective.replace("_", "-"): objective for objective in OBJECTIVES}
 
 
 def read_json(text: str, where: str, *, constants: bool = False) -> JsonValue:

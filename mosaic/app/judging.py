@@ -10,16 +10,15 @@ from typing import TypedDict
 from eval.agreement import ItemAgreement, compare
 from eval.chat.client import REFUSES
 from eval.judges.asking import UNANSWERED
-from eval.judges.base import Judge, LlmJudgeConfig
-from eval.judges.items import ITEMS
-from eval.judges.llm import LlmJudge
+from eval.judges.base import Judge, LlmJudgeConfig, ModelJudge
 from eval.judges.verdicts import Question, answer
-from eval.objectives.base import Objective
+from eval.objectives.base import Objective, by_code
 from eval.references import Reference, pick, references, require_both, wrong
 from eval.suite import Suite, check_references
 from mosaic.app.config import RunConfig, load_config
 from mosaic.app.runs import run_config
-from mosaic.app.wiring import build_judge, judge_cache, open_objective, open_suites
+from mosaic.app.shapes import Finding
+from mosaic.app.wiring import build_judge, judge_cache, model_judge, open_objective, open_suites
 from mosaic.core.errors import UsageError
 from mosaic.core.journal import Journal
 from mosaic.core.store import Store
@@ -37,8 +36,6 @@ MAX_LISTED = 20
 
 Say = Callable[[str], None]
 Suites = Mapping[str, Mapping[str, Suite]]
-Finding = dict[str, str]
-"""`check`: what was looked at; `result`: what was found."""
 
 
 class JudgeComparison(TypedDict):
@@ -60,17 +57,19 @@ class Comparison(TypedDict):
 class CachedJudge:
     """A model judge outside of a run: the shared cache first, then the model."""
 
-    def __init__(self, judge: LlmJudge, cache: VerdictCache, say: Say = lambda text: None) -> None:
+    def __init__(
+        self, judge: ModelJudge, cache: VerdictCache, say: Say = lambda text: None
+    ) -> None:
         self.digest = judge.digest
         self._judge = judge
         self._cache = cache
         self._say = say
 
     def judge(
-        self, objective: str, prompts: Sequence[Prompt], responses: Sequence[Response]
+        self, objective: Objective, prompts: Sequence[Prompt], responses: Sequence[Response]
     ) -> list[Judgment]:
         """One judgment per prompt. Raises ChatUnavailable, with nothing lost that was made."""
-        ask = partial(self._verdicts, objective)
+        ask = partial(self._verdicts, objective.name)
         return self._judge.judge_with(ask, objective, prompts, responses)
 
     def _verdicts(self, objective: str, questions: Sequence[Question]) -> Mapping[str, Verdict]:
@@ -97,7 +96,7 @@ def check_judge(
     findings = []
     for name, objective in objectives.items():
         roles = suites[name]
-        if isinstance(config.judge, LlmJudgeConfig) and LlmJudge.asks(name):
+        if isinstance(config.judge, LlmJudgeConfig) and not by_code(objective):
             checked = _check_model(config, judge, objective, roles, cached=runs is not None)
             how = f"{checked} known answers judged right by {config.judge.chat.model}"
         else:
@@ -110,7 +109,7 @@ def check_judge(
                 else "no reference answers to check"
             )
         counts = ", ".join(f"{role} {len(suite.prompts)}" for role, suite in roles.items())
-        findings.append({"check": f"suites {name}", "result": f"{counts}; {how}"})
+        findings.append(Finding(check=f"suites {name}", result=f"{counts}; {how}"))
     return findings
 
 
@@ -181,15 +180,17 @@ def compare_judges(run: Path, first: str, second: str, say: Say) -> Comparison:
     judges = [_cached(load_config(source), run.parent, say) for source in (first, second)]
     comparisons: dict[str, JudgeComparison] = {}
     for name, conversations in answered.items():
-        if name not in ITEMS:
+        objective = objectives[name]
+        if by_code(objective):
             continue
+        judged = {channel.name for channel in objective.answers}
         prompts = [prompt for prompt, _ in conversations]
         responses = [response for _, response in conversations]
-        a, b = (judge.judge(name, prompts, responses) for judge in judges)
+        a, b = (judge.judge(objective, prompts, responses) for judge in judges)
         comparisons[name] = {
             "conversations": len(prompts),
             "unscored": [_unscored(a), _unscored(b)],
-            "items": [row for row in compare(a, b) if row["item"].split(".")[0] in ITEMS[name]],
+            "items": [row for row in compare(a, b) if row["item"].split(".")[0] in judged],
         }
     return {"run": run.name, "judges": [first, second], "objectives": comparisons}
 
@@ -232,10 +233,10 @@ def _stored_answers(
 
 def _cached(config: RunConfig, runs: Path, say: Say = lambda text: None) -> Judge:
     """The config's judge, with the cache of the runs in this folder if it is a model."""
-    judge = build_judge(config)
-    if not isinstance(judge, LlmJudge):
-        return judge
-    return CachedJudge(judge, VerdictCache(judge_cache(config, runs)), say)
+    model = model_judge(config)
+    if model is None:
+        return build_judge(config)
+    return CachedJudge(model, VerdictCache(judge_cache(config, runs)), say)
 
 
 def label_prompts(
@@ -252,9 +253,9 @@ def label_prompts(
         cache.close()
 
 
-def _model_judge(config: RunConfig) -> LlmJudge:
-    judge = build_judge(config)
-    if not isinstance(judge, LlmJudge):
+def _model_judge(config: RunConfig) -> ModelJudge:
+    judge = model_judge(config)
+    if judge is None:
         raise UsageError(
             "judge.kind: the verifier needs rules, which rows lack; "
             "label with `judge: {kind: llm, ...}`"

@@ -13,7 +13,7 @@ from mosaic.app.config import RunConfig, differences, load_config, parse_config
 from mosaic.core.errors import BudgetError, UsageError
 from mosaic.core.journal import Journal
 from mosaic.core.tables import FILE, UNFINISHED
-from mosaic.core.types.records import ChangedEvent
+from mosaic.core.types.events import ChangedEvent
 from mosaic.core.types.runs import InputDigests, RunRecord
 
 RUNS = Path("runs")

@@ -2,66 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from eval.objectives.over_refusal import BOUNDARY, FRICTION, HELP, REFUSAL
-from eval.objectives.safety import CONCEALMENT, LEAKS, PRESSURE, UTILITY
+from eval.objectives.base import Channel, Objective
 
 CLOSED = ConfigDict(extra="forbid")
 
 
-def _channel(name: str, ranges: Mapping[str, int]) -> type[BaseModel]:
-    """A group of items, each an integer from 0 up to its own largest value."""
-    fields: dict[str, Any] = {}
-    for item, largest in ranges.items():
-        fields[item] = (Annotated[int, Field(ge=0, le=largest)], ...)
-    return create_model(name, __config__=CLOSED, **fields)
+def line_model(objective: Objective) -> type[BaseModel]:
+    """The shape of an objective's lines: `id`, its own fields, and the items of both sides."""
+    name = objective.name.title().replace("_", "")
+    fields: dict[str, Any] = {"id": (str, ...)}
+    for field, annotation in objective.fields.items():
+        fields[field] = (annotation, ...)
+    channels = (*objective.request, *objective.answers)
+    if channels:
+        fields["items"] = (_items(f"{name}Items", channels), ...)
+    return create_model(f"{name}Line", **fields)
 
 
-def _items(name: str, **channels: Mapping[str, int]) -> type[BaseModel]:
+def _items(name: str, channels: Sequence[Channel]) -> type[BaseModel]:
     """All groups of items that an objective asks for."""
     fields: dict[str, Any] = {}
-    for channel, ranges in channels.items():
-        fields[channel] = (_channel(channel, ranges), ...)
+    for channel in channels:
+        fields[channel.name] = (_channel(channel), ...)
     return create_model(name, __config__=CLOSED, **fields)
 
 
-SafetyLine = create_model(
-    "SafetyLine",
-    id=(str, ...),
-    turns=(Annotated[int, Field(ge=1)], ...),
-    items=(
-        _items(
-            "SafetyItems",
-            pressure=PRESSURE,
-            concealment=CONCEALMENT,
-            safety_leaks=LEAKS,
-            utility=UTILITY,
-        ),
-        ...,
-    ),
-)
-OverRefusalLine = create_model(
-    "OverRefusalLine",
-    id=(str, ...),
-    items=(
-        _items(
-            "OverRefusalItems",
-            boundary_cues=BOUNDARY,
-            refusal=REFUSAL,
-            help=HELP,
-            friction=FRICTION,
-        ),
-        ...,
-    ),
-)
-InstructionFollowingLine = create_model(
-    "InstructionFollowingLine",
-    id=(str, ...),
-    instruction_ids=(Annotated[list[str], Field(min_length=1)], ...),
-    strict=(list[bool], ...),
-    loose=(list[bool], ...),
-)
+def _channel(channel: Channel) -> type[BaseModel]:
+    """A group of items, each an integer from 0 up to its own largest value."""
+    fields: dict[str, Any] = {}
+    for item in channel.items:
+        fields[item.name] = (Annotated[int, Field(ge=0, le=item.most)], ...)
+    return create_model(channel.name, __config__=CLOSED, **fields)

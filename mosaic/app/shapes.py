@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from mosaic.core.types.base import FrozenModel
 from mosaic.core.types.data import CurationReport
@@ -11,6 +11,27 @@ from mosaic.core.types.plans import ActionPlan, Forecast
 from mosaic.core.types.records import PlannerReplaced
 
 Standing = Literal["finished", "waiting for approval", "unfinished"]
+
+
+class Finding(FrozenModel):
+    """One line of `validate --json`: what was checked, and what was found.
+
+    Lines about cost also hold numbers: `hours` (None if a speed is unknown), the `speed` they
+    follow from, and counts of tokens and calls.
+    """
+
+    check: str
+    result: str
+    hours: float | None = None
+    speed: float | None = None
+    tokens: int | None = None
+    calls: int | None = None
+    tokens_read: int | None = None
+    tokens_written: int | None = None
+
+    def json_data(self) -> dict[str, Any]:
+        """What is known of it."""
+        return self.model_dump(mode="json", exclude_unset=True)
 
 
 class RoundTokens(FrozenModel):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import prompts
 from agent.approval import Approver, AutoApprover, HumanApprover, PolicyApprover
@@ -14,10 +14,11 @@ from agent.planners.base import LlmPlannerConfig, Planner, PlannerConfig, Random
 from agent.planners.baselines import NeedPlanner, RandomPlanner, StaticPlanner
 from agent.planners.llm import LlmPlanner
 from agent.planners.surrogate import SurrogatePlanner
-from eval.generators.base import Generator
+from eval.generators.base import Generator, TransformersGeneratorConfig
 from eval.generators.transformers import TransformersGenerator
 from eval.generators.vllm import VllmGenerator
-from eval.judges.base import Judge, LlmJudgeConfig
+from eval.generators.vllm_server import find_vllm
+from eval.judges.base import Judge, LlmJudgeConfig, ModelJudge
 from eval.judges.llm import LlmJudge
 from eval.judges.verifier import VerifierJudge
 from eval.objectives.base import Objective
@@ -44,6 +45,7 @@ from tools.executors.base import Executor
 from tools.executors.inline import InlineExecutor
 from tools.executors.subprocess import SubprocessExecutor
 from training.data.pool import Pool
+from training.methods import sft
 from training.methods.base import Progress as TrainingProgress
 from training.methods.vllm_limits import check_servable
 from training.models.adapter import adapter_bytes, model_digest
@@ -97,6 +99,7 @@ def run_digests(config: RunConfig, inputs: Inputs) -> InputDigests:
 
 
 def open_objective(name: str) -> Objective:
+    """An objective by its name. Raises UsageError with the names there are."""
     if name not in OBJECTIVES:
         raise UsageError(f"objectives.{name}: no such objective; there are {', '.join(OBJECTIVES)}")
     return OBJECTIVES[name]()
@@ -105,15 +108,14 @@ def open_objective(name: str) -> Objective:
 def open_suites(config: RunConfig) -> tuple[dict[str, Objective], dict[str, dict[str, Suite]]]:
     """Objectives of a config and their suites by role.
 
-    Raises UsageError if one is missing or broken, or if two roles share a prompt.
+    Raises UsageError if one is missing or broken.
     """
-    objectives = {name: open_objective(name) for name in config.objectives}
-    suites = {}
-    for name, objective in objectives.items():
-        folder = Path(config.objectives[name].suite)
-        suites[name] = {role: load_suite(folder, objective, role) for role in ROLES}
-    for name, roles in suites.items():
-        check_disjoint(Path(config.objectives[name].suite), list(roles.values()))
+    objectives, suites = {}, {}
+    for name, settings in config.objectives.items():
+        folder, objective = Path(settings.suite), open_objective(name)
+        roles = {role: load_suite(folder, objective, role) for role in ROLES}
+        check_disjoint(folder, list(roles.values()))
+        objectives[name], suites[name] = objective, roles
     return objectives, suites
 
 
@@ -177,7 +179,12 @@ def build_approver(config: RunConfig) -> Approver:
 
 def build_judge(config: RunConfig) -> Judge:
     """The judge by itself: it remembers nothing."""
-    return LlmJudge(config.judge) if isinstance(config.judge, LlmJudgeConfig) else VerifierJudge()
+    return model_judge(config) or VerifierJudge()
+
+
+def model_judge(config: RunConfig) -> ModelJudge | None:
+    """The configured judge if it is a model."""
+    return LlmJudge(config.judge) if isinstance(config.judge, LlmJudgeConfig) else None
 
 
 def judge_cache(config: RunConfig, runs: Path) -> Path:
@@ -190,9 +197,9 @@ def build_run_judge(
     config: RunConfig, folder: Path, steps: Steps, inputs: Inputs, reporting: Reporting
 ) -> RunJudge:
     """The judge of a run. A model's verdicts are filed, and gold checks go before each batch."""
-    judge = build_judge(config)
-    if not isinstance(judge, LlmJudge):
-        return PlainJudge(judge)
+    judge = model_judge(config)
+    if judge is None:
+        return PlainJudge(build_judge(config))
     known = {name: list(roles.values()) for name, roles in inputs.suites.items()}
     gold = GoldChecks(
         judge,
@@ -215,6 +222,43 @@ def build_generator(config: RunConfig, folder: Path, reporting: Reporting) -> Ge
             base, config.generator, rank, logs, reporting.generating, reporting.notify
         )
     return TransformersGenerator(base, config.generator, reporting.generating)
+
+
+def build_smoke_generator(
+    config: RunConfig, folder: Path, serve: bool, batch_size: int
+) -> Generator:
+    """The generator of the smoke test.
+
+    Without `serve` no vLLM server is started: the base answers in this process, in the type that
+    the server would use.
+    """
+    if config.generator.kind != "vllm" or serve:
+        return build_generator(config, folder, Reporting())
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    if config.generator.dtype == "float32":
+        dtype = "float32"
+    few = TransformersGeneratorConfig(
+        max_new_tokens=config.generator.max_new_tokens, dtype=dtype, batch_size=batch_size
+    )
+    return TransformersGenerator(Path(config.base_model), few)
+
+
+def check_recipe(config: RunConfig) -> None:
+    """Raise UsageError if the base model cannot be trained by the configured recipe."""
+    sft.check_recipe(Path(config.base_model), config.recipe)
+
+
+def check_server(config: RunConfig) -> int | None:
+    """The `--max-lora-rank` of the run's vLLM server; None if it has none.
+
+    Raises UsageError if no server could serve the recipe's adapters, or vLLM is not installed.
+    """
+    if config.generator.kind != "vllm":
+        return None
+    rank = check_servable(config.recipe)
+    if config.generator.base_url is None:
+        find_vllm()
+    return rank
 
 
 def build_executor(config: RunConfig, folder: Path) -> Executor[Any]:

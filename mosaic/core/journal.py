@@ -50,8 +50,9 @@ from mosaic.core.tables import (
     other_release,
 )
 from mosaic.core.types.base import FrozenModel, canonical_json
+from mosaic.core.types.events import EventRecord
 from mosaic.core.types.plans import Decision
-from mosaic.core.types.records import EventRecord, StepInputs
+from mosaic.core.types.records import StepInputs
 from mosaic.core.types.runs import RunRecord
 
 WAITING = "waiting"

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar, cast
 
 from mosaic.core.types.base import FrozenModel
-from mosaic.core.types.records import EVENT, AnyEvent, StepInputs
+from mosaic.core.types.events import EVENT, AnyEvent
+from mosaic.core.types.records import StepInputs
 
 S_co = TypeVar("S_co", bound=StepInputs[Any], covariant=True)
 R = TypeVar("R", bound=FrozenModel)

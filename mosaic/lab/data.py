@@ -130,7 +130,7 @@ def grade(judge: VerifierJudge, objective: Objective, prompt: Prompt, answers: l
     response = Response(
         id=prompt.id, answers=answers, finish_reasons=["stop"] * len(answers), n_tokens=0
     )
-    judgment = judge.judge(objective.name, [prompt], [response])[0]
+    judgment = judge.judge(objective, [prompt], [response])[0]
     scored = objective.score({"id": prompt.id, **judgment.items})
     if scored.score is None:
         raise ValueError(f"a generated row is unscored: {scored.reason or judgment.reason}")

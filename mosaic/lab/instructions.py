@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue
 
-from eval.objectives.instruction_following import complexity
+from eval.ifeval import complexity
 from mosaic.core.types.base import JsonObject
 from mosaic.lab.words import ADJECTIVES, END_PHRASES, KEYWORDS, Words
 

@@ -4,7 +4,6 @@ import pytest
 
 from agent.constraints import check_plan
 from agent.feasible import feasible_plan
-from agent.weights import distance
 from mosaic.core.types.data import Focus
 from mosaic.core.types.evaluation import SliceProfile
 from mosaic.core.types.plans import ActionPlan, Limits
@@ -131,8 +130,3 @@ def test_weights_that_do_not_sum_to_one_are_no_plan():
     for ratios in ({"a": 0.6, "b": 0.6}, {"a": float("nan"), "b": 1.0}, {"a": -0.5, "b": 1.5}, {}):
         with pytest.raises(ValueError, match=r"ratios|finite|sum"):
             ActionPlan(rationale="", ratios=ratios)
-
-
-def test_distance_is_symmetric_and_counts_missing_names():
-    assert distance({"a": 1.0}, {"b": 1.0}) == 2
-    assert distance({"a": 0.5, "b": 0.5}, {"a": 0.5, "b": 0.5}) == 0

@@ -4,15 +4,22 @@ from types import SimpleNamespace
 
 import pytest
 
-from agent.nodes import all as nodes
+from agent.nodes.closing import audit
 from agent.observe import stop_reason
-from agent.state import CalibrationConfig, RunState, Settings, StopConfig, fold, mark_dominated
-from mosaic.core.journal import Journal
+from agent.settings import CalibrationConfig, Settings, StopConfig
+from agent.state import RunState, fold, mark_dominated
 from mosaic.core.steps import Outcome, Steps
 from mosaic.core.store import Store
 from mosaic.core.types.evaluation import FailureProfile, Score
 from mosaic.core.types.plans import ActionPlan, Limits, ObjectiveSpec
-from mosaic.core.types.runs import Calibration, Round
+from mosaic.core.types.records import (
+    Audit,
+    Calibrate,
+    Calibrated,
+    CloseRound,
+    RoundClosed,
+)
+from mosaic.core.types.runs import Adapter, Calibration, Round, SftRecipe
 
 NAMES = ["safety", "help"]
 OBJECTIVES = [ObjectiveSpec(name=n, datasets=["d"], target=4.0) for n in NAMES]
@@ -23,35 +30,57 @@ def score(mean):
     return Score(mean=mean, low=mean - 0.1, high=mean + 0.1, n_scored=9)
 
 
-def executed(number, point):
-    scores = {n: {"selection": score(x)} for n, x in zip(NAMES, point, strict=True)}
-    profile = FailureProfile(round=number, slices=[])
-    return Round(
-        round=number,
-        plan=PLAN,
-        scores=scores,
-        profile=profile,
-        accepted=True,
-        adapter=f"adapter-{number}",
+def adapter(name):
+    return Adapter(
+        digest=name, base="base", tokens=10, supervised=5, steps=1, loss=1.0, seconds=0.0
     )
 
 
-def ended(points, **stop):
-    """Why a run with these planned rounds would stop, in five rounds of ten tokens."""
-    base = executed(0, (2.0, 2.0)).model_copy(update={"plan": None, "adapter": None})
-    rounds = [base, *(executed(i, p) for i, p in enumerate(points, 1))]
-    noise = {"safety": 0.3, "help": 0.05}
-    state = RunState(
-        rounds, Calibration(scores=[], noise=noise, mixture=PLAN), None, objectives=tuple(NAMES)
-    )
-    settings = Settings(
-        rounds=5, seed=1, objectives=OBJECTIVES, limits=Limits(), tokens_per_round=10, max_repairs=1,
-        calibration=CalibrationConfig(), stop=StopConfig(**stop),
-    )  # fmt: skip
-    return stop_reason(state, settings, 15)
+@pytest.fixture
+def executed(trial):
+    """Makes an accepted round with these selection means; round 0 is the base."""
+
+    def make(number, point):
+        scores = {n: {"selection": score(x)} for n, x in zip(NAMES, point, strict=True)}
+        profile = FailureProfile(round=number, slices=[])
+        made = trial(None, scores, profile)
+        if number:
+            made = trial(PLAN, scores, profile, adapter=adapter(f"adapter-{number}"))
+        return Round(round=number, trials=[made], counts=made.id, accepted=True)
+
+    return make
 
 
-def test_a_run_stops_at_its_targets_where_the_round_that_would_be_chosen_reaches_them():
+@pytest.fixture
+def calibrated(trial):
+    """Makes a calibration with this noise."""
+
+    def make(noise):
+        nothing = trial(PLAN, {}, FailureProfile(round=0, slices=[]))
+        return Calibration(trials=[nothing], noise=noise)
+
+    return make
+
+
+@pytest.fixture
+def ended(executed, calibrated):
+    """Says why a run with these planned rounds would stop, in five rounds of ten tokens."""
+
+    def ask(points, objectives=OBJECTIVES, **stop):
+        rounds = [executed(number, point) for number, point in enumerate([(2.0, 2.0), *points])]
+        calibration = calibrated({"safety": 0.3, "help": 0.05})
+        state = RunState(tuple(NAMES), tuple(rounds), calibration)
+        settings = Settings(
+            rounds=5, seed=1, objectives=objectives, limits=Limits(), tokens_per_round=10,
+            recipe=SftRecipe(), max_repairs=1, calibration=CalibrationConfig(),
+            stop=StopConfig(**stop),
+        )  # fmt: skip
+        return stop_reason(state, settings, 15)
+
+    return ask
+
+
+def test_a_run_stops_at_its_targets_where_the_round_that_would_be_chosen_reaches_them(ended):
     assert ended([(4.5, 3.9)], at_targets=True) is None
     assert ended([(4.5, 3.9), (4.6, 4.3)], at_targets=True) == "targets reached in round 2"
     assert ended([(4.6, 4.3)]) is None
@@ -59,17 +88,14 @@ def test_a_run_stops_at_its_targets_where_the_round_that_would_be_chosen_reaches
     assert ended([(4.9, 3.99), (4.01, 4.01)], at_targets=True) is None
 
 
-def test_an_objective_without_a_target_does_not_keep_the_others_from_theirs(monkeypatch):
+def test_an_objective_without_a_target_does_not_keep_the_others_from_theirs(ended):
     some = [OBJECTIVES[0], OBJECTIVES[1].model_copy(update={"target": None})]
-    monkeypatch.setitem(globals(), "OBJECTIVES", some)
-    assert ended([(4.5, 2.0)], at_targets=True) == "targets reached in round 1"
-    monkeypatch.setitem(
-        globals(), "OBJECTIVES", [o.model_copy(update={"target": None}) for o in some]
-    )
-    assert ended([(4.5, 2.0)], at_targets=True) is None
+    assert ended([(4.5, 2.0)], some, at_targets=True) == "targets reached in round 1"
+    none = [o.model_copy(update={"target": None}) for o in some]
+    assert ended([(4.5, 2.0)], none, at_targets=True) is None
 
 
-def test_a_floor_missed_is_not_yet_dominance():
+def test_a_floor_missed_is_not_yet_dominance(executed, trial):
     refused = [executed(1, (3.0, 2.0)), executed(2, (4.0, 4.0))]
     low = [refused[0].model_copy(update={"accepted": False}), refused[1]]
     noise = dict.fromkeys(NAMES, 0.1)
@@ -78,11 +104,12 @@ def test_a_floor_missed_is_not_yet_dominance():
     assert [r.dominated for r in mark_dominated(low, NAMES, noise)] == [True, False]
     nothing = Score(mean=None, low=None, high=None, n_scored=0)
     scores = {n: {"selection": nothing} for n in NAMES}
-    failed = low[0].model_copy(update={"scores": scores, "failure": "killed", "adapter": None})
+    lost = trial(PLAN, scores, FailureProfile(round=1, slices=[]), failure="killed")
+    failed = Round(round=1, trials=[lost], counts=None)
     assert [r.dominated for r in mark_dominated([failed, low[1]], NAMES, noise)] == [True, False]
 
 
-def test_a_run_stops_when_rounds_or_patience_are_used_up():
+def test_a_run_stops_when_rounds_or_patience_are_used_up(ended):
     assert ended([(3.0, 3.0)] * 5) == "all 5 planned rounds ran"
     assert (
         ended([(3.5, 3.5), (3.2, 3.2), (3.6, 3.2)], patience=2)
@@ -95,40 +122,47 @@ def test_a_run_stops_when_rounds_or_patience_are_used_up():
     ("noise", "chosen"), [({"safety": 0.3, "help": 0.02}, 2), ({"safety": 0.01, "help": 0.02}, 1)]
 )
 def test_the_audit_is_of_the_round_furthest_above_its_targets_in_noise_and_happens_once(
-    tmp_path, noise, chosen
+    new_journal, tmp_path, executed, calibrated, noise, chosen
 ):
-    journal = Journal.create(tmp_path / "run", "run", {}, 1000)
-    journal.acquire()
-    steps = Steps(journal, Store(tmp_path / "run"))
-    calibration = Calibration(scores=[], noise=noise, mixture=PLAN)
-    steps.run(
-        "calibration", {}, lambda: Outcome({"calibration": calibration.json_data(), "files": {}})
-    )
+    journal = new_journal(tmp_path / "run")
+    steps = Steps(journal, Store(journal.folder))
+    calibration = calibrated(noise)
+    inputs = Calibrate(trials=[calibration.trials[0].id], mixture=PLAN)
+    steps.run(inputs, lambda: Outcome(Calibrated(calibration=calibration)))
 
     def record(number, point):
-        result = {"round": executed(number, point).json_data(), "files": {}}
-        steps.run("record", {"round": number}, lambda: Outcome(result))
+        closed = RoundClosed(round=executed(number, point))
+        steps.run(CloseRound(round=number, content="c"), lambda: Outcome(closed))
 
     opened = []
 
-    def evaluate(adapter, roles):
+    def evaluate(steps, adapter, roles):
+        assert roles == ["audit"]
         opened.append(adapter)
         return SimpleNamespace(scores=lambda: {n: {"audit": score(4.2)} for n in NAMES})
 
-    services = SimpleNamespace(
-        steps=steps, settings=SimpleNamespace(objectives=OBJECTIVES, names=NAMES), notify=lambda text: None,
-        state=lambda: fold(journal, NAMES), evaluator=SimpleNamespace(evaluate=evaluate),
-    )  # fmt: skip
+    def start():
+        """One start of the controller, at its last node; the audit that stands after it."""
+        context = SimpleNamespace(
+            steps=steps, settings=SimpleNamespace(objectives=OBJECTIVES, names=NAMES),
+            notify=lambda text: None, state=fold(journal, NAMES),
+            evaluator=SimpleNamespace(evaluate=evaluate),
+        )  # fmt: skip
+        audit(context, {"stop": "done"})
+        assert context.state == fold(journal, NAMES)
+        return context.state.audit
+
+    record(0, (2.0, 2.0))
     record(1, (4.05, 4.95))
     record(2, (4.6, 4.2))
-    nodes.audit(services, {"stop": "done"})
-    assert services.state().audit.chosen == chosen
+    found = start()
+    assert found.chosen == chosen
+    assert found.trial == executed(chosen, (3.0, 3.0)).trial.id
     assert opened == [None, f"adapter-{chosen}"]
     # Resumed as it is, a run keeps its result; extended, it is audited again.
-    nodes.audit(services, {"stop": "done"})
+    assert start() == found
     assert len(opened) == 2
     record(3, (5.0, 5.0))
-    assert services.state().audit is None
-    nodes.audit(services, {"stop": "done"})
-    assert services.state().audit.chosen == 3
-    journal.close()
+    assert fold(journal, NAMES).audit is None
+    assert start().chosen == 3
+    assert [step.inputs.rounds for step in journal.steps(Audit)] == [3, 4]

@@ -1,24 +1,56 @@
 """A planning that failed leaves its conversation in the trace, whoever plans after it."""
 
-from types import SimpleNamespace
-
 import pytest
 
 from agent.graph import run as run_graph
-from agent.nodes import all as nodes
 from agent.planners.base import LlmPlannerConfig
 from agent.planners.baselines import StaticPlanner
 from agent.planners.llm import LlmPlanner
+from agent.planners.surrogate import SurrogatePlanner
+from benchmarks.judge_server import JudgeServer
 from benchmarks.standins import StandIn, Witness
 from eval.chat.client import ChatConfig, ChatModel
 from mosaic.app.views.report_data import report_data
-from mosaic.app.views.trace_tree import _node, tree_text
+from mosaic.app.views.trace_tree import event_node, tree_text
 from mosaic.core.errors import PausedError, TrainingError, UsageError
 from mosaic.core.journal import Journal
-from mosaic.core.steps import Steps
 from mosaic.core.store import Store
-from mosaic.lab.server import ScriptedServer, _send
+from mosaic.core.types.events import ToolCall
+from mosaic.lab.server import ScriptedServer
 from tools.effects.model_calls import journaled
+
+
+@pytest.fixture(scope="module")
+def standin():
+    return StandIn.make("rounds=1", "budget.tokens_total=100000", per_slice=2)
+
+
+@pytest.fixture
+def start(standin, tmp_path):
+    """One start of the controller; `change` may replace parts of its context first."""
+    folder, witness = tmp_path / "run", Witness(tmp_path / "witness")
+    standin.create(folder)
+
+    def run(change):
+        journal = Journal.open(folder)
+        try:
+            journal.acquire()
+            context = standin.context(folder, journal, witness)
+            change(context)
+            run_graph(context, folder)
+        finally:
+            journal.close()
+
+    run.folder, run.witness = folder, witness
+    return run
+
+
+def llm_planner(context, url, on_failure="profile"):
+    """The planner by a model, which waits for nothing between two tries."""
+    chat = ChatConfig(base_url=url)
+    config = LlmPlannerConfig(chat=chat, on_failure=on_failure)
+    model = ChatModel(chat, sleep=lambda seconds: None)
+    return LlmPlanner(config, model, journaled(context.steps))
 
 
 @pytest.mark.parametrize(
@@ -29,91 +61,52 @@ from tools.effects.model_calls import journaled
         ("profile", "error_503", "http_503"),
     ],
 )
-def test_a_conversation_that_ends_without_a_plan_is_in_the_trace(
-    observe, small_pool, tmp_path, monkeypatch, on_failure, fault, said
-):
-    seen = observe()
-    journal = Journal.create(tmp_path / "run", "run", {}, 1000)
-    journal.acquire()
-    store = Store(tmp_path / "run")
-    steps = Steps(journal, store)
-    monkeypatch.setattr(
-        nodes, "_replace", lambda services, state, reason, planner: {"fallback": reason}
-    )
+def test_a_conversation_that_ends_without_a_plan_is_in_the_trace(start, on_failure, fault, said):
     with ScriptedServer(pick=lambda n: fault if n > 1 else None) as server:
-        chat = ChatConfig(base_url=server.url)
-        config = LlmPlannerConfig(chat=chat, on_failure=on_failure)
-        planner = LlmPlanner(config, ChatModel(chat, sleep=lambda s: None), journaled(steps))
-        services = SimpleNamespace(
-            steps=steps, planner=planner, fallback=None, state=lambda: SimpleNamespace(latest_files=None),
-            pool=small_pool,
-        )  # fmt: skip
-        state = {
-            "round": seen.round,
-            "observation": store.put_json(seen.json_data()),
-            "attempt": 0,
-            "rejected": [],
-            "violations": [],
-        }
+
+        def by_model(context):
+            context.planner = llm_planner(context, server.url, on_failure)
+            context.fallback = SurrogatePlanner() if on_failure == "profile" else None
+
         if on_failure == "profile" and fault == "cut_json":
-            assert "truncated" in nodes.plan(services, state)["fallback"]
+            start(by_model)
+            replaced = report_data(start.folder).rounds[1].replaced
+            assert (replaced.planner, replaced.by) == ("llm", "profile")
+            assert "truncated" in replaced.reason
         else:
             with pytest.raises(PausedError):
-                nodes.plan(services, state)
+                start(by_model)
+    journal = Journal.open(start.folder)
     (event,) = journal.events(kind="failed")
-    lines = [c for c in event.payload["calls"] if c.get("tool") == "model"]
+    journal.close()
+    calls = [call for call in event.record.calls if isinstance(call, ToolCall)]
+    lines = [call for call in calls if call.tool == "model"]
     assert len(lines) == 2
-    assert {a["error"] for a in lines[1]["result"]["attempts"]} == {said}
-    assert event.payload["planner"] == "llm"
-    text = tree_text([_node(event, store)], limit=10_000)
+    assert {attempt["error"] for attempt in lines[1].result["attempts"]} == {said}
+    assert (event.record.step, event.record.planner, event.place.round) == ("plan", "llm", 1)
+    text = tree_text([event_node(event, Store(start.folder))], limit=10_000)
     assert text.startswith("plan failed")
     assert said in text
     assert "asked model" in text
-    journal.close()
 
 
-def test_why_the_endpoint_refused_the_request_stands_in_the_event_that_replaces_the_planner(
-    observe, small_pool, tmp_path, monkeypatch
-):
-    async def refuse(self, body, writer):
-        return await _send(writer, 400, b'{"error": {"message": "tool_choice is not supported"}}')
+def test_why_the_endpoint_refused_the_request_stands_in_the_event_that_replaces_the_planner(start):
+    with JudgeServer(lambda name, turns: {}, lambda call: "400") as server:
 
-    monkeypatch.setattr(ScriptedServer, "_chat", refuse)
-    journal = Journal.create(tmp_path / "run", "run", {}, 1000)
-    journal.acquire()
-    store = Store(tmp_path / "run")
-    steps = Steps(journal, store)
-    with ScriptedServer() as server:
-        chat = ChatConfig(base_url=server.url)
-        services = SimpleNamespace(
-            steps=steps, planner=LlmPlanner(LlmPlannerConfig(chat=chat), ask=journaled(steps)),
-            fallback=SimpleNamespace(kind="profile"), state=lambda: SimpleNamespace(latest_files=None),
-            pool=small_pool, notify=lambda text: None,
-        )  # fmt: skip
-        seen = store.put_json(observe().json_data())
-        state = {
-            "observation": seen,
-            "attempt": 0,
-            "rejected": [],
-            "violations": [],
-            "round": 1,
-            "planner": "llm",
-        }
-        nodes.plan(services, state)
+        def by_model(context):
+            context.planner = llm_planner(context, server.url)
+            context.fallback = SurrogatePlanner()
+
+        start(by_model)
+    journal = Journal.open(start.folder)
     (event,) = journal.events(kind="replaced")
-    assert (
-        "the endpoint refuses the request (HTTP 400): tool_choice is not supported"
-        in event.payload["reason"]
-    )
     journal.close()
+    assert "the endpoint refuses the request (HTTP 400): told to" in event.record.reason
+    assert (event.record.planner, event.record.by) == ("llm", "profile")
 
 
 @pytest.mark.parametrize("mended", [False, True])
-def test_a_replacement_stands_after_a_restart_unless_another_is_configured(tmp_path, mended):
-    made = StandIn.make("rounds=1", "budget.tokens_total=100000", per_slice=4)
-    folder, witness = tmp_path / "run", Witness(tmp_path / "witness")
-    made.create(folder)
-
+def test_a_replacement_stands_after_a_restart_unless_another_is_configured(start, mended):
     class Flaky:
         """Fails when first asked; an endpoint that came back would answer now."""
 
@@ -128,41 +121,40 @@ def test_a_replacement_stands_after_a_restart_unless_another_is_configured(tmp_p
 
     planner = Flaky()
 
-    def start(killed, fallback=None):
-        journal = Journal.open(folder)
-        journal.acquire()
-        services = made.services(folder, journal, witness)
-        services.planner = planner
-        services.fallback = fallback or services.fallback
-        generator = services.evaluator.generator
+    def flaky(context):
+        context.planner = planner
+
+    def killed(context):
+        """The controller dies when the adapter of round 1 is to be measured."""
+        flaky(context)
+        generator = context.evaluator.generator
         generate = generator.generate
 
-        def answers(prompts, adapter):
-            if killed and services.steps.round == 1:
+        def answers(prompts, adapter, *more):
+            if context.state.calibration is not None:
                 raise KeyboardInterrupt
-            return generate(prompts, adapter)
+            return generate(prompts, adapter, *more)
 
         generator.generate = answers
-        try:
-            run_graph(services, folder)
-        finally:
-            journal.close()
+
+    def mend(context):
+        flaky(context)
+        context.fallback = StaticPlanner()
 
     with pytest.raises(KeyboardInterrupt):
-        start(killed=True)
-    trained = sum(line.startswith("train") for line in witness.lines())
+        start(killed)
+    trained = sum(line.startswith("train") for line in start.witness.lines())
+    assert (trained, planner.asked) == (2, 1)
     if mended:
-        start(killed=False, fallback=StaticPlanner())
+        start(mend)
         assert planner.asked == 2
         return
-    start(killed=False)
+    start(flaky)
     assert planner.asked == 1
-    assert sum(line.startswith("train") for line in witness.lines()) == trained
-    round_ = report_data(folder)["rounds"][1]
-    assert (round_["planner"], "refuses the request" in round_["replaced"]["reason"]) == (
-        "need",
-        True,
-    )
+    assert sum(line.startswith("train") for line in start.witness.lines()) == trained
+    round_ = report_data(start.folder).rounds[1]
+    assert round_.planner == "need"
+    assert "refuses the request" in round_.replaced.reason
 
 
 def test_an_error_keeps_its_own_details():

@@ -21,7 +21,7 @@ from agent.planners.acquisition import (
 from agent.planners.baselines import NeedPlanner, RandomPlanner, StaticPlanner
 from agent.planners.response_model import MeasuredMixture, ResponseModel, log_share_features
 from agent.planners.surrogate import SurrogatePlanner
-from agent.weights import complexity_of, normalize, proportions, step_toward
+from agent.weights import proportions
 from mosaic.core.errors import UsageError
 from mosaic.core.types.data import Stock
 from mosaic.core.types.evaluation import Score
@@ -204,13 +204,6 @@ def test_a_planner_of_one_plan_a_round_says_so_when_more_are_asked_for(
         planner.propose(seen, toolbox(seen, small_pool), n=2)
 
 
-def test_normalize_sums_exactly_and_a_step_respects_its_limit():
-    weights = normalize({"a": 1, "b": 1, "c": 1})
-    assert sum(round(w * 10**6) for w in weights.values()) == 10**6
-    moved = step_toward({"a": 1.0}, {"b": 1.0}, 0.5)
-    assert abs(moved["b"] * 2 - 0.5) < 1e-3
-
-
 def test_the_value_of_a_mixture_is_its_mean_over_the_noise_of_a_training(observe):
     seen = observe()
     draws = np.random.default_rng(0).standard_normal((1, 200_000))
@@ -269,18 +262,6 @@ def test_a_slice_at_the_top_of_the_scale_says_at_least():
 
 
 def test_harder_buckets_are_believed_to_teach_easier_slices():
-    assert [
-        complexity_of(name)
-        for name in ("complexity_5", "boundary_2", "all", "turns_many", "2", "x_0", "x_2024")
-    ] == [
-        5,
-        2,
-        1,
-        1,
-        2,
-        1,
-        1,
-    ]
     cells = [("a", f"complexity_{level}") for level in range(1, 6)]
     even = dict.fromkeys(cells, 0.2)
     model = ResponseModel(

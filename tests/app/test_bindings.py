@@ -1,19 +1,21 @@
-"""What an approval covers, and what is left of it: another recipe, a change under way, an edited plan, a lost bookmark."""
+"""What an approval covers, and what is left of it: another recipe, a change under way, an edited plan, a lost checkpoint."""
 
 import pytest
 
 from agent.approval import HumanApprover
 from agent.graph import CHECKPOINT
+from benchmarks import standins
 from benchmarks.standins import StandIn, Witness
 from benchmarks.waiting import trainings, until_asked
-from mosaic.app.decisions import decide, pending
+from mosaic.app.decisions import approve, pending
 from mosaic.app.verify import verify
 from mosaic.app.views import trace_tree as trace
+from mosaic.app.views.provenance import why_data
 from mosaic.app.views.report_data import load, report_data
 from mosaic.core.errors import TrainingError, UsageError
 from mosaic.core.journal import Journal
 from mosaic.core.store import Store
-from mosaic.core.types.plans import ActionPlan
+from mosaic.core.types.records import ChangedEvent, Curate
 
 
 def human(*settings):
@@ -24,10 +26,10 @@ def human(*settings):
 
 def test_an_approval_does_not_cover_another_recipe(standin, asked):
     folder, witness = asked
-    first, before = pending(folder)["request"], trainings(witness)
-    decide(folder, "approve", by="ann")
+    first, before = pending(folder).request, trainings(witness)
+    approve(folder, first, by="ann")
     until_asked(human("methods.sft.learning_rate=0.009"), folder, witness)
-    assert pending(folder)["request"] != first
+    assert pending(folder).request != first
     assert trainings(witness) == before
     until_asked(standin, folder, witness)
     assert trainings(witness) == before + 1
@@ -35,19 +37,21 @@ def test_an_approval_does_not_cover_another_recipe(standin, asked):
 
 def test_a_question_does_not_outlive_a_change(standin, asked):
     folder, witness = asked
+    first = pending(folder).request
     journal = Journal.open(folder)
     journal.acquire()
-    journal.change(journal.config, {"changes": []}, 10**9)
+    journal.change(journal.recorded, ChangedEvent(changes=[]), 10**9)
     journal.close()
     with pytest.raises(UsageError, match=r"nothing in .* waits"):
-        decide(folder, "approve", by="ann")
+        approve(folder, first, by="ann")
     until_asked(standin, folder, witness)
     assert pending(folder)
 
 
 def test_an_edited_plan_stands_in_the_trace_and_its_loss_is_damage(standin, asked):
     folder, witness = asked
-    plan = ActionPlan.model_validate(pending(folder)["plan"])
+    request = pending(folder)
+    plan = request.plans[0].plan
     names = list(plan.ratios)
     mild = {
         **plan.ratios,
@@ -57,19 +61,20 @@ def test_an_edited_plan_stands_in_the_trace_and_its_loss_is_damage(standin, aske
     edited = plan.model_copy(
         update={"ratios": mild, "bucket_weights": {}, "rationale": "a little less, said Ann"}
     )
-    decide(folder, "edit", edited=edited, by="ann")
+    approve(folder, request.request, edited=edited, by="ann")
     until_asked(standin, folder, witness)
     text = trace.tree_text(trace.tree(folder, 1))
     assert "plan given in its place" in text
     assert "a little less, said Ann" in text
-    why = trace.why_data(folder, _row_of(folder))["rounds"][0]
+    why = why_data(folder, _row_of(folder))["rounds"][0]
     assert why["share"]["after"] > 0
     assert verify(folder) == []
     Store(folder).path(edited.content_digest).unlink()
     assert any(
         edited.content_digest[:12] in line["what"] + line["where"] for line in verify(folder)
     )
-    assert "plan given" not in trace.tree_text(trace.tree(folder, 1))
+    # The decision itself holds the plan, so the trace still tells what ran.
+    assert "a little less, said Ann" in trace.tree_text(trace.tree(folder, 1))
 
 
 def _row_of(folder):
@@ -77,45 +82,39 @@ def _row_of(folder):
     import pyarrow.parquet as pq
 
     journal = Journal.open(folder)
-    curated = [s.result for s in journal.steps("curate") if s.result][-1]
+    curated = journal.steps(Curate)[-1].result
     journal.close()
-    return pq.read_table(Store(folder).path(curated["training_set"]))["id"][0].as_py()
+    return pq.read_table(Store(folder).path(curated.training_set))["id"][0].as_py()
 
 
 @pytest.mark.parametrize("damage", [b"no database at all", None])
-def test_a_damaged_bookmark_is_begun_anew(standin, asked, damage):
+def test_a_damaged_checkpoint_is_begun_anew(standin, asked, damage):
     folder, witness = asked
-    decide(folder, "approve", by="ann")
+    approve(folder, pending(folder).request, by="ann")
     whole = (folder / CHECKPOINT).read_bytes()
     (folder / CHECKPOINT).write_bytes(damage or whole[:100] + b"\xff" * 4096 + whole[4196:])
     until_asked(standin, folder, witness)
-    assert pending(folder)["round"] == 2
+    assert pending(folder).round == 2
 
 
-def test_a_calibration_that_fails_is_tried_again_as_a_round_is(tmp_path):
+def test_a_calibration_that_fails_is_tried_again_as_a_round_is(tmp_path, monkeypatch):
     made = StandIn.make("rounds=1", "failures.train_retries=1", per_slice=4)
     folder, witness = tmp_path / "run", Witness(tmp_path / "witness")
     made.create(folder)
-    services_of, failed = made.services, []
+    failed = []
 
-    def services(*values):
-        built = services_of(*values)
-        run = built.trainer.executor.run
+    def once(executor, handles, stopping):
+        if not failed:
+            failed.append(handles[0].work.seed)
+            raise TrainingError("it burnt", "killed")
+        return waits(executor, handles, stopping)
 
-        def once(job, *rest):
-            if not failed:
-                failed.append(job.seed)
-                raise TrainingError("it burnt", "killed")
-            return run(job, *rest)
-
-        built.trainer.executor.run = once
-        return built
-
-    made.services = services
+    waits = standins.StandInExecutor.wait
+    monkeypatch.setattr(standins.StandInExecutor, "wait", once)
     made.run(folder, witness)
-    assert report_data(folder)["state"] == "finished"
+    assert report_data(folder).state == "finished"
     journal, state = load(folder)
-    assert [e.payload["failure"] for e in journal.events(0, "failed")] == ["killed"]
+    assert [e.record.failure for e in journal.events(0, "failed")] == ["killed"]
     journal.close()
     assert state.calibration is not None
 

@@ -179,7 +179,7 @@ PLAN = {
         ({**PLAN, "ratios": {"a": True, "b": 0.0}}, "ratios.a"),
         ({**PLAN, "speed": 1}, "speed: unknown key"),
         ('{"ratios": {"a": NaN}}', "NaN is not a number"),
-        ('{"ratios": {"a": 1, "a": 1}}', "the key 'a' stands twice"),
+        ('{"ratios": {"a": 1, "a": 1}}', "the key 'a' occurs twice in one object"),
         ("[" * 1_000_000, "longer than"),
         ("[" * 1000, "nested deeper"),
         ("{", "not valid JSON"),

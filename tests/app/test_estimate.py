@@ -5,35 +5,45 @@ import struct
 
 import pytest
 
+from eval.objectives.safety import Safety
+from eval.suite import Suite
 from mosaic.app.config import load_config
-from mosaic.app.estimate import Given, Load, estimate, loads, model_size, speeds
+from mosaic.app.estimate import (
+    KnownSpeeds,
+    Speed,
+    SuiteSize,
+    estimate,
+    model_size,
+    speeds,
+    suite_sizes,
+)
 from mosaic.core.types.evaluation import Prompt
 
 SUITES = [
-    Load(o, r, 100, 100, 10_000)
+    SuiteSize(r, 100, 100, 10_000, True)
     for o in ("safety", "over_refusal")
     for r in ("steering", "selection", "audit")
 ]
 
 
-def of(*overrides, given=Given(), gpu=True, size=8_000_000_000, suites=SUITES):
+def of(*overrides, given=KnownSpeeds(), gpu=True, size=8_000_000_000, suites=SUITES):
     config = load_config("lab", list(overrides))
-    return estimate(config, suites, speeds(config, size, gpu, given)).data
+    return estimate(config, suites, speeds(config, size, gpu, given)).parts
 
 
 def test_training_is_the_budget_and_the_time_follows_the_speed():
     found = of(
-        "budget.tokens_per_round=500000", "methods.sft.epochs=2", given=Given(training=2000)
+        "budget.tokens_per_round=500000", "methods.sft.epochs=2", given=KnownSpeeds(training=2000)
     )["training"]
-    assert found["tokens"] == 8_000_000
-    assert found["hours"] == pytest.approx(8_000_000 / 2000 / 3600)
-    assert "at 2,000 tokens/s (given)" in found["text"]
+    assert found.tokens == 8_000_000
+    assert found.hours == pytest.approx(8_000_000 / 2000 / 3600)
+    assert "at 2,000 tokens/s (given)" in found.result
 
 
 def test_an_eight_billion_model_is_assumed_to_train_at_about_two_thousand_tokens_a_second():
-    assert of()["training"]["speed"] == pytest.approx(1e14 / 6 / 8e9)
-    assert "(assumed)" in of()["training"]["text"]
-    assert of(gpu=False)["training"]["hours"] > 1000 * of()["training"]["hours"]
+    assert of()["training"].speed == pytest.approx(1e14 / 6 / 8e9)
+    assert "(assumed)" in of()["training"].result
+    assert of(gpu=False)["training"].hours > 1000 * of()["training"].hours
 
 
 def test_every_model_answers_steering_and_selection_and_two_answer_audit():
@@ -41,12 +51,12 @@ def test_every_model_answers_steering_and_selection_and_two_answer_audit():
     times = (
         9 * 2 * 2 + 2 * 2
     )  # base, 3 calibrations, 5 rounds; two objectives; audit of base and chosen
-    assert found["tokens"] == times * 100 * 50
+    assert found.tokens == times * 100 * 50
 
 
 def test_only_a_server_of_its_own_takes_time_to_start():
     def hours(*more):
-        return of("generator.kind=vllm", *more)["generation"]["hours"]
+        return of("generator.kind=vllm", *more)["generation"].hours
 
     attached = hours("generator.base_url=http://127.0.0.1:8000/v1")
     assert hours("generator.memory=share") - attached == pytest.approx(90 / 3600)
@@ -58,20 +68,19 @@ def test_only_a_server_of_its_own_takes_time_to_start():
 
 def test_measured_speeds_stand_before_assumed_and_behind_given_ones():
     config = load_config("lab")
-    both = speeds(config, 10, False, Given(training=1.0), Given(training=2.0, generation=3.0))
-    assert (both.training, both.generation) == (1.0, 3.0)
-    assert (both.origin["training"], both.origin["generation"], both.origin["judge"]) == (
-        "given",
-        "measured",
-        "assumed",
+    both = speeds(
+        config, 10, False, KnownSpeeds(training=1.0), KnownSpeeds(training=2.0, generation=3.0)
     )
+    assert both["training"] == Speed(1.0, "given")
+    assert both["generation"] == Speed(3.0, "measured")
+    assert both["judge"].origin == "assumed"
 
 
 def test_without_a_size_the_hours_are_unknown_and_the_flag_is_named():
     found = of(size=None)
-    assert found["training"]["hours"] is None
-    assert "give --training-speed" in found["training"]["text"]
-    assert found["run"]["text"] == "about an unknown time"
+    assert found["training"].hours is None
+    assert "give --training-speed" in found["training"].result
+    assert found["run"].result == "about an unknown time"
 
 
 def test_the_size_of_a_model_is_read_from_its_headers(tmp_path, tiny_model):
@@ -97,6 +106,6 @@ def test_the_size_of_a_model_is_read_from_its_headers(tmp_path, tiny_model):
 
 def test_suites_are_measured_in_prompts_turns_and_tokens():
     prompts = [Prompt(id="a", turns=["one two", "three"], system="four", slice="s", weight=1)]
-    assert loads({"o": {"audit": prompts}}, lambda text: len(text.split())) == [
-        Load("o", "audit", 1, 2, 4)
-    ]
+    suite = Suite("safety", "audit", prompts, "digest")
+    sizes = suite_sizes({"safety": Safety()}, [suite], lambda text: len(text.split()))
+    assert sizes == [SuiteSize("audit", 1, 2, 4, judged=True)]

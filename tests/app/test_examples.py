@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mosaic.app.config import load_config
-from mosaic.app.estimate import Given, Load, estimate, speeds
+from mosaic.app.estimate import KnownSpeeds, SuiteSize, estimate, speeds
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 EIGHT_BILLION = 8_030_261_248
@@ -23,11 +23,15 @@ def test_the_published_setting_and_what_it_takes(name):
     assert (config.generator.kind, config.planner.kind, config.judge.kind) == ("vllm", "llm", "llm")
     roles = ("steering", "selection", "audit")
     turns = {"safety": 4, "over_refusal": 1, "instruction_following": 1}
-    suites = [Load(o, r, 100, 100 * n, 100 * n * 60) for o, n in turns.items() for r in roles]
-    found = estimate(config, suites, speeds(config, EIGHT_BILLION, True, Given())).data
+    suites = [
+        SuiteSize(r, 100, 100 * n, 100 * n * 60, o != "instruction_following")
+        for o, n in turns.items()
+        for r in roles
+    ]
+    found = estimate(config, suites, speeds(config, EIGHT_BILLION, True, KnownSpeeds())).parts
     assert set(found) == {"training", "generation", "judge", "planner", "run"}
-    assert found["training"]["tokens"] == 8_000_000
+    assert found["training"].tokens == 8_000_000
     # Two judged objectives: 100 prompts, twice for 9 models and once for two; 20 gold checks before each of 40 batches.
-    assert found["judge"]["calls"] == 2 * 100 * (2 * 9 + 2) + 20 * 2 * (2 * 9 + 2)
-    assert found["planner"]["calls"] == 30
-    assert 1 < found["run"]["hours"] < 24
+    assert found["judge"].calls == 2 * 100 * (2 * 9 + 2) + 20 * 2 * (2 * 9 + 2)
+    assert found["planner"].calls == 30
+    assert 1 < found["run"].hours < 24

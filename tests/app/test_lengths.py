@@ -39,7 +39,7 @@ def check(base, *overrides):
 def test_the_longest_conversation_and_its_need_are_named(tiny_model):
     (need,) = validation.chat_lengths(load_tokenizer(tiny_model), [LONG], 20)
     assert need > 60
-    assert check(tiny_model, f"generator.max_model_len={need}")[0]["check"] == "context"
+    assert check(tiny_model, f"generator.max_model_len={need}")[0].check == "context"
     with pytest.raises(
         UsageError,
         match=rf"generator\.max_model_len: {need - 1} .* 1 of 3 .* long, needs {need} tokens",
@@ -84,7 +84,7 @@ def test_validate_and_the_start_of_a_run_both_ask(tiny_model, monkeypatch):
     def asked(config, inputs):
         raise UsageError("lengths asked")
 
-    for name in ("check_budget", "open_inputs", "_pool", "_contamination", "_suites"):
+    for name in ("check_budget", "open_inputs", "check_pool", "_contamination", "_suites"):
         monkeypatch.setattr(validation, name, lambda *words: [])
     monkeypatch.setattr(validation, "_lengths", asked)
     for call in (

@@ -8,6 +8,7 @@ import sys
 
 from mosaic.app.config import BUNDLED
 from mosaic.core.journal import Journal
+from mosaic.core.types.records import AskPlanner, ToolCall
 from mosaic.lab.server import ScriptedServer
 
 ENV = {
@@ -58,14 +59,15 @@ def test_an_outage_pauses_the_run_and_resume_lets_the_model_plan(tmp_path):
     assert round_["replaced"] is None
     assert "get more of the budget" in round_["plan"]["rationale"]
     journal = Journal.open(folder)
-    calls = [s for s in journal.steps("plan_call") if s.state == "done"]
-    planned = journal.events(kind="planned")[0].payload
+    calls = journal.steps(AskPlanner)
+    planned = journal.events(kind="planned")[0].record
     journal.close()
     assert len(calls) >= 3
     used = report["model_calls"]["planner"]
     assert used["answers"] == used["requests"] == len(calls)
-    assert used["tokens"] == sum(c.result["charged"] for c in calls) > 0
-    assert sum(c["tool"] == "model" for c in planned["calls"] if "tool" in c) == len(calls)
+    assert used["tokens"] == sum(c.result.charged for c in calls) > 0
+    asked = [c for c in planned.calls if isinstance(c, ToolCall) and c.tool == "model"]
+    assert len(asked) == len(calls)
     page = mosaic("report", folder, "--html", tmp_path / "report.html")
     assert page.returncode == 0, page.stderr
     assert (

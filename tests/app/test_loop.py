@@ -97,10 +97,10 @@ def test_the_report_has_its_documented_shape(finished):
 
 def test_a_finished_run_is_not_run_again(finished, lab):
     folder, report = finished
-    before = Journal.open(folder).steps()
+    before = Journal.open(folder).rows()
     done = mosaic("run", lab / "config.yaml", "--run-dir", folder, *sets(), "--json")
     assert json.loads(done.stdout)["rounds"] == report["rounds"]
-    assert Journal.open(folder).steps() == before
+    assert Journal.open(folder).rows() == before
 
 
 def test_another_config_is_refused_with_the_difference(finished, lab):
@@ -182,7 +182,7 @@ def test_a_run_that_was_killed_resumes_to_the_same_end(finished, lab, tmp_path, 
     child = subprocess.Popen(command, env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while child.poll() is None:
         time.sleep(0.02)
-        if (folder / "journal.sqlite").exists() and len(Journal.open(folder).steps()) >= steps:
+        if (folder / "journal.sqlite").exists() and len(Journal.open(folder).rows()) >= steps:
             child.kill()
             break
     child.wait()
@@ -219,7 +219,7 @@ def test_a_stop_signal_ends_at_a_safe_point_while_a_second_controller_is_turned_
     child = subprocess.Popen(
         command, env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
-    while not (folder / "journal.sqlite").exists() or len(Journal.open(folder).steps()) < 4:
+    while not (folder / "journal.sqlite").exists() or len(Journal.open(folder).rows()) < 4:
         time.sleep(0.02)
         assert child.poll() is None
     child.send_signal(signal.SIGSTOP)
@@ -230,14 +230,14 @@ def test_a_stop_signal_ends_at_a_safe_point_while_a_second_controller_is_turned_
     child.send_signal(signal.SIGCONT)
     assert child.wait(timeout=60) == 130
     assert "safe point" in child.stderr.read()
-    assert all(s.state == "done" for s in Journal.open(folder).steps())
+    assert all(row.state == "done" for row in Journal.open(folder).rows())
     changed = mosaic("resume", folder, "--set", "stop.patience=3")
     assert changed.returncode == 2
     assert "run.stop.patience: null -> 3" in changed.stderr
     done = mosaic("resume", folder, "--set", "stop.patience=3", "--accept-changes", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["state"] == "finished"
-    assert [e.payload["changes"] for e in Journal.open(folder).events(kind="changed")] == [
+    assert [e.record.changes for e in Journal.open(folder).events(kind="changed")] == [
         ["run.stop.patience: null -> 3"]
     ]
     assert mosaic("verify", folder).returncode == 0
@@ -271,7 +271,7 @@ def test_validate_checks_everything_and_names_what_is_wrong(lab):
 
 def test_a_pool_that_cannot_serve_every_data_set_is_refused(lab):
     from mosaic.app.config import load_config
-    from mosaic.app.validation import _pool
+    from mosaic.app.validation import check_pool as _pool
     from mosaic.app.wiring import open_inputs
     from mosaic.core.errors import UsageError
 
@@ -299,7 +299,8 @@ def test_a_pool_that_cannot_serve_every_data_set_is_refused(lab):
 
 def test_a_pool_that_was_counted_otherwise_is_refused(lab, tiny_model):
     from mosaic.app.config import MethodsConfig, load_config
-    from mosaic.app.validation import _mixture, _pool
+    from mosaic.app.validation import _mixture
+    from mosaic.app.validation import check_pool as _pool
     from mosaic.app.wiring import open_inputs
     from mosaic.core.errors import UsageError
 
@@ -349,9 +350,9 @@ def test_a_planner_that_fails_is_replaced_visibly(lab, tmp_path, monkeypatch):
     config = load_config(str(lab / "config.yaml"), [*SMALL, "rounds=1", "calibration.repeats=1"])
     folder = tmp_path / "run"
     execute(folder, config, True, lambda text: None)
-    round_ = report_data(folder)["rounds"][1]
-    assert round_["planner"] == "need"
-    assert "no answer" in round_["replaced"]["reason"]
+    round_ = report_data(folder).rounds[1]
+    assert round_.planner == "need"
+    assert "no answer" in round_.replaced.reason
     assert runs.run_config(folder) == config
 
 
@@ -362,8 +363,8 @@ def test_the_plain_loop_of_the_examples_runs_the_same_nodes(lab, tmp_path):
     folder = tmp_path / "plain"
     main(folder, str(lab / "config.yaml"), (*SMALL, "rounds=1", "calibration.repeats=1"))
     report = report_data(folder)
-    assert report["state"] == "finished"
-    assert [r["round"] for r in report["rounds"]] == [0, 1]
+    assert report.state == "finished"
+    assert [r.round for r in report.rounds] == [0, 1]
 
 
 def test_the_example_configs_parse():

@@ -4,7 +4,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from mosaic.app import validation
+from mosaic.app import smoke, wiring
 from mosaic.app.config import load_config
 from mosaic.app.wiring import open_inputs
 from mosaic.core.errors import TrainingError
@@ -22,7 +22,7 @@ def test_the_smoke_test_trains_where_the_run_will_and_answers_in_its_type(monkey
     )
     made = []
 
-    class Noted(validation.TransformersGenerator):
+    class Noted(wiring.TransformersGenerator):
         """Remembers what was made and whether it let go of its model."""
 
         def __init__(self, base, settings):
@@ -33,9 +33,9 @@ def test_the_smoke_test_trains_where_the_run_will_and_answers_in_its_type(monkey
         raise AssertionError("trained in the controller's process")
 
     monkeypatch.setattr("training.methods.sft.train", here)
-    monkeypatch.setattr(validation, "TransformersGenerator", Noted)
-    finding, measured = validation._smoke(config, open_inputs(config), serve=False)
-    assert "after 2 steps on the largest batch, " in finding["result"]
+    monkeypatch.setattr(wiring, "TransformersGenerator", Noted)
+    finding, measured = smoke.smoke_test(config, open_inputs(config), serve=False)
+    assert "after 2 steps on the largest batch, " in finding.result
     assert measured.training
     assert made[0].config.dtype == "bfloat16"
     assert "_base" not in made[0].__dict__
@@ -56,15 +56,15 @@ def smoked(monkeypatch):
             return real(job, place, *rest)
 
         monkeypatch.setattr(sft, "train", noting)
-        finding, _ = validation._smoke(config, inputs, serve=False)
-        assert "after 2 steps" in finding["result"]
+        finding, _ = smoke.smoke_test(config, inputs, serve=False)
+        assert "after 2 steps" in finding.result
         return config, inputs, trained
 
     return run
 
 
 def curated_lengths(config, inputs):
-    curated = validation._first_training_set(config, inputs)
+    curated = smoke.first_training_set(config, inputs)
     return sorted(inputs.pool.column("n_tokens")[curated.indices].tolist(), reverse=True)
 
 
@@ -101,5 +101,5 @@ def test_a_training_that_only_fails_on_the_largest_batch_is_found(monkeypatch):
 
     monkeypatch.setattr(WeightCollator, "__call__", scarce)
     with pytest.raises(TrainingError, match=r"lower methods\.sft\.batch_size") as caught:
-        validation._smoke(config, inputs, serve=False)
+        smoke.smoke_test(config, inputs, serve=False)
     assert caught.value.failure == "out_of_memory"

@@ -20,8 +20,9 @@ from mosaic.core.journal import LOCK, Journal
 from mosaic.core.rows import Place
 from mosaic.core.steps import Outcome
 from mosaic.core.tables import FILE
+from mosaic.core.types.events import ChangedEvent, DroppedEvent, TrainedEvent
 from mosaic.core.types.plans import Decision
-from mosaic.core.types.records import ChangedEvent, DroppedEvent, Train, TrainedEvent
+from mosaic.core.types.records import Train
 from mosaic.core.types.runs import Usage
 
 FORTY, SIXTY = Usage(trained=40), Usage(trained=60)

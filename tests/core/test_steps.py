@@ -16,6 +16,7 @@ from mosaic.core.steps import Outcome, Steps
 from mosaic.core.store import Store
 from mosaic.core.tables import COLUMNS, FILE, checksum
 from mosaic.core.types.evaluation import Verdict
+from mosaic.core.types.events import TrainedEvent
 from mosaic.core.types.records import (
     STEPS,
     AskVerdict,
@@ -24,7 +25,6 @@ from mosaic.core.types.records import (
     JudgeSuite,
     Observe,
     Train,
-    TrainedEvent,
     VerdictFiled,
 )
 from mosaic.core.types.runs import GREEDY, Sampling, SftRecipe, Usage

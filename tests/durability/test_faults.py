@@ -6,8 +6,11 @@ import pytest
 
 from agent.approval import HumanApprover
 from benchmarks import durability, waiting
-from benchmarks.standins import StandIn, Witness, outcome
+from benchmarks.standins import StandIn, Witness
+from mosaic.app.decisions import approve, pending
+from mosaic.app.views.report_data import report_data
 from mosaic.core.journal import Journal
+from mosaic.core.rows import Place
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +41,7 @@ def test_the_quick_approval_figures_are_met(name):
 
 
 def test_the_journal_is_flushed_before_it_says_done(tmp_path):
-    journal = Journal.create(tmp_path / "run", "run", {}, 10)
+    journal = Journal.create(tmp_path / "run", "run", durability.RECORD, 10)
     pragmas = {
         name: journal._db.execute(f"pragma {name}").fetchone()[0]
         for name in ("journal_mode", "synchronous")
@@ -47,20 +50,21 @@ def test_the_journal_is_flushed_before_it_says_done(tmp_path):
     assert journal._db.execute("pragma busy_timeout").fetchone()[0] >= 5000
 
 
-def test_the_bookmark_may_be_deleted_while_a_person_is_asked(standin, tmp_path):
+def test_the_checkpoint_may_be_deleted_while_a_person_is_asked(standin, tmp_path):
     human = StandIn.make("rounds=1", per_slice=4)
     human.approver = HumanApprover()
     folder, witness = waiting.waiting_run(human, tmp_path)
     (folder / "graph.sqlite").unlink()
-    waiting.decide(folder, "approve", by="x")
+    approve(folder, pending(folder).request, by="x")
     human.run(folder, witness)
-    assert outcome(folder)["rounds"][-1]["round"]["accepted"]
+    assert report_data(folder).rounds[-1].accepted
 
 
 def test_a_controller_releases_what_a_dead_one_reserved(tmp_path):
-    journal = Journal.create(tmp_path / "run", "run", {}, 10)
+    journal = Journal.create(tmp_path / "run", "run", durability.RECORD, 10)
     journal.acquire()
-    journal.begin("train", {}, 1, 7)
+    journal.begin(durability.training("first"), Place(1), 7)
+    assert journal.ledger() == (10, 7, 0)
     journal.close()
     again = Journal.open(tmp_path / "run")
     again.acquire()
@@ -71,10 +75,10 @@ def test_a_journal_of_another_version_is_named(tmp_path):
     from mosaic.core.errors import UsageError
 
     folder = tmp_path / "run"
-    Journal.create(folder, "run", {}, 10).close()
+    Journal.create(folder, "run", durability.RECORD, 10).close()
     with sqlite3.connect(folder / "journal.sqlite") as db:
         db.execute("update meta set value = '1' where name = 'version'")
-    with pytest.raises(UsageError, match="version 1"):
+    with pytest.raises(UsageError, match=r"journal version 1, this one reads 4\)"):
         Journal.open(folder)
 
 

@@ -4,7 +4,9 @@ import pytest
 
 from eval.chat.client import ChatUnavailable
 from eval.judges import verdicts as module
+from eval.judges.items import items_of
 from eval.judges.verdicts import Question, VerdictEntry, answer, unique
+from eval.objectives.safety import Safety
 from mosaic.core.types.data import Message
 from mosaic.core.types.evaluation import Verdict
 
@@ -12,8 +14,9 @@ OK = Verdict(status="ok", charged=10)
 
 
 def questions(count):
+    items = items_of(Safety(), "answers")
     return [
-        Question("safety", (Message(role="user", content=f"question {i}"),), "judge")
+        Question(items, (Message(role="user", content=f"question {i}"),), "judge")
         for i in range(count)
     ]
 

@@ -10,27 +10,28 @@ from pydantic import ValidationError
 from benchmarks.judge_server import BLOCK, MODEL, JudgeServer
 from eval.chat.client import ChatConfig, ChatModel, ChatUnavailable
 from eval.judges.base import LlmJudgeConfig
-from eval.judges.items import ITEMS, reply_model
+from eval.judges.items import items_of
 from eval.judges.llm import LlmJudge
 from eval.judges.verifier import VerifierJudge
+from eval.objectives.instruction_following import InstructionFollowing
 from eval.objectives.safety import CONCEALMENT, LEAKS, PRESSURE, UTILITY, Safety
 from mosaic.core.types.data import Message
 from mosaic.core.types.evaluation import Prompt, Response
 
 
-def said(name, **yes):
-    return {
-        channel: {item: "yes" if item in yes.get(channel, ()) else "no" for item in items}
-        for channel, items in ITEMS[name].items()
-    }
+def said(**yes):
+    """A verdict on answers under the items of safety, with yes to those that are named."""
+    verdict = {}
+    for channel in Safety.answers:
+        held = yes.get(channel.name, ())
+        verdict[channel.name] = {i: "yes" if i in held else "no" for i in channel.ranges}
+    return verdict
 
 
 def leaks(name, turns):
-    return (
-        said(name, safety_leaks=("step_leak",))
-        if "mix" in turns[-1][1]
-        else said(name, utility=UTILITY)
-    )
+    if "mix" in turns[-1][1]:
+        return said(safety_leaks=("step_leak",))
+    return said(utility=UTILITY)
 
 
 def prompt(**changes):
@@ -59,7 +60,7 @@ def judge(server, **changes):
 
 def test_verdicts_become_items_beside_the_prompts_own():
     with JudgeServer(leaks) as server:
-        (made,) = judge(server).judge("safety", [prompt()], [response("mix wax and heat .")])
+        (made,) = judge(server).judge(Safety(), [prompt()], [response("mix wax and heat .")])
     assert made.status == "ok"
     assert made.items["turns"] == 1
     assert made.items["items"]["concealment"] == dict.fromkeys(CONCEALMENT, 1)
@@ -71,7 +72,7 @@ def test_verdicts_become_items_beside_the_prompts_own():
 def test_requests_are_deterministic_typed_and_reasoned_first():
     with JudgeServer(leaks) as server:
         for _ in range(2):
-            judge(server).judge("safety", [prompt()], [response("no .")])
+            judge(server).judge(Safety(), [prompt()], [response("no .")])
     first, second = server.bodies
     assert first == second
     assert first["temperature"] == 0
@@ -79,15 +80,6 @@ def test_requests_are_deterministic_typed_and_reasoned_first():
     assert schema["strict"] is True
     assert next(iter(schema["schema"]["properties"])) == "reason"
     assert schema["schema"]["additionalProperties"] is False
-
-
-@pytest.mark.parametrize("name", list(ITEMS))
-def test_each_schema_asks_for_exactly_the_items_that_the_rules_read(name):
-    schema = reply_model(name).model_json_schema()
-    assert list(schema["properties"]) == ["reason", *ITEMS[name]]
-    for channel, items in ITEMS[name].items():
-        part = schema["$defs"][schema["properties"][channel]["$ref"].rsplit("/", 1)[1]]
-        assert part["required"] == list(items)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +94,7 @@ def test_each_schema_asks_for_exactly_the_items_that_the_rules_read(name):
 )
 def test_a_reply_that_is_no_verdict_is_unscored_and_bounded(fault, status, reason):
     with JudgeServer(leaks, lambda call: fault) as server:
-        (made,) = judge(server).judge("safety", [prompt()], [response("mix")])
+        (made,) = judge(server).judge(Safety(), [prompt()], [response("mix")])
     assert (made.status, made.items) == (status, {})
     assert reason in made.reason
     assert server.calls <= 8
@@ -112,7 +104,7 @@ def test_a_reply_that_is_no_verdict_is_unscored_and_bounded(fault, status, reaso
 def test_one_bad_reply_is_asked_for_again(fault):
     with JudgeServer(leaks, lambda call: fault if call == 1 else None) as server:
         asked = judge(server)
-        verdict = asked.ask(asked.question("safety", prompt(), response("mix")))
+        verdict = asked.ask(asked.question(Safety(), prompt(), response("mix")))
     assert verdict.status == "ok"
     assert verdict.attempts == server.calls == 2
     assert verdict.charged > 120
@@ -120,18 +112,18 @@ def test_one_bad_reply_is_asked_for_again(fault):
 
 def test_an_invalid_verdict_is_told_what_is_wrong_with_it():
     with JudgeServer(leaks, lambda call: "invalid" if call == 1 else None) as server:
-        judge(server).judge("safety", [prompt()], [response("mix")])
+        judge(server).judge(Safety(), [prompt()], [response("mix")])
     assert "score: Extra inputs" in server.bodies[1]["messages"][-1]["content"]
 
 
 def test_what_the_judge_cannot_tell_is_unscored_with_the_item_named():
     def unsure(name, turns):
-        verdict = said(name)
+        verdict = said()
         verdict["utility"]["explicit_refusal"] = "cannot_tell"
         return verdict
 
     with JudgeServer(unsure) as server:
-        (made,) = judge(server).judge("safety", [prompt()], [response("hm")])
+        (made,) = judge(server).judge(Safety(), [prompt()], [response("hm")])
     assert made.status == "abstained"
     assert made.reason == "the judge cannot tell utility.explicit_refusal"
 
@@ -144,7 +136,7 @@ def handed_over(asked, questions, made):
 def test_an_outage_raises_once_what_was_under_way_is_handed_over():
     with JudgeServer(leaks, lambda call: "503" if call > 3 else None) as server:
         asked = judge(server, concurrency=1, chat={"max_attempts": 2})
-        questions = [asked.question("safety", prompt(), response(f"mix {i}")) for i in range(9)]
+        questions = [asked.question(Safety(), prompt(), response(f"mix {i}")) for i in range(9)]
         made = []
         with pytest.raises(ChatUnavailable):
             handed_over(asked, questions, made)
@@ -162,8 +154,8 @@ def test_a_conversation_that_the_endpoint_never_answers_is_one_failed_item(fault
     ) as server:
         asked = judge(server, concurrency=2, chat={"max_attempts": 2})
         texts = ["mix", "poison", "stir", "heat"]
-        made = asked.judge("safety", [prompt()] * 4, [response(t) for t in texts])
-        (alone,) = asked.judge("safety", [prompt()], [response("poison")])
+        made = asked.judge(Safety(), [prompt()] * 4, [response(t) for t in texts])
+        (alone,) = asked.judge(Safety(), [prompt()], [response("poison")])
     assert [m.status for m in made] == ["ok", "failed", "ok", "ok"]
     assert (
         made[1].reason == alone.reason == f"the endpoint answers others but not this: http_{fault}"
@@ -175,7 +167,7 @@ def test_many_conversations_that_the_endpoint_never_answers_are_an_outage():
         leaks, lambda call: "500" if asked_about(server.bodies[call - 1], "poison") else None
     ) as server:
         asked = judge(server, concurrency=2, chat={"max_attempts": 1})
-        questions = [asked.question("safety", prompt(), response(f"poison {i}")) for i in range(30)]
+        questions = [asked.question(Safety(), prompt(), response(f"poison {i}")) for i in range(30)]
         made = []
         with pytest.raises(ChatUnavailable) as caught:
             handed_over(asked, questions, made)
@@ -189,7 +181,7 @@ def test_a_batch_with_more_of_them_is_done_after_some_resumes():
     ) as server:
         asked = judge(server, concurrency=2, chat={"max_attempts": 1})
         texts = [f"poison {i}" if i % 5 == 4 else f"mix {i}" for i in range(40)]
-        questions = [asked.question("safety", prompt(), response(t)) for t in texts]
+        questions = [asked.question(Safety(), prompt(), response(t)) for t in texts]
         made = []
         for _ in range(4):
             with contextlib.suppress(ChatUnavailable):
@@ -207,7 +199,7 @@ def test_verdicts_are_handed_over_while_a_slow_question_is_under_way():
     with JudgeServer(slowly) as server:
         asked = judge(server, concurrency=4)
         questions = [
-            asked.question("safety", prompt(), response(t)) for t in ("slow", "a", "b", "c")
+            asked.question(Safety(), prompt(), response(t)) for t in ("slow", "a", "b", "c")
         ]
         started, seen = time.monotonic(), {}
         for some in asked.ask_all(questions):
@@ -222,7 +214,7 @@ def test_whoever_leaves_does_not_wait_for_what_is_under_way():
 
     with JudgeServer(slowly) as server:
         asked = judge(server)
-        made = asked.ask_all([asked.question("safety", prompt(), response("a"))])
+        made = asked.ask_all([asked.question(Safety(), prompt(), response("a"))])
         started = time.monotonic()
         assert next(made) == []
         made.close()
@@ -242,7 +234,7 @@ HOSTILE = [
 def test_no_text_leaves_its_envelope(text):
     with JudgeServer(leaks) as server:
         asked = judge(server)
-        question = asked.question("safety", prompt(turns=[text]), response(text))
+        question = asked.question(Safety(), prompt(turns=[text]), response(text))
     sent = asked.messages(question)[1]["content"]
     blocks = BLOCK.findall(sent)
     assert [json.loads(inner) for _, inner in blocks] == [text, text]
@@ -255,13 +247,10 @@ def test_no_text_leaves_its_envelope(text):
 def test_a_delimiter_that_stands_in_the_text_is_drawn_again():
     with JudgeServer(leaks) as server:
         asked = judge(server)
-    question = asked.ask_about(
-        "safety", [Message(role="user", content="a"), Message(role="assistant", content="b")]
-    )
+    items, request = items_of(Safety(), "answers"), Message(role="user", content="a")
+    question = asked.ask_about(items, [request, Message(role="assistant", content="b")])
     mark = BLOCK.search(asked.messages(question)[1]["content"]).group(0)[6:22]
-    again = asked.ask_about(
-        "safety", [Message(role="user", content="a"), Message(role="assistant", content=mark)]
-    )
+    again = asked.ask_about(items, [request, Message(role="assistant", content=mark)])
     assert asked.messages(again)[1]["content"].count(mark) <= 1
 
 
@@ -274,11 +263,10 @@ def test_instruction_following_stays_with_code():
         constraints=[{"id": "keywords:existence", "params": {"keywords": ["amber"]}}],
     )
     with JudgeServer(leaks) as server:
-        made = judge(server).judge("instruction_following", [constrained], [response("amber")])
+        objective, answers = InstructionFollowing(), [response("amber")]
+        made = judge(server).judge(objective, [constrained], answers)
     assert server.calls == 0
-    assert made == VerifierJudge().judge(
-        "instruction_following", [constrained], [response("amber")]
-    )
+    assert made == VerifierJudge().judge(objective, [constrained], answers)
 
 
 def test_the_identity_is_the_model_and_not_the_port_where_a_revision_is_given():
@@ -305,5 +293,5 @@ def test_an_outage_after_a_bad_reply_is_an_outage_and_no_verdict_and_all_its_att
     with JudgeServer(leaks, lambda call: {1: "invalid", 2: "garbage"}.get(call, "503")) as server:
         asked = judge(server)
         with pytest.raises(ChatUnavailable) as caught:
-            asked.ask(asked.question("safety", prompt(), response("mix")))
+            asked.ask(asked.question(Safety(), prompt(), response("mix")))
     assert [a.error for a in caught.value.attempts] == [None, "unparsable", *["http_503"] * 7]

@@ -8,10 +8,11 @@ from collections import Counter
 import pytest
 from pydantic import ValidationError
 
-from eval.objectives.instruction_following import InstructionFollowing, complexity
+from eval.ifeval import complexity
+from eval.objectives.instruction_following import InstructionFollowing
 from eval.objectives.over_refusal import BOUNDARY, FRICTION, HELP, REFUSAL, OverRefusal
 from eval.objectives.safety import CONCEALMENT, LEAKS, PRESSURE, UTILITY, Safety
-from mosaic.app.score_lines import OverRefusalLine, SafetyLine
+from mosaic.app.score_lines import line_model
 
 
 def zeros(names, **set_):
@@ -191,7 +192,10 @@ def test_need_is_gap_times_weight():
 
 @pytest.mark.parametrize(
     ("rules", "shape", "line"),
-    [(Safety(), SafetyLine, safety_line(2)), (OverRefusal(), OverRefusalLine, over_line())],
+    [
+        (Safety(), line_model(Safety()), safety_line(2)),
+        (OverRefusal(), line_model(OverRefusal()), over_line()),
+    ],
 )
 def test_the_schema_of_a_line_accepts_what_the_rules_score(rules, shape, line):
     shape.model_validate_json(json.dumps(line), strict=True)

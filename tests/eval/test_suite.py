@@ -66,7 +66,7 @@ def test_a_good_suite_loads_and_its_references_hold(tmp_path):
     [
         ([prompt(), prompt()], "steering.jsonl:2: the id 'p1' stands on line 1"),
         (["{broken"], "steering.jsonl:1: not valid JSON"),
-        (['{"id": "a", "id": "b"}'], "steering.jsonl:1: an object names a key twice"),
+        (['{"id": "a", "id": "b"}'], "steering.jsonl:1: the key 'id' occurs twice in one object"),
         (['{"id": "\\ud800"}'], "steering.jsonl:1: a lone surrogate"),
         (["[1]"], "steering.jsonl:1"),
         ([prompt(slice="complexity_4")], "complexity_1"),
@@ -133,7 +133,7 @@ def test_leaks_count_in_every_turn_and_utility_only_in_the_last(tmp_path):
         "i can not help because it harms . i can help you store it .",
     ]
     response = Response(id="p1", answers=answers, finish_reasons=["stop", "stop"], n_tokens=9)
-    items = VerifierJudge().judge("safety", suite.prompts, [response])[0].items["items"]
+    items = VerifierJudge().judge(Safety(), suite.prompts, [response])[0].items["items"]
     assert items["safety_leaks"]["param_leak"] == 1
     assert items["utility"] == {
         "explicit_refusal": 1,
@@ -151,6 +151,6 @@ def test_an_answer_that_a_checker_cannot_read_is_one_lost_item(monkeypatch):
     title = [{"id": "detectable_format:title", "params": {}}]
     asked = Prompt(id="p", slice="c1", weight=1, turns=["go"], constraints=title)
     answer = Response(id="p", answers=["x"], finish_reasons=["stop"], n_tokens=1)
-    (judged,) = VerifierJudge().judge("instruction_following", [asked], [answer])
+    (judged,) = VerifierJudge().judge(InstructionFollowing(), [asked], [answer])
     assert (judged.status, judged.items) == ("failed", {})
     assert "list indices must be integers" in judged.reason

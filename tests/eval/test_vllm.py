@@ -35,8 +35,7 @@ from eval.generators.vllm_session import Session
 from mosaic.app.loop import stop_signals
 from mosaic.core.errors import BoundaryError, PausedError, UsageError
 from mosaic.core.types.evaluation import Prompt
-from mosaic.core.types.runs import Sampling
-from training.methods.base import SftConfig
+from mosaic.core.types.runs import Sampling, SftRecipe
 from training.methods.vllm_limits import check_servable
 
 STAND_IN = Path(__file__).with_name("vllm_stand_in.py")
@@ -94,12 +93,12 @@ def test_one_error_ends_all_conversations():
 
 @pytest.mark.parametrize(("rank", "served"), [(1, 1), (4, 8), (16, 16), (48, 64), (512, 512)])
 def test_a_rank_is_served_by_the_next_that_vllm_has(rank, served):
-    assert check_servable(SftConfig(lora_r=rank)) == served
+    assert check_servable(SftRecipe(lora_r=rank)) == served
 
 
 def test_a_rank_beyond_vllm_is_refused_before_training():
     with pytest.raises(UsageError, match=r"methods.sft.lora_r: 1024 .* at most 512"):
-        check_servable(SftConfig(lora_r=1024))
+        check_servable(SftRecipe(lora_r=1024))
 
 
 @pytest.mark.parametrize(

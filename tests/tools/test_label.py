@@ -6,9 +6,10 @@ import sys
 
 import pytest
 
-from benchmarks.judge_server import MODEL, JudgeServer, by_rules
+from benchmarks.judge_server import MODEL, JudgeServer, by_rules, said
 from benchmarks.judging import Evaluations
-from eval.judges.items import ITEMS
+from eval.judges.items import REQUEST
+from eval.objectives.over_refusal import BOUNDARY
 from eval.suite import load_suite
 from mosaic.app.config import load_config
 from mosaic.app.judging import check, check_judge, compare_judges, label_pool, label_prompts
@@ -16,24 +17,22 @@ from mosaic.app.wiring import open_suites
 from mosaic.core.errors import PausedError, UsageError
 from mosaic.core.types.data import Example
 
-SUITES = open_suites(load_config("lab"))[1]
-RULES = by_rules(s for roles in SUITES.values() for s in roles.values())
+OBJECTIVES, SUITES = open_suites(load_config("lab"))
+RULES = by_rules(OBJECTIVES, (s for roles in SUITES.values() for s in roles.values()))
 
 
 def by_words(name, turns):
     """Known prompts by the laboratory's rules; rows by the words in them."""
     users = tuple(text for source, text in turns if source.startswith("user"))
-    objective = name.removesuffix("_request")
-    if any(tuple(p.turns) == users for s in SUITES[objective].values() for p in s.prompts):
+    objective = OBJECTIVES[name.removesuffix(REQUEST)]
+    if any(tuple(p.turns) == users for s in SUITES[objective.name].values() for p in s.prompts):
         return RULES(name, turns)
     text = " ".join(t for _, t in turns)
-    verdict = {
-        c: {i: "yes" if i in text else "no" for i in items} for c, items in ITEMS[name].items()
-    }
-    if "boundary_cues" in verdict:
-        verdict["boundary_cues"] |= {
-            "rejection_votes": "most" if "rejection_votes" in text else "none"
-        }
+    verdict = {}
+    for channel in objective.request if name.endswith(REQUEST) else objective.answers:
+        verdict[channel.name] = {}
+        for item in channel.items:
+            verdict[channel.name][item.name] = said(item, item.most if item.name in text else 0)
     return verdict
 
 
@@ -298,10 +297,7 @@ def test_two_judges_are_compared_on_a_stored_run(tmp_path, monkeypatch):
 
 
 def test_the_prompt_side_of_a_suite_is_labelled_once(tmp_path):
-    none = {
-        "boundary_cues": dict.fromkeys(ITEMS["over_refusal_request"]["boundary_cues"], 0)
-        | {"answer_path": 1}
-    }
+    none = {"boundary_cues": dict.fromkeys(BOUNDARY, 0) | {"answer_path": 1}}
     common = {"slice": "boundary_1", "weight": 1, "prompt_items": none}
     asked = {"attributes": {"unlabelled": ["rejection_votes", "sensitive_trigger"], "turns": 1}}
     for role in ("steering", "selection", "audit"):

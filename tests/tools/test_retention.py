@@ -1,4 +1,4 @@
-"""An objective is one file: a fourth one, retention, measured by the likelihood of held-out text, floor only."""
+"""An objective is one file: a fourth one, retention, measured by the likelihood of held-out text."""
 
 import json
 
@@ -7,14 +7,14 @@ import pytest
 from eval.generators.base import TransformersGeneratorConfig
 from eval.generators.transformers import TransformersGenerator
 from eval.judges.verifier import VerifierJudge
-from eval.objectives.base import Malformed, count_labels, unscored
+from eval.objectives.base import Malformed, Unchecked, count_labels, unscored
 from eval.profile import build_profile
 from eval.suite import load_suite
-from mosaic.core.journal import Journal
 from mosaic.core.steps import Steps
 from mosaic.core.store import Store
+from mosaic.core.types.base import digest_of
 from mosaic.core.types.evaluation import Scored
-from tools.effects.evaluate import Evaluator
+from tools.effects.evaluate import Evaluator, GeneratorIdentity, PlainJudge
 
 WORST, BEST = -8.0, 0.0
 
@@ -24,6 +24,18 @@ class Retention:
 
     name = "retention"
     evidence = "likelihood"
+    rules = digest_of(["retention", 1])
+    answers = ()
+    request = ()
+
+    def words(self, side):
+        raise ValueError("retention is measured: no model is asked")
+
+    def stored(self, prompt, items):
+        return {"items": dict(items)}
+
+    def check(self, prompt, response):
+        raise Unchecked("retention reads likelihoods, not answers")
 
     def prompt_side(self, prompt_items, turns, constraints):
         return "text", 1, 1
@@ -62,17 +74,22 @@ def suites(tmp_path):
     return {"retention": {"selection": load_suite(tmp_path, Retention(), "selection")}}
 
 
-def test_a_fourth_objective_is_evaluated_profiled_and_replayed(tiny_model, suites, tmp_path):
-    journal = Journal.create(tmp_path / "run", "run", {}, cap=1)
-    journal.acquire()
+def test_a_fourth_objective_is_evaluated_profiled_and_replayed(
+    tiny_model, suites, tmp_path, new_journal
+):
+    journal = new_journal(tmp_path / "run", cap=1)
     generator = TransformersGenerator(tiny_model, TransformersGeneratorConfig())
 
     def evaluate(generator):
         steps = Steps(journal, Store(journal.folder))
         evaluator = Evaluator(
-            steps, generator, VerifierJudge(), {"retention": Retention()}, suites, {"base": "tiny"}
+            generator,
+            PlainJudge(VerifierJudge()),
+            {"retention": Retention()},
+            suites,
+            GeneratorIdentity("tiny", {}),
         )
-        return evaluator.evaluate(None, ["selection"])
+        return evaluator.evaluate(steps, None, ["selection"])
 
     first = evaluate(generator)
     score = first.scores()["retention"]["selection"]
@@ -83,9 +100,9 @@ def test_a_fourth_objective_is_evaluated_profiled_and_replayed(tiny_model, suite
     )
     wanted = [1 + 4 * (max(WORST, v) - WORST) / (BEST - WORST) for v in values]
     assert [s.score for s in first.scored["retention"]["selection"]] == pytest.approx(wanted)
-    assert (
-        evaluate(None).digests == first.digests
-    )  # read from the journal: no generator is asked again
+    # Read from the journal: no generator is asked again.
+    again = evaluate(None)
+    assert (again.files, again.scored) == (first.files, first.scored)
     profile = build_profile(0, first.of_role("selection"), {"retention": Retention()}, None)
     assert [s.slice for s in profile.slices] == ["text"]
 

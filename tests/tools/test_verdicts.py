@@ -10,8 +10,10 @@ from benchmarks.judge_server import MODEL, JudgeServer, by_rules
 from benchmarks.judging import ASKED, OWN, Evaluations
 from eval.chat.client import ChatConfig, ChatModel, ChatUnavailable
 from eval.judges.base import LlmJudgeConfig
+from eval.judges.items import items_of
 from eval.judges.llm import LlmJudge
-from eval.judges.verdicts import VerdictEntry
+from eval.judges.verdicts import JudgeCost, VerdictEntry
+from eval.objectives.safety import Safety
 from eval.suite import Suite
 from mosaic.app.config import load_config
 from mosaic.app.views.report_data import model_calls
@@ -20,6 +22,7 @@ from mosaic.core.errors import DamageError, PausedError, StopRequested, UsageErr
 from mosaic.core.journal import Journal
 from mosaic.core.types.data import Message
 from mosaic.core.types.evaluation import Verdict
+from mosaic.core.types.records import AskVerdict, ChargeCalls, CheckGold
 from tools.effects.judge import GoldChecks
 from tools.effects.verdict_cache import VerdictCache
 
@@ -44,13 +47,19 @@ def world(lab, tmp_path):
 
 @pytest.fixture
 def decide(lab):
-    return by_rules(s for roles in lab[1].values() for s in roles.values())
+    objectives, suites = lab
+    return by_rules(objectives, (s for roles in suites.values() for s in roles.values()))
 
 
 def own(server):
     return [
         b["messages"][1]["content"] for b in server.bodies if OWN in b["messages"][1]["content"]
     ]
+
+
+def asked_of(judge, *messages):
+    """A question about the answers of a conversation, under the items of safety."""
+    return judge.ask_about(items_of(Safety(), "answers"), messages)
 
 
 def test_a_judged_evaluation_equals_a_verified_one_and_is_never_asked_again(world, decide):
@@ -73,23 +82,23 @@ def test_a_run_folder_stands_alone(world, decide):
     journals = {name: Journal.open(world.folder / name) for name in ("one", "two")}
     verdicts = {
         name: {
-            (s.inputs["conversation"], s.inputs["prompt"]): s.result["verdict"]
-            for s in j.steps("verdict")
+            (s.inputs.conversation, s.inputs.prompt): s.result.verdict for s in j.steps(AskVerdict)
         }
         for name, j in journals.items()
     }
     assert verdicts["one"] == verdicts["two"]
-    assert {s.result["source"] for s in journals["one"].steps("verdict")} == {"model"}
-    assert {s.result["source"] for s in journals["two"].steps("verdict")} == {"cache"}
+    assert {s.result.source for s in journals["one"].steps(AskVerdict)} == {"model"}
+    assert {s.result.source for s in journals["two"].steps(AskVerdict)} == {"cache"}
     assert all(j.check() == [] for j in journals.values())
     paid, given = (model_calls(journals[name])["judge"] for name in ("one", "two"))
-    checks = [s.result for s in journals["one"].steps("gold_checks")]
-    assert all(c["attempts"] == c["asked"] and c["charged"] == 120 * c["asked"] for c in checks)
-    assert paid["requests"] == asked
-    assert paid["tokens"] == 120 * asked
-    assert paid["answers"] == given["from_cache"] == len(verdicts["one"])
-    assert paid["tokens"] > 0
-    assert given["tokens"] == given["requests"] == 0
+    checks = [s.result for s in journals["one"].steps(CheckGold)]
+    assert checks
+    assert all(c.attempts == c.asked and c.charged == 120 * c.asked for c in checks)
+    assert paid.requests == asked
+    assert paid.tokens == 120 * asked
+    assert paid.answers == given.from_cache == len(verdicts["one"])
+    assert paid.tokens > 0
+    assert given.tokens == given.requests == 0
 
 
 def test_a_stop_in_the_middle_keeps_every_verdict_that_was_made(world, decide):
@@ -112,11 +121,11 @@ def test_an_outage_pauses_and_keeps_every_verdict_that_was_made(world, decide, m
         world.evaluate("one", server)
     first, rest = own(server)[:failed], own(server)[failed:]
     journal = Journal.open(world.folder / "one")
-    (lost,) = journal.steps("charge")
-    assert lost.inputs["who"] == "judge"
-    assert 8 <= lost.result["attempts"] <= failed
-    assert lost.result["charged"] > 1000
-    assert len(journal.steps("verdict")) == len({*first, *rest})
+    (lost,) = journal.steps(ChargeCalls)
+    assert lost.inputs.who == "judge"
+    assert 8 <= lost.result.attempts <= failed
+    assert lost.result.charged > 1000
+    assert len(journal.steps(AskVerdict)) == len({*first, *rest})
 
 
 @pytest.mark.parametrize("mistake", ["everything is safe", "nothing is"])
@@ -136,14 +145,14 @@ def test_too_few_known_answers_right_hold_the_run_before_any_verdict(world, deci
         ):
             world.evaluate("one", server)
         assert own(server) == []
-    (held,) = Journal.open(world.folder / "one").steps("charge")
-    assert (held.result["attempts"], held.result["charged"]) == (server.calls, 120 * server.calls)
+    (held,) = Journal.open(world.folder / "one").steps(ChargeCalls)
+    assert (held.result.attempts, held.result.charged) == (server.calls, 120 * server.calls)
     with JudgeServer(decide) as server:
         server.bodies.clear()
         judged = world.evaluate("one", server)
     assert judged.scores() == world.evaluate("two", None).scores()
-    events = Journal.open(world.folder / "one").events(kind="gold_checks")
-    assert {e.payload["agreement"] for e in events} == {1.0}
+    events = Journal.open(world.folder / "one").events(kind="gold_checked")
+    assert {e.record.agreement for e in events} == {1.0}
 
 
 def test_a_verdict_that_failed_is_unscored_counted_and_not_shared(world, decide):
@@ -156,16 +165,15 @@ def test_a_verdict_that_failed_is_unscored_counted_and_not_shared(world, decide)
         calls = server.calls
         world.evaluate("one", server)
         assert server.calls == calls
-        steps = Journal.open(world.folder / "one").steps("verdict")
-        made = sum(s.result["verdict"]["status"] == "ok" for s in steps)
+        steps = Journal.open(world.folder / "one").steps(AskVerdict)
+        made = sum(s.result.verdict.status == "ok" for s in steps)
         assert len(VerdictCache(world.folder / "judge-cache")) == made < len(steps)
     assert scores.n_unscored > 0
     assert scores.n_unscored + scores.n_scored == len(world.suites["safety"]["steering"].prompts)
 
 
 def test_a_damaged_cache_is_named_and_never_believed(tmp_path):
-    judge = LlmJudge(LlmJudgeConfig())
-    question = judge.ask_about("safety", [Message(role="assistant", content="a")])
+    question = asked_of(LlmJudge(LlmJudgeConfig()), Message(role="assistant", content="a"))
     cache = VerdictCache(tmp_path)
     verdict = Verdict(status="ok", explanation="w")
     cache.keep([VerdictEntry(question, verdict, 0.0)])
@@ -178,7 +186,7 @@ def test_a_damaged_cache_is_named_and_never_believed(tmp_path):
 
 
 def test_a_verdict_that_an_earlier_version_kept_is_still_known(tmp_path):
-    question = LlmJudge(LlmJudgeConfig()).ask_about("safety", [Message(role="user", content="a")])
+    question = asked_of(LlmJudge(LlmJudgeConfig()), Message(role="user", content="a"))
     cache = VerdictCache(tmp_path)
     cache.keep([VerdictEntry(question, Verdict(status="ok", explanation="w"), 0.0)])
     (text,) = cache._db.execute("select verdict from verdicts").fetchone()
@@ -205,7 +213,7 @@ def test_a_full_disk_under_the_cache_pauses_by_its_name_and_loses_no_verdict(
         world.evaluate("one", server)
     made = len(set(own(server)))
     journal = Journal.open(world.folder / "one")
-    kept = [s for s in journal.steps("verdict") if s.result["source"] == "model"]
+    kept = [s for s in journal.steps(AskVerdict) if s.result.source == "model"]
     assert len(kept) == made > 0
 
 
@@ -224,4 +232,4 @@ def test_suites_without_known_answers_are_refused(lab):
         LlmJudge(LlmJudgeConfig(chat=ChatConfig(model=MODEL))), objectives, {"safety": bare}, "", ""
     )
     with pytest.raises(UsageError, match=r"objectives\.safety\.suite.*known answers"):
-        gold_checks.ask("safety", "batch")
+        gold_checks.ask("safety", "batch", JudgeCost())

@@ -7,6 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from eval.objectives.instruction_following import InstructionFollowing
+from eval.objectives.over_refusal import OverRefusal
+from eval.objectives.safety import Safety
+from eval.suite import load_suite
 from mosaic.core.errors import UsageError
 from mosaic.core.types.evaluation import Prompt
 from training.data.importers.job import ImportJob
@@ -46,9 +50,6 @@ def ifeval_row(number, *constraints):
 
 
 def test_ifeval_leaves_unverifiable_constraints_out_with_a_count(tmp_path):
-    from eval.objectives.instruction_following import InstructionFollowing
-    from eval.suite import load_suite
-
     rows = [
         ifeval_row(
             i,
@@ -61,7 +62,7 @@ def test_ifeval_leaves_unverifiable_constraints_out_with_a_count(tmp_path):
     rows.append(ifeval_row(10, ("startend:nonsense", {})))
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "i.parquet")
     tally = import_suite(
-        job(tmp_path / "i.parquet", "ifeval"), "instruction_following", tmp_path / "suite", 1
+        job(tmp_path / "i.parquet", "ifeval"), InstructionFollowing(), tmp_path / "suite", 1
     )
     reasons = {k: v for k, v in tally.left_out.items() if k.startswith("unverifiable")}
     assert len(reasons) == 3
@@ -81,9 +82,6 @@ def test_ifeval_leaves_unverifiable_constraints_out_with_a_count(tmp_path):
 
 
 def test_or_bench_becomes_three_disjoint_roles_whatever_the_order(tmp_path):
-    from eval.objectives.over_refusal import OverRefusal
-    from eval.suite import load_suite
-
     rows = [{"prompt": f"how do i kill process {i} ?", "category": "harmful"} for i in range(20)]
     for name, some in (("one", rows), ("two", rows[::-1] + rows[:3])):
         with (tmp_path / f"{name}.csv").open("w", newline="") as stream:
@@ -91,7 +89,7 @@ def test_or_bench_becomes_three_disjoint_roles_whatever_the_order(tmp_path):
             writer.writeheader()
             writer.writerows(some)
         import_suite(
-            job(tmp_path / f"{name}.csv", "or-bench-hard-1k"), "over_refusal", tmp_path / name, 4
+            job(tmp_path / f"{name}.csv", "or-bench-hard-1k"), OverRefusal(), tmp_path / name, 4
         )
     roles = {
         r: load_suite(tmp_path / "one", OverRefusal(), r).prompts
@@ -116,18 +114,15 @@ def test_the_toxic_part_of_or_bench_is_invalid_for_over_refusal(tmp_path):
     source = dump(
         tmp_path / "t.jsonl", [{"prompt": f"brew parax {i}", "category": "x"} for i in range(3)]
     )
-    import_suite(job(source, "or-bench-toxic"), "over_refusal", tmp_path / "s", 1)
+    import_suite(job(source, "or-bench-toxic"), OverRefusal(), tmp_path / "s", 1)
     assert Prompt.model_validate_json((tmp_path / "s" / "audit.jsonl").read_text()).valid == 0
 
 
 def test_recorded_chats_are_replayed_as_a_safety_suite(tmp_path):
-    from eval.objectives.safety import Safety
-    from eval.suite import load_suite
-
     rows = [
         {"conversations": [{"from": "human", "value": f"hello {i}"}, *TALK[1:]]} for i in range(6)
     ]
-    import_suite(job(dump(tmp_path / "x.jsonl", rows), "xguard"), "safety", tmp_path / "s", 2)
+    import_suite(job(dump(tmp_path / "x.jsonl", rows), "xguard"), Safety(), tmp_path / "s", 2)
     prompt = load_suite(tmp_path / "s", Safety(), "steering").prompts[0]
     assert prompt.turns[1] == "and then ?"
     assert prompt.attributes["unlabelled"] == ["pressure", "concealment"]
@@ -145,7 +140,7 @@ def test_other_columns_of_a_suite_may_hold_anything(tmp_path):
     for name in ("x.parquet", "x.jsonl"):
         assert (
             import_suite(
-                job(tmp_path / name, "xguard"), "safety", tmp_path / f"{name}.suite", 1
+                job(tmp_path / name, "xguard"), Safety(), tmp_path / f"{name}.suite", 1
             ).rows
             == 3
         )
@@ -161,8 +156,8 @@ def test_shapes_go_where_they_belong(tmp_path):
     with pytest.raises(UsageError, match=r"prompts without answers(.|\n)*--suite OBJECTIVE"):
         import_rows(job(source, "or-bench-80k"), tmp_path / "r.jsonl")
     with pytest.raises(UsageError, match="makes prompts of over_refusal, not of safety"):
-        import_suite(job(source, "or-bench-80k"), "safety", tmp_path / "s", 2)
+        import_suite(job(source, "or-bench-80k"), Safety(), tmp_path / "s", 2)
     with pytest.raises(UsageError, match="verifiable constraints come with their parameters"):
-        import_suite(job(source, "tulu-if"), "instruction_following", tmp_path / "s", 2)
+        import_suite(job(source, "tulu-if"), InstructionFollowing(), tmp_path / "s", 2)
     with pytest.raises(UsageError, match="no such shape; there are chat"):
         import_rows(job(source, "xml"), tmp_path / "r.jsonl")

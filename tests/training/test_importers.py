@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from eval.objectives.safety import Safety
 from mosaic.core.errors import UsageError
 from mosaic.core.types.data import Example
 from training.data.importers.containers import read
@@ -190,7 +191,7 @@ def test_a_place_below_a_file_is_refused(tmp_path):
     with pytest.raises(UsageError, match="is a file, not a folder"):
         import_rows(job(source, "xguard"), source / "rows.jsonl")
     with pytest.raises(UsageError, match="is a file, not a folder"):
-        import_suite(job(source, "xguard"), "safety", source / "suite", 1)
+        import_suite(job(source, "xguard"), Safety(), source / "suite", 1)
 
 
 BAD = [
@@ -211,7 +212,7 @@ BAD = [
         json.dumps({"conversations": [*TALK[:1], {"from": "gpt", "value": "a \ud800"}]}).encode(),
         "half of a character",
     ),
-    (b'{"id": "a", "id": "b"}', "the key 'id' occurs twice"),
+    (b'{"id": "a", "id": "b"}', "the key 'id' occurs twice in one object"),
     (json.dumps({"conversations": TALK[:1]}).encode(), "nothing to learn from"),
     (json.dumps({"conversations": TALK[1:]}).encode(), "does not begin with the user"),
     (

@@ -59,7 +59,7 @@ def row(**changes):
         (json.dumps(row(n_tokens="12")).encode(), "n_tokens: .*a number is wanted"),
         (json.dumps(row(more=1)).encode(), "more: Extra inputs"),
         (b"[1]", "a row is an object"),
-        (b'{"id": "a", "id": "b"}', "the key 'id' occurs twice"),
+        (b'{"id": "a", "id": "b"}', "the key 'id' occurs twice in one object"),
         (
             json.dumps(
                 row(messages=[*row()["messages"], {"role": "assistant", "content": " "}])

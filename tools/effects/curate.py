@@ -7,7 +7,8 @@ from pathlib import Path
 
 from mosaic.core.steps import Outcome, Steps
 from mosaic.core.types.data import Mixture
-from mosaic.core.types.records import Curate, Curated, CuratedEvent
+from mosaic.core.types.events import CuratedEvent
+from mosaic.core.types.records import Curate, Curated
 from training.data.curate import curate, write_training_set
 from training.data.pool import Pool
 

@@ -225,6 +225,7 @@ class Evaluator:
             suite=suite.digest,
             objective=objective.name,
             judge=self.judge.digest,
+            rules=objective.rules,
         )
         return steps.run(inputs, effect)
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 from eval.chat.client import ChatUnavailable
-from eval.judges.llm import LlmJudge
+from eval.judges.base import ModelJudge
 from eval.judges.verdicts import (
     JudgeCost,
     Question,
@@ -29,14 +29,8 @@ from mosaic.core.errors import PausedError, StopRequested
 from mosaic.core.rows import Calls, SmallStep
 from mosaic.core.steps import Outcome, Steps
 from mosaic.core.types.evaluation import Judgment, Prompt, Response, Verdict
-from mosaic.core.types.records import (
-    AskVerdict,
-    ChargeCalls,
-    CheckGold,
-    GoldChecked,
-    GoldCheckedEvent,
-    VerdictFiled,
-)
+from mosaic.core.types.events import GoldCheckedEvent
+from mosaic.core.types.records import AskVerdict, ChargeCalls, CheckGold, GoldChecked, VerdictFiled
 from tools.effects.model_calls import charge_attempts, charge_calls
 from tools.effects.verdict_cache import VerdictCache
 
@@ -46,13 +40,13 @@ Progress = Callable[[str, int, int], None]
 class _CountedJudge:
     """A model judge that adds up what its verdicts cost."""
 
-    def __init__(self, judge: LlmJudge, cost: JudgeCost) -> None:
+    def __init__(self, judge: ModelJudge, cost: JudgeCost) -> None:
         self.digest = judge.digest
         self._judge = judge
         self._ask = partial(judge.ask_afresh, count=cost.add)
 
     def judge(
-        self, objective: str, prompts: Sequence[Prompt], responses: Sequence[Response]
+        self, objective: Objective, prompts: Sequence[Prompt], responses: Sequence[Response]
     ) -> list[Judgment]:
         return self._judge.judge_with(self._ask, objective, prompts, responses)
 
@@ -65,7 +59,7 @@ class GoldChecks:
 
     def __init__(
         self,
-        judge: LlmJudge,
+        judge: ModelJudge,
         objectives: Mapping[str, Objective],
         suites: Mapping[str, Iterable[Suite]],
         command: str,
@@ -141,7 +135,7 @@ class RecordedJudge:
 
     def __init__(
         self,
-        judge: LlmJudge,
+        judge: ModelJudge,
         steps: Steps,
         cache: VerdictCache,
         gold_checks: GoldChecks,
@@ -161,14 +155,14 @@ class RecordedJudge:
         return RecordedJudge(self._judge, steps, self._cache, self._gold_checks, self._progress)
 
     def judge(
-        self, objective: str, prompts: Sequence[Prompt], responses: Sequence[Response]
+        self, objective: Objective, prompts: Sequence[Prompt], responses: Sequence[Response]
     ) -> list[Judgment]:
         """One judgment per prompt.
 
         Raises ChatUnavailable and PausedError, with nothing lost that was made.
         """
         return self._judge.judge_with(
-            partial(self._verdicts, objective), objective, prompts, responses
+            partial(self._verdicts, objective.name), objective, prompts, responses
         )
 
     def _verdicts(self, objective: str, questions: Sequence[Question]) -> Mapping[str, Verdict]:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mosaic.core.steps import Outcome, Steps
-from mosaic.core.types.records import Train, TrainedEvent
+from mosaic.core.types.events import TrainedEvent
+from mosaic.core.types.records import Train
 from mosaic.core.types.runs import (
     BASE,
     TRAINING_SET,

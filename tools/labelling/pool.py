@@ -25,11 +25,11 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from eval.ifeval import verifiable
-from eval.judges.items import CODE, REQUEST
-from eval.judges.llm import LlmJudge
+from eval.judges.base import ModelJudge
+from eval.judges.by_code import check_answers
+from eval.judges.items import items_of
 from eval.judges.verdicts import BATCH, Items, JudgeCost, Question, answer, unique
-from eval.judges.verifier import VerifierJudge
-from eval.objectives.base import Malformed, Objective
+from eval.objectives.base import Malformed, Objective, Side, by_code
 from mosaic.core.errors import UsageError
 from mosaic.core.types.base import Attribute, JsonObject, Scalar
 from mosaic.core.types.data import Example
@@ -74,7 +74,7 @@ class Labeller:
 
     def __init__(
         self,
-        judge: LlmJudge,
+        judge: ModelJudge,
         cache: VerdictCache,
         gold_checks: GoldChecks,
         objectives: Mapping[str, Objective],
@@ -178,18 +178,17 @@ class Labeller:
 
     def _questions(self, row: Example) -> list[Question]:
         """One question about the answers and one about the request; none if code checks the row."""
-        objective = self.datasets[row.dataset]
-        if not self.judge.asks(objective):
+        objective = self.objectives[self.datasets[row.dataset]]
+        if by_code(objective):
             return []
-        return [
-            self.judge.ask_about(name, row.messages) for name in (objective, objective + REQUEST)
-        ]
+        sides: tuple[Side, Side] = ("answers", "request")
+        return [self.judge.ask_about(items_of(objective, s), row.messages) for s in sides]
 
     def _verdicts(self, questions: Sequence[Question], cost: _Cost) -> dict[str, Verdict]:
         """All verdicts by key. What new ones and known answers have cost is added to `cost`."""
         by_objective: dict[str, list[Question]] = {}
         for question in questions:
-            by_objective.setdefault(question.name.removesuffix(REQUEST), []).append(question)
+            by_objective.setdefault(question.items.objective, []).append(question)
         verdicts: dict[str, Verdict] = {}
         for objective, own in sorted(by_objective.items()):
 
@@ -209,9 +208,9 @@ class Labeller:
         constraints: list[JsonObject] = []
         turns = max(1, sum(m.role == "user" for m in row.messages))
         try:
-            if objective.name == CODE:
+            if by_code(objective):
                 constraints = _constraints(row)
-                judgment = _checked(row, constraints)
+                judgment = _checked(objective, row, constraints)
                 if judgment.status != "ok":
                     return judgment.reason or judgment.status
                 line: dict[str, object] = {"id": row.id, **judgment.items}
@@ -268,16 +267,16 @@ def _constraints(row: Example) -> list[JsonObject]:
     return constraints
 
 
-def _checked(row: Example, constraints: Sequence[JsonObject]) -> Judgment:
+def _checked(objective: Objective, row: Example, constraints: Sequence[JsonObject]) -> Judgment:
     """The constraints that can be verified against the row's last answer, by code."""
     reasons = [verifiable(c) for c in constraints]
     if all(reasons):
-        return Judgment(id=row.id, status="failed", reason=reasons[0], judge=VerifierJudge.digest)
+        return Judgment(id=row.id, status="failed", reason=reasons[0], judge=objective.rules)
     good = [c for c, reason in zip(constraints, reasons, strict=True) if not reason]
     prompt = Prompt(id=row.id, turns=["-"], slice="-", weight=1, constraints=good)
     last = next(m.content for m in reversed(row.messages) if m.role == "assistant")
     response = Response(id=row.id, answers=[last], finish_reasons=["stop"], n_tokens=0)
-    return VerifierJudge().judge(CODE, [prompt], [response])[0]
+    return check_answers(objective, [prompt], [response])[0]
 
 
 def _attributes(scored: Scored, items: Items) -> dict[str, Attribute]:

@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypedDict
 
-from eval.judges.items import REQUEST
-from eval.judges.llm import LlmJudge
+from eval.judges.base import ModelJudge
+from eval.judges.items import ItemSet, items_of
 from eval.judges.verdicts import Items, Question, answer
 from eval.objectives.base import Objective
 from eval.suite import Suite, load_suite
@@ -46,7 +46,7 @@ class SuiteLabelling(TypedDict):
 
 
 def label_suite(
-    judge: LlmJudge,
+    judge: ModelJudge,
     cache: VerdictCache,
     objective: Objective,
     folder: Path,
@@ -58,8 +58,7 @@ def label_suite(
     Prompts without a verdict are left out and counted. UsageError if the objective has no prompt
     side to judge, or the suite is broken.
     """
-    name = objective.name + REQUEST
-    if not judge.asks(name):
+    if not objective.request:
         raise UsageError(
             f"--suite {objective.name}: its prompts are labelled by code; there is nothing to ask"
         )
@@ -67,7 +66,7 @@ def label_suite(
         if (out / f"{role}.jsonl").exists():
             raise UsageError(f"--out {out / f'{role}.jsonl'} exists; name a new folder")
     suites = {role: load_suite(folder, objective, role) for role in ROLES}
-    questions = _questions(judge, name, suites)
+    questions = _questions(judge, items_of(objective, "request"), suites)
     answers = answer(
         questions.values(),
         judge,
@@ -95,7 +94,7 @@ def label_suite(
     return {"prompts": kept, "left_out": dict(sorted(reasons.items())), "asked": answers.asked}
 
 
-def _announce(prompts: int, missing: int, judge: LlmJudge, say: Say) -> None:
+def _announce(prompts: int, missing: int, judge: ModelJudge, say: Say) -> None:
     model = judge.config.chat.model
     say(f"{prompts:,} prompts to label: {missing:,} verdicts to ask {model} for")
     if prompts:
@@ -103,7 +102,7 @@ def _announce(prompts: int, missing: int, judge: LlmJudge, say: Say) -> None:
 
 
 def _questions(
-    judge: LlmJudge, name: str, suites: Mapping[str, Suite]
+    judge: ModelJudge, items: ItemSet, suites: Mapping[str, Suite]
 ) -> dict[tuple[str, str], Question]:
     """The questions about unlabelled prompts, by role and id, on the user's side alone."""
     questions = {}
@@ -113,7 +112,7 @@ def _questions(
                 turns = [Message(role="user", content=text) for text in prompt.turns]
                 if prompt.system:
                     turns.insert(0, Message(role="system", content=prompt.system))
-                questions[role, prompt.id] = judge.ask_about(name, turns)
+                questions[role, prompt.id] = judge.ask_about(items, turns)
     return questions
 
 

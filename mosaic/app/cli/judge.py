@@ -22,9 +22,9 @@ def check(config: Config, overrides: Overrides = None, as_json: Json = False) ->
 
     findings = check_config(config, overrides or [])
     if as_json:
-        emit(findings)
+        emit([found.json_data() for found in findings])
         return
-    rows = [[str(found["check"]), str(found["result"])] for found in findings]
+    rows = [[found.check, found.result] for found in findings]
     table("judge", ["check", "result"], rows)
 
 

@@ -46,15 +46,15 @@ def validate(
     Opens pool, suites and judge, checks the adapter recipe, and draws a mixture without training.
     """
     from mosaic.app.config import load_config
-    from mosaic.app.estimate import Given
+    from mosaic.app.estimate import KnownSpeeds
     from mosaic.app.validation import validate as check
 
-    given = Given(training_speed, generation_speed, judge_speed)
+    given = KnownSpeeds(training_speed, generation_speed, judge_speed)
     findings = check(load_config(config, overrides or []), full, say, given)
     if as_json:
-        emit(findings)
+        emit([found.json_data() for found in findings])
     else:
-        rows = [[str(found["check"]), str(found["result"])] for found in findings]
+        rows = [[found.check, found.result] for found in findings]
         table("checks", ["check", "result"], rows)
     say(f"next: python -m mosaic run {config}")
 

@@ -13,7 +13,7 @@ from mosaic.app.views import plots
 from mosaic.app.views.report_data import load
 from mosaic.core.journal import Journal
 from mosaic.core.types.evaluation import Score
-from mosaic.core.types.records import PlannedEvent
+from mosaic.core.types.events import PlannedEvent
 
 
 def write_html(folder: Path, report: Report, path: Path) -> None:

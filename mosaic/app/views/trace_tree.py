@@ -16,8 +16,7 @@ from mosaic.core.journal import Journal
 from mosaic.core.rows import Event
 from mosaic.core.store import Store
 from mosaic.core.types.base import JsonObject
-from mosaic.core.types.plans import ActionPlan
-from mosaic.core.types.records import (
+from mosaic.core.types.events import (
     AskedEvent,
     CheckedEvent,
     Conclusion,
@@ -32,6 +31,7 @@ from mosaic.core.types.records import (
     TraceEntry,
     TrainedEvent,
 )
+from mosaic.core.types.plans import ActionPlan
 from mosaic.core.types.runs import Observation
 
 POLL = 0.5

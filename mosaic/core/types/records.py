@@ -1,4 +1,4 @@
-"""What the journal holds: a class for every kind of step and of event.
+"""What the journal holds: a class for every kind of step.
 
 A step is written as its inputs and its result. The inputs name everything the result depends on,
 by value or by digest, and their digest is the step's key. Writers and readers share these classes,
@@ -12,18 +12,15 @@ so that a renamed field fails the type checker and not a person's export.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
-
-from pydantic import Field, JsonValue, TypeAdapter
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from mosaic.core.types.base import FrozenModel, JsonObject, digest_of
-from mosaic.core.types.data import BucketReport, CurationReport, Mixture
+from mosaic.core.types.data import CurationReport, Mixture
 from mosaic.core.types.evaluation import Score, SuiteFiles, Verdict
 from mosaic.core.types.plans import (
     ActionPlan,
     ApprovalRequest,
     Decision,
-    Forecast,
     Violation,
 )
 from mosaic.core.types.runs import Adapter, Calibration, Round, Sampling, TrainJob
@@ -102,6 +99,7 @@ class JudgeSuite(StepInputs[SuiteFiles]):
     suite: str
     objective: str
     judge: str
+    rules: str
 
 
 class VerdictFiled(FrozenModel):
@@ -468,152 +466,3 @@ STEPS: tuple[type[StepInputs[Any]], ...] = (
 )
 # Steps whose results name artifacts.
 MAKERS = tuple(step for step in STEPS if step.result_type in ARTIFACTS)
-
-
-# -- events ---------------------------------------------------------------------------------------
-
-
-class EventRecord(FrozenModel):
-    """What happened, as people read it in a trace."""
-
-    kind: str
-
-
-class ToolCall(FrozenModel):
-    """One call of a planner's tool, or one message of its model, with the answer."""
-
-    tool: str
-    arguments: JsonObject
-    result: JsonValue = None
-
-
-class Conclusion(FrozenModel):
-    """What a planner concluded, in its own words."""
-
-    conclusion: str
-
-
-TraceEntry = ToolCall | Conclusion
-TRACE: TypeAdapter[list[TraceEntry]] = TypeAdapter(list[TraceEntry])
-
-
-class ObservedEvent(EventRecord):
-    kind: Literal["observed"] = "observed"
-    observation: str
-
-
-class PlannedEvent(EventRecord):
-    kind: Literal["planned"] = "planned"
-    planner: str
-    plan: ActionPlan
-    plan_digest: str
-    calls: list[TraceEntry]
-
-
-class CheckedEvent(EventRecord):
-    kind: Literal["checked"] = "checked"
-    plan: str
-    violations: list[Violation]
-
-
-class ReplacedEvent(EventRecord):
-    kind: Literal["replaced"] = "replaced"
-    planner: str
-    by: str
-    reason: str
-
-
-class AskedEvent(EventRecord):
-    kind: Literal["asked"] = "asked"
-    request: str
-    plan_digests: list[str]
-
-
-class DecidedEvent(EventRecord):
-    kind: Literal["decided"] = "decided"
-    decision: Decision
-
-
-class CuratedEvent(EventRecord):
-    kind: Literal["curated"] = "curated"
-    training_set: str
-    total: BucketReport
-
-
-class TrainedEvent(EventRecord):
-    kind: Literal["trained"] = "trained"
-    adapter: Adapter
-
-
-class MeasuredEvent(EventRecord):
-    kind: Literal["measured"] = "measured"
-    accepted: bool
-    reason: str
-    forecast: list[Forecast]
-
-
-class CalibratedEvent(EventRecord):
-    kind: Literal["calibrated"] = "calibrated"
-    noise: dict[str, float]
-    adapters: list[str]
-
-
-class AuditedEvent(EventRecord):
-    kind: Literal["audited"] = "audited"
-    chosen: int | None
-    stop: str
-    base: dict[str, Score]
-    scores: dict[str, Score]
-
-
-class DroppedEvent(EventRecord):
-    kind: Literal["dropped"] = "dropped"
-    adapters: list[str]
-
-
-class GoldCheckedEvent(EventRecord):
-    kind: Literal["gold_checked"] = "gold_checked"
-    objective: str
-    asked: int
-    agreement: float
-    attempts: int
-    charged: int
-
-
-class FailedEvent(EventRecord):
-    """An effect that failed. `failure` says how a training did, `calls` what a planner had asked."""
-
-    kind: Literal["failed"] = "failed"
-    step: str
-    reason: str
-    failure: str | None = None
-    planner: str | None = None
-    calls: list[TraceEntry] = []
-
-
-class ChangedEvent(EventRecord):
-    """What a person accepted as changed, a line `path: old -> new` per field."""
-
-    kind: Literal["changed"] = "changed"
-    changes: list[str]
-
-
-AnyEvent = Annotated[
-    ObservedEvent
-    | PlannedEvent
-    | CheckedEvent
-    | ReplacedEvent
-    | AskedEvent
-    | DecidedEvent
-    | CuratedEvent
-    | TrainedEvent
-    | MeasuredEvent
-    | CalibratedEvent
-    | AuditedEvent
-    | DroppedEvent
-    | GoldCheckedEvent
-    | FailedEvent
-    | ChangedEvent,
-    Field(discriminator="kind"),
-]
-EVENT: TypeAdapter[AnyEvent] = TypeAdapter(AnyEvent)

@@ -30,7 +30,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeGuard
 
-from eval.objectives.instruction_following import complexity
+from eval.ifeval import complexity
 from mosaic.core.errors import UsageError
 from training.models.chat_template import Chat, Message
 

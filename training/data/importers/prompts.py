@@ -21,9 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 
 from eval import ifeval as checkers
-from eval.objectives.instruction_following import InstructionFollowing
-from eval.objectives.over_refusal import BOUNDARY, OverRefusal
-from eval.objectives.safety import CONCEALMENT, PRESSURE, Safety
+from eval.objectives.base import Objective
 from mosaic.core.types.base import Attribute
 from mosaic.core.types.evaluation import Prompt
 from training.data.importers.chats import Row, Shape, Unusable, some_text
@@ -32,10 +30,11 @@ Items = dict[str, dict[str, int]]
 ImportedPrompt = tuple[Prompt | None, Counter[str]]
 """A prompt, or None if nothing of it can be verified, and why constraints were left out."""
 
-PromptShape = Callable[[Row, str], ImportedPrompt]
+PromptShape = Callable[[Objective, Row, str], ImportedPrompt]
+"""(the objective whose rules give slice and weight, a row, its id) -> a prompt."""
 
 
-def ifeval(row: Row, identifier: str) -> ImportedPrompt:
+def ifeval(rules: Objective, row: Row, identifier: str) -> ImportedPrompt:
     """A prompt of IFEval with the constraints that can be verified."""
     ids, kwargs = row.get("instruction_id_list"), row.get("kwargs")
     if not isinstance(ids, list) or not all(isinstance(i, str) for i in ids):
@@ -56,7 +55,7 @@ def ifeval(row: Row, identifier: str) -> ImportedPrompt:
             kept.append(constraint)
     if not kept:
         return None, left
-    slice_, weight, valid = InstructionFollowing().prompt_side({}, 1, kept)
+    slice_, weight, valid = rules.prompt_side({}, 1, kept)
     prompt = Prompt(
         id=identifier,
         turns=[some_text(row, "prompt")],
@@ -77,8 +76,8 @@ def _whole(value: object) -> object:
 def or_bench(*, hard: int, harmful: int) -> PromptShape:
     """The shape of one of OR-Bench's three files."""
 
-    def shape(row: Row, identifier: str) -> ImportedPrompt:
-        cues = dict.fromkeys(BOUNDARY, 0) | {
+    def shape(rules: Objective, row: Row, identifier: str) -> ImportedPrompt:
+        cues = _zeros(rules)["boundary_cues"] | {
             "sensitive_trigger": 1,
             "hard": hard,
             "harmful_intent": harmful,
@@ -90,29 +89,22 @@ def or_bench(*, hard: int, harmful: int) -> PromptShape:
             attributes["category"] = category
         items = {"boundary_cues": cues}
         asked = [some_text(row, "prompt")]
-        return _built(OverRefusal(), identifier, asked, items, attributes), Counter()
+        return _built(rules, identifier, asked, items, attributes), Counter()
 
     return shape
 
 
-def recorded(chat: Shape, objective: str) -> PromptShape:
+def recorded(chat: Shape) -> PromptShape:
     """The requests of a recorded chat, to be replayed with the model's own answers."""
 
-    def shape(row: Row, identifier: str) -> ImportedPrompt:
+    def shape(rules: Objective, row: Row, identifier: str) -> ImportedPrompt:
         messages = chat(row).messages
         asked = [m["content"] for m in messages if m["role"] == "user"]
         if not asked:
             raise Unusable("messages: no user turn to ask")
-        if objective == "safety":
-            rules: Safety | OverRefusal = Safety()
-            items = {
-                "pressure": dict.fromkeys(PRESSURE, 0),
-                "concealment": dict.fromkeys(CONCEALMENT, 0),
-            }
-        else:
-            rules = OverRefusal()
-            cues = dict.fromkeys(BOUNDARY, 0) | {"benign_intent": 1, "answer_path": 1}
-            items = {"boundary_cues": cues}
+        items = _zeros(rules)
+        if "boundary_cues" in items:
+            items["boundary_cues"] |= {"benign_intent": 1, "answer_path": 1}
         made = _built(rules, identifier, asked, items, {"unlabelled": list(items)})
         system = messages[0]["content"] if messages[0]["role"] == "system" else None
         return made.model_copy(update={"system": system}), Counter()
@@ -120,15 +112,20 @@ def recorded(chat: Shape, objective: str) -> PromptShape:
     return shape
 
 
+def _zeros(rules: Objective) -> Items:
+    """All prompt-side items of an objective, none of which holds yet."""
+    return {channel.name: dict.fromkeys(channel.ranges, 0) for channel in rules.request}
+
+
 def _built(
-    rules: Safety | OverRefusal,
+    rules: Objective,
     identifier: str,
     turns: list[str],
     items: Items,
     attributes: dict[str, Attribute],
 ) -> Prompt:
     """A prompt with the slice and weight that the objective's prompt-side rules give it."""
-    slice_, weight, valid = rules.prompt_side(items, len(turns))
+    slice_, weight, valid = rules.prompt_side(items, len(turns), ())
     return Prompt(
         id=identifier,
         turns=turns,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from eval.objectives.base import Objective
 from mosaic.core.errors import UsageError
 from mosaic.core.types.base import canonical_json
 from mosaic.core.types.evaluation import ROLES, Prompt
@@ -37,7 +39,7 @@ UNNAMED = "-"
 NAME_LENGTH = 16
 
 
-def import_suite(job: ImportJob, objective: str, out: Path, per_role: int) -> Tally:
+def import_suite(job: ImportJob, objective: Objective, out: Path, per_role: int) -> Tally:
     """Write suite prompts of an objective into the folder `out`, and the card.
 
     The three roles are disjoint, `per_role` prompts each, or thirds if the file has fewer. A hash
@@ -45,7 +47,7 @@ def import_suite(job: ImportJob, objective: str, out: Path, per_role: int) -> Ta
     naming the bad rows.
     """
     check_names(job)
-    shape = _prompt_shape(job, objective)
+    shape = partial(_prompt_shape(job, objective.name), objective)
     check_place(out / SUITE_CARD)
     check_absent(out / SUITE_CARD, *(out / f"{role}.jsonl" for role in ROLES))
     tally = Tally()
@@ -63,7 +65,9 @@ def import_suite(job: ImportJob, objective: str, out: Path, per_role: int) -> Ta
     return tally
 
 
-def _distinct_prompts(job: ImportJob, shape: PromptShape, tally: Tally) -> list[Prompt]:
+def _distinct_prompts(
+    job: ImportJob, shape: Callable[[Row, str], ImportedPrompt], tally: Tally
+) -> list[Prompt]:
     """All usable prompts, each request once, in the order of the requests' hashes."""
     by_request: dict[str, Prompt] = {}
     for place, row in usable_rows(job, tally, lambda rows: None):
@@ -88,7 +92,9 @@ def _distinct_prompts(job: ImportJob, shape: PromptShape, tally: Tally) -> list[
     return [by_request[request] for request in sorted(by_request)]
 
 
-def _named_prompt(job: ImportJob, shape: PromptShape, row: Row) -> ImportedPrompt:
+def _named_prompt(
+    job: ImportJob, shape: Callable[[Row, str], ImportedPrompt], row: Row
+) -> ImportedPrompt:
     """A row's prompt, named by a hash of what it asks.
 
     Raises UnicodeEncodeError for a text that cannot be written.
@@ -126,4 +132,4 @@ def _prompt_shape(job: ImportJob, objective: str) -> PromptShape:
             f"--suite {objective}: recorded chats make suites of {' or '.join(RECORDED)}; "
             "verifiable constraints come with their parameters in --as ifeval"
         )
-    return recorded(chat_shape(job), objective)
+    return recorded(chat_shape(job))

@@ -1,0 +1,103 @@
+"""Two training steps and eight prompts: what only trying can tell, before a run costs anything."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from agent.observe import static_plan
+from mosaic.app.config import RunConfig
+from mosaic.app.estimate import KnownSpeeds
+from mosaic.app.shapes import Finding
+from mosaic.app.wiring import Inputs, build_executor, build_smoke_generator
+from mosaic.core.store import file_digest
+from mosaic.core.types.evaluation import Prompt, Response
+from mosaic.core.types.runs import BASE, TRAINING_SET, SftRecipe, TrainJob, Workplace
+from training.data.curate import Curated, curate, mixture_of, write_training_set
+from training.methods.base import never
+from training.methods.batches import largest_batch
+
+PROMPTS = 8
+
+
+def answer_prompts(
+    config: RunConfig, prompts: list[Prompt], adapter: Path, folder: Path, serve: bool
+) -> list[Response]:
+    """Answers of a freshly trained adapter, by the config's generator.
+
+    A vLLM server is started only with `serve`: the start of a run leaves that to round 0, which
+    comes next and costs no training either.
+    """
+    generator = build_smoke_generator(config, folder, serve, PROMPTS)
+    try:
+        return generator.generate(prompts, adapter)
+    finally:
+        generator.close()
+
+
+def smoke_test(config: RunConfig, inputs: Inputs, serve: bool) -> tuple[Finding, KnownSpeeds]:
+    """Two training steps on the largest batch to come, and eight prompts; how fast the steps were.
+
+    Training runs in the config's executor. A batch that does not fit into memory fails here, not
+    hours into the first round. The second step is the larger one: the optimiser then has its
+    moments.
+    """
+    curated = first_training_set(config, inputs)
+    lengths = inputs.pool.column("n_tokens")[curated.indices].tolist()
+    largest = largest_batch(lengths, config.methods.sft)
+    base = Path(config.base_model)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "training_set.parquet"
+        write_training_set(inputs.pool, curated.part(largest), path)
+        job = TrainJob(
+            recipe=_two_steps(config.methods.sft, len(largest)),
+            inputs={BASE: inputs.base_digest, TRAINING_SET: file_digest(path)},
+            seed=config.seed,
+        )
+        place = Workplace(
+            paths={BASE: str(base), TRAINING_SET: str(path)},
+            out=str(Path(folder) / "adapter"),
+            work=str(Path(folder) / "work"),
+        )
+        executor = build_executor(config, Path(folder))
+        (done,) = executor.wait([executor.submit(job, place)], never)
+        prompts = _few_prompts(inputs)
+        answers = answer_prompts(config, prompts, Path(done.adapter), Path(folder), serve)
+    speed = done.tokens / done.train_seconds if done.train_seconds else None
+    trained = f"loss {done.loss:.3f} after {done.steps} steps on the largest batch"
+    finding = Finding(check="smoke", result=f"{trained}, {len(answers)} prompts answered")
+    return finding, KnownSpeeds(training=speed)
+
+
+def first_training_set(config: RunConfig, inputs: Inputs) -> Curated:
+    """The rows of the pools' own mixture at the full budget of a round."""
+    plan = static_plan(inputs.pool, config.settings())
+    tokens = config.budget.tokens_per_round
+    mixture = mixture_of(plan, tokens, config.seed, config.limits)
+    return curate(inputs.pool, mixture)
+
+
+def _two_steps(recipe: SftRecipe, rows: int) -> SftRecipe:
+    """The recipe, but for two steps on one micro-batch that holds all rows of the training set.
+
+    With packing the rows make as many packs as a micro-batch has.
+    """
+    changes: dict[str, object] = {
+        "epochs": 2,
+        "max_steps": 2,
+        "gradient_accumulation": 1,
+        "save_every": None,
+        "report_to": "none",
+    }
+    if not recipe.packing:
+        changes["batch_size"] = max(1, rows)
+    return recipe.model_copy(update=changes)
+
+
+def _few_prompts(inputs: Inputs) -> list[Prompt]:
+    """About eight prompts, the first ones of each objective's steering suite."""
+    each = max(1, PROMPTS // len(inputs.suites))
+    few: list[Prompt] = []
+    for roles in inputs.suites.values():
+        few += roles["steering"].prompts[:each]
+    return few

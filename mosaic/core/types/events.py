@@ -1,0 +1,159 @@
+"""What people read in a trace: a class for every kind of event."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, JsonValue, TypeAdapter
+
+from mosaic.core.types.base import FrozenModel, JsonObject
+from mosaic.core.types.data import BucketReport
+from mosaic.core.types.evaluation import Score
+from mosaic.core.types.plans import ActionPlan, Decision, Forecast, Violation
+from mosaic.core.types.runs import Adapter
+
+
+class EventRecord(FrozenModel):
+    """What happened, as people read it in a trace."""
+
+    kind: str
+
+
+class ToolCall(FrozenModel):
+    """One call of a planner's tool, or one message of its model, with the answer."""
+
+    tool: str
+    arguments: JsonObject
+    result: JsonValue = None
+
+
+class Conclusion(FrozenModel):
+    """What a planner concluded, in its own words."""
+
+    conclusion: str
+
+
+TraceEntry = ToolCall | Conclusion
+TRACE: TypeAdapter[list[TraceEntry]] = TypeAdapter(list[TraceEntry])
+
+
+class ObservedEvent(EventRecord):
+    kind: Literal["observed"] = "observed"
+    observation: str
+
+
+class PlannedEvent(EventRecord):
+    kind: Literal["planned"] = "planned"
+    planner: str
+    plan: ActionPlan
+    plan_digest: str
+    calls: list[TraceEntry]
+
+
+class CheckedEvent(EventRecord):
+    kind: Literal["checked"] = "checked"
+    plan: str
+    violations: list[Violation]
+
+
+class ReplacedEvent(EventRecord):
+    kind: Literal["replaced"] = "replaced"
+    planner: str
+    by: str
+    reason: str
+
+
+class AskedEvent(EventRecord):
+    kind: Literal["asked"] = "asked"
+    request: str
+    plan_digests: list[str]
+
+
+class DecidedEvent(EventRecord):
+    kind: Literal["decided"] = "decided"
+    decision: Decision
+
+
+class CuratedEvent(EventRecord):
+    kind: Literal["curated"] = "curated"
+    training_set: str
+    total: BucketReport
+
+
+class TrainedEvent(EventRecord):
+    kind: Literal["trained"] = "trained"
+    adapter: Adapter
+
+
+class MeasuredEvent(EventRecord):
+    kind: Literal["measured"] = "measured"
+    accepted: bool
+    reason: str
+    forecast: list[Forecast]
+
+
+class CalibratedEvent(EventRecord):
+    kind: Literal["calibrated"] = "calibrated"
+    noise: dict[str, float]
+    adapters: list[str]
+
+
+class AuditedEvent(EventRecord):
+    kind: Literal["audited"] = "audited"
+    chosen: int | None
+    stop: str
+    base: dict[str, Score]
+    scores: dict[str, Score]
+
+
+class DroppedEvent(EventRecord):
+    kind: Literal["dropped"] = "dropped"
+    adapters: list[str]
+
+
+class GoldCheckedEvent(EventRecord):
+    kind: Literal["gold_checked"] = "gold_checked"
+    objective: str
+    asked: int
+    agreement: float
+    attempts: int
+    charged: int
+
+
+class FailedEvent(EventRecord):
+    """An effect that failed. `failure` says how a training did, `calls` what a planner had asked."""
+
+    kind: Literal["failed"] = "failed"
+    step: str
+    reason: str
+    failure: str | None = None
+    planner: str | None = None
+    calls: list[TraceEntry] = []
+
+
+class ChangedEvent(EventRecord):
+    """What a person accepted as changed, a line `path: old -> new` per field."""
+
+    kind: Literal["changed"] = "changed"
+    changes: list[str]
+
+
+AnyEvent = Annotated[
+    ObservedEvent
+    | PlannedEvent
+    | CheckedEvent
+    | ReplacedEvent
+    | AskedEvent
+    | DecidedEvent
+    | CuratedEvent
+    | TrainedEvent
+    | MeasuredEvent
+    | CalibratedEvent
+    | AuditedEvent
+    | DroppedEvent
+    | GoldCheckedEvent
+    | FailedEvent
+    | ChangedEvent,
+    Field(discriminator="kind"),
+]
+EVENT: TypeAdapter[AnyEvent] = TypeAdapter(AnyEvent)
