@@ -15,7 +15,8 @@ from mosaic.app.views.report_data import load, report_data
 from mosaic.core.errors import TrainingError, UsageError
 from mosaic.core.journal import Journal
 from mosaic.core.store import Store
-from mosaic.core.types.records import ChangedEvent, Curate
+from mosaic.core.types.events import ChangedEvent
+from mosaic.core.types.records import Curate
 
 
 def human(*settings):
