@@ -35,7 +35,7 @@ def folder_manifest(folder: Path) -> dict[str, str]:
 
 
 def path_digest(path: Path) -> str:
-    """Digest of a file or of a folder, as the store files it. UsageError where there is nothing."""
+    """Digest of a file or of a folder, as the store files it. Raises UsageError if there is none."""
     if path.is_dir():
         return digest_of(folder_manifest(path))
     if path.is_file():
@@ -78,7 +78,7 @@ class Store:
         self._checked: set[str] = set()
 
     def put_bytes(self, data: bytes) -> str:
-        """File bytes; their digest. PausedError where the disk is full, here and in the others."""
+        """File bytes; their digest. Raises PausedError if the disk is full, as the others do."""
         digest = hashlib.sha256(data).hexdigest()
         self._file(digest, {None: data}, len(data))
         return digest

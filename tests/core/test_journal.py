@@ -16,7 +16,8 @@ from mosaic.core.errors import (
     PausedError,
     UsageError,
 )
-from mosaic.core.journal import LOCK, Journal
+from mosaic.core.journal import Journal
+from mosaic.core.lock import LOCK
 from mosaic.core.rows import Place
 from mosaic.core.steps import Outcome
 from mosaic.core.tables import FILE

@@ -18,7 +18,7 @@ Form = Mapping[str, str]
 def edited_plan(asked: ApprovalRequest, form: Form) -> ActionPlan:
     """The plan that was asked about with the form's percentages.
 
-    Fields are `ratios.D` and `bucket_weights.D.B`; a group of which a field is missing stays as it
+    Fields are `ratios.D` and `bucket_weights.D.B`; a group with a missing field stays as it
     is. Raises UsageError if a field is not a number, or if a group does not sum to 100.
     """
     (shown,) = asked.plans

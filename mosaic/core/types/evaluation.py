@@ -96,7 +96,7 @@ class Scored(FrozenModel):
 
 
 class Score(FrozenModel):
-    """L1 mean over prompts with its 95 % interval; None where nothing was scored."""
+    """L1 mean over prompts with its 95 % interval; None if nothing was scored."""
 
     mean: float | None
     low: float | None

@@ -113,7 +113,7 @@ def recorded(chat: Shape) -> PromptShape:
 
 
 def _zeros(rules: Objective) -> Items:
-    """All prompt-side items of an objective, none of which holds yet."""
+    """All prompt-side items of an objective, each of them 0."""
     return {channel.name: dict.fromkeys(channel.ranges, 0) for channel in rules.request}
 
 
