@@ -127,8 +127,8 @@ def open_inputs(config: RunConfig) -> Inputs:
     base = Path(config.base_model)
     if not (base / "config.json").is_file():
         raise UsageError(
-            f"base_model: {base} is not a model folder (no config.json in it); give a Hugging Face "
-            "model folder"
+            f"base_model: {base} is not a model folder (no config.json in it); give a Hugging "
+            "Face model folder"
         )
     pool = Pool.open(Path(config.pool))
     pool.verify()
