@@ -122,7 +122,7 @@ def test_stopping_at_targets_needs_one():
         ("seed: 1\nrounds: 2\nseed: 2\n", "line 3: the key 'seed' stands twice"),
         ("name: 2024-13-45\n", "a value is not what it looks like (month must be in 1..12)"),
         ("on: 1\non: 2\n", "line 2: the key True stands twice"),
-        ("seed: 1\n2024-01-01: 1\n", "no text; quote it"),
+        ("seed: 1\n2024-01-01: 1\n", "not a text; quote it"),
         ("name: 2024-01-01\n", "name: date is not a kind of value here"),
         ("limits: &a {x: *a}\n", "not valid YAML: found unconstructable recursive node"),
         ("[1, 2]", "a config is a mapping"),
