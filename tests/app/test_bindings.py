@@ -71,13 +71,9 @@ def test_an_edited_plan_stands_in_the_trace_and_its_loss_is_damage(standin, aske
     assert why.share.after > 0
     assert verify(folder) == []
     Store(folder).path(edited.content_digest).unlink()
-<<<<<<< HEAD
     assert any(
-        edited.content_digest[:12] in line.what + line.where for line in verify(folder)
+        edited.content_digest[:12] in damage.what + damage.where for damage in verify(folder)
     )
-=======
-    assert any(edited.content_digest[:12] in line.what + line.where for line in verify(folder))
->>>>>>> h-app
     # The decision itself holds the plan, so the trace still tells what ran.
     assert "a little less, said Ann" in trace.tree_text(trace.tree(folder, 1))
 

@@ -16,7 +16,7 @@ from mosaic.app.decisions import approve, pending, reject
 from mosaic.app.replay import replay
 from mosaic.app.views import trace_tree as trace
 from mosaic.app.views.diff import diff_data
-from mosaic.app.views.provenance import RowReasons, why_data, why_text
+from mosaic.app.views.provenance import why_data, why_text
 from mosaic.app.views.report_data import load, report_data, status_data
 from mosaic.app.views.text import report_text, request_text
 from mosaic.app.wiring import run_digests
@@ -164,13 +164,8 @@ def test_traces_can_be_compared_asked_and_replayed(tmp_path):
     made.run(folder, Witness(tmp_path / "witness"))
     assert [e["kind"] for e in trace.follow(folder)][-1] == "audited"
     data = diff_data(folder, 1, 2)
-<<<<<<< HEAD
-    assert {e.what for e in data.scores} == set(made.config.objectives)
-    assert any(e.change for e in data.plan)
-=======
     assert {pair.what for pair in data.scores} == set(made.config.objectives)
     assert any(pair.change for pair in data.plan)
->>>>>>> h-app
     assert [line.distance for line in replay(folder, "random")] == [0.0, 0.0]
     assert all(line.violations == [] for line in replay(folder, "profile"))
     import io
@@ -183,15 +178,10 @@ def test_traces_can_be_compared_asked_and_replayed(tmp_path):
     digest = journal.steps(Curate, 1)[0].result.training_set
     journal.close()
     row = pq.read_table(io.BytesIO(Store(folder).path(digest).read_bytes()))["id"][0].as_py()
-<<<<<<< HEAD
-    why = why_data(folder, row, 1).rounds[0]
+    reasons = why_data(folder, row, 1)
+    (why,) = reasons.rounds
     assert why.evidence[0].slice == why.bucket
-    assert row in why_text(RowReasons(row=row, rounds=[why]))
-=======
-    why = why_data(folder, row, 1)
-    assert why.rounds[0].evidence[0].slice == why.rounds[0].bucket
-    assert row in why_text(why)
->>>>>>> h-app
+    assert row in why_text(reasons)
     with pytest.raises(UsageError, match="no such row"):
         why_data(folder, "nobody")
 
@@ -361,11 +351,7 @@ def test_rounds_with_the_same_mixture_are_explained_too(tmp_path):
     folder = tmp_path / "run"
     made.create(folder)
     made.run(folder, Witness(tmp_path / "witness"))
-<<<<<<< HEAD
-    assert [e.round for e in why_data(folder, _row_of(folder)).rounds] == [1, 2]
-=======
-    assert [entry.round for entry in why_data(folder, _row_of(folder)).rounds] == [1, 2]
->>>>>>> h-app
+    assert [why.round for why in why_data(folder, _row_of(folder)).rounds] == [1, 2]
     with pytest.raises(UsageError, match="planner bogus"):
         replay(folder, "bogus")
     with pytest.raises(UsageError, match="no model and endpoint"):
