@@ -62,13 +62,14 @@ Combination = dict[str, int]
 def rubrics(quick: bool) -> Rows:
     """Differences from the published objectives, and bent rubrics that are accepted."""
     rows = []
-    for published in (Safety(), OverRefusal()):
-        tried, differences = compared(published, QUICK_STEP if quick else 1)
-        what = f"{published.name}: other results than the published rules in {tried:,} combinations"
+    for objective in (Safety(), OverRefusal()):
+        tried, differences = compared(objective, QUICK_STEP if quick else 1)
+        what = f"{objective.name}: other results than the published rules in {tried:,} combinations"
         rows.append(figure(what, differences, "combinations", at_most=0))
     why = "it verifies by code a number of constraints that differs from prompt to prompt"
     rows.append(not_measured(f"instruction_following cannot be a rubric: {why}"))
-    outcome = bent_and_opened()
+    published = [(FOLDER / f"{name}.yaml").read_text() for name in ("safety", "over_refusal")]
+    outcome = bent_and_opened([*published, SMALL])
     what = "bent rubrics that are ambiguous or incomplete, by brute force"
     rows.append(figure(what, outcome.bad, "rubrics", at_least=MIN_BENT))
     rows.append(figure("accepted of these", outcome.accepted, "rubrics", at_most=0))
@@ -138,13 +139,12 @@ class Outcome:
     good_refused: int = 0
 
 
-def bent_and_opened() -> Outcome:
-    """Bend three rubrics in every way, decide each by brute force, and open it."""
+def bent_and_opened(texts: Sequence[str]) -> Outcome:
+    """Bend rubrics in every way, decide each by brute force, and open it."""
     outcome = Outcome()
-    texts = [(FOLDER / f"{name}.yaml").read_text() for name in ("safety", "over_refusal")]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "bent.yaml"
-        for text in (*texts, SMALL):
+        for text in texts:
             for bent, part in bent_from(yaml.safe_load(text)):
                 path.write_text(json.dumps(bent, indent=1))  # JSON is YAML too
                 _open_and_count(path, bent, part, outcome)

@@ -168,12 +168,12 @@ class _Covered:
         self, entry: Entry, truth: np.ndarray, why: str, earlier: Entry | None = None
     ) -> None:
         """Raise the error that shows one of these combinations with both entries."""
-        if (truth & self._differs(entry)).any():
-            truth = truth & self._differs(entry)
-        combination = self._combinations.one_of(truth)
         if earlier is None:
+            differing = truth & self._differs(entry)
+            truth = differing if differing.any() else truth
             at = self.first.flat[int(np.argmax(truth))]
             earlier = self._entries[int(at)]
+        combination = self._combinations.one_of(truth)
         raise _refused(
             entry.place,
             f"{why}: with {{}}, {earlier.place.path} gives {earlier.gives} and "
