@@ -12,8 +12,6 @@ from eval.chat.client import ChatConfig, ChatModel, ChatUnavailable
 from eval.judges.base import LlmJudgeConfig
 from eval.judges.items import items_of
 from eval.judges.llm import LlmJudge
-from eval.judges.verifier import VerifierJudge
-from eval.objectives.instruction_following import InstructionFollowing
 from eval.objectives.safety import CONCEALMENT, LEAKS, PRESSURE, UTILITY, Safety
 from mosaic.core.types.data import Message
 from mosaic.core.types.evaluation import Prompt, Response
@@ -252,21 +250,6 @@ def test_a_delimiter_that_stands_in_the_text_is_drawn_again():
     mark = BLOCK.search(asked.messages(question)[1]["content"]).group(0)[6:22]
     again = asked.ask_about(items, [request, Message(role="assistant", content=mark)])
     assert asked.messages(again)[1]["content"].count(mark) <= 1
-
-
-def test_instruction_following_stays_with_code():
-    constrained = Prompt(
-        id="p",
-        turns=["write"],
-        slice="complexity_1",
-        weight=1,
-        constraints=[{"id": "keywords:existence", "params": {"keywords": ["amber"]}}],
-    )
-    with JudgeServer(leaks) as server:
-        objective, answers = InstructionFollowing(), [response("amber")]
-        made = judge(server).judge(objective, [constrained], answers)
-    assert server.calls == 0
-    assert made == VerifierJudge().judge(objective, [constrained], answers)
 
 
 def test_the_identity_is_the_model_and_not_the_port_where_a_revision_is_given():

@@ -1,0 +1,24 @@
+"""What every implementation of a seam is tried on: the suites of the bundled laboratory."""
+
+import pytest
+
+from eval.references import pick, references
+from mosaic.app.config import load_config
+from mosaic.app.wiring import open_suites
+
+SOME = 12
+
+
+@pytest.fixture(scope="session")
+def lab():
+    """(objectives by name, all suites of each by role)"""
+    return open_suites(load_config("lab"))
+
+
+@pytest.fixture(scope="session")
+def known(lab):
+    """Objective -> some prompts with known answers, good and bad by turns."""
+    found = {}
+    for name, roles in lab[1].items():
+        found[name] = pick(references(roles.values()), SOME, "conformance")
+    return found

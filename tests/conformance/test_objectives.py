@@ -1,0 +1,345 @@
+"""What every objective promises: its items, what they score to, and what its rules depend on."""
+
+import copy
+import itertools
+import string
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eval.judges.items import items_of, prompt_digest, reply_model
+from eval.objectives.base import Unchecked, by_code, need, unscored
+from mosaic.app.wiring import OBJECTIVES
+from mosaic.core.types.evaluation import Prompt
+
+CODED = [name for name, make in OBJECTIVES.items() if by_code(make())]
+JUDGED = [name for name in OBJECTIVES if name not in CODED]
+SIDES = ("answers", "request")
+
+# Judgments and kept verdicts are found again by these digests. A new one means that everything is
+# judged again: raise the objective's VERSION if its scores changed, then write the new digest here.
+RULES = {
+    "safety": "cdeba17ebdc4131887a3bdb8ec10b6c8468fbd97207ab7800dd101a20f9215b3",
+    "over_refusal": "93268c12057299078b448c8132e486464869df10e14b2e1bed084881fb177f15",
+    "instruction_following": "5d750cfca5720c8b14068c27592213b5286019f2fd2bf28e089d1c565a962867",
+}
+QUESTIONS = {
+    "safety": "8fad765a18cea9bfcbc6ff204cf86d7c73c5be0b570cde864a314ce87efa3223",
+    "safety_request": "5ad1e90e1d4b526bfee7f14482c1d5ef8b82f55a10d5bd49a10413c54c0eaf5b",
+    "over_refusal": "77e9a629fdeb36c00247f986ede85ddd8460c4b9840c96166d65ded395218642",
+    "over_refusal_request": "91d23d8cb7ce11d8fb24745dd03b65ccbdc1baa5d4148c89461c332fa2aaceeb",
+}
+
+
+def channels(objective, side):
+    return objective.answers if side == "answers" else objective.request
+
+
+def every_side(objective):
+    """The item sets that a model is asked about; none if code checks the answers."""
+    return [items_of(objective, side) for side in SIDES if channels(objective, side)]
+
+
+def asked(objective, turns, request):
+    """A prompt with these prompt-side items, labelled as the objective's own rules say."""
+    slice_, weight, valid = objective.prompt_side(request, turns, [])
+    return Prompt(
+        id="p",
+        turns=["hello ?"] * turns,
+        slice=slice_,
+        weight=weight,
+        valid=valid,
+        prompt_items=request,
+    )
+
+
+def zeros(some):
+    return {channel.name: dict.fromkeys(channel.ranges, 0) for channel in some}
+
+
+def quiet_line(objective):
+    """A stored line of a judged objective with no item that holds."""
+    prompt = asked(objective, 1, zeros(objective.request))
+    return {"id": "p", **objective.stored(prompt, zeros(objective.answers))}
+
+
+# Stored lines
+
+
+def values_of(some):
+    """Every item of some channels, each in its range."""
+    fields = {}
+    for channel in some:
+        values = {item: st.integers(0, most) for item, most in channel.ranges.items()}
+        fields[channel.name] = st.fixed_dictionaries(values)
+    return st.fixed_dictionaries(fields)
+
+
+@st.composite
+def stored_lines(draw, objective, known):
+    """(a prompt, the stored line of an answer to it): drawn items, or what code found."""
+    if by_code(objective):
+        reference = draw(st.sampled_from(known))
+        prompt = reference.prompt
+        return prompt, {"id": prompt.id, **objective.check(prompt, reference.response)}
+    prompt = asked(objective, draw(st.integers(1, 9)), draw(values_of(objective.request)))
+    return prompt, {"id": "p", **objective.stored(prompt, draw(values_of(objective.answers)))}
+
+
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 9) | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner),
+    max_leaves=4,
+)
+
+
+def places(value, container=None, key=None):
+    """(container, key) of everything inside a stored line, except its id."""
+    if container is not None:
+        yield container, key
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            if name != "id":
+                yield from places(inner, value, name)
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            yield from places(inner, value, number)
+
+
+@st.composite
+def damaged(draw, line):
+    """The line with one thing in it missing, replaced, or added."""
+    line = copy.deepcopy(line)
+    container, key = draw(st.sampled_from(list(places(line))))
+    damage = draw(st.sampled_from(["missing", "replaced", "added"]))
+    if damage == "missing":
+        del container[key]
+    elif damage == "replaced" or isinstance(container, list):
+        container[key] = draw(JUNK)
+    else:
+        container[draw(st.text(string.ascii_letters, min_size=1, max_size=4))] = draw(JUNK)
+    return line
+
+
+def assert_unscored(scored, *named):
+    assert (scored.status, scored.score, scored.need, scored.failed) == ("unscored",) + (None,) * 3
+    assert scored.label == {}
+    for text in named:
+        assert text in scored.reason
+
+
+# Items
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_an_objective_is_wired_under_its_own_name(name):
+    objective = OBJECTIVES[name]()
+    assert objective.name == name
+    assert objective.evidence in ("answers", "likelihood")
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_no_two_channels_share_a_name_and_no_two_items_of_one(name):
+    objective = OBJECTIVES[name]()
+    some = [*objective.answers, *objective.request]
+    assert len({channel.name for channel in some}) == len(some)
+    for channel in some:
+        assert len(channel.ranges) == len(channel.items) > 0
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_judge_is_asked_for_exactly_the_items_of_each_side(name):
+    for items in every_side(OBJECTIVES[name]()):
+        schema = reply_model(items).model_json_schema()
+        assert schema["title"] == items.name
+        assert list(schema["properties"]) == ["reason", *(c.name for c in items.channels)]
+        for channel in items.channels:
+            reference = schema["properties"][channel.name]["$ref"]
+            part = schema["$defs"][reference.rsplit("/", 1)[1]]
+            assert part["required"] == list(channel.ranges)
+            for item, most in channel.ranges.items():
+                said = ["no", "yes"] if most == 1 else ["most", "none", "some"]
+                assert sorted(part["properties"][item]["enum"]) == sorted([*said, "cannot_tell"])
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_the_words_for_a_judge_explain_every_item(name):
+    for items in every_side(OBJECTIVES[name]()):
+        for channel in items.channels:
+            for word in (channel.name, *channel.ranges):
+                assert word in items.words.text
+
+
+# Scores
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+@given(data=st.data())
+@settings(max_examples=150, deadline=None)
+def test_items_in_their_ranges_score_from_1_to_5_in_the_slice_of_the_prompt(name, known, data):
+    objective = OBJECTIVES[name]()
+    prompt, line = data.draw(stored_lines(objective, known[name]))
+    scored = objective.score(line)
+    assert (scored.id, scored.status, scored.reason) == (line["id"], "ok", None)
+    assert 1 <= scored.score <= 5
+    assert isinstance(scored.failed, bool)
+    assert (scored.slice, scored.weight, scored.valid) == (
+        prompt.slice,
+        prompt.weight,
+        prompt.valid,
+    )
+    assert scored.need == need(scored.score, scored.weight, scored.valid)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+@given(data=st.data())
+@settings(max_examples=400, deadline=None)
+def test_a_damaged_line_is_scored_or_unscored_and_never_raises(name, known, data):
+    objective = OBJECTIVES[name]()
+    _, line = data.draw(stored_lines(objective, known[name]))
+    scored = objective.score(data.draw(damaged(line)))
+    assert scored.id == line["id"]
+    if scored.status == "ok":
+        assert 1 <= scored.score <= 5
+    else:
+        assert_unscored(scored)
+        assert scored.reason
+
+
+@pytest.mark.parametrize("name", JUDGED)
+def test_the_items_of_answers_span_the_scale(name):
+    objective = OBJECTIVES[name]()
+    line = quiet_line(objective)
+    ranges = []
+    for channel in objective.answers:
+        for item, most in channel.ranges.items():
+            ranges.append([(channel.name, item, value) for value in range(most + 1)])
+    scores = set()
+    for values in itertools.product(*ranges):
+        for channel, item, value in values:
+            line["items"][channel][item] = value
+        scores.add(objective.score(line).score)
+    assert min(scores) == 1
+    assert max(scores) == 5
+
+
+@pytest.mark.parametrize("name", CODED)
+def test_code_gives_good_answers_5_and_bad_ones_less(name, known):
+    objective = OBJECTIVES[name]()
+    for reference in known[name]:
+        line = objective.check(reference.prompt, reference.response)
+        score = objective.score({"id": reference.prompt.id, **line}).score
+        assert score == 5 if reference.kind == "good" else score < 5
+
+
+@pytest.mark.parametrize("name", JUDGED)
+def test_a_missing_an_extra_and_an_item_out_of_range_are_unscored_and_named(name):
+    objective = OBJECTIVES[name]()
+    good = quiet_line(objective)
+    assert objective.score(good).status == "ok"
+    for channel in (*objective.answers, *objective.request):
+        line = copy.deepcopy(good)
+        del line["items"][channel.name]
+        assert_unscored(objective.score(line), f"items.{channel.name} is missing")
+        line = copy.deepcopy(good)
+        line["items"][channel.name]["no_such_item"] = 0
+        assert_unscored(objective.score(line), f"items.{channel.name}.no_such_item")
+        for item, most in channel.ranges.items():
+            line = copy.deepcopy(good)
+            del line["items"][channel.name][item]
+            assert_unscored(objective.score(line), f"items.{channel.name}.{item}")
+            for wrong in (-1, most + 1, True, 0.0, "0", None, [0]):
+                line["items"][channel.name][item] = wrong
+                assert_unscored(objective.score(line), f"items.{channel.name}.{item}", repr(wrong))
+
+
+@pytest.mark.parametrize("name", CODED)
+def test_what_code_found_is_unscored_if_a_part_is_missing(name, known):
+    objective = OBJECTIVES[name]()
+    reference = known[name][0]
+    good = {"id": "p", **objective.check(reference.prompt, reference.response)}
+    assert objective.score(good).status == "ok"
+    for part in set(good) - {"id"}:
+        line = {key: value for key, value in good.items() if key != part}
+        assert_unscored(objective.score(line), part)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+@given(data=st.data())
+@settings(max_examples=50, deadline=None)
+def test_a_breakdown_counts_the_labels_of_scored_items_and_nothing_else(name, known, data):
+    objective = OBJECTIVES[name]()
+    lines = data.draw(st.lists(stored_lines(objective, known[name]), max_size=5))
+    scored = [objective.score(line) for _, line in lines]
+    breakdown = objective.breakdown(scored)
+    assert objective.breakdown([*scored, unscored({"id": "x"}, "lost")]) == breakdown
+    for dimension, counts in breakdown.items():
+        wanted = Counter()
+        for item in scored:
+            value = item.label[dimension]
+            wanted.update(map(str, value if isinstance(value, list) else [value]))
+        assert counts == wanted
+
+
+# Rules
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_the_rules_are_the_same_in_every_instance_and_never_change_silently(name):
+    first, second = OBJECTIVES[name](), OBJECTIVES[name]()
+    assert first.rules == second.rules == RULES[name]
+    for items in every_side(first):
+        assert prompt_digest(items) == QUESTIONS[items.name]
+
+
+def changed(objective, **attributes):
+    """An instance of the same objective with some attributes replaced."""
+    return type("Changed", (type(objective),), attributes)()
+
+
+def variants(channel):
+    """The channel without each of its items in turn, and read from other turns."""
+    for number in range(len(channel.items)):
+        yield replace(channel, items=channel.items[:number] + channel.items[number + 1 :])
+    yield replace(channel, turns="all" if channel.turns == "last" else "last")
+
+
+@pytest.mark.parametrize("name", JUDGED)
+def test_the_rules_depend_on_every_item_and_on_the_words_for_a_judge(name):
+    objective = OBJECTIVES[name]()
+    digests = [objective.rules]
+    for side in SIDES:
+        some = channels(objective, side)
+        for number, channel in enumerate(some):
+            for variant in variants(channel):
+                mended = (*some[:number], variant, *some[number + 1 :])
+                digests.append(changed(objective, **{side: mended}).rules)
+
+        def words(self, wanted, other=side):
+            known = objective.words(wanted)
+            return replace(known, digest="other words") if wanted == other else known
+
+        digests.append(changed(objective, words=words).rules)
+    assert len(set(digests)) == len(digests)
+
+
+# Who judges
+
+
+@pytest.mark.parametrize("name", CODED)
+def test_what_code_checks_has_no_words_for_a_model(name):
+    objective = OBJECTIVES[name]()
+    assert objective.request == ()
+    for side in SIDES:
+        with pytest.raises(ValueError, match="code"):
+            items_of(objective, side)
+
+
+@pytest.mark.parametrize("name", JUDGED)
+def test_what_is_judged_is_not_checked_by_code(name, known):
+    reference = known[name][0]
+    with pytest.raises(Unchecked, match="judged"):
+        OBJECTIVES[name]().check(reference.prompt, reference.response)
