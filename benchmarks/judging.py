@@ -11,6 +11,7 @@ from pathlib import Path
 from benchmarks.figures import Rows, figure
 from benchmarks.judge_server import MODEL, JudgeServer, by_rules
 from eval.chat.client import ChatConfig
+from eval.generators.base import TextLikelihood
 from eval.judges.base import LlmJudgeConfig
 from eval.judges.llm import LlmJudge
 from eval.judges.verifier import VerifierJudge
@@ -60,7 +61,7 @@ class Recital:
             responses.append(response)
         return responses
 
-    def log_likelihood(self, texts: Sequence[str], adapter: Path | None) -> list[float]:
+    def log_likelihood(self, texts: Sequence[str], adapter: Path | None) -> list[TextLikelihood]:
         raise AssertionError("no objective of these suites reads likelihoods")
 
     def release(self) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 from agent.approval import Approver
 from agent.context import RunContext
 from agent.graph import run as run_graph
+from eval.generators.base import TextLikelihood
 from mosaic.app import runs
 from mosaic.app.config import RunConfig, load_config
 from mosaic.app.wiring import Inputs, Reporting, build_context, open_inputs, run_digests
@@ -114,7 +115,7 @@ class StandInGenerator:
             n_tokens=len(answers),
         )
 
-    def log_likelihood(self, texts: Sequence[str], adapter: Path | None) -> list[float]:
+    def log_likelihood(self, texts: Sequence[str], adapter: Path | None) -> list[TextLikelihood]:
         raise AssertionError("no objective of these runs reads likelihoods")
 
     def release(self) -> None:

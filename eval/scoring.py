@@ -22,11 +22,21 @@ def judge_and_score(
 ) -> tuple[list[Judgment], list[Scored]]:
     """Judge every response and score every judgment, in the order of the suite's prompts.
 
+    See `score_judgments`.
+    """
+    judgments = judge.judge(objective, suite.prompts, responses)
+    return judgments, score_judgments(objective, suite, judgments)
+
+
+def score_judgments(
+    objective: Objective, suite: _Suite, judgments: Sequence[Judgment]
+) -> list[Scored]:
+    """Score one judgment of each prompt of a suite, in the suite's order.
+
     Slice, weight and validity are the prompt's, fixed in the suite. A judgment that is not `ok`
     becomes an `unscored` item with its reason. A slice that the rules derive differently is a
     defect and raises ValueError.
     """
-    judgments = judge.judge(objective, suite.prompts, responses)
     scored = []
     for prompt, judgment in zip(suite.prompts, judgments, strict=True):
         if judgment.status != "ok":
@@ -42,7 +52,7 @@ def judge_and_score(
                 f"prompt {prompt.id}: the rules give {item.slice}, the suite says {prompt.slice}"
             )
         scored.append(item)
-    return judgments, scored
+    return scored
 
 
 def _unscored(prompt: Prompt, reason: str) -> Scored:

@@ -13,7 +13,7 @@ from eval.chat.strict_json import NotStrict, strict_json
 from eval.ifeval import unusable
 from eval.judges.base import Judge
 from eval.judges.rules import check_rules
-from eval.objectives.base import Malformed, Objective
+from eval.objectives.base import LabelsPrompts, Malformed, Objective, labels_of
 from eval.scoring import judge_and_score
 from mosaic.core.errors import UsageError
 from mosaic.core.types.base import digest_of
@@ -57,7 +57,7 @@ def load_suite(folder: Path, objective: Objective, role: str) -> Suite:
                 f"{where}: the id {prompt.id!r} stands on line {seen[prompt.id]} already"
             )
         seen[prompt.id] = number
-        if objective.evidence == "answers":
+        if objective.evidence == "answers" or isinstance(objective, LabelsPrompts):
             _check_labels(prompt, objective, where)
         prompts.append(prompt)
     if not prompts:
@@ -100,7 +100,7 @@ def check_disjoint(folder: Path, suites: Sequence[Suite]) -> None:
 def _check_labels(prompt: Prompt, objective: Objective, where: str) -> None:
     """UsageError unless the stored labels follow from the items, and rules and constraints are usable."""
     try:
-        derived = objective.prompt_side(prompt.prompt_items, len(prompt.turns), prompt.constraints)
+        derived = labels_of(objective, prompt)
         check_rules(prompt)
         _check_constraints(prompt)
     except (Malformed, UsageError) as error:
@@ -109,7 +109,7 @@ def _check_labels(prompt: Prompt, objective: Objective, where: str) -> None:
     if stored != derived:
         raise UsageError(
             f"{where}: (slice, weight, valid) is {stored}, "
-            f"but the prompt's own items give {derived}"
+            f"but what the prompt holds gives {derived}"
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal, NamedTuple, Protocol
 
 from pydantic import Field, field_validator
 
@@ -12,6 +12,17 @@ from eval.chat.config import VARIABLE, plain_url
 from mosaic.core.types.base import FrozenModel
 from mosaic.core.types.evaluation import Prompt, Response
 from mosaic.core.types.runs import GREEDY, Sampling
+
+
+class TextLikelihood(NamedTuple):
+    """How likely a model finds a text.
+
+    `mean` is the mean natural log-likelihood per token, `tokens` how many tokens that mean is over:
+    all of the text but the first, which is given.
+    """
+
+    mean: float
+    tokens: int
 
 
 class Generator(Protocol):
@@ -27,8 +38,11 @@ class Generator(Protocol):
         """
         ...
 
-    def log_likelihood(self, texts: Sequence[str], adapter: Path | None) -> list[float]:
-        """The mean natural log-likelihood per token of each text."""
+    def log_likelihood(self, texts: Sequence[str], adapter: Path | None) -> list[TextLikelihood]:
+        """The likelihood of each text, as it stands: no chat template is applied.
+
+        Raises UsageError for a text of a single token, and for one that does not fit the model.
+        """
         ...
 
     def release(self) -> None:

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eval.generators.base import TransformersGeneratorConfig
+from eval.generators.base import TextLikelihood, TransformersGeneratorConfig
 from eval.generators.conversations import Chat, Turn, open_conversations
 from eval.generators.draws import DrawnTokens
 from eval.model_folder import check_model_folder
@@ -169,11 +169,12 @@ class TransformersGenerator:
             return Turn(text, "length", len(kept))
         return Turn(text, "stop", len(kept) + 1)
 
-    def log_likelihood(self, texts: Sequence[str], adapter: Path | None) -> list[float]:
-        """See `Generator`. UsageError for a text of a single token."""
+    def log_likelihood(self, texts: Sequence[str], adapter: Path | None) -> list[TextLikelihood]:
+        """See `Generator`."""
         import torch
 
         model, tokenizer = self._model(adapter), self._tokenizer
+        most = getattr(model.config, "max_position_embeddings", None)
         values = []
         with torch.inference_mode():
             for text in texts:
@@ -183,9 +184,14 @@ class TransformersGenerator:
                     raise UsageError(
                         f"{text[:40]!r} is a single token; a likelihood needs at least two"
                     )
+                if most is not None and ids.shape[1] > most:
+                    raise UsageError(
+                        f"{text[:40]!r}... has {ids.shape[1]} tokens, and the model reads {most}; "
+                        "split the text"
+                    )
                 logits = model(input_ids=ids).logits[0, :-1].float()
                 chosen = torch.log_softmax(logits, dim=-1).gather(1, ids[0, 1:, None])
-                values.append(float(chosen.mean()))
+                values.append(TextLikelihood(float(chosen.mean()), chosen.shape[0]))
         return values
 
     def release(self) -> None:

@@ -18,7 +18,7 @@ from math import isfinite
 from pathlib import Path
 
 from eval.generators.adapter_probe import PROMPTS, TOKENS, AdapterProbe, Continuation
-from eval.generators.base import VllmGeneratorConfig
+from eval.generators.base import TextLikelihood, VllmGeneratorConfig
 from eval.generators.conversations import Chat, replay
 from eval.generators.vllm_adapters import adapter_digest, check_adapter_recipe, copy_adapter
 from eval.generators.vllm_api import ServerGone, generation_settings, shaped
@@ -89,11 +89,8 @@ class VllmGenerator:
         self._serve_first(adapter)
         return asyncio.run(run())
 
-    def log_likelihood(self, texts: Sequence[str], adapter: Path | None) -> list[float]:
-        """See `Generator`; by the server's prompt log-probabilities.
-
-        UsageError for a text of a single token.
-        """
+    def log_likelihood(self, texts: Sequence[str], adapter: Path | None) -> list[TextLikelihood]:
+        """See `Generator`; by the server's prompt log-probabilities."""
         encoded = self._adapter_probe.tokenizer(list(texts), add_special_tokens=True)["input_ids"]
         rows = [list(ids) for ids in encoded]
         for text, ids in zip(texts, rows, strict=True):
@@ -102,7 +99,7 @@ class VllmGenerator:
                     f"{text[:40]!r} is a single token; a likelihood needs at least two"
                 )
 
-        async def run() -> list[float]:
+        async def run() -> list[TextLikelihood]:
             async with Session(self, adapter) as session:
                 return list(await asyncio.gather(*map(session.read, rows)))
 

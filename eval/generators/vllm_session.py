@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from eval.chat.http import AsyncHttp
 from eval.chat.reply import Fault, quoted
+from eval.generators.base import TextLikelihood
 from eval.generators.conversations import Chat, Turn
 from eval.generators.draws import AnswerId
 from eval.generators.vllm_api import (
@@ -105,8 +106,8 @@ class Session:
             text = (choice["message"]["content"] or "").strip()
             return Turn(text, reason, int(answer["usage"]["completion_tokens"]))
 
-    async def read(self, ids: list[int]) -> float:
-        """The mean log-likelihood per token of a text, the first token being given."""
+    async def read(self, ids: list[int]) -> TextLikelihood:
+        """The likelihood of a text, the first token being given."""
         body = {
             **generation_settings(1, self.generator.stops, GREEDY, None),
             "prompt": ids,
@@ -118,7 +119,7 @@ class Session:
             values = []
             for token, row in zip(ids[1:], rows[1:], strict=True):
                 values.append(float(row[str(token)]["logprob"]))
-            return sum(values) / len(values)
+            return TextLikelihood(sum(values) / len(values), len(values))
 
     def _settings(self, max_tokens: int, seed: int) -> dict[str, object]:
         return generation_settings(max_tokens, self.generator.stops, self.sampling, seed)

@@ -5,12 +5,13 @@ One file each; pure, no judge is asked here.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
-from mosaic.core.types.base import digest_of
+from mosaic.core.types.base import LABEL, NAMES, digest_of
 from mosaic.core.types.evaluation import Prompt, Response, Scored
 from prompts.load import Prompt as PromptFile
 
@@ -116,6 +117,25 @@ class Objective(Protocol):
         ...
 
 
+@runtime_checkable
+class LabelsPrompts(Protocol):
+    """An objective that reads more of a prompt than its items: known answers, attributes, texts."""
+
+    def labels(self, prompt: Prompt) -> tuple[str, int, int]:
+        """(slice, weight, valid) of a prompt of a suite.
+
+        Raises Malformed for a prompt that the objective cannot use; the text says which field.
+        """
+        ...
+
+
+def labels_of(objective: Objective, prompt: Prompt) -> tuple[str, int, int]:
+    """(slice, weight, valid) of a prompt, as the objective's rules say. May raise Malformed."""
+    if isinstance(objective, LabelsPrompts):
+        return objective.labels(prompt)
+    return objective.prompt_side(prompt.prompt_items, len(prompt.turns), prompt.constraints)
+
+
 def by_code(objective: Objective) -> bool:
     """Whether code checks the answers, whatever judge is configured."""
     return not objective.answers
@@ -155,6 +175,35 @@ def channel(items: object, name: str, ranges: Mapping[str, int]) -> dict[str, in
 def unscored(line: Line, reason: str) -> Scored:
     """The result for an item that cannot be scored."""
     return Scored(id=str(line.get("id", "")), status="unscored", reason=reason)
+
+
+def attribute_slice(prompt: Prompt, name: str | None) -> str:
+    """The slice that an attribute of a prompt names; `all` if no attribute is asked for.
+
+    A text is its own name, a number or a boolean is written as in JSON. Raises Malformed for an
+    attribute that is missing, a list, or not fit for a name.
+
+    >>> prompt = Prompt(id="p", turns=["?"], slice="3", weight=1, attributes={"level": 3})
+    >>> attribute_slice(prompt, "level"), attribute_slice(prompt, None)
+    ('3', 'all')
+    """
+    if name is None:
+        return "all"
+    if name not in prompt.attributes:
+        raise Malformed(f"attributes.{name} is missing; slice_from names it")
+    value = prompt.attributes[name]
+    text = value if isinstance(value, str) else json.dumps(value)
+    if not LABEL.fullmatch(text):
+        raise Malformed(f"attributes.{name}: {value!r} does not name a slice; a name is {NAMES}")
+    return text
+
+
+def slice_of_line(line: Line) -> str:
+    """The slice that a stored line carries. Raises Malformed if it has none."""
+    value = line.get("slice")
+    if not isinstance(value, str) or not value:
+        raise Malformed(f"slice is {value!r}, not a name")
+    return value
 
 
 def count_labels(scored: Sequence[Scored], dimensions: Sequence[str]) -> dict[str, dict[str, int]]:

@@ -163,8 +163,27 @@ def test_tokens_are_drawn_as_often_as_the_model_says():
 
 
 def test_likelihood_is_the_models_own(generator):
-    values = generator.log_likelihood(["the bridge is old", "the bridge is old and green ."], None)
-    assert all(v < 0 for v in values)
+    texts = ["the bridge is old", "the bridge is old and green ."]
+    values = generator.log_likelihood(texts, None)
+    assert [v.tokens for v in values] == [3, 6]  # a token per word; the first is given
+    assert all(v.mean < 0 for v in values)
+
+
+def test_the_mean_likelihood_is_over_all_tokens_but_the_first(generator):
+    import torch
+
+    text = "the bridge is old"
+    ids = generator._tokenizer(text, return_tensors="pt")["input_ids"]
+    with torch.inference_mode():
+        loss = generator._base(input_ids=ids, labels=ids).loss
+    (value,) = generator.log_likelihood([text], None)
+    assert value.mean == pytest.approx(-float(loss), rel=1e-5)
+
+
+@pytest.mark.parametrize(("text", "reason"), [("the", "single token"), ("old " * 600, "split")])
+def test_a_text_that_has_no_likelihood_is_refused(generator, text, reason):
+    with pytest.raises(UsageError, match=reason):
+        generator.log_likelihood([text], None)
 
 
 def test_a_folder_without_chat_template_or_with_remote_code_is_refused(tiny_model, tmp_path):

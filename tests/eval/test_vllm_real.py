@@ -125,9 +125,10 @@ def test_drawn_answers_follow_from_their_seed(generator, prompts):
 def test_likelihoods_are_the_models(generator, plain, adapters):
     texts = ["how do i store the bread ?", "the bridge is old and green ."]
     for adapter in (None, adapters[0]):
-        assert generator.log_likelihood(texts, adapter) == pytest.approx(
-            plain.log_likelihood(texts, adapter), abs=1e-3
-        )
+        served = generator.log_likelihood(texts, adapter)
+        own = plain.log_likelihood(texts, adapter)
+        assert [s.mean for s in served] == pytest.approx([o.mean for o in own], abs=1e-3)
+        assert [s.tokens for s in served] == [o.tokens for o in own]
 
 
 @pytest.mark.parametrize(("served", "mismatch"), [(1, "other"), (2, "base")])

@@ -98,7 +98,7 @@ def test_a_fourth_objective_is_evaluated_profiled_and_replayed(
     values = generator.log_likelihood(
         [p.turns[0] for p in suites["retention"]["selection"].prompts], None
     )
-    wanted = [1 + 4 * (max(WORST, v) - WORST) / (BEST - WORST) for v in values]
+    wanted = [1 + 4 * (max(WORST, v.mean) - WORST) / (BEST - WORST) for v in values]
     assert [s.score for s in first.scored["retention"]["selection"]] == pytest.approx(wanted)
     # Read from the journal: no generator is asked again.
     again = evaluate(None)

@@ -1,5 +1,8 @@
 """Evaluation as steps: responses in shards, judgments and scores per suite, all filed.
 
+An objective that reads likelihoods has no responses: each text is measured with the adapter and
+with the base, whose likelihoods are one step of their own and measured once.
+
 A shard holds at most 256 conversations of one suite, so that a kill costs little. Roles are
 evaluated as asked: the audit suites are not touched before the end of a run because nobody asks for
 them earlier.
@@ -7,6 +10,7 @@ them earlier.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +19,7 @@ from typing import Protocol
 from eval.generators.base import Generator
 from eval.judges.base import Judge
 from eval.objectives.base import Objective
-from eval.scoring import judge_and_score
+from eval.scoring import judge_and_score, score_judgments
 from eval.statistics import summarise
 from eval.suite import Suite
 from mosaic.core.steps import Outcome, Steps
@@ -174,19 +178,31 @@ class Evaluator:
         return steps.run(inputs, effect)
 
     def _likelihoods(self, steps: Steps, suite: Suite, adapter: str | None) -> list[str]:
-        """For objectives that read likelihoods: one filed list of judgments, one per text."""
+        """Digests of the filed likelihoods of a suite's texts: the base's, then the adapter's."""
+        digests = [self._measured(steps, suite, None)]
+        if adapter is not None:
+            digests.append(self._measured(steps, suite, adapter))
+        return digests
+
+    def _measured(self, steps: Steps, suite: Suite, adapter: str | None) -> str:
+        """Digest of the filed list of `{"id", "log_likelihood", "tokens"}`, one per text.
+
+        A likelihood that is not finite is filed as null.
+        """
 
         def effect() -> Outcome[LikelihoodMeasured]:
             path: Path | None = steps.store.path(adapter) if adapter else None
             self._serving = True
             texts = [prompt.turns[0] for prompt in suite.prompts]
             values = self.generator.log_likelihood(texts, path)
-            judgments = []
+            lines = []
             for prompt, value in zip(suite.prompts, values, strict=True):
-                items = {"log_likelihood": value}
-                judgment = Judgment(id=prompt.id, status="ok", items=items, judge="likelihood")
-                judgments.append(judgment.json_data())
-            return Outcome(LikelihoodMeasured(responses=steps.store.put_json(judgments)))
+                mean = value.mean if math.isfinite(value.mean) else None
+                line = {"id": prompt.id, "log_likelihood": mean, "tokens": value.tokens}
+                lines.append(line)
+            if self.progress:
+                self.progress(f"{suite.objective} {suite.role}", len(lines), len(lines))
+            return Outcome(LikelihoodMeasured(responses=steps.store.put_json(lines)))
 
         inputs = MeasureLikelihood(
             base=self.identity.base,
@@ -194,7 +210,7 @@ class Evaluator:
             adapter=adapter,
             suite=suite.digest,
         )
-        return [steps.run(inputs, effect).responses]
+        return steps.run(inputs, effect).responses
 
     def _judged(
         self, steps: Steps, objective: Objective, suite: Suite, shards: list[str]
@@ -203,13 +219,15 @@ class Evaluator:
         store = steps.store
 
         def effect() -> Outcome[SuiteFiles]:
-            lines = []
-            for digest in shards:
-                lines += store.get_json(digest)
             if objective.evidence == "likelihood":
-                judgments = [Judgment.model_validate(line) for line in lines]
-                scored = [objective.score({"id": j.id, **j.items}) for j in judgments]
+                base, own = store.get_json(shards[0]), store.get_json(shards[-1])
+                lines = [_no_answer(prompt).json_data() for prompt in suite.prompts]
+                judgments = likelihood_judgments(objective, suite, own, base)
+                scored = score_judgments(objective, suite, judgments)
             else:
+                lines = []
+                for digest in shards:
+                    lines += store.get_json(digest)
                 responses = [Response.model_validate(line) for line in lines]
                 judge = self.judge.at(steps)
                 judgments, scored = judge_and_score(objective, suite, responses, judge)
@@ -228,6 +246,38 @@ class Evaluator:
             rules=objective.rules,
         )
         return steps.run(inputs, effect)
+
+
+def likelihood_judgments(
+    objective: Objective, suite: Suite, own: Sequence[JsonObject], base: Sequence[JsonObject]
+) -> list[Judgment]:
+    """What is stored of measured texts (L3), one per prompt of the suite.
+
+    `own` and `base` are the filed likelihoods of the model that is evaluated and of the base. A
+    stored line is `{"slice", "log_likelihood", "base", "tokens"}`: mean natural log-likelihoods per
+    token, and the number of tokens that they are over. A text without a finite likelihood is not
+    scored.
+    """
+    judgments = []
+    for prompt, mine, before in zip(suite.prompts, own, base, strict=True):
+        items = {
+            "slice": prompt.slice,
+            "log_likelihood": mine["log_likelihood"],
+            "base": before["log_likelihood"],
+            "tokens": mine["tokens"],
+        }
+        if None in items.values():
+            reason = "the likelihood of the text is not a finite number"
+            judgment = Judgment(id=prompt.id, status="failed", reason=reason, judge=objective.rules)
+        else:
+            judgment = Judgment(id=prompt.id, status="ok", items=items, judge=objective.rules)
+        judgments.append(judgment)
+    return judgments
+
+
+def _no_answer(prompt: Prompt) -> Response:
+    """The response to a text that is only read: whoever shows responses finds nothing to show."""
+    return Response(id=prompt.id, answers=[], finish_reasons=[], n_tokens=0)
 
 
 def read_scored(steps: Steps, files: SuiteFiles) -> list[Scored]:

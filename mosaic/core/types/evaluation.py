@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, Field, JsonValue
 
 from mosaic.core.types.base import Attribute, FrozenModel
 
 ROLES = ("steering", "selection", "audit")
 SuiteRole = Literal["steering", "selection", "audit"]
+
+
+def _is_none(value: object) -> bool:
+    return value is None
 
 
 class Prompt(FrozenModel):
@@ -20,6 +24,8 @@ class Prompt(FrozenModel):
     `eval/judges/verifier.py`). `constraints` (instruction following only) are `{"id", "params"}`.
     `good` and `bad` are reference answers, one list of assistant turns each: the judge must give `good` the
     best score and `bad` a worse one before a run may start; one that is a model must see `bad` fail.
+    `answer` is the known answer of an objective that compares with one: a text, a number, a list of parts or a
+    JSON schema (see `eval/objectives/reference.py`).
     """
 
     id: str = Field(min_length=1)
@@ -34,6 +40,8 @@ class Prompt(FrozenModel):
     attributes: dict[str, Attribute] = {}
     good: list[str] | None = None
     bad: list[str] | None = None
+    # Left out of what is written if there is none: the digests of suites without known answers stay.
+    answer: JsonValue | None = Field(default=None, exclude_if=_is_none)
 
 
 class Response(FrozenModel):
