@@ -126,7 +126,7 @@ class Value:
             if not key.is_text:
                 raise key.error(f"the key {key.shown} is not a text; put it in quotes")
             name = str(key_node.value)
-            path = f"{self.path}.{name}" if self.path else name
+            path = f"{self.path}.{name[:MAX_SHOWN]}" if self.path else name[:MAX_SHOWN]
             if name in entries:
                 place = Place(self.file, key.place.line, path)
                 first = entries[name].place.line

@@ -13,7 +13,7 @@ from eval.objectives.base import Channel, Item, Side
 from eval.objectives.rubrics.check import check_entries, check_invalid
 from eval.objectives.rubrics.conditions import OTHERWISE, Condition
 from eval.objectives.rubrics.model import Level, Rubric, Slice, ranges_of
-from eval.objectives.rubrics.nodes import Value, read_yaml
+from eval.objectives.rubrics.nodes import MAX_SHOWN, Value, read_yaml
 from eval.objectives.rubrics.parse_conditions import Known, condition_of
 from mosaic.core.types.base import LABEL, NAMES
 
@@ -128,7 +128,7 @@ def _item(value: Value) -> tuple[Literal[1, 2], str]:
 
 def _check_name(value: Value, name: str) -> None:
     if not PART.fullmatch(name):
-        raise value.error(f"{name!r} is not a name here: {PARTS}")
+        raise value.error(f"{name[:MAX_SHOWN]!r} is not a name here: {PARTS}")
     if name in RESERVED or name.startswith("model_"):
         raise value.error(f"{name!r} is reserved; choose another name")
 

@@ -18,7 +18,10 @@ from eval.objectives.rubrics.conditions import (
 from eval.objectives.rubrics.model import ranges_of
 from eval.objectives.rubrics.nodes import Place, Value, there_are
 
-WHAT = "a condition: an item such as help.clear, or a mapping with some of any, all, none, item, count, turns"
+WHAT = (
+    "a condition: an item such as help.clear, or a mapping with some of any, all, none, item, "
+    "count, turns"
+)
 KEYS = ("any", "all", "none", "item", "count", "turns", "min", "max")
 GROUPS: Mapping[str, type[AllOf] | type[AnyOf] | type[NoneOf]] = {
     "all": AllOf,
@@ -66,7 +69,7 @@ class Known:
             raise value.error(
                 f"{name!r} is a channel; name one of its items, or write {{count: {name}, min: 1}}"
             )
-        raise value.error(f"{name!r} is not an item; {there_are(name, self.ranges)}")
+        raise value.error(f"{value.shown} is not an item; {there_are(name, self.ranges)}")
 
 
 def condition_of(value: Value, known: Known) -> Condition:
