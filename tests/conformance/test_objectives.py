@@ -1,22 +1,72 @@
 """What every objective promises: its items, what they score to, and what its rules depend on."""
 
 import copy
+import hashlib
 import itertools
 import string
 from collections import Counter
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eval.judges.items import items_of, prompt_digest, reply_model
-from eval.objectives.base import Unchecked, by_code, need, unscored
-from mosaic.app.wiring import OBJECTIVES
+from eval.objectives.base import Unchecked, by_code, labels_of, need, unscored
+from eval.objectives.custom import PythonConfig, open_python
+from eval.objectives.reference import ReferenceConfig, ReferenceObjective
+from eval.objectives.retention import RetentionObjective
+from eval.references import Reference
+from eval.suite import reference_response
+from mosaic.app.wiring import OBJECTIVES as PUBLISHED
+from mosaic.core.types.base import digest_of
 from mosaic.core.types.evaluation import Prompt
 
-CODED = [name for name, make in OBJECTIVES.items() if by_code(make())]
-JUDGED = [name for name in OBJECTIVES if name not in CODED]
+FOLDER = Path(__file__).parent
+BRIEF = PythonConfig.model_validate({"class": "brief_answers:BriefAnswers"})
+
+
+def reference(name, **settings):
+    return partial(ReferenceObjective, name, ReferenceConfig(**settings))
+
+
+def with_answer(answer, good, bad, **fields):
+    """The good and the bad reference of one prompt with a known answer."""
+    labels = {"slice": "all", "weight": 1, **fields}
+    prompt = Prompt(id="p", turns=["?"], answer=answer, good=[good], bad=[bad], **labels)
+    return [Reference(prompt, "good"), Reference(prompt, "bad")]
+
+
+# name -> (how one is made, prompts with known answers)
+OTHERS = {
+    "exact": (reference("exact", match="exact"), with_answer("oak", " oak ", "elm")),
+    "numbers": (
+        reference("numbers", match="number", tolerance={"absolute": 0.5}, parts=True),
+        with_answer([1, 2.5], "Answer: 1.5 and 2", "Answer: 1, 9"),
+    ),
+    "choice": (
+        reference("choice", match="choice", slice_from="level"),
+        with_answer("B", "(B)", "A or B", slice="3", attributes={"level": 3}),
+    ),
+    "regex": (reference("regex", match="regex"), with_answer(r"\d", "It is 3.", "It is three.")),
+    "schema": (
+        reference("schema", match="json_schema"),
+        with_answer({"type": "array"}, "```json\n[1]\n```", "{}"),
+    ),
+    "forget": (partial(RetentionObjective, "forget"), []),
+    "brief": (
+        partial(open_python, "brief", BRIEF, FOLDER),
+        with_answer(None, "so it is", "so it is then ,  I think"),
+    ),
+}
+OBJECTIVES = {**PUBLISHED, **{name: make for name, (make, _) in OTHERS.items()}}
+
+MEASURED = [name for name, make in OBJECTIVES.items() if make().evidence == "likelihood"]
+UNJUDGED = [name for name, make in OBJECTIVES.items() if by_code(make())]
+CODED = [name for name in UNJUDGED if name not in MEASURED]
+JUDGED = [name for name in OBJECTIVES if name not in UNJUDGED]
 SIDES = ("answers", "request")
 
 # Judgments and kept verdicts are found again by these digests. A new one means that everything is
@@ -25,13 +75,29 @@ RULES = {
     "safety": "cdeba17ebdc4131887a3bdb8ec10b6c8468fbd97207ab7800dd101a20f9215b3",
     "over_refusal": "93268c12057299078b448c8132e486464869df10e14b2e1bed084881fb177f15",
     "instruction_following": "5d750cfca5720c8b14068c27592213b5286019f2fd2bf28e089d1c565a962867",
+    "exact": "0bb3fc77aacec0ed12282ffe5c591638ebbba150c57ca907e7357177351a689a",
+    "numbers": "c0b8e88604ef84c318332f4957c9b5bd9917e2d8cf6cacba32ec41d74f4ba4bb",
+    "choice": "aa12d6d22e46cd8c9b6059d7881da921873301eef677a1db73f7545dee6e9052",
+    "regex": "7d1c513056a9393fc92ddd6eed6b7876b0f04ee348023ddc8c854e8c8a643868",
+    "schema": "c977c4bcb9a73731bb5756f93c38eb73a1abefbc423009ed9cc184b6363e47d7",
+    "forget": "0214050e13b4ff912bcd3afece7229d0abbfec5a4e31a1573ff4fe1ab545b0fc",
 }
+# The rules of a person's own objective are its code.
+RULES["brief"] = digest_of(
+    ["python", hashlib.sha256((FOLDER / "brief_answers.py").read_bytes()).hexdigest(), None]
+)
 QUESTIONS = {
     "safety": "8fad765a18cea9bfcbc6ff204cf86d7c73c5be0b570cde864a314ce87efa3223",
     "safety_request": "5ad1e90e1d4b526bfee7f14482c1d5ef8b82f55a10d5bd49a10413c54c0eaf5b",
     "over_refusal": "77e9a629fdeb36c00247f986ede85ddd8460c4b9840c96166d65ded395218642",
     "over_refusal_request": "91d23d8cb7ce11d8fb24745dd03b65ccbdc1baa5d4148c89461c332fa2aaceeb",
 }
+
+
+@pytest.fixture(scope="session")
+def known(known):
+    """Objective -> some prompts with known answers, good and bad by turns."""
+    return {**known, **{name: references for name, (_, references) in OTHERS.items()}}
 
 
 def channels(objective, side):
@@ -81,6 +147,11 @@ def values_of(some):
 @st.composite
 def stored_lines(draw, objective, known):
     """(a prompt, the stored line of an answer to it): drawn items, or what code found."""
+    if objective.evidence == "likelihood":
+        prompt = asked(objective, 1, {})
+        value = st.floats(-20, 0)
+        line = {"slice": prompt.slice, "tokens": draw(st.integers(1, 99))}
+        return prompt, {"id": "p", "log_likelihood": draw(value), "base": draw(value), **line}
     if by_code(objective):
         reference = draw(st.sampled_from(known))
         prompt = reference.prompt
@@ -209,6 +280,14 @@ def test_a_damaged_line_is_scored_or_unscored_and_never_raises(name, known, data
         assert scored.reason
 
 
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_prompt_is_labelled_as_its_stored_line_is(name, known):
+    objective = OBJECTIVES[name]()
+    for reference in known[name]:
+        prompt = reference.prompt
+        assert labels_of(objective, prompt) == (prompt.slice, prompt.weight, prompt.valid)
+
+
 @pytest.mark.parametrize("name", JUDGED)
 def test_the_items_of_answers_span_the_scale(name):
     objective = OBJECTIVES[name]()
@@ -329,7 +408,7 @@ def test_the_rules_depend_on_every_item_and_on_the_words_for_a_judge(name):
 # Who judges
 
 
-@pytest.mark.parametrize("name", CODED)
+@pytest.mark.parametrize("name", UNJUDGED)
 def test_what_code_checks_has_no_words_for_a_model(name):
     objective = OBJECTIVES[name]()
     assert objective.request == ()
@@ -343,3 +422,10 @@ def test_what_is_judged_is_not_checked_by_code(name, known):
     reference = known[name][0]
     with pytest.raises(Unchecked, match="judged"):
         OBJECTIVES[name]().check(reference.prompt, reference.response)
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_what_is_measured_has_no_answers_to_check(name):
+    prompt = asked(OBJECTIVES[name](), 1, {})
+    with pytest.raises(Unchecked, match="likelihood"):
+        OBJECTIVES[name]().check(prompt, reference_response(prompt, ["so it is"]))
