@@ -191,7 +191,8 @@ def damaged(draw, line):
     elif damage == "replaced" or isinstance(container, list):
         container[key] = draw(JUNK)
     else:
-        container[draw(st.text(string.ascii_letters, min_size=1, max_size=4))] = draw(JUNK)
+        name = draw(st.text(string.ascii_letters, min_size=1, max_size=4))
+        container["x" if name == "id" else name] = draw(JUNK)
     return line
 
 
