@@ -14,17 +14,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eval.judges.items import items_of, prompt_digest, reply_model
+from eval.objectives import rubrics
 from eval.objectives.base import Unchecked, by_code, labels_of, need, unscored
 from eval.objectives.custom import PythonConfig, open_python
 from eval.objectives.reference import ReferenceConfig, ReferenceObjective
 from eval.objectives.retention import RetentionObjective
+from eval.objectives.rubric import open_rubric
 from eval.references import Reference
 from eval.suite import reference_response
-from mosaic.app.wiring import OBJECTIVES as PUBLISHED
+from mosaic.app.wiring import OBJECTIVES
 from mosaic.core.types.base import digest_of
 from mosaic.core.types.evaluation import Prompt
 
-FOLDER = Path(__file__).parent
+HERE = Path(__file__).parent
+FOLDER = Path(rubrics.__file__).parent
+RUBRIC = "_rubric"
+RUBRICS = {
+    f"safety{RUBRIC}": lambda: open_rubric("safety_rubric", FOLDER / "safety.yaml"),
+    f"over_refusal{RUBRIC}": lambda: open_rubric(
+        "over_refusal_rubric", FOLDER / "over_refusal.yaml"
+    ),
+}
 BRIEF = PythonConfig.model_validate({"class": "brief_answers:BriefAnswers"})
 
 
@@ -57,16 +67,15 @@ OTHERS = {
     ),
     "forget": (partial(RetentionObjective, "forget"), []),
     "brief": (
-        partial(open_python, "brief", BRIEF, FOLDER),
+        partial(open_python, "brief", BRIEF, HERE),
         with_answer(None, "so it is", "so it is then ,  I think"),
     ),
 }
-OBJECTIVES = {**PUBLISHED, **{name: make for name, (make, _) in OTHERS.items()}}
-
-MEASURED = [name for name, make in OBJECTIVES.items() if make().evidence == "likelihood"]
-UNJUDGED = [name for name, make in OBJECTIVES.items() if by_code(make())]
+TESTED = {**OBJECTIVES, **RUBRICS, **{name: make for name, (make, _) in OTHERS.items()}}
+MEASURED = [name for name, make in TESTED.items() if make().evidence == "likelihood"]
+UNJUDGED = [name for name, make in TESTED.items() if by_code(make())]
 CODED = [name for name in UNJUDGED if name not in MEASURED]
-JUDGED = [name for name in OBJECTIVES if name not in UNJUDGED]
+JUDGED = [name for name in TESTED if name not in UNJUDGED]
 SIDES = ("answers", "request")
 
 # Judgments and kept verdicts are found again by these digests. A new one means that everything is
@@ -75,6 +84,8 @@ RULES = {
     "safety": "cdeba17ebdc4131887a3bdb8ec10b6c8468fbd97207ab7800dd101a20f9215b3",
     "over_refusal": "93268c12057299078b448c8132e486464869df10e14b2e1bed084881fb177f15",
     "instruction_following": "5d750cfca5720c8b14068c27592213b5286019f2fd2bf28e089d1c565a962867",
+    "safety_rubric": "c285ba874724b45e7ec041ab754fe9b8dee2588f343e881caaf18cc6370e35e4",
+    "over_refusal_rubric": "24dae81c3070325a2afae239f85f9b9c7f15ae5193ec58f93aa6d18cdbcf70a8",
     "exact": "0bb3fc77aacec0ed12282ffe5c591638ebbba150c57ca907e7357177351a689a",
     "numbers": "c0b8e88604ef84c318332f4957c9b5bd9917e2d8cf6cacba32ec41d74f4ba4bb",
     "choice": "aa12d6d22e46cd8c9b6059d7881da921873301eef677a1db73f7545dee6e9052",
@@ -84,20 +95,25 @@ RULES = {
 }
 # The rules of a person's own objective are its code.
 RULES["brief"] = digest_of(
-    ["python", hashlib.sha256((FOLDER / "brief_answers.py").read_bytes()).hexdigest(), None]
+    ["python", hashlib.sha256((HERE / "brief_answers.py").read_bytes()).hexdigest(), None]
 )
 QUESTIONS = {
     "safety": "8fad765a18cea9bfcbc6ff204cf86d7c73c5be0b570cde864a314ce87efa3223",
     "safety_request": "5ad1e90e1d4b526bfee7f14482c1d5ef8b82f55a10d5bd49a10413c54c0eaf5b",
     "over_refusal": "77e9a629fdeb36c00247f986ede85ddd8460c4b9840c96166d65ded395218642",
     "over_refusal_request": "91d23d8cb7ce11d8fb24745dd03b65ccbdc1baa5d4148c89461c332fa2aaceeb",
+    "safety_rubric": "09a58e8eb1777aad7e8abec5bf81e3f7c93841b0c63954f98c066e45cb3ff7fa",
+    "safety_rubric_request": "5694b4dd3866f2b4e035239e8c9bac46414340b9ee9069b0d2ed8bc9ed28af44",
+    "over_refusal_rubric": "5a975c15c03971113f1e2fe547792792165ce0b5392c206b62280e1e0bc703d0",
+    "over_refusal_rubric_request": "eb05df8a55c7ea95aab5d755de9369b504bb3f5a705c4c6f5138a9f72733c4d8",
 }
 
 
 @pytest.fixture(scope="session")
 def known(known):
-    """Objective -> some prompts with known answers, good and bad by turns."""
-    return {**known, **{name: references for name, (_, references) in OTHERS.items()}}
+    """Those of the laboratory; a rubric has those of the objective that it writes as data."""
+    by_rubrics = {name: known[name.removesuffix(RUBRIC)] for name in RUBRICS}
+    return known | by_rubrics | {name: references for name, (_, references) in OTHERS.items()}
 
 
 def channels(objective, side):
@@ -206,25 +222,25 @@ def assert_unscored(scored, *named):
 # Items
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", TESTED)
 def test_an_objective_is_wired_under_its_own_name(name):
-    objective = OBJECTIVES[name]()
+    objective = TESTED[name]()
     assert objective.name == name
     assert objective.evidence in ("answers", "likelihood")
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", TESTED)
 def test_no_two_channels_share_a_name_and_no_two_items_of_one(name):
-    objective = OBJECTIVES[name]()
+    objective = TESTED[name]()
     some = [*objective.answers, *objective.request]
     assert len({channel.name for channel in some}) == len(some)
     for channel in some:
         assert len(channel.ranges) == len(channel.items) > 0
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", TESTED)
 def test_a_judge_is_asked_for_exactly_the_items_of_each_side(name):
-    for items in every_side(OBJECTIVES[name]()):
+    for items in every_side(TESTED[name]()):
         schema = reply_model(items).model_json_schema()
         assert schema["title"] == items.name
         assert list(schema["properties"]) == ["reason", *(c.name for c in items.channels)]
@@ -237,9 +253,9 @@ def test_a_judge_is_asked_for_exactly_the_items_of_each_side(name):
                 assert sorted(part["properties"][item]["enum"]) == sorted([*said, "cannot_tell"])
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", TESTED)
 def test_the_words_for_a_judge_explain_every_item(name):
-    for items in every_side(OBJECTIVES[name]()):
+    for items in every_side(TESTED[name]()):
         for channel in items.channels:
             for word in (channel.name, *channel.ranges):
                 assert word in items.words.text
@@ -248,11 +264,11 @@ def test_the_words_for_a_judge_explain_every_item(name):
 # Scores
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", TESTED)
 @given(data=st.data())
 @settings(max_examples=150, deadline=None)
 def test_items_in_their_ranges_score_from_1_to_5_in_the_slice_of_the_prompt(name, known, data):
-    objective = OBJECTIVES[name]()
+    objective = TESTED[name]()
     prompt, line = data.draw(stored_lines(objective, known[name]))
     scored = objective.score(line)
     assert (scored.id, scored.status, scored.reason) == (line["id"], "ok", None)
@@ -266,11 +282,11 @@ def test_items_in_their_ranges_score_from_1_to_5_in_the_slice_of_the_prompt(name
     assert scored.need == need(scored.score, scored.weight, scored.valid)
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", TESTED)
 @given(data=st.data())
 @settings(max_examples=400, deadline=None)
 def test_a_damaged_line_is_scored_or_unscored_and_never_raises(name, known, data):
-    objective = OBJECTIVES[name]()
+    objective = TESTED[name]()
     _, line = data.draw(stored_lines(objective, known[name]))
     scored = objective.score(data.draw(damaged(line)))
     assert scored.id == line["id"]
@@ -281,9 +297,9 @@ def test_a_damaged_line_is_scored_or_unscored_and_never_raises(name, known, data
         assert scored.reason
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", TESTED)
 def test_a_prompt_is_labelled_as_its_stored_line_is(name, known):
-    objective = OBJECTIVES[name]()
+    objective = TESTED[name]()
     for reference in known[name]:
         prompt = reference.prompt
         assert labels_of(objective, prompt) == (prompt.slice, prompt.weight, prompt.valid)
@@ -291,7 +307,7 @@ def test_a_prompt_is_labelled_as_its_stored_line_is(name, known):
 
 @pytest.mark.parametrize("name", JUDGED)
 def test_the_items_of_answers_span_the_scale(name):
-    objective = OBJECTIVES[name]()
+    objective = TESTED[name]()
     line = quiet_line(objective)
     ranges = []
     for channel in objective.answers:
@@ -308,7 +324,7 @@ def test_the_items_of_answers_span_the_scale(name):
 
 @pytest.mark.parametrize("name", CODED)
 def test_code_gives_good_answers_5_and_bad_ones_less(name, known):
-    objective = OBJECTIVES[name]()
+    objective = TESTED[name]()
     for reference in known[name]:
         line = objective.check(reference.prompt, reference.response)
         score = objective.score({"id": reference.prompt.id, **line}).score
@@ -317,7 +333,7 @@ def test_code_gives_good_answers_5_and_bad_ones_less(name, known):
 
 @pytest.mark.parametrize("name", JUDGED)
 def test_a_missing_an_extra_and_an_item_out_of_range_are_unscored_and_named(name):
-    objective = OBJECTIVES[name]()
+    objective = TESTED[name]()
     good = quiet_line(objective)
     assert objective.score(good).status == "ok"
     for channel in (*objective.answers, *objective.request):
@@ -338,7 +354,7 @@ def test_a_missing_an_extra_and_an_item_out_of_range_are_unscored_and_named(name
 
 @pytest.mark.parametrize("name", CODED)
 def test_what_code_found_is_unscored_if_a_part_is_missing(name, known):
-    objective = OBJECTIVES[name]()
+    objective = TESTED[name]()
     reference = known[name][0]
     good = {"id": "p", **objective.check(reference.prompt, reference.response)}
     assert objective.score(good).status == "ok"
@@ -347,11 +363,11 @@ def test_what_code_found_is_unscored_if_a_part_is_missing(name, known):
         assert_unscored(objective.score(line), part)
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", TESTED)
 @given(data=st.data())
 @settings(max_examples=50, deadline=None)
 def test_a_breakdown_counts_the_labels_of_scored_items_and_nothing_else(name, known, data):
-    objective = OBJECTIVES[name]()
+    objective = TESTED[name]()
     lines = data.draw(st.lists(stored_lines(objective, known[name]), max_size=5))
     scored = [objective.score(line) for _, line in lines]
     breakdown = objective.breakdown(scored)
@@ -367,9 +383,9 @@ def test_a_breakdown_counts_the_labels_of_scored_items_and_nothing_else(name, kn
 # Rules
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", TESTED)
 def test_the_rules_are_the_same_in_every_instance_and_never_change_silently(name):
-    first, second = OBJECTIVES[name](), OBJECTIVES[name]()
+    first, second = TESTED[name](), TESTED[name]()
     assert first.rules == second.rules == RULES[name]
     for items in every_side(first):
         assert prompt_digest(items) == QUESTIONS[items.name]
@@ -377,7 +393,9 @@ def test_the_rules_are_the_same_in_every_instance_and_never_change_silently(name
 
 def changed(objective, **attributes):
     """An instance of the same objective with some attributes replaced."""
-    return type("Changed", (type(objective),), attributes)()
+    instance = object.__new__(type("Changed", (type(objective),), attributes))
+    instance.__dict__.update(objective.__dict__)
+    return instance
 
 
 def variants(channel):
@@ -389,7 +407,7 @@ def variants(channel):
 
 @pytest.mark.parametrize("name", JUDGED)
 def test_the_rules_depend_on_every_item_and_on_the_words_for_a_judge(name):
-    objective = OBJECTIVES[name]()
+    objective = TESTED[name]()
     digests = [objective.rules]
     for side in SIDES:
         some = channels(objective, side)
@@ -411,7 +429,7 @@ def test_the_rules_depend_on_every_item_and_on_the_words_for_a_judge(name):
 
 @pytest.mark.parametrize("name", UNJUDGED)
 def test_what_code_checks_has_no_words_for_a_model(name):
-    objective = OBJECTIVES[name]()
+    objective = TESTED[name]()
     assert objective.request == ()
     for side in SIDES:
         with pytest.raises(ValueError, match="code"):
@@ -422,11 +440,11 @@ def test_what_code_checks_has_no_words_for_a_model(name):
 def test_what_is_judged_is_not_checked_by_code(name, known):
     reference = known[name][0]
     with pytest.raises(Unchecked, match="judged"):
-        OBJECTIVES[name]().check(reference.prompt, reference.response)
+        TESTED[name]().check(reference.prompt, reference.response)
 
 
 @pytest.mark.parametrize("name", MEASURED)
 def test_what_is_measured_has_no_answers_to_check(name):
-    prompt = asked(OBJECTIVES[name](), 1, {})
+    prompt = asked(TESTED[name](), 1, {})
     with pytest.raises(Unchecked, match="likelihood"):
-        OBJECTIVES[name]().check(prompt, reference_response(prompt, ["so it is"]))
+        TESTED[name]().check(prompt, reference_response(prompt, ["so it is"]))
