@@ -344,8 +344,8 @@ def judged(
     """A judge over HTTP that knows the rules, but bends its verdicts or suffers a fault."""
 
     def make(site: Site) -> JudgeServer:
-        _, suites = open_suites(site.config)
-        ask = by_rules(each for roles in suites.values() for each in roles.values())
+        objectives, suites = open_suites(site.config)
+        ask = by_rules(objectives, [each for roles in suites.values() for each in roles.values()])
 
         def decide(name: str, turns: Turns) -> Verdict:
             return bent(name, turns, ask) if bent else ask(name, turns)

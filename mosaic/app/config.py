@@ -1,8 +1,8 @@
-"""RunConfig: all settings of a run as data, composed of each folder's own config; load, override, digest.
+"""RunConfig: all settings of a run as data, composed of each folder's own config.
 
-Paths in a config file count from the file's folder, those of an override from the current one. A run keeps its resolved
-config and can be started again from its own folder. YAML is read with the safe loader; unknown keys, wrong types and NaN
-are refused with the field path.
+Paths in a config file count from the file's folder, those of an override from the current one. A
+run keeps its resolved config and can be started again from its own folder. YAML is read with the
+safe loader; unknown keys, wrong types and NaN are refused with the field path.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, JsonValue, ValidationError, model_validator
 
 from agent.approval import ApprovalConfig, AutoApprovalConfig
 from agent.planners.base import PlannerConfig, SurrogatePlannerConfig
@@ -22,7 +22,7 @@ from agent.settings import CalibrationConfig, FailureConfig, Settings, StopConfi
 from eval.generators.base import GeneratorConfig, TransformersGeneratorConfig
 from eval.judges.base import JudgeConfig, VerifierJudgeConfig
 from mosaic.core.errors import UsageError
-from mosaic.core.types.base import FrozenModel
+from mosaic.core.types.base import FrozenModel, JsonObject
 from mosaic.core.types.plans import Limits, ObjectiveSpec
 from mosaic.core.types.runs import Recipe, SftRecipe
 from tools.executors.base import ExecutorConfig, InlineExecutorConfig
@@ -48,7 +48,10 @@ SECRET = {
 
 
 class ObjectiveConfig(FrozenModel):
-    """One objective: its suites' folder, the data sets that serve it, optional floor and target (1-5)."""
+    """One objective: its suites' folder, the data sets that serve it, optional floor and target.
+
+    Floor and target are selection means, 1-5.
+    """
 
     suite: str
     datasets: list[str] = []
@@ -57,7 +60,7 @@ class ObjectiveConfig(FrozenModel):
 
 
 class BudgetConfig(FrozenModel):
-    """Training tokens. `tokens_total` covers calibration and rounds; left out, it is just enough for both."""
+    """Training tokens. `tokens_total` covers calibration and rounds; left out, it is just enough."""
 
     tokens_per_round: int = Field(ge=1)
     tokens_total: int | None = Field(default=None, ge=1)
@@ -80,7 +83,8 @@ class ShareConfig(FrozenModel):
 class ContaminationConfig(FrozenModel):
     """The largest share of a suite that may stand in the pool (`training.data.contamination`).
 
-    Strictest for audit, whose scores are reported; steering only guides and may resemble what is trained on.
+    Strictest for audit, whose scores are reported; steering only guides and may resemble what is
+    trained on.
     """
 
     max_share: ShareConfig = ShareConfig()
@@ -114,26 +118,21 @@ class RunConfig(FrozenModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
-        seen: dict[str, str] = {}
+        serves: dict[str, str] = {}
         for name, objective in self.objectives.items():
             for dataset in objective.datasets:
-                if dataset in seen:
+                if dataset in serves:
                     raise ValueError(
-                        f"objectives.{name}.datasets: {dataset!r} serves {seen[dataset]} already; "
-                        "a data set belongs to one objective"
+                        f"objectives.{name}.datasets: {dataset!r} serves {serves[dataset]} "
+                        "already; a data set belongs to one objective"
                     )
-                seen[dataset] = name
-            if (
-                objective.floor is not None
-                and objective.target is not None
-                and objective.floor > objective.target
-            ):
-                raise ValueError(
-                    f"objectives.{name}: floor {objective.floor} is above target {objective.target}"
-                )
+                serves[dataset] = name
+            floor, target = objective.floor, objective.target
+            if floor is not None and target is not None and floor > target:
+                raise ValueError(f"objectives.{name}: floor {floor} is above target {target}")
         if self.stop.at_targets and not any(o.target for o in self.objectives.values()):
             raise ValueError("stop.at_targets: no objective has a target")
-        if not seen:
+        if not serves:
             raise ValueError(
                 "objectives: no objective has a data set, so there is nothing to train on"
             )
@@ -176,13 +175,18 @@ class RunConfig(FrozenModel):
 
 
 def load_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a config: a YAML or JSON file, or the name of a bundled one (`lab`). `overrides` are `a.b=value` (YAML values)."""
+    """Read a config: a YAML or JSON file, or the name of a bundled one (`lab`).
+
+    `overrides` are `a.b=value`, where the values are YAML. Raises UsageError naming the file, and
+    each bad field.
+    """
     path = Path(source)
     if not path.is_file():
         bundled = BUNDLED / "config.yaml"
         if source != "lab":
             raise UsageError(
-                f"{source}: no such config file; `lab` is bundled, `python -m mosaic init` writes one"
+                f"{source}: no such config file; `lab` is bundled, `python -m mosaic init` writes "
+                "one"
             )
         path = bundled
     data = _resolved(_read(path), path.parent.resolve())
@@ -197,8 +201,8 @@ def with_overrides(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
     return parse_config(_resolved(data, Path.cwd()), "--set")
 
 
-def parse_config(data: dict[str, Any], where: str) -> RunConfig:
-    """Validate plain data; a UsageError names each bad field."""
+def parse_config(data: JsonObject, where: str) -> RunConfig:
+    """Validate plain data. Raises UsageError naming each bad field."""
     try:
         plain = json.dumps(_plain(data))
     except RecursionError:
@@ -213,34 +217,41 @@ def parse_config(data: dict[str, Any], where: str) -> RunConfig:
         raise UsageError(f"{where}:\n" + explain(error)) from None
 
 
-def _refuse_moved(data: dict[str, Any], where: str) -> None:
-    """UsageError with the lines to write instead, if a config names keys of an earlier release."""
+def _refuse_moved(data: JsonObject, where: str) -> None:
+    """Raise UsageError with the lines to write instead, if a config names keys of an earlier release."""
     lines = []
     for old, new in MOVED.items():
-        group: Any = data
-        for key in old.split("."):
-            group = group.get(key) if isinstance(group, dict) else None
-        if group is None:
+        value = _at(data, old)
+        if value is None:
             continue
-        moved: Any = group
         for key in reversed(new.split(".")):
-            moved = {key: moved}
-        written = yaml.safe_dump(moved, sort_keys=False).rstrip().replace("\n", "\n    ")
+            value = {key: value}
+        written = yaml.safe_dump(value, sort_keys=False).rstrip().replace("\n", "\n    ")
         lines.append(f"  {old} is now {new}; write\n    {written}")
     if lines:
         raise UsageError(f"{where}:\n" + "\n".join(lines))
 
 
-def _plain(value: Any, path: str = "") -> Any:
-    """The same data where it is JSON; UsageError naming the field that is not. Values are not shown: one may be a key."""
+def _at(data: JsonObject, path: str) -> JsonValue:
+    """The value at `a.b`, or None if there is none."""
+    found: JsonValue = data
+    for key in path.split("."):
+        found = found.get(key) if isinstance(found, dict) else None
+    return found
+
+
+def _plain(value: object, path: str = "") -> JsonValue:
+    """The same data if it is JSON. Raises UsageError naming the field that is not.
+
+    Values are not shown: one may be a key.
+    """
     if isinstance(value, dict):
-        for key in value:
+        found: JsonObject = {}
+        for key, inner in value.items():
             if not isinstance(key, str):
-                raise UsageError(f"{path or '(whole)'}: the key {key!r} is no text; quote it")
-        return {
-            _text(key, path): _plain(inner, f"{path}.{key}" if path else key)
-            for key, inner in value.items()
-        }
+                raise UsageError(f"{path or '(whole)'}: the key {key!r} is not a text; quote it")
+            found[_text(key, path)] = _plain(inner, f"{path}.{key}" if path else key)
+        return found
     if isinstance(value, list):
         return [_plain(inner, f"{path}.{number}") for number, inner in enumerate(value)]
     if isinstance(value, str):
@@ -249,7 +260,7 @@ def _plain(value: Any, path: str = "") -> Any:
         raise UsageError(f"{path}: a number of more than 64 bits")
     if value is None or isinstance(value, bool | int | float):
         return value
-    raise UsageError(f"{path}: {type(value).__name__} is no kind of value here; quote it")
+    raise UsageError(f"{path}: {type(value).__name__} is not a kind of value here; quote it")
 
 
 def _text(text: str, path: str) -> str:
@@ -261,14 +272,14 @@ def _text(text: str, path: str) -> str:
 
 
 def explain(error: ValidationError, schema: str = "config") -> str:
-    """A line per problem: field path, what is wrong, and the value where it cannot be a key."""
+    """A line per problem: field path, what is wrong, and the value unless it may be a key."""
     lines = []
     for problem in error.errors(include_url=False):
         field = ".".join(str(part) for part in problem["loc"]) or "(whole)"
         value = problem.get("input")
-        hidden = (
-            isinstance(value, dict | list) or not problem["loc"] or _may_be_secret(problem["loc"])
-        )
+        hidden = not problem["loc"] or _may_be_secret(problem["loc"])
+        if isinstance(value, dict | list):
+            hidden = True
         shown = "" if hidden else f" (value: {str(value)[:80]!r})"
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
@@ -278,13 +289,22 @@ def explain(error: ValidationError, schema: str = "config") -> str:
 
 
 def _may_be_secret(path: Sequence[str | int]) -> bool:
-    """Whether a key may stand at this place of a config, or was put there by mistake: such a value is never shown."""
+    """Whether a key may stand at this place of a config, or was put there by mistake.
+
+    Such a value is never shown.
+    """
     words = [part.lower() for part in path if isinstance(part, str)]
-    return "chat" in words or any(SECRET.intersection(re.split(r"[^a-z]+", word)) for word in words)
+    if "chat" in words:
+        return True
+    return any(SECRET.intersection(re.split(r"[^a-z]+", word)) for word in words)
 
 
-def differences(old: Any, new: Any, path: str = "") -> list[str]:
-    """Field-level difference of two plain values: `path: old -> new`."""
+def differences(old: JsonValue, new: JsonValue, path: str = "") -> list[str]:
+    """Field-level difference of two plain values: `path: old -> new`.
+
+    >>> differences({"a": {"b": 1}}, {"a": {"b": 2, "c": None}})
+    ['a.b: 1 -> 2']
+    """
     if isinstance(old, dict) and isinstance(new, dict):
         lines = []
         for key in sorted({*old, *new}):
@@ -297,13 +317,12 @@ class _UniqueKeys(yaml.SafeLoader):
     """The safe loader, refusing a mapping that names a key twice."""
 
 
-def _mapping(loader: _UniqueKeys, node: yaml.MappingNode) -> dict[Any, Any]:
+def _mapping(loader: _UniqueKeys, node: yaml.MappingNode) -> dict[object, object]:
     keys = [loader.construct_object(key) for key, _ in node.value]
     for key in keys:
         if keys.count(key) > 1:
-            again = [at for found, (at, _) in zip(keys, node.value, strict=True) if found == key][
-                -1
-            ]
+            last = len(keys) - 1 - keys[::-1].index(key)
+            again = node.value[last][0]
             raise UsageError(
                 f"line {again.start_mark.line + 1}: the key {key!r} stands twice in one mapping"
             )
@@ -319,7 +338,7 @@ _UniqueKeys.add_implicit_resolver(
 _UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> JsonObject:
     try:
         data = _UniqueKeys(path.read_text(encoding="utf-8")).get_single_data()
     except yaml.YAMLError as error:
@@ -338,15 +357,18 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _problem(error: yaml.YAMLError) -> str:
-    """Where and why a text is no YAML, without its lines: one of them may hold a key."""
+    """Where and why a text is not YAML, without its lines: one of them may hold a key."""
     if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
         return ""
     mark = error.problem_mark
     return f": {error.problem} at line {mark.line + 1}, column {mark.column + 1}"
 
 
-def _override_all(data: dict[str, Any], overrides: Sequence[str]) -> None:
-    """Apply `a.b=value` changes in order, but a `kind` before the fields set beside it: it drops what the group held."""
+def _override_all(data: JsonObject, overrides: Sequence[str]) -> None:
+    """Apply `a.b=value` changes in order, but a `kind` before the fields that are set beside it.
+
+    A `kind` drops what its group held.
+    """
     ordered: list[str] = []
     for override in overrides:
         path, at = override.partition("=")[0], len(ordered)
@@ -361,7 +383,7 @@ def _override_all(data: dict[str, Any], overrides: Sequence[str]) -> None:
         _override(data, override)
 
 
-def _override(data: dict[str, Any], override: str) -> None:
+def _override(data: JsonObject, override: str) -> None:
     path, equals, text = override.partition("=")
     if not equals or not path:
         raise UsageError(f"--set {override}: write it as a.b=value")
@@ -387,31 +409,30 @@ def _override(data: dict[str, Any], override: str) -> None:
     data[keys[-1]] = value
 
 
-def _resolved(data: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _resolved(data: JsonObject, folder: Path) -> JsonObject:
     """The same data with absolute paths."""
     for key in PATHS:
-        if isinstance(data.get(key), str):
-            data[key] = _absolute(folder, key, data[key])
-    judge = data.get("judge")
-    if isinstance(judge, dict) and isinstance(judge.get("cache"), str):
-        judge["cache"] = _absolute(folder, "judge.cache", judge["cache"])
-    for objective in (
-        (data.get("objectives") or {}).values() if isinstance(data.get("objectives"), dict) else ()
-    ):
-        if isinstance(objective, dict) and isinstance(objective.get("suite"), str):
-            objective["suite"] = _absolute(folder, "objectives.*.suite", objective["suite"])
+        _resolve(data, key, key, folder)
+    _resolve(data.get("judge"), "cache", "judge.cache", folder)
+    objectives = data.get("objectives")
+    if isinstance(objectives, dict):
+        for objective in objectives.values():
+            _resolve(objective, "suite", "objectives.*.suite", folder)
     return data
 
 
-def _absolute(folder: Path, field: str, text: str) -> str:
+def _resolve(group: JsonValue, key: str, field: str, folder: Path) -> None:
+    """Make one path of a group absolute. What is not a group or not a text is left as it is."""
+    if not isinstance(group, dict):
+        return
+    text = group.get(key)
+    if not isinstance(text, str):
+        return
     try:
-        return str((folder / Path(text).expanduser()).resolve())
-    except (
-        RuntimeError,
-        ValueError,
-        OSError,
-    ) as error:  # no such home, a NUL byte, a loop of links
-        raise UsageError(f"{field}: {text!r} is no path ({error})") from None
+        group[key] = str((folder / Path(text).expanduser()).resolve())
+    except (RuntimeError, ValueError, OSError) as error:
+        # There is no such home, or the path holds a NUL byte or a loop of links.
+        raise UsageError(f"{field}: {text!r} is not a path ({error})") from None
 
 
 def write_template(path: Path, force: bool) -> Path:

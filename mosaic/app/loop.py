@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING
 
 from agent.graph import run as run_graph
 from agent.nodes.approving import refusal
@@ -26,6 +26,9 @@ from mosaic.core.journal import Journal
 from mosaic.core.types.records import RecordDecision
 from training.methods.base import Event
 
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
 POLL = 1.0
 
 
@@ -38,10 +41,11 @@ def execute(
     wait: bool = False,
     accept_changes: bool = False,
 ) -> None:
-    """Run to the end from where the journal stands. Raises what stops the run early; nothing finished is lost.
+    """Run to the end from where the journal stands.
 
-    `wait` keeps asking for a person's decision instead of leaving with WaitingError. `accept_changes` goes on where
-    config or inputs differ from those the run began with, and records the difference.
+    Raises what stops the run early; nothing that was finished is lost. `wait` keeps asking for a
+    person's decision instead of leaving with WaitingError. `accept_changes` goes on although config
+    or inputs differ from those the run began with, and records the difference.
     """
     with stop_signals(say) as stopping:
         if new:
@@ -127,7 +131,10 @@ def _waiter(
 
 @contextmanager
 def stop_signals(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
-    """While inside, the first Ctrl-C or SIGTERM asks for a stop at the next safe point, a second one stops at once."""
+    """While inside, the first Ctrl-C or SIGTERM asks for a stop at the next safe point.
+
+    A second one stops at once.
+    """
     asked: list[int] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -135,7 +142,8 @@ def stop_signals(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         asked.append(number)
         say(
-            "stopping at the next safe point; once more stops at once (nothing finished is lost either way)"
+            "stopping at the next safe point; once more stops at once (nothing finished is lost "
+            "either way)"
         )
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -146,7 +154,7 @@ def stop_signals(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def propose(folder: Path, config: RunConfig) -> dict[str, Any]:
+def propose(folder: Path, config: RunConfig) -> dict[str, object]:
     """The next plan and its violations, from the recorded rounds and the refusals of this one.
 
     Nothing is written.
@@ -211,7 +219,7 @@ class Bars(Reporting):
                 TimeElapsedColumn(),
             )
             self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
-            self._tasks: dict[str, Any] = {}
+            self._tasks: dict[str, TaskID] = {}
             # As it stands: a model's words may hold what Rich would take for markup or an emoji.
             self.notify = lambda text: self._progress.console.print(Text(safe_lines(text)))
             self.evaluating = lambda what, done, total: self._show(what, done, total)

@@ -127,7 +127,8 @@ def open_inputs(config: RunConfig) -> Inputs:
     base = Path(config.base_model)
     if not (base / "config.json").is_file():
         raise UsageError(
-            f"base_model: {base} is not a model folder (no config.json in it); give a Hugging Face model folder"
+            f"base_model: {base} is not a model folder (no config.json in it); give a Hugging "
+            "Face model folder"
         )
     pool = Pool.open(Path(config.pool))
     pool.verify()
@@ -144,8 +145,11 @@ def open_inputs(config: RunConfig) -> Inputs:
 
 
 def build_planner(kind: str, config: PlannerConfig, steps: Steps | None = None) -> Planner:
-    """A planner by its kind; `config` gives a random planner its spread and a model its endpoint, whose answers are
-    filed in the journal of `steps`. UsageError for a kind that there is not, or a model without an endpoint."""
+    """A planner by its kind.
+
+    `config` gives a random planner its spread and a model its endpoint; a model's answers are filed
+    in the journal of `steps`. Raises UsageError for an unknown kind, or a model without an endpoint.
+    """
     if kind == "llm":
         if not isinstance(config, LlmPlannerConfig):
             raise UsageError(

@@ -15,7 +15,8 @@ from mosaic.app.views.report_data import load, report_data
 from mosaic.core.errors import TrainingError, UsageError
 from mosaic.core.journal import Journal
 from mosaic.core.store import Store
-from mosaic.core.types.records import ChangedEvent, Curate
+from mosaic.core.types.events import ChangedEvent
+from mosaic.core.types.records import Curate
 
 
 def human(*settings):
@@ -66,12 +67,12 @@ def test_an_edited_plan_stands_in_the_trace_and_its_loss_is_damage(standin, aske
     text = trace.tree_text(trace.tree(folder, 1))
     assert "plan given in its place" in text
     assert "a little less, said Ann" in text
-    why = why_data(folder, _row_of(folder))["rounds"][0]
-    assert why["share"]["after"] > 0
+    why = why_data(folder, _row_of(folder)).rounds[0]
+    assert why.share.after > 0
     assert verify(folder) == []
     Store(folder).path(edited.content_digest).unlink()
     assert any(
-        edited.content_digest[:12] in line["what"] + line["where"] for line in verify(folder)
+        edited.content_digest[:12] in damage.what + damage.where for damage in verify(folder)
     )
     # The decision itself holds the plan, so the trace still tells what ran.
     assert "a little less, said Ann" in trace.tree_text(trace.tree(folder, 1))

@@ -164,8 +164,8 @@ def test_traces_can_be_compared_asked_and_replayed(tmp_path):
     made.run(folder, Witness(tmp_path / "witness"))
     assert [e["kind"] for e in trace.follow(folder)][-1] == "audited"
     data = diff_data(folder, 1, 2)
-    assert {e["what"] for e in data["scores"]} == set(made.config.objectives)
-    assert any(e["change"] for e in data["plan"])
+    assert {pair.what for pair in data.scores} == set(made.config.objectives)
+    assert any(pair.change for pair in data.plan)
     assert [line.distance for line in replay(folder, "random")] == [0.0, 0.0]
     assert all(line.violations == [] for line in replay(folder, "profile"))
     import io
@@ -178,9 +178,10 @@ def test_traces_can_be_compared_asked_and_replayed(tmp_path):
     digest = journal.steps(Curate, 1)[0].result.training_set
     journal.close()
     row = pq.read_table(io.BytesIO(Store(folder).path(digest).read_bytes()))["id"][0].as_py()
-    why = why_data(folder, row, 1)["rounds"][0]
-    assert why["evidence"][0]["slice"] == why["bucket"]
-    assert row in why_text({"row": row, "rounds": [why]})
+    reasons = why_data(folder, row, 1)
+    (why,) = reasons.rounds
+    assert why.evidence[0].slice == why.bucket
+    assert row in why_text(reasons)
     with pytest.raises(UsageError, match="no such row"):
         why_data(folder, "nobody")
 
@@ -332,7 +333,7 @@ def test_a_run_that_is_extended_is_audited_again(tmp_path):
     text = report_text(report)
     assert "opened 2 times" in text
     assert "the audit was opened after round 1; rounds decided after it: 2" in text
-    assert len(why_data(folder, _row_of(folder))["rounds"]) >= 1
+    assert len(why_data(folder, _row_of(folder)).rounds) >= 1
 
 
 def _row_of(folder):
@@ -350,7 +351,7 @@ def test_rounds_with_the_same_mixture_are_explained_too(tmp_path):
     folder = tmp_path / "run"
     made.create(folder)
     made.run(folder, Witness(tmp_path / "witness"))
-    assert [e["round"] for e in why_data(folder, _row_of(folder))["rounds"]] == [1, 2]
+    assert [why.round for why in why_data(folder, _row_of(folder)).rounds] == [1, 2]
     with pytest.raises(UsageError, match="planner bogus"):
         replay(folder, "bogus")
     with pytest.raises(UsageError, match="no model and endpoint"):

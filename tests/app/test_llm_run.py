@@ -8,7 +8,8 @@ import sys
 
 from mosaic.app.config import BUNDLED
 from mosaic.core.journal import Journal
-from mosaic.core.types.records import AskPlanner, ToolCall
+from mosaic.core.types.events import ToolCall
+from mosaic.core.types.records import AskPlanner
 from mosaic.lab.server import ScriptedServer
 
 ENV = {

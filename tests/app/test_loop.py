@@ -289,7 +289,7 @@ def test_a_pool_that_cannot_serve_every_data_set_is_refused(lab):
             config.model_copy(update={**changes, "budget": budget}), replace(inputs, pool=pool)
         )
 
-    assert check(max_repeat=2)["check"] == "pool"
+    assert check(max_repeat=2).check == "pool"
     with pytest.raises(UsageError, match=r"limits\.max_repeat = 1, cannot fill"):
         check()
     poor = {**stock, "benign": {b: Stock(rows=0, tokens=0) for b in stock["benign"]}}

@@ -16,7 +16,8 @@ from mosaic.core.errors import (
     PausedError,
     UsageError,
 )
-from mosaic.core.journal import LOCK, Journal
+from mosaic.core.journal import Journal
+from mosaic.core.lock import LOCK
 from mosaic.core.rows import Place
 from mosaic.core.steps import Outcome
 from mosaic.core.tables import FILE
@@ -225,7 +226,7 @@ def test_a_changed_config_withdraws_the_question_that_waits(journal):
 
 def test_what_the_machine_refuses_is_one_message(journal, monkeypatch):
     path = journal.folder / FILE
-    monkeypatch.setattr("mosaic.core.journal.WAIT", 0.1)
+    monkeypatch.setattr("mosaic.core.tables.WAIT", 0.1)
     busy = Journal.open(journal.folder)
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("begin immediate")

@@ -236,8 +236,8 @@ CHANGES = [
     ),
     (
         JudgeSuite,
-        {"responses": ["r", "q"], "suite": "s", "objective": "o", "judge": "j"},
-        {"responses": ["q", "r"], "suite": "t", "objective": "p", "judge": "k"},
+        {"responses": ["r", "q"], "suite": "s", "objective": "o", "judge": "j", "rules": "r"},
+        {"responses": ["q", "r"], "suite": "t", "objective": "p", "judge": "k", "rules": "s"},
     ),
     (
         AskVerdict,

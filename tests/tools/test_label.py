@@ -192,12 +192,12 @@ def test_the_verifier_cannot_label_a_pool(rows, tmp_path):
 def test_a_judge_that_knows_passes_its_check():
     with JudgeServer(by_words) as server:
         findings = check("lab", overrides(server))
-    assert [f["check"] for f in findings] == [
+    assert [f.check for f in findings] == [
         "suites safety",
         "suites over_refusal",
         "suites instruction_following",
     ]
-    assert "12 known answers judged right by rule-judge" in findings[0]["result"]
+    assert "12 known answers judged right by rule-judge" in findings[0].result
     assert server.calls <= 24
 
 

@@ -1,7 +1,8 @@
 """Who may ask: this machine's browser, with the token, from the page itself.
 
-Every request needs a known Host and, but for the log-in link, the cookie; every POST needs our Origin and the CSRF
-token besides. The checks stand in one middleware before all routes, so that a new route has them too.
+Every request needs a known Host and, except for the log-in link, the cookie; every POST needs our
+Origin and the CSRF token as well. The checks stand in one middleware before all routes, so that a
+new route has them too.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 LOGIN = "/login"
 TOKEN_FILE = ".view-token"
 LARGEST_BODY = 256 * 1024
+LINK = "use the link that `python -m mosaic view` printed"
 METHODS = ("GET", "HEAD", "POST")
 HEADERS = {
-    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; "
+    "frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
     "referrer-policy": "same-origin",  # `no-referrer` makes browsers send `Origin: null` with forms
     "cross-origin-opener-policy": "same-origin",
@@ -44,7 +47,7 @@ def new_token(folder: Path) -> str:
 
 
 def cookie_of(token: str) -> str:
-    """The cookie's name. Browsers keep cookies by host, not by port: each server needs one of its own."""
+    """The cookie's name. Browsers keep cookies by host, not by port: each server has its own."""
     return "mosaic-" + hmac.new(token.encode(), b"cookie", hashlib.sha256).hexdigest()[:8]
 
 
@@ -69,9 +72,9 @@ class Guard:
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 own = {name for name, _ in message["headers"]}
-                message["headers"] += [
-                    (k.encode(), v.encode()) for k, v in HEADERS.items() if k.encode() not in own
-                ]
+                for name, value in HEADERS.items():
+                    if name.encode() not in own:
+                        message["headers"].append((name.encode(), value.encode()))
             await send(message)
 
         refused = self._refuse(request)
@@ -91,33 +94,31 @@ class Guard:
         await self.app(scope, receive, with_headers)
 
     def _refuse(self, request: Request) -> Response | None:
+        """The answer to a request that may not go on, or to the log-in link; None if it may."""
         if request.headers.get("host") not in self.hosts:
             return PlainTextResponse("unknown host", 421)
         if request.method not in METHODS:
             return PlainTextResponse("method not allowed", 405)
         if request.url.path == LOGIN and request.method == "GET":
-            given = request.query_params.get("token", "")
-            if not hmac.compare_digest(given.encode(), self.token.encode()):
-                return PlainTextResponse(
-                    "wrong token; use the link that `python -m mosaic view` printed", 403
-                )
-            answer = RedirectResponse("/", 303)
-            answer.set_cookie(self.cookie, self.token, httponly=True, samesite="strict", path="/")
-            return answer
+            return self._log_in(request)
         cookie = request.cookies.get(self.cookie, "")
         if not hmac.compare_digest(cookie.encode(), self.token.encode()):
-            return PlainTextResponse(
-                "no token; use the link that `python -m mosaic view` printed", 401
-            )
+            return PlainTextResponse(f"no token; {LINK}", 401)
         if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
             return PlainTextResponse("asked from another site", 403)
         if request.method == "POST":
-            origin = request.headers.get("origin", "")
-            if origin.removeprefix("http://") != request.headers.get(
-                "host"
-            ) or not origin.startswith("http://"):
+            origin, host = request.headers.get("origin", ""), request.headers.get("host")
+            if origin != f"http://{host}":
                 return PlainTextResponse("asked from another origin", 403)
         return None
+
+    def _log_in(self, request: Request) -> Response:
+        given = request.query_params.get("token", "")
+        if not hmac.compare_digest(given.encode(), self.token.encode()):
+            return PlainTextResponse(f"wrong token; {LINK}", 403)
+        answer = RedirectResponse("/", 303)
+        answer.set_cookie(self.cookie, self.token, httponly=True, samesite="strict", path="/")
+        return answer
 
 
 async def _body(request: Request) -> bytes | None:
@@ -130,14 +131,16 @@ async def _body(request: Request) -> bytes | None:
 
 
 def form_of(body: bytes) -> dict[str, str]:
-    """The fields of a form, the last of each name."""
+    """The fields of a form, the last of each name; none if it cannot be read.
+
+    >>> form_of(b"a=1&a=2&b=")
+    {'a': '2', 'b': ''}
+    """
     try:
-        return {
-            name: values[-1]
-            for name, values in parse_qs(body.decode(), keep_blank_values=True).items()
-        }
+        fields = parse_qs(body.decode(), keep_blank_values=True)
     except (UnicodeDecodeError, ValueError):
         return {}
+    return {name: values[-1] for name, values in fields.items()}
 
 
 def _replay(body: bytes) -> Receive:
