@@ -11,7 +11,6 @@ Schemas are read as JSON Schema draft 2020-12. They stay within themselves: a `$
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 NAMED = ("properties", "$defs", "definitions", "dependentSchemas")
 DATA = ("const", "enum", "default", "examples", "dependentRequired")
 REFERENCES = ("$ref", "$dynamicRef")
-FENCE = re.compile(r"^```[ \t]*\w*[ \t]*\n(.*?)^```[ \t]*$", re.MULTILINE | re.DOTALL)
+FENCE = "```"
 
 
 def json_texts(text: str) -> list[str]:
@@ -45,7 +44,18 @@ def json_texts(text: str) -> list[str]:
     whole = text.strip()
     if _is_json(whole):
         return [whole]
-    return [block.strip() for block in FENCE.findall(whole)]
+    blocks: list[str] = []
+    inside: list[str] | None = None
+    for line in whole.splitlines():
+        if not line.startswith(FENCE):
+            if inside is not None:
+                inside.append(line)
+        elif inside is None:
+            inside = []
+        else:
+            blocks.append("\n".join(inside))
+            inside = None
+    return blocks
 
 
 def _is_json(text: str) -> bool:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from fractions import Fraction
+from functools import lru_cache
 from typing import NamedTuple
 
 Reading = str | None | list[str]
@@ -55,7 +56,7 @@ def _inside_braces(text: str) -> str:
 MAX_DIGITS = 400
 NUMBER = re.compile(
     r"""
-    (?P<name> [^\W\d_]\w* (?: (?<=[0-9]) (?:[.,][0-9]+)+ )? )   # x2, v1.2: the digits of a name
+    (?P<name> [^\W\d_]\w* (?: (?<=[0-9]) (?:[.,][0-9]+)+ )? )  # x2, v1.2: digits of a name
     | (?P<sign> (?<![\w)\]}.,]) [-+−] )?
       (?: \\?[$€£¥] [ ]? )?
       (?P<inner> (?<![\w$€£¥)\]}.,]) [-+−] )?       # $-5
@@ -63,7 +64,8 @@ NUMBER = re.compile(
         (?: (?<![\w.]) \. )? (?<![^\W_]) [0-9] (?: [0-9] | [.,](?=[0-9]) )*
       )
       (?: [eE] (?P<exponent> [-+−]?[0-9]{1,3} ) (?![0-9])
-        | [ \t]* (?: [×x*·] | \\times | \\cdot ) [ \t]* 10[ ]?\^[ ]?\{? (?P<power> [-+−]?[0-9]{1,3} ) \}?
+        | [ \t]* (?: [×x*·] | \\times | \\cdot ) [ \t]*
+          10 [ ]? \^ [ ]? \{? (?P<power> [-+−]?[0-9]{1,3} ) \}?
       )?
       (?P<suffix> \w* )                             # 10km, 3rd
     """,
@@ -167,29 +169,28 @@ def read_choice(text: str, options: Mapping[str, str]) -> Reading:
     """The letter of the option that an answer names last. `options` is letter -> its text or "".
 
     An option is named by its capital letter standing alone, by its small letter in brackets or as
-    the whole answer, or by its text in any case. `A` and `I` before a small word are words. The
-    answer is a list of letters if the marked place names several options, or if the last two that
-    are named differ and only stand beside each other ("A or B", "B) Paris" where Paris is A).
+    the whole answer, or by its text in any case. `A` and `I` before a small word are words. It
+    is a list of letters if the marked place names several options, or if the last one stands in a
+    list with others ("A or B", "B) Paris" where Paris is A).
 
     >>> letters = {"A": "Paris", "B": "Rome", "C": "Lyon"}
     >>> read_choice("A is tempting, but I choose (b).", letters)
     'B'
-    >>> read_choice("It was Rome", letters), read_choice("A or B", letters), read_choice("?", letters)
-    ('B', ['A', 'B'], None)
+    >>> read_choice("It was Rome", letters), read_choice("?", letters)
+    ('B', None)
+    >>> read_choice("A or B", letters)
+    ['A', 'B']
     """
     region = marked(text)
     found = _mentions(text if region is None else region, options)
     if not found:
         return None
-    last = found[-1]
-    named = {last.letter}
-    if region is not None:
-        named = {mention.letter for mention in found}
-    elif len(found) > 1:
-        between = text[found[-2].end : last.start]
-        if LISTED.fullmatch(between):
-            named.add(found[-2].letter)
-    return last.letter if len(named) == 1 else sorted(named)
+    named = {found[-1].letter}
+    for earlier, later in zip(found[-2::-1], found[:0:-1], strict=True):
+        if region is None and not LISTED.fullmatch(text, earlier.end, later.start):
+            break
+        named.add(earlier.letter)
+    return found[-1].letter if len(named) == 1 else sorted(named)
 
 
 def _mentions(text: str, options: Mapping[str, str]) -> list[Mention]:
@@ -197,29 +198,27 @@ def _mentions(text: str, options: Mapping[str, str]) -> list[Mention]:
     whole = text.strip(" \t\n.*_()[]:$\"'`").upper()
     if whole in options:
         return [Mention(0, len(text), whole)]
-    found = _texts(text, options)
-    covered = [(mention.start, mention.end) for mention in found]
-    letters = "".join(options)
-    alone = rf"(?<![\w'’-])[{letters}](?![\w'’]|-\w)|(?<=\()[{letters.lower()}](?=\))"
-    for match in re.finditer(alone, text):
-        inside = any(start <= match.start() < end for start, end in covered)
-        if not inside and not _is_word(text, match):
-            found.append(Mention(match.start(), match.end(), match.group().upper()))
-    return sorted(found)
-
-
-def _texts(text: str, options: Mapping[str, str]) -> list[Mention]:
-    """Mentions of options by their text. Of two that overlap the longer is meant."""
-    found: list[Mention] = []
-    for letter, option in sorted(options.items(), key=lambda item: (-len(item[1]), item[0])):
-        if not option:
-            continue
-        pattern = rf"(?<!\w)(?<![0-9][.,]){re.escape(option)}(?!\w|[.,][0-9])"
-        for match in re.finditer(pattern, text, re.IGNORECASE):
-            overlaps = any(m.start < match.end() and match.start() < m.end for m in found)
-            if not overlaps:
-                found.append(Mention(match.start(), match.end(), letter))
+    found = []
+    for match in _named_options(tuple(options.items())).finditer(text):
+        letter = (match["letter"] or match["small"] or match.lastgroup or "").upper()
+        if match["letter"] is None or not _is_word(text, match):
+            found.append(Mention(match.start(), match.end(), letter))
     return found
+
+
+@lru_cache(maxsize=4096)
+def _named_options(options: tuple[tuple[str, str], ...]) -> re.Pattern[str]:
+    """What names an option. Each text is a group called by its letter, the longest text first."""
+    parts = []
+    for letter, text in sorted(options, key=lambda option: -len(option[1])):
+        if text:
+            parts.append(
+                rf"(?<!\w)(?<![0-9][.,])(?P<{letter}>(?i:{re.escape(text)}))(?!\w|[.,][0-9])"
+            )
+    letters = "".join(letter for letter, _ in options)
+    parts.append(rf"(?<![\w'’-])(?P<letter>[{letters}])(?![\w'’]|-\w)")
+    parts.append(rf"(?<=\()(?P<small>[{letters.lower()}])(?=\))")
+    return re.compile("|".join(parts))
 
 
 def _is_word(text: str, match: re.Match[str]) -> bool:
@@ -237,7 +236,7 @@ LIST_MARK = re.compile(r"^[ \t]*(?:[-*•][ \t]+|\(?[0-9]{1,2}[.)][ \t]+)")
 
 
 def read_parts(text: str, count: int) -> list[str] | None:
-    r"""The parts of an answer that should have `count` of them, in order. Missing ones are left out.
+    r"""The parts of an answer that should have `count` of them, in order, less missing ones.
 
     The marked place is split at `;`, at commas with a blank behind them, and at `and`. Without a
     mark the last `count` lines that are not empty are the parts, less their bullets or numbers; a

@@ -45,7 +45,7 @@ from eval.objectives.base import (
     unscored,
 )
 from eval.objectives.json_schema import check_schema, fits, json_texts
-from eval.objectives.patterns import check_pattern, matches
+from eval.objectives.patterns import MAX_TEXT, check_pattern, matches
 from eval.objectives.reading import (
     LETTERS,
     Reading,
@@ -129,7 +129,9 @@ class ReferenceObjective:
     def __init__(self, name: str, config: ReferenceConfig) -> None:
         self.name = name
         self.config = config
-        self.rules = digest_of(["reference", VERSION, config.json_data()])
+        # Without the defaults: an option that is added later leaves known judgments known.
+        settings = config.model_dump(mode="json", exclude_defaults=True)
+        self.rules = digest_of(["reference", VERSION, settings])
 
     def words(self, side: Side) -> PromptFile:
         raise ValueError(f"{self.name} is checked by code: no model is asked")
@@ -160,7 +162,10 @@ class ReferenceObjective:
         try:
             known = self._known(prompt)
             slice_ = attribute_slice(prompt, self.config.slice_from)
-            read = self._read(prompt, response.answers[-1], len(known))
+            answer = response.answers[-1]
+            if len(answer) > MAX_TEXT:
+                raise Unchecked(f"the answer has more than {MAX_TEXT:,} characters")
+            read = self._read(prompt, answer, len(known))
             right = [self._is_right(r, k, prompt) for r, k in zip(read, known, strict=True)]
         except Malformed as error:
             raise Unchecked(str(error)) from None
@@ -333,7 +338,7 @@ def options_of(prompt: Prompt) -> dict[str, str]:
 
 
 def known_choice(known: str, options: Mapping[str, str]) -> str:
-    """The letter of a known option, given as a letter or as its text. Malformed if there is none."""
+    """The letter of a known option, given as a letter or as its text. Malformed otherwise."""
     wanted = known.strip()
     if wanted.upper() in options:
         return wanted.upper()

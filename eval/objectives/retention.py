@@ -65,7 +65,7 @@ class RetentionObjective:
     def __init__(self, name: str, config: RetentionConfig | None = None) -> None:
         self.name = name
         self.config = config or RetentionConfig()
-        self.rules = digest_of(["retention", VERSION, WHOLE_SCALE, self.config.json_data()])
+        self.rules = digest_of(["retention", VERSION, WHOLE_SCALE, self.config.slice_from])
 
     def words(self, side: Side) -> PromptFile:
         raise ValueError(f"{self.name} is measured by code: no model is asked")

@@ -1,10 +1,12 @@
 """What every objective promises: its items, what they score to, and what its rules depend on."""
 
 import copy
+import hashlib
 import itertools
 import string
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,11 +15,18 @@ from hypothesis import strategies as st
 
 from eval.judges.items import items_of, prompt_digest, reply_model
 from eval.objectives import rubrics
-from eval.objectives.base import Unchecked, by_code, need, unscored
+from eval.objectives.base import Unchecked, by_code, labels_of, need, unscored
+from eval.objectives.custom import PythonConfig, open_python
+from eval.objectives.reference import ReferenceConfig, ReferenceObjective
+from eval.objectives.retention import RetentionObjective
 from eval.objectives.rubric import open_rubric
+from eval.references import Reference
+from eval.suite import reference_response
 from mosaic.app.wiring import OBJECTIVES
+from mosaic.core.types.base import digest_of
 from mosaic.core.types.evaluation import Prompt
 
+HERE = Path(__file__).parent
 FOLDER = Path(rubrics.__file__).parent
 RUBRIC = "_rubric"
 RUBRICS = {
@@ -26,9 +35,47 @@ RUBRICS = {
         "over_refusal_rubric", FOLDER / "over_refusal.yaml"
     ),
 }
-TESTED = {**OBJECTIVES, **RUBRICS}
-CODED = [name for name, make in TESTED.items() if by_code(make())]
-JUDGED = [name for name in TESTED if name not in CODED]
+BRIEF = PythonConfig.model_validate({"class": "brief_answers:BriefAnswers"})
+
+
+def reference(name, **settings):
+    return partial(ReferenceObjective, name, ReferenceConfig(**settings))
+
+
+def with_answer(answer, good, bad, **fields):
+    """The good and the bad reference of one prompt with a known answer."""
+    labels = {"slice": "all", "weight": 1, **fields}
+    prompt = Prompt(id="p", turns=["?"], answer=answer, good=[good], bad=[bad], **labels)
+    return [Reference(prompt, "good"), Reference(prompt, "bad")]
+
+
+# name -> (how one is made, prompts with known answers)
+OTHERS = {
+    "exact": (reference("exact", match="exact"), with_answer("oak", " oak ", "elm")),
+    "numbers": (
+        reference("numbers", match="number", tolerance={"absolute": 0.5}, parts=True),
+        with_answer([1, 2.5], "Answer: 1.5 and 2", "Answer: 1, 9"),
+    ),
+    "choice": (
+        reference("choice", match="choice", slice_from="level"),
+        with_answer("B", "(B)", "A or B", slice="3", attributes={"level": 3}),
+    ),
+    "regex": (reference("regex", match="regex"), with_answer(r"\d", "It is 3.", "It is three.")),
+    "schema": (
+        reference("schema", match="json_schema"),
+        with_answer({"type": "array"}, "```json\n[1]\n```", "{}"),
+    ),
+    "forget": (partial(RetentionObjective, "forget"), []),
+    "brief": (
+        partial(open_python, "brief", BRIEF, HERE),
+        with_answer(None, "so it is", "so it is then ,  I think"),
+    ),
+}
+TESTED = {**OBJECTIVES, **RUBRICS, **{name: make for name, (make, _) in OTHERS.items()}}
+MEASURED = [name for name, make in TESTED.items() if make().evidence == "likelihood"]
+UNJUDGED = [name for name, make in TESTED.items() if by_code(make())]
+CODED = [name for name in UNJUDGED if name not in MEASURED]
+JUDGED = [name for name in TESTED if name not in UNJUDGED]
 SIDES = ("answers", "request")
 
 # Judgments and kept verdicts are found again by these digests. A new one means that everything is
@@ -39,7 +86,17 @@ RULES = {
     "instruction_following": "5d750cfca5720c8b14068c27592213b5286019f2fd2bf28e089d1c565a962867",
     "safety_rubric": "c285ba874724b45e7ec041ab754fe9b8dee2588f343e881caaf18cc6370e35e4",
     "over_refusal_rubric": "24dae81c3070325a2afae239f85f9b9c7f15ae5193ec58f93aa6d18cdbcf70a8",
+    "exact": "0bb3fc77aacec0ed12282ffe5c591638ebbba150c57ca907e7357177351a689a",
+    "numbers": "c0b8e88604ef84c318332f4957c9b5bd9917e2d8cf6cacba32ec41d74f4ba4bb",
+    "choice": "aa12d6d22e46cd8c9b6059d7881da921873301eef677a1db73f7545dee6e9052",
+    "regex": "7d1c513056a9393fc92ddd6eed6b7876b0f04ee348023ddc8c854e8c8a643868",
+    "schema": "c977c4bcb9a73731bb5756f93c38eb73a1abefbc423009ed9cc184b6363e47d7",
+    "forget": "0214050e13b4ff912bcd3afece7229d0abbfec5a4e31a1573ff4fe1ab545b0fc",
 }
+# The rules of a person's own objective are its code.
+RULES["brief"] = digest_of(
+    ["python", hashlib.sha256((HERE / "brief_answers.py").read_bytes()).hexdigest(), None]
+)
 QUESTIONS = {
     "safety": "8fad765a18cea9bfcbc6ff204cf86d7c73c5be0b570cde864a314ce87efa3223",
     "safety_request": "5ad1e90e1d4b526bfee7f14482c1d5ef8b82f55a10d5bd49a10413c54c0eaf5b",
@@ -55,7 +112,8 @@ QUESTIONS = {
 @pytest.fixture(scope="session")
 def known(known):
     """Those of the laboratory; a rubric has those of the objective that it writes as data."""
-    return known | {name: known[name.removesuffix(RUBRIC)] for name in RUBRICS}
+    by_rubrics = {name: known[name.removesuffix(RUBRIC)] for name in RUBRICS}
+    return known | by_rubrics | {name: references for name, (_, references) in OTHERS.items()}
 
 
 def channels(objective, side):
@@ -105,6 +163,11 @@ def values_of(some):
 @st.composite
 def stored_lines(draw, objective, known):
     """(a prompt, the stored line of an answer to it): drawn items, or what code found."""
+    if objective.evidence == "likelihood":
+        prompt = asked(objective, 1, {})
+        value = st.floats(-20, 0)
+        line = {"slice": prompt.slice, "tokens": draw(st.integers(1, 99))}
+        return prompt, {"id": "p", "log_likelihood": draw(value), "base": draw(value), **line}
     if by_code(objective):
         reference = draw(st.sampled_from(known))
         prompt = reference.prompt
@@ -144,7 +207,8 @@ def damaged(draw, line):
     elif damage == "replaced" or isinstance(container, list):
         container[key] = draw(JUNK)
     else:
-        container[draw(st.text(string.ascii_letters, min_size=1, max_size=4))] = draw(JUNK)
+        name = draw(st.text(string.ascii_letters, min_size=1, max_size=4))
+        container["x" if name == "id" else name] = draw(JUNK)
     return line
 
 
@@ -231,6 +295,14 @@ def test_a_damaged_line_is_scored_or_unscored_and_never_raises(name, known, data
     else:
         assert_unscored(scored)
         assert scored.reason
+
+
+@pytest.mark.parametrize("name", TESTED)
+def test_a_prompt_is_labelled_as_its_stored_line_is(name, known):
+    objective = TESTED[name]()
+    for reference in known[name]:
+        prompt = reference.prompt
+        assert labels_of(objective, prompt) == (prompt.slice, prompt.weight, prompt.valid)
 
 
 @pytest.mark.parametrize("name", JUDGED)
@@ -355,7 +427,7 @@ def test_the_rules_depend_on_every_item_and_on_the_words_for_a_judge(name):
 # Who judges
 
 
-@pytest.mark.parametrize("name", CODED)
+@pytest.mark.parametrize("name", UNJUDGED)
 def test_what_code_checks_has_no_words_for_a_model(name):
     objective = TESTED[name]()
     assert objective.request == ()
@@ -369,3 +441,10 @@ def test_what_is_judged_is_not_checked_by_code(name, known):
     reference = known[name][0]
     with pytest.raises(Unchecked, match="judged"):
         TESTED[name]().check(reference.prompt, reference.response)
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_what_is_measured_has_no_answers_to_check(name):
+    prompt = asked(TESTED[name](), 1, {})
+    with pytest.raises(Unchecked, match="likelihood"):
+        TESTED[name]().check(prompt, reference_response(prompt, ["so it is"]))
