@@ -80,8 +80,8 @@ class Case:
     """A change that a new run would not start with.
 
     `input` is the path of the input below the site that `bend` bends a copy of; a change of the
-    config alone has neither. `judge` is a server to judge by. In `overrides`, SITE and WORK stand for
-    the folder of the site and that of the trial.
+    config alone has neither. `judge` is a server to judge by. In `overrides`, SITE and WORK stand
+    for the folder of the site and that of the trial.
     """
 
     name: str
