@@ -18,15 +18,12 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import inspect
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Literal, NamedTuple, cast
-
-from pydantic import ConfigDict, Field, field_validator
 
 from eval.objectives.base import (
     Channel,
@@ -37,31 +34,15 @@ from eval.objectives.base import (
     Side,
     labels_of,
 )
+from eval.objectives.config import PythonConfig
 from mosaic.core.errors import UsageError
-from mosaic.core.types.base import FrozenModel, digest_of
+from mosaic.core.types.base import digest_of
 from mosaic.core.types.evaluation import Prompt, Response, Scored
 from prompts.load import Prompt as PromptFile
 
 # What a class must have: attributes, and methods with the number of their arguments.
 ATTRIBUTES = ("evidence", "answers", "request", "fields")
 METHODS = {"words": 1, "stored": 2, "check": 2, "score": 1, "prompt_side": 3, "breakdown": 1}
-SPEC = re.compile(r"[^:\0]+:[A-Za-z_][A-Za-z0-9_]*")
-
-
-class PythonConfig(FrozenModel):
-    """Which class to import: `module:Class` or `path/to/file.py:Class`."""
-
-    model_config = ConfigDict(serialize_by_alias=True, validate_by_name=True)
-
-    kind: Literal["python"] = "python"
-    class_: str = Field(alias="class")
-
-    @field_validator("class_")
-    @classmethod
-    def _module_and_class(cls, spec: str) -> str:
-        if not SPEC.fullmatch(spec):
-            raise ValueError(f"{spec!r} is not of the form module:Class or path/to/file.py:Class")
-        return spec
 
 
 class Described(NamedTuple):
@@ -76,7 +57,7 @@ def describe(config: PythonConfig, folder: Path) -> Described:
 
     `folder` is the config file's. UsageError if the file cannot be read.
     """
-    file = _file_of(config, folder)
+    file = config.file(folder)
     return Described(file, hashlib.sha256(_source(config, file)).hexdigest())
 
 
@@ -86,13 +67,13 @@ def open_python(name: str, config: PythonConfig, folder: Path, digest: str = "")
     UsageError if there is no such class, it cannot be made, or a member of `Objective` is missing;
     and, if `digest` is given, unless it is the file's: what a person was shown is what runs.
     """
-    file = _file_of(config, folder)
+    file = config.file(folder)
     source = _source(config, file)
     found = hashlib.sha256(source).hexdigest()
     if digest and found != digest:
         raise UsageError(f"{file}: it has changed since it was looked at; start again")
     module = _module(file, source, found)
-    class_name = config.class_.rpartition(":")[2]
+    class_name = config.class_name
     where = f"{file}: {class_name}"
     made = getattr(module, class_name, None)
     if not inspect.isclass(made):
@@ -139,13 +120,6 @@ class PythonObjective:
 
     def breakdown(self, scored: Sequence[Scored]) -> dict[str, dict[str, int]]:
         return self.inner.breakdown(scored)
-
-
-def _file_of(config: PythonConfig, folder: Path) -> Path:
-    """The file that `class` names: a path if it ends in .py, dots between folders otherwise."""
-    module = config.class_.rpartition(":")[0]
-    relative = module if module.endswith(".py") else module.replace(".", "/") + ".py"
-    return (folder / relative).resolve()
 
 
 def _source(config: PythonConfig, file: Path) -> bytes:

@@ -27,7 +27,7 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, JsonValue
 
 from eval.chat.strict_json import NotStrict, strict_json
 from eval.objectives.base import (
@@ -44,6 +44,7 @@ from eval.objectives.base import (
     slice_of_line,
     unscored,
 )
+from eval.objectives.config import ReferenceConfig
 from eval.objectives.json_schema import check_schema, fits, json_texts
 from eval.objectives.patterns import MAX_TEXT, check_pattern, matches
 from eval.objectives.reading import (
@@ -54,7 +55,7 @@ from eval.objectives.reading import (
     read_number,
     read_parts,
 )
-from mosaic.core.types.base import FrozenModel, canonical_json, digest_of
+from mosaic.core.types.base import canonical_json, digest_of
 from mosaic.core.types.evaluation import Prompt, Response, Scored
 from prompts.load import Prompt as PromptFile
 
@@ -64,54 +65,6 @@ UNLISTED = LETTERS[:8]
 MAX_READ = 500
 
 Result = Literal["right", "wrong", "no_answer", "ambiguous"]
-
-
-class Tolerance(FrozenModel):
-    """How far a number may be from the known one: the larger of the two bounds counts.
-
-    `relative` is a share of the known number's size.
-    """
-
-    absolute: float = Field(default=0, ge=0)
-    relative: float = Field(default=0, ge=0)
-
-    def allows(self, value: Fraction, known: Fraction) -> bool:
-        """Whether a value is close enough to the known one.
-
-        Both bounds are taken as the decimals that they were written as, so that 0.1 is a tenth.
-
-        >>> Tolerance(relative=0.01).allows(Fraction(101), Fraction(100))
-        True
-        """
-        absolute, relative = Fraction(repr(self.absolute)), Fraction(repr(self.relative))
-        return abs(value - known) <= max(absolute, relative * abs(known))
-
-
-class ReferenceConfig(FrozenModel):
-    """How answers are compared with known ones. See the module.
-
-    `strip` and `ignore_case` are for texts and patterns. Numbers are equal without a tolerance.
-    `slice_from` names the attribute of a prompt that is its slice; without it all are one slice.
-    """
-
-    kind: Literal["reference"] = "reference"
-    match: Literal["exact", "number", "choice", "regex", "json_schema"]
-    tolerance: Tolerance = Tolerance()
-    ignore_case: bool = False
-    strip: bool = True
-    full_match: bool = False
-    parts: bool = False
-    slice_from: str | None = Field(default=None, min_length=1)
-
-    @model_validator(mode="after")
-    def _no_idle_option(self) -> ReferenceConfig:
-        if self.tolerance != Tolerance() and self.match != "number":
-            raise ValueError(f"tolerance is for match: number, not for {self.match}")
-        if self.full_match and self.match != "regex":
-            raise ValueError(f"full_match is for match: regex, not for {self.match}")
-        if self.ignore_case and self.match not in ("exact", "regex"):
-            raise ValueError(f"ignore_case is for exact and regex, not for {self.match}")
-        return self
 
 
 class ReferenceObjective:
@@ -130,7 +83,8 @@ class ReferenceObjective:
         self.name = name
         self.config = config
         # Without the defaults: an option that is added later leaves known judgments known.
-        settings = config.model_dump(mode="json", exclude_defaults=True)
+        own = set(ReferenceConfig.model_fields)
+        settings = config.model_dump(mode="json", exclude_defaults=True, include=own)
         self.rules = digest_of(["reference", VERSION, settings])
 
     def words(self, side: Side) -> PromptFile:

@@ -32,7 +32,8 @@ from eval.objectives.base import (
     slice_of_line,
     unscored,
 )
-from mosaic.core.types.base import FrozenModel, digest_of
+from eval.objectives.config import RetentionConfig
+from mosaic.core.types.base import digest_of
 from mosaic.core.types.evaluation import Prompt, Response, Scored
 from prompts.load import Prompt as PromptFile
 
@@ -40,13 +41,6 @@ VERSION = 1
 # Nats per token above the base's loss at which a text scores 1.
 WHOLE_SCALE = 0.5
 LOWEST = -1e9
-
-
-class RetentionConfig(FrozenModel):
-    """`slice_from` names the attribute of a prompt that is its slice; without it all are one."""
-
-    kind: Literal["retention"] = "retention"
-    slice_from: str | None = Field(default=None, min_length=1)
 
 
 class RetentionObjective:

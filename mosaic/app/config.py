@@ -11,16 +11,24 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import yaml
-from pydantic import Field, JsonValue, ValidationError, model_validator
+from pydantic import Discriminator, Field, JsonValue, Tag, ValidationError, model_validator
 
 from agent.approval import ApprovalConfig, AutoApprovalConfig
 from agent.planners.base import PlannerConfig, SurrogatePlannerConfig
 from agent.settings import CalibrationConfig, FailureConfig, Settings, StopConfig
 from eval.generators.base import GeneratorConfig, TransformersGeneratorConfig
 from eval.judges.base import JudgeConfig, VerifierJudgeConfig
+from eval.objectives.config import (
+    SPEC,
+    PublishedConfig,
+    PythonConfig,
+    ReferenceConfig,
+    RetentionConfig,
+    RubricConfig,
+)
 from mosaic.core.errors import UsageError
 from mosaic.core.types.base import FrozenModel, JsonObject
 from mosaic.core.types.plans import Limits, ObjectiveSpec
@@ -29,6 +37,7 @@ from tools.executors.base import ExecutorConfig, InlineExecutorConfig
 
 BUNDLED = Path(__file__).parent.parent / "lab" / "data"
 PATHS = ("base_model", "pool")
+PUBLISHED = "published"
 # Keys of earlier releases, and what they are called now.
 MOVED = {"training": "methods.sft", "judge.canaries": "judge.gold_checks"}
 # What PyYAML raises for a scalar or tag whose value it cannot make: `2024-13-45`, `!!int x`.
@@ -47,8 +56,8 @@ SECRET = {
 }
 
 
-class ObjectiveConfig(FrozenModel):
-    """One objective: its suites' folder, the data sets that serve it, optional floor and target.
+class Measured(FrozenModel):
+    """What every objective has: its suites' folder, the data sets that serve it, floor and target.
 
     Floor and target are selection means, 1-5.
     """
@@ -57,6 +66,43 @@ class ObjectiveConfig(FrozenModel):
     datasets: list[str] = []
     floor: float | None = Field(default=None, ge=1, le=5)
     target: float | None = Field(default=None, ge=1, le=5)
+
+
+class PublishedObjectiveConfig(Measured, PublishedConfig):
+    """An objective that MOSAIC ships."""
+
+
+class RubricObjectiveConfig(Measured, RubricConfig):
+    """An objective in a YAML file."""
+
+
+class ReferenceObjectiveConfig(Measured, ReferenceConfig):
+    """An objective of known answers."""
+
+
+class RetentionObjectiveConfig(Measured, RetentionConfig):
+    """An objective that guards against forgetting."""
+
+
+class PythonObjectiveConfig(Measured, PythonConfig):
+    """An objective in somebody's own Python file."""
+
+
+def _kind_of(objective: object) -> str:
+    """The kind of an objective in a config; one that does not say is a published one."""
+    if isinstance(objective, dict):
+        return str(objective.get("kind", PUBLISHED))
+    return str(getattr(objective, "kind", PUBLISHED))
+
+
+ObjectiveConfig = Annotated[
+    Annotated[PublishedObjectiveConfig, Tag(PUBLISHED)]
+    | Annotated[RubricObjectiveConfig, Tag("rubric")]
+    | Annotated[ReferenceObjectiveConfig, Tag("reference")]
+    | Annotated[RetentionObjectiveConfig, Tag("retention")]
+    | Annotated[PythonObjectiveConfig, Tag("python")],
+    Discriminator(_kind_of),
+]
 
 
 class BudgetConfig(FrozenModel):
@@ -124,6 +170,11 @@ class RunConfig(FrozenModel):
                 raise ValueError(f"objectives.{name}.datasets: names a data set twice")
             served |= set(objective.datasets)
             floor, target = objective.floor, objective.target
+            if objective.kind == "retention" and objective.datasets:
+                raise ValueError(
+                    f"objectives.{name}.datasets: retention guards against forgetting; no data set "
+                    "serves it"
+                )
             if floor is not None and target is not None and floor > target:
                 raise ValueError(f"objectives.{name}: floor {floor} is above target {target}")
         if self.stop.at_targets and not any(o.target for o in self.objectives.values()):
@@ -414,6 +465,8 @@ def _resolved(data: JsonObject, folder: Path) -> JsonObject:
     if isinstance(objectives, dict):
         for objective in objectives.values():
             _resolve(objective, "suite", "objectives.*.suite", folder)
+            _resolve(objective, "rubric", "objectives.*.rubric", folder)
+            _resolve_class(objective, folder)
     return data
 
 
@@ -429,6 +482,18 @@ def _resolve(group: JsonValue, key: str, field: str, folder: Path) -> None:
     except (RuntimeError, ValueError, OSError) as error:
         # There is no such home, or the path holds a NUL byte or a loop of links.
         raise UsageError(f"{field}: {text!r} is not a path ({error})") from None
+
+
+def _resolve_class(objective: JsonValue, folder: Path) -> None:
+    """Make the file of a Python class absolute. What is not of that form is left as it is."""
+    spec = objective.get("class") if isinstance(objective, dict) else None
+    if not isinstance(objective, dict) or not isinstance(spec, str) or not SPEC.fullmatch(spec):
+        return
+    named = PythonConfig.model_validate({"class": spec})
+    try:
+        objective["class"] = f"{named.file(folder)}:{named.class_name}"
+    except (RuntimeError, ValueError, OSError) as error:
+        raise UsageError(f"objectives.*.class: {spec!r} names no file ({error})") from None
 
 
 def write_template(path: Path, force: bool) -> Path:

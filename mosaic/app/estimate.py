@@ -69,7 +69,7 @@ Speeds = Mapping[str, Speed]
 
 @dataclass(frozen=True)
 class SuiteSize:
-    """One suite: prompts, user turns and request tokens in it, and whether a judge is asked."""
+    """One suite: prompts, turns to answer and tokens to read in it, and whether a judge is asked."""
 
     role: str
     prompts: int
@@ -118,11 +118,13 @@ def suite_sizes(
     sizes = []
     for suite in suites:
         turns = tokens = 0
+        objective = objectives[suite.objective]
         for prompt in suite.prompts:
-            turns += len(prompt.turns)
+            if objective.evidence == "answers":  # other texts are only read
+                turns += len(prompt.turns)
             tokens += count(prompt.system or "")
             tokens += sum(count(text) for text in prompt.turns)
-        judged = not by_code(objectives[suite.objective])
+        judged = not by_code(objective)
         sizes.append(SuiteSize(suite.role, len(suite.prompts), turns, tokens, judged))
     return sizes
 

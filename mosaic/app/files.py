@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import BaseModel, JsonValue, ValidationError
 
 from eval.chat.strict_json import NotStrict, strict_json
+from eval.objectives.base import Objective
 from mosaic.app.config import RunConfig, explain
 from mosaic.app.score_lines import line_model
 from mosaic.app.shapes import Report, Status
@@ -47,11 +48,11 @@ def schema_names() -> list[str]:
 
 def schema_of(name: str) -> JsonObject:
     """JSON Schema of a file shape. Raises UsageError with the names there are."""
-    from mosaic.app.wiring import open_objective
+    from mosaic.app.wiring import published_objective
 
     lines = _line_names()
     if name in lines:
-        return line_model(open_objective(lines[name])).model_json_schema()
+        return line_model(published_objective(lines[name])).model_json_schema()
     if name not in SCHEMAS:
         raise UsageError(f"no schema {name!r}; there are {', '.join(schema_names())}")
     return SCHEMAS[name].model_json_schema()
@@ -102,14 +103,11 @@ def parse_plan(text: str, where: str) -> ActionPlan:
         raise UsageError(f"{where}:\n" + explain(error, "plan")) from None
 
 
-def score_lines(objective: str, path: Path) -> Iterator[JsonObject]:
+def score_lines(rules: Objective, path: Path) -> Iterator[JsonObject]:
     """Scores of stored L3 items, line by line.
 
     A broken line is a UsageError with file:line; a malformed item is `unscored`.
     """
-    from mosaic.app.wiring import open_objective
-
-    rules = open_objective(objective)
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue

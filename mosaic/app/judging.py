@@ -18,7 +18,7 @@ from eval.suite import Suite, check_references
 from mosaic.app.config import RunConfig, load_config
 from mosaic.app.runs import run_config
 from mosaic.app.shapes import Finding
-from mosaic.app.wiring import build_judge, judge_cache, model_judge, open_objective, open_suites
+from mosaic.app.wiring import build_judge, find_objective, judge_cache, model_judge, open_suites
 from mosaic.core.errors import UsageError
 from mosaic.core.journal import Journal
 from mosaic.core.store import Store
@@ -157,10 +157,10 @@ def _wrong_line(reference: Reference, scored: Scored) -> str:
     return f"  {name} gives {result}{wanted}"
 
 
-def check(source: str, overrides: Sequence[str]) -> list[Finding]:
+def check(source: str, overrides: Sequence[str], say: Say) -> list[Finding]:
     """`judge check`: asks afresh. UsageError if a known answer comes out wrong."""
     config = load_config(source, overrides)
-    objectives, suites = open_suites(config)
+    objectives, suites = open_suites(config, say)
     return check_judge(config, objectives, suites)
 
 
@@ -171,7 +171,7 @@ def compare_judges(run: Path, first: str, second: str, say: Say) -> Comparison:
     judged answers or its suites changed.
     """
     config = run_config(run)
-    objectives, suites = open_suites(config)
+    objectives, suites = open_suites(config, say)
     answered = _stored_answers(run, objectives, suites)
     if not any(answered.values()):
         raise UsageError(
@@ -247,7 +247,7 @@ def label_prompts(
     config = load_config(source, overrides)
     cache = VerdictCache(judge_cache(config, out.resolve().parent))
     try:
-        rules = open_objective(objective)
+        rules = find_objective(objective, config, say)
         return {**label_suite(_model_judge(config), cache, rules, folder, out, say)}
     finally:
         cache.close()
@@ -263,6 +263,17 @@ def _model_judge(config: RunConfig) -> ModelJudge:
     return judge
 
 
+def _graded_under(config: RunConfig, say: Say) -> dict[str, str]:
+    """Data set -> the objective that grades its rows: a row has one quality and one bucket."""
+    found: dict[str, str] = {}
+    for name, objective in config.objectives.items():
+        for dataset in objective.datasets:
+            first = found.setdefault(dataset, name)
+            if first != name:
+                say(f"{dataset} serves {name} too: its rows are graded under {first}, named first")
+    return found
+
+
 def label_pool(
     sources: Sequence[Path], source: str, overrides: Sequence[str], out: Path, say: Say
 ) -> dict[str, object]:
@@ -270,8 +281,8 @@ def label_pool(
     check_place(out)
     config = load_config(source, overrides)
     judge = _model_judge(config)
-    objectives, suites = open_suites(config)
-    datasets = {d: name for name, o in config.objectives.items() for d in o.datasets}
+    objectives, suites = open_suites(config, say)
+    datasets = _graded_under(config, say)
     files = " ".join(map(str, sources))
     gold_checks = GoldChecks(
         judge,

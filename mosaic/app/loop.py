@@ -50,7 +50,7 @@ def execute(
     with stop_signals(say) as stopping:
         if new:
             with _dropped_on_failure(folder):
-                inputs = open_inputs(config)
+                inputs = open_inputs(config, say)
                 check_before_run(config, inputs, say, folder.resolve().parent)
                 if stopping():
                     raise StopRequested("stopped before the run was made; nothing was spent")
@@ -60,7 +60,7 @@ def execute(
         try:
             journal.acquire()
             if not new:
-                inputs = open_inputs(config)
+                inputs = open_inputs(config, say)
                 _continue(journal, config, inputs, say, accept_changes)
             with Bars(say) as reporting:
                 reporting.stopping = stopping

@@ -33,7 +33,7 @@ def validate(
     """
     check_budget(config)
     say("opening pool, suites and base model")
-    inputs = open_inputs(config)
+    inputs = open_inputs(config, say)
     findings = _checks(config, inputs)
     measured = None
     if full:

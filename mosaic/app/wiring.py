@@ -22,11 +22,23 @@ from eval.judges.base import Judge, LlmJudgeConfig, ModelJudge
 from eval.judges.llm import LlmJudge
 from eval.judges.verifier import VerifierJudge
 from eval.objectives.base import Objective
+from eval.objectives.custom import describe, open_python
 from eval.objectives.instruction_following import InstructionFollowing
 from eval.objectives.over_refusal import OverRefusal
+from eval.objectives.reference import ReferenceObjective
+from eval.objectives.retention import RetentionObjective
+from eval.objectives.rubric import open_rubric
 from eval.objectives.safety import Safety
 from eval.suite import Suite, check_disjoint, load_suite
-from mosaic.app.config import RunConfig
+from mosaic.app.config import (
+    PUBLISHED,
+    ObjectiveConfig,
+    PythonObjectiveConfig,
+    ReferenceObjectiveConfig,
+    RetentionObjectiveConfig,
+    RubricObjectiveConfig,
+    RunConfig,
+)
 from mosaic.core.errors import UsageError
 from mosaic.core.journal import Journal
 from mosaic.core.steps import Steps
@@ -95,32 +107,71 @@ def run_digests(config: RunConfig, inputs: Inputs) -> InputDigests:
         suites=suites,
         judge=build_judge(config).digest,
         prompts=read,
+        objectives={name: objective.rules for name, objective in inputs.objectives.items()},
     )
 
 
-def open_objective(name: str) -> Objective:
-    """An objective by its name. Raises UsageError with the names there are."""
+def published_objective(name: str) -> Objective:
+    """A published objective by its name. Raises UsageError with the names there are."""
     if name not in OBJECTIVES:
-        raise UsageError(f"objectives.{name}: no such objective; there are {', '.join(OBJECTIVES)}")
+        raise UsageError(
+            f"objectives.{name}: no such objective; there are {', '.join(OBJECTIVES)}, and kinds of "
+            "your own (rubric, reference, retention, python)"
+        )
     return OBJECTIVES[name]()
 
 
-def open_suites(config: RunConfig) -> tuple[dict[str, Objective], dict[str, dict[str, Suite]]]:
+def open_objective(
+    name: str, settings: ObjectiveConfig, notify: Callable[[str], None] = lambda text: None
+) -> Objective:
+    """An objective of a config. What code of its own it brings is said before it is imported.
+
+    Raises UsageError if there is no such objective, or its file is missing or broken.
+    """
+    if isinstance(settings, RubricObjectiveConfig):
+        return open_rubric(name, Path(settings.rubric))
+    if isinstance(settings, ReferenceObjectiveConfig):
+        return ReferenceObjective(name, settings)
+    if isinstance(settings, RetentionObjectiveConfig):
+        return RetentionObjective(name, settings)
+    if isinstance(settings, PythonObjectiveConfig):
+        here = Path.cwd()
+        code = describe(settings, here)
+        notify(
+            f"objectives.{name}: runs the code in {code.file} ({settings.class_name}, SHA-256 "
+            f"{code.digest})"
+        )
+        return open_python(name, settings, here, code.digest)
+    return published_objective(name)
+
+
+def find_objective(
+    name: str, config: RunConfig | None, notify: Callable[[str], None] = lambda text: None
+) -> Objective:
+    """The objective that a command names: one of the config if it is given, or a published one."""
+    if config is None or name not in config.objectives:
+        return published_objective(name)
+    return open_objective(name, config.objectives[name], notify)
+
+
+def open_suites(
+    config: RunConfig, notify: Callable[[str], None] = lambda text: None
+) -> tuple[dict[str, Objective], dict[str, dict[str, Suite]]]:
     """Objectives of a config and their suites by role.
 
-    Raises UsageError if one is missing or broken.
+    Raises UsageError if one is missing or broken. `notify` is told of foreign code.
     """
     objectives, suites = {}, {}
     for name, settings in config.objectives.items():
-        folder, objective = Path(settings.suite), open_objective(name)
+        folder, objective = Path(settings.suite), open_objective(name, settings, notify)
         roles = {role: load_suite(folder, objective, role) for role in ROLES}
         check_disjoint(folder, list(roles.values()))
         objectives[name], suites[name] = objective, roles
     return objectives, suites
 
 
-def open_inputs(config: RunConfig) -> Inputs:
-    """Open pool, suites and base model of a config.
+def open_inputs(config: RunConfig, notify: Callable[[str], None] = lambda text: None) -> Inputs:
+    """Open pool, suites and base model of a config. `notify` is told of foreign code.
 
     Raises UsageError if one is missing or broken, or if the pool is not as it was built.
     """
@@ -133,14 +184,15 @@ def open_inputs(config: RunConfig) -> Inputs:
     pool = Pool.open(Path(config.pool))
     pool.verify()
     for name, objective in config.objectives.items():
-        open_objective(name)
+        if objective.kind == PUBLISHED:
+            published_objective(name)
         for dataset in objective.datasets:
             if dataset not in pool.datasets:
                 known = ", ".join(pool.datasets)
                 raise UsageError(
                     f"objectives.{name}.datasets: {dataset!r} is not in the pool; it has {known}"
                 )
-    objectives, suites = open_suites(config)
+    objectives, suites = open_suites(config, notify)
     return Inputs(pool, objectives, suites, model_digest(base))
 
 

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from eval.judges.items import items_of, prompt_digest, reply_model
 from eval.objectives import rubrics
 from eval.objectives.base import Unchecked, by_code, labels_of, need, unscored
-from eval.objectives.custom import PythonConfig, open_python
-from eval.objectives.reference import ReferenceConfig, ReferenceObjective
+from eval.objectives.config import PythonConfig, ReferenceConfig
+from eval.objectives.custom import open_python
+from eval.objectives.reference import ReferenceObjective
 from eval.objectives.retention import RetentionObjective
 from eval.objectives.rubric import open_rubric
 from eval.references import Reference

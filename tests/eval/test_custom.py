@@ -8,7 +8,8 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from eval.objectives.base import by_code, labels_of
-from eval.objectives.custom import PythonConfig, describe, open_python
+from eval.objectives.config import PythonConfig
+from eval.objectives.custom import describe, open_python
 from mosaic.core.errors import UsageError
 from mosaic.core.types.evaluation import Prompt, Response
 

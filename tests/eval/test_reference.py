@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from eval.judges.verifier import VerifierJudge
 from eval.objectives.base import Malformed, Unchecked
+from eval.objectives.config import ReferenceConfig
 from eval.objectives.json_schema import check_schema, fits, json_texts
 from eval.objectives.patterns import check_pattern, matches
 from eval.objectives.reading import (
@@ -18,7 +19,7 @@ from eval.objectives.reading import (
     read_number,
     read_parts,
 )
-from eval.objectives.reference import ReferenceConfig, ReferenceObjective, score_of
+from eval.objectives.reference import ReferenceObjective, score_of
 from eval.suite import check_references, load_suite
 from mosaic.core.errors import UsageError
 from mosaic.core.types.evaluation import Prompt, Response

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from eval.generators.base import TextLikelihood, TransformersGeneratorConfig
 from eval.generators.transformers import TransformersGenerator
 from eval.judges.verifier import VerifierJudge
-from eval.objectives.retention import RetentionConfig, RetentionObjective, score_of
+from eval.objectives.config import RetentionConfig
+from eval.objectives.retention import RetentionObjective, score_of
 from eval.profile import build_profile
 from eval.suite import load_suite
 from mosaic.core.errors import UsageError

@@ -9,7 +9,7 @@ import pytest
 from eval.judges.verifier import VerifierJudge
 from eval.suite import check_references, load_suite
 from mosaic.app.config import load_config
-from mosaic.app.wiring import open_objective
+from mosaic.app.wiring import published_objective
 from mosaic.core.types.base import canonical_json
 from mosaic.core.types.evaluation import ROLES
 from mosaic.lab import data, pretrain
@@ -22,7 +22,7 @@ OBJECTIVES = ("safety", "over_refusal", "instruction_following")
 
 
 def suite(objective, role):
-    return load_suite(DATA / "suites" / objective, open_objective(objective), role)
+    return load_suite(DATA / "suites" / objective, published_objective(objective), role)
 
 
 def test_the_manifest_names_what_is_shipped():
@@ -64,7 +64,7 @@ def test_suites_are_disjoint_and_their_references_hold(objective):
     for role in ROLES:
         made = suite(objective, role)
         assert min(Counter(p.slice for p in made.prompts).values()) >= 30
-        check_references(made, open_objective(objective), VerifierJudge())
+        check_references(made, published_objective(objective), VerifierJudge())
         turns = {tuple(p.turns) for p in made.prompts}
         assert not turns & seen
         seen |= turns

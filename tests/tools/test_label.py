@@ -191,7 +191,7 @@ def test_the_verifier_cannot_label_a_pool(rows, tmp_path):
 
 def test_a_judge_that_knows_passes_its_check():
     with JudgeServer(by_words) as server:
-        findings = check("lab", overrides(server))
+        findings = check("lab", overrides(server), print)
     assert [f.check for f in findings] == [
         "suites safety",
         "suites over_refusal",
@@ -203,7 +203,7 @@ def test_a_judge_that_knows_passes_its_check():
 
 def test_a_request_that_the_endpoint_refuses_is_no_wrong_reference():
     with JudgeServer(by_words, lambda call: "400") as server, pytest.raises(UsageError) as caught:
-        check("lab", overrides(server))
+        check("lab", overrides(server), print)
     assert (
         "were not judged; the judge's reply: http_400: the endpoint refuses the request (HTTP 400): told to"
         in str(caught.value)

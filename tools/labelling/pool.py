@@ -6,7 +6,8 @@ same. Known verdicts come from the cache; an interrupted labelling asks only for
 left out, with a reason, if a verdict could not be made, or if the rules call the request invalid
 (harmful, or without a way to answer).
 
-Instruction following is checked by code. Its constraints stand in two attributes of equal length:
+What is checked by code needs no judge. The known answer of a reference objective stands in the
+attribute `answer`. The constraints of instruction following stand in two attributes of equal length:
 `constraints` (checker ids) and `constraint_params` (the text of a JSON object each). A constraint
 that lacks its parameters cannot be verified: it counts for the bucket and not for the quality. A
 row with no other constraints is left out. Both attributes stay as they are, so that labelled rows
@@ -29,7 +30,7 @@ from eval.judges.base import ModelJudge
 from eval.judges.by_code import check_answers
 from eval.judges.items import items_of
 from eval.judges.verdicts import BATCH, Items, JudgeCost, Question, answer, unique
-from eval.objectives.base import Malformed, Objective, Side, by_code
+from eval.objectives.base import LabelsPrompts, Malformed, Objective, Side, by_code, labels_of
 from mosaic.core.errors import UsageError
 from mosaic.core.types.base import Attribute, JsonObject, Scalar
 from mosaic.core.types.data import Example
@@ -181,7 +182,9 @@ class Labeller:
         objective = self.objectives[self.datasets[row.dataset]]
         if by_code(objective):
             return []
-        sides: tuple[Side, Side] = ("answers", "request")
+        sides: list[Side] = ["answers"]
+        if objective.request:
+            sides.append("request")
         return [self.judge.ask_about(items_of(objective, s), row.messages) for s in sides]
 
     def _verdicts(self, questions: Sequence[Question], cost: _Cost) -> dict[str, Verdict]:
@@ -204,16 +207,18 @@ class Labeller:
     def _labelled(self, row: Example, verdicts: Mapping[str, Verdict]) -> Example | str:
         """The row with quality, bucket and attributes, or why it has none."""
         objective = self.objectives[self.datasets[row.dataset]]
+        if objective.evidence == "likelihood":
+            return f"{objective.name} reads texts: it grades no answers"
         items: Items = {}
-        constraints: list[JsonObject] = []
         turns = max(1, sum(m.role == "user" for m in row.messages))
         try:
             if by_code(objective):
-                constraints = _constraints(row)
-                judgment = _checked(objective, row, constraints)
+                prompt = _prompt(objective, row)
+                judgment = _checked(objective, row, prompt)
                 if judgment.status != "ok":
                     return judgment.reason or judgment.status
                 line: dict[str, object] = {"id": row.id, **judgment.items}
+                bucket, _, valid = labels_of(objective, prompt)
             else:
                 for question in self._questions(row):
                     verdict = verdicts[question.key]
@@ -221,8 +226,8 @@ class Labeller:
                         return verdict.reason
                     items |= verdict.items
                 line = {"id": row.id, "items": items, "turns": turns}
+                bucket, _, valid = objective.prompt_side(items, turns, [])
             scored = objective.score(line)
-            bucket, _, valid = objective.prompt_side(items, turns, constraints)
         except Malformed as error:
             return str(error)
         if scored.status != "ok" or scored.score is None:
@@ -267,16 +272,33 @@ def _constraints(row: Example) -> list[JsonObject]:
     return constraints
 
 
-def _checked(objective: Objective, row: Example, constraints: Sequence[JsonObject]) -> Judgment:
-    """The constraints that can be verified against the row's last answer, by code."""
-    reasons = [verifiable(c) for c in constraints]
-    if all(reasons):
+def _prompt(objective: Objective, row: Example) -> Prompt:
+    """What a row asked, as a prompt whose answer code can check. Malformed if it holds no check."""
+    named = isinstance(objective, LabelsPrompts)
+    constraints = [] if named and "constraints" not in row.attributes else _constraints(row)
+    asked = [m.content for m in row.messages if m.role == "user"] or ["-"]
+    known = row.attributes.get("answer") if named else None
+    return Prompt(
+        id=row.id,
+        turns=asked,
+        slice="-",
+        weight=1,
+        constraints=constraints,
+        attributes=row.attributes,
+        answer=list(known) if isinstance(known, list) else known,
+    )
+
+
+def _checked(objective: Objective, row: Example, prompt: Prompt) -> Judgment:
+    """What code makes of the row's last answer: of the constraints, those that can be verified."""
+    reasons = [verifiable(c) for c in prompt.constraints]
+    if reasons and all(reasons):
         return Judgment(id=row.id, status="failed", reason=reasons[0], judge=objective.rules)
-    good = [c for c, reason in zip(constraints, reasons, strict=True) if not reason]
-    prompt = Prompt(id=row.id, turns=["-"], slice="-", weight=1, constraints=good)
+    good = [c for c, reason in zip(prompt.constraints, reasons, strict=True) if not reason]
     last = next(m.content for m in reversed(row.messages) if m.role == "assistant")
     response = Response(id=row.id, answers=[last], finish_reasons=["stop"], n_tokens=0)
-    return check_answers(objective, [prompt], [response])[0]
+    verified = prompt.model_copy(update={"constraints": good})
+    return check_answers(objective, [verified], [response])[0]
 
 
 def _attributes(scored: Scored, items: Items) -> dict[str, Attribute]:

@@ -18,7 +18,7 @@ from typing import TypedDict
 from eval.judges.base import ModelJudge
 from eval.judges.items import ItemSet, items_of
 from eval.judges.verdicts import Items, Question, answer
-from eval.objectives.base import Objective
+from eval.objectives.base import Objective, labels_of
 from eval.suite import Suite, load_suite
 from mosaic.core.errors import UsageError
 from mosaic.core.types.base import canonical_json
@@ -127,7 +127,8 @@ def _labelled(objective: Objective, prompt: Prompt, verdict: Verdict) -> Prompt:
         for item, value in values.items():
             from_verdict = channel in wanted or item in wanted
             items[channel][item] = value if from_verdict else own.get(item, value)
-    slice_, weight, valid = objective.prompt_side(items, len(prompt.turns), prompt.constraints)
+    judged = prompt.model_copy(update={"prompt_items": items})
+    slice_, weight, valid = labels_of(objective, judged)
     changes = {
         "prompt_items": items,
         "slice": slice_,

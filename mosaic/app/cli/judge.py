@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mosaic.app.cli.options import MATERIAL, Config, Json, Overrides, Run
+from mosaic.app.cli.options import MATERIAL, Config, ConfigOption, Json, Overrides, Run
 from mosaic.app.terminal import emit, number, say, table
 
 commands = typer.Typer()
@@ -20,7 +20,7 @@ def check(config: Config, overrides: Overrides = None, as_json: Json = False) ->
     """Check that known-good answers come out best and known-bad ones worse; exit 2 if not."""
     from mosaic.app.judging import check as check_config
 
-    findings = check_config(config, overrides or [])
+    findings = check_config(config, overrides or [], say)
     if as_json:
         emit([found.json_data() for found in findings])
         return
@@ -56,12 +56,16 @@ def compare(
 @commands.command(rich_help_panel=MATERIAL)
 def score(
     objective: Annotated[
-        str, typer.Argument(help="safety, over_refusal or instruction_following.")
+        str, typer.Argument(help="A published objective, or one of the config's.")
     ],
     items: Annotated[Path, typer.Argument(help="JSONL of stored L3 items.")],
+    config: ConfigOption = None,
 ) -> None:
     """Score stored L3 items: L2, L1, slice, weight and need, a JSON line each; asks no judge."""
+    from mosaic.app.config import load_config
     from mosaic.app.files import score_lines
+    from mosaic.app.wiring import find_objective
 
-    for line in score_lines(objective, items):
+    rules = find_objective(objective, load_config(config) if config else None, say)
+    for line in score_lines(rules, items):
         print(json.dumps(line))

@@ -14,6 +14,9 @@ MATERIAL = "Data, judges and the laboratory"
 
 Run = Annotated[str, typer.Argument(help="A run: a path, a name under runs/, or `last`.")]
 Config = Annotated[str, typer.Argument(help="A config file, or `lab`.")]
+ConfigOption = Annotated[
+    str | None, typer.Option("--config", help="A config with objectives of your own.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 RoundOption = Annotated[int | None, typer.Option("--round", help="Only this round.")]
 Request = Annotated[

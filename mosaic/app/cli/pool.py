@@ -83,7 +83,7 @@ def import_(
 
     Every bad row is named with its file and line.
     """
-    from mosaic.app.wiring import open_objective
+    from mosaic.app.wiring import published_objective
     from training.data.importers.job import ImportJob
     from training.data.importers.rows import import_rows
     from training.data.importers.suites import import_suite
@@ -107,7 +107,7 @@ def import_(
     if suite:
         if without or quality is not None or bucket is not None:
             raise UsageError("--without, --quality and --bucket are for pool rows, not for --suite")
-        tally = import_suite(job, open_objective(suite), out, per_role)
+        tally = import_suite(job, published_objective(suite), out, per_role)
         wrote, next_ = str(out), f"name it as objectives.{suite}.suite in a config"
     else:
         tally = import_rows(job, out, lambda rows: say(f"{rows:,} rows read"))

@@ -340,9 +340,8 @@ def examples(folder: Path, number: int, objective: str, slice_: str) -> list[Sco
         raise UsageError(f"nothing is recorded for {objective!r} in round {number}")
     store = Store(folder)
     digests = files[objective][STEERING]
-    suite = load_suite(
-        Path(config.objectives[objective].suite), open_objective(objective), STEERING
-    )
+    settings = config.objectives[objective]
+    suite = load_suite(Path(settings.suite), open_objective(objective, settings), STEERING)
     turns = {prompt.id: prompt.turns for prompt in suite.prompts}
     answers = {}
     for line in store.get_json(digests.responses):

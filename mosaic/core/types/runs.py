@@ -163,7 +163,8 @@ class Adapter(FrozenModel):
 class InputDigests(FrozenModel):
     """What a run depends on beside its config.
 
-    `suites` is objective -> role -> digest; `prompts`, name -> digest, only if a model reads them.
+    `suites` is objective -> role -> digest; `prompts`, name -> digest, only if a model reads them;
+    `objectives`, name -> digest of the rules (a rubric's file, somebody's code).
     """
 
     pool: str
@@ -171,6 +172,7 @@ class InputDigests(FrozenModel):
     suites: dict[str, dict[str, str]]
     judge: str
     prompts: dict[str, str] = {}
+    objectives: dict[str, str] = {}
 
 
 class RunRecord(FrozenModel):
