@@ -21,15 +21,22 @@ PROMPTS = 8
 
 
 def answer_prompts(
-    config: RunConfig, prompts: list[Prompt], adapter: Path, folder: Path, serve: bool
+    config: RunConfig,
+    prompts: list[Prompt],
+    texts: list[str],
+    adapter: Path,
+    folder: Path,
+    serve: bool,
 ) -> list[Response]:
-    """Answers of a freshly trained adapter, by the config's generator.
+    """Answers of a freshly trained adapter, by the config's generator, which also reads `texts`.
 
     A vLLM server is started only with `serve`: the start of a run leaves that to round 0, which
     comes next and costs no training either.
     """
     generator = build_smoke_generator(config, folder, serve, PROMPTS)
     try:
+        if texts:
+            generator.log_likelihood(texts, adapter)
         return generator.generate(prompts, adapter)
     finally:
         generator.close()
@@ -61,8 +68,8 @@ def smoke_test(config: RunConfig, inputs: Inputs, serve: bool) -> tuple[Finding,
         )
         executor = build_executor(config, Path(folder))
         (done,) = executor.wait([executor.submit(job, place)], never)
-        prompts = _few_prompts(inputs)
-        answers = answer_prompts(config, prompts, Path(done.adapter), Path(folder), serve)
+        prompts, texts = _few_prompts(inputs), _longest_texts(inputs)
+        answers = answer_prompts(config, prompts, texts, Path(done.adapter), Path(folder), serve)
     speed = done.tokens / done.train_seconds if done.train_seconds else None
     trained = f"loss {done.loss:.3f} after {done.steps} steps on the largest batch"
     finding = Finding(check="smoke", result=f"{trained}, {len(answers)} prompts answered")
@@ -95,9 +102,19 @@ def _two_steps(recipe: SftRecipe, rows: int) -> SftRecipe:
 
 
 def _few_prompts(inputs: Inputs) -> list[Prompt]:
-    """About eight prompts, the first ones of each objective's steering suite."""
-    each = max(1, PROMPTS // len(inputs.suites))
+    """About eight prompts, the first ones of the steering suite of each objective of answers."""
+    answered = [n for n, o in inputs.objectives.items() if o.evidence == "answers"]
     few: list[Prompt] = []
-    for roles in inputs.suites.values():
-        few += roles["steering"].prompts[:each]
+    for name in answered:
+        few += inputs.suites[name]["steering"].prompts[: max(1, PROMPTS // len(answered))]
     return few
+
+
+def _longest_texts(inputs: Inputs) -> list[str]:
+    """The longest text of each objective that reads likelihoods: one that does not fit fails here."""
+    longest = []
+    for name, objective in inputs.objectives.items():
+        if objective.evidence == "likelihood":
+            prompts = [p for suite in inputs.suites[name].values() for p in suite.prompts]
+            longest.append(max((p.turns[0] for p in prompts), key=len))
+    return longest

@@ -47,7 +47,7 @@ def test_help_answers_at_once_and_imports_nothing_heavy():
         ("budget.tokens_per_round=.nan", "budget.tokens_per_round"),
         ("planner.kind=oracle", "planner"),
         ("objectives.safety.floor=5", "floor 5.0 is above target"),
-        ("objectives.safety.datasets=[benign]", "a data set belongs to one objective"),
+        ("objectives.safety.datasets=[guard, guard]", "names a data set twice"),
         ("planner.on_failure", "write it as a.b=value"),
         ("seed=2024-13-45", "--set seed: the value is not what it looks like"),
         ("seed=!!int abc", "--set seed: the value is not what it looks like"),
