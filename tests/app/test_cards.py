@@ -57,6 +57,7 @@ def report(chosen):
         config_digest="c" * 64,
         planner="llm",
         objectives=["safety"],
+        traded=["safety"],
         targets={"safety": None},
         floors={"safety": None},
         state="finished",
