@@ -67,6 +67,20 @@ def test_hypervolume_is_a_share_of_the_scale():
     assert hypervolume([[3, 3], [2, 5], [1, 5]]) == pytest.approx((4 + 2) / 16)
 
 
+@pytest.mark.parametrize("dimensions", [1, 2, 3, 4, 5, 6])
+def test_hypervolume_equals_a_count_of_all_boxes(dimensions):
+    """By inclusion and exclusion: what two points both dominate is the box up to their minimum."""
+    random = np.random.default_rng(dimensions)
+    for size in (1, 2, 3, 5, 8):
+        points = random.uniform(0.8, 5, (size, dimensions)).round(1)
+        exact = 0.0
+        for count in range(1, size + 1):
+            for chosen in itertools.combinations(points, count):
+                sides = np.clip((np.min(chosen, axis=0) - 1) / 4, 0, None)
+                exact -= (-1) ** count * np.prod(sides)
+        assert hypervolume(points.tolist()) == pytest.approx(exact, abs=1e-12)
+
+
 def test_floors_are_held_on_the_lower_bound():
     objectives = [
         ObjectiveSpec(name="s", datasets=["a"], floor=2.95),
