@@ -30,7 +30,7 @@ from eval.objectives.config import (
     RubricConfig,
 )
 from mosaic.core.errors import UsageError
-from mosaic.core.types.base import FrozenModel, JsonObject
+from mosaic.core.types.base import LABEL, NAMES, FrozenModel, JsonObject
 from mosaic.core.types.plans import Limits, ObjectiveSpec
 from mosaic.core.types.runs import Recipe, SftRecipe
 from tools.executors.base import ExecutorConfig, InlineExecutorConfig
@@ -38,6 +38,7 @@ from tools.executors.base import ExecutorConfig, InlineExecutorConfig
 BUNDLED = Path(__file__).parent.parent / "lab" / "data"
 PATHS = ("base_model", "pool")
 PUBLISHED = "published"
+KINDS = (PUBLISHED, "rubric", "reference", "retention", "python")
 # Keys of earlier releases, and what they are called now.
 MOVED = {"training": "methods.sft", "judge.canaries": "judge.gold_checks"}
 # What PyYAML raises for a scalar or tag whose value it cannot make: `2024-13-45`, `!!int x`.
@@ -101,7 +102,11 @@ ObjectiveConfig = Annotated[
     | Annotated[ReferenceObjectiveConfig, Tag("reference")]
     | Annotated[RetentionObjectiveConfig, Tag("retention")]
     | Annotated[PythonObjectiveConfig, Tag("python")],
-    Discriminator(_kind_of),
+    Discriminator(
+        _kind_of,
+        custom_error_type="objective_kind",
+        custom_error_message=f"kind is one of {', '.join(KINDS)}",
+    ),
 ]
 
 
@@ -166,6 +171,8 @@ class RunConfig(FrozenModel):
     def _consistent(self) -> RunConfig:
         served: set[str] = set()
         for name, objective in self.objectives.items():
+            if not LABEL.fullmatch(name):
+                raise ValueError(f"objectives: {name!r} is not a name; a name is {NAMES}")
             if len(set(objective.datasets)) < len(objective.datasets):
                 raise ValueError(f"objectives.{name}.datasets: names a data set twice")
             served |= set(objective.datasets)
@@ -322,7 +329,7 @@ def explain(error: ValidationError, schema: str = "config") -> str:
     """A line per problem: field path, what is wrong, and the value unless it may be a key."""
     lines = []
     for problem in error.errors(include_url=False):
-        field = ".".join(str(part) for part in problem["loc"]) or "(whole)"
+        field, kind = _field(problem["loc"])
         value = problem.get("input")
         hidden = not problem["loc"] or _may_be_secret(problem["loc"])
         if isinstance(value, dict | list):
@@ -331,8 +338,21 @@ def explain(error: ValidationError, schema: str = "config") -> str:
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
             message = f"unknown key; see `python -m mosaic schema {schema}` for what is allowed"
+            if kind == PUBLISHED:
+                message += "; an objective of your own says its `kind`"
         lines.append(f"  {field}: {message}{shown}")
     return "\n".join(lines)
+
+
+def _field(path: Sequence[str | int]) -> tuple[str, str]:
+    """The path of a field as it stands in the file, and the kind of the objective that it is in.
+
+    Pydantic puts the kind behind the objective's name.
+    """
+    parts, kind = [str(part) for part in path], ""
+    if len(parts) > 2 and parts[0] == "objectives" and parts[2] in KINDS:
+        kind = parts.pop(2)
+    return ".".join(parts) or "(whole)", kind
 
 
 def _may_be_secret(path: Sequence[str | int]) -> bool:
