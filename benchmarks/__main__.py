@@ -25,6 +25,7 @@ from benchmarks.figures import CannotRun, Row, Rows, not_measured
 BENCHMARKS = {
     "house": "house",
     "rubrics": "rubrics",
+    "extension": "extension",
     "budget": "curation",
     "curation": "curation",
     "packing": "training",

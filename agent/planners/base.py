@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Protocol
+from typing import Literal, Protocol
 
 from pydantic import Field
 
@@ -44,34 +44,18 @@ def require_one_plan(kind: str, n: int) -> None:
 OnFailure = Literal["need", "static", "random", "profile", "stop"]
 
 
-class _PlannerConfig(FrozenModel):
+class PlannerSettings(FrozenModel):
+    """What the config says of a planner that needs nothing but its settings: they make it.
+
+    Such a planner is one file, with its settings beside it, and a member of
+    `agent.planners.kinds.PlannerConfig`. Each has a `kind` of its own.
+    """
+
     on_failure: OnFailure = "need"
     max_repairs: int = Field(default=3, ge=0, le=10)
 
-
-class SurrogatePlannerConfig(_PlannerConfig):
-    """Deterministic: reads the failure profile and learns from the rounds of this run."""
-
-    kind: Literal["profile"] = "profile"
-
-
-class StaticPlannerConfig(_PlannerConfig):
-    """The pools' own proportions, every round."""
-
-    kind: Literal["static"] = "static"
-
-
-class RandomPlannerConfig(_PlannerConfig):
-    """Draws around the pools' proportions. `spread` is the standard deviation of a log-ratio."""
-
-    kind: Literal["random"] = "random"
-    spread: float = Field(default=1.0, gt=0, le=5)
-
-
-class NeedPlannerConfig(_PlannerConfig):
-    """Splits the budget in proportion to need = valid x (6 - score) x weight (methods 1b)."""
-
-    kind: Literal["need"] = "need"
+    def build(self) -> Planner:
+        raise NotImplementedError
 
 
 class LlmPlannerConfig(FrozenModel):
@@ -96,13 +80,3 @@ class LlmPlannerConfig(FrozenModel):
     max_seconds: float = Field(default=1800.0, gt=0)
     tool_calls: bool = True
     show_text: bool = False
-
-
-PlannerConfig = Annotated[
-    SurrogatePlannerConfig
-    | StaticPlannerConfig
-    | RandomPlannerConfig
-    | NeedPlannerConfig
-    | LlmPlannerConfig,
-    Field(discriminator="kind"),
-]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
+from pydantic import Field
 
 from agent.constraints import refused_plans
 from agent.feasible import feasible_plan
-from agent.planners.base import require_one_plan
+from agent.planners.base import Planner, PlannerSettings, require_one_plan
 from agent.weights import complexity_of, perturb
 from mosaic.core.types.plans import ActionPlan
 from mosaic.core.types.runs import Observation
@@ -30,6 +32,15 @@ class StaticPlanner:
             expected=dict.fromkeys(observation.names, 0.0),
         )
         return [plan]
+
+
+class StaticPlannerConfig(PlannerSettings):
+    """The pools' own proportions, every round."""
+
+    kind: Literal["static"] = "static"
+
+    def build(self) -> Planner:
+        return StaticPlanner()
 
 
 class RandomPlanner:
@@ -60,6 +71,16 @@ class RandomPlanner:
         )
         rationale = "A random draw around the pools' proportions."
         return [feasible_plan(rationale, ratios, buckets, observation)]
+
+
+class RandomPlannerConfig(PlannerSettings):
+    """Draws around the pools' proportions. `spread` is the standard deviation of a log-ratio."""
+
+    kind: Literal["random"] = "random"
+    spread: float = Field(default=1.0, gt=0, le=5)
+
+    def build(self) -> Planner:
+        return RandomPlanner(self.spread)
 
 
 class NeedPlanner:
@@ -93,6 +114,15 @@ class NeedPlanner:
             return [feasible_plan("Budget in proportion to need.", ratios, buckets, observation)]
         rationale = "No slice is scored: no need is known, and nothing is moved."
         return [feasible_plan(rationale, {}, {}, observation)]
+
+
+class NeedPlannerConfig(PlannerSettings):
+    """Splits the budget in proportion to need = valid x (6 - score) x weight (methods 1b)."""
+
+    kind: Literal["need"] = "need"
+
+    def build(self) -> Planner:
+        return NeedPlanner()
 
 
 def keep_general_share(ratios: dict[str, float], observation: Observation) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
+from typing import Literal
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from agent.planners.acquisition import (
     predicted_means,
     targets_of,
 )
-from agent.planners.base import require_one_plan
+from agent.planners.base import Planner, PlannerSettings, require_one_plan
 from agent.planners.response_model import ResponseModel, fit_responses
 from agent.weights import (
     Floats,
@@ -72,6 +73,15 @@ class SurrogatePlanner:
         )
         toolbox.check_plan(plan)
         return [plan]
+
+
+class SurrogatePlannerConfig(PlannerSettings):
+    """Deterministic: reads the failure profile and learns from the rounds of this run."""
+
+    kind: Literal["profile"] = "profile"
+
+    def build(self) -> Planner:
+        return SurrogatePlanner()
 
 
 def _look(observation: Observation, toolbox: Toolbox) -> list[SliceProfile]:

@@ -17,7 +17,7 @@ import yaml
 from pydantic import Discriminator, Field, JsonValue, Tag, ValidationError, model_validator
 
 from agent.approval import ApprovalConfig, AutoApprovalConfig
-from agent.planners.base import PlannerConfig, SurrogatePlannerConfig
+from agent.planners.kinds import DEFAULT_PLANNER, PlannerConfig
 from agent.settings import CalibrationConfig, FailureConfig, Settings, StopConfig
 from eval.generators.base import GeneratorConfig, TransformersGeneratorConfig
 from eval.judges.base import JudgeConfig, VerifierJudgeConfig
@@ -156,7 +156,7 @@ class RunConfig(FrozenModel):
     budget: BudgetConfig
     limits: Limits = Limits()
     contamination: ContaminationConfig = ContaminationConfig()
-    planner: PlannerConfig = SurrogatePlannerConfig()
+    planner: PlannerConfig = DEFAULT_PLANNER
     approval: ApprovalConfig = AutoApprovalConfig()
     calibration: CalibrationConfig = CalibrationConfig()
     stop: StopConfig = StopConfig()

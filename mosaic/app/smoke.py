@@ -51,13 +51,13 @@ def smoke_test(config: RunConfig, inputs: Inputs, serve: bool) -> tuple[Finding,
     """
     curated = first_training_set(config, inputs)
     lengths = inputs.pool.column("n_tokens")[curated.indices].tolist()
-    largest = largest_batch(lengths, config.methods.sft)
+    largest = largest_batch(lengths, config.recipe)
     base = Path(config.base_model)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "training_set.parquet"
         write_training_set(inputs.pool, curated.part(largest), path)
         job = TrainJob(
-            recipe=_two_steps(config.methods.sft, len(largest)),
+            recipe=_two_steps(config.recipe, len(largest)),
             inputs={BASE: inputs.base_digest, TRAINING_SET: file_digest(path)},
             seed=config.seed,
         )

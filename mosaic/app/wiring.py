@@ -1,4 +1,4 @@
-"""Config -> objects. The one place that knows every implementation."""
+"""Config -> objects. The one place that knows every implementation (planners: by their kinds)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from typing import Any, Literal
 import prompts
 from agent.approval import Approver, AutoApprover, HumanApprover, PolicyApprover
 from agent.context import RunContext
-from agent.planners.base import LlmPlannerConfig, Planner, PlannerConfig, RandomPlannerConfig
-from agent.planners.baselines import NeedPlanner, RandomPlanner, StaticPlanner
+from agent.planners.base import LlmPlannerConfig, Planner, PlannerSettings
+from agent.planners.kinds import PlannerConfig, settings_by_kind
 from agent.planners.llm import LlmPlanner
-from agent.planners.surrogate import SurrogatePlanner
 from eval.generators.base import Generator, TransformersGeneratorConfig
 from eval.generators.transformers import TransformersGenerator
 from eval.generators.vllm import VllmGenerator
@@ -199,8 +198,9 @@ def open_inputs(config: RunConfig, notify: Callable[[str], None] = lambda text: 
 def build_planner(kind: str, config: PlannerConfig, steps: Steps | None = None) -> Planner:
     """A planner by its kind.
 
-    `config` gives a random planner its spread and a model its endpoint; a model's answers are filed
-    in the journal of `steps`. Raises UsageError for an unknown kind, or a model without an endpoint.
+    `config` gives a planner of its own kind its settings, and a model its endpoint; a model's
+    answers are filed in the journal of `steps`. Raises UsageError for an unknown kind, or a model
+    without an endpoint.
     """
     if kind == "llm":
         if not isinstance(config, LlmPlannerConfig):
@@ -208,19 +208,13 @@ def build_planner(kind: str, config: PlannerConfig, steps: Steps | None = None) 
                 f"planner llm: the config's planner is {config.kind}, so no model and endpoint are named"
             )
         return LlmPlanner(config, ask=journaled(steps) if steps else uncached)
-    if kind == "static":
-        return StaticPlanner()
-    if kind == "random":
-        return (
-            RandomPlanner(config.spread)
-            if isinstance(config, RandomPlannerConfig)
-            else RandomPlanner()
-        )
-    if kind == "need":
-        return NeedPlanner()
-    if kind == "profile":
-        return SurrogatePlanner()
-    raise UsageError(f"planner {kind}: there are profile, static, random, need and llm")
+    known = settings_by_kind()
+    if kind not in known:
+        *others, last = known
+        raise UsageError(f"planner {kind}: there are {', '.join(others)} and {last}")
+    settings = config if kind == config.kind else known[kind]()
+    assert isinstance(settings, PlannerSettings)
+    return settings.build()
 
 
 def build_approver(config: RunConfig) -> Approver:

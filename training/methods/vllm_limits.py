@@ -20,7 +20,8 @@ def check_servable(config: Recipe) -> int:
     extra modules, the default initialisation. `eval.generators.vllm.check_adapter_recipe` checks
     each adapter for that again. Raises UsageError if vLLM could not load the adapters.
 
-    >>> check_servable(Recipe(lora_r=12))
+    >>> from mosaic.core.types.runs import SftRecipe
+    >>> check_servable(SftRecipe(lora_r=12))
     16
     """
     for rank in RANKS:
