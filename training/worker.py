@@ -20,6 +20,7 @@ from mosaic.core.types.base import FrozenModel
 from mosaic.core.types.runs import BASE, TrainJob, TrainResult, Workplace
 from training.methods.base import Event, Progress, Stopping, never
 from training.methods.failures import FULL
+from training.methods.kinds import METHODS
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 PR_SET_PDEATHSIG = 1
@@ -51,10 +52,10 @@ def train(
 
     Raises what the method raises, and TrainingError if the adapter is not what was asked for.
     """
-    from training.methods import sft
     from training.models.adapter import check_adapter
 
-    result = sft.train(job, place, progress, stopping)
+    method = METHODS[job.recipe.kind]
+    result: TrainResult = method.train(job, place, progress, stopping)
     check_adapter(Path(result.adapter), Path(place.paths[BASE]))
     return result
 

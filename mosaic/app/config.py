@@ -11,10 +11,18 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import yaml
-from pydantic import Discriminator, Field, JsonValue, Tag, ValidationError, model_validator
+from pydantic import (
+    Discriminator,
+    Field,
+    JsonValue,
+    Tag,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 
 from agent.approval import ApprovalConfig, AutoApprovalConfig
 from agent.planners.kinds import DEFAULT_PLANNER, PlannerConfig
@@ -32,8 +40,9 @@ from eval.objectives.config import (
 from mosaic.core.errors import UsageError
 from mosaic.core.types.base import LABEL, NAMES, FrozenModel, JsonObject
 from mosaic.core.types.plans import Limits, ObjectiveSpec
-from mosaic.core.types.runs import Recipe, SftRecipe
+from mosaic.core.types.runs import LoraRecipe
 from tools.executors.base import ExecutorConfig, InlineExecutorConfig
+from training.methods.kinds import METHODS
 
 BUNDLED = Path(__file__).parent.parent / "lab" / "data"
 PATHS = ("base_model", "pool")
@@ -117,10 +126,39 @@ class BudgetConfig(FrozenModel):
     tokens_total: int | None = Field(default=None, ge=1)
 
 
-class MethodsConfig(FrozenModel):
-    """How models are trained: a recipe per method."""
+class MethodConfigs(FrozenModel):
+    """How models are trained: the recipe of one method. Without any, supervised fine-tuning."""
 
-    sft: SftRecipe = SftRecipe()
+    @model_validator(mode="before")
+    @classmethod
+    def _sft_by_default(cls, data: object) -> object:
+        return {"sft": {}} if data == {} else data
+
+    @model_validator(mode="after")
+    def _one(self) -> MethodConfigs:
+        named = [kind for kind in METHODS if getattr(self, kind) is not None]
+        if len(named) != 1:
+            raise ValueError(f"names {' and '.join(named) or 'no method'}; a run trains by one")
+        return self
+
+    @property
+    def recipe(self) -> LoraRecipe:
+        found: list[LoraRecipe] = [r for kind in METHODS if (r := getattr(self, kind))]
+        return found[0]
+
+
+if TYPE_CHECKING:
+    MethodsConfig = MethodConfigs
+else:
+    # A field per method, left out of what is written where it is not the one.
+    MethodsConfig = create_model(
+        "MethodsConfig",
+        __base__=MethodConfigs,
+        **{
+            kind: (method.RECIPE | None, Field(default=None, exclude_if=lambda r: r is None))
+            for kind, method in METHODS.items()
+        },
+    )
 
 
 class ShareConfig(FrozenModel):
@@ -198,9 +236,9 @@ class RunConfig(FrozenModel):
         return self.recipe.usage(self.budget.tokens_per_round).cost
 
     @property
-    def recipe(self) -> Recipe:
+    def recipe(self) -> LoraRecipe:
         """How trials are trained: the one method that is enabled."""
-        return self.methods.sft
+        return self.methods.recipe
 
     @property
     def tokens_total(self) -> int:

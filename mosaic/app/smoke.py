@@ -12,7 +12,7 @@ from mosaic.app.shapes import Finding
 from mosaic.app.wiring import Inputs, build_executor, build_smoke_generator
 from mosaic.core.store import file_digest
 from mosaic.core.types.evaluation import Prompt, Response
-from mosaic.core.types.runs import BASE, TRAINING_SET, SftRecipe, TrainJob, Workplace
+from mosaic.core.types.runs import BASE, TRAINING_SET, LoraRecipe, TrainJob, Workplace
 from training.data.curate import Curated, curate, mixture_of, write_training_set
 from training.methods.base import never
 from training.methods.batches import largest_batch
@@ -84,7 +84,7 @@ def first_training_set(config: RunConfig, inputs: Inputs) -> Curated:
     return curate(inputs.pool, mixture)
 
 
-def _two_steps(recipe: SftRecipe, rows: int) -> SftRecipe:
+def _two_steps(recipe: LoraRecipe, rows: int) -> LoraRecipe:
     """The recipe, but for two steps on one micro-batch that holds all rows of the training set.
 
     With packing the rows make as many packs as a micro-batch has.

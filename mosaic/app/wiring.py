@@ -56,8 +56,8 @@ from tools.executors.base import Executor
 from tools.executors.inline import InlineExecutor
 from tools.executors.subprocess import SubprocessExecutor
 from training.data.pool import Pool
-from training.methods import sft
 from training.methods.base import Progress as TrainingProgress
+from training.methods.kinds import METHODS
 from training.methods.vllm_limits import check_servable
 from training.models.adapter import adapter_bytes, model_digest
 
@@ -291,7 +291,7 @@ def build_smoke_generator(
 
 def check_recipe(config: RunConfig) -> None:
     """Raise UsageError if the base model cannot be trained by the configured recipe."""
-    sft.check_recipe(Path(config.base_model), config.recipe)
+    METHODS[config.recipe.kind].check_recipe(Path(config.base_model), config.recipe)
 
 
 def check_server(config: RunConfig) -> int | None:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mosaic.core.types.runs import SftRecipe
+from mosaic.core.types.runs import LoraRecipe
 
 
 def by_length(lengths: Sequence[int], batch_size: int, seeds: Sequence[int]) -> list[list[int]]:
@@ -54,13 +54,14 @@ def positions(batches: Sequence[Sequence[int]], lengths: Sequence[int]) -> int:
     return total
 
 
-def largest_batch(lengths: Sequence[int], recipe: SftRecipe) -> list[int]:
+def largest_batch(lengths: Sequence[int], recipe: LoraRecipe) -> list[int]:
     """Row numbers of the largest micro-batch that rows of these lengths can form.
 
     Padded, these are the `batch_size` longest rows. A set with fewer rows repeats them, as its
     last batch does over several epochs. Packed, these are the rows of the fullest `batch_size`
     packs.
 
+    >>> from mosaic.core.types.runs import SftRecipe
     >>> largest_batch([5, 9, 5, 7, 6], SftRecipe(batch_size=2))
     [1, 3]
     >>> largest_batch([5, 9], SftRecipe(batch_size=8, epochs=2))

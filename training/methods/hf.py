@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mosaic.core.errors import StopRequested, TrainingError, UsageError
-from mosaic.core.types.runs import BASE, Recipe, TrainJob, Workplace
+from mosaic.core.types.runs import BASE, LoraRecipe, TrainJob, Workplace
 from training.methods.base import Progress, Stopping
 from training.methods.checkpoints import write_manifest
 from training.models.adapter import canonicalise
@@ -80,7 +80,7 @@ def load_model(base: Path, dtype: str) -> PreTrainedModel:
     )
 
 
-def lora(recipe: Recipe) -> LoraConfig:
+def lora(recipe: LoraRecipe) -> LoraConfig:
     """A LoRA of all linear layers, which is what vLLM can serve."""
     from peft import LoraConfig
 

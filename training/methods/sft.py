@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING
 
 from eval.model_folder import check_model_folder
 from mosaic.core.errors import UsageError
-from mosaic.core.types.runs import BASE, TRAINING_SET, SftRecipe, TrainJob, TrainResult, Workplace
+from mosaic.core.types.runs import (
+    BASE,
+    TRAINING_SET,
+    LoraRecipe,
+    SftRecipe,
+    TrainJob,
+    TrainResult,
+    Workplace,
+)
 from training.methods import hf
 from training.methods.base import Progress, Stopping, never
 from training.methods.batches import by_length, positions
@@ -29,6 +37,9 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
     from trl import SFTTrainer
+
+
+RECIPE = SftRecipe
 
 
 @dataclass(frozen=True)
@@ -49,7 +60,7 @@ class TokenisedRows:
         return [len(row) - row.count(IGNORED) for row in self.labels]
 
 
-def check_recipe(base: Path, recipe: SftRecipe) -> None:
+def check_recipe(base: Path, recipe: LoraRecipe) -> None:
     """Check that a base model can be trained by a recipe.
 
     Raises UsageError if the folder is not a known model, the tracker of `report_to` is not known,
@@ -120,7 +131,7 @@ def _train(
     )
 
 
-def read_rows(path: Path, tokenizer: PreTrainedTokenizerBase, recipe: SftRecipe) -> TokenisedRows:
+def read_rows(path: Path, tokenizer: PreTrainedTokenizerBase, recipe: LoraRecipe) -> TokenisedRows:
     """Read and tokenise a training set.
 
     Raises UsageError if it is empty, if a chat cannot be rendered, if a row's tokens are not what
@@ -176,7 +187,7 @@ def _check_rows(
             )
 
 
-def _batches(lengths: list[int], recipe: SftRecipe, seed: int) -> list[list[int]]:
+def _batches(lengths: list[int], recipe: LoraRecipe, seed: int) -> list[list[int]]:
     """The micro-batches of the whole training; of one epoch with packing, where TRL makes them."""
     epochs = 1 if recipe.packing else recipe.epochs
     batches = by_length(lengths, recipe.batch_size, [seed + epoch for epoch in range(epochs)])
@@ -185,7 +196,7 @@ def _batches(lengths: list[int], recipe: SftRecipe, seed: int) -> list[list[int]
     return batches
 
 
-def _dataset(rows: TokenisedRows, batches: list[list[int]], recipe: SftRecipe) -> Dataset:
+def _dataset(rows: TokenisedRows, batches: list[list[int]], recipe: LoraRecipe) -> Dataset:
     """The rows in the order in which they are trained; in their own order with packing."""
     from datasets import Dataset
 

@@ -7,13 +7,13 @@ those of vLLM 0.31 to 0.33, from its LoRA config and its PEFT helper.
 from __future__ import annotations
 
 from mosaic.core.errors import UsageError
-from mosaic.core.types.runs import Recipe
+from mosaic.core.types.runs import LoraRecipe
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What `--max-lora-rank` accepts; an adapter may have any rank up to it."""
 
 
-def check_servable(config: Recipe) -> int:
+def check_servable(config: LoraRecipe) -> int:
     """The `--max-lora-rank` that a server needs for adapters of this recipe.
 
     The trainer fixes everything else so that it fits: linear layers only, no bias, no DoRA, no

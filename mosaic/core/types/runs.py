@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from mosaic.core.types.base import Attribute, FrozenModel, JsonObject, StrictInt
 from mosaic.core.types.data import CurationReport, Stock
@@ -38,14 +38,14 @@ class Usage(FrozenModel):
         )
 
 
-class SftRecipe(FrozenModel):
-    """Supervised fine-tuning of a LoRA adapter.
+class LoraRecipe(FrozenModel):
+    """How a LoRA adapter is trained: what every method has. A subclass names its `kind`.
 
     `batch_size` is in rows. `report_to` is passed on to TRL. A checkpoint is written every
     `save_every` steps, and an interrupted training continues from the last one.
     """
 
-    kind: Literal["sft"] = "sft"
+    kind: str
     learning_rate: float = Field(default=2e-4, gt=0)
     epochs: int = Field(default=1, ge=1)
     batch_size: int = Field(default=8, ge=1)
@@ -72,9 +72,34 @@ class SftRecipe(FrozenModel):
         """
         return Usage(trained=selected * self.epochs)
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **settings: object) -> None:
+        """A recipe is known by its kind as soon as its module is imported."""
+        RECIPES[str(cls.model_fields["kind"].default)] = cls
 
-# How a stage trains: a union by `kind`, with one member so far.
-Recipe = SftRecipe
+
+RECIPES: dict[str, type[LoraRecipe]] = {}
+"""Kind -> recipe, of the methods that are imported (`training.methods.kinds` imports all)."""
+
+
+class SftRecipe(LoraRecipe):
+    """Supervised fine-tuning of a LoRA adapter."""
+
+    kind: Literal["sft"] = "sft"
+
+
+def _of_its_kind(value: object) -> object:
+    """The recipe that plain data describe. Anything else is handed on."""
+    if not isinstance(value, dict):
+        return value
+    kind = value.get("kind", "sft")
+    if kind not in RECIPES:
+        raise ValueError(f"kind {kind!r} is no recipe; there are {', '.join(RECIPES)}")
+    return RECIPES[kind].model_validate(value, strict=True)
+
+
+# How a stage trains: one of `RECIPES`, told apart by `kind`.
+Recipe = Annotated[SerializeAsAny[LoraRecipe], BeforeValidator(_of_its_kind)]
 BASE = "base"
 TRAINING_SET = "training_set"
 
