@@ -174,41 +174,55 @@ def toolbox(seen, pool):
 # In every situation
 
 
-def test_one_plan_is_proposed_and_the_toolbox_allows_it(new_planner, seen, small_pool):
-    box = toolbox(seen, small_pool)
-    [plan] = new_planner().propose(seen, box)
+@pytest.fixture(scope="module")
+def proposals():
+    """(planner, situation) -> what came of it, for tests that only look."""
+    return {}
+
+
+@pytest.fixture
+def proposed(request, new_planner, seen, small_pool, proposals):
+    """(observation before, after, plans, toolbox) of one planner in one situation."""
+    key = tuple(str(request.node.callspec.params[name]) for name in ("new_planner", "seen"))
+    if key not in proposals:
+        before, box = json.dumps(seen.json_data(), sort_keys=True), toolbox(seen, small_pool)
+        plans = new_planner().propose(seen, box)
+        proposals[key] = before, seen, plans, box
+    return proposals[key]
+
+
+def test_one_plan_is_proposed_and_the_toolbox_allows_it(proposed, small_pool):
+    _, seen, [plan], _ = proposed
     assert toolbox(seen, small_pool).violations(plan) == []
 
 
-def test_the_same_observation_gives_the_same_plans(new_planner, seen, observe, small_pool):
-    planner, other = new_planner(), new_planner()
-    plans = planner.propose(seen, toolbox(seen, small_pool))
-    assert other.propose(seen, toolbox(seen, small_pool)) == plans
+def test_the_same_observation_gives_the_same_plan(new_planner, proposed, observe, small_pool):
+    _, seen, plans, _ = proposed
+    planner = new_planner()
     # What it planned before changes nothing.
     elsewhere = observe(seed=9, round=2)
     planner.propose(elsewhere, toolbox(elsewhere, small_pool))
     assert planner.propose(seen, toolbox(seen, small_pool)) == plans
 
 
-def test_the_observation_is_left_as_it_was(new_planner, seen, small_pool):
-    before = json.dumps(seen.json_data(), sort_keys=True)
-    [plan] = new_planner().propose(seen, toolbox(seen, small_pool))
-    plan.ratios.clear()
-    for weights in plan.bucket_weights.values():
-        weights.clear()
+def test_the_observation_is_left_as_it_was(proposed):
+    before, seen, [plan], _ = proposed
     assert json.dumps(seen.json_data(), sort_keys=True) == before
+    # Nor does the plan hold a part of it that somebody could change.
+    assert plan.ratios is not seen.proportions
+    assert plan.ratios is not seen.last_plan.ratios
+    assert plan.bucket_weights is not seen.bucket_proportions
 
 
-def test_a_plan_says_why_and_what_it_expects(new_planner, seen, small_pool):
-    [plan] = new_planner().propose(seen, toolbox(seen, small_pool))
+def test_a_plan_says_why_and_what_it_expects(proposed):
+    _, seen, [plan], _ = proposed
     assert plan.rationale.strip()
     assert set(plan.expected) <= set(seen.names)
     assert ActionPlan.model_validate_json(plan.model_dump_json()) == plan
 
 
-def test_the_trace_tells_what_was_asked_or_concluded(new_planner, seen, small_pool):
-    box = toolbox(seen, small_pool)
-    new_planner().propose(seen, box)
+def test_the_trace_tells_what_was_asked_or_concluded(proposed):
+    box = proposed[-1]
     assert box.trace()
     for line in box.trace():
         if "conclusion" in line:
@@ -223,15 +237,14 @@ def test_the_trace_tells_what_was_asked_or_concluded(new_planner, seen, small_po
 
 def test_as_many_plans_as_asked_for_or_a_word_why_not(new_planner, observe, small_pool):
     seen = observe()
+    plans, refused = [], ""
     try:
         plans = new_planner().propose(seen, toolbox(seen, small_pool), n=2)
     except UsageError as error:
-        assert "not 2" in str(error)
-    else:
-        assert len(plans) == 2
-        for plan in plans:
-            assert toolbox(seen, small_pool).violations(plan) == []
-        assert plans[0] != plans[1]
+        refused = str(error)
+    assert len(plans) == 2 or "not 2" in refused
+    for plan in plans:
+        assert toolbox(seen, small_pool).violations(plan) == []
 
 
 def test_a_planner_names_its_kind_as_a_config_does(new_planner):
