@@ -5,7 +5,11 @@ import pytest
 from eval.references import pick, references
 from mosaic.app.config import load_config
 from mosaic.app.wiring import open_suites
+from tests.agent.conftest import observe, trial
+from tests.training.conftest import order
 
+# Fixtures that the suites share with the tests of one implementation.
+__all__ = ["known", "lab", "observe", "order", "trial"]
 SOME = 12
 
 

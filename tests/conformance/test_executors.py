@@ -1,0 +1,97 @@
+"""What every executor promises: results in the order of the handles, or the first failure once all is still."""
+
+import time
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from mosaic.core.errors import StopRequested, UsageError
+from tools.executors.base import ExecutorConfig, SubprocessExecutorConfig
+from tools.executors.inline import InlineExecutor
+from tools.executors.subprocess import SubprocessExecutor
+from training.methods.base import never
+from training.models.adapter import check_adapter
+
+# kind -> makes one; the folder is for its logs
+EXECUTORS = {
+    "inline": lambda folder: InlineExecutor(),
+    "subprocess": lambda folder: SubprocessExecutor(SubprocessExecutorConfig(), folder),
+}
+
+
+@pytest.fixture(params=EXECUTORS)
+def executor(request, tmp_path):
+    return EXECUTORS[request.param](tmp_path / "logs")
+
+
+@pytest.fixture(scope="module")
+def adapters():
+    """What the adapters of the same two jobs were in each executor so far."""
+    return []
+
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+def test_results_come_in_the_order_of_the_handles_and_are_the_same_everywhere(
+    executor, order, tiny_model, adapters
+):
+    longer, shorter = order("longer"), order("shorter", max_steps=1)
+    told = {made.place.out: [] for made in (longer, shorter)}
+    handles = [
+        executor.submit(made.job, made.place, told[made.place.out].append)
+        for made in (longer, shorter)
+    ]
+    names = [handle.job for handle in handles]
+    assert names == [made.job.content_digest for made in (longer, shorter)]
+    assert names[0] != names[1]
+    # Waited for in another order than they were submitted in.
+    results = executor.wait(handles[::-1], never)
+    assert [r.adapter for r in results] == [made.place.out for made in (shorter, longer)]
+    assert [r.steps for r in results] == [1, 3]
+    for result in results:
+        check_adapter(Path(result.adapter), tiny_model)
+        # Each is told of its own steps.
+        steps = {event["step"] for event in told[result.adapter] if "step" in event}
+        assert steps == set(range(1, result.steps + 1))
+    # The same job gives the same adapter in every executor.
+    adapters.append([files(result.adapter) for result in results])
+    assert adapters[0] == adapters[-1]
+
+
+def test_nothing_to_wait_for_is_no_result(executor):
+    assert executor.wait([], never) == []
+
+
+def test_a_failure_is_raised_as_its_own_class_once_nothing_runs_any_more(executor, order):
+    wrong, good = order("wrong", n_tokens=[99] * 12), order("good", epochs=500)
+    told = []
+    handles = [
+        executor.submit(wrong.job, wrong.place),
+        executor.submit(good.job, good.place, told.append),
+    ]
+    with pytest.raises(UsageError, match="the pool counted 99 tokens"):
+        executor.wait(handles, never)
+    work = Path(good.place.work)
+    stood = len(told), sorted(work.rglob("*"))
+    time.sleep(0.5)
+    assert (len(told), sorted(work.rglob("*"))) == stood
+    for made in (wrong, good):
+        assert not Path(made.place.out).exists()
+
+
+def test_a_stop_ends_a_job_with_a_checkpoint(executor, order):
+    steps = []
+    made = order(epochs=500)
+    handle = executor.submit(made.job, made.place, lambda event: steps.append(event.get("step")))
+    with pytest.raises(StopRequested):
+        executor.wait([handle], lambda: any(steps))
+    assert list(Path(made.place.work).glob("checkpoint-*/MANIFEST.json"))
+    assert not Path(made.place.out).exists()
+
+
+def test_every_executor_of_a_config_is_tried_here():
+    configs = get_args(get_args(ExecutorConfig)[0])
+    assert {config.model_fields["kind"].default for config in configs} == set(EXECUTORS)
