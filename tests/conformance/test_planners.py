@@ -1,13 +1,13 @@
 """What every planner promises: as many legal plans as asked for, from the observation alone, with a trace."""
 
 import json
-from typing import get_args
 
 import pytest
 
 from agent.constraints import check_plan
-from agent.planners.base import LlmPlannerConfig, PlannerConfig
+from agent.planners.base import LlmPlannerConfig
 from agent.planners.baselines import NeedPlanner, RandomPlanner, StaticPlanner
+from agent.planners.kinds import settings_by_kind
 from agent.planners.llm import LlmPlanner
 from agent.planners.surrogate import SurrogatePlanner
 from agent.weights import proportions
@@ -38,7 +38,7 @@ PLANNERS = {
 }
 WEAK = ("safety", "x")
 BASE_SCORES = {o: {"selection": score(sum(m) / 3)} for o, m in MEANS.items()}
-KINDS = {config.model_fields["kind"].default for config in get_args(get_args(PlannerConfig)[0])}
+KINDS = set(settings_by_kind())
 
 
 @pytest.fixture(scope="module")
