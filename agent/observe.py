@@ -98,16 +98,25 @@ def stop_reason(state: RunState, settings: Settings, budget_left: int) -> str | 
         point = round_.point(names)
         if round_.accepted and point:
             points[round_.round] = point
-    targets = [o.target for o in settings.traded]
-    if settings.stop.at_targets and any(t is not None for t in targets):
+    if settings.stop.at_targets and any(o.target is not None for o in settings.objectives):
         # The round that would be chosen now, and not any that happens to lie above its targets.
         number = choose(planned, state.archive, settings.traded, state.noise)
-        reached = points.get(number) if number is not None else None
-        if reached and all(x >= t for x, t in zip(reached, targets, strict=True) if t is not None):
+        if any(r.round == number and _reaches_targets(r, settings) for r in planned):
             return f"targets reached in round {number}"
     if _stalled(state, settings, planned, points):
         return f"gain within the noise for {settings.stop.patience} rounds"
     return None
+
+
+def _reaches_targets(round_: Round, settings: Settings) -> bool:
+    """Whether a round reaches every target, those of constraints included."""
+    for objective in settings.objectives:
+        if objective.target is None:
+            continue
+        mean = round_.scores[objective.name]["selection"].mean
+        if mean is None or mean < objective.target:
+            return False
+    return True
 
 
 def _stalled(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -38,6 +38,29 @@ def load_suite(folder: Path, objective: Objective, role: str) -> Suite:
     The stored slice, weight and validity must be what the objective's prompt-side rules say, so
     that slice means are comparable between rounds and with pool buckets.
     """
+    prompts: list[Prompt] = []
+    for where, prompt in _lines(folder, role):
+        if objective.evidence == "answers" or isinstance(objective, LabelsPrompts):
+            _check_labels(prompt, objective, where)
+        prompts.append(prompt)
+    return Suite(objective.name, role, prompts, _digest(prompts))
+
+
+def read_prompts(folder: Path, role: str) -> tuple[list[Prompt], str]:
+    """The prompts of a suite and its digest, for those who only show them.
+
+    No objective is opened, so no code of somebody's own runs, and labels are not checked.
+    """
+    prompts = [prompt for _, prompt in _lines(folder, role)]
+    return prompts, _digest(prompts)
+
+
+def _digest(prompts: Sequence[Prompt]) -> str:
+    return digest_of([prompt.json_data() for prompt in prompts])
+
+
+def _lines(folder: Path, role: str) -> Iterator[tuple[str, Prompt]]:
+    """Each prompt of a suite with its file:line."""
     path = folder / f"{role}.jsonl"
     try:
         lines = path.read_bytes().split(b"\n")
@@ -45,7 +68,6 @@ def load_suite(folder: Path, objective: Objective, role: str) -> Suite:
         raise UsageError(
             f"{path}: {error.strerror}; a suite folder holds steering, selection and audit.jsonl"
         ) from None
-    prompts: list[Prompt] = []
     seen: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -57,12 +79,9 @@ def load_suite(folder: Path, objective: Objective, role: str) -> Suite:
                 f"{where}: the id {prompt.id!r} stands on line {seen[prompt.id]} already"
             )
         seen[prompt.id] = number
-        if objective.evidence == "answers" or isinstance(objective, LabelsPrompts):
-            _check_labels(prompt, objective, where)
-        prompts.append(prompt)
-    if not prompts:
+        yield where, prompt
+    if not seen:
         raise UsageError(f"{path}: no prompt in it")
-    return Suite(objective.name, role, prompts, digest_of([p.json_data() for p in prompts]))
 
 
 def _prompt(line: bytes, where: str) -> Prompt:

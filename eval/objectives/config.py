@@ -102,7 +102,12 @@ class PythonConfig(FrozenModel):
         return self.class_.rpartition(":")[2]
 
     def file(self, folder: Path) -> Path:
-        """The file that `class` names: a path if it ends in .py, dots between folders otherwise."""
+        """The file that `class` names: a path if it ends in .py or holds a slash, else a module.
+
+        `../code/mine` is a path that lacks its end; the dots of `code.mine` stand between folders.
+        """
         module = self.class_.rpartition(":")[0]
-        relative = module if module.endswith(".py") else module.replace(".", "/") + ".py"
+        relative = module
+        if not module.endswith(".py"):
+            relative = (module if "/" in module else module.replace(".", "/")) + ".py"
         return (folder / Path(relative).expanduser()).resolve()

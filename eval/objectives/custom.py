@@ -19,7 +19,9 @@ import hashlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
@@ -30,12 +32,14 @@ from eval.objectives.base import (
     Channels,
     Constraints,
     Line,
+    Malformed,
     Objective,
     Side,
+    Unchecked,
     labels_of,
 )
 from eval.objectives.config import PythonConfig
-from mosaic.core.errors import UsageError
+from mosaic.core.errors import MosaicError, UsageError
 from mosaic.core.types.base import digest_of
 from mosaic.core.types.evaluation import Prompt, Response, Scored
 from prompts.load import Prompt as PromptFile
@@ -108,10 +112,15 @@ class PythonObjective:
         return labels_of(self.inner, prompt)
 
     def check(self, prompt: Prompt, response: Response) -> dict[str, object]:
-        return self.inner.check(prompt, response)
+        with self._named("check"):
+            return self.inner.check(prompt, response)
 
     def score(self, line: Line) -> Scored:
-        return self.inner.score(line)
+        with self._named("score"):
+            scored = self.inner.score(line)
+        if not isinstance(scored, Scored):
+            raise UsageError(f"objectives.{self.name}: score gives {scored!r}, not a Scored")
+        return scored
 
     def prompt_side(
         self, prompt_items: Channels, turns: int, constraints: Constraints
@@ -119,7 +128,22 @@ class PythonObjective:
         return self.inner.prompt_side(prompt_items, turns, constraints)
 
     def breakdown(self, scored: Sequence[Scored]) -> dict[str, dict[str, int]]:
-        return self.inner.breakdown(scored)
+        with self._named("breakdown"):
+            return self.inner.breakdown(scored)
+
+    @contextmanager
+    def _named(self, method: str) -> Iterator[None]:
+        """A fault of the class's own as a UsageError with its line, and not as ours."""
+        try:
+            yield
+        except (Malformed, Unchecked, MosaicError):
+            raise
+        except Exception as error:
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            raise UsageError(
+                f"objectives.{self.name}: {method} fails at {last.filename}:{last.lineno}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
 
 
 def _source(config: PythonConfig, file: Path) -> bytes:

@@ -154,12 +154,14 @@ def stop_signals(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def propose(folder: Path, config: RunConfig) -> dict[str, object]:
+def propose(
+    folder: Path, config: RunConfig, say: Callable[[str], None] = lambda text: None
+) -> dict[str, object]:
     """The next plan and its violations, from the recorded rounds and the refusals of this one.
 
     Nothing is written.
     """
-    inputs = open_inputs(config)
+    inputs = open_inputs(config, say)
     runs.same_inputs(folder, config, run_digests(config, inputs))
     journal = Journal.open(folder)
     try:

@@ -95,6 +95,16 @@ def test_an_objective_without_a_target_does_not_keep_the_others_from_theirs(ende
     assert ended([(4.5, 2.0)], none, at_targets=True) is None
 
 
+def test_the_target_of_a_constraint_must_be_reached_too(ended):
+    constraint = OBJECTIVES[1].model_copy(update={"datasets": [], "target": 4.0})
+    both = [OBJECTIVES[0], constraint]
+    assert ended([(4.9, 3.9)], both, at_targets=True) is None
+    assert ended([(4.9, 4.1)], both, at_targets=True) == "targets reached in round 1"
+    alone = [OBJECTIVES[0].model_copy(update={"target": None}), constraint]
+    assert ended([(4.9, 3.9)], alone, at_targets=True) is None
+    assert ended([(4.9, 4.1)], alone, at_targets=True) == "targets reached in round 1"
+
+
 def test_a_floor_missed_is_not_yet_dominance(executed, trial):
     refused = [executed(1, (3.0, 2.0)), executed(2, (4.0, 4.0))]
     low = [refused[0].model_copy(update={"accepted": False}), refused[1]]

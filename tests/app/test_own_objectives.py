@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mosaic.core.errors import UsageError
 from mosaic.core.journal import Journal
 from mosaic.core.types.records import MeasureLikelihood
 from tests.app.test_loop import SMALL, mosaic
@@ -175,7 +176,37 @@ def test_examples_of_every_kind_can_be_opened(run):
     folder, _, _ = run
     profile_slices = {"tone": "all", "quotes": "quotes", "forget": "all", "brief": "all"}
     for name, slice_ in profile_slices.items():
-        assert examples(folder, 1, name, slice_)
+        found = examples(folder, 1, name, slice_)
+        assert found
+        for chat in found:
+            assert chat.turns
+            assert all((answer is None) == (name == "forget") for _, answer in chat.turns)
+
+
+def test_examples_run_no_code_and_show_no_other_prompts(config, run):
+    from mosaic.app.web.pages import examples
+
+    folder, _, _ = run
+    changes = (
+        (config.parent / "brief_answers.py", lambda text: "raise SystemExit('ran')\n"),
+        (config.parent / "tone" / "steering.jsonl", lambda text: text.replace("how do", "why do")),
+    )
+    kept = [(path, path.read_text()) for path, _ in changes]
+    try:
+        for path, change in changes:
+            path.write_text(change(path.read_text()))
+        assert examples(folder, 1, "brief", "all")
+        with pytest.raises(UsageError, match="changed since it was answered"):
+            examples(folder, 1, "tone", "all")
+    finally:
+        for path, before in kept:
+            path.write_text(before)
+
+
+def test_plan_and_contamination_name_foreign_code(config, run):
+    folder, _, _ = run
+    for command in (["plan", folder], ["pool", "contamination", config]):
+        assert "objectives.brief: runs the code in" in mosaic(*command).stderr
 
 
 def test_a_changed_rubric_stops_a_resume(config, run):

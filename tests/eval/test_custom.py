@@ -3,6 +3,7 @@
 import hashlib
 import py_compile
 import sys
+from pathlib import Path
 
 import pytest
 from pydantic import BaseModel, ValidationError
@@ -205,3 +206,32 @@ def test_a_saved_config_is_read_again():
     saved = Outer(mine=config()).model_dump(mode="json")
     assert saved == {"mine": {"kind": "python", "class": "my_objective:Brief"}}
     assert Outer.model_validate(saved).mine == config()
+
+
+def test_dots_of_a_path_are_no_folders():
+    def named(spec):
+        return PythonConfig.model_validate({"class": spec}).file(Path("/a/b"))
+
+    assert named("../code/mine:Mine") == Path("/a/code/mine.py")
+    assert named("code/mine:Mine") == named("code.mine:Mine") == Path("/a/b/code/mine.py")
+    assert named("../code/mine.py:Mine") == Path("/a/code/mine.py")
+
+
+def test_a_fault_of_the_class_is_told_with_its_line(tmp_path):
+    brief = Path(__file__).parents[1] / "conformance" / "brief_answers.py"
+    faults = (
+        "\n\nclass Faulty(BriefAnswers):\n"
+        "    def score(self, line):\n        return None if line else 1 / 0\n"
+        "    def breakdown(self, scored):\n        raise KeyError('x')\n"
+    )
+    (tmp_path / "faulty.py").write_text(brief.read_text() + faults)
+    config = PythonConfig.model_validate({"class": "faulty:Faulty"})
+    mine = open_python("mine", config, tmp_path)
+    with pytest.raises(
+        UsageError, match=r"objectives\.mine: score fails at .*faulty\.py:\d+: Zero"
+    ):
+        mine.score({})
+    with pytest.raises(UsageError, match="score gives None, not a Scored"):
+        mine.score({"id": "a"})
+    with pytest.raises(UsageError, match=r"breakdown fails at .*KeyError: 'x'"):
+        mine.breakdown([])

@@ -135,7 +135,7 @@ def contamination(config: Config, overrides: Overrides = None, as_json: Json = F
     from mosaic.app.wiring import open_inputs
 
     resolved = load_config(config, overrides or [])
-    found = contaminated(resolved, open_inputs(resolved))
+    found = contaminated(resolved, open_inputs(resolved, say))
     if as_json:
         emit([{**f.data(), "max_share": resolved.contamination.limit(f.role)} for f in found])
     else:

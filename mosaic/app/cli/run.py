@@ -78,5 +78,5 @@ def plan(run: Run) -> None:
     from mosaic.app.loop import propose
 
     folder = runs.find_run(run)
-    emit(propose(folder, runs.run_config(folder)))
+    emit(propose(folder, runs.run_config(folder), say))
     say(f"to execute plans: python -m mosaic resume {folder}")

@@ -315,34 +315,40 @@ def event_tree(folder: Path, seq: int) -> Node:
 
 @dataclass(frozen=True)
 class ScoredChat:
-    """One steering conversation with its label: `turns` are (user, answer) pairs."""
+    """One steering conversation with its label: `turns` are (user, answer) pairs.
+
+    A text whose likelihood was read has no answer: None.
+    """
 
     id: str
     score: float | None
     failed: bool
     label: dict[str, JsonValue]
-    turns: list[tuple[str, str]]
+    turns: list[tuple[str, str | None]]
 
 
 def examples(folder: Path, number: int, objective: str, slice_: str) -> list[ScoredChat]:
-    """The steering conversations behind a cell, worst first.
+    """The steering conversations behind a cell, worst first. No code of a config's own is run.
 
-    Raises UsageError if nothing is recorded for the objective in that round.
+    Raises UsageError if nothing is recorded for the objective in that round, or its suite changed:
+    another prompt would stand beside an answer.
     """
-    from eval.suite import load_suite
-    from mosaic.app.wiring import open_objective
+    from eval.suite import read_prompts
 
     config = run_config(folder)
     journal, state = load(folder)
+    recorded = journal.recorded.inputs.suites
     journal.close()
     files = state.rounds[number].trial.files if 0 <= number < len(state.rounds) else {}
     if objective not in files or objective not in config.objectives:
         raise UsageError(f"nothing is recorded for {objective!r} in round {number}")
     store = Store(folder)
     digests = files[objective][STEERING]
-    settings = config.objectives[objective]
-    suite = load_suite(Path(settings.suite), open_objective(objective, settings), STEERING)
-    turns = {prompt.id: prompt.turns for prompt in suite.prompts}
+    suite = Path(config.objectives[objective].suite)
+    prompts, digest = read_prompts(suite, STEERING)
+    if digest != recorded[objective][STEERING]:
+        raise UsageError(f"{suite}/{STEERING}.jsonl changed since it was answered; restore it")
+    turns = {prompt.id: prompt.turns for prompt in prompts}
     answers = {}
     for line in store.get_json(digests.responses):
         response = Response.model_validate(line)
@@ -355,7 +361,9 @@ def examples(folder: Path, number: int, objective: str, slice_: str) -> list[Sco
     kept.sort(key=lambda scored: (scored.score or 0.0, scored.id))
     found = []
     for scored in kept[:EXAMPLES]:
-        pairs = list(zip(turns.get(scored.id, []), answers[scored.id], strict=False))
+        asked = turns.get(scored.id, [])
+        given: Sequence[str | None] = answers[scored.id] or [None] * len(asked)
+        pairs = list(zip(asked, given, strict=False))
         chat = ScoredChat(scored.id, scored.score, bool(scored.failed), scored.label, pairs)
         found.append(chat)
     return found

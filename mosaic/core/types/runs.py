@@ -93,7 +93,7 @@ def _of_its_kind(value: object) -> object:
     if not isinstance(value, dict):
         return value
     kind = value.get("kind", "sft")
-    if kind not in RECIPES:
+    if not isinstance(kind, str) or kind not in RECIPES:
         raise ValueError(f"kind {kind!r} is no recipe; there are {', '.join(RECIPES)}")
     return RECIPES[kind].model_validate(value, strict=True)
 
