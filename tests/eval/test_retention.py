@@ -56,7 +56,10 @@ def test_the_score_falls_as_the_loss_rises(base, one, other):
 @given(losses, losses)
 def test_the_score_is_5_up_to_the_loss_of_the_base_and_1_half_a_nat_above(base, loss):
     score = score_of(loss, base)
-    assert (score == 5) == (loss <= base or 8 * (loss - base) < 1e-12 or 5 - 8 * (loss - base) == 5)
+    if loss <= base:
+        assert score == 5
+    elif loss - base > 1e-9:  # less is lost in rounding
+        assert score < 5
     assert score_of(base + 0.51, base) == 1
 
 
