@@ -202,7 +202,7 @@ def main(kind: str, folder: Path) -> str:
 def planner(work: Path) -> str:
     """A run of two rounds with stand-ins for trainer and generator; every plan is the planner's."""
     from benchmarks.standins import StandIn, Witness
-    from mosaic.app.config import load_config
+    from mosaic.app.config_file import load_config
     from mosaic.app.replay import replay
     from mosaic.app.views.report_data import load
 
@@ -221,7 +221,7 @@ def planner(work: Path) -> str:
 
 def objective(work: Path) -> str:
     """Open the suites of the config, and score the stored line with the command."""
-    from mosaic.app.config import load_config
+    from mosaic.app.config_file import load_config
     from mosaic.app.wiring import open_suites
 
     name, stored = json.loads((work / "stored.json").read_text())
@@ -240,7 +240,7 @@ def objective(work: Path) -> str:
 
 def recipe(work: Path) -> str:
     """What a round is charged, and the smoke test: two steps of each try on the bundled model."""
-    from mosaic.app.config import load_config
+    from mosaic.app.config_file import load_config
     from mosaic.app.smoke import smoke_test
     from mosaic.app.wiring import check_recipe, open_inputs
 

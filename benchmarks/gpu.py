@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks.figures import CannotRun, Rows, figure
-from mosaic.app.config import load_config
+from mosaic.app.config_file import load_config
 from mosaic.core.store import file_digest
 from mosaic.core.types.runs import BASE, TRAINING_SET, SftRecipe, TrainJob, Workplace
 from training.data.pool import Pool

@@ -27,7 +27,7 @@ from benchmarks.figures import Rows, figure
 from benchmarks.injections import CANARY, CHANNELS, Credulous, corpus
 from eval.chat.client import ChatConfig, ChatModel
 from eval.chat.reply import Fault, gates
-from mosaic.app.config import load_config
+from mosaic.app.config_file import load_config
 from mosaic.core.errors import MosaicError
 from mosaic.core.types.base import JsonObject
 from mosaic.core.types.evaluation import FailureProfile, Score, SliceProfile

@@ -17,7 +17,7 @@ from eval.judges.llm import LlmJudge
 from eval.judges.verifier import VerifierJudge
 from eval.objectives.base import Objective
 from eval.suite import Suite
-from mosaic.app.config import load_config
+from mosaic.app.config_file import load_config
 from mosaic.app.wiring import open_suites
 from mosaic.core.errors import StopRequested
 from mosaic.core.journal import Journal

@@ -27,7 +27,8 @@ from agent.weights import normalize
 from benchmarks.figures import Rows, figure
 from benchmarks.world import World
 from mosaic.app import runs
-from mosaic.app.config import RunConfig, load_config
+from mosaic.app.config import RunConfig
+from mosaic.app.config_file import load_config
 from mosaic.app.shapes import Report
 from mosaic.app.views.report_data import report_data
 from mosaic.app.wiring import build_context, open_inputs, run_digests

@@ -23,7 +23,8 @@ from benchmarks.judge_server import MODEL, Decide, JudgeServer, Turns, Verdict, 
 from benchmarks.standins import StandIn, Witness
 from benchmarks.waiting import StopAfter, trainings, until_asked
 from mosaic.app import loop
-from mosaic.app.config import RunConfig, load_config, with_overrides
+from mosaic.app.config import RunConfig
+from mosaic.app.config_file import load_config, with_overrides
 from mosaic.app.runs import run_config
 from mosaic.app.views.report_data import report_data
 from mosaic.app.wiring import Inputs, Reporting, open_inputs, open_suites

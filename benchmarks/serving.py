@@ -30,7 +30,8 @@ from eval.generators.vllm_session import Session
 from eval.judges.verifier import VerifierJudge
 from eval.scoring import judge_and_score
 from eval.statistics import paired_change
-from mosaic.app.config import RunConfig, load_config
+from mosaic.app.config import RunConfig
+from mosaic.app.config_file import load_config
 from mosaic.app.views.report_data import report_data
 from mosaic.app.wiring import Inputs, open_inputs
 from mosaic.core.store import Store

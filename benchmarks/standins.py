@@ -21,7 +21,8 @@ from agent.context import RunContext
 from agent.graph import run as run_graph
 from eval.generators.base import TextLikelihood
 from mosaic.app import runs
-from mosaic.app.config import RunConfig, load_config
+from mosaic.app.config import RunConfig
+from mosaic.app.config_file import load_config
 from mosaic.app.wiring import Inputs, Reporting, build_context, open_inputs, run_digests
 from mosaic.core.journal import Journal
 from mosaic.core.types.base import digest_of

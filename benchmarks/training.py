@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.figures import Rows, figure
-from mosaic.app.config import RunConfig, load_config
+from mosaic.app.config import RunConfig
+from mosaic.app.config_file import load_config
 from mosaic.core.store import file_digest
 from mosaic.core.types.base import JsonObject
 from mosaic.core.types.data import Mixture

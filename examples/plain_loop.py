@@ -12,7 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from agent.graph import NODES, after_ask, after_check, after_observe, after_plan, begin_at
 from agent.nodes.state import fresh
 from mosaic.app import runs
-from mosaic.app.config import load_config
+from mosaic.app.config_file import load_config
 from mosaic.app.wiring import build_context, open_inputs, run_digests
 from mosaic.core.journal import Journal
 

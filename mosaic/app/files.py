@@ -12,7 +12,8 @@ from pydantic import BaseModel, JsonValue, ValidationError
 
 from eval.chat.strict_json import NotStrict, strict_json
 from eval.objectives.base import Objective
-from mosaic.app.config import RunConfig, explain
+from mosaic.app.config import RunConfig
+from mosaic.app.config_file import explain
 from mosaic.app.score_lines import line_model
 from mosaic.app.shapes import Report, Status
 from mosaic.core.errors import UsageError

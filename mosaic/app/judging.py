@@ -15,7 +15,8 @@ from eval.judges.verdicts import Question, answer
 from eval.objectives.base import Objective, by_code
 from eval.references import Reference, pick, references, require_both, wrong
 from eval.suite import Suite, check_references
-from mosaic.app.config import RunConfig, load_config
+from mosaic.app.config import RunConfig
+from mosaic.app.config_file import load_config
 from mosaic.app.runs import run_config
 from mosaic.app.shapes import Finding
 from mosaic.app.wiring import build_judge, find_objective, judge_cache, model_judge, open_suites

@@ -9,7 +9,8 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
-from mosaic.app.config import RunConfig, differences, load_config, parse_config
+from mosaic.app.config import RunConfig
+from mosaic.app.config_file import differences, load_config, parse_config
 from mosaic.core.errors import BudgetError, UsageError
 from mosaic.core.journal import Journal
 from mosaic.core.tables import FILE, UNFINISHED

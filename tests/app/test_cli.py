@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from mosaic.app.config import BUNDLED, load_config
+from mosaic.app.config_file import BUNDLED, load_config
 from mosaic.core.errors import UsageError
 
 ENV = {**os.environ, "PYTHONPATH": os.getcwd(), "COLUMNS": "200"}

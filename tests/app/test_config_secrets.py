@@ -2,7 +2,7 @@
 
 import pytest
 
-from mosaic.app.config import load_config
+from mosaic.app.config_file import load_config
 from mosaic.core.errors import UsageError
 
 KEY = "sk-SECRET0123456789"

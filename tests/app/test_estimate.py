@@ -7,7 +7,7 @@ import pytest
 
 from eval.objectives.safety import Safety
 from eval.suite import Suite
-from mosaic.app.config import load_config
+from mosaic.app.config_file import load_config
 from mosaic.app.estimate import (
     KnownSpeeds,
     Speed,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mosaic.app.config import load_config
+from mosaic.app.config_file import load_config
 from mosaic.app.estimate import KnownSpeeds, SuiteSize, estimate, speeds
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -8,7 +8,7 @@ import pytest
 
 from eval.generators.transformers import TransformersGenerator
 from mosaic.app import validation
-from mosaic.app.config import load_config
+from mosaic.app.config_file import load_config
 from mosaic.core.errors import UsageError
 from mosaic.core.types.evaluation import Prompt
 from training.models.tokenizer import load_tokenizer

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 
-from mosaic.app.config import BUNDLED
+from mosaic.app.config_file import BUNDLED
 from mosaic.core.journal import Journal
 from mosaic.core.types.events import ToolCall
 from mosaic.core.types.records import AskPlanner

@@ -270,7 +270,7 @@ def test_validate_checks_everything_and_names_what_is_wrong(lab):
 
 
 def test_a_pool_that_cannot_serve_every_data_set_is_refused(lab):
-    from mosaic.app.config import load_config
+    from mosaic.app.config_file import load_config
     from mosaic.app.validation import check_pool as _pool
     from mosaic.app.wiring import open_inputs
     from mosaic.core.errors import UsageError
@@ -298,7 +298,8 @@ def test_a_pool_that_cannot_serve_every_data_set_is_refused(lab):
 
 
 def test_a_pool_that_was_counted_otherwise_is_refused(lab, tiny_model):
-    from mosaic.app.config import MethodsConfig, load_config
+    from mosaic.app.config import MethodsConfig
+    from mosaic.app.config_file import load_config
     from mosaic.app.validation import _mixture
     from mosaic.app.validation import check_pool as _pool
     from mosaic.app.wiring import open_inputs
@@ -324,7 +325,7 @@ def test_a_pool_that_was_counted_otherwise_is_refused(lab, tiny_model):
 
 def test_a_run_without_a_measured_round_has_a_report(lab, tmp_path):
     from mosaic.app import runs
-    from mosaic.app.config import load_config
+    from mosaic.app.config_file import load_config
     from mosaic.app.wiring import open_inputs, run_digests
 
     config = load_config(str(lab / "config.yaml"), SMALL)
@@ -338,7 +339,7 @@ def test_a_run_without_a_measured_round_has_a_report(lab, tmp_path):
 def test_a_planner_that_fails_is_replaced_visibly(lab, tmp_path, monkeypatch):
     from agent.planners.surrogate import SurrogatePlanner
     from mosaic.app import runs
-    from mosaic.app.config import load_config
+    from mosaic.app.config_file import load_config
     from mosaic.app.loop import execute
     from mosaic.app.views.report_data import report_data
     from mosaic.core.errors import BoundaryError
@@ -370,7 +371,7 @@ def test_the_plain_loop_of_the_examples_runs_the_same_nodes(lab, tmp_path):
 def test_the_example_configs_parse():
     from pathlib import Path
 
-    from mosaic.app.config import load_config
+    from mosaic.app.config_file import load_config
 
     for path in Path("examples").glob("*.yaml"):
         assert load_config(str(path)).objectives

@@ -9,7 +9,7 @@ import yaml
 from typer.testing import CliRunner
 
 from mosaic.app.cli.main import app
-from mosaic.app.config import BUNDLED, load_config
+from mosaic.app.config_file import BUNDLED, load_config
 from mosaic.app.validation import _suites, contaminated, refuse_contaminated
 from mosaic.app.wiring import open_inputs
 from mosaic.core.errors import UsageError

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from benchmarks.resumes import resumes
 from mosaic.app.cli.main import app
-from mosaic.app.config import BUNDLED, load_config
+from mosaic.app.config_file import BUNDLED, load_config
 from mosaic.core.errors import UsageError
 from mosaic.core.tables import FILE
 

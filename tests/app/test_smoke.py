@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mosaic.app import smoke, wiring
-from mosaic.app.config import load_config
+from mosaic.app.config_file import load_config
 from mosaic.app.wiring import open_inputs
 from mosaic.core.errors import TrainingError
 from mosaic.core.types.runs import TRAINING_SET

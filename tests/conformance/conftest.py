@@ -3,7 +3,7 @@
 import pytest
 
 from eval.references import pick, references
-from mosaic.app.config import load_config
+from mosaic.app.config_file import load_config
 from mosaic.app.wiring import open_suites
 from tests.agent.conftest import observe, trial
 from tests.training.conftest import order

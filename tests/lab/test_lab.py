@@ -8,7 +8,7 @@ import pytest
 
 from eval.judges.verifier import VerifierJudge
 from eval.suite import check_references, load_suite
-from mosaic.app.config import load_config
+from mosaic.app.config_file import load_config
 from mosaic.app.wiring import published_objective
 from mosaic.core.types.base import canonical_json
 from mosaic.core.types.evaluation import ROLES

@@ -11,7 +11,7 @@ from benchmarks.judging import Evaluations
 from eval.judges.items import REQUEST
 from eval.objectives.over_refusal import BOUNDARY
 from eval.suite import load_suite
-from mosaic.app.config import load_config
+from mosaic.app.config_file import load_config
 from mosaic.app.judging import check, check_judge, compare_judges, label_pool, label_prompts
 from mosaic.app.wiring import open_suites
 from mosaic.core.errors import PausedError, UsageError

@@ -15,7 +15,7 @@ from eval.judges.llm import LlmJudge
 from eval.judges.verdicts import JudgeCost, VerdictEntry
 from eval.objectives.safety import Safety
 from eval.suite import Suite
-from mosaic.app.config import load_config
+from mosaic.app.config_file import load_config
 from mosaic.app.views.report_data import model_calls
 from mosaic.app.wiring import open_suites
 from mosaic.core.errors import DamageError, PausedError, StopRequested, UsageError

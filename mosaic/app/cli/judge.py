@@ -62,7 +62,7 @@ def score(
     config: ConfigOption = None,
 ) -> None:
     """Score stored L3 items: L2, L1, slice, weight and need, a JSON line each; asks no judge."""
-    from mosaic.app.config import load_config
+    from mosaic.app.config_file import load_config
     from mosaic.app.files import score_lines
     from mosaic.app.wiring import find_objective
 

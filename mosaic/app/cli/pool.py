@@ -130,7 +130,7 @@ def contamination(config: Config, overrides: Overrides = None, as_json: Json = F
 
     Fails above contamination.max_share.
     """
-    from mosaic.app.config import load_config
+    from mosaic.app.config_file import load_config
     from mosaic.app.validation import contaminated, refuse_contaminated
     from mosaic.app.wiring import open_inputs
 

@@ -45,7 +45,7 @@ def resume(
 ) -> None:
     """Continue a run where its journal ends."""
     from mosaic.app import runs
-    from mosaic.app.config import with_overrides
+    from mosaic.app.config_file import with_overrides
     from mosaic.app.loop import execute
 
     folder = runs.find_run(run)

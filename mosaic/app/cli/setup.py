@@ -16,7 +16,7 @@ commands = typer.Typer()
 @commands.command(rich_help_panel=START)
 def init(force: Annotated[bool, typer.Option(help="Overwrite an existing file.")] = False) -> None:
     """Write a commented config, mosaic.yaml, into the current folder."""
-    from mosaic.app.config import write_template
+    from mosaic.app.config_file import write_template
 
     path = write_template(Path("mosaic.yaml"), force)
     print(path)
@@ -45,7 +45,7 @@ def validate(
 
     Opens pool, suites and judge, checks the adapter recipe, and draws a mixture without training.
     """
-    from mosaic.app.config import load_config
+    from mosaic.app.config_file import load_config
     from mosaic.app.estimate import KnownSpeeds
     from mosaic.app.validation import validate as check
 
