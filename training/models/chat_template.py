@@ -2,66 +2,22 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-from mosaic.core.errors import MosaicError, UsageError
+from eval.rendering.probe import probe, turn_shape
+from eval.rendering.render import Chat as Chat
+from eval.rendering.render import ChatError as ChatError
+from eval.rendering.render import Message as Message
+from eval.rendering.turns import TokenisedChat, TurnEncoder
+from mosaic.core.errors import UsageError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Message = dict[str, str]
-Chat = list[Message]
-T = TypeVar("T")
 IGNORED = -100
 """The label of a token that the loss passes over, as torch's cross entropy defines it."""
-
-GENERATION = re.compile(r"\{%-?\s*generation\b")
-ANSWER = "yes"
-PROBE: Chat = [{"role": "user", "content": "no"}, {"role": "assistant", "content": ANSWER}]
-# Failures that say nothing about the chat that was being rendered.
-ELSEWHERE = (MosaicError, MemoryError, OSError)
-
-
-class ChatError(UsageError):
-    """A chat that the model's chat template or tokenizer refuses.
-
-    `position` counts from 0 among the chats that were given together.
-    """
-
-    def __init__(self, position: int, reason: str) -> None:
-        super().__init__(f"chat {position}: the chat template or tokenizer refuses it: {reason}")
-        self.position = position
-        self.reason = reason
-
-
-def first_line(error: Exception) -> str:
-    """The first line of what an exception says, or its class if it says nothing."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
-def render(work: Callable[[Sequence[Chat]], T], chats: Sequence[Chat]) -> T:
-    """`work(chats)`, where `work` puts chats through the template and the tokenizer.
-
-    Raises ChatError for the first chat that fails on its own. A template is a program: it may
-    refuse a chat by `raise_exception`, or break in any way a Python expression can.
-    """
-    try:
-        return work(chats)
-    except ELSEWHERE:
-        raise
-    except Exception:
-        for position, chat in enumerate(chats):
-            try:
-                work([chat])
-            except ELSEWHERE:
-                raise
-            except Exception as error:
-                raise ChatError(position, first_line(error)) from None
-        raise
 
 
 def tokenise(
@@ -69,45 +25,31 @@ def tokenise(
 ) -> tuple[list[list[int]], list[list[int]]]:
     """(input ids, labels) of each chat; labels are -100 outside the assistant's turns.
 
-    Raises ChatError for the first chat that the template or the tokenizer refuses.
+    Every answer and the token that ends its turn are labelled, and nothing else; a chat where that
+    cannot be exact is refused. Raises ChatError for the first such chat, and UsageError for a
+    template that cannot be trained with at all.
     """
-
-    def encode(some: Sequence[Chat]) -> tuple[list[list[int]], list[list[int]]]:
-        encoded = tokenizer.apply_chat_template(
-            list(some), tokenize=True, return_dict=True, return_assistant_tokens_mask=True
-        )
-        return encoded["input_ids"], encoded["assistant_masks"]
-
-    rows, masks = render(encode, chats)
-    labels = []
-    for row, mask in zip(rows, masks, strict=True):
-        labels.append([t if learned else IGNORED for t, learned in zip(row, mask, strict=True)])
-    return [list(row) for row in rows], labels
+    encoder = TurnEncoder(tokenizer, turn_shape(tokenizer))
+    tokenised = encoder.encode(chats)
+    return [chat.ids for chat in tokenised], [labels_of(chat) for chat in tokenised]
 
 
-def check_generation_markers(base: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Check that the template marks the assistant's text together with its end-of-turn token.
+def labels_of(chat: TokenisedChat) -> list[int]:
+    """The token ids of answers and their ends, -100 elsewhere.
 
-    Raises UsageError if it has no `{% generation %}` markers, if it cannot render a question and
-    an answer, or if the markers close before the end of the turn: the model would never learn to
-    stop.
+    >>> from eval.rendering.answers import Span
+    >>> labels_of(TokenisedChat([5, 6, 7, 8], [Span(1, 3)]))
+    [-100, 6, 7, -100]
     """
-    if not GENERATION.search(tokenizer.chat_template):
-        raise UsageError(
-            f"base_model: the chat template of {base} has no {{% generation %}} markers, so "
-            "assistant tokens cannot be told apart; add them around the assistant's text and its "
-            "end-of-turn token"
-        )
-    try:
-        (ids,), (labels,) = tokenise(tokenizer, [PROBE])
-    except ChatError as error:
-        raise UsageError(
-            f"base_model: the chat template of {base} cannot render a question and an answer "
-            f"({error.reason}); mend its chat_template.jinja"
-        ) from None
-    supervised = [token for token, label in zip(ids, labels, strict=True) if label != IGNORED]
-    if tokenizer.decode(supervised).strip() == ANSWER:
-        raise UsageError(
-            f"base_model: the {{% generation %}} markers of {base} end before the end-of-turn "
-            "token, so the model would not learn to stop; move the closing marker behind it"
-        )
+    labels = [IGNORED] * len(chat.ids)
+    for start, end in chat.answers:
+        labels[start:end] = chat.ids[start:end]
+    return labels
+
+
+def check_template(base: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise UsageError with everything that keeps a base's chat template from being trained with."""
+    faults = probe(tokenizer).faults
+    if faults:
+        listed = "\n  ".join(faults)
+        raise UsageError(f"base_model: the chat template of {base}:\n  {listed}")

@@ -1,17 +1,19 @@
-"""The tokenizer of a model folder, and counts of tokens as the trainer will see them."""
+"""Counts of tokens as the trainer will see them."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eval.model_folder import check_model_folder
-from mosaic.core.errors import UsageError
-from training.models.chat_template import Chat, first_line, render
+from eval.rendering.pins import pinned_day
+from eval.rendering.probe import turn_shape
+from eval.rendering.render import Chat
+from eval.rendering.tokenizer import load_tokenizer as load_tokenizer
+from eval.rendering.tokenizer import readable as readable
+from eval.rendering.turns import TurnEncoder, TurnShape
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -19,51 +21,23 @@ if TYPE_CHECKING:
 MATCHES_NOTHING = r"(?!)"
 
 
-def load_tokenizer(base: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder, with a padding token.
-
-    Raises UsageError if the folder has no chat template, asks for remote code or is damaged.
-    """
-    from transformers import AutoTokenizer
-
-    check_model_folder(base)
-    with readable(f"{base}: its tokenizer files are missing or damaged"):
-        tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
-    if not tokenizer.chat_template:
-        raise UsageError(f"{base}: the tokenizer has no chat template, so chats cannot be rendered")
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
-
-
-@contextmanager
-def readable(what: str) -> Iterator[None]:
-    """Turn any failure to read a model's files into a UsageError: `what`, and the first reason.
-
-    `tokenizers` raises nothing narrower than Exception, and `transformers` raises whatever a
-    damaged file happens to lead to.
-    """
-    try:
-        yield
-    except Exception as error:
-        raise UsageError(f"{what}: {first_line(error)}") from None
-
-
 class TokenCounter:
     """Counts tokens of chats by a model's own chat template and tokenizer.
 
-    `digest` (SHA-256) changes with the tokenizer or the template, and so with the counts.
+    `template` is a file that replaces the model's chat template. `digest` (SHA-256) changes with
+    the tokenizer or the template, and so with the counts. `day` (ISO) is the date that is pinned in
+    a template which writes one.
+
+    Raises UsageError for a template that cannot be trained with.
     """
 
-    def __init__(self, model: Path) -> None:
-        self._tokenizer = load_tokenizer(model)
-        self._special = _special_tokens(self._tokenizer)
-        backend = self._tokenizer.backend_tokenizer
-        # The file may still hold padding or truncation of somebody's batch, which changes counts.
-        backend.no_padding()
-        backend.no_truncation()
-        text = backend.to_str() + self._tokenizer.chat_template
-        self.digest = hashlib.sha256(text.encode()).hexdigest()
+    def __init__(self, model: Path, template: Path | None = None) -> None:
+        tokenizer = load_tokenizer(model, template)
+        shape = turn_shape(tokenizer)
+        self._encoder = TurnEncoder(tokenizer, shape)
+        self._special = _special_tokens(tokenizer, shape)
+        self.day = pinned_day(tokenizer.chat_template)
+        self.digest = rendering_digest(tokenizer)
 
     def control_token(self, texts: Iterable[str]) -> str | None:
         """The first special token that is written out in one of the texts, or None.
@@ -78,18 +52,28 @@ class TokenCounter:
         return None
 
     def __call__(self, chats: Sequence[Chat]) -> list[int]:
-        """Tokens of each chat. Raises ChatError for the first one that the template refuses."""
-        return render(self._count, chats) if chats else []
+        """Tokens of each chat.
 
-    def _count(self, chats: Sequence[Chat]) -> list[int]:
-        texts = self._tokenizer.apply_chat_template(list(chats), tokenize=False)
-        return [len(ids) for ids in self._tokenizer(texts, add_special_tokens=False)["input_ids"]]
+        Raises ChatError for the first one that the template refuses, or whose answers could not be
+        labelled exactly.
+        """
+        return self._encoder.lengths(chats)
 
 
-def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
-    """A pattern that finds any special token of a tokenizer in a text."""
+def rendering_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """SHA-256 of a fast tokenizer and its chat template."""
+    backend = tokenizer.backend_tokenizer
+    # The file may still hold padding or truncation of somebody's batch, which changes counts.
+    backend.no_padding()
+    backend.no_truncation()
+    text = backend.to_str() + tokenizer.chat_template
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _special_tokens(tokenizer: PreTrainedTokenizerBase, shape: TurnShape) -> re.Pattern[str]:
+    """A pattern that finds any special token of a tokenizer, or end of a turn, in a text."""
     written = []
-    for token in tokenizer.added_tokens_decoder.values():
-        if token.special and token.content:
+    for number, token in tokenizer.added_tokens_decoder.items():
+        if (token.special or number in shape.ends) and token.content:
             written.append(re.escape(token.content))
     return re.compile("|".join(written) or MATCHES_NOTHING)

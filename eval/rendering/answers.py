@@ -1,0 +1,148 @@
+"""Where the assistant's answers stand in a rendered chat.
+
+A chat is rendered a second time with a placeholder for each answer. What stands between the
+placeholders is the template's own text and the user's. The answers put back in between must give
+the first rendering again, character by character; then their places are exact. No
+`{% generation %}` markers are needed, and none are trusted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from eval.rendering.render import Chat
+
+# Words that no chat holds; the second is taken for a chat that holds the first, and so on.
+STEMS = ("Zqanswer", "Xvreply", "Kjturn", "Wzmarked")
+
+
+class Span(NamedTuple):
+    """Characters [start, end) of a text."""
+
+    start: int
+    end: int
+
+
+class NotLocated(Exception):
+    """The answers of a chat cannot be told apart in its rendering; the text says why."""
+
+
+def stem_for(chats: Sequence[Chat]) -> str:
+    """A word that stands in none of the chats.
+
+    >>> stem_for([[{"role": "user", "content": "Zqanswer?"}]])
+    'Xvreply'
+    """
+    for stem in STEMS:
+        if not any(stem in message["content"] for chat in chats for message in chat):
+            return stem
+    raise NotLocated(f"its text holds all of the words {', '.join(STEMS)}, which mark answers")
+
+
+def marked(chat: Chat, stem: str) -> Chat:
+    """The chat with a placeholder for each answer.
+
+    >>> marked([{"role": "assistant", "content": "yes"}], "Zqanswer")
+    [{'role': 'assistant', 'content': 'Zqanswer0x'}]
+    """
+    copy: Chat = []
+    answers = 0
+    for message in chat:
+        if message["role"] == "assistant":
+            copy.append({**message, "content": placeholder(stem, answers)})
+            answers += 1
+        else:
+            copy.append(message)
+    return copy
+
+
+def placeholder(stem: str, number: int) -> str:
+    """What stands for an answer (from 0). None is part of another."""
+    return f"{stem}{number}x"
+
+
+def answers_of(chat: Chat) -> list[str]:
+    """The assistant's texts."""
+    return [message["content"] for message in chat if message["role"] == "assistant"]
+
+
+def locate(text: str, template: str, answers: Sequence[str], stem: str) -> list[Span]:
+    """The place of each answer in `text`, the rendering of a chat.
+
+    `template` is the rendering of the same chat with placeholders. White space round an answer may
+    be missing from the text, since many templates trim.
+
+    Raises NotLocated if an answer is left out, repeated, changed or moved.
+
+    >>> locate("Q: hi A: yes!", "Q: hi A: Zqanswer0x!", [" yes "], "Zqanswer")
+    [Span(start=9, end=12)]
+    """
+    glue = _between(template, len(answers), stem)
+    if not text.startswith(glue[0]):
+        raise NotLocated("the template writes other text round this answer than round another one")
+    spans: list[Span] = []
+    found = _fit(text, len(glue[0]), answers, glue[1:], spans)
+    if not found:
+        raise NotLocated(
+            "the template changes what an answer says, or what stands round it, by what it says"
+        )
+    return spans
+
+
+def _between(template: str, count: int, stem: str) -> list[str]:
+    """What stands before, between and after the placeholders."""
+    glue = []
+    position = 0
+    for number in range(count):
+        mark = placeholder(stem, number)
+        times = template.count(mark)
+        if times != 1:
+            what = "leaves out" if times == 0 else f"writes {times} times"
+            raise NotLocated(f"the template {what} answer {number + 1} of {count}")
+        at = template.find(mark, position)
+        if at < 0:
+            raise NotLocated("the template changes the order of the answers")
+        glue.append(template[position:at])
+        position = at + len(mark)
+    glue.append(template[position:])
+    return glue
+
+
+def _fit(
+    text: str, position: int, answers: Sequence[str], glue: Sequence[str], spans: list[Span]
+) -> bool:
+    """Whether the answers and the text after each fill `text` from `position` to its end.
+
+    Their places are added to `spans`.
+    """
+    if not answers:
+        return position == len(text)
+    for wording in _wordings(answers[0]):
+        if not text.startswith(wording, position):
+            continue
+        end = position + len(wording)
+        if not text.startswith(glue[0], end):
+            continue
+        spans.append(Span(position, end))
+        if _fit(text, end + len(glue[0]), answers[1:], glue[1:], spans):
+            return True
+        spans.pop()
+    return False
+
+
+def _wordings(answer: str) -> list[str]:
+    """The answer, then with less and less white space at its ends."""
+    core = answer.strip()
+    if core == answer:
+        return [answer]
+    if not core:
+        return [answer[start:] for start in range(len(answer) + 1)]
+    lead = len(answer) - len(answer.lstrip())
+    trail = len(answer) - len(answer.rstrip())
+    cuts = []
+    for before in range(lead + 1):
+        for after in range(trail + 1):
+            cuts.append((before + after, answer[before : len(answer) - after]))
+    cuts.sort(key=lambda cut: cut[0])
+    return [wording for _, wording in cuts]

@@ -1,0 +1,90 @@
+"""The tokenizer of a model folder, with the one chat template that everything is rendered by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from eval.model_folder import check_model_folder
+from eval.rendering.pins import pin
+from eval.rendering.render import first_line
+from mosaic.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+DEFAULT = "default"
+
+
+def load_tokenizer(base: Path, template: Path | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder, with a padding token and its chat template pinned.
+
+    `template` is a file that replaces the folder's chat template. Of several named templates the
+    one called `default` is taken.
+
+    Raises UsageError if there is no chat template, if the tokenizer has no fast form, and if the
+    folder asks for remote code or is damaged.
+    """
+    from transformers import AutoTokenizer
+
+    check_model_folder(base)
+    with readable(f"{base}: its tokenizer files are missing or damaged"):
+        tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
+    if not tokenizer.is_fast:
+        raise UsageError(
+            f"{base}: its tokenizer ({type(tokenizer).__name__}) has no fast form, so the places "
+            "of tokens in a text are not known; convert it to a tokenizer.json"
+        )
+    tokenizer.chat_template = _template(base, tokenizer.chat_template, template)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    pin(tokenizer)
+    return tokenizer
+
+
+def _template(base: Path, own: str | dict[str, str] | None, given: Path | None) -> str:
+    """The text of the chat template that is used, without pins."""
+    if given is not None:
+        return read_template(given)
+    if isinstance(own, dict):
+        if DEFAULT not in own:
+            raise UsageError(
+                f"{base}: it has the chat templates {', '.join(sorted(own))}, and none called "
+                f"{DEFAULT}; name the file of one as chat_template in the config "
+                "(`pool build --chat-template FILE`)"
+            )
+        own = own[DEFAULT]
+    if not own:
+        raise UsageError(
+            f"{base}: the tokenizer has no chat template, so chats cannot be rendered; name a file "
+            "as chat_template in the config (`pool build --chat-template FILE`)"
+        )
+    return own
+
+
+def read_template(path: Path) -> str:
+    """The text of a chat template's file. Raises UsageError if it cannot be read."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"chat_template: {path} cannot be read ({first_line(error)}); name a Jinja file"
+        ) from None
+    if not text.strip():
+        raise UsageError(f"chat_template: {path} is empty; name a Jinja file")
+    return text
+
+
+@contextmanager
+def readable(what: str) -> Iterator[None]:
+    """Turn any failure to read a model's files into a UsageError: `what`, and the first reason.
+
+    `tokenizers` raises nothing narrower than Exception, and `transformers` raises whatever a
+    damaged file happens to lead to.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise UsageError(f"{what}: {first_line(error)}") from None
