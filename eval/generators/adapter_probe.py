@@ -23,6 +23,8 @@ import numpy as np
 import numpy.typing as npt
 
 from eval.generators.conversations import Chat
+from eval.rendering.render import ChatError, texts_of
+from eval.rendering.tokenizer import load_tokenizer
 from mosaic.core.errors import BoundaryError
 
 if TYPE_CHECKING:
@@ -160,17 +162,29 @@ def _distance(first: Values, second: Values) -> float:
 class AdapterProbe:
     """PEFT's own forward pass of one base model, on CPU: loaded at first use, kept until `close`."""
 
-    def __init__(self, base_model: Path, dtype: str) -> None:
+    def __init__(self, base_model: Path, dtype: str, template: Path | None = None) -> None:
         self.base_model = base_model
+        self.template = template
         self.dtype = dtype
         self.tolerance = TOLERANCE[dtype]
         self._last_base: tuple[list[list[int]], list[Reading]] | None = None
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        from transformers import AutoTokenizer
+        return load_tokenizer(self.base_model, self.template)
 
-        return AutoTokenizer.from_pretrained(self.base_model, local_files_only=True)
+    @cached_property
+    def prompts(self) -> list[tuple[Chat, list[int]]]:
+        """The probe's chats that the chat template takes, each with its token ids."""
+        rendered = []
+        for chat in PROMPTS:
+            try:
+                (text,) = texts_of(self.tokenizer, [chat], answer_next=True)
+            except ChatError:
+                continue  # such as a system message under a template that refuses them
+            ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+            rendered.append((chat, list(ids)))
+        return rendered
 
     @cached_property
     def _base(self) -> PreTrainedModel:
@@ -238,11 +252,9 @@ class AdapterProbe:
         return error
 
     def _check_rendering(self, served: Sequence[Continuation]) -> None:
-        expected = self.tokenizer.apply_chat_template(
-            list(PROMPTS), tokenize=True, add_generation_prompt=True, return_dict=True
-        )["input_ids"]
+        expected = [ids for _, ids in self.prompts]
         for i, one in enumerate(served):
-            if one.prompt != list(expected[i % len(PROMPTS)]):
+            if one.prompt != expected[i % len(expected)]:
                 raise ProbeError(
                     "the server renders chats differently from "
                     f"{self.base_model.name}'s own chat template (prompt {i})",

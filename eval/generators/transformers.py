@@ -18,6 +18,9 @@ from eval.generators.base import TextLikelihood, TransformersGeneratorConfig
 from eval.generators.conversations import Chat, Turn, open_conversations
 from eval.generators.draws import DrawnTokens
 from eval.model_folder import check_model_folder
+from eval.rendering.ends import stop_ids
+from eval.rendering.render import texts_of
+from eval.rendering.tokenizer import load_tokenizer
 from mosaic.core.errors import UsageError
 from mosaic.core.types.evaluation import Prompt, Response
 from mosaic.core.types.runs import GREEDY, Sampling
@@ -27,32 +30,33 @@ if TYPE_CHECKING:
 
 
 class TransformersGenerator:
-    """Answers with a Hugging Face model folder on the local device."""
+    """Answers with a Hugging Face model folder on the local device.
+
+    `template` is a file that replaces the folder's chat template.
+    """
 
     def __init__(
         self,
         base_model: Path,
         config: TransformersGeneratorConfig,
         progress: Callable[[int, int], None] | None = None,
+        template: Path | None = None,
     ) -> None:
         self.base_model = base_model
         self.config = config
         self.progress = progress
+        self.template = template
 
     @cached_property
     def _tokenizer(self) -> PreTrainedTokenizerBase:
-        from transformers import AutoTokenizer
-
-        check_model_folder(self.base_model)
-        tokenizer = AutoTokenizer.from_pretrained(self.base_model, local_files_only=True)
-        if not tokenizer.chat_template:
-            raise UsageError(
-                f"{self.base_model}: the tokenizer has no chat template to render chats with"
-            )
+        tokenizer = load_tokenizer(self.base_model, self.template)
         tokenizer.padding_side = "left"
-        if tokenizer.pad_token_id is None:
-            tokenizer.pad_token = tokenizer.eos_token
         return tokenizer
+
+    @cached_property
+    def _stops(self) -> set[int]:
+        """Tokens that end an answer."""
+        return set(stop_ids(self.base_model, self._tokenizer))
 
     @cached_property
     def _base(self) -> PreTrainedModel:
@@ -66,11 +70,8 @@ class TransformersGenerator:
         model = AutoModelForCausalLM.from_pretrained(
             self.base_model, dtype=dtype, local_files_only=True
         )
-        # A folder's wishes for decoding are dropped, except its ends of turns: a repetition penalty
-        # is not greedy.
-        model.generation_config = GenerationConfig(
-            eos_token_id=model.generation_config.eos_token_id
-        )
+        # A folder's wishes for decoding are dropped: a repetition penalty is not greedy.
+        model.generation_config = GenerationConfig(eos_token_id=sorted(self._stops))
         return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
     def _model(self, adapter: Path | None) -> PreTrainedModel:
@@ -114,9 +115,7 @@ class TransformersGenerator:
         return [c.response() for c in conversations]
 
     def _encode(self, chats: list[Chat]) -> list[list[int]]:
-        texts = self._tokenizer.apply_chat_template(
-            chats, tokenize=False, add_generation_prompt=True
-        )
+        texts = texts_of(self._tokenizer, chats, answer_next=True)
         return [list(ids) for ids in self._tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
     def _batches(self, encoded: list[list[int]]) -> list[list[int]]:
@@ -138,7 +137,7 @@ class TransformersGenerator:
         tokenizer = self._tokenizer
         padded = tokenizer.pad({"input_ids": batch}, return_tensors="pt").to(model.device)
         length = padded["input_ids"].shape[1]
-        stops = self._stop_tokens(model)
+        stops = self._stops
         draws = []
         if not sampling.greedy:
             draws.append(DrawnTokens(seeds, length, self.config.max_new_tokens, sampling))
@@ -153,12 +152,6 @@ class TransformersGenerator:
                 logits_processor=draws,
             )
         return [self._turn(row, stops) for row in output[:, length:].tolist()]
-
-    def _stop_tokens(self, model: PreTrainedModel) -> set[int]:
-        """The ends of turns that the tokenizer and the model's folder name."""
-        named = model.generation_config.eos_token_id
-        stops = {self._tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])}
-        return stops - {None}
 
     def _turn(self, tokens: list[int], stops: set[int]) -> Turn:
         """The answer in a row of new tokens: what stands before the first end of turn."""

@@ -14,17 +14,24 @@ import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import cached_property
 from math import isfinite
 from pathlib import Path
 
-from eval.generators.adapter_probe import PROMPTS, TOKENS, AdapterProbe, Continuation
+from eval.generators.adapter_probe import (
+    TOKENS,
+    AdapterProbe,
+    Continuation,
+    ProbeError,
+)
 from eval.generators.base import TextLikelihood, VllmGeneratorConfig
 from eval.generators.conversations import Chat, replay
 from eval.generators.vllm_adapters import adapter_digest, check_adapter_recipe, copy_adapter
 from eval.generators.vllm_api import ServerGone, generation_settings, shaped
 from eval.generators.vllm_server import MAX_CPU_LORAS, AttachedServer, OwnServer, Server
 from eval.generators.vllm_session import Session
-from eval.model_folder import stop_token_ids
+from eval.rendering.ends import stop_ids
+from eval.rendering.tokenizer import template_file
 from mosaic.core.errors import BoundaryError, UsageError
 from mosaic.core.types.evaluation import Prompt, Response
 from mosaic.core.types.runs import GREEDY, Sampling
@@ -47,6 +54,7 @@ class VllmGenerator:
         folder: Path,
         progress: Callable[[int, int], None] | None = None,
         say: Callable[[str], None] | None = None,
+        template: Path | None = None,
     ) -> None:
         self.base_model = base_model
         self.config = config
@@ -54,15 +62,16 @@ class VllmGenerator:
         self.folder = folder
         self.progress = progress
         self.say = say or (lambda text: None)
-        self.stops = stop_token_ids(base_model)
         self.server: Server = (
             AttachedServer(config)
             if config.base_url
-            else OwnServer(base_model, config, max_lora_rank, folder, self.say)
+            else OwnServer(
+                base_model, config, max_lora_rank, folder, self.say, self._write_template
+            )
         )
         # Names of the loaded adapters, the oldest first.
         self._loaded: dict[str, None] = {}
-        self._adapter_probe = AdapterProbe(base_model, config.dtype)
+        self._adapter_probe = AdapterProbe(base_model, config.dtype, template)
         # Whether the probe has seen the base of the server that answers now.
         self._base_checked = False
 
@@ -88,6 +97,15 @@ class VllmGenerator:
 
         self._serve_first(adapter)
         return asyncio.run(run())
+
+    @cached_property
+    def stops(self) -> list[int]:
+        """Tokens that end an answer."""
+        return stop_ids(self.base_model, self._adapter_probe.tokenizer)
+
+    def _write_template(self) -> Path | None:
+        """The file of the chat template that a server must use; None if it is the base's own."""
+        return template_file(self.base_model, self._adapter_probe.tokenizer, self.folder)
 
     def log_likelihood(self, texts: Sequence[str], adapter: Path | None) -> list[TextLikelihood]:
         """See `Generator`; by the server's prompt log-probabilities."""
@@ -144,7 +162,7 @@ class VllmGenerator:
         if self.server.ready():
             self.forget()
         if not self._base_checked:
-            self._adapter_probe.check_base(self._continue_prompts([self.server.base])[0])
+            self._check_base()
             self._base_checked = True
         if adapter is None:
             return self.server.base
@@ -152,6 +170,18 @@ class VllmGenerator:
         if name not in self._loaded:
             self._load(name, adapter)
         return name
+
+    def _check_base(self) -> None:
+        """Probe the base that answers. An attached server is told how to render as we do."""
+        try:
+            self._adapter_probe.check_base(self._continue_prompts([self.server.base])[0])
+        except ProbeError as error:
+            needed = self._write_template() if self.config.base_url else None
+            if error.mismatch != "rendering" or needed is None:
+                raise
+            raise ProbeError(
+                f"{error}; start it with `--chat-template {needed}`", "rendering"
+            ) from None
 
     def forget(self) -> None:
         """Another process may answer from here on: what was loaded or checked does not count any more."""
@@ -184,7 +214,8 @@ class VllmGenerator:
     def _continue_prompts(self, names: Sequence[str]) -> list[list[Continuation]]:
         """The probe's prompts, continued by each model, all at once, so that they share a batch."""
         # By turns: on a busy machine the first requests end before the last ones arrive.
-        jobs = [(name, chat) for chat in PROMPTS for name in names]
+        chats = [chat for chat, _ in self._adapter_probe.prompts]
+        jobs = [(name, chat) for chat in chats for name in names]
         with ThreadPoolExecutor(len(jobs)) as threads:
             served = list(threads.map(lambda job: self._continue(*job), jobs))
         return [served[i :: len(names)] for i in range(len(names))]

@@ -118,7 +118,10 @@ class AttachedServer(ControlRequests):
 
 
 class OwnServer(ControlRequests):
-    """`vllm serve` as a child, under a guard that ends it whenever the controller ends."""
+    """`vllm serve` as a child, under a guard that ends it whenever the controller ends.
+
+    `template` writes the file of the chat template to serve with; None serves with the base's own.
+    """
 
     def __init__(
         self,
@@ -127,8 +130,10 @@ class OwnServer(ControlRequests):
         max_lora_rank: int,
         folder: Path,
         say: Callable[[str], None],
+        template: Callable[[], Path | None] = lambda: None,
     ) -> None:
         super().__init__(config, secrets.token_urlsafe(24))
+        self.template = template
         self.model = model
         self.max_lora_rank = max_lora_rank
         self.folder = folder
@@ -177,6 +182,9 @@ class OwnServer(ControlRequests):
         }
         if config.max_model_len:
             options["max-model-len"] = config.max_model_len
+        template = self.template()
+        if template is not None:
+            options["chat-template"] = str(template.resolve())
         command = [find_vllm(), "serve", str(self.model.resolve())]
         command += [f"--{name}={value}" for name, value in options.items()]
         return [*command, "--enable-lora", "--enable-prefix-caching"]

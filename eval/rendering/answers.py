@@ -13,8 +13,7 @@ from typing import NamedTuple
 
 from eval.rendering.render import Chat
 
-# Words that no chat holds; the second is taken for a chat that holds the first, and so on.
-STEMS = ("Zqanswer", "Xvreply", "Kjturn", "Wzmarked")
+STEM = "Zqanswer"
 
 
 class Span(NamedTuple):
@@ -32,12 +31,12 @@ def stem_for(chats: Sequence[Chat]) -> str:
     """A word that stands in none of the chats.
 
     >>> stem_for([[{"role": "user", "content": "Zqanswer?"}]])
-    'Xvreply'
+    'Zqanswerq'
     """
-    for stem in STEMS:
-        if not any(stem in message["content"] for chat in chats for message in chat):
-            return stem
-    raise NotLocated(f"its text holds all of the words {', '.join(STEMS)}, which mark answers")
+    stem = STEM
+    while any(stem in message["content"] for chat in chats for message in chat):
+        stem += "q"
+    return stem
 
 
 def marked(chat: Chat, stem: str) -> Chat:

@@ -11,7 +11,7 @@ import re
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from eval.rendering.answers import NotLocated, locate, marked
+from eval.rendering.answers import STEM, NotLocated, locate, marked
 from eval.rendering.render import Chat, ChatError, texts_of
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ DIRECTIVES = (
 REASONING = ("enable_thinking", "thinking")
 QUESTION: Chat = [{"role": "user", "content": "no"}]
 ANSWERED: Chat = [*QUESTION, {"role": "assistant", "content": "yes"}]
-STEM = "Zqanswer"
 
 
 # A call of the clock with its format written out.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ QUESTIONS = ("How do I store bread?", "How long?", "Can I freeze it?")
 SYSTEM: Chat = [{"role": "system", "content": "You are a careful baker."}]
 
 
+MARKERS = re.compile(r"\{%-?\s*generation\b")
 # How many characters before an answer are its header, and how near the end of a prompt it stands.
 HEADER, FAR = 12, 80
 
@@ -89,8 +91,8 @@ def probe(tokenizer: PreTrainedTokenizerBase) -> Probe:
         except ChatError as error:
             inexact.setdefault(error.reason, []).append(named)
             continue
-        except NotLocated as reason:
-            inexact.setdefault(str(reason), []).append(named)
+        except NotLocated as error:
+            inexact.setdefault(str(error), []).append(named)
             continue
         ends |= {found.ids[answer.end - 1] for answer in found.answers}
         leads.add(text[len(_prompt(tokenizer, chat, turns - 1)) : spans[-1].start])
@@ -115,8 +117,29 @@ def probe(tokenizer: PreTrainedTokenizerBase) -> Probe:
     for reason, chats in moved.items():
         notes.append(f"in {_some(chats)} {reason}; they are learnt as they are rendered")
     template = tokenizer.chat_template
+    if not faults and MARKERS.search(template) and not _marks_answers(tokenizer, encoder):
+        notes.append(
+            "the {% generation %} markers of the chat template do not mark the answers and their "
+            "ends; they are not used, and labels are exact without them"
+        )
     shape = TurnShape(min(leads, default=""), frozenset(ends))
     return Probe(shape, faults, notes, pinned_day(template), pinned_reasoning(template))
+
+
+def _marks_answers(tokenizer: PreTrainedTokenizerBase, encoder: TurnEncoder) -> bool:
+    """Whether the template's own markers mark what is learnt, in a chat of three turns."""
+    chat = chat_of(3)
+    try:
+        encoded = tokenizer.apply_chat_template(
+            [chat], tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+        )
+        (found,) = encoder.encode([chat])
+    except Exception:  # a template is a program; one that fails here marks nothing
+        return False
+    learnt = [0] * len(found.ids)
+    for start, end in found.answers:
+        learnt[start:end] = [1] * (end - start)
+    return list(encoded["assistant_masks"][0]) == learnt
 
 
 def turn_shape(tokenizer: PreTrainedTokenizerBase) -> TurnShape:

@@ -77,6 +77,22 @@ def read_template(path: Path) -> str:
     return text
 
 
+def template_file(base: Path, tokenizer: PreTrainedTokenizerBase, folder: Path) -> Path | None:
+    """Write a tokenizer's chat template, with its pins, for a server that serves the same base.
+
+    None if the base's own template is the same, so that the server renders alike without.
+    """
+    from transformers import AutoTokenizer
+
+    own = AutoTokenizer.from_pretrained(base, local_files_only=True).chat_template
+    if own == tokenizer.chat_template:
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "chat_template.jinja"
+    path.write_text(tokenizer.chat_template, encoding="utf-8")
+    return path
+
+
 @contextmanager
 def readable(what: str) -> Iterator[None]:
     """Turn any failure to read a model's files into a UsageError: `what`, and the first reason.

@@ -66,14 +66,23 @@ class TurnEncoder:
         Raises ChatError for the first chat that the template refuses, that it does not render as
         it stands, or whose answers are not whole tokens of their own.
         """
-        tokenised = []
+        tokenised: list[TokenisedChat] = []
+        prompts = self._prompts(chats)
         for text, encoding, spans in self._located(chats):
+            try:
+                self._check_prompt(text, prompts[len(tokenised)], spans)
+            except NotLocated as reason:
+                raise ChatError(len(tokenised), str(reason)) from None
             answers = self._checked(len(tokenised), text, encoding, spans)
             tokenised.append(TokenisedChat(encoding.ids, answers))
         return tokenised
 
     def lengths(self, chats: Sequence[Chat]) -> list[int]:
-        """The number of tokens of each chat, each checked as `encode` does."""
+        """The number of tokens of each chat.
+
+        Each is checked as `encode` does, except that the prompt of its last answer is not rendered:
+        the probe of the template has compared that, and training will again, for every row.
+        """
         counts: list[int] = []
         for text, encoding, spans in self._located(chats):
             self._checked(len(counts), text, encoding, spans)
@@ -82,21 +91,15 @@ class TurnEncoder:
 
     def _located(self, chats: Sequence[Chat]) -> Iterator[tuple[str, Encoding, list[Span]]]:
         """(text, its encoding, characters of each answer) of each chat."""
-        plain = [[{"role": m["role"], "content": m["content"]} for m in chat] for chat in chats]
-        texts = texts_of(self.tokenizer, plain)
-        try:
-            stem = stem_for(plain)
-        except NotLocated as reason:
-            raise ChatError(0, str(reason)) from None
-        templates = texts_of(self.tokenizer, [marked(chat, stem) for chat in plain])
-        prompts = self._prompts(plain)
+        texts = texts_of(self.tokenizer, chats)
+        stem = stem_for(chats)
+        templates = texts_of(self.tokenizer, [marked(chat, stem) for chat in chats])
         encodings = self._backend.encode_batch(texts, add_special_tokens=False)
-        for position, chat in enumerate(plain):
+        for position, chat in enumerate(chats):
             text = texts[position]
             try:
                 spans = locate(text, templates[position], answers_of(chat), stem)
                 _check_others(text, chat)
-                self._check_prompt(text, prompts[position], spans)
             except NotLocated as reason:
                 raise ChatError(position, str(reason)) from None
             yield text, encodings[position], spans
@@ -138,9 +141,7 @@ class TurnEncoder:
             except NotLocated as reason:
                 raise ChatError(position, f"answer {number + 1}: {reason}") from None
             if not self._forbidden.isdisjoint(ids[start : end - 1]):
-                raise ChatError(
-                    position, f"answer {number + 1} holds a control token of the model"
-                )
+                raise ChatError(position, f"answer {number + 1} holds a control token of the model")
             answers.append(Span(start, end))
         return answers
 
@@ -157,7 +158,7 @@ class TurnEncoder:
         while header > 0 and ids[header - 1] not in self.control:
             header -= 1
         header = max(0, header - 1)
-        origin = encoding.token_to_chars(header)[0] if header else 0
+        origin = _characters(encoding, header).start if header else 0
         if self._tokens_of(text[origin:begin]) != ids[header:first]:
             raise NotLocated(
                 f"its first token also holds text before it, or its first characters "
@@ -179,8 +180,7 @@ class TurnEncoder:
         """One past the token that ends the turn: the first control token after the answer."""
         token = _token_at(encoding, span.end, len(text))
         while token is not None and token < len(ids) and ids[token] not in self.control:
-            _, stop = encoding.token_to_chars(token)
-            if text[span.end : stop].strip():
+            if text[span.end : _characters(encoding, token).end].strip():
                 token = None
                 break
             token += 1
@@ -246,6 +246,11 @@ def _check_others(text: str, chat: Chat) -> None:
             raise NotLocated(
                 f"the template leaves out message {number} ({message['role']}), or changes it"
             )
+
+
+def _characters(encoding: Encoding, token: int) -> Span:
+    """The characters that a token holds. A token that a tokenizer put in by itself holds none."""
+    return Span(*(encoding.token_to_chars(token) or (0, 0)))
 
 
 def _token_at(encoding: Encoding, position: int, length: int) -> int | None:

@@ -5,6 +5,7 @@ How a config is read from a file stands in `mosaic.app.config_file`.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import (
@@ -154,12 +155,16 @@ class ContaminationConfig(FrozenModel):
 
 
 class RunConfig(FrozenModel):
-    """Everything a run depends on."""
+    """Everything a run depends on.
+
+    `chat_template` is a Jinja file that replaces the one of `base_model`, everywhere.
+    """
 
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,79}$")
     seed: int = Field(default=1, ge=0, lt=2**31)
     rounds: int = Field(default=5, ge=1, le=1000)
     base_model: str
+    chat_template: str | None = None
     pool: str
     objectives: dict[str, ObjectiveConfig] = Field(min_length=1)
     budget: BudgetConfig
@@ -200,6 +205,11 @@ class RunConfig(FrozenModel):
                 "objectives: no objective has a data set, so there is nothing to train on"
             )
         return self
+
+    @property
+    def template(self) -> Path | None:
+        """The file of `chat_template`."""
+        return Path(self.chat_template) if self.chat_template else None
 
     @property
     def tokens_per_round(self) -> int:

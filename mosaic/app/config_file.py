@@ -21,7 +21,7 @@ from mosaic.core.errors import UsageError
 from mosaic.core.types.base import JsonObject
 
 BUNDLED = Path(__file__).parent.parent / "lab" / "data"
-PATHS = ("base_model", "pool")
+PATHS = ("base_model", "chat_template", "pool")
 # Keys of earlier releases, and what they are called now.
 MOVED = {"training": "methods.sft", "judge.canaries": "judge.gold_checks"}
 # What PyYAML raises for a scalar or tag whose value it cannot make: `2024-13-45`, `!!int x`.

@@ -12,7 +12,8 @@ from mosaic.app.shapes import Finding
 from mosaic.app.wiring import Inputs, build_executor, build_smoke_generator
 from mosaic.core.store import file_digest
 from mosaic.core.types.evaluation import Prompt, Response
-from mosaic.core.types.runs import BASE, TRAINING_SET, LoraRecipe, TrainJob, Workplace
+from mosaic.core.types.runs import BASE, TEMPLATE, TRAINING_SET, LoraRecipe, TrainJob, Workplace
+from tools.effects.train import template_input
 from training.data.curate import Curated, curate, mixture_of, write_training_set
 from training.methods.base import never
 from training.methods.batches import largest_batch
@@ -58,11 +59,18 @@ def smoke_test(config: RunConfig, inputs: Inputs, serve: bool) -> tuple[Finding,
         write_training_set(inputs.pool, curated.part(largest), path)
         job = TrainJob(
             recipe=_two_steps(config.recipe, len(largest)),
-            inputs={BASE: inputs.base_digest, TRAINING_SET: file_digest(path)},
+            inputs={
+                BASE: inputs.base_digest,
+                TRAINING_SET: file_digest(path),
+                **template_input(config.template),
+            },
             seed=config.seed,
         )
+        paths = {BASE: str(base), TRAINING_SET: str(path)}
+        if config.template is not None:
+            paths[TEMPLATE] = str(config.template)
         place = Workplace(
-            paths={BASE: str(base), TRAINING_SET: str(path)},
+            paths=paths,
             out=str(Path(folder) / "adapter"),
             work=str(Path(folder) / "work"),
         )

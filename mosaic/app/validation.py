@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from eval.suite import Suite
+from mosaic.app.base_check import check_base
 from mosaic.app.config import RunConfig
 from mosaic.app.estimate import KnownSpeeds, estimate, has_gpu, model_size, speeds, suite_sizes
 from mosaic.app.judging import check_judge
@@ -60,6 +61,7 @@ def check_before_run(
 def _checks(config: RunConfig, inputs: Inputs, runs: Path | None = None) -> list[Finding]:
     """Everything but trying, in order."""
     return [
+        *check_base_of(config, inputs),
         check_pool(config, inputs),
         _contamination(config, inputs),
         *_suites(config, inputs, runs),
@@ -67,6 +69,17 @@ def _checks(config: RunConfig, inputs: Inputs, runs: Path | None = None) -> list
         _recipe(config),
         _mixture(config, inputs),
     ]
+
+
+def check_base_of(config: RunConfig, inputs: Inputs) -> list[Finding]:
+    """Whether base and chat template can be trained, and render every prompt of the suites."""
+    prompts = []
+    for suite in all_suites(inputs):
+        if inputs.objectives[suite.objective].evidence == "likelihood":
+            continue  # its texts are read as they stand
+        where = f"{suite.objective}/{suite.role}"
+        prompts += [(where, prompt) for prompt in suite.prompts]
+    return check_base(Path(config.base_model), config.template, prompts)
 
 
 def check_pool(config: RunConfig, inputs: Inputs) -> Finding:
@@ -111,11 +124,19 @@ def _check_tokens(config: RunConfig, inputs: Inputs) -> None:
             f"pool: a row has {longest:,} tokens, methods.sft.max_length is {allowed:,}; raise it, "
             f"or build the pool again with {how}--max-length {allowed}"
         )
-    if counted and counted != TokenCounter(Path(config.base_model)).digest:
+    if counted and counted != TokenCounter(Path(config.base_model), config.template).digest:
         raise UsageError(
             "pool: its tokens were counted with another tokenizer or chat template than base_model "
-            f"has; build the pool again with --model {config.base_model}"
+            f"has; build the pool again with {_counted_with(config)}"
         )
+
+
+def _counted_with(config: RunConfig) -> str:
+    """The options with which `pool build` counts as this config does."""
+    options = f"--model {config.base_model}"
+    if config.chat_template:
+        options += f" --chat-template {config.chat_template}"
+    return options
 
 
 def all_suites(inputs: Inputs) -> Iterator[Suite]:
@@ -125,7 +146,7 @@ def all_suites(inputs: Inputs) -> Iterator[Suite]:
 
 
 def _suites(config: RunConfig, inputs: Inputs, runs: Path | None = None) -> list[Finding]:
-    control_token = TokenCounter(Path(config.base_model)).control_token
+    control_token = TokenCounter(Path(config.base_model), config.template).control_token
     for suite in all_suites(inputs):
         for prompt in suite.prompts:
             token = control_token([prompt.system or "", *prompt.turns])
@@ -152,7 +173,7 @@ def _lengths(config: RunConfig, inputs: Inputs) -> list[Finding]:
     prompts: list[Prompt] = []
     for suite in all_suites(inputs):
         prompts += suite.prompts
-    needs = chat_lengths(load_tokenizer(base), prompts, answer)
+    needs = chat_lengths(load_tokenizer(base, config.template), prompts, answer)
     need, prompt = max(zip(needs, prompts, strict=True), key=lambda pair: pair[0])
     if need > limit:
         given = config.generator.max_model_len is not None
@@ -192,7 +213,7 @@ def _cost(
 ) -> list[Finding]:
     """What the run takes, from speeds that are given, measured or assumed."""
     base = Path(config.base_model)
-    tokenizer = load_tokenizer(base)
+    tokenizer = load_tokenizer(base, config.template)
 
     def count(text: str) -> int:
         return len(tokenizer(text, add_special_tokens=False)["input_ids"])

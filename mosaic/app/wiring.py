@@ -38,6 +38,7 @@ from mosaic.app.config import (
     RubricObjectiveConfig,
     RunConfig,
 )
+from mosaic.app.rendering import base_identity, rendering_identity
 from mosaic.core.errors import UsageError
 from mosaic.core.journal import Journal
 from mosaic.core.steps import Steps
@@ -59,7 +60,7 @@ from training.data.pool import Pool
 from training.methods.base import Progress as TrainingProgress
 from training.methods.kinds import METHODS
 from training.methods.vllm_limits import check_servable
-from training.models.adapter import adapter_bytes, model_digest
+from training.models.adapter import adapter_bytes
 
 PROMPTS = Path(prompts.__file__).parent
 # Goes up where the same settings give other answers: 2 no longer obeys what a model folder wants for decoding.
@@ -192,7 +193,7 @@ def open_inputs(config: RunConfig, notify: Callable[[str], None] = lambda text: 
                     f"objectives.{name}.datasets: {dataset!r} is not in the pool; it has {known}"
                 )
     objectives, suites = open_suites(config, notify)
-    return Inputs(pool, objectives, suites, model_digest(base))
+    return Inputs(pool, objectives, suites, base_identity(base, config.template))
 
 
 def build_planner(kind: str, config: PlannerConfig, steps: Steps | None = None) -> Planner:
@@ -265,9 +266,15 @@ def build_generator(config: RunConfig, folder: Path, reporting: Reporting) -> Ge
         rank = check_servable(config.recipe)
         logs = folder / "logs" / "vllm"
         return VllmGenerator(
-            base, config.generator, rank, logs, reporting.generating, reporting.notify
+            base,
+            config.generator,
+            rank,
+            logs,
+            reporting.generating,
+            reporting.notify,
+            config.template,
         )
-    return TransformersGenerator(base, config.generator, reporting.generating)
+    return TransformersGenerator(base, config.generator, reporting.generating, config.template)
 
 
 def build_smoke_generator(
@@ -286,12 +293,13 @@ def build_smoke_generator(
     few = TransformersGeneratorConfig(
         max_new_tokens=config.generator.max_new_tokens, dtype=dtype, batch_size=batch_size
     )
-    return TransformersGenerator(Path(config.base_model), few)
+    return TransformersGenerator(Path(config.base_model), few, template=config.template)
 
 
 def check_recipe(config: RunConfig) -> None:
     """Raise UsageError if the base model cannot be trained by the configured recipe."""
-    METHODS[config.recipe.kind].check_recipe(Path(config.base_model), config.recipe)
+    method = METHODS[config.recipe.kind]
+    method.check_recipe(Path(config.base_model), config.recipe, config.template)
 
 
 def check_server(config: RunConfig) -> int | None:
@@ -324,7 +332,11 @@ def build_context(
     reporting = reporting or Reporting()
     steps = Steps(journal, Store(folder), reporting.stopping)
     base = Path(config.base_model)
-    settings = {**config.generator.json_data(), "version": GENERATION}
+    settings = {
+        **config.generator.json_data(),
+        "version": GENERATION,
+        **rendering_identity(base, config.template),
+    }
     evaluator = Evaluator(
         build_generator(config, folder, reporting),
         build_run_judge(config, folder, steps, inputs, reporting),
@@ -340,6 +352,7 @@ def build_context(
         config.recipe,
         reporting.training,
         adapter_bytes(base, config.recipe.lora_r),
+        config.template,
     )
     fallback = None
     if config.planner.on_failure not in ("stop", "pause"):

@@ -158,15 +158,8 @@ def test_packing_refuses_weights(order):
         run(order(weights=[0.5] * 12, packing=True, dtype="bfloat16"))
 
 
-def marker_before_the_end(template):
-    moved = template.replace("<|end|>{% endgeneration %}", "{% endgeneration %}<|end|>")
-    if moved == template:
-        moved = template.replace("{{ '<|end|>' }}{% endgeneration %}", "{% endgeneration %}")
-    return moved
-
-
-def without_markers(template):
-    return template.replace("{% generation %}", "").replace("{% endgeneration %}", "")
+def without_an_end(template):
+    return template.replace("<|end|>{% endgeneration %}", "{% endgeneration %}")
 
 
 def broken_syntax(template):
@@ -192,10 +185,9 @@ def adding_a_number(template):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (marker_before_the_end, "learn to stop"),
-        (without_markers, "no {% generation %} markers"),
-        (broken_syntax, r"cannot render a question and an answer.*mend its chat_template\.jinja"),
-        (refusing("no"), r"cannot render a question and an answer \(no such chats here\)"),
+        (without_an_end, "learn to stop"),
+        (broken_syntax, r"cannot render a question and an answer.*mend a copy"),
+        (refusing("bread"), r"cannot render a question and an answer \(no such chats here\)"),
     ],
 )
 def test_a_template_that_cannot_be_trained_with_is_refused(

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from mosaic.core.steps import Outcome, Steps
+from mosaic.core.store import file_digest
 from mosaic.core.types.events import TrainedEvent
 from mosaic.core.types.records import Train
 from mosaic.core.types.runs import (
     BASE,
+    TEMPLATE,
     TRAINING_SET,
     Adapter,
     Recipe,
@@ -29,9 +31,16 @@ WORK = "work"
 CHECKPOINT_COPIES = 7
 
 
+def template_input(template: Path | None) -> dict[str, str]:
+    """What a chat template of the config's own adds to the inputs of a job."""
+    return {} if template is None else {TEMPLATE: file_digest(template)}
+
+
 @dataclass(frozen=True)
 class TrainTool:
     """Trains LoRA adapters on one base model, given by its folder and digest.
+
+    `template` is a file that replaces the base's chat template; `base_digest` covers both.
 
     Checkpoints lie in the run's `work/` until the adapter is filed. `adapter_bytes` is what one
     adapter takes on disk.
@@ -43,10 +52,12 @@ class TrainTool:
     recipe: Recipe
     progress: Progress | None = None
     adapter_bytes: int = 0
+    template: Path | None = None
 
     def job(self, training_set: str, seed: int, start_from: str | None = None) -> TrainJob:
         """The job that trains on a filed training set, given by its digest."""
         inputs = {BASE: self.base_digest, TRAINING_SET: training_set}
+        inputs |= template_input(self.template)
         return TrainJob(recipe=self.recipe, inputs=inputs, start_from=start_from, seed=seed)
 
     def train(self, steps: Steps, job: TrainJob, reserve: Usage) -> Adapter:
@@ -84,6 +95,8 @@ class TrainTool:
         shutil.rmtree(out, ignore_errors=True)
         training_set = steps.store.path(job.inputs[TRAINING_SET])
         paths = {BASE: str(self.base_model), TRAINING_SET: str(training_set)}
+        if self.template is not None:
+            paths[TEMPLATE] = str(self.template)
         place = Workplace(paths=paths, out=str(out), work=str(work))
         handle = self.executor.submit(job, place, self.progress)
         (done,) = self.executor.wait([handle], steps.stopping)

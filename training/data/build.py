@@ -149,8 +149,11 @@ def build(
     max_length: int,
     trust_token_counts: bool,
     licences: Mapping[str, str] | None = None,
+    template: Path | None = None,
 ) -> Manifest:
     """Write the pool folder `out`; its manifest, which is written last.
+
+    `template` is a file that replaces the chat template of `model`.
 
     Turns above `max_length` tokens are left out, and chats without a turn that fits: the manifest
     counts both (`too_long` chats, `turns_left_out` of the others), `too-long.jsonl` names them.
@@ -158,13 +161,14 @@ def build(
     set) override them. Raises UsageError with file:line for every fault.
     """
     _check_request(sources, out, model, trust_token_counts)
-    counter = TokenCounter(model) if model and not trust_token_counts else None
+    counter = TokenCounter(model, template) if model and not trust_token_counts else None
     rows: list[PoolRow] = []
     too_long: list[TooLong] = []
     forged: list[str] = []
+    refused: list[str] = []
     for batch in _batches(sources, counter, forged):
-        counted = _counted(batch, counter, max_length)
-        for (where, example), (parts, lost) in zip(batch, counted, strict=True):
+        counted = _counted(batch, counter, max_length, refused)
+        for (where, example), (parts, lost) in counted:
             rows.extend(_rows(example, parts))
             if lost or not parts:
                 too_long.append(
@@ -176,7 +180,7 @@ def build(
                         "in_pool": bool(parts),
                     }
                 )
-    _refuse_forged(forged)
+    _refuse_rows(forged, refused)
     if not rows:
         detail = ""
         if too_long:
@@ -195,6 +199,7 @@ def build(
     facts = PoolFacts(
         max_length=max_length,
         tokenizer=counter.digest if counter else None,
+        template_day=counter.day if counter else None,
         too_long=gone,
         turns_left_out=turns_left_out,
         origins=known,
@@ -230,30 +235,48 @@ def _batches(
 ) -> Iterator[list[PlacedExample]]:
     """Examples of all sources in batches that are counted together.
 
-    Control tokens of the model written out in a text are added to `forged`, with their places.
+    Rows with a control token of the model written out in a text are left out, and added to
+    `forged` with their places.
     """
     seen: dict[str, str] = {}
     examples = itertools.chain.from_iterable(parse(source, seen) for source in sources)
     while batch := list(itertools.islice(examples, COUNT_BATCH)):
         if counter:
+            countable = []
             for where, example in batch:
                 token = counter.control_token(message.content for message in example.messages)
                 if token:
                     forged.append(f"{where}: {token}")
+                else:
+                    countable.append((where, example))
+            batch = countable
         yield batch
 
 
-def _refuse_forged(forged: Sequence[str]) -> None:
-    if not forged:
-        return
-    shown = "\n  ".join(forged[:MAX_SHOWN])
-    more = ""
-    if len(forged) > MAX_SHOWN:
-        more = f"\n  and {len(forged) - MAX_SHOWN:,} more"
-    raise UsageError(
-        "rows hold control tokens of the model, which would end a turn or begin another's; write "
-        f"them otherwise, or leave these rows out:\n  {shown}{more}"
-    )
+def _refuse_rows(forged: Sequence[str], refused: Sequence[str]) -> None:
+    """Raise UsageError with all rows that hold control tokens or that the template refuses."""
+    complaints = []
+    if forged:
+        complaints.append(
+            "rows hold control tokens of the model, which would end a turn or begin another's; "
+            f"write them otherwise, or leave these rows out:\n  {_some_of(forged)}"
+        )
+    if refused:
+        complaints.append(
+            f"the model's chat template refuses {len(refused):,} rows, or their answers cannot be "
+            "told apart exactly in what it makes of them; change these rows or leave them out:\n  "
+            + _some_of(refused)
+        )
+    if complaints:
+        raise UsageError("\n".join(complaints))
+
+
+def _some_of(lines: Sequence[str]) -> str:
+    """The first lines, and how many more there are."""
+    shown = "\n  ".join(lines[:MAX_SHOWN])
+    if len(lines) > MAX_SHOWN:
+        shown += f"\n  and {len(lines) - MAX_SHOWN:,} more"
+    return shown
 
 
 def _losses(too_long: Sequence[TooLong]) -> tuple[int, int]:
@@ -268,25 +291,36 @@ def _losses(too_long: Sequence[TooLong]) -> tuple[int, int]:
 
 
 def _counted(
-    batch: Sequence[PlacedExample], counter: TokenCounter | None, max_length: int
-) -> list[Windows]:
-    """The windows of each example; the example itself if it fits or its count is trusted."""
+    batch: Sequence[PlacedExample],
+    counter: TokenCounter | None,
+    max_length: int,
+    refused: list[str],
+) -> list[tuple[PlacedExample, Windows]]:
+    """Each example with its windows: itself if it fits or its count is trusted.
+
+    Examples that the template refuses are left out, and added to `refused` with the reason.
+    """
     if counter is None:
-        return [_trusted(where, example) for where, example in batch]
+        return [(placed, _trusted(*placed)) for placed in batch]
+    if not batch:
+        return []
     chats = [_plain(example) for _, example in batch]
     try:
-        totals = counter(chats)
-    except ChatError as error:
-        raise _refused(batch[error.position][0], error) from None
-    counted: list[Windows] = []
-    for (where, _), chat, total in zip(batch, chats, totals, strict=True):
-        if total <= max_length:
-            counted.append(([(chat, total)], 0))
-            continue
+        totals: Sequence[int | None] = counter(chats)
+    except ChatError:
+        # Some are refused; one by one, so that each is named with its own reason.
+        totals = [None] * len(batch)
+    counted: list[tuple[PlacedExample, Windows]] = []
+    for placed, chat, known in zip(batch, chats, totals, strict=True):
         try:
-            counted.append(windows(chat, max_length, counter))
+            total = counter([chat])[0] if known is None else known
+            parts: Windows = ([(chat, total)], 0)
+            if total > max_length:
+                parts = windows(chat, max_length, counter)
         except ChatError as error:
-            raise _refused(where, error) from None
+            refused.append(f"{placed[0]}: messages: {error.reason}")
+            continue
+        counted.append((placed, parts))
     return counted
 
 
@@ -301,13 +335,6 @@ def _trusted(where: str, example: Example) -> Windows:
 
 def _plain(example: Example) -> Chat:
     return [message.model_dump() for message in example.messages]
-
-
-def _refused(where: str, error: ChatError) -> UsageError:
-    return UsageError(
-        f"{where}: messages: the model's chat template refuses them: {error.reason}; change this "
-        "row or leave it out"
-    )
 
 
 def _rows(example: Example, parts: Sequence[tuple[Chat, int]]) -> Iterator[PoolRow]:

@@ -360,6 +360,7 @@ def build_pool(
     max_length: int,
     trust_token_counts: bool = False,
     licences: Mapping[str, str] | None = None,
+    template: Path | None = None,
 ) -> Pool:
     """Make a pool folder from JSONL or Parquet files of rows (`training.data.build`); open it."""
     build(
@@ -369,5 +370,6 @@ def build_pool(
         max_length=max_length,
         trust_token_counts=trust_token_counts,
         licences=licences,
+        template=template,
     )
     return Pool.open(out)

@@ -74,6 +74,7 @@ class Manifest(TypedDict):
     attributes: dict[str, str]
     datasets: dict[str, dict[str, BucketEntry]]
     origins: NotRequired[list[JsonObject]]
+    template_day: NotRequired[str]
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class PoolFacts:
     """What a manifest says beside the rows.
 
     `tokenizer` is the digest of what counted the tokens, None for counts taken on trust.
+    `template_day` is the date (ISO) that is pinned in a chat template which writes one.
     `too_long` counts chats without a turn that fits, `turns_left_out` the turns of other chats.
     """
 
@@ -88,6 +90,7 @@ class PoolFacts:
     tokenizer: str | None
     too_long: int
     turns_left_out: int = 0
+    template_day: str | None = None
     origins: Sequence[Origin] = ()
 
 
@@ -120,6 +123,8 @@ def write_pool(rows: Sequence[PoolRow], out: Path, facts: PoolFacts) -> Manifest
         "datasets": _bucket_entries(rows),
         "origins": [origin.json_data() for origin in facts.origins],
     }
+    if facts.template_day is not None:
+        manifest["template_day"] = facts.template_day
     (out / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
     return manifest
 

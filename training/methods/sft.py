@@ -17,6 +17,7 @@ from eval.model_folder import check_model_folder
 from mosaic.core.errors import UsageError
 from mosaic.core.types.runs import (
     BASE,
+    TEMPLATE,
     TRAINING_SET,
     LoraRecipe,
     SftRecipe,
@@ -30,7 +31,7 @@ from training.methods.batches import by_length, positions
 from training.methods.checkpoints import last_checkpoint
 from training.methods.failures import classify_failure
 from training.methods.weighted_loss import WeightCollator, weighted_trainer
-from training.models.chat_template import IGNORED, ChatError, check_generation_markers, tokenise
+from training.models.chat_template import IGNORED, ChatError, check_template, tokenise
 from training.models.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
@@ -60,15 +61,21 @@ class TokenisedRows:
         return [len(row) - row.count(IGNORED) for row in self.labels]
 
 
-def check_recipe(base: Path, recipe: LoraRecipe) -> None:
+def check_recipe(base: Path, recipe: LoraRecipe, template: Path | None = None) -> None:
     """Check that a base model can be trained by a recipe.
 
-    Raises UsageError if the folder is not a known model, the tracker of `report_to` is not known,
-    or the chat template does not mark what an assistant says up to the end of its turn.
+    `template` is a file that replaces the base's chat template. Raises UsageError if the folder is
+    not a known model, the tracker of `report_to` is not known, or an assistant's turns cannot be
+    told apart exactly in what the chat template makes of a chat.
     """
     check_model_folder(base)
     hf.check_base(base, recipe.report_to)
-    check_generation_markers(base, load_tokenizer(base))
+    check_template(base, load_tokenizer(base, template))
+
+
+def template_of(job: TrainJob, place: Workplace) -> Path | None:
+    """The file that replaces the base's chat template, if the job names one."""
+    return Path(place.paths[TEMPLATE]) if TEMPLATE in job.inputs else None
 
 
 def train(
@@ -93,8 +100,9 @@ def _train(
 
     hf.quiet()
     base, recipe = Path(place.paths[BASE]), job.recipe
-    check_recipe(base, recipe)
-    tokenizer = load_tokenizer(base)
+    template = template_of(job, place)
+    check_recipe(base, recipe, template)
+    tokenizer = load_tokenizer(base, template)
     rows = read_rows(Path(place.paths[TRAINING_SET]), tokenizer, recipe)
     lengths = rows.lengths
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eval.rendering.probe import probe, turn_shape
+from eval.rendering.probe import probe
+from eval.rendering.probe import turn_shape as turn_shape
 from eval.rendering.render import Chat as Chat
 from eval.rendering.render import ChatError as ChatError
 from eval.rendering.render import Message as Message

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -21,6 +22,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 RoundOption = Annotated[int | None, typer.Option("--round", help="Only this round.")]
 Request = Annotated[
     str, typer.Option("--request", help="The question you saw: its id, as `pending` shows it.")
+]
+Template = Annotated[
+    Path | None,
+    typer.Option("--chat-template", help="A Jinja file that replaces the model's chat template."),
 ]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="Override a config value: a.b=c.")

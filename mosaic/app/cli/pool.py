@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mosaic.app.cli.options import MATERIAL, Config, Json, Overrides
+from mosaic.app.cli.options import MATERIAL, Config, Json, Overrides, Template
+from mosaic.app.cli.pool_show import show_rows
 from mosaic.app.terminal import emit, say, show, table
 from mosaic.core.errors import UsageError
 
@@ -155,6 +156,7 @@ def build(
     model: Annotated[
         Path | None, typer.Option("--model", help="Base model folder, to count tokens.")
     ] = None,
+    template: Template = None,
     max_length: Annotated[int, typer.Option(help="Longer chats become windows of turns.")] = 4096,
     trust_token_counts: Annotated[bool, typer.Option(help="Take n_tokens as given.")] = False,
     licence: Annotated[
@@ -163,9 +165,12 @@ def build(
     as_json: Json = False,
 ) -> None:
     """Make a pool from files of chats."""
+    from mosaic.app.base_check import check_base
     from training.data.pool import build_pool
     from training.data.provenance import licensed
 
+    if model is not None and not trust_token_counts:
+        check_base(model, template)
     pool = build_pool(
         sources,
         out,
@@ -173,9 +178,13 @@ def build(
         max_length=max_length,
         trust_token_counts=trust_token_counts,
         licences=licensed(licence or []),
+        template=template,
     )
     _show(pool.stats(), as_json, pool.path)
     say(f"wrote {out}; name it as `pool` in a config, then: python -m mosaic validate CONFIG")
+
+
+group.command("show")(show_rows)
 
 
 @group.command()

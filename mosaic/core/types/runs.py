@@ -101,13 +101,15 @@ def _of_its_kind(value: object) -> object:
 # How a stage trains: one of `RECIPES`, told apart by `kind`.
 Recipe = Annotated[SerializeAsAny[LoraRecipe], BeforeValidator(_of_its_kind)]
 BASE = "base"
+TEMPLATE = "chat_template"
 TRAINING_SET = "training_set"
 
 
 class TrainJob(FrozenModel):
     """Everything that decides what a training yields: the same job gives the same adapter.
 
-    `inputs` is name -> digest: `base` and, for supervised fine-tuning, `training_set`.
+    `inputs` is name -> digest: `base`, for supervised fine-tuning `training_set`, and
+    `chat_template` if a file replaces the base's own.
     `start_from` is the digest of the adapter to continue from; None starts a fresh one.
     """
 
