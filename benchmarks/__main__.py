@@ -49,6 +49,7 @@ BENCHMARKS = {
     "power_loss": "durability",
     "mutants": "mutants",
     "sft_step": "training",
+    "templates": "templates",
     "vllm_rounds": "serving",
     "vllm_in_flight": "serving",
     "gpu_sft": "gpu",

@@ -235,21 +235,11 @@ def _with_line_ends(text: str) -> str:
     return text.replace("<|end|>", "<|end|>\n")
 
 
-def _without_markers(text: str) -> str:
-    return text.replace("{% generation %}", "").replace("{% endgeneration %}", "")
+def _without_ends(text: str) -> str:
+    return text.replace("<|end|>{% endgeneration %}", "{% endgeneration %}")
 
 
 other_template = template(_with_line_ends)
-
-
-def with_its_pool(change: Bend) -> Bend:
-    """A changed base beside a pool that was counted with it."""
-
-    def bend(site: Site, model: Path) -> None:
-        change(site, model)
-        write_pool(site, model.parent / "its-pool", site.rows, model=model)
-
-    return bend
 
 
 def missing(name: str) -> Bend:
@@ -385,12 +375,7 @@ def bent_cases() -> list[Case]:
         Case("pool with a cut index", "pool", cut("index.parquet")),
         Case("pool without its manifest", "pool", missing("pool.json")),
         Case("base with another template", "model", other_template),
-        Case(
-            "base without generation markers",
-            "model",
-            with_its_pool(template(_without_markers)),
-            ("pool=WORK/bent/its-pool",),
-        ),
+        Case("base whose answers have no end", "model", template(_without_ends)),
         Case("base without a template", "model", missing("chat_template.jinja")),
         Case("base without a tokenizer", "model", missing("tokenizer.json")),
         Case("base with cut weights", "model", cut("model.safetensors")),

@@ -70,10 +70,10 @@ class TurnEncoder:
         prompts = self._prompts(chats)
         for text, encoding, spans in self._located(chats):
             try:
-                self._check_prompt(text, prompts[len(tokenised)], spans)
+                lead = self._lead(text, prompts[len(tokenised)], spans)
             except NotLocated as reason:
                 raise ChatError(len(tokenised), str(reason)) from None
-            answers = self._checked(len(tokenised), text, encoding, spans)
+            answers = self._checked(len(tokenised), text, encoding, spans, lead)
             tokenised.append(TokenisedChat(encoding.ids, answers))
         return tokenised
 
@@ -85,7 +85,8 @@ class TurnEncoder:
         """
         counts: list[int] = []
         for text, encoding, spans in self._located(chats):
-            self._checked(len(counts), text, encoding, spans)
+            lead = self.shape.lead if self.shape else ""
+            self._checked(len(counts), text, encoding, spans, lead)
             counts.append(len(encoding))
         return counts
 
@@ -114,14 +115,17 @@ class TurnEncoder:
             raise ChatError(positions[error.position], error.reason) from None
         return [next(rendered) if _answered(chat) else None for chat in chats]
 
-    def _check_prompt(self, text: str, prompt: str | None, spans: Sequence[Span]) -> None:
-        """Raise NotLocated unless the last answer stands where generation would begin."""
+    def _lead(self, text: str, prompt: str | None, spans: Sequence[Span]) -> str:
+        """The white space between the prompt and an answer.
+
+        Raises NotLocated unless the last answer stands where generation would begin.
+        """
         if prompt is None:
-            return
+            return self.shape.lead if self.shape else ""
         lead = text[len(prompt) : spans[-1].start]
         if text.startswith(prompt) and len(prompt) <= spans[-1].start and not lead.strip():
             if self.shape is None or lead == self.shape.lead:
-                return
+                return lead
         raise NotLocated(
             "what stands before its last answer is not the prompt that an answer is generated "
             f"after: the text goes on with {text[spans[-1].start - 30 : spans[-1].start]!r}, the "
@@ -129,14 +133,17 @@ class TurnEncoder:
         )
 
     def _checked(
-        self, position: int, text: str, encoding: Encoding, spans: Sequence[Span]
+        self, position: int, text: str, encoding: Encoding, spans: Sequence[Span], lead: str
     ) -> list[Span]:
         """Tokens of each answer. ChatError if they are not exact."""
         answers = []
         ids = encoding.ids
         for number, span in enumerate(spans):
             try:
-                start = self._first(text, encoding, ids, span)
+                begin = span.start
+                if lead and text.endswith(lead, 0, begin):
+                    begin -= len(lead)
+                start = self._first(text, encoding, ids, begin)
                 end = self._end(text, encoding, ids, span)
             except NotLocated as reason:
                 raise ChatError(position, f"answer {number + 1}: {reason}") from None
@@ -145,12 +152,8 @@ class TurnEncoder:
             answers.append(Span(start, end))
         return answers
 
-    def _first(self, text: str, encoding: Encoding, ids: Sequence[int], span: Span) -> int:
-        """The first token of an answer, its lead included."""
-        lead = self.shape.lead if self.shape else ""
-        begin = span.start
-        if lead and text.endswith(lead, 0, begin):
-            begin -= len(lead)
+    def _first(self, text: str, encoding: Encoding, ids: Sequence[int], begin: int) -> int:
+        """The first token of an answer that begins, with its lead, at a character."""
         first = _token_at(encoding, begin, len(text))
         if first is None:
             raise NotLocated("the template writes no end of its turn")
