@@ -25,8 +25,8 @@ def test_the_smoke_test_trains_where_the_run_will_and_answers_in_its_type(monkey
     class Noted(wiring.TransformersGenerator):
         """Remembers what was made and whether it let go of its model."""
 
-        def __init__(self, base, settings):
-            super().__init__(base, settings)
+        def __init__(self, base, settings, **rest):
+            super().__init__(base, settings, **rest)
             made.append(self)
 
     def here(*_):
