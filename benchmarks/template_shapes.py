@@ -30,7 +30,8 @@ SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L
 class Shape:
     """A base model by its template. `system` says whether a system message is taken.
 
-    `end` is the token that ends a turn, where it is not the eos.
+    `end` is the token that ends a turn, where it is not the eos. With `swallows` control tokens take
+    in the white space that follows them.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Shape:
     family: Family = "words"
     system: bool = True
     end: str = ""
+    swallows: bool = False
 
 
 def shipped(name: str) -> str:
@@ -148,7 +150,17 @@ def shapes() -> list[Shape]:
         Shape("Mistral v1", MISTRAL_1, ("<s>", "</s>"), "</s>", "<s>", "pieces"),
         Shape("Mistral v3", MISTRAL_3, INST, "</s>", "<s>", "pieces"),
         Shape("Mistral tekken", MISTRAL_TEKKEN, INST, "</s>", "<s>"),
-        Shape("Phi-3.5", shipped("phi3_5"), PHI, "<|endoftext|>", None, "pieces", True, "<|end|>"),
+        Shape(
+            "Phi-3.5",
+            shipped("phi3_5"),
+            PHI,
+            "<|endoftext|>",
+            None,
+            "pieces",
+            True,
+            "<|end|>",
+            True,
+        ),
         Shape("SmolLM2", SMOLLM2, IM, "<|im_end|>", family="bytes"),
         Shape("ChatML", CHATML, IM, "<|im_end|>", family="bytes"),
         Shape("Zephyr", ZEPHYR, ("<s>", "</s>"), "</s>", "<s>", "pieces"),
@@ -177,7 +189,10 @@ def make_tokenizer(shape: Shape) -> PreTrainedTokenizerFast:
     fast = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(trained), eos_token=shape.eos, bos_token=shape.bos
     )
-    fast.add_tokens([AddedToken(token, special=True, normalized=False) for token in shape.control])
+    control = []
+    for token in shape.control:
+        control.append(AddedToken(token, special=True, normalized=False, rstrip=shape.swallows))
+    fast.add_tokens(control)
     fast.chat_template = shape.template
     return fast
 

@@ -7,6 +7,7 @@ learnt is then what the model will have to write.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
     from transformers import PreTrainedTokenizerBase
 
-# A header is remembered with its tokens if it is shorter than this: longer ones hold user text.
-SHORT = 200
+# Headers are remembered with their tokens: this many, none longer than this, since those hold the
+# user's text.
+MANY, SHORT = 1000, 200
+MATCHES_NOTHING = r"(?!)"
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ class TurnEncoder:
         self._forbidden = special_ids(self.tokenizer)
         if self.shape:
             self._forbidden |= self.shape.ends
+        self._control_text = text_of_tokens(self.tokenizer, self._forbidden)
 
     def encode(self, chats: Sequence[Chat]) -> list[TokenisedChat]:
         """The tokens of each chat.
@@ -66,6 +70,7 @@ class TurnEncoder:
         Raises ChatError for the first chat that the template refuses, that it does not render as
         it stands, or whose answers are not whole tokens of their own.
         """
+        self._check_texts(chats)
         tokenised: list[TokenisedChat] = []
         prompts = self._prompts(chats)
         for text, encoding, spans in self._located(chats):
@@ -89,6 +94,16 @@ class TurnEncoder:
             self._checked(len(counts), text, encoding, spans, lead)
             counts.append(len(encoding))
         return counts
+
+    def _check_texts(self, chats: Sequence[Chat]) -> None:
+        """Raise ChatError if a text would become a control token: it would end a turn."""
+        for position, chat in enumerate(chats):
+            for number, message in enumerate(chat):
+                found = self._control_text.search(message["content"])
+                if found:
+                    raise ChatError(
+                        position, f"message {number} holds {found[0]}, a control token of the model"
+                    )
 
     def _located(self, chats: Sequence[Chat]) -> Iterator[tuple[str, Encoding, list[Span]]]:
         """(text, its encoding, characters of each answer) of each chat."""
@@ -157,6 +172,9 @@ class TurnEncoder:
         first = _token_at(encoding, begin, len(text))
         if first is None:
             raise NotLocated("the template writes no end of its turn")
+        held = _characters(encoding, first)
+        if held.start < begin and ids[first] in self.control and not text[begin : held.end].strip():
+            first += 1  # a control token that takes in the white space after it, as Phi-3's do
         header = first
         while header > 0 and ids[header - 1] not in self.control:
             header -= 1
@@ -175,7 +193,7 @@ class TurnEncoder:
         known = self._headers.get(header)
         if known is None:
             known = self._backend.encode(header, add_special_tokens=False).ids
-            if len(header) < SHORT:
+            if len(header) < SHORT and len(self._headers) < MANY:
                 self._headers[header] = known
         return known
 
@@ -235,6 +253,17 @@ def control_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
         if tag and token != tokenizer.unk_token_id:
             ids.add(token)
     return frozenset(ids)
+
+
+def text_of_tokens(tokenizer: PreTrainedTokenizerBase, tokens: frozenset[int]) -> re.Pattern[str]:
+    """A pattern that finds any of these added tokens written out in a text."""
+    written = []
+    for token, added in tokenizer.added_tokens_decoder.items():
+        if token in tokens and added.content:
+            written.append(re.escape(added.content))
+    # Longer ones first: one may begin as another does.
+    written.sort(key=len, reverse=True)
+    return re.compile("|".join(written) or MATCHES_NOTHING)
 
 
 def _answered(chat: Chat) -> bool:

@@ -62,7 +62,17 @@ def prompt_faults(base: Base) -> list[str]:
     ]
 
 
-# What is asked of every base, in this order.
+def folder_faults(folder: Path) -> list[str]:
+    """Why a folder is not a model folder that is served."""
+    try:
+        check_model_folder(folder)
+    except UsageError as error:
+        return [str(error)]
+    return []
+
+
+# What is asked of every base, in this order: of its folder, then of its tokenizer and template.
+FOLDER_FAULTS: tuple[Callable[[Path], list[str]], ...] = (folder_faults,)
 FAULTS: tuple[Callable[[Base], list[str]], ...] = (template_faults, prompt_faults)
 
 
@@ -73,14 +83,26 @@ def check_base(
 
     Raises one UsageError that names every fault.
     """
-    check_model_folder(folder)
-    tokenizer = load_tokenizer(folder, template)
-    base = Base(folder, tokenizer, probe(tokenizer), prompts)
-    faults = [fault for find in FAULTS for fault in find(base)]
-    if faults:
-        listed = "\n  ".join(faults)
+    faults = [fault for find in FOLDER_FAULTS for fault in find(folder)]
+    base = _opened(folder, template, prompts, faults)
+    if base is not None:
+        faults += [fault for find in FAULTS for fault in find(base)]
+    if faults or base is None:
+        listed = "\n  ".join(dict.fromkeys(faults))
         raise UsageError(f"base_model: {folder}:\n  {listed}")
     return _findings(base)
+
+
+def _opened(
+    folder: Path, template: Path | None, prompts: Sequence[PlacedPrompt], faults: list[str]
+) -> Base | None:
+    """The base with its tokenizer. None if there is none; why is added to `faults`."""
+    try:
+        tokenizer = load_tokenizer(folder, template)
+    except UsageError as error:
+        faults.append(str(error))
+        return None
+    return Base(folder, tokenizer, probe(tokenizer), prompts)
 
 
 def _findings(base: Base) -> list[Finding]:

@@ -288,3 +288,10 @@ def test_generation_stops_at_the_end_that_is_taught_whatever_the_folder_names(fo
     assert stop_ids(folder, tokenizer) == sorted({taught, 4})
     generator = TransformersGenerator(folder, TransformersGeneratorConfig(max_new_tokens=4))
     assert taught in generator._stops
+
+
+def test_a_control_token_may_take_in_the_space_after_it():
+    tokenizer = tokenizer_of(SHAPES["Phi-3.5"])
+    for answer in ("yes", " yes", "\n\nyes"):
+        (run,) = learnt(tokenizer, chat("How long?", answer))
+        assert run.split() == ["yes<|end|>"]

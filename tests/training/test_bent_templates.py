@@ -1,7 +1,7 @@
 """Templates and rows bent at random: what is learnt is the answers and their ends, or nothing is."""
 
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.template_shapes import Shape, make_tokenizer
@@ -168,7 +168,6 @@ def unseen_fault(tokenizer, chat, head):
 @given(made=templates(), chat=chats())
 def test_what_is_learnt_is_the_answers_and_their_ends_or_the_chat_is_refused(family, made, chat):
     template, head = made
-    assume(not any("<|end|>" in m["content"] for m in chat if m["role"] == "user"))
     shape = Shape("bent", template, CONTROL, "<|eos|>", "<|bos|>", family)
     tokenizer = make_tokenizer(shape)
     pin(tokenizer)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,12 +12,10 @@ from eval.rendering.probe import turn_shape
 from eval.rendering.render import Chat
 from eval.rendering.tokenizer import load_tokenizer as load_tokenizer
 from eval.rendering.tokenizer import readable as readable
-from eval.rendering.turns import TurnEncoder, TurnShape
+from eval.rendering.turns import TurnEncoder, special_ids, text_of_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-MATCHES_NOTHING = r"(?!)"
 
 
 class TokenCounter:
@@ -35,7 +32,7 @@ class TokenCounter:
         tokenizer = load_tokenizer(model, template)
         shape = turn_shape(tokenizer)
         self._encoder = TurnEncoder(tokenizer, shape)
-        self._special = _special_tokens(tokenizer, shape)
+        self._special = text_of_tokens(tokenizer, special_ids(tokenizer) | shape.ends)
         self.day = pinned_day(tokenizer.chat_template)
         self.digest = rendering_digest(tokenizer)
 
@@ -68,12 +65,3 @@ def rendering_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     backend.no_truncation()
     text = backend.to_str() + tokenizer.chat_template
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _special_tokens(tokenizer: PreTrainedTokenizerBase, shape: TurnShape) -> re.Pattern[str]:
-    """A pattern that finds any special token of a tokenizer, or end of a turn, in a text."""
-    written = []
-    for number, token in tokenizer.added_tokens_decoder.items():
-        if (token.special or number in shape.ends) and token.content:
-            written.append(re.escape(token.content))
-    return re.compile("|".join(written) or MATCHES_NOTHING)
