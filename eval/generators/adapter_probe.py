@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from eval.generators.conversations import Chat
+from eval.model_loading import PLAIN, Loading, load_base
 from mosaic.core.errors import BoundaryError
 
 if TYPE_CHECKING:
@@ -160,9 +161,10 @@ def _distance(first: Values, second: Values) -> float:
 class AdapterProbe:
     """PEFT's own forward pass of one base model, on CPU: loaded at first use, kept until `close`."""
 
-    def __init__(self, base_model: Path, dtype: str) -> None:
+    def __init__(self, base_model: Path, dtype: str, loading: Loading = PLAIN) -> None:
         self.base_model = base_model
         self.dtype = dtype
+        self.loading = loading
         self.tolerance = TOLERANCE[dtype]
         self._last_base: tuple[list[list[int]], list[Reading]] | None = None
 
@@ -174,15 +176,30 @@ class AdapterProbe:
 
     @cached_property
     def _base(self) -> PreTrainedModel:
-        import torch
-        from transformers import AutoModelForCausalLM
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-        dtype = getattr(torch, self.dtype)
-        return AutoModelForCausalLM.from_pretrained(
-            self.base_model, dtype=dtype, local_files_only=True
-        ).eval()
+        return load_base(self.base_model, self.dtype, self.loading, device="cpu").eval()
+
+    @cached_property
+    def prompts(self) -> list[Chat]:
+        """Those of `PROMPTS` that the chat template renders: some refuse system messages.
+
+        Raises BoundaryError if it refuses all of them.
+        """
+        taken = []
+        for chat in PROMPTS:
+            try:
+                self.tokenizer.apply_chat_template(chat, add_generation_prompt=True)
+            except Exception:  # a template is a program, and may break in any way
+                continue
+            taken.append(chat)
+        if not taken:
+            raise BoundaryError(
+                f"the chat template of {self.base_model} renders none of the adapter probe's "
+                f"chats, such as {PROMPTS[0]}; mend its chat_template.jinja"
+            )
+        return taken
 
     def close(self) -> None:
         """Give the memory of the reference model back."""
@@ -239,10 +256,10 @@ class AdapterProbe:
 
     def _check_rendering(self, served: Sequence[Continuation]) -> None:
         expected = self.tokenizer.apply_chat_template(
-            list(PROMPTS), tokenize=True, add_generation_prompt=True, return_dict=True
+            self.prompts, tokenize=True, add_generation_prompt=True, return_dict=True
         )["input_ids"]
         for i, one in enumerate(served):
-            if one.prompt != list(expected[i % len(PROMPTS)]):
+            if one.prompt != list(expected[i % len(self.prompts)]):
                 raise ProbeError(
                     "the server renders chats differently from "
                     f"{self.base_model.name}'s own chat template (prompt {i})",

@@ -17,7 +17,7 @@ from contextlib import suppress
 from math import isfinite
 from pathlib import Path
 
-from eval.generators.adapter_probe import PROMPTS, TOKENS, AdapterProbe, Continuation
+from eval.generators.adapter_probe import TOKENS, AdapterProbe, Continuation
 from eval.generators.base import TextLikelihood, VllmGeneratorConfig
 from eval.generators.conversations import Chat, replay
 from eval.generators.vllm_adapters import adapter_digest, check_adapter_recipe, copy_adapter
@@ -25,6 +25,7 @@ from eval.generators.vllm_api import ServerGone, generation_settings, shaped
 from eval.generators.vllm_server import MAX_CPU_LORAS, AttachedServer, OwnServer, Server
 from eval.generators.vllm_session import Session
 from eval.model_folder import stop_token_ids
+from eval.model_loading import PLAIN, Loading
 from mosaic.core.errors import BoundaryError, UsageError
 from mosaic.core.types.evaluation import Prompt, Response
 from mosaic.core.types.runs import GREEDY, Sampling
@@ -47,6 +48,7 @@ class VllmGenerator:
         folder: Path,
         progress: Callable[[int, int], None] | None = None,
         say: Callable[[str], None] | None = None,
+        loading: Loading = PLAIN,
     ) -> None:
         self.base_model = base_model
         self.config = config
@@ -58,11 +60,11 @@ class VllmGenerator:
         self.server: Server = (
             AttachedServer(config)
             if config.base_url
-            else OwnServer(base_model, config, max_lora_rank, folder, self.say)
+            else OwnServer(base_model, config, max_lora_rank, folder, self.say, loading.four_bit)
         )
         # Names of the loaded adapters, the oldest first.
         self._loaded: dict[str, None] = {}
-        self._adapter_probe = AdapterProbe(base_model, config.dtype)
+        self._adapter_probe = AdapterProbe(base_model, config.dtype, loading)
         # Whether the probe has seen the base of the server that answers now.
         self._base_checked = False
 
@@ -184,7 +186,7 @@ class VllmGenerator:
     def _continue_prompts(self, names: Sequence[str]) -> list[list[Continuation]]:
         """The probe's prompts, continued by each model, all at once, so that they share a batch."""
         # By turns: on a busy machine the first requests end before the last ones arrive.
-        jobs = [(name, chat) for chat in PROMPTS for name in names]
+        jobs = [(name, chat) for chat in self._adapter_probe.prompts for name in names]
         with ThreadPoolExecutor(len(jobs)) as threads:
             served = list(threads.map(lambda job: self._continue(*job), jobs))
         return [served[i :: len(names)] for i in range(len(names))]

@@ -127,8 +127,10 @@ class OwnServer(ControlRequests):
         max_lora_rank: int,
         folder: Path,
         say: Callable[[str], None],
+        four_bit: bool = False,
     ) -> None:
         super().__init__(config, secrets.token_urlsafe(24))
+        self.four_bit = four_bit
         self.model = model
         self.max_lora_rank = max_lora_rank
         self.folder = folder
@@ -177,6 +179,8 @@ class OwnServer(ControlRequests):
         }
         if config.max_model_len:
             options["max-model-len"] = config.max_model_len
+        if self.four_bit:
+            options["quantization"] = "bitsandbytes"
         command = [find_vllm(), "serve", str(self.model.resolve())]
         command += [f"--{name}={value}" for name, value in options.items()]
         return [*command, "--enable-lora", "--enable-prefix-caching"]

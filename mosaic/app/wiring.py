@@ -42,7 +42,7 @@ from mosaic.core.errors import UsageError
 from mosaic.core.journal import Journal
 from mosaic.core.steps import Steps
 from mosaic.core.store import Store, file_digest
-from mosaic.core.types.base import digest_of
+from mosaic.core.types.base import JsonObject, digest_of
 from mosaic.core.types.evaluation import ROLES
 from mosaic.core.types.runs import InputDigests
 from tools.effects.evaluate import Evaluator, GeneratorIdentity, PlainJudge, RunJudge
@@ -57,6 +57,7 @@ from tools.executors.inline import InlineExecutor
 from tools.executors.subprocess import SubprocessExecutor
 from training.data.pool import Pool
 from training.methods.base import Progress as TrainingProgress
+from training.methods.hf import loading_of
 from training.methods.kinds import METHODS
 from training.methods.vllm_limits import check_servable
 from training.models.adapter import adapter_bytes, model_digest
@@ -260,14 +261,14 @@ def build_run_judge(
 
 def build_generator(config: RunConfig, folder: Path, reporting: Reporting) -> Generator:
     """The generator of a run directory; close it when the run ends."""
-    base = Path(config.base_model)
+    base, loading = Path(config.base_model), loading_of(config.recipe)
     if config.generator.kind == "vllm":
         rank = check_servable(config.recipe)
         logs = folder / "logs" / "vllm"
         return VllmGenerator(
-            base, config.generator, rank, logs, reporting.generating, reporting.notify
+            base, config.generator, rank, logs, reporting.generating, reporting.notify, loading
         )
-    return TransformersGenerator(base, config.generator, reporting.generating)
+    return TransformersGenerator(base, config.generator, reporting.generating, loading)
 
 
 def build_smoke_generator(
@@ -286,7 +287,7 @@ def build_smoke_generator(
     few = TransformersGeneratorConfig(
         max_new_tokens=config.generator.max_new_tokens, dtype=dtype, batch_size=batch_size
     )
-    return TransformersGenerator(Path(config.base_model), few)
+    return TransformersGenerator(Path(config.base_model), few, loading=loading_of(config.recipe))
 
 
 def check_recipe(config: RunConfig) -> None:
@@ -307,6 +308,20 @@ def check_server(config: RunConfig) -> int | None:
     return rank
 
 
+def generation_settings(config: RunConfig) -> JsonObject:
+    """What answers depend on beside the base: the generator's settings, and how it loads the base.
+
+    Ways of loading that are the default are left out: answers of earlier releases keep their keys.
+    """
+    settings = {**config.generator.json_data(), "version": GENERATION}
+    recipe = config.recipe
+    if recipe.attn_implementation and config.generator.kind == "transformers":
+        settings["attn_implementation"] = recipe.attn_implementation
+    if recipe.load_in_4bit:
+        settings["load_in_4bit"] = True
+    return settings
+
+
 def build_executor(config: RunConfig, folder: Path) -> Executor[Any]:
     if config.executor.kind == "subprocess":
         return SubprocessExecutor(config.executor, folder / "logs")
@@ -324,7 +339,7 @@ def build_context(
     reporting = reporting or Reporting()
     steps = Steps(journal, Store(folder), reporting.stopping)
     base = Path(config.base_model)
-    settings = {**config.generator.json_data(), "version": GENERATION}
+    settings = generation_settings(config)
     evaluator = Evaluator(
         build_generator(config, folder, reporting),
         build_run_judge(config, folder, steps, inputs, reporting),
@@ -339,7 +354,7 @@ def build_context(
         inputs.base_digest,
         config.recipe,
         reporting.training,
-        adapter_bytes(base, config.recipe.lora_r),
+        adapter_bytes(base, config.recipe),
     )
     fallback = None
     if config.planner.on_failure not in ("stop", "pause"):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eval.model_folder import check_model_folder
+from eval.model_folder import check_base_model
 from mosaic.core.errors import UsageError
 from mosaic.core.types.runs import (
     BASE,
@@ -66,8 +66,8 @@ def check_recipe(base: Path, recipe: LoraRecipe) -> None:
     Raises UsageError if the folder is not a known model, the tracker of `report_to` is not known,
     or the chat template does not mark what an assistant says up to the end of its turn.
     """
-    check_model_folder(base)
-    hf.check_base(base, recipe.report_to)
+    check_base_model(base)
+    hf.check_base(base, recipe)
     check_generation_markers(base, load_tokenizer(base))
 
 
@@ -104,7 +104,7 @@ def _train(
     if out.exists():
         raise UsageError(f"{out} exists already; an adapter is written to a new folder")
     dataset = _dataset(rows, batches, recipe)
-    model = hf.load_model(base, recipe.dtype)
+    model = hf.load_model(base, recipe.dtype, hf.loading_of(recipe))
 
     watch = hf.watching_callback(job, progress, stopping)
     steps = None if recipe.packing else math.ceil(len(batches) / recipe.gradient_accumulation)
@@ -248,6 +248,8 @@ def make_trainer(
         **order,
         packing=recipe.packing,
         max_length=recipe.max_length,
+        # Experts and routers are frozen: there is no balance of theirs to keep.
+        router_aux_loss_coef=0.0,
     )
     with hf.trackers(recipe.report_to):
         trainer = weighted_trainer()(
@@ -255,7 +257,7 @@ def make_trainer(
             args=settings,
             train_dataset=dataset,
             processing_class=tokenizer,
-            peft_config=hf.lora(recipe),
+            peft_config=hf.lora(Path(place.paths[BASE]), recipe),
             callbacks=[callback],
         )
     hf.silence(trainer)
