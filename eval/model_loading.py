@@ -6,6 +6,8 @@ What is trained is what will be generated, so all three load a base alike.
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,6 +59,32 @@ def check_quantisation(base: Path, loading: Loading) -> None:
     )
 
 
+def check_attention(base: Path, attention: str | None) -> None:
+    """Raise UsageError if the base cannot be loaded with this attention implementation here."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    if attention is None:
+        return
+    config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
+    with _attention_to_be_had(attention), torch.device("meta"):
+        AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+
+
+@contextmanager
+def _attention_to_be_had(attention: str | None) -> Iterator[None]:
+    """Turn transformers' complaint about an attention implementation into a UsageError."""
+    try:
+        yield
+    except (ImportError, ValueError) as error:
+        if attention is None:
+            raise
+        said = str(error).strip().splitlines()[0]
+        raise UsageError(
+            f"methods.sft.attn_implementation: {attention}: {said} (null takes the default)"
+        ) from None
+
+
 def load_base(
     base: Path, dtype: str, loading: Loading = PLAIN, device: str | None = None
 ) -> PreTrainedModel:
@@ -82,15 +110,10 @@ def load_base(
             settings["quantization_config"] = nf4(dtype)
     elif device:
         settings["device_map"] = {"": device}
-    try:
+    with _attention_to_be_had(loading.attention):
         model, info = AutoModelForCausalLM.from_pretrained(
             base, output_loading_info=True, trust_remote_code=False, **settings
         )
-    except (ImportError, ValueError) as error:
-        if loading.attention is None or loading.attention not in str(error).lower():
-            raise
-        said = str(error).strip().splitlines()[0]
-        raise UsageError(f"methods.sft.attn_implementation: {loading.attention}: {said}") from None
     missing = sorted(info["missing_keys"])
     if missing:
         raise UsageError(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from eval.model_loading import PLAIN, Loading, check_quantisation, load_base
+from eval.model_loading import PLAIN, Loading, check_attention, check_quantisation, load_base
 from mosaic.core.errors import StopRequested, TrainingError, UsageError
 from mosaic.core.types.runs import BASE, LoraRecipe, TrainJob, Workplace
 from training.methods.base import Progress, Stopping
@@ -63,6 +63,7 @@ def check_base(base: Path, recipe: LoraRecipe) -> None:
     with trackers(recipe.report_to):
         get_reporting_integration_callbacks(recipe.report_to)
     check_quantisation(base, loading_of(recipe))
+    check_attention(base, recipe.attn_implementation)
     lora_layout(base, recipe.lora_r, recipe.target_modules)
 
 
