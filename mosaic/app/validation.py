@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from eval.suite import Suite
+from mosaic.app.bases import base_folder
 from mosaic.app.config import RunConfig
 from mosaic.app.estimate import KnownSpeeds, estimate, has_gpu, model_size, speeds, suite_sizes
 from mosaic.app.judging import check_judge
@@ -111,7 +112,7 @@ def _check_tokens(config: RunConfig, inputs: Inputs) -> None:
             f"pool: a row has {longest:,} tokens, methods.sft.max_length is {allowed:,}; raise it, "
             f"or build the pool again with {how}--max-length {allowed}"
         )
-    if counted and counted != TokenCounter(Path(config.base_model)).digest:
+    if counted and counted != TokenCounter(base_folder(config.base_model)).digest:
         raise UsageError(
             "pool: its tokens were counted with another tokenizer or chat template than base_model "
             f"has; build the pool again with --model {config.base_model}"
@@ -125,7 +126,7 @@ def all_suites(inputs: Inputs) -> Iterator[Suite]:
 
 
 def _suites(config: RunConfig, inputs: Inputs, runs: Path | None = None) -> list[Finding]:
-    control_token = TokenCounter(Path(config.base_model)).control_token
+    control_token = TokenCounter(base_folder(config.base_model)).control_token
     for suite in all_suites(inputs):
         for prompt in suite.prompts:
             token = control_token([prompt.system or "", *prompt.turns])
@@ -145,7 +146,7 @@ def _lengths(config: RunConfig, inputs: Inputs) -> list[Finding]:
     """
     if config.generator.kind != "vllm":
         return []
-    base, answer = Path(config.base_model), config.generator.max_new_tokens
+    base, answer = base_folder(config.base_model), config.generator.max_new_tokens
     limit = config.generator.max_model_len or model_length(base)
     if limit is None:
         return []
@@ -191,7 +192,7 @@ def _cost(
     config: RunConfig, inputs: Inputs, given: KnownSpeeds, measured: KnownSpeeds | None
 ) -> list[Finding]:
     """What the run takes, from speeds that are given, measured or assumed."""
-    base = Path(config.base_model)
+    base = base_folder(config.base_model)
     tokenizer = load_tokenizer(base)
 
     def count(text: str) -> int:

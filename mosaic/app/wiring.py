@@ -20,6 +20,7 @@ from eval.generators.vllm_server import find_vllm
 from eval.judges.base import Judge, LlmJudgeConfig, ModelJudge
 from eval.judges.llm import LlmJudge
 from eval.judges.verifier import VerifierJudge
+from eval.model_folder import check_base_model
 from eval.objectives.base import Objective
 from eval.objectives.custom import describe, open_python
 from eval.objectives.instruction_following import InstructionFollowing
@@ -29,6 +30,7 @@ from eval.objectives.retention import RetentionObjective
 from eval.objectives.rubric import open_rubric
 from eval.objectives.safety import Safety
 from eval.suite import Suite, check_disjoint, load_suite
+from mosaic.app.bases import base_folder
 from mosaic.app.config import (
     PUBLISHED,
     ObjectiveConfig,
@@ -175,12 +177,8 @@ def open_inputs(config: RunConfig, notify: Callable[[str], None] = lambda text: 
 
     Raises UsageError if one is missing or broken, or if the pool is not as it was built.
     """
-    base = Path(config.base_model)
-    if not (base / "config.json").is_file():
-        raise UsageError(
-            f"base_model: {base} is not a model folder (no config.json in it); give a Hugging "
-            "Face model folder"
-        )
+    base = base_folder(config.base_model)
+    check_base_model(base)
     pool = Pool.open(Path(config.pool))
     pool.verify()
     for name, objective in config.objectives.items():
@@ -261,7 +259,7 @@ def build_run_judge(
 
 def build_generator(config: RunConfig, folder: Path, reporting: Reporting) -> Generator:
     """The generator of a run directory; close it when the run ends."""
-    base, loading = Path(config.base_model), loading_of(config.recipe)
+    base, loading = base_folder(config.base_model), loading_of(config.recipe)
     if config.generator.kind == "vllm":
         rank = check_servable(config.recipe)
         logs = folder / "logs" / "vllm"
@@ -287,12 +285,14 @@ def build_smoke_generator(
     few = TransformersGeneratorConfig(
         max_new_tokens=config.generator.max_new_tokens, dtype=dtype, batch_size=batch_size
     )
-    return TransformersGenerator(Path(config.base_model), few, loading=loading_of(config.recipe))
+    return TransformersGenerator(
+        base_folder(config.base_model), few, loading=loading_of(config.recipe)
+    )
 
 
 def check_recipe(config: RunConfig) -> None:
     """Raise UsageError if the base model cannot be trained by the configured recipe."""
-    METHODS[config.recipe.kind].check_recipe(Path(config.base_model), config.recipe)
+    METHODS[config.recipe.kind].check_recipe(base_folder(config.base_model), config.recipe)
 
 
 def check_server(config: RunConfig) -> int | None:
@@ -338,7 +338,7 @@ def build_context(
     """Everything that the nodes of a run may touch."""
     reporting = reporting or Reporting()
     steps = Steps(journal, Store(folder), reporting.stopping)
-    base = Path(config.base_model)
+    base = base_folder(config.base_model)
     settings = generation_settings(config)
     evaluator = Evaluator(
         build_generator(config, folder, reporting),

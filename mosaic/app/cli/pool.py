@@ -153,7 +153,8 @@ def build(
     sources: Annotated[list[Path], typer.Argument(help="JSONL or Parquet files of pool rows.")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the pool.")],
     model: Annotated[
-        Path | None, typer.Option("--model", help="Base model folder, to count tokens.")
+        Path | None,
+        typer.Option("--model", help="Base model, to count tokens: a folder or org/name@revision."),
     ] = None,
     max_length: Annotated[int, typer.Option(help="Longer chats become windows of turns.")] = 4096,
     trust_token_counts: Annotated[bool, typer.Option(help="Take n_tokens as given.")] = False,
@@ -163,13 +164,14 @@ def build(
     as_json: Json = False,
 ) -> None:
     """Make a pool from files of chats."""
+    from mosaic.app.bases import base_folder
     from training.data.pool import build_pool
     from training.data.provenance import licensed
 
     pool = build_pool(
         sources,
         out,
-        model=model,
+        model=None if model is None else base_folder(str(model)),
         max_length=max_length,
         trust_token_counts=trust_token_counts,
         licences=licensed(licence or []),
