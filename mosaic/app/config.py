@@ -154,12 +154,19 @@ class ContaminationConfig(FrozenModel):
 
 
 class RunConfig(FrozenModel):
-    """Everything a run depends on."""
+    """Everything a run depends on.
+
+    `base_model` is a folder, or `org/name@revision` of the hub. `base_model_name` is how exports
+    call a base that lies in a folder: the name under which its owner published it.
+    """
 
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,79}$")
     seed: int = Field(default=1, ge=0, lt=2**31)
     rounds: int = Field(default=5, ge=1, le=1000)
     base_model: str
+    base_model_name: str | None = Field(
+        default=None, min_length=1, max_length=300, exclude_if=lambda name: name is None
+    )
     pool: str
     objectives: dict[str, ObjectiveConfig] = Field(min_length=1)
     budget: BudgetConfig

@@ -204,3 +204,29 @@ def test_a_model_is_fetched_from_the_hub_once_and_what_is_not_there_is_said(tiny
         check=True,
     )
     assert again.stdout.splitlines()[0] == found
+
+
+# The name of a base outside of a run
+
+
+@pytest.mark.parametrize(
+    ("named", "own", "name", "revision"),
+    [
+        (f"{NAME}@{COMMIT}", None, NAME, COMMIT),
+        ("/models/base", None, "/models/base", None),
+        ("/models/base", "org/base@v1", "org/base", "v1"),
+        ("/models/base", "org/base", "org/base", None),
+        (f"{NAME}@{COMMIT}", "org/other@x", "org/other", "x"),
+    ],
+)
+def test_an_export_calls_its_base_as_the_owner_does(tmp_path, named, own, name, revision):
+    from mosaic.app.export_model import base_name
+
+    config = load_config(str(config_file(tmp_path, named)))
+    if own:
+        config = config.model_copy(update={"base_model_name": own})
+    assert base_name(config) == (name, revision)
+
+
+def test_a_config_without_the_owners_name_is_written_as_before():
+    assert "base_model_name" not in load_config("lab").json_data()
