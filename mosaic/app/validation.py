@@ -14,6 +14,7 @@ from mosaic.app.lengths import chat_lengths, model_length
 from mosaic.app.runs import check_budget
 from mosaic.app.shapes import Finding
 from mosaic.app.smoke import first_training_set, smoke_test
+from mosaic.app.training_plan import WARNING, training_findings
 from mosaic.app.wiring import Inputs, check_recipe, check_server, open_inputs
 from mosaic.core.errors import UsageError
 from mosaic.core.types.evaluation import ROLES, Prompt
@@ -54,7 +55,9 @@ def check_before_run(
     """
     check_budget(config)
     say("checking config, pool, suites, verifiers, adapter recipe")
-    _checks(config, inputs, runs)
+    for finding in _checks(config, inputs, runs):
+        if finding.check == WARNING:
+            say(f"warning: {finding.result}")
     smoke_test(config, inputs, serve=False)
 
 
@@ -67,6 +70,7 @@ def _checks(config: RunConfig, inputs: Inputs, runs: Path | None = None) -> list
         *_lengths(config, inputs),
         _recipe(config),
         _mixture(config, inputs),
+        *training_findings(config, inputs),
     ]
 
 
