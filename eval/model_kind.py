@@ -15,6 +15,8 @@ CLASSIFIERS = (
     "ForMultipleChoice",
     "RewardModel",
 )
+# How configs call the number of experts.
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 SERVED = "give a decoder-only language model (such as a Llama, Qwen, Gemma or Mistral)"
 PLAIN = (
     "take the model's original 16-bit weights; where memory is short, load those in 4 bits with "
@@ -105,6 +107,20 @@ def quantisation_fault(config: dict[str, Any]) -> str | None:
         f"its weights are quantised ({method or 'unknown method'}{form}), which is for inference: "
         f"no LoRA is trained on them here; {PLAIN}"
     )
+
+
+def has_experts(config: dict[str, Any]) -> bool:
+    """Whether a config describes a mixture of experts.
+
+    >>> has_experts({"num_local_experts": 8}), has_experts({"text_config": {"num_experts": 1}})
+    (True, False)
+    """
+    inner = config.get("text_config")
+    for part in (config, inner if isinstance(inner, dict) else {}):
+        counts = [part.get(name) for name in EXPERTS]
+        if any(isinstance(count, int) and count > 1 for count in counts):
+            return True
+    return False
 
 
 def four_bit(config: dict[str, Any]) -> bool:

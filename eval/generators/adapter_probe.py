@@ -23,6 +23,8 @@ import numpy as np
 import numpy.typing as npt
 
 from eval.generators.conversations import Chat
+from eval.model_folder import read_json
+from eval.model_kind import has_experts
 from eval.model_loading import PLAIN, Loading, load_base
 from mosaic.core.errors import BoundaryError
 
@@ -44,6 +46,8 @@ PROMPTS: tuple[Chat, ...] = (
 TOKENS = 12
 TOLERANCE = {"float32": 0.01, "float16": 0.03, "bfloat16": 0.08}
 """Mean absolute difference in nats that two implementations may show in this number format."""
+EXPERTS = 3
+"""Times the tolerance of a mixture of experts: rounding sends some tokens to another expert."""
 TIE = 10
 """How many tolerances a greedy token may lie under PEFT's best one: rounding decides near ties."""
 
@@ -166,6 +170,8 @@ class AdapterProbe:
         self.dtype = dtype
         self.loading = loading
         self.tolerance = TOLERANCE[dtype]
+        if has_experts(read_json(base_model / "config.json") or {}):
+            self.tolerance *= EXPERTS
         self._last_base: tuple[list[list[int]], list[Reading]] | None = None
 
     @cached_property

@@ -230,3 +230,46 @@ def test_an_export_calls_its_base_as_the_owner_does(tmp_path, named, own, name, 
 
 def test_a_config_without_the_owners_name_is_written_as_before():
     assert "base_model_name" not in load_config("lab").json_data()
+
+
+LOAD = """
+import sys
+from peft import AutoPeftModelForCausalLM
+from transformers import AutoTokenizer
+model = AutoPeftModelForCausalLM.from_pretrained(sys.argv[1])
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+chat = [{"role": "user", "content": "hello"}]
+print(model.get_base_model().config.name_or_path, len(tokenizer.apply_chat_template(chat)) > 0)
+"""
+
+
+def test_peft_loads_an_exported_adapter_with_its_base_from_the_hubs_cache(
+    cache, tiny_model, tmp_path
+):
+    import torch
+    from peft import get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    from mosaic.app.export_model import export_adapter
+    from training.models.adapter import canonicalise
+    from training.models.lora_layout import lora_config
+
+    cached(cache, tiny_model)
+    torch.manual_seed(1)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    adapter, digest = tmp_path / "adapter", model_digest(tiny_model)
+    get_peft_model(model, lora_config(4, ["q_proj"])).save_pretrained(adapter)
+    canonicalise(adapter, digest)
+    config = pinned(load_config(str(config_file(tmp_path, f"{NAME}@main"))))
+    export_adapter(adapter, config, digest, tmp_path / "out")
+    written = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert (written["base_model_name_or_path"], written["revision"]) == (NAME, COMMIT)
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, str(tmp_path / "out")],
+        env={**os.environ, "HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "True" in done.stdout

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from mosaic.core.errors import UsageError
+from eval.generators.adapter_probe import PROMPTS, AdapterProbe, Continuation
+from eval.model_weights import model_shapes
+from mosaic.core.errors import BoundaryError, UsageError
 from mosaic.core.types.runs import SftRecipe
 from training import worker
 from training.methods.sft import check_recipe
@@ -120,6 +122,26 @@ def trained(order, base, **recipe):
     return Path(worker.train(made.job, made.place).adapter)
 
 
+def continuations(model, probe):
+    """What a right server would say to the probe's prompts."""
+    import torch
+
+    served = []
+    for chat in probe.prompts:
+        rendered = probe.tokenizer.apply_chat_template(
+            chat, add_generation_prompt=True, return_dict=True
+        )
+        ids, tokens, values = list(rendered["input_ids"]), [], []
+        for _ in range(4):
+            with torch.inference_mode():
+                last = model(input_ids=torch.tensor([ids + tokens])).logits[0, -1].float()
+            row = torch.log_softmax(last, -1)
+            tokens.append(int(row.argmax()))
+            values.append(float(row.max()))
+        served.append(Continuation(ids, tokens, values))
+    return served
+
+
 def logits(model):
     import torch
 
@@ -141,6 +163,11 @@ def test_an_architecture_is_trained_checked_loaded_and_merged(order, base_of, mo
     adapted = PeftModel.from_pretrained(model, adapter).eval()
     after = logits(adapted)
     assert float((before - after).abs().max()) > 1e-3
+    probe = AdapterProbe(base, "float32")
+    served = continuations(adapted, probe)
+    with adapted.disable_adapter():
+        base_served = continuations(adapted, probe)
+    assert probe.check_adapter(adapter, "a", served, base_served).error < 1e-3
     assert torch.allclose(logits(adapted.merge_and_unload()), after, atol=1e-4)
     weights = adapter / "adapter_model.safetensors"
     size = adapter_bytes(base, SftRecipe(lora_r=4))
@@ -160,6 +187,29 @@ def test_of_a_mixture_of_experts_the_attention_is_trained(base_of, model_type):
     assert layout.targets
     assert all("self_attn" in target for target in layout.targets)
     assert "experts" in layout.left_out
+
+
+# The adapter probe
+
+
+def test_rounding_has_more_room_in_a_mixture_of_experts(base_of, tiny_model):
+    mixture = base_of("mixtral", **EXPERTS["mixtral"])
+    wide = AdapterProbe(mixture, "bfloat16").tolerance
+    assert wide > AdapterProbe(tiny_model, "bfloat16").tolerance
+
+
+def test_chats_that_the_template_refuses_are_not_asked_of_a_server(changed_template):
+    refusal = (
+        "{%- if messages[0].role == 'system' -%}{{ raise_exception('no system') }}{%- endif -%}"
+    )
+    probe = AdapterProbe(changed_template(lambda text: refusal + text), "float32")
+    assert probe.prompts == [chat for chat in PROMPTS if chat[0]["role"] != "system"]
+
+
+def test_a_template_that_renders_nothing_is_said(changed_template):
+    probe = AdapterProbe(changed_template(lambda text: "{{ raise_exception('no') }}"), "float32")
+    with pytest.raises(BoundaryError, match=r"mend its chat_template\.jinja"):
+        _ = probe.prompts
 
 
 # Layers by name
@@ -241,8 +291,6 @@ def test_a_model_without_its_head_is_refused_where_it_would_start_at_random(base
 
 
 def test_the_same_weights_twice_in_a_folder_are_read_once(tiny_model, tmp_path):
-    from eval.model_weights import model_shapes
-
     base = tmp_path / "twice"
     shutil.copytree(tiny_model, base)
     shutil.copyfile(base / "model.safetensors", base / "consolidated.safetensors")

@@ -13,6 +13,7 @@ unlearns its balance.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -220,7 +221,9 @@ def _shapes(model: PreTrainedModel, config: LoraConfig) -> Shapes:
     from peft import get_peft_model, get_peft_model_state_dict
 
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), warnings.catch_warnings():
+            # PEFT and transformers warn of each other's names, and PEFT of Conv1D, which it knows.
+            warnings.simplefilter("ignore")
             adapted = get_peft_model(model, config)
     except ValueError as error:
         said = str(error).strip().splitlines()[0]
