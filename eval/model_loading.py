@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig, PreTrainedModel
 
 NO_BITSANDBYTES = (
-    "methods.sft.load_in_4bit: bitsandbytes is not installed; run pip install 'mosaic-curation[quant]' (or "
+    "methods.sft.load_in_4bit: bitsandbytes is not installed; run pip install -e '.[quant]' (or "
     "pip install bitsandbytes), or set it to false"
 )
 
@@ -54,7 +54,7 @@ def check_quantisation(base: Path, loading: Loading) -> None:
         raise UsageError(NO_BITSANDBYTES)
     raise UsageError(
         f"base_model: {base} is in bitsandbytes' 4 bits, and bitsandbytes is not installed; run "
-        "pip install 'mosaic-curation[quant]' (or pip install bitsandbytes), or take the model's original "
+        "pip install -e '.[quant]' (or pip install bitsandbytes), or take the model's original "
         "weights"
     )
 
