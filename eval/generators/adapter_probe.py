@@ -23,6 +23,9 @@ import numpy as np
 import numpy.typing as npt
 
 from eval.generators.conversations import Chat
+from eval.model_folder import read_json
+from eval.model_kind import has_experts
+from eval.model_loading import PLAIN, Loading, load_base
 from eval.rendering.render import ChatError, texts_of
 from eval.rendering.tokenizer import load_tokenizer
 from mosaic.core.errors import BoundaryError
@@ -45,6 +48,8 @@ PROMPTS: tuple[Chat, ...] = (
 TOKENS = 12
 TOLERANCE = {"float32": 0.01, "float16": 0.03, "bfloat16": 0.08}
 """Mean absolute difference in nats that two implementations may show in this number format."""
+EXPERTS = 3
+"""Times the tolerance of a mixture of experts: rounding sends some tokens to another expert."""
 TIE = 10
 """How many tolerances a greedy token may lie under PEFT's best one: rounding decides near ties."""
 
@@ -162,11 +167,20 @@ def _distance(first: Values, second: Values) -> float:
 class AdapterProbe:
     """PEFT's own forward pass of one base model, on CPU: loaded at first use, kept until `close`."""
 
-    def __init__(self, base_model: Path, dtype: str, template: Path | None = None) -> None:
+    def __init__(
+        self,
+        base_model: Path,
+        dtype: str,
+        template: Path | None = None,
+        loading: Loading = PLAIN,
+    ) -> None:
         self.base_model = base_model
         self.template = template
         self.dtype = dtype
+        self.loading = loading
         self.tolerance = TOLERANCE[dtype]
+        if has_experts(read_json(base_model / "config.json") or {}):
+            self.tolerance *= EXPERTS
         self._last_base: tuple[list[list[int]], list[Reading]] | None = None
 
     @cached_property
@@ -175,7 +189,10 @@ class AdapterProbe:
 
     @cached_property
     def prompts(self) -> list[tuple[Chat, list[int]]]:
-        """The probe's chats that the chat template takes, each with its token ids."""
+        """The probe's chats that the chat template takes, each with its token ids.
+
+        Raises BoundaryError if it refuses all of them.
+        """
         rendered = []
         for chat in PROMPTS:
             try:
@@ -184,19 +201,19 @@ class AdapterProbe:
                 continue  # such as a system message under a template that refuses them
             ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
             rendered.append((chat, list(ids)))
+        if not rendered:
+            raise BoundaryError(
+                f"the chat template of {self.base_model} renders none of the adapter probe's "
+                f"chats, such as {PROMPTS[0]}; mend it, or name another by chat_template"
+            )
         return rendered
 
     @cached_property
     def _base(self) -> PreTrainedModel:
-        import torch
-        from transformers import AutoModelForCausalLM
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-        dtype = getattr(torch, self.dtype)
-        return AutoModelForCausalLM.from_pretrained(
-            self.base_model, dtype=dtype, local_files_only=True
-        ).eval()
+        return load_base(self.base_model, self.dtype, self.loading, device="cpu").eval()
 
     def close(self) -> None:
         """Give the memory of the reference model back."""

@@ -18,6 +18,7 @@ from eval.generators.base import TextLikelihood, TransformersGeneratorConfig
 from eval.generators.conversations import Chat, Turn, open_conversations
 from eval.generators.draws import DrawnTokens
 from eval.model_folder import check_model_folder
+from eval.model_loading import PLAIN, Loading, load_base, quantised
 from eval.rendering.ends import stop_ids
 from eval.rendering.render import texts_of
 from eval.rendering.tokenizer import load_tokenizer
@@ -41,11 +42,13 @@ class TransformersGenerator:
         config: TransformersGeneratorConfig,
         progress: Callable[[int, int], None] | None = None,
         template: Path | None = None,
+        loading: Loading = PLAIN,
     ) -> None:
         self.base_model = base_model
         self.config = config
         self.progress = progress
         self.template = template
+        self.loading = loading
 
     @cached_property
     def _tokenizer(self) -> PreTrainedTokenizerBase:
@@ -61,22 +64,22 @@ class TransformersGenerator:
     @cached_property
     def _base(self) -> PreTrainedModel:
         import torch
-        from transformers import AutoModelForCausalLM, GenerationConfig
+        from transformers import GenerationConfig
         from transformers.utils import logging
 
         check_model_folder(self.base_model)
         logging.disable_progress_bar()
-        dtype = getattr(torch, self.config.dtype)
-        model = AutoModelForCausalLM.from_pretrained(
-            self.base_model, dtype=dtype, local_files_only=True
-        )
+        model = load_base(self.base_model, self.config.dtype, self.loading)
         # A folder's wishes for decoding are dropped: a repetition penalty is not greedy.
         model.generation_config = GenerationConfig(eos_token_id=sorted(self._stops))
+        if quantised(self.base_model, self.loading):
+            return model.eval()  # it was quantised where it stays
         return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
     def _model(self, adapter: Path | None) -> PreTrainedModel:
         """The base, or a copy of it with an adapter merged in.
 
+        Beside weights in 4 bits the adapter stays apart: merged, it would be rounded to 4 bits.
         PEFT's own error if the two do not fit.
         """
         if adapter is None:
@@ -84,6 +87,8 @@ class TransformersGenerator:
         from peft import PeftModel
 
         adapted = PeftModel.from_pretrained(copy.deepcopy(self._base), adapter)
+        if quantised(self.base_model, self.loading):
+            return adapted.eval()
         return adapted.merge_and_unload().eval()
 
     def generate(

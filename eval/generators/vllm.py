@@ -30,6 +30,7 @@ from eval.generators.vllm_adapters import adapter_digest, check_adapter_recipe, 
 from eval.generators.vllm_api import ServerGone, generation_settings, shaped
 from eval.generators.vllm_server import MAX_CPU_LORAS, AttachedServer, OwnServer, Server
 from eval.generators.vllm_session import Session
+from eval.model_loading import PLAIN, Loading
 from eval.rendering.ends import stop_ids
 from eval.rendering.tokenizer import template_file
 from mosaic.core.errors import BoundaryError, UsageError
@@ -55,6 +56,7 @@ class VllmGenerator:
         progress: Callable[[int, int], None] | None = None,
         say: Callable[[str], None] | None = None,
         template: Path | None = None,
+        loading: Loading = PLAIN,
     ) -> None:
         self.base_model = base_model
         self.config = config
@@ -66,12 +68,18 @@ class VllmGenerator:
             AttachedServer(config)
             if config.base_url
             else OwnServer(
-                base_model, config, max_lora_rank, folder, self.say, self._write_template
+                base_model,
+                config,
+                max_lora_rank,
+                folder,
+                self.say,
+                self._write_template,
+                loading.four_bit,
             )
         )
         # Names of the loaded adapters, the oldest first.
         self._loaded: dict[str, None] = {}
-        self._adapter_probe = AdapterProbe(base_model, config.dtype, template)
+        self._adapter_probe = AdapterProbe(base_model, config.dtype, template, loading)
         # Whether the probe has seen the base of the server that answers now.
         self._base_checked = False
 

@@ -131,9 +131,11 @@ class OwnServer(ControlRequests):
         folder: Path,
         say: Callable[[str], None],
         template: Callable[[], Path | None] = lambda: None,
+        four_bit: bool = False,
     ) -> None:
         super().__init__(config, secrets.token_urlsafe(24))
         self.template = template
+        self.four_bit = four_bit
         self.model = model
         self.max_lora_rank = max_lora_rank
         self.folder = folder
@@ -185,6 +187,8 @@ class OwnServer(ControlRequests):
         template = self.template()
         if template is not None:
             options["chat-template"] = str(template.resolve())
+        if self.four_bit:
+            options["quantization"] = "bitsandbytes"
         command = [find_vllm(), "serve", str(self.model.resolve())]
         command += [f"--{name}={value}" for name, value in options.items()]
         return [*command, "--enable-lora", "--enable-prefix-caching"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eval.model_folder import check_model_folder
+from eval.model_folder import model_faults
 from eval.rendering.ends import named_stops
 from eval.rendering.probe import Probe, probe
 from eval.rendering.render import Chat, ChatError, texts_of
@@ -62,17 +62,8 @@ def prompt_faults(base: Base) -> list[str]:
     ]
 
 
-def folder_faults(folder: Path) -> list[str]:
-    """Why a folder is not a model folder that is served."""
-    try:
-        check_model_folder(folder)
-    except UsageError as error:
-        return [str(error)]
-    return []
-
-
 # What is asked of every base, in this order: of its folder, then of its tokenizer and template.
-FOLDER_FAULTS: tuple[Callable[[Path], list[str]], ...] = (folder_faults,)
+FOLDER_FAULTS: tuple[Callable[[Path], list[str]], ...] = (model_faults,)
 FAULTS: tuple[Callable[[Base], list[str]], ...] = (template_faults, prompt_faults)
 
 

@@ -158,6 +158,8 @@ class RunConfig(FrozenModel):
     """Everything a run depends on.
 
     `chat_template` is a Jinja file that replaces the one of `base_model`, everywhere.
+    `base_model` is a folder, or `org/name@revision` of the hub. `base_model_name` is how exports
+    call a base that lies in a folder: the name under which its owner published it.
     """
 
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,79}$")
@@ -165,6 +167,9 @@ class RunConfig(FrozenModel):
     rounds: int = Field(default=5, ge=1, le=1000)
     base_model: str
     chat_template: str | None = None
+    base_model_name: str | None = Field(
+        default=None, min_length=1, max_length=300, exclude_if=lambda name: name is None
+    )
     pool: str
     objectives: dict[str, ObjectiveConfig] = Field(min_length=1)
     budget: BudgetConfig

@@ -16,12 +16,12 @@ import yaml
 from pydantic import JsonValue, ValidationError
 
 from eval.objectives.config import SPEC, PythonConfig
+from mosaic.app.bases import is_hub_name
 from mosaic.app.config import KINDS, PUBLISHED, RunConfig
 from mosaic.core.errors import UsageError
 from mosaic.core.types.base import JsonObject
 
 BUNDLED = Path(__file__).parent.parent / "lab" / "data"
-PATHS = ("base_model", "chat_template", "pool")
 # Keys of earlier releases, and what they are called now.
 MOVED = {"training": "methods.sft", "judge.canaries": "judge.gold_checks"}
 # What PyYAML raises for a scalar or tag whose value it cannot make: `2024-13-45`, `!!int x`.
@@ -290,7 +290,10 @@ def _override(data: JsonObject, override: str) -> None:
 
 def _resolved(data: JsonObject, folder: Path) -> JsonObject:
     """The same data with absolute paths."""
-    for key in PATHS:
+    named = data.get("base_model")
+    if not (isinstance(named, str) and is_hub_name(named, folder)):
+        _resolve(data, "base_model", "base_model", folder)
+    for key in ("chat_template", "pool"):
         _resolve(data, key, key, folder)
     _resolve(data.get("judge"), "cache", "judge.cache", folder)
     objectives = data.get("objectives")

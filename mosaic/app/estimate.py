@@ -19,8 +19,6 @@ from the size of the model. Assumptions, all for one device:
 
 from __future__ import annotations
 
-import json
-import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -30,6 +28,7 @@ from agent.planners.base import LlmPlannerConfig
 from eval.generators.base import VllmGeneratorConfig
 from eval.judges.base import LlmJudgeConfig
 from eval.judges.verdicts import BATCH
+from eval.model_weights import model_shapes
 from eval.objectives.base import Objective, by_code
 from eval.suite import Suite
 from mosaic.app.config import RunConfig
@@ -94,15 +93,7 @@ def model_size(base: Path) -> int | None:
 
     None if it has none.
     """
-    total = 0
-    for path in sorted(base.glob("*.safetensors")):
-        with path.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(length))
-        for name, entry in header.items():
-            if name != "__metadata__":
-                total += prod(entry["shape"])
-    return total or None
+    return sum(prod(shape) for shape in model_shapes(base).values()) or None
 
 
 def has_gpu() -> bool:

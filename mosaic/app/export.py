@@ -8,22 +8,25 @@ from pathlib import Path
 
 from agent.retention import dropped_adapters
 from mosaic.app.config import RunConfig
+from mosaic.app.export_model import base_name, export_adapter, merge, same_base
 from mosaic.app.runs import run_config
 from mosaic.app.views.cards import dataset_card, model_card
 from mosaic.app.views.report_data import load, pick_round, report_data
 from mosaic.core.errors import UsageError
-from mosaic.core.store import MANIFEST, Store
+from mosaic.core.store import Store
 from mosaic.core.types.records import Train
 from mosaic.core.types.runs import TRAINING_SET
 from training.data.pool import Pool
 from training.data.provenance import Origin
 
 
-def export_round(folder: Path, number: int | None, out: Path) -> list[Path]:
+def export_round(folder: Path, number: int | None, out: Path, merged: bool = False) -> list[Path]:
     """Write the folder `out` and return what is in it.
 
-    adapter/, training_set.parquet, plan.json, README.md (the model card) and DATASET.md. Without a
-    `number` it is the chosen round. Raises UsageError if there is nothing to export.
+    adapter/ (with tokenizer and recipe), training_set.parquet, plan.json, README.md (the model
+    card) and DATASET.md; with `merged` also model/, base and adapter in one. Without a `number` it
+    is the chosen round. Raises UsageError if there is nothing to export, or the base is not at
+    hand.
     """
     if out.exists():
         raise UsageError(f"--out {out} exists; name a new folder")
@@ -41,7 +44,7 @@ def export_round(folder: Path, number: int | None, out: Path) -> list[Path]:
             )
         trained = {step.result.digest: step for step in journal.steps(Train)}
         training_set = trained[round_.adapter].inputs.job.inputs[TRAINING_SET]
-        pool_digest = journal.recorded.inputs.pool
+        inputs = journal.recorded.inputs
         dropped = dropped_adapters(journal)
     finally:
         journal.close()
@@ -53,13 +56,17 @@ def export_round(folder: Path, number: int | None, out: Path) -> list[Path]:
         )
     adapter, rows = store.path(round_.adapter), store.path(training_set)
     report = report_data(folder)
+    config = run_config(folder)
+    same_base(config, inputs.base_model)
     out.mkdir(parents=True)
-    shutil.copytree(adapter, out / "adapter", ignore=shutil.ignore_patterns(MANIFEST))
+    export_adapter(adapter, config, inputs.base_model, out / "adapter")
+    if merged:
+        merge(adapter, config, inputs.base_model, out / "model")
     shutil.copyfile(rows, out / "training_set.parquet")
     (out / "plan.json").write_text(json.dumps(round_.plan.json_data(), indent=2) + "\n")
-    config = run_config(folder)
-    origins = pool_origins(config, pool_digest)
-    base = Path(config.base_model).name
+    origins = pool_origins(config, inputs.pool)
+    base, _ = base_name(config)
+    base = Path(base).name if Path(base).is_absolute() else base
     (out / "README.md").write_text(model_card(folder.name, base, round_, report, origins or []))
     (out / "DATASET.md").write_text(dataset_card(folder.name, round_, origins))
     return sorted(out.iterdir())

@@ -6,9 +6,10 @@ import itertools
 import json
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from mosaic.app.bases import pinned
 from mosaic.app.config import RunConfig
 from mosaic.app.config_file import differences, load_config, parse_config
 from mosaic.core.errors import BudgetError, UsageError
@@ -71,13 +72,16 @@ def config_of(journal: Journal) -> RunConfig:
 
 
 def start(
-    source: str, overrides: Sequence[str], run_dir: Path | None
+    source: str,
+    overrides: Sequence[str],
+    run_dir: Path | None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> tuple[Path, RunConfig, bool]:
     """Prepare a run: (folder, config, whether it is new).
 
     Raises UsageError if the folder exists and is not a run with the same config.
     """
-    config = load_config(source, overrides)
+    config = pinned(load_config(source, overrides), say)
     folder = run_dir or new_run(config)
     if (folder / FILE).is_file():
         old = run_config(folder)

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 from agent.observe import static_plan
+from mosaic.app.bases import base_folder
 from mosaic.app.config import RunConfig
 from mosaic.app.estimate import KnownSpeeds
 from mosaic.app.shapes import Finding
@@ -53,7 +54,7 @@ def smoke_test(config: RunConfig, inputs: Inputs, serve: bool) -> tuple[Finding,
     curated = first_training_set(config, inputs)
     lengths = inputs.pool.column("n_tokens")[curated.indices].tolist()
     largest = largest_batch(lengths, config.recipe)
-    base = Path(config.base_model)
+    base = base_folder(config.base_model)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "training_set.parquet"
         write_training_set(inputs.pool, curated.part(largest), path)

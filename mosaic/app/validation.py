@@ -7,6 +7,7 @@ from pathlib import Path
 
 from eval.suite import Suite
 from mosaic.app.base_check import check_base
+from mosaic.app.bases import base_folder
 from mosaic.app.config import RunConfig
 from mosaic.app.estimate import KnownSpeeds, estimate, has_gpu, model_size, speeds, suite_sizes
 from mosaic.app.judging import check_judge
@@ -14,6 +15,7 @@ from mosaic.app.lengths import chat_lengths, model_length
 from mosaic.app.runs import check_budget
 from mosaic.app.shapes import Finding
 from mosaic.app.smoke import first_training_set, smoke_test
+from mosaic.app.training_plan import WARNING, training_findings
 from mosaic.app.wiring import Inputs, check_recipe, check_server, open_inputs
 from mosaic.core.errors import UsageError
 from mosaic.core.types.evaluation import ROLES, Prompt
@@ -54,7 +56,9 @@ def check_before_run(
     """
     check_budget(config)
     say("checking config, pool, suites, verifiers, adapter recipe")
-    _checks(config, inputs, runs)
+    for finding in _checks(config, inputs, runs):
+        if finding.check == WARNING:
+            say(f"warning: {finding.result}")
     smoke_test(config, inputs, serve=False)
 
 
@@ -68,6 +72,7 @@ def _checks(config: RunConfig, inputs: Inputs, runs: Path | None = None) -> list
         *_lengths(config, inputs),
         _recipe(config),
         _mixture(config, inputs),
+        *training_findings(config, inputs),
     ]
 
 
@@ -79,7 +84,7 @@ def check_base_of(config: RunConfig, inputs: Inputs) -> list[Finding]:
             continue  # its texts are read as they stand
         where = f"{suite.objective}/{suite.role}"
         prompts += [(where, prompt) for prompt in suite.prompts]
-    return check_base(Path(config.base_model), config.template, prompts)
+    return check_base(base_folder(config.base_model), config.template, prompts)
 
 
 def check_pool(config: RunConfig, inputs: Inputs) -> Finding:
@@ -124,7 +129,8 @@ def _check_tokens(config: RunConfig, inputs: Inputs) -> None:
             f"pool: a row has {longest:,} tokens, methods.sft.max_length is {allowed:,}; raise it, "
             f"or build the pool again with {how}--max-length {allowed}"
         )
-    if counted and counted != TokenCounter(Path(config.base_model), config.template).digest:
+    counter = TokenCounter(base_folder(config.base_model), config.template)
+    if counted and counted != counter.digest:
         raise UsageError(
             "pool: its tokens were counted with another tokenizer or chat template than base_model "
             f"has; build the pool again with {_counted_with(config)}"
@@ -146,7 +152,7 @@ def all_suites(inputs: Inputs) -> Iterator[Suite]:
 
 
 def _suites(config: RunConfig, inputs: Inputs, runs: Path | None = None) -> list[Finding]:
-    control_token = TokenCounter(Path(config.base_model), config.template).control_token
+    control_token = TokenCounter(base_folder(config.base_model), config.template).control_token
     for suite in all_suites(inputs):
         for prompt in suite.prompts:
             token = control_token([prompt.system or "", *prompt.turns])
@@ -166,7 +172,7 @@ def _lengths(config: RunConfig, inputs: Inputs) -> list[Finding]:
     """
     if config.generator.kind != "vllm":
         return []
-    base, answer = Path(config.base_model), config.generator.max_new_tokens
+    base, answer = base_folder(config.base_model), config.generator.max_new_tokens
     limit = config.generator.max_model_len or model_length(base)
     if limit is None:
         return []
@@ -212,7 +218,7 @@ def _cost(
     config: RunConfig, inputs: Inputs, given: KnownSpeeds, measured: KnownSpeeds | None
 ) -> list[Finding]:
     """What the run takes, from speeds that are given, measured or assumed."""
-    base = Path(config.base_model)
+    base = base_folder(config.base_model)
     tokenizer = load_tokenizer(base, config.template)
 
     def count(text: str) -> int:

@@ -20,6 +20,7 @@ from eval.generators.vllm_server import find_vllm
 from eval.judges.base import Judge, LlmJudgeConfig, ModelJudge
 from eval.judges.llm import LlmJudge
 from eval.judges.verifier import VerifierJudge
+from eval.model_folder import check_base_model
 from eval.objectives.base import Objective
 from eval.objectives.custom import describe, open_python
 from eval.objectives.instruction_following import InstructionFollowing
@@ -29,6 +30,7 @@ from eval.objectives.retention import RetentionObjective
 from eval.objectives.rubric import open_rubric
 from eval.objectives.safety import Safety
 from eval.suite import Suite, check_disjoint, load_suite
+from mosaic.app.bases import base_folder
 from mosaic.app.config import (
     PUBLISHED,
     ObjectiveConfig,
@@ -43,7 +45,7 @@ from mosaic.core.errors import UsageError
 from mosaic.core.journal import Journal
 from mosaic.core.steps import Steps
 from mosaic.core.store import Store, file_digest
-from mosaic.core.types.base import digest_of
+from mosaic.core.types.base import JsonObject, digest_of
 from mosaic.core.types.evaluation import ROLES
 from mosaic.core.types.runs import InputDigests
 from tools.effects.evaluate import Evaluator, GeneratorIdentity, PlainJudge, RunJudge
@@ -58,6 +60,7 @@ from tools.executors.inline import InlineExecutor
 from tools.executors.subprocess import SubprocessExecutor
 from training.data.pool import Pool
 from training.methods.base import Progress as TrainingProgress
+from training.methods.hf import loading_of
 from training.methods.kinds import METHODS
 from training.methods.vllm_limits import check_servable
 from training.models.adapter import adapter_bytes
@@ -175,12 +178,8 @@ def open_inputs(config: RunConfig, notify: Callable[[str], None] = lambda text: 
 
     Raises UsageError if one is missing or broken, or if the pool is not as it was built.
     """
-    base = Path(config.base_model)
-    if not (base / "config.json").is_file():
-        raise UsageError(
-            f"base_model: {base} is not a model folder (no config.json in it); give a Hugging "
-            "Face model folder"
-        )
+    base = base_folder(config.base_model)
+    check_base_model(base)
     pool = Pool.open(Path(config.pool))
     pool.verify()
     for name, objective in config.objectives.items():
@@ -261,7 +260,7 @@ def build_run_judge(
 
 def build_generator(config: RunConfig, folder: Path, reporting: Reporting) -> Generator:
     """The generator of a run directory; close it when the run ends."""
-    base = Path(config.base_model)
+    base, loading = base_folder(config.base_model), loading_of(config.recipe)
     if config.generator.kind == "vllm":
         rank = check_servable(config.recipe)
         logs = folder / "logs" / "vllm"
@@ -273,8 +272,11 @@ def build_generator(config: RunConfig, folder: Path, reporting: Reporting) -> Ge
             reporting.generating,
             reporting.notify,
             config.template,
+            loading,
         )
-    return TransformersGenerator(base, config.generator, reporting.generating, config.template)
+    return TransformersGenerator(
+        base, config.generator, reporting.generating, config.template, loading
+    )
 
 
 def build_smoke_generator(
@@ -293,13 +295,18 @@ def build_smoke_generator(
     few = TransformersGeneratorConfig(
         max_new_tokens=config.generator.max_new_tokens, dtype=dtype, batch_size=batch_size
     )
-    return TransformersGenerator(Path(config.base_model), few, template=config.template)
+    return TransformersGenerator(
+        base_folder(config.base_model),
+        few,
+        template=config.template,
+        loading=loading_of(config.recipe),
+    )
 
 
 def check_recipe(config: RunConfig) -> None:
     """Raise UsageError if the base model cannot be trained by the configured recipe."""
     method = METHODS[config.recipe.kind]
-    method.check_recipe(Path(config.base_model), config.recipe, config.template)
+    method.check_recipe(base_folder(config.base_model), config.recipe, config.template)
 
 
 def check_server(config: RunConfig) -> int | None:
@@ -313,6 +320,20 @@ def check_server(config: RunConfig) -> int | None:
     if config.generator.base_url is None:
         find_vllm()
     return rank
+
+
+def generation_settings(config: RunConfig) -> JsonObject:
+    """What answers depend on beside the base: the generator's settings, and how it loads the base.
+
+    Ways of loading that are the default are left out: answers of earlier releases keep their keys.
+    """
+    settings = {**config.generator.json_data(), "version": GENERATION}
+    recipe = config.recipe
+    if recipe.attn_implementation and config.generator.kind == "transformers":
+        settings["attn_implementation"] = recipe.attn_implementation
+    if recipe.load_in_4bit:
+        settings["load_in_4bit"] = True
+    return settings
 
 
 def build_executor(config: RunConfig, folder: Path) -> Executor[Any]:
@@ -331,12 +352,8 @@ def build_context(
     """Everything that the nodes of a run may touch."""
     reporting = reporting or Reporting()
     steps = Steps(journal, Store(folder), reporting.stopping)
-    base = Path(config.base_model)
-    settings = {
-        **config.generator.json_data(),
-        "version": GENERATION,
-        **rendering_identity(base, config.template),
-    }
+    base = base_folder(config.base_model)
+    settings = {**generation_settings(config), **rendering_identity(base, config.template)}
     evaluator = Evaluator(
         build_generator(config, folder, reporting),
         build_run_judge(config, folder, steps, inputs, reporting),
@@ -351,7 +368,7 @@ def build_context(
         inputs.base_digest,
         config.recipe,
         reporting.training,
-        adapter_bytes(base, config.recipe.lora_r),
+        adapter_bytes(base, config.recipe),
         config.template,
     )
     fallback = None

@@ -154,10 +154,57 @@ def test_export_gives_a_peft_adapter_and_cards(finished, tmp_path, lab):
         "README.md",
         "DATASET.md",
     }
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
+    from peft import AutoPeftModelForCausalLM
+    from transformers import AutoTokenizer
 
-    PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(lab / "model"), out / "adapter")
+    AutoPeftModelForCausalLM.from_pretrained(out / "adapter")
+    tokenizer = AutoTokenizer.from_pretrained(out / "adapter")
+    own = AutoTokenizer.from_pretrained(lab / "model")
+    assert tokenizer.chat_template == own.chat_template
+    assert tokenizer.get_vocab() == own.get_vocab()
+    recipe = json.loads((out / "adapter" / "recipe.json").read_text())
+    assert recipe["recipe"]["kind"] == "sft"
+    assert recipe["base_model"] == str(lab / "model")
+
+
+def test_a_merged_export_says_what_base_and_adapter_say(finished, tmp_path):
+    import torch
+    from peft import AutoPeftModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder, _ = finished
+    out = tmp_path / "out"
+    done = mosaic("export", folder, "--round", 1, "--out", out, "--merge")
+    assert done.returncode == 0, done.stderr
+    assert "model" in {p.name for p in out.iterdir()}
+    tokenizer = AutoTokenizer.from_pretrained(out / "model")
+    chat = [{"role": "user", "content": "how do i store the bread ?"}]
+    ids = tokenizer.apply_chat_template(
+        chat, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    parts = AutoPeftModelForCausalLM.from_pretrained(out / "adapter", dtype=torch.float32)
+    whole = AutoModelForCausalLM.from_pretrained(out / "model")
+    assert whole.dtype == torch.float32
+    with torch.inference_mode():
+        close = torch.allclose(parts(**ids).logits, whole(**ids).logits, atol=1e-4)
+        first = parts.generate(**ids, max_new_tokens=16, do_sample=False)
+        second = whole.generate(**ids, max_new_tokens=16, do_sample=False)
+    assert close
+    assert first.tolist() == second.tolist()
+
+
+def test_an_export_whose_base_is_another_by_now_is_refused(finished, lab, tmp_path):
+    folder, _ = finished
+    path = lab / "model" / "config.json"
+    before = path.read_text()
+    try:
+        path.write_text(json.dumps({**json.loads(before), "rms_norm_eps": 0.5}))
+        done = mosaic("export", folder, "--round", 1, "--out", tmp_path / "out")
+    finally:
+        path.write_text(before)
+    assert done.returncode == 2
+    assert "is not the model that the run was trained on" in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

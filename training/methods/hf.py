@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from eval.model_loading import PLAIN, Loading, check_attention, check_quantisation, load_base
 from mosaic.core.errors import StopRequested, TrainingError, UsageError
 from mosaic.core.types.runs import BASE, LoraRecipe, TrainJob, Workplace
 from training.methods.base import Progress, Stopping
 from training.methods.checkpoints import write_manifest
 from training.models.adapter import canonicalise
+from training.models.lora_layout import lora_config, lora_layout
 from training.models.tokenizer import readable
 
 if TYPE_CHECKING:
@@ -48,15 +50,26 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)
 
 
-def check_base(base: Path, report_to: str) -> None:
-    """Check that transformers knows the model and the experiment tracker. Raises UsageError."""
+def check_base(base: Path, recipe: LoraRecipe) -> None:
+    """Check that a recipe's LoRA can be put on the base, and that the experiment tracker is known.
+
+    Raises UsageError.
+    """
     from transformers import AutoConfig
     from transformers.integrations import get_reporting_integration_callbacks
 
     with readable(f"base_model: {base}: its config.json does not describe a known model"):
         AutoConfig.from_pretrained(base, local_files_only=True)
-    with trackers(report_to):
-        get_reporting_integration_callbacks(report_to)
+    with trackers(recipe.report_to):
+        get_reporting_integration_callbacks(recipe.report_to)
+    check_quantisation(base, loading_of(recipe))
+    check_attention(base, recipe.attn_implementation)
+    lora_layout(base, recipe.lora_r, recipe.target_modules)
+
+
+def loading_of(recipe: LoraRecipe) -> Loading:
+    """How a recipe wants its base loaded, for training and for answers."""
+    return Loading(recipe.attn_implementation, recipe.load_in_4bit)
 
 
 @contextmanager
@@ -70,28 +83,15 @@ def trackers(report_to: str) -> Iterator[None]:
         raise UsageError(f"methods.sft.report_to: {report_to!r}: {error}") from None
 
 
-def load_model(base: Path, dtype: str) -> PreTrainedModel:
-    """The base model's weights in `dtype` (a name such as float32), from local files only."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM.from_pretrained(
-        base, dtype=getattr(torch, dtype), local_files_only=True
-    )
+def load_model(base: Path, dtype: str, loading: Loading = PLAIN) -> PreTrainedModel:
+    """The frozen base in `dtype` (a name such as float32), from local files only."""
+    return load_base(base, dtype, loading)
 
 
-def lora(recipe: LoraRecipe) -> LoraConfig:
-    """A LoRA of all linear layers, which is what vLLM can serve."""
-    from peft import LoraConfig
-
-    return LoraConfig(
-        r=recipe.lora_r,
-        lora_alpha=recipe.lora_alpha,
-        lora_dropout=recipe.lora_dropout,
-        target_modules="all-linear",
-        bias="none",
-        task_type="CAUSAL_LM",
-    )
+def lora(base: Path, recipe: LoraRecipe) -> LoraConfig:
+    """The recipe's LoRA of a base: its layers are named in full."""
+    targets = lora_layout(base, recipe.lora_r, recipe.target_modules).targets
+    return lora_config(recipe.lora_r, targets, recipe.lora_alpha, recipe.lora_dropout)
 
 
 def arguments(job: TrainJob, place: Workplace, steps: int | None) -> dict[str, object]:

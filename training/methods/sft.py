@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eval.model_folder import check_model_folder
+from eval.model_folder import check_base_model
 from mosaic.core.errors import UsageError
 from mosaic.core.types.runs import (
     BASE,
@@ -68,8 +68,8 @@ def check_recipe(base: Path, recipe: LoraRecipe, template: Path | None = None) -
     not a known model, the tracker of `report_to` is not known, or an assistant's turns cannot be
     told apart exactly in what the chat template makes of a chat.
     """
-    check_model_folder(base)
-    hf.check_base(base, recipe.report_to)
+    check_base_model(base)
+    hf.check_base(base, recipe)
     check_template(base, load_tokenizer(base, template))
 
 
@@ -112,7 +112,7 @@ def _train(
     if out.exists():
         raise UsageError(f"{out} exists already; an adapter is written to a new folder")
     dataset = _dataset(rows, batches, recipe)
-    model = hf.load_model(base, recipe.dtype)
+    model = hf.load_model(base, recipe.dtype, hf.loading_of(recipe))
 
     watch = hf.watching_callback(job, progress, stopping)
     steps = None if recipe.packing else math.ceil(len(batches) / recipe.gradient_accumulation)
@@ -256,6 +256,8 @@ def make_trainer(
         **order,
         packing=recipe.packing,
         max_length=recipe.max_length,
+        # Experts and routers are frozen: there is no balance of theirs to keep.
+        router_aux_loss_coef=0.0,
     )
     with hf.trackers(recipe.report_to):
         trainer = weighted_trainer()(
@@ -263,7 +265,7 @@ def make_trainer(
             args=settings,
             train_dataset=dataset,
             processing_class=tokenizer,
-            peft_config=hf.lora(recipe),
+            peft_config=hf.lora(Path(place.paths[BASE]), recipe),
             callbacks=[callback],
         )
     hf.silence(trainer)

@@ -154,7 +154,8 @@ def build(
     sources: Annotated[list[Path], typer.Argument(help="JSONL or Parquet files of pool rows.")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the pool.")],
     model: Annotated[
-        Path | None, typer.Option("--model", help="Base model folder, to count tokens.")
+        Path | None,
+        typer.Option("--model", help="Base model, to count tokens: a folder or org/name@revision."),
     ] = None,
     template: Template = None,
     max_length: Annotated[int, typer.Option(help="Longer chats become windows of turns.")] = 4096,
@@ -166,15 +167,17 @@ def build(
 ) -> None:
     """Make a pool from files of chats."""
     from mosaic.app.base_check import check_base
+    from mosaic.app.bases import base_folder
     from training.data.pool import build_pool
     from training.data.provenance import licensed
 
-    if model is not None and not trust_token_counts:
-        check_base(model, template)
+    base = None if model is None else base_folder(str(model))
+    if base is not None and not trust_token_counts:
+        check_base(base, template)
     pool = build_pool(
         sources,
         out,
-        model=model,
+        model=base,
         max_length=max_length,
         trust_token_counts=trust_token_counts,
         licences=licensed(licence or []),

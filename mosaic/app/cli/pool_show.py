@@ -42,7 +42,9 @@ class Shown(TypedDict):
 
 def show_rows(
     pool: Annotated[Path, typer.Argument(help="A pool folder.")],
-    model: Annotated[Path, typer.Option("--model", help="Base model folder.")],
+    model: Annotated[
+        Path, typer.Option("--model", help="Base model: a folder or org/name@revision.")
+    ],
     rows: Annotated[
         list[str] | None, typer.Argument(help="Ids of rows; some if none is given.")
     ] = None,
@@ -52,6 +54,7 @@ def show_rows(
     """Show rows as the model sees them: what is learnt in colour, or between ⟦ and ⟧."""
     from eval.rendering.turns import TurnEncoder
     from mosaic.app.base_check import check_base
+    from mosaic.app.bases import base_folder
     from training.data.pool import Pool
     from training.data.pool_sample import named_rows, some_rows
     from training.models.chat_template import ChatError, turn_shape
@@ -59,8 +62,9 @@ def show_rows(
 
     opened = Pool.open(pool)
     chosen = named_rows(opened, rows) if rows else some_rows(opened, FEW)
-    check_base(model, template)
-    tokenizer = load_tokenizer(model, template)
+    base = base_folder(str(model))
+    check_base(base, template)
+    tokenizer = load_tokenizer(base, template)
     encoder = TurnEncoder(tokenizer, turn_shape(tokenizer))
     shown: list[Shown] = []
     for row in chosen:

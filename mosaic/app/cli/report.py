@@ -226,11 +226,16 @@ def export(
     run: Run,
     out: Annotated[Path, typer.Option("--out", help="A new folder.")],
     round_: RoundOption = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Also write base and adapter merged into one model.")
+    ] = False,
 ) -> None:
     """Copy out a round's adapter, training set, plan and cards: the chosen round by default."""
     from mosaic.app.export import export_round
     from mosaic.app.runs import find_run
 
-    for path in export_round(find_run(run), round_, out):
+    for path in export_round(find_run(run), round_, out, merge):
         print(path)
-    say("load it: peft.PeftModel.from_pretrained(base, '" + str(out / "adapter") + "')")
+    say(f"load it: peft.AutoPeftModelForCausalLM.from_pretrained('{out / 'adapter'}')")
+    if merge:
+        say(f"or: transformers.AutoModelForCausalLM.from_pretrained('{out / 'model'}')")

@@ -26,7 +26,7 @@ def run_command(
     from mosaic.app import runs
     from mosaic.app.loop import execute
 
-    folder, resolved, new = runs.start(config, overrides or [], run_dir)
+    folder, resolved, new = runs.start(config, overrides or [], run_dir, say)
     execute(folder, resolved, new, say)
     finish(folder, as_json)
 
@@ -45,11 +45,12 @@ def resume(
 ) -> None:
     """Continue a run where its journal ends."""
     from mosaic.app import runs
+    from mosaic.app.bases import pinned
     from mosaic.app.config_file import with_overrides
     from mosaic.app.loop import execute
 
     folder = runs.find_run(run)
-    config = with_overrides(runs.run_config(folder), overrides or [])
+    config = pinned(with_overrides(runs.run_config(folder), overrides or []), say)
     execute(folder, config, False, say, wait=wait, accept_changes=accept_changes)
     finish(folder, as_json)
 

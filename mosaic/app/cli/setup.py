@@ -45,12 +45,13 @@ def validate(
 
     Opens pool, suites and judge, checks the adapter recipe, and draws a mixture without training.
     """
+    from mosaic.app.bases import pinned
     from mosaic.app.config_file import load_config
     from mosaic.app.estimate import KnownSpeeds
     from mosaic.app.validation import validate as check
 
     given = KnownSpeeds(training_speed, generation_speed, judge_speed)
-    findings = check(load_config(config, overrides or []), full, say, given)
+    findings = check(pinned(load_config(config, overrides or []), say), full, say, given)
     if as_json:
         emit([found.json_data() for found in findings])
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
 
 from mosaic.core.types.base import Attribute, FrozenModel, JsonObject, StrictInt
 from mosaic.core.types.data import CurationReport, Stock
@@ -38,11 +38,27 @@ class Usage(FrozenModel):
         )
 
 
+ALL_LINEAR = "all-linear"
+
+
+def _is_default(value: object) -> bool:
+    """Whether a field that earlier releases did not have is as it was then.
+
+    Such a field is not written: recipes of those releases keep their digests.
+    """
+    return value in (None, False, ALL_LINEAR)
+
+
 class LoraRecipe(FrozenModel):
     """How a LoRA adapter is trained: what every method has. A subclass names its `kind`.
 
     `batch_size` is in rows. `report_to` is passed on to TRL. A checkpoint is written every
     `save_every` steps, and an interrupted training continues from the last one.
+
+    `target_modules` are ends of layers' names, such as `q_proj`; `all-linear` takes the linear
+    layers of the language model without its head, in a mixture of experts those of its attention.
+    `attn_implementation` is one of transformers'; null takes its default for the model.
+    `load_in_4bit` quantises the frozen base while it is loaded (QLoRA), for training and answers.
     """
 
     kind: str
@@ -63,6 +79,20 @@ class LoraRecipe(FrozenModel):
     report_to: str = "none"
     max_steps: int | None = Field(default=None, ge=1)
     save_every: int | None = Field(default=None, ge=1)
+    target_modules: Literal["all-linear"] | list[str] = Field(
+        default="all-linear", exclude_if=_is_default
+    )
+    attn_implementation: (
+        Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"] | None
+    ) = Field(default=None, exclude_if=_is_default)
+    load_in_4bit: bool = Field(default=False, exclude_if=_is_default)
+
+    @field_validator("target_modules")
+    @classmethod
+    def _named_once(cls, modules: str | list[str]) -> str | list[str]:
+        if isinstance(modules, list) and (not modules or len(set(modules)) < len(modules)):
+            raise ValueError(f"names layers, each once, or is {ALL_LINEAR}")
+        return sorted(modules) if isinstance(modules, list) else modules
 
     def usage(self, selected: int) -> Usage:
         """What training on `selected` tokens takes.
