@@ -22,7 +22,17 @@ UNANSWERED = "the endpoint answers others but not this"
 # Faults that an endpoint also shows when it cannot do with one conversation, or does not want to;
 # and how many of the questions that are asked together may end in one of them before it counts as
 # an outage.
-OWN_FAULT = ("http_500", "http_502", "http_504", "timeout", "transport", "http_403")
+OWN_FAULT = (
+    "http_500",
+    "http_502",
+    "http_504",
+    "timeout",
+    "transport",
+    "http_403",
+    "body",
+    "envelope",
+    "error",
+)
 MAX_LOST = 5
 
 Ask = Callable[[Question], Verdict]
@@ -91,7 +101,7 @@ class Asking:
         try:
             verdict = self._ask(question)
         except ChatUnavailable as error:
-            kind = str(error.attempts[-1].error)
+            kind = str(error.attempts[-1].error) if error.attempts else "limit"
             self._lost[question.key] = error.attempts
             few = len(self._lost) <= MAX_LOST
             may_be_its_own = kind in OWN_FAULT and few and not self._halt.is_set()

@@ -64,7 +64,7 @@ class LlmJudgeConfig(FrozenModel):
     @field_validator("chat")
     @classmethod
     def _deterministic(cls, chat: ChatConfig) -> ChatConfig:
-        if chat.temperature != 0:
+        if chat.temperature:  # null leaves it to a server that takes none
             raise ValueError(
                 f"temperature is {chat.temperature:g}; a judge answers at temperature 0"
             )
