@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 from eval.chat.client import ChatUnavailable
+from eval.chat.failures import STRANGE
 from eval.chat.reply import Attempt
 from eval.judges.verdicts import Question, VerdictEntry, verdict_of
 from mosaic.core.types.evaluation import Verdict
@@ -29,9 +30,7 @@ OWN_FAULT = (
     "timeout",
     "transport",
     "http_403",
-    "body",
-    "envelope",
-    "error",
+    *STRANGE,
 )
 MAX_LOST = 5
 
@@ -108,5 +107,6 @@ class Asking:
             if not (may_be_its_own and self._probe(error.attempts)):
                 self._halt.set()
                 raise
-            verdict = verdict_of(error.attempts, "failed", f"{UNANSWERED}: {kind}")
+            why = str(error) if kind in STRANGE else kind
+            verdict = verdict_of(error.attempts, "failed", f"{UNANSWERED}: {why}")
         return verdict, time.monotonic() - started

@@ -134,6 +134,7 @@ class LlmJudge:
             attempts += self.chat.complete(PROBE, max_tokens=PROBE_TOKENS, most_attempts=1).attempts
         except BadReply as error:
             attempts += error.attempts
+            return not error.strange
         except ChatUnavailable as error:
             attempts += error.attempts
             return False
