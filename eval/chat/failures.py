@@ -28,6 +28,13 @@ class ChatUnavailable(PausedError):
         self.attempts = attempts
 
 
+class LimitReached(ChatUnavailable):
+    """A limit of the run does not allow another attempt."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, [])
+
+
 class BadReply(BoundaryError):
     """The endpoint answers, but gave no usable reply.
 
