@@ -41,6 +41,9 @@ SCHEMA = {
 }
 START = "start the server"
 
+Sleep = Callable[[float], None]
+"""Waits between attempts."""
+
 
 @dataclass(frozen=True)
 class End:
@@ -116,17 +119,17 @@ def _chat(habit: Habit, url: str) -> ChatConfig:
     return ChatConfig.model_validate(settings)
 
 
-def ask_client(habit: Habit) -> End:
+def ask_client(habit: Habit, sleep: Sleep = time.sleep) -> End:
     """One call with a schema."""
 
     def work(chat: ChatConfig) -> None:
-        got = ChatModel(chat).complete(ASK, schema=SCHEMA)
+        got = ChatModel(chat, sleep).complete(ASK, schema=SCHEMA)
         assert json.loads(got.text) == {"verdict": "met"}
 
     return _ended(habit, lambda request: _says('{"verdict": "met"}'), work)
 
 
-def ask_judge(habit: Habit) -> End:
+def ask_judge(habit: Habit, sleep: Sleep = time.sleep) -> End:
     """One verdict."""
     verdict: dict[str, object] = {"reason": "by rule"}
     for channel in Safety.answers:
@@ -137,7 +140,7 @@ def ask_judge(habit: Habit) -> End:
         return _says("yes" if is_probe else json.dumps(verdict))
 
     def work(chat: ChatConfig) -> None:
-        judge = LlmJudge(LlmJudgeConfig(chat=chat))
+        judge = LlmJudge(LlmJudgeConfig(chat=chat), ChatModel(chat, sleep))
         talk = [Message(role="user", content="hello"), Message(role="assistant", content="hi")]
         question = judge.ask_about(items_of(Safety(), "answers"), talk)
         made = judge.ask_afresh([question])[question.key]
@@ -147,18 +150,21 @@ def ask_judge(habit: Habit) -> End:
     return _ended(habit, say, work)
 
 
-def ask_planner(habit: Habit) -> End:
+def ask_planner(habit: Habit, sleep: Sleep = time.sleep) -> End:
     """One whole conversation with tools."""
     seen, pool = world()
 
     def work(chat: ChatConfig) -> None:
-        planner = LlmPlanner(LlmPlannerConfig(chat=chat))
+        planner = LlmPlanner(LlmPlannerConfig(chat=chat), ChatModel(chat, sleep))
         shown = [{"label": {}, "score": 1.0, "failed": True}]
         toolbox = Toolbox(seen, lambda *wanted: shown, lambda p: check_plan(p, seen, pool))
         (plan,) = planner.propose(seen, toolbox)
         assert check_plan(plan, seen, pool) == []
 
     return _ended(habit, lambda request: dict(scripted(request)), work)  # type: ignore[arg-type]
+
+
+ASKERS = {"client": ask_client, "judge": ask_judge, "planner": ask_planner}
 
 
 def _says(text: str) -> Reply:
@@ -208,7 +214,7 @@ def _twice(requests: list[Request]) -> bool:
 
 def endpoints(quick: bool) -> Rows:
     """Every habit, asked by client, judge and planner. `quick` leaves out the planner."""
-    askers = {"client": ask_client, "judge": ask_judge, "planner": ask_planner}
+    askers = dict(ASKERS)
     if quick:
         del askers["planner"]
     # The first use imports for seconds on a busy machine, which is no habit's fault.

@@ -126,8 +126,9 @@ def called(
     calls: list[ToolCall] = []
     written: list[JsonValue] = []
     ids = set(taken)
+    came = ids_of([{"tool_calls": items}])
     for item in items:
-        call = _call(item, offered, ids, usage)
+        call = _call(item, offered, ids, came, usage)
         ids.add(call.id)
         calls.append(call)
         written.append(_returned(item, call))
@@ -137,15 +138,20 @@ def called(
 
 
 def _call(
-    item: JsonValue, offered: Collection[str], ids: Collection[str], usage: TokenCounts
+    item: JsonValue,
+    offered: Collection[str],
+    ids: set[str],
+    came: set[str],
+    usage: TokenCounts,
 ) -> ToolCall:
+    """One call. Its id is the one that it came with, unless that is in `ids` already."""
     function: JsonValue = item.get("function", item) if isinstance(item, dict) else None
     name = function.get("name") if isinstance(function, dict) else None
     if not isinstance(item, dict) or not isinstance(function, dict) or not isinstance(name, str):
         raise Fault("envelope", "a tool call without a name", usage=usage, said=_short(item))
     identifier = item.get("id")
     if not isinstance(identifier, str) or not identifier or identifier in ids:
-        identifier = _new_id(ids)
+        identifier = _new_id(ids | came)
     return ToolCall(
         id=identifier,
         name=tool_name(name, offered)[:MAX_TOOL_NAME],
@@ -206,10 +212,7 @@ def _returned(item: JsonValue, call: ToolCall) -> JsonObject:
     function = dict(inner) if isinstance(inner, dict) else {}
     if not isinstance(inner, dict):  # the call itself was the function
         came = {name: value for name, value in came.items() if name not in ("name", "arguments")}
-    arguments = function.get("arguments")
-    function |= {"name": call.name}
-    if not isinstance(arguments, str) or json_text(arguments) != arguments or not arguments.strip():
-        function["arguments"] = call.arguments
+    function |= {"name": call.name, "arguments": call.arguments}
     return {**came, "id": call.id, "type": "function", "function": function}
 
 
