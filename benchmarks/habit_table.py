@@ -57,6 +57,58 @@ def _legacy(message: Reply) -> None:
         message["function_call"] = calls[0]["function"]
 
 
+CHANNELS = "<|channel|>analysis<|message|>Is it {met}?<|end|><|start|>assistant<|channel|>final<|message|>"  # fmt: skip
+
+
+def _functions(message: Reply) -> list[dict[str, Any]]:
+    """The calls of a message as a model writes them."""
+    written = []
+    for call in message.get("tool_calls") or []:
+        function = call["function"]
+        written.append({"name": function["name"], "arguments": json.loads(function["arguments"])})
+    return written
+
+
+def _as_words(message: Reply) -> Reply:
+    """Calls as text between tags."""
+    lines = [f"<tool_call>\n{json.dumps(each)}\n</tool_call>" for each in _functions(message)]
+    return {"role": "assistant", "content": "\n".join(lines)} if lines else message
+
+
+def _as_listed(message: Reply) -> Reply:
+    """Calls as a list behind a control token."""
+    calls = _functions(message)
+    if not calls:
+        return message
+    return {"role": "assistant", "content": f"[TOOL_CALLS]{json.dumps(calls)}"}
+
+
+def _as_thought(message: Reply) -> Reply:
+    return {"role": "assistant", "content": None, "reasoning_content": message.get("content")}
+
+
+def _no_content(message: Reply) -> None:
+    if message.get("tool_calls"):
+        del message["content"]
+
+
+def _twice(function: dict[str, Any]) -> None:
+    function["arguments"] = json.dumps(function["arguments"])
+
+
+def _channelled(function: dict[str, Any]) -> None:
+    function["name"] += "<|channel|>commentary"
+
+
+def _thinks_and_forgets(request: Request, reply: Reply, number: int) -> Answer:
+    """Sends its thoughts, and refuses to be sent them."""
+    for message in request["messages"]:
+        if "reasoning_content" in message:
+            return refusal("messages: property 'reasoning_content' is unsupported")
+    reply["choices"][0]["message"]["reasoning_content"] = "Let me think."
+    return plain(reply)
+
+
 def _named(message: dict[str, Any]) -> None:
     message["name"] = f"functions.{message['name']}"
 
@@ -223,7 +275,37 @@ HABITS: tuple[Habit, ...] = (
     Habit("broken JSON, once", _broken_arguments, words=True),
     Habit("cut at the cap, finish_reason tool_calls", cut_at_cap("tool_calls")),
     Habit("cut at the cap, finish_reason stop", cut_at_cap("stop")),
+    Habit("calls as text, without a parser", message_with(_as_words), words=True),
+    Habit("calls in a list after a token", message_with(_as_listed), words=True),
+    Habit("every channel left in", content_with(CHANNELS, "<|return|>"), words=True,
+          askers=("client", "judge")),
+    Habit("the answer among the thoughts", message_with(_as_thought), askers=("client", "judge")),
+    Habit("arguments as JSON text of JSON text", each_function(_twice), words=True),
+    Habit("no content beside calls", message_with(_no_content)),
+    Habit("tool_calls: null", message_with(lambda message: {"tool_calls": None, **message})),
+    Habit("tool_calls: []", message_with(lambda message: {"tool_calls": [], **message})),
+    Habit("no usage", body_as(lambda reply: {**reply, "usage": None})),
+    Habit("no role", message_with(lambda message: message.pop("role") and message)),
+    Habit("a name with its kind of channel", each_function(_channelled)),
+    Habit("an event stream without blank lines",
+          body_as(lambda reply: stream(reply).replace(b"\n\n", b"\n"))),
+    Habit("an event stream with CRLF", body_as(lambda reply: stream(reply).replace(b"\n", b"\r\n"))),
+    Habit("529, once", first(refusal("Overloaded", 529))),
+    Habit("429 with retry-after-ms, once", first(plain({}, 429, {"retry-after-ms": "20"}))),
     # What is no answer.
+    Habit("the context is too short",
+          always(refusal("This model's maximum context length is 512 tokens", 400)), FAILURE,
+          "chat.max_tokens"),
+    Habit("returned fields are refused", _thinks_and_forgets, FAILURE,
+          "chat.return_fields: standard", askers=("planner",)),
+    Habit("the same, with return_fields: standard", _thinks_and_forgets,
+          chat={"return_fields": "standard"}),
+    Habit("a stream of an error",
+          always(Answer(b'data: {"error": {"message": "' + SAID.encode() + b'"}}\n\n')), FAILURE, SAID),
+    Habit("UTF-16", body_as(lambda reply: json.dumps(reply).encode("utf-16")), FAILURE, "not UTF-8"),
+    Habit("choices: null and a detail", always(plain({"choices": None, "detail": SAID})), FAILURE, SAID),
+    Habit("the older text of a completion",
+          body_as(lambda reply: {**reply, "choices": [{"text": SAID}]}), FAILURE, SAID),
     Habit("200 with an error", always(refusal(SAID, 200)), FAILURE, SAID),
     Habit("200 with an error as text", always(plain({"error": SAID})), FAILURE, SAID),
     Habit("200 with an error that has a status",

@@ -145,7 +145,7 @@ class ChatModel:
             except Fault as fault:
                 # Nothing was spent if no model was reached; what the server does not count is taken
                 # at its bound.
-                free = fault.unreached or fault.status in TURNED_AWAY
+                free = fault.unreached or fault.unpaid or fault.status in TURNED_AWAY
                 taken = Tokens() if free else most_tokens.counted(fault.usage)
                 attempts.append(
                     Attempt(

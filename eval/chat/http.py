@@ -296,17 +296,18 @@ async def _beginning(response: httpx2.Response) -> bytes:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """The header Retry-After in seconds from now, given as a number or a date.
+    """What the header Retry-After says in seconds from now, given as a number or a date.
 
     None if it is absent, nonsense, or not in the future: then it says nothing about how long.
     """
     from email.utils import parsedate_to_datetime
 
-    text = headers.get("retry-after")
-    if text is None:
+    text, thousand = headers.get("retry-after"), headers.get("retry-after-ms")
+    if text is None and thousand is None:
         return None
+    text = text or ""
     try:
-        seconds = float(text)
+        seconds = float(text) if thousand is None else float(thousand) / 1000
     except ValueError:
         try:
             seconds = parsedate_to_datetime(text).timestamp() - time.time()

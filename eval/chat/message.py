@@ -16,7 +16,7 @@ from pydantic import JsonValue
 
 from eval.chat.fault import Fault, TokenCounts
 from eval.chat.strict_json import NotStrict, strict_json
-from eval.chat.unwrap import json_text
+from eval.chat.unwrap import json_text, without_thoughts
 from mosaic.core.types.base import FrozenModel, JsonObject, canonical_json
 
 MAX_TOOL_NAME = 64
@@ -110,7 +110,7 @@ def called(
     Raises Fault of kind envelope for a call without a name, of kind unparsable for arguments that
     are not the JSON of an object.
     """
-    back: JsonObject = {"role": "assistant", "content": None, **message}
+    back: JsonObject = {"role": "assistant", **message}
     items = message.get("tool_calls")
     legacy = message.get("function_call")
     if not items:
@@ -121,6 +121,10 @@ def called(
         items = [{"type": "function", "function": legacy}]
     if isinstance(items, dict):
         items = [items]
+    if not items:
+        items = written_calls(message.get("content"), offered)
+        if items:
+            back["content"] = None
     if not isinstance(items, list):
         raise Fault("envelope", "tool calls that are not a list", usage=usage, said=_short(items))
     calls: list[ToolCall] = []
@@ -135,6 +139,39 @@ def called(
     if calls:
         back["tool_calls"] = written
     return Called(calls, back)
+
+
+WRITTEN = re.compile(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", re.DOTALL)
+LISTED = re.compile(r"\[TOOL_CALLS\]\s*(\[.*\])", re.DOTALL)
+
+
+def written_calls(content: JsonValue, offered: Collection[str]) -> list[JsonValue]:
+    """Calls of offered tools that a model wrote as text, since its server has no parser for them.
+
+    Nothing unless the whole text is such calls.
+
+    >>> written_calls('<tool_call>{"name": "look", "arguments": {}}</tool_call>', ["look"])
+    [{'type': 'function', 'function': {'name': 'look', 'arguments': {}}}]
+    >>> written_calls('I would <tool_call>{"name": "look"}</tool_call>', ["look"])
+    []
+    """
+    if not offered or not isinstance(content, str):
+        return []
+    text = without_thoughts(content).said.strip()
+    listed = LISTED.fullmatch(text)
+    pieces = WRITTEN.findall(text)
+    if not listed and (not pieces or WRITTEN.sub("", text).strip()):
+        return []
+    calls: list[JsonValue] = []
+    try:
+        found = strict_json(listed[1]) if listed else [strict_json(piece) for piece in pieces]
+    except NotStrict:
+        return []
+    for function in found:
+        if not isinstance(function, dict) or function.get("name") not in offered:
+            return []
+        calls.append({"type": "function", "function": function})
+    return calls
 
 
 def _call(

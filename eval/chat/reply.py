@@ -159,6 +159,8 @@ def _read(
         what = "a tool call although no tool was offered"
         raise Fault("unparsable", what, usage=usage, answer=calls[0].name)
     text, thoughts = content.text, content.thoughts
+    if not calls and not text.strip() and wants_json and _is_json(thoughts):
+        text, thoughts = thoughts, ""  # a parser for thoughts that took the answer for one
     if not calls and not text.strip():
         raise Fault("unparsable", "an empty answer", usage=usage, answer="")
     if not calls:
@@ -180,6 +182,13 @@ def _read(
         model=str(envelope.get("model") or ""),
         message=found.message,
     )
+
+
+def _is_json(text: str) -> bool:
+    try:
+        return isinstance(strict_json(text), dict)
+    except NotStrict:
+        return False
 
 
 def _envelope(body: bytes, model: str) -> JsonObject:

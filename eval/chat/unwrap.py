@@ -22,6 +22,8 @@ CLOSED = re.compile(rf"[<\[]/({'|'.join(THOUGHTS)})[>\]]", re.IGNORECASE)
 # `<|im_end|>`, `</s>`, `[/INST]`: what ends a turn in somebody's template.
 CONTROL = r"(?:<[|｜][^<>|｜]{1,40}[|｜]>|<(?:end_of_turn|eos|eot|pad)>|</s>|\[/?[A-Z_]{2,20}\])"
 TRAILING = re.compile(rf"(?:\s*{CONTROL})+\s*\Z")
+# Where the answer begins in a reply of which the server left every channel in.
+FINAL = re.compile(r"<\|channel\|>final[^<]{0,80}<\|message\|>")
 TAGGED = re.compile(r"\A<([A-Za-z_][\w-]{0,30})>(.*)</\1>\Z", re.DOTALL)
 STRAY_TAG = re.compile(r"\s*</[A-Za-z_][\w-]{0,30}>\Z")
 
@@ -46,6 +48,10 @@ def without_thoughts(text: str) -> Thoughts:
     >>> without_thoughts('is it?</think>yes').said
     'yes'
     """
+    finals = list(FINAL.finditer(text))
+    if len(finals) == 1:
+        before, after = text[: finals[0].start()], text[finals[0].end() :]
+        return Thoughts(before.strip(), after.strip())
     opened = OPENED.match(text)
     ends = list(CLOSED.finditer(text))
     if not ends or (not opened and len(ends) > 1):

@@ -138,7 +138,7 @@ ATTEMPT = st.tuples(st.integers(1, 60), st.integers(0, 30), st.floats(0, 1), st.
 ACTS = st.lists(st.tuples(st.sampled_from(["begin", "begin", "end", "kill"]), ATTEMPT), max_size=25)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
 @given(acts=ACTS)
 def test_the_journal_never_says_less_than_was_taken_nor_more_than_the_limit(acts, new_journal, tmp_path_factory):  # fmt: skip
     journal = new_journal(tmp_path_factory.mktemp("run") / "run")
