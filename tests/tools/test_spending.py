@@ -1,10 +1,13 @@
 """Limits on money and on tokens of planner and judge: never passed, never begun anew, whatever ends the process."""
 
 import json
+import subprocess
+import sys
 import threading
+import time
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.endpoints import HabitServer
@@ -27,6 +30,8 @@ from mosaic.core.types.data import Message
 from mosaic.core.types.runs import Usage
 from tools.effects.spending import Limits, Purse, recorded_spending
 
+# Each example writes to the disk: shrinking one would take minutes.
+PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
 PRICES = Prices(input=1, output=2)
 BOTH = {"planner": PRICES, "judge": PRICES}
 
@@ -138,7 +143,7 @@ ATTEMPT = st.tuples(st.integers(1, 60), st.integers(0, 30), st.floats(0, 1), st.
 ACTS = st.lists(st.tuples(st.sampled_from(["begin", "begin", "end", "kill"]), ATTEMPT), max_size=25)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
+@settings(max_examples=15, deadline=None, phases=PHASES, suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
 @given(acts=ACTS)
 def test_the_journal_never_says_less_than_was_taken_nor_more_than_the_limit(acts, new_journal, tmp_path_factory):  # fmt: skip
     journal = new_journal(tmp_path_factory.mktemp("run") / "run")
@@ -238,3 +243,51 @@ def test_status_and_report_show_use_limit_and_what_is_left(journal):
         "money: 0.0022 used of 0.5, 0.4978 left (budget.money)",
         "planner tokens: 2,100 used of 9,000, 6,900 left (budget.planner_tokens)",
     ]
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from eval.chat.client import ChatConfig, ChatModel
+from eval.judges.base import LlmJudgeConfig
+from eval.judges.items import items_of
+from eval.judges.llm import LlmJudge
+from eval.objectives.safety import Safety
+from mosaic.core.journal import Journal
+from mosaic.core.types.data import Message
+from tools.effects.spending import Limits, Purse
+
+journal = Journal.open(Path(sys.argv[1]))
+journal.acquire()
+meter = Purse(journal, Limits(tokens={"judge": 100_000}), {}).meter("judge")
+chat = ChatConfig(base_url=sys.argv[2], max_tokens=512)
+judge = LlmJudge(LlmJudgeConfig(chat=chat, concurrency=4), ChatModel(chat, meter=meter))
+questions = []
+for number in range(60):
+    talk = [Message(role="user", content=f"q{number}"), Message(role="assistant", content="a")]
+    questions.append(judge.ask_about(items_of(Safety(), "answers"), talk))
+judge.ask_afresh(questions)
+"""
+
+
+def test_what_was_paid_before_a_kill_counts_whether_or_not_a_verdict_came_of_it(journal):
+    message = {"role": "assistant", "content": "{}"}
+    counted = body_as(
+        lambda reply: {**reply, "usage": {"prompt_tokens": 900, "completion_tokens": 100}}
+    )
+    journal.close()
+    with HabitServer(Habit("", counted), lambda request: message) as server:
+        command = [sys.executable, "-c", CHILD, str(journal.folder), server.url]
+        child = subprocess.Popen(command)
+        while len(server.requests) < 20 and child.poll() is None:
+            time.sleep(0.005)
+        child.kill()
+        child.wait()
+        paid = 1000 * len(server.requests)
+    assert paid >= 20_000
+    journal = Journal.open(journal.folder)
+    journal.acquire()
+    Purse(journal, Limits(tokens={"judge": 100_000}), {})
+    counted_now = recorded_spending(journal).judge.used.judged
+    journal.close()
+    assert paid <= counted_now <= 100_000

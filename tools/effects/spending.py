@@ -114,7 +114,11 @@ class Purse:
     # -- inside a turn ----------------------------------------------------------------------------
 
     def _hold_more(self, who: Payer, most: Usage) -> None:
-        """Write down what is used, and hold what is under way and some worst cases more."""
+        """Write down what is used, and hold what is under way and some worst cases more.
+
+        The other one keeps what it has under way: both share the money.
+        """
+        self._held = dict(self._under_way)
         held = self._under_way[who]
         for _ in range(HELD_AT_ONCE):
             if self._problem(who, most, held - self._under_way[who]):
