@@ -159,6 +159,13 @@ def _broken_arguments(request: Request, reply: Reply, number: int) -> Answer:
     return plain(reply)
 
 
+def _nameless_once(request: Request, reply: Reply, number: int) -> Answer:
+    if number == 1:
+        call = {"id": "a", "type": "function", "function": {"arguments": "{}"}}
+        reply["choices"][0]["message"] = {"role": "assistant", "tool_calls": [call]}
+    return plain(reply)
+
+
 def _only_completion_tokens(request: Request) -> str:
     if "max_tokens" in request:
         return (
@@ -340,6 +347,15 @@ HABITS: tuple[Habit, ...] = (
     Habit("a filter", choice_with(finish_reason="content_filter"), FAILURE, "refused"),
     Habit("an end in an error",
           choice_with(finish_reason="error", error={"message": SAID}), FAILURE, SAID),
+    Habit("a choice with an error and no end",
+          choice_with(finish_reason=None, message={"content": ""}, error={"message": SAID}), FAILURE, SAID),
+    Habit("an error beside half an answer",
+          body_as(lambda reply: {**reply, "error": {"message": SAID, "code": 502}}), FAILURE, SAID),
+    Habit("a refusal that says why",
+          choice_with(message={"content": None, "refusal": SAID}), FAILURE, SAID),
+    Habit("a filter that says so with 400",
+          always(refusal(SAID, 400, code="content_filter")), FAILURE, SAID),
+    Habit("a call without a name, once", _nameless_once, words=True, askers=("planner",)),
     Habit("a redirect", always(Answer(b"", 307, {"Location": "/elsewhere"})), FAILURE,
           "chat.base_url"),
 )  # fmt: skip

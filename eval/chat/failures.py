@@ -39,15 +39,24 @@ class BadReply(BoundaryError):
     """The endpoint answers, but gave no usable reply.
 
     `kind` names the gate that the last reply failed (refused, truncated, unparsable, body,
-    envelope, error, http_400), or the limit that ended the call (allowance, deadline). `refusal` says how the
-    endpoint refused the request itself, else "".
+    envelope, error, http_400), or the limit that ended the call (allowance, deadline). `refusal`
+    says how the endpoint refused the request itself, else "". `said` is what the server said of its
+    last reply, fit for a message.
     """
 
-    def __init__(self, message: str, kind: str, attempts: list[Attempt], refusal: str = "") -> None:
+    def __init__(
+        self,
+        message: str,
+        kind: str,
+        attempts: list[Attempt],
+        refusal: str = "",
+        said: str = "",
+    ) -> None:
         super().__init__(message)
         self.kind = kind
         self.attempts = attempts
         self.refusal = refusal
+        self.said = said
 
     @property
     def strange(self) -> bool:
@@ -94,7 +103,7 @@ def failure_of(
         text = f"no usable reply from {where}: {tried}{reason}"
         if fault.kind == "truncated":
             text += "; raise chat.max_tokens"
-        return BadReply(text, fault.kind, attempts)
+        return BadReply(text, fault.kind, attempts, said=said)
     return ChatUnavailable(f"{where} {_outage(config, fault, tried, reason)}", attempts)
 
 

@@ -107,8 +107,8 @@ def called(
     """The tool calls of a message.
 
     `offered` are the names of the tools, `taken` the ids of earlier calls of the conversation.
-    Raises Fault of kind envelope for a call without a name, of kind unparsable for arguments that
-    are not the JSON of an object.
+    Raises Fault of kind unparsable for a call without a name, and for arguments that are not the
+    JSON of an object.
     """
     back: JsonObject = {"role": "assistant", **message}
     items = message.get("tool_calls")
@@ -185,7 +185,7 @@ def _call(
     function: JsonValue = item.get("function", item) if isinstance(item, dict) else None
     name = function.get("name") if isinstance(function, dict) else None
     if not isinstance(item, dict) or not isinstance(function, dict) or not isinstance(name, str):
-        raise Fault("envelope", "a tool call without a name", usage=usage, said=_short(item))
+        raise Fault("unparsable", "a tool call without a name", usage=usage, answer=_short(item))
     identifier = item.get("id")
     if not isinstance(identifier, str) or not identifier or identifier in ids:
         identifier = _new_id(ids | came)

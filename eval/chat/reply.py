@@ -114,7 +114,7 @@ def gates(
     if not isinstance(choice, dict) or not isinstance(message, dict):
         raise Fault("envelope", "a choice without a message", usage=usage, said=_told(choice))
     content = content_of(message, usage)
-    _check_end(choice, content.refusal, usage)
+    _check_end(choice, content, usage)
     at_cap = cap is not None and usage.completion is not None and usage.completion >= cap
     # A server that holds to the cap says so exactly; beyond it, the cap did not cut anything.
     if at_cap and usage.completion == cap:
@@ -127,8 +127,9 @@ def gates(
         raise
 
 
-def _check_end(choice: JsonObject, refusal: str, usage: TokenCounts) -> None:
+def _check_end(choice: JsonObject, content: Content, usage: TokenCounts) -> None:
     """Raise Fault for a reply that the server itself does not call whole."""
+    refusal, error = content.refusal, choice.get("error")
     reason = choice.get("finish_reason")
     word = reason.lower() if isinstance(reason, str) else ""
     if word in CUT:
@@ -136,8 +137,7 @@ def _check_end(choice: JsonObject, refusal: str, usage: TokenCounts) -> None:
     if word in REFUSED or refusal:
         what = "the model or its filter refused"
         raise Fault("refused", what, usage=usage, said=refusal or word)
-    if word in BROKEN:
-        error = choice.get("error")
+    if word in BROKEN or (error and not content.text):
         said = refusal_in(error).sentence if error else word
         raise Fault("envelope", "a reply that the server broke off", usage=usage, said=said)
 
@@ -198,7 +198,8 @@ def _envelope(body: bytes, model: str) -> JsonObject:
     """
     value = value_of(body)
     choices = value.get("choices") if isinstance(value, dict) else None
-    if not isinstance(value, dict) or not isinstance(choices, list) or not choices:
+    whole = isinstance(choices, list) and choices and not _fields(value).get("error")
+    if not isinstance(value, dict) or not whole:
         raise _instead_of_choices(value)
     usage = _token_counts(value.get("usage"))
     named = value.get("model")

@@ -236,8 +236,8 @@ def _repair(completion: Completion, error: NotStrict | Invalid) -> list[JsonMapp
 def _no_verdict(error: BadReply, attempts: Sequence[Attempt]) -> Verdict:
     """A conversation that the endpoint answers, but never with a verdict."""
     reason = f"the judge's reply: {error.kind}"
-    if error.refusal:
-        reason += f": {error.refusal}"
+    if error.refusal or error.said:
+        reason += f": {error.refusal or error.said}"
     return verdict_of(attempts, "abstained" if error.kind == "refused" else "failed", reason)
 
 
