@@ -44,6 +44,7 @@ BENCHMARKS = {
     "reads": "reads",
     "resumes": "resumes",
     "faults": "faults",
+    "endpoints": "endpoints",
     "hostile_replies": "hostile",
     "crash": "durability",
     "power_loss": "durability",

@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 from pydantic import Field
 
 from eval.chat.client import ChatConfig
+from eval.chat.prices import Prices
 from mosaic.core.errors import UsageError
 from mosaic.core.types.base import FrozenModel
 from mosaic.core.types.plans import ActionPlan
@@ -68,11 +69,12 @@ class LlmPlannerConfig(FrozenModel):
     `on_failure` says who plans if the model finds no plan within the limits; `pause` stops the
     run until it is resumed, `stop` ends it. `tool_calls: false` asks for the plan at once, for a
     server that has a grammar but no tools. `show_text` lets the model read up to 300 characters of
-    each answer that it asks to see.
+    each answer that it asks to see. `prices` are those of the provider.
     """
 
     kind: Literal["llm"] = "llm"
     chat: ChatConfig = ChatConfig()
+    prices: Prices | None = Field(default=None, exclude_if=lambda prices: prices is None)
     on_failure: Literal["need", "static", "random", "profile", "stop", "pause"] = "profile"
     max_repairs: int = Field(default=3, ge=0, le=3)
     max_calls: int = Field(default=16, ge=1, le=100)

@@ -29,7 +29,8 @@ from agent.planners.llm_prompt import (
     refusal_lines,
 )
 from eval.chat.client import ChatModel, Completion, ToolCall
-from eval.chat.strict_json import Invalid, NotStrict, parse_strict
+from eval.chat.strict_json import Invalid, NotStrict
+from eval.chat.unwrap import parse_unwrapped
 from mosaic.core.errors import BoundaryError, PausedError, UsageError
 from mosaic.core.types.base import JsonObject, canonical_json
 from mosaic.core.types.plans import ActionPlan
@@ -193,7 +194,7 @@ class Conversation:
             if call.name not in ARGUMENTS:
                 known = ", ".join([*ARGUMENTS, "check_plan", "submit_plan"])
                 raise _WrongReply([f"(whole): no tool {call.name!r}; there are {known}"])
-            arguments = parse_strict(call.arguments, ARGUMENTS[call.name])
+            arguments = parse_unwrapped(call.arguments, ARGUMENTS[call.name])
             if isinstance(arguments, ShowExamples):
                 return self._examples(arguments)
             return canonical_json(self.toolbox.call(call.name, arguments.model_dump()))
@@ -203,7 +204,7 @@ class Conversation:
             raise _WrongReply([f"{call.name}: {error}"]) from None
 
     def _checked_draft(self, text: str) -> str:
-        draft, violations = action_plan(parse_strict(text, self.draft_shape))
+        draft, violations = action_plan(parse_unwrapped(text, self.draft_shape))
         if draft is None:
             return canonical_json({"violations": [v.json_data() for v in violations]})
         return canonical_json(self.toolbox.check_plan(draft))
@@ -225,7 +226,7 @@ class Conversation:
     def _submitted(self, text: str) -> ActionPlan:
         """The plan in this text. Raises _WrongReply if it breaks its shape or a limit."""
         try:
-            plan, violations = action_plan(parse_strict(text, self.plan_shape))
+            plan, violations = action_plan(parse_unwrapped(text, self.plan_shape))
         except Invalid as error:
             raise _WrongReply(error.problems) from None
         except NotStrict as error:
@@ -261,6 +262,9 @@ class Conversation:
 
 
 def _assistant_message(completion: Completion) -> JsonObject:
+    """What the model said, as it came: servers look for their own fields in it."""
+    if completion.message is not None:
+        return completion.message
     message: JsonObject = {"role": "assistant", "content": completion.text or None}
     if completion.tool_calls:
         message["tool_calls"] = [_sent_call(call) for call in completion.tool_calls]

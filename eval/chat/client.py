@@ -2,10 +2,14 @@
 
 The gates of every reply are transport, envelope, finish reason and strict parse; the fifth, schema
 and meaning, is the caller's (`eval.chat.strict_json`). A reply that fails a gate is asked for
-again, at most `max_attempts` times. Every attempt is recorded and charged. The outcome is a
-`Completion`, or `ChatUnavailable` (the endpoint is down: the run pauses), or `BadReply` (the
-endpoint answers, but never with something usable). The last attempt decides which failure. The key
-is read from the environment at the moment of the call and appears in no error, repr or log.
+again, at most `max_attempts` times: after an outage by the same request, after words that cannot be
+read by one that says what was wrong with them, at most `MAX_TOLD` times. A server that answers with
+other JSON than a completion is asked at most `MAX_STRANGE` times.
+
+Every attempt is recorded and charged. The outcome is a `Completion`, or `ChatUnavailable` (the
+endpoint is down: the run pauses), or `BadReply` (the endpoint answers, but with nothing usable).
+The last attempt decides which failure. The key is read from the environment at the moment of the
+call and appears in no error, repr or log.
 """
 
 from __future__ import annotations
@@ -13,16 +17,26 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from typing import cast
 
 from eval.chat.config import ChatConfig as ChatConfig
+from eval.chat.failures import HOPELESS, failure_of
+from eval.chat.failures import REFUSES as REFUSES
+from eval.chat.failures import BadReply as BadReply
+from eval.chat.failures import ChatUnavailable as ChatUnavailable
+from eval.chat.fault import Fault, holds_key
 from eval.chat.http import Endpoint, Http
+from eval.chat.message import ids_of
+from eval.chat.metering import UNLIMITED, Meter, Tokens
 from eval.chat.reply import Attempt as Attempt
 from eval.chat.reply import Completion as Completion
-from eval.chat.reply import Fault, gates, holds_key, quoted
 from eval.chat.reply import ToolCall as ToolCall
-from mosaic.core.errors import BoundaryError, PausedError, UsageError
-from mosaic.core.types.base import canonical_json
+from eval.chat.reply import gates
+from eval.chat.request import JsonMapping as JsonMapping
+from eval.chat.request import names_of, request_body, told
+from mosaic.core.errors import UsageError
+from mosaic.core.types.base import JsonObject, canonical_json
 
 # Seconds to wait before another attempt: at most what the server asks for, else an exponential
 # backoff.
@@ -31,46 +45,19 @@ FIRST_BACKOFF, MAX_BACKOFF = 0.5, 30.0
 CONNECT_SECONDS = 5.0
 # The cap of a truncated answer is doubled up to this multiple of the first cap.
 MAX_CAP_FACTOR = 4
-# Statuses that the same request would get again.
-HOPELESS = (400, 401, 403, 404, 405, 413, 422)
+# How often a model is told in one call that its words cannot be read.
+MAX_TOLD = 2
+# Attempts at a server that answers with status 200 and JSON that is not a completion.
+MAX_STRANGE = 3
 # A server that turns a request away before the model sees it has spent nothing.
 TURNED_AWAY = (401, 402, 403, 404, 429)
-REFUSES = "the endpoint refuses the request"
-
-# One message of a conversation, a tool definition or a JSON schema, as plain JSON data.
-JsonMapping = Mapping[str, object]
-
-
-class ChatUnavailable(PausedError):
-    """The endpoint does not answer as a chat server.
-
-    `attempts` records the requests that were made in vain.
-    """
-
-    def __init__(self, message: str, attempts: list[Attempt]) -> None:
-        super().__init__(message)
-        self.attempts = attempts
-
-
-class BadReply(BoundaryError):
-    """The endpoint answers, but gave no usable reply.
-
-    `kind` names the gate that the last reply failed (refused, truncated, unparsable, envelope,
-    http_400), or the limit that ended the call (allowance, deadline). `refusal` says how the
-    endpoint refused the request itself, else "".
-    """
-
-    def __init__(self, message: str, kind: str, attempts: list[Attempt], refusal: str = "") -> None:
-        super().__init__(message)
-        self.kind = kind
-        self.attempts = attempts
-        self.refusal = refusal
 
 
 class ChatModel:
     """Chat completions of one model.
 
-    Safe to share between threads. `sleep` and `clock` are seams for tests.
+    Safe to share between threads. `meter` is asked before each attempt and told what it took.
+    `sleep` and `clock` are seams for tests.
     """
 
     def __init__(
@@ -78,12 +65,19 @@ class ChatModel:
         config: ChatConfig,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
+        meter: Meter = UNLIMITED,
     ) -> None:
         self.config = config
+        self._meter = meter
         self._sleep = sleep
         self._clock = clock
         self._http = Http(
-            Endpoint(config.base_url, config.api_key_env, connect_seconds=CONNECT_SECONDS)
+            Endpoint(
+                config.base_url,
+                config.api_key_env,
+                connect_seconds=CONNECT_SECONDS,
+                key_header=config.key_header,
+            )
         )
 
     def __repr__(self) -> str:
@@ -117,100 +111,122 @@ class ChatModel:
             )
         end = None if deadline is None else self._clock() + deadline
         first_cap = cap = max_tokens or self.config.max_tokens
-        prompt_bytes = len(canonical_json([messages, tools or [], schema or {}]).encode())
         attempts: list[Attempt] = []
         most = min(self.config.max_attempts, most_attempts or self.config.max_attempts)
         last: Fault | None = None
+        asked = list(messages)
         for number in range(1, most + 1):
             time_left = None if end is None else end - self._clock()
             if time_left is not None and time_left <= 0:
                 text = f"{deadline:.0f} s are used after {len(attempts)} attempts"
                 raise self._limit_reached("time", "deadline", text, last, attempts)
             # Half a token per byte bounds English and numbers from above.
-            reserved = prompt_bytes // 2 + cap
+            prompt_bytes = len(canonical_json([asked, tools or [], schema or {}]).encode())
+            most_tokens = Tokens(prompt_bytes // 2, cap)
             used = sum(a.charged for a in attempts)
-            if allowance is not None and used + reserved > allowance:
+            if allowance is not None and used + most_tokens.total > allowance:
                 text = (
-                    f"an attempt may take {reserved} tokens; of {allowance} allowed are {used} used"
+                    f"an attempt may take {most_tokens.total} tokens; of {allowance} allowed are "
+                    f"{used} used"
                 )
                 raise self._limit_reached("tokens", "allowance", text, last, attempts)
-            body = self._body(messages, schema, tools, cap, number)
+            body = request_body(self.config, asked, schema, tools, cap, number)
             seconds = min(self.config.timeout_seconds, time_left or self.config.timeout_seconds)
-            started = self._clock()
             try:
-                reply = self._http.request("POST", "/chat/completions", body, seconds)
-                completion = gates(reply, self.config.model, schema is not None, tools is not None)
-                self._refuse_key(completion)
+                self._meter.reserve(most_tokens)
+            except ChatUnavailable as error:
+                error.attempts = attempts
+                raise
+            started = self._clock()
+            taken = most_tokens
+            try:
+                completion = self._ask(body, seconds, cap, schema is not None, names_of(tools))
+                taken = most_tokens.counted(completion.usage)
             except Fault as fault:
                 # Nothing was spent if no model was reached; what the server does not count is taken
                 # at its bound.
-                unreached = fault.kind == "connect" or fault.status in TURNED_AWAY
-                unknown = 0 if unreached else reserved
+                free = fault.unreached or fault.unpaid or fault.status in TURNED_AWAY
+                taken = Tokens() if free else most_tokens.counted(fault.usage)
                 attempts.append(
                     Attempt(
                         error=fault.kind,
                         seconds=round(self._clock() - started, 4),
                         tokens=fault.tokens,
-                        charged=unknown if fault.tokens is None else fault.tokens,
+                        charged=taken.total,
                         max_tokens=cap,
                     )
                 )
-                if _is_final(fault):
-                    raise self._failure(fault, attempts) from None
+                if self._is_final(fault, cap, first_cap, attempts):
+                    raise failure_of(self.config, self._key(), fault, attempts, body) from None
                 if fault.kind == "truncated":
-                    if cap >= MAX_CAP_FACTOR * first_cap:
-                        raise self._failure(fault, attempts) from None
                     cap *= 2
+                elif fault.answer is not None:
+                    asked += told(fault)
                 last = fault
-                if number < most:
+                if number < most and fault.answer is None:
                     self._wait(number, fault.retry_after, end)
                 continue
-            tokens = completion.tokens
+            except UsageError:  # a key that cannot be sent: nothing was
+                taken = Tokens()
+                raise
+            finally:
+                self._meter.settle(most_tokens, taken)
             success = Attempt(
                 error=None,
                 seconds=round(self._clock() - started, 4),
-                tokens=tokens,
-                charged=reserved if tokens is None else tokens,
+                tokens=completion.tokens,
+                charged=taken.total,
                 max_tokens=cap,
             )
             return completion.model_copy(update={"attempts": [*attempts, success]})
         assert last is not None
-        raise self._failure(last, attempts)
+        raise failure_of(self.config, self._key(), last, attempts, body)
+
+    def _ask(
+        self, body: JsonObject, seconds: float, cap: int, wants_json: bool, offered: Sequence[str]
+    ) -> Completion:
+        """The completion of one request. Raises Fault."""
+        reply = self._http.request("POST", "/chat/completions", body, seconds)
+        config = self.config
+        completion = gates(
+            reply,
+            config.reply_model or config.model,
+            wants_json,
+            "tools" in body,
+            offered=offered,
+            cap=cap if config.max_tokens_field else None,
+            taken=ids_of(cast(Sequence[JsonMapping], body["messages"])),
+        )
+        self._refuse_key(completion)
+        return completion
+
+    def _is_final(
+        self, fault: Fault, cap: int, first_cap: int, attempts: Sequence[Attempt]
+    ) -> bool:
+        """Whether asking again would be in vain."""
+        if fault.status in HOPELESS or fault.kind in ("refused", "other_model") or fault.unpaid:
+            return True
+        if fault.kind == "truncated":
+            capped = self.config.max_tokens_field is not None
+            return not capped or cap >= MAX_CAP_FACTOR * first_cap
+        same = sum(a.error == fault.kind for a in attempts)
+        if fault.answer is not None:
+            return same > MAX_TOLD
+        return fault.kind in ("envelope", "error") and same >= MAX_STRANGE
 
     def close(self) -> None:
         """Close the connections. The next call opens new ones."""
         self._http.close()
-
-    def _body(
-        self,
-        messages: Sequence[JsonMapping],
-        schema: JsonMapping | None,
-        tools: Sequence[JsonMapping] | None,
-        cap: int,
-        number: int,
-    ) -> dict[str, object]:
-        body: dict[str, object] = {
-            "model": self.config.model,
-            "messages": messages,
-            "temperature": self.config.temperature,
-            # Another seed for each attempt: the same draw would give the same bad reply.
-            "seed": self.config.seed + number - 1,
-            "max_tokens": cap,
-        }
-        if tools:
-            body |= {"tools": tools, "tool_choice": "auto"}
-        if schema is not None and self.config.structured == "json_schema":
-            named_schema = {"name": "reply", "strict": True, "schema": schema}
-            body["response_format"] = {"type": "json_schema", "json_schema": named_schema}
-        return body
 
     def _refuse_key(self, completion: Completion) -> None:
         """Fault for a reply that holds the key, which would put it into every trace."""
         texts = [completion.text, completion.reasoning, completion.model]
         for call in completion.tool_calls:
             texts += [f"{call.id} {call.name}", call.arguments]
+        if completion.message is not None:
+            texts.append(canonical_json(completion.message))
         if holds_key(self._key(), texts):
-            raise Fault("envelope", "a reply that holds the key", tokens=completion.tokens)
+            raise Fault("envelope", "a reply that holds the key", usage=completion.usage)
 
     def _key(self) -> str:
         return os.environ.get(self.config.api_key_env) or ""
@@ -218,11 +234,11 @@ class ChatModel:
     def _wait(self, number: int, retry_after: float | None, end: float | None) -> None:
         """Sleep before the next attempt, never past the deadline.
 
-        For as long as the server asks for, or else a full-jitter backoff.
-
-        Before attempt 2, 3 and 4 the backoff is drawn from 0 to 0.5, 1 and 2 seconds.
+        For as long as the server asks for, or else a backoff with jitter: before attempt 2, 3 and 4
+        it is drawn from 0.25 to 0.5, 0.5 to 1 and 1 to 2 seconds.
         """
-        seconds = random.uniform(0, min(MAX_BACKOFF, FIRST_BACKOFF * 2 ** (number - 1)))
+        longest = min(MAX_BACKOFF, FIRST_BACKOFF * 2 ** (number - 1))
+        seconds = random.uniform(longest / 2, longest)
         if retry_after is not None:
             seconds = min(max(retry_after, 0.0), MAX_RETRY_AFTER)
         if end is not None:
@@ -237,46 +253,5 @@ class ChatModel:
         If the endpoint was down until then, it is still an outage.
         """
         if last and last.down:
-            return self._failure(last, attempts)
+            return failure_of(self.config, self._key(), last, attempts, {})
         return BadReply(f"no {what} left for {self.config.model}: {text}", kind, attempts)
-
-    def _failure(self, fault: Fault, attempts: list[Attempt]) -> ChatUnavailable | BadReply:
-        """The error that a call ends with after its last fault, saying what to do next."""
-        where = f"{self.config.model} at {self.config.base_url}"
-        plural = "s" if len(attempts) != 1 else ""
-        count = f"{len(attempts)} attempt{plural}, the last: {fault.kind}"
-        tried = f"{count} ({fault})"
-        said = quoted(fault.said, self._key())
-        if fault.kind == "other_model":
-            need = f"write `model: {said}` in the config if that is the model meant"
-            return ChatUnavailable(
-                f"{where}: the server answers as {said}; {need} ({count})", attempts
-            )
-        if fault.unpaid:
-            text = "the provider wants payment, or the quota of the key is used up"
-            need = "mend that with the provider, then resume"
-            reason = f": {said}" if said else ""
-            return ChatUnavailable(f"{where}: {text}: {tried}{reason}; {need}", attempts)
-        refusal = f"{REFUSES} ({fault}): {said or 'it does not say why'}"
-        if fault.status in (401, 403):
-            variable = self.config.api_key_env
-            need = f"put a valid key into the environment variable {variable}, then resume"
-            return ChatUnavailable(f"{where} refuses the key: {tried}; {need}", attempts)
-        if fault.status in (404, 405):
-            need = "check base_url and model against the server's /models, then resume"
-            return ChatUnavailable(f"{where}: {refusal}; {count}; {need}", attempts)
-        if fault.status in HOPELESS:
-            return BadReply(f"{where}: {refusal}; {count}", fault.kind, attempts, refusal)
-        # One reply of a working chat server shows that the model is the trouble, unless the
-        # endpoint went down later.
-        kinds = {a.error for a in attempts}
-        if kinds & {"truncated", "unparsable", "refused"} and not fault.down:
-            return BadReply(f"no usable reply from {where}: {tried}", fault.kind, attempts)
-        return ChatUnavailable(
-            f"{where} does not answer: {tried}; start the server, then resume", attempts
-        )
-
-
-def _is_final(fault: Fault) -> bool:
-    """Whether the same request would fail in the same way again."""
-    return fault.status in HOPELESS or fault.kind in ("refused", "other_model") or fault.unpaid

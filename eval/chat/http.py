@@ -24,7 +24,8 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 from urllib.parse import urlsplit
 
-from eval.chat.reply import MAX_BODY, Fault, error_of
+from eval.chat.fault import MAX_BODY, Fault
+from eval.chat.refusals import Refusal, refusal_of
 from mosaic.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -38,6 +39,9 @@ ERROR_SECONDS = 1.0
 # As many as `generator.concurrency` may have conversations in flight.
 MAX_CONNECTIONS = 1000
 KEPT_CONNECTIONS = 100
+
+# Statuses under which a provider may say that it wants money first.
+MAY_WANT_MONEY = (400, 402, 403, 429)
 
 Method = Literal["GET", "POST"]
 Result = TypeVar("Result")
@@ -64,8 +68,9 @@ class Endpoint:
 
     `url` is the root of the API, which usually ends in /v1. The key is `key`, or else the value of
     the environment variable `key_variable` at the moment of each request. The variable's name
-    appears in errors, the key never does. `connect_seconds` limits the time to open a connection.
-    `max_body` is in bytes. With `keep_alive` connections are kept for the next request.
+    appears in errors, the key never does. `key_header` is a second header that takes the key.
+    `connect_seconds` limits the time to open a connection. `max_body` is in bytes. With
+    `keep_alive` connections are kept for the next request.
     """
 
     url: str
@@ -74,6 +79,7 @@ class Endpoint:
     connect_seconds: float | None = None
     max_body: int = MAX_BODY
     keep_alive: bool = True
+    key_header: str | None = None
 
     def headers(self) -> dict[str, str]:
         """The headers of one request. UsageError for a key that no header can hold."""
@@ -85,7 +91,10 @@ class Endpoint:
                 "that no HTTP header takes (a line break, or not ASCII), or a space around it; "
                 "set it without"
             )
-        return {"Authorization": f"Bearer {key or 'none'}", "Accept": "application/json"}
+        headers = {"Authorization": f"Bearer {key or 'none'}", "Accept": "application/json"}
+        if self.key_header:
+            headers[self.key_header] = key or "none"
+        return headers
 
 
 class AsyncHttp:
@@ -251,16 +260,19 @@ async def _refuse(response: httpx2.Response) -> None:
     status = response.status_code
     if status == 200:
         return
-    sentence, code = "", ""
+    refusal = Refusal()
     if status >= 400:
-        sentence, code = error_of(await _beginning(response))
+        refusal = refusal_of(await _beginning(response))
+    retry_after = _retry_after(response.headers)
+    filtered = status == 400 and refusal.code == "content_filter"  # Azure, of one conversation
     raise Fault(
-        f"http_{status}",
+        "refused" if filtered else f"http_{status}",
         f"HTTP {status}",
-        status=status,
-        retry_after=_retry_after(response.headers),
-        said=sentence,
-        unpaid=status == 402 or (status == 429 and code == "insufficient_quota"),
+        status=None if filtered else status,
+        retry_after=retry_after,
+        said=refusal.sentence,
+        param=refusal.param,
+        unpaid=status in MAY_WANT_MONEY and refusal.unpaid(status, retry_after),
     )
 
 
@@ -284,21 +296,21 @@ async def _beginning(response: httpx2.Response) -> bytes:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """The header Retry-After in seconds from now, given as a number or a date.
+    """What the header Retry-After says in seconds from now, given as a number or a date.
 
-    None if it is absent or nonsense.
+    None if it is absent, nonsense, or not in the future: then it says nothing about how long.
     """
     from email.utils import parsedate_to_datetime
 
-    text = headers.get("retry-after")
-    if text is None:
+    text, thousand = headers.get("retry-after"), headers.get("retry-after-ms")
+    if text is None and thousand is None:
         return None
+    text = text or ""
     try:
-        number = float(text)
-        return number if number == number else None
+        seconds = float(text) if thousand is None else float(thousand) / 1000
     except ValueError:
-        pass
-    try:
-        return parsedate_to_datetime(text).timestamp() - time.time()
-    except (ValueError, TypeError, OverflowError):
-        return None
+        try:
+            seconds = parsedate_to_datetime(text).timestamp() - time.time()
+        except (ValueError, TypeError, OverflowError):
+            return None
+    return seconds if seconds > 0 else None

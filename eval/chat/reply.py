@@ -2,97 +2,44 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 from pydantic import Field, JsonValue
 
+from eval.chat.fault import MAX_BODY as MAX_BODY
+from eval.chat.fault import Fault as Fault
+from eval.chat.fault import TokenCounts as TokenCounts
+from eval.chat.fault import holds_key as holds_key
+from eval.chat.fault import quoted as quoted
+from eval.chat.message import Content, called, content_of
+from eval.chat.message import ToolCall as ToolCall
+from eval.chat.providers import ANY_MODEL
+from eval.chat.refusals import error_of as error_of
+from eval.chat.refusals import refusal_in
+from eval.chat.streams import value_of
 from eval.chat.strict_json import NotStrict, strict_json
+from eval.chat.unwrap import json_text as unwrapped_json
+from eval.chat.unwrap import without_thoughts
 from mosaic.core.types.base import FrozenModel, JsonObject, canonical_json
 
-MAX_BODY = 2 * 1024 * 1024
 MAX_REASONING = 32_000
-MAX_TOOL_NAME = 64
-# The nesting that a reply may have: more than an answer, since servers wrap it.
-MAX_DEPTH = 32
-# A shorter key may stand in a text by chance.
-SHORTEST_KEY = 8
-MAX_QUOTE = 300
-FENCE = "```"
 VERSION = re.compile(r"-v?[0-9][0-9.v-]*")
-
-
-def holds_key(key: str, texts: Iterable[str]) -> bool:
-    """Whether a text, or the JSON value that it spells, holds the key.
-
-    Keys under `SHORTEST_KEY` are not looked for.
-    """
-    if len(key) < SHORTEST_KEY:
-        return False
-    escaped = canonical_json(key)[1:-1]
-    for text in texts:
-        if key in text:
-            return True
-        with contextlib.suppress(NotStrict):
-            if escaped in canonical_json(strict_json(text)):
-                return True
-    return False
-
-
-def quoted(text: str, key: str) -> str:
-    """What a server said, fit for a message: one short line without control characters.
-
-    Withheld if it holds the key.
-
-    >>> quoted("max_tokens is\\x1b[2J\\nnot supported", "")
-    'max_tokens is [2J not supported'
-    >>> quoted("bad key sk-secret-1****", "sk-secret-123")
-    '(not quoted: it holds the key)'
-    """
-    printable = "".join(c if c.isprintable() else " " for c in text)
-    line = " ".join(printable.split())
-    # The beginning of the key is enough: servers mask the rest, and a body that stalls may end
-    # within the key.
-    beginning = key[:SHORTEST_KEY]
-    begins = len(key) >= SHORTEST_KEY and (beginning in text or beginning in line)
-    if begins or holds_key(key, [text, line]):
-        return "(not quoted: it holds the key)"
-    return line if len(line) <= MAX_QUOTE else line[: MAX_QUOTE - 3] + "..."
-
-
-class Fault(Exception):
-    """One request that failed.
-
-    `kind` names the gate that stopped it. `tokens` is what the server said it cost, None if
-    unknown. `said` is the server's own text, not to be shown unchecked. `unpaid` is a provider that
-    wants money first.
-    """
-
-    def __init__(
-        self,
-        kind: str,
-        message: str,
-        *,
-        status: int | None = None,
-        retry_after: float | None = None,
-        tokens: int | None = None,
-        said: str = "",
-        unpaid: bool = False,
-    ) -> None:
-        super().__init__(message)
-        self.kind = kind
-        self.status = status
-        self.retry_after = retry_after
-        self.tokens = tokens
-        self.said = said
-        self.unpaid = unpaid
-
-    @property
-    def down(self) -> bool:
-        """Whether the endpoint did not answer: no connection, no whole reply, or another status than 200."""
-        return self.status is not None or self.kind in ("connect", "transport", "timeout")
+# How servers call the ends that are not whole. Every other end is one of a whole reply, if the
+# reply can be read.
+CUT = ("length", "max_tokens", "max_output_tokens", "model_length", "token_limit")
+REFUSED = (
+    "content_filter",
+    "refusal",
+    "safety",
+    "recitation",
+    "blocklist",
+    "prohibited_content",
+    "spii",
+    "sensitive",
+)
+BROKEN = ("error", "abort", "cancelled", "insufficient_system_resource", "network_error")
 
 
 class Attempt(FrozenModel):
@@ -113,32 +60,13 @@ def sent(attempts: Sequence[Attempt]) -> int:
     return sum(a.error != "connect" for a in attempts)
 
 
-class ToolCall(FrozenModel):
-    """A tool that the model wants called. `arguments` is the strict JSON text of an object."""
-
-    id: str
-    name: str
-    arguments: str
-
-
-class TokenCounts(FrozenModel):
-    """Tokens as the server counted them. None means unknown; unknown is never 0."""
-
-    prompt: int | None = None
-    completion: int | None = None
-
-    @property
-    def total(self) -> int | None:
-        if self.prompt is None or self.completion is None:
-            return None
-        return self.prompt + self.completion
-
-
 class Completion(FrozenModel):
     """One accepted answer, with the records of every attempt that led to it.
 
-    `reasoning` is what the server separated from the answer as the model's thinking: shown to
-    people, never sent back, never parsed.
+    `text` is what was read: JSON without what stood round it, if JSON was asked for. `reasoning` is
+    the model's thinking, set apart by the server or by tags: shown to people, never parsed.
+    `message` is the message as it goes back into the conversation: as it came, with ids that no
+    other call has.
     """
 
     text: str
@@ -148,6 +76,7 @@ class Completion(FrozenModel):
     usage: TokenCounts
     attempts: list[Attempt] = []
     model: str
+    message: JsonObject | None = None
 
     @property
     def tokens(self) -> int | None:
@@ -159,98 +88,163 @@ class Completion(FrozenModel):
         return sum(a.charged for a in self.attempts)
 
 
-def error_of(body: bytes) -> tuple[str, str]:
-    """(sentence, code) of an error's body, in the forms of OpenAI, vLLM or a plain page.
-
-    Empty if there is none.
-
-    >>> error_of(b'{"error": {"message": "no credit", "code": "insufficient_quota"}}')
-    ('no credit', 'insufficient_quota')
-    >>> error_of(b"Bad Gateway")
-    ('Bad Gateway', '')
-    """
-    text = body.decode(errors="replace")
-    try:
-        value = strict_json(text, max_depth=MAX_DEPTH)
-    except NotStrict:
-        return text, ""
-    error = value.get("error", value) if isinstance(value, dict) else value
-    if not isinstance(error, dict):
-        return error if isinstance(error, str) else canonical_json(error), ""
-    sentence = error.get("message") or error.get("detail")
-    if not isinstance(sentence, str):
-        sentence = canonical_json(error) if error else ""
-    code = error.get("code") or error.get("type")
-    return sentence, code if isinstance(code, str) else ""
-
-
-def gates(body: bytes, model: str, json_text: bool, tools: bool) -> Completion:
+def gates(
+    body: bytes,
+    model: str,
+    json_text: bool,
+    tools: bool,
+    *,
+    offered: Collection[str] = (),
+    cap: int | None = None,
+    taken: Collection[str] = (),
+) -> Completion:
     """Envelope, finish reason and strict parse of one reply's body.
 
     Raises Fault if one of these gates stops it.
 
-    `json_text` says that the answer must be JSON, `tools` that tools were offered.
+    `json_text` says that the answer must be JSON, `tools` that tools were offered, `offered` by
+    which names. `cap` is the greatest number of tokens that was asked for. `taken` are the ids of
+    earlier tool calls of the conversation.
     """
     envelope = _envelope(body, model)
     usage = _token_counts(envelope.get("usage"))
-    cost = usage.total
     choices = envelope["choices"]
     choice = choices[0] if isinstance(choices, list) else None
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(choice, dict) or not isinstance(message, dict):
-        raise Fault("envelope", "a choice without a message", tokens=cost)
+        raise Fault("envelope", "a choice without a message", usage=usage, said=_told(choice))
+    content = content_of(message, usage)
+    _check_end(choice, content, usage)
+    at_cap = cap is not None and usage.completion is not None and usage.completion >= cap
+    # A server that holds to the cap says so exactly; beyond it, the cap did not cut anything.
+    if at_cap and usage.completion == cap:
+        raise Fault("truncated", "the answer was cut off at its cap", usage=usage)
+    try:
+        return _read(message, content, envelope, usage, json_text, tools, offered, taken)
+    except Fault as fault:
+        if at_cap and fault.kind == "unparsable":
+            raise Fault("truncated", "the answer was cut off at its cap", usage=usage) from None
+        raise
+
+
+def _check_end(choice: JsonObject, content: Content, usage: TokenCounts) -> None:
+    """Raise Fault for a reply that the server itself does not call whole."""
+    refusal, error = content.refusal, choice.get("error")
     reason = choice.get("finish_reason")
-    if reason == "length":
-        raise Fault("truncated", "the answer was cut off", tokens=cost)
-    if reason == "content_filter" or message.get("refusal"):
-        raise Fault("refused", "the model or its filter refused", tokens=cost)
-    if reason not in ("stop", "tool_calls"):
-        raise Fault("envelope", "an unknown finish reason", tokens=cost)
-    content = message.get("content")
-    if content is not None and not isinstance(content, str):
-        raise Fault("envelope", "content that is not text", tokens=cost)
-    text = content or ""
-    calls = _tool_calls(message.get("tool_calls"), cost)
+    word = reason.lower() if isinstance(reason, str) else ""
+    if word in CUT:
+        raise Fault("truncated", "the answer was cut off", usage=usage)
+    if word in REFUSED or refusal:
+        what = "the model or its filter refused"
+        raise Fault("refused", what, usage=usage, said=refusal or word)
+    if word in BROKEN or (error and not content.text):
+        said = refusal_in(error).sentence if error else word
+        raise Fault("envelope", "a reply that the server broke off", usage=usage, said=said)
+
+
+def _read(
+    message: JsonObject,
+    content: Content,
+    envelope: JsonObject,
+    usage: TokenCounts,
+    wants_json: bool,
+    tools: bool,
+    offered: Collection[str],
+    taken: Collection[str],
+) -> Completion:
+    """The completion of a whole message."""
+    found = called(message, offered, taken, usage)
+    calls = found.calls
     if calls and not tools:
-        raise Fault("envelope", "a tool call although no tool was offered", tokens=cost)
+        what = "a tool call although no tool was offered"
+        raise Fault("unparsable", what, usage=usage, answer=calls[0].name)
+    text, thoughts = content.text, content.thoughts
+    if not calls and not text.strip() and wants_json and _is_json(thoughts):
+        text, thoughts = thoughts, ""  # a parser for thoughts that took the answer for one
     if not calls and not text.strip():
-        raise Fault("unparsable", "an empty answer", tokens=cost)
-    if json_text and not calls:
-        text = _unfenced(text)
+        raise Fault("unparsable", "an empty answer", usage=usage, answer="")
+    if not calls:
+        block = without_thoughts(text)
+        if block.thought:
+            thoughts = thoughts or block.thought
+    if wants_json and not calls:
+        text = unwrapped_json(text)
         try:
             strict_json(text)
         except NotStrict as error:
-            raise Fault("unparsable", str(error), tokens=cost) from None
-    # vLLM calls it `reasoning`, other servers `reasoning_content`.
-    reasoning = message.get("reasoning") or message.get("reasoning_content")
+            raise Fault("unparsable", str(error), usage=usage, answer=content.text) from None
     return Completion(
         text=text,
-        reasoning=reasoning[:MAX_REASONING] if isinstance(reasoning, str) else "",
+        reasoning=thoughts[:MAX_REASONING],
         tool_calls=calls,
         finish_reason="tool_calls" if calls else "stop",
         usage=usage,
-        model=str(envelope["model"]),
+        model=str(envelope.get("model") or ""),
+        message=found.message,
     )
 
 
-def _envelope(body: bytes, model: str) -> JsonObject:
-    """The whole reply, with at least one choice and the name of the right model."""
+def _is_json(text: str) -> bool:
     try:
-        value = strict_json(body.decode(), max_bytes=MAX_BODY, max_depth=MAX_DEPTH)
-    except UnicodeDecodeError:
-        raise Fault("envelope", "a body that is not UTF-8") from None
-    except NotStrict as error:
-        raise Fault("envelope", f"a body with {error}") from None
+        return isinstance(strict_json(text), dict)
+    except NotStrict:
+        return False
+
+
+def _envelope(body: bytes, model: str) -> JsonObject:
+    """The whole reply, with at least one choice and the name of the right model.
+
+    `model` is the name that replies carry; `*` takes any, or none.
+    """
+    value = value_of(body)
     choices = value.get("choices") if isinstance(value, dict) else None
-    if not isinstance(choices, list) or not choices:
-        raise Fault("envelope", "a body without choices")
-    cost = _token_counts(value.get("usage")).total
+    whole = isinstance(choices, list) and choices and not _fields(value).get("error")
+    if not isinstance(value, dict) or not whole:
+        raise _instead_of_choices(value)
+    usage = _token_counts(value.get("usage"))
     named = value.get("model")
+    if model == ANY_MODEL:
+        return value
     if not isinstance(named, str) or not named.strip():
-        raise Fault("envelope", "a reply that names no model", tokens=cost)
-    if named != model and not _is_dated(named, model):
-        raise Fault("other_model", "a reply of another model", tokens=cost, said=named)
+        raise Fault("envelope", "a reply that names no model", usage=usage, said=NAMES_NONE)
+    named = named.removeprefix("models/")
+    if named != model.removeprefix("models/") and not _is_dated(named, model):
+        raise Fault("other_model", "a reply of another model", usage=usage, said=named)
     return value
+
+
+NAMES_NONE = "set chat.reply_model: '*' if that is how this server replies"
+
+
+def _instead_of_choices(value: JsonValue) -> Fault:
+    """What a body without choices is: an error that came with the status of a success."""
+    refusal = refusal_in(value)
+    usage = _token_counts(value.get("usage")) if isinstance(value, dict) else TokenCounts()
+    said = refusal.sentence
+    if refusal.code and refusal.code.lower() not in said.lower():
+        said = f"{said} ({refusal.code})"
+    is_error = isinstance(value, dict) and bool(
+        value.get("error") or value.get("errors") or value.get("object") == "error"
+    )
+    status = refusal.status if is_error or "choices" not in _fields(value) else None
+    what = "an error in place of an answer" if is_error else "a body without choices"
+    return Fault(
+        f"http_{status}" if status else "error" if is_error else "envelope",
+        f"HTTP 200 with {what}",
+        status=status,
+        usage=usage,
+        said=said,
+        param=refusal.param,
+        unpaid=refusal.unpaid(status, None),
+    )
+
+
+def _fields(value: JsonValue) -> JsonObject:
+    return value if isinstance(value, dict) else {}
+
+
+def _told(value: JsonValue) -> str:
+    return canonical_json(value)[:600]
 
 
 def _is_dated(named: str, model: str) -> bool:
@@ -260,36 +254,6 @@ def _is_dated(named: str, model: str) -> bool:
     (True, False)
     """
     return named.startswith(model) and VERSION.fullmatch(named[len(model) :]) is not None
-
-
-def _tool_calls(value: JsonValue, cost: int | None) -> list[ToolCall]:
-    if value is None:
-        return []
-    if not isinstance(value, list):
-        raise Fault("envelope", "tool calls that are not a list", tokens=cost)
-    return [_tool_call(item, number, cost) for number, item in enumerate(value)]
-
-
-def _tool_call(item: JsonValue, number: int, cost: int | None) -> ToolCall:
-    function = item.get("function") if isinstance(item, dict) else None
-    name = function.get("name") if isinstance(function, dict) else None
-    if not isinstance(item, dict) or not isinstance(function, dict) or not isinstance(name, str):
-        raise Fault("envelope", "a tool call without a name", tokens=cost)
-    arguments = function.get("arguments")
-    if not isinstance(arguments, str):
-        raise Fault("envelope", "a tool call without arguments", tokens=cost)
-    try:
-        parsed = strict_json(arguments or "{}")
-    except NotStrict as error:
-        raise Fault("unparsable", f"arguments of a tool call: {error}", tokens=cost) from None
-    if not isinstance(parsed, dict):
-        raise Fault("unparsable", "arguments of a tool call that are not an object", tokens=cost)
-    identifier = item.get("id")
-    return ToolCall(
-        id=identifier if isinstance(identifier, str) and identifier else f"call_{number}",
-        name=name[:MAX_TOOL_NAME],
-        arguments=arguments or "{}",
-    )
 
 
 def _token_counts(value: JsonValue) -> TokenCounts:
@@ -305,11 +269,3 @@ def _count(number: JsonValue) -> int | None:
     if not isinstance(number, int) or isinstance(number, bool):
         return None
     return number if 0 <= number < 2**31 else None
-
-
-def _unfenced(text: str) -> str:
-    """The text without a code fence around all of it, which models without a grammar like to add."""
-    stripped = text.strip()
-    if stripped.startswith(FENCE) and stripped.endswith(FENCE) and "\n" in stripped:
-        return stripped.split("\n", 1)[1][: -len(FENCE)].strip()
-    return stripped

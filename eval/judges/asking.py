@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 from eval.chat.client import ChatUnavailable
+from eval.chat.failures import STRANGE
 from eval.chat.reply import Attempt
 from eval.judges.verdicts import Question, VerdictEntry, verdict_of
 from mosaic.core.types.evaluation import Verdict
@@ -22,7 +23,15 @@ UNANSWERED = "the endpoint answers others but not this"
 # Faults that an endpoint also shows when it cannot do with one conversation, or does not want to;
 # and how many of the questions that are asked together may end in one of them before it counts as
 # an outage.
-OWN_FAULT = ("http_500", "http_502", "http_504", "timeout", "transport", "http_403")
+OWN_FAULT = (
+    "http_500",
+    "http_502",
+    "http_504",
+    "timeout",
+    "transport",
+    "http_403",
+    *STRANGE,
+)
 MAX_LOST = 5
 
 Ask = Callable[[Question], Verdict]
@@ -91,12 +100,13 @@ class Asking:
         try:
             verdict = self._ask(question)
         except ChatUnavailable as error:
-            kind = str(error.attempts[-1].error)
+            kind = str(error.attempts[-1].error) if error.attempts else "limit"
             self._lost[question.key] = error.attempts
             few = len(self._lost) <= MAX_LOST
             may_be_its_own = kind in OWN_FAULT and few and not self._halt.is_set()
             if not (may_be_its_own and self._probe(error.attempts)):
                 self._halt.set()
                 raise
-            verdict = verdict_of(error.attempts, "failed", f"{UNANSWERED}: {kind}")
+            why = str(error) if kind in STRANGE else kind
+            verdict = verdict_of(error.attempts, "failed", f"{UNANSWERED}: {why}")
         return verdict, time.monotonic() - started

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Protocol
 from pydantic import Field, field_validator
 
 from eval.chat.config import ChatConfig
+from eval.chat.prices import Prices
 from eval.judges.items import ItemSet
 from eval.judges.verdicts import Question, VerdictEntry
 from eval.objectives.base import Objective
@@ -49,11 +50,12 @@ class LlmJudgeConfig(FrozenModel):
     good and bad ones, are asked about before each batch of questions. The run pauses if fewer than
     the fraction `agreement` of them are judged right. `max_repairs` is how often a well-formed but
     invalid verdict is asked for again; other bad replies are asked for again within
-    `chat.max_attempts`.
+    `chat.max_attempts`. `prices` are those of the provider.
     """
 
     kind: Literal["llm"] = "llm"
     chat: ChatConfig = ChatConfig(max_tokens=512)
+    prices: Prices | None = Field(default=None, exclude_if=lambda prices: prices is None)
     revision: str = ""
     cache: str | None = None
     concurrency: int = Field(default=16, ge=1, le=256)
@@ -64,7 +66,7 @@ class LlmJudgeConfig(FrozenModel):
     @field_validator("chat")
     @classmethod
     def _deterministic(cls, chat: ChatConfig) -> ChatConfig:
-        if chat.temperature != 0:
+        if chat.temperature:  # null leaves it to a server that takes none
             raise ValueError(
                 f"temperature is {chat.temperature:g}; a judge answers at temperature 0"
             )

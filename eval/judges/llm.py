@@ -11,8 +11,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 
-from eval.chat.client import Attempt, BadReply, ChatModel, ChatUnavailable
-from eval.chat.strict_json import Invalid, NotStrict, parse_strict
+from eval.chat.client import Attempt, BadReply, ChatModel, ChatUnavailable, Completion, JsonMapping
+from eval.chat.strict_json import Invalid, NotStrict
+from eval.chat.unwrap import parse_unwrapped
 from eval.judges.asking import Asking
 from eval.judges.base import AnswerQuestions, LlmJudgeConfig
 from eval.judges.by_code import check_answers
@@ -133,6 +134,7 @@ class LlmJudge:
             attempts += self.chat.complete(PROBE, max_tokens=PROBE_TOKENS, most_attempts=1).attempts
         except BadReply as error:
             attempts += error.attempts
+            return not error.strange
         except ChatUnavailable as error:
             attempts += error.attempts
             return False
@@ -145,22 +147,25 @@ class LlmJudge:
         `failed`, or `abstained` if the model refused or cannot tell. Raises ChatUnavailable.
         """
         model = reply_model(question.items)
-        messages = self.messages(question)
+        messages: list[JsonMapping] = [*self.messages(question)]
         schema, attempts = model.model_json_schema(), list[Attempt]()
         for repairs_left in reversed(range(self.config.max_repairs + 1)):
             try:
                 completion = self.chat.complete(messages, schema=schema)
             except BadReply as error:
-                return _no_verdict(error, [*attempts, *error.attempts])
+                attempts += error.attempts
+                if error.strange:  # not the model's words: it may be so for every question
+                    raise ChatUnavailable(str(error), attempts) from None
+                return _no_verdict(error, attempts)
             except ChatUnavailable as error:
                 error.attempts = [*attempts, *error.attempts]
                 raise
             attempts += completion.attempts
             try:
-                reply = parse_strict(completion.text, model).model_dump()
+                reply = parse_unwrapped(completion.text, model).model_dump()
             except (NotStrict, Invalid) as error:
                 if repairs_left:
-                    messages = [*messages, *_repair(completion.text, error)]
+                    messages = [*messages, *_repair(completion, error)]
                 continue
             explanation = capped(reply.pop("reason"), MAX_EXPLANATION)
             return _typed_verdict(reply, explanation, attempts)
@@ -191,7 +196,7 @@ def _identity(config: LlmJudgeConfig) -> JsonObject:
     which: JsonObject = (
         {"revision": config.revision} if config.revision else {"address": chat.base_url}
     )
-    return {
+    identity: JsonObject = {
         "judge": "llm",
         "version": VERSION,
         "model": chat.model,
@@ -201,6 +206,11 @@ def _identity(config: LlmJudgeConfig) -> JsonObject:
         "max_tokens": chat.max_tokens,
         "structured": chat.structured,
     }
+    if chat.extra_body:
+        identity["extra_body"] = chat.extra_body
+    if chat.max_tokens_field is None:
+        identity["max_tokens"] = None
+    return identity
 
 
 def _delimiter(question: Question) -> str:
@@ -213,12 +223,12 @@ def _delimiter(question: Question) -> str:
         number += 1
 
 
-def _repair(text: str, error: NotStrict | Invalid) -> list[dict[str, str]]:
+def _repair(completion: Completion, error: NotStrict | Invalid) -> list[JsonMapping]:
     """Messages that show a reply to its author, and say what is wrong with it."""
     problems = error.problems if isinstance(error, Invalid) else [str(error)]
     lines = "\n".join(f"- {problem}" for problem in problems)
     return [
-        {"role": "assistant", "content": text},
+        completion.message or {"role": "assistant", "content": completion.text},
         {"role": "user", "content": load("judge_repair").fill(problems=lines)},
     ]
 
@@ -226,8 +236,8 @@ def _repair(text: str, error: NotStrict | Invalid) -> list[dict[str, str]]:
 def _no_verdict(error: BadReply, attempts: Sequence[Attempt]) -> Verdict:
     """A conversation that the endpoint answers, but never with a verdict."""
     reason = f"the judge's reply: {error.kind}"
-    if error.refusal:
-        reason += f": {error.refusal}"
+    if error.refusal or error.said:
+        reason += f": {error.refusal or error.said}"
     return verdict_of(attempts, "abstained" if error.kind == "refused" else "failed", reason)
 
 

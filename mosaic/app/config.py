@@ -91,11 +91,23 @@ ObjectiveConfig = Annotated[
 ]
 
 
+def _is_none(value: object) -> bool:
+    return value is None
+
+
 class BudgetConfig(FrozenModel):
-    """Training tokens. `tokens_total` covers calibration and rounds; left out, it is just enough."""
+    """Training tokens. `tokens_total` covers calibration and rounds; left out, it is just enough.
+
+    The others limit what models behind an endpoint may take over the whole run, pauses and resumes
+    included: `money` in the currency of their `prices`, `judge_tokens` and `planner_tokens` in
+    charged tokens.
+    """
 
     tokens_per_round: int = Field(ge=1)
     tokens_total: int | None = Field(default=None, ge=1)
+    money: float | None = Field(default=None, gt=0, exclude_if=_is_none)
+    judge_tokens: int | None = Field(default=None, ge=1, exclude_if=_is_none)
+    planner_tokens: int | None = Field(default=None, ge=1, exclude_if=_is_none)
 
 
 class MethodConfigs(FrozenModel):
@@ -205,11 +217,27 @@ class RunConfig(FrozenModel):
                 raise ValueError(f"objectives.{name}: floor {floor} is above target {target}")
         if self.stop.at_targets and not any(o.target for o in self.objectives.values()):
             raise ValueError("stop.at_targets: no objective has a target")
+        self._check_prices()
         if not served:
             raise ValueError(
                 "objectives: no objective has a data set, so there is nothing to train on"
             )
         return self
+
+    def _check_prices(self) -> None:
+        """Raise ValueError if money is limited and the price of a model is not known."""
+        if self.budget.money is None:
+            return
+        models = {"planner": self.planner, "judge": self.judge}
+        asked = {name: model for name, model in models.items() if model.kind == "llm"}
+        if not asked:
+            raise ValueError("budget.money: neither planner nor judge is a model that costs money")
+        for name, model in asked.items():
+            if getattr(model, "prices", None) is None:
+                raise ValueError(
+                    f"budget.money: {name}.prices is not set; write `prices: {{input: ..., "
+                    f"output: ...}}`, money per million tokens, beside {name}.chat"
+                )
 
     @property
     def template(self) -> Path | None:

@@ -11,6 +11,7 @@ from the size of the model. Assumptions, all for one device:
 * An answer is half as long as `max_new_tokens` allows.
 * A verdict reads 1,200 tokens of instructions and the conversation, writes 200, and takes 4
   seconds; `concurrency` of them run at once. What code checks takes no call.
+* Money is what these tokens cost by the `prices` of judge and planner.
 * A planner that is a model makes 6 calls a round. Each reads 8,000 tokens, writes 600, and takes 20
   seconds.
 * A vLLM server takes 90 seconds to start. With `memory: stop` it starts for every evaluation, at
@@ -25,6 +26,8 @@ from math import prod
 from pathlib import Path
 
 from agent.planners.base import LlmPlannerConfig
+from eval.chat.metering import Tokens
+from eval.chat.prices import MILLION, Prices
 from eval.generators.base import VllmGeneratorConfig
 from eval.judges.base import LlmJudgeConfig
 from eval.judges.verdicts import BATCH
@@ -161,8 +164,22 @@ def estimate(config: RunConfig, suites: Sequence[SuiteSize], known: Speeds) -> E
     whole: float | None = 0.0
     for part in parts.values():
         whole = None if whole is None or part.hours is None else whole + part.hours
-    parts["run"] = Finding(check="cost", result="about " + _hours(whole), hours=whole)
+    parts["run"] = _whole(config, parts, whole)
     return Estimate(parts)
+
+
+def _whole(config: RunConfig, parts: Mapping[str, Finding], hours: float | None) -> Finding:
+    """The line of the whole run: hours, and money if a price is known."""
+    text = "about " + _hours(hours)
+    priced = [part.money for part in parts.values() if part.money is not None]
+    if not priced:
+        return Finding(check="cost", result=text, hours=hours)
+    money, limit = round(sum(priced), 6), config.budget.money
+    text += f", and about {money:,.2f} in money"
+    if limit is not None:
+        enough = "within" if money <= limit else "MORE THAN"
+        text += f", {enough} budget.money = {limit:g}"
+    return Finding(check="cost", result=text, hours=hours, money=money)
 
 
 def _models(config: RunConfig) -> int:
@@ -218,10 +235,13 @@ def _judge(
         talk += times * (suite.tokens + suite.turns * _answer_tokens(config))
     read, written = calls * VERDICT_READ + talk, calls * VERDICT_WRITTEN
     text = f"{calls:,} calls, {read:,.0f} tokens read, {written:,.0f} written"
+    text += _limit_text("judge_tokens", read + written, config.budget.judge_tokens)
+    tokens = Tokens(round(read), round(written))
     pace = _Pace("judge", "calls/s", known.get("judge"))
-    return pace.part(
+    found = pace.part(
         text, calls, calls=calls, tokens_read=round(read), tokens_written=round(written)
     )
+    return _priced(found, judge.prices, tokens)
 
 
 def _planner(config: RunConfig, planner: LlmPlannerConfig) -> Finding:
@@ -230,9 +250,28 @@ def _planner(config: RunConfig, planner: LlmPlannerConfig) -> Finding:
     hours = calls * PLAN_SECONDS / 3600
     most = f"at most {planner.max_calls} calls and {planner.max_tokens:,} tokens a round"
     text = f"{calls:,.0f} calls, {tokens:,.0f} tokens, {_hours(hours)} ({most})"
-    return Finding(
+    text += _limit_text("planner_tokens", tokens, config.budget.planner_tokens)
+    found = Finding(
         check="cost of planner", result=text, hours=hours, calls=round(calls), tokens=round(tokens)
     )
+    return _priced(found, planner.prices, Tokens(calls * PLAN_READ, calls * PLAN_WRITTEN))
+
+
+def _limit_text(name: str, tokens: float, limit: int | None) -> str:
+    """How an estimate stands to a limit on tokens, "" if there is none."""
+    if limit is None:
+        return ""
+    enough = "within" if tokens <= limit else "MORE THAN"
+    return f"; {enough} budget.{name} = {limit:,}"
+
+
+def _priced(found: Finding, prices: Prices | None, tokens: Tokens) -> Finding:
+    """A line with what its tokens cost, if the prices are known."""
+    if prices is None:
+        return found
+    money = prices.cost(tokens) / MILLION
+    result = f"{found.result}; about {money:,.2f} in money"
+    return Finding.model_validate({**found.json_data(), "result": result, "money": money})
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from pydantic import Field
+
 from mosaic.core.types.base import FrozenModel
 from mosaic.core.types.data import CurationReport
 from mosaic.core.types.evaluation import Score
@@ -17,7 +19,7 @@ class Finding(FrozenModel):
     """One line of `validate --json`: what was checked, and what was found.
 
     Lines about cost also hold numbers: `hours` (None if a speed is unknown), the `speed` they
-    follow from, and counts of tokens and calls.
+    follow from, counts of tokens and calls, and `money` in the currency of the prices.
     """
 
     check: str
@@ -28,6 +30,7 @@ class Finding(FrozenModel):
     calls: int | None = None
     tokens_read: int | None = None
     tokens_written: int | None = None
+    money: float | None = None
 
     def json_data(self) -> dict[str, Any]:
         """What is known of it."""
@@ -108,6 +111,17 @@ class BudgetShape(FrozenModel):
     left: int
 
 
+class Limit(FrozenModel):
+    """One limit on what models take: what is used, the limit and what is left of it.
+
+    `used` counts what requests under way may take. `limit` and `left` are None without a limit.
+    """
+
+    used: float
+    limit: float | None
+    left: float | None
+
+
 class ModelCalls(FrozenModel):
     """What planner or judges asked of language models: answers, requests with retries, tokens.
 
@@ -146,6 +160,7 @@ class Report(FrozenModel):
     hypervolume: list[float]
     budget: BudgetShape
     model_calls: dict[str, ModelCalls]
+    spending: dict[str, Limit] = Field(default={}, exclude_if=lambda limits: not limits)
 
 
 class Status(FrozenModel):
@@ -160,3 +175,4 @@ class Status(FrozenModel):
     begun: str | None
     tokens_spent: int
     tokens_left: int
+    spending: dict[str, Limit] = Field(default={}, exclude_if=lambda limits: not limits)

@@ -13,6 +13,9 @@ from agent.context import RunContext
 from agent.planners.base import LlmPlannerConfig, Planner, PlannerSettings
 from agent.planners.kinds import PlannerConfig, settings_by_kind
 from agent.planners.llm import LlmPlanner
+from eval.chat.client import ChatModel
+from eval.chat.metering import UNLIMITED, Meter
+from eval.chat.prices import Prices, micros
 from eval.generators.base import Generator, TransformersGeneratorConfig
 from eval.generators.transformers import TransformersGenerator
 from eval.generators.vllm import VllmGenerator
@@ -48,10 +51,12 @@ from mosaic.core.store import Store, file_digest
 from mosaic.core.types.base import JsonObject, digest_of
 from mosaic.core.types.evaluation import ROLES
 from mosaic.core.types.runs import InputDigests
+from mosaic.core.types.spending import Payer
 from tools.effects.evaluate import Evaluator, GeneratorIdentity, PlainJudge, RunJudge
 from tools.effects.evaluate import Progress as EvaluationProgress
 from tools.effects.judge import GoldChecks, RecordedJudge
 from tools.effects.model_calls import journaled, uncached
+from tools.effects.spending import Limits, Purse
 from tools.effects.train import TrainTool
 from tools.effects.verdict_cache import FOLDER as CACHE
 from tools.effects.verdict_cache import VerdictCache
@@ -195,11 +200,13 @@ def open_inputs(config: RunConfig, notify: Callable[[str], None] = lambda text: 
     return Inputs(pool, objectives, suites, base_identity(base, config.template))
 
 
-def build_planner(kind: str, config: PlannerConfig, steps: Steps | None = None) -> Planner:
+def build_planner(
+    kind: str, config: PlannerConfig, steps: Steps | None = None, meter: Meter = UNLIMITED
+) -> Planner:
     """A planner by its kind.
 
     `config` gives a planner of its own kind its settings, and a model its endpoint; a model's
-    answers are filed in the journal of `steps`. Raises UsageError for an unknown kind, or a model
+    answers are filed in the journal of `steps`, and `meter` counts them. Raises UsageError for an unknown kind, or a model
     without an endpoint.
     """
     if kind == "llm":
@@ -207,7 +214,8 @@ def build_planner(kind: str, config: PlannerConfig, steps: Steps | None = None) 
             raise UsageError(
                 f"planner llm: the config's planner is {config.kind}, so no model and endpoint are named"
             )
-        return LlmPlanner(config, ask=journaled(steps) if steps else uncached)
+        chat = ChatModel(config.chat, meter=meter)
+        return LlmPlanner(config, chat, journaled(steps) if steps else uncached)
     known = settings_by_kind()
     if kind not in known:
         *others, last = known
@@ -228,9 +236,32 @@ def build_judge(config: RunConfig) -> Judge:
     return model_judge(config) or VerifierJudge()
 
 
-def model_judge(config: RunConfig) -> ModelJudge | None:
-    """The configured judge if it is a model."""
-    return LlmJudge(config.judge) if isinstance(config.judge, LlmJudgeConfig) else None
+def model_judge(config: RunConfig, meter: Meter = UNLIMITED) -> ModelJudge | None:
+    """The configured judge if it is a model. `meter` counts what it is asked."""
+    if not isinstance(config.judge, LlmJudgeConfig):
+        return None
+    return LlmJudge(config.judge, ChatModel(config.judge.chat, meter=meter))
+
+
+def open_purse(config: RunConfig, journal: Journal) -> Purse | None:
+    """What models may take over the whole run; None if nothing is limited and no price is known.
+
+    Whoever only looks ahead holds no lock, and counts nothing.
+    """
+    budget = config.budget
+    prices: dict[Payer, Prices | None] = {"planner": None, "judge": None}
+    if isinstance(config.planner, LlmPlannerConfig):
+        prices["planner"] = config.planner.prices
+    if isinstance(config.judge, LlmJudgeConfig):
+        prices["judge"] = config.judge.prices
+    limits = Limits(
+        money=None if budget.money is None else micros(budget.money),
+        tokens={"planner": budget.planner_tokens, "judge": budget.judge_tokens},
+    )
+    counted = [limits.money, *limits.tokens.values(), *prices.values()]
+    if not journal.fence or all(each is None for each in counted):
+        return None
+    return Purse(journal, limits, prices)
 
 
 def judge_cache(config: RunConfig, runs: Path) -> Path:
@@ -240,10 +271,15 @@ def judge_cache(config: RunConfig, runs: Path) -> Path:
 
 
 def build_run_judge(
-    config: RunConfig, folder: Path, steps: Steps, inputs: Inputs, reporting: Reporting
+    config: RunConfig,
+    folder: Path,
+    steps: Steps,
+    inputs: Inputs,
+    reporting: Reporting,
+    meter: Meter = UNLIMITED,
 ) -> RunJudge:
     """The judge of a run. A model's verdicts are filed, and gold checks go before each batch."""
-    judge = model_judge(config)
+    judge = model_judge(config, meter)
     if judge is None:
         return PlainJudge(build_judge(config))
     known = {name: list(roles.values()) for name, roles in inputs.suites.items()}
@@ -354,9 +390,13 @@ def build_context(
     steps = Steps(journal, Store(folder), reporting.stopping)
     base = base_folder(config.base_model)
     settings = {**generation_settings(config), **rendering_identity(base, config.template)}
+    purse = open_purse(config, journal)
+    meters: dict[Payer, Meter] = {"planner": UNLIMITED, "judge": UNLIMITED}
+    if purse is not None:
+        meters = {"planner": purse.meter("planner"), "judge": purse.meter("judge")}
     evaluator = Evaluator(
         build_generator(config, folder, reporting),
-        build_run_judge(config, folder, steps, inputs, reporting),
+        build_run_judge(config, folder, steps, inputs, reporting, meters["judge"]),
         inputs.objectives,
         inputs.suites,
         GeneratorIdentity(inputs.base_digest, settings),
@@ -385,7 +425,7 @@ def build_context(
         pool=inputs.pool,
         evaluator=evaluator,
         trainer=trainer,
-        planner=build_planner(config.planner.kind, config.planner, steps),
+        planner=build_planner(config.planner.kind, config.planner, steps, meters["planner"]),
         fallback=fallback,
         approver=build_approver(config),
         settings=config.settings(),

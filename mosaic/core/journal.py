@@ -192,6 +192,17 @@ class Journal:
             raise DamageError(f"{self.folder / FILE}: no meta value {name!r}")
         return str(rows[0][1])
 
+    def note(self, name: str) -> str | None:
+        """What `keep` kept under this name, None if nothing was."""
+        rows = self._rows("meta", "name = ?", (name,))
+        return str(rows[0][1]) if rows else None
+
+    def keep(self, name: str, value: str) -> None:
+        """Keep a text in place of what was kept under this name before."""
+        with self._transaction():
+            row = (name, value, checksum([name, value]))
+            self._db.execute("insert or replace into meta values (?, ?, ?)", row)
+
     @property
     def run(self) -> str:
         return self.meta("run")

@@ -55,13 +55,18 @@ def test_after_one_fault_of_any_kind_the_next_attempt_succeeds_and_both_are_char
     assert 0 <= waits[0] <= 120
 
 
+# Faults of a server that answers, though not as one should: how many attempts each is worth.
+STRANGE = {"html": 8, "empty": 8, "not_utf8": 8, "twice_the_key": 8, "no_choices": 3, "no_model": 3, "cut_json": 3}  # fmt: skip
+
+
 @pytest.mark.parametrize("fault", [f for f in FAULTS if f not in ("hang", "drip")])
 def test_a_server_that_is_never_well_ends_in_one_typed_failure_after_at_most_eight_attempts(fault):
     with ScriptedServer(pick=lambda n: fault) as server:
         with pytest.raises((ChatUnavailable, BadReply)) as caught:
             chat(server).complete(ASK, schema=SCHEMA)
-        assert server.requests == len(caught.value.attempts) == (3 if fault == "cut_json" else 8)
-    assert isinstance(caught.value, BadReply) is (fault == "cut_json")
+        assert server.requests == len(caught.value.attempts) == STRANGE.get(fault, 8)
+    assert isinstance(caught.value, BadReply) is (fault in STRANGE)
+    assert "start the server" not in str(caught.value)
 
 
 def test_a_hang_or_a_drip_ends_at_the_time_limit_and_a_deadline_ends_the_call():
@@ -108,9 +113,10 @@ def test_limits_on_tokens_are_checked_before_each_attempt():
 @pytest.mark.parametrize("limits", [{}, {"allowance": 12_000}])
 def test_an_endpoint_that_goes_down_after_a_bad_reply_is_down_and_not_a_bad_model(fault, limits):
     with ScriptedServer(pick=lambda n: "cut_json" if n == 1 else fault, hang_seconds=1) as server:
-        with pytest.raises(ChatUnavailable, match="start the server, then resume"):
+        with pytest.raises(ChatUnavailable, match="resume") as caught:
             chat(server, timeout_seconds=0.5).complete(ASK, schema=SCHEMA, **limits)
         assert server.requests > 1
+    assert "start the server" not in str(caught.value)
     server = ScriptedServer(pick=lambda n: fault if n == 1 else "cut_json", hang_seconds=1)
     with server, pytest.raises(BadReply, match="truncated"):
         chat(server, timeout_seconds=0.5).complete(ASK, schema=SCHEMA)
@@ -153,7 +159,7 @@ def test_a_key_in_the_name_of_the_model_does_not_reach_the_record(monkeypatch):
         "model": "mosaic-0123456789", "choices": [{"finish_reason": "stop", "message": said}]})  # fmt: skip
     with (
         ScriptedServer() as server,
-        pytest.raises(ChatUnavailable, match="a reply that holds the key"),
+        pytest.raises(BadReply, match="a reply that holds the key"),
     ):
         chat(server).complete(ASK)
 

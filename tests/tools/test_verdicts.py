@@ -113,7 +113,7 @@ def test_a_stop_in_the_middle_keeps_every_verdict_that_was_made(world, decide):
 def test_an_outage_pauses_and_keeps_every_verdict_that_was_made(world, decide, monkeypatch):
     monkeypatch.setattr(ChatModel, "_wait", lambda self, *more: None)
     with JudgeServer(decide, lambda call: "503" if 30 <= call < 120 else None) as server:
-        with pytest.raises(ChatUnavailable, match="does not answer"):
+        with pytest.raises(ChatUnavailable, match="cannot answer now"):
             world.evaluate("one", server)
         failed = server.calls
         while server.calls < 120:

@@ -20,6 +20,7 @@ def status(run: Run, as_json: Json = False) -> None:
     """Show where a run stands."""
     from mosaic.app.runs import find_run
     from mosaic.app.views.report_data import status_data
+    from mosaic.app.views.spending import spending_lines
 
     folder = find_run(run)
     found = status_data(folder)
@@ -27,7 +28,10 @@ def status(run: Run, as_json: Json = False) -> None:
     if as_json:
         emit(data)
     else:
+        data.pop("spending", None)
         table(str(folder), ["", ""], [[name, str(value)] for name, value in data.items()])
+        for line in spending_lines(found.spending):
+            print(line)
     if found.state != "finished":
         command = "pending" if found.state == "waiting for approval" else "resume"
         say(f"continue: python -m mosaic {command} {folder}")

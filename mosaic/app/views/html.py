@@ -11,6 +11,7 @@ from pathlib import Path
 from mosaic.app.shapes import Report
 from mosaic.app.views import plots
 from mosaic.app.views.report_data import load
+from mosaic.app.views.spending import spending_lines
 from mosaic.core.journal import Journal
 from mosaic.core.types.evaluation import Score
 from mosaic.core.types.events import PlannedEvent
@@ -35,6 +36,7 @@ def write_html(folder: Path, report: Report, path: Path) -> None:
         journal.close()
     text = environment.get_template("report.html.j2").render(
         data=report,
+        spending=spending_lines(report.spending),
         planned=planned,
         scores_svg=plots.svg("scores", report),
         front_svg=plots.svg("front", report) if len(report.traded) > 1 else "",

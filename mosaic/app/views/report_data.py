@@ -19,6 +19,7 @@ from mosaic.app.shapes import (
     Standing,
     Status,
 )
+from mosaic.app.views.spending import spending_of
 from mosaic.core.errors import UsageError
 from mosaic.core.journal import Journal
 from mosaic.core.types.base import digest_of
@@ -80,6 +81,7 @@ def report_of(journal: Journal, state: RunState) -> Report:
         hypervolume=state.hypervolumes,
         budget=BudgetShape(total=cap, spent=spent, reserved=held, left=cap - spent - held),
         model_calls=model_calls(journal),
+        spending=spending_of(journal, config),
     )
 
 
@@ -206,6 +208,7 @@ def status_of(journal: Journal, state: RunState) -> Status:
         begun=begun[-1].kind if begun else None,
         tokens_spent=spent,
         tokens_left=cap - held - spent,
+        spending=spending_of(journal, config),
     )
 
 

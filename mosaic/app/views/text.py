@@ -6,6 +6,7 @@ import textwrap
 
 from mosaic.app.shapes import Report, ReportRound
 from mosaic.app.terminal import safe
+from mosaic.app.views.spending import spending_lines
 from mosaic.core.types.evaluation import Score
 from mosaic.core.types.plans import ApprovalRequest, Change, ProposedPlan
 
@@ -33,6 +34,7 @@ def report_text(report: Report) -> str:
             f"{who}: {used.answers:,} answers, {used.requests:,} requests, "
             f"{used.tokens:,} model tokens{cached}"
         )
+    lines += spending_lines(report.spending)
     for round_ in report.rounds:
         lines += _remarks(round_)
     return "\n".join(safe(line) for line in lines)

@@ -12,10 +12,16 @@ from mosaic.core.types.evaluation import FailureProfile, Score, SuiteFiles
 from mosaic.core.types.plans import ActionPlan, Forecast, Limits, ObjectiveSpec, Violation
 
 
-class Usage(FrozenModel):
-    """Tokens that something took: trained on, sampled from the model under training, charged by judges.
+def _is_zero(value: int) -> bool:
+    return value == 0
 
-    The training budget pays for `trained` and `sampled`; judges have limits of their own.
+
+class Usage(FrozenModel):
+    """Tokens that something took: trained on, sampled from the model under training, charged by the
+    models that judge and plan; and what those cost in millionths of money.
+
+    The training budget pays for `trained` and `sampled`; judge, planner and money have limits of
+    their own.
 
     >>> (Usage(trained=24_000) + Usage(trained=24_000, sampled=500)).cost
     48500
@@ -24,6 +30,8 @@ class Usage(FrozenModel):
     trained: int = Field(default=0, ge=0)
     sampled: int = Field(default=0, ge=0)
     judged: int = Field(default=0, ge=0)
+    planned: int = Field(default=0, ge=0, exclude_if=_is_zero)
+    money: int = Field(default=0, ge=0, exclude_if=_is_zero)
 
     @property
     def cost(self) -> int:
@@ -35,6 +43,18 @@ class Usage(FrozenModel):
             trained=self.trained + other.trained,
             sampled=self.sampled + other.sampled,
             judged=self.judged + other.judged,
+            planned=self.planned + other.planned,
+            money=self.money + other.money,
+        )
+
+    def __sub__(self, other: Usage) -> Usage:
+        """What is left of this after `other`. Raises ValidationError if `other` is more."""
+        return Usage(
+            trained=self.trained - other.trained,
+            sampled=self.sampled - other.sampled,
+            judged=self.judged - other.judged,
+            planned=self.planned - other.planned,
+            money=self.money - other.money,
         )
 
 
