@@ -248,7 +248,7 @@ def test_missing_data_is_named_with_the_command_that_installs_it(monkeypatch):
 def test_what_a_model_wrote_does_not_reach_the_terminal():
     code = """
 from eval import ifeval
-answer = "\\x1b[2J 12345"
+answer = chr(27) + "[2;3 12345"
 for i, p in [("language:response_language", {"language": "en"}), ("change_case:english_capital", {}),
              ("change_case:english_lowercase", {}), ("keywords:existence", {"keywords": ["[[x"]})]:
     constraint = {"id": i, "params": p}
@@ -259,5 +259,5 @@ for i, p in [("language:response_language", {"language": "en"}), ("change_case:e
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, env=env)
     assert (done.returncode, done.stdout) == (0, "")
-    assert "\x1b" not in done.stderr
+    assert chr(27) not in done.stderr
     assert "12345" not in done.stderr
