@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 
 from agent.constraints import refused_plans
-from agent.feasible import project
+from agent.feasible import FeasibleSpace
 from agent.planners.acquisition import (
     NOISE_WEIGHTS,
     calibration_means,
@@ -123,15 +123,17 @@ def _search(observation: Observation, model: ResponseModel) -> tuple[Weights, fl
     drawn back inside the limits before it is valued.
     """
     generator = np.random.default_rng([observation.seed, observation.round, 17])
+    space = FeasibleSpace(observation)
     start = weights_of(_best_measured_plan(observation), observation.bucket_proportions)
     ratios = raised_ratios(start.ratios, shares_to_reach(observation))
-    best = project(ratios, start.buckets, observation)
-    best_value = _values([best], observation, model)[0]
+    best = space.project(ratios, start.buckets)
+    worth = _Worth(observation, model)
+    best_value = worth.of([best])[0]
     for spread in SPREADS:
         points = []
         for _ in range(CANDIDATES):
-            points.append(project(*_moved(best, spread, generator), observation))
-        values = _values(points, observation, model)
+            points.append(space.project(*_moved(best, spread, generator)))
+        values = worth.of(points)
         top = int(np.argmax(values))
         if values[top] > best_value:
             best, best_value = points[top], values[top]
@@ -146,26 +148,31 @@ def _moved(point: Weights, spread: float, generator: np.random.Generator) -> Wei
     return Weights(ratios, buckets)
 
 
-def _values(
-    points: Sequence[Weights], observation: Observation, model: ResponseModel
-) -> list[float]:
-    """Expected value of each point, less a price if it was tried or refused before.
+class _Worth:
+    """Values points: expected value, less a price if a point was tried or refused before.
 
     What it leaves an objective that fell below the base has a price too (`fallen`).
     """
-    rows = _rows(points, model)
-    needed = shares_to_reach(observation)
-    means = predicted_means(model, rows, observation)
-    worth = np.broadcast_to(expected_values(means, targets_of(observation)), len(rows))
-    plans = [past.plan for past in observation.history if past.plan] + refused_plans(observation)
-    tried = _rows([weights_of(plan, observation.bucket_proportions) for plan in plans], model)
-    values = []
-    for point, row, value in zip(points, rows, worth, strict=True):
-        stale = any(np.abs(row - past).sum() < MIN_NEWS for past in tried)
-        price = STALE_COST if stale else 0.0
-        price += MISSING_COST * missing_share(point.ratios, needed)
-        values.append(float(value) - price)
-    return values
+
+    def __init__(self, observation: Observation, model: ResponseModel) -> None:
+        self._observation = observation
+        self._model = model
+        self._targets = targets_of(observation)
+        self._needed = shares_to_reach(observation)
+        plans = [past.plan for past in observation.history if past.plan]
+        plans += refused_plans(observation)
+        tried = [weights_of(plan, observation.bucket_proportions) for plan in plans]
+        self._tried = _rows(tried, model).reshape(len(plans), len(model.cells))
+
+    def of(self, points: Sequence[Weights]) -> Floats:
+        """The value of each point, shape (points,)."""
+        rows = _rows(points, self._model)
+        means = predicted_means(self._model, rows, self._observation)
+        worth = np.broadcast_to(expected_values(means, self._targets), len(rows))
+        news = np.abs(rows[:, None, :] - self._tried[None, :, :]).sum(axis=2)
+        stale = (news < MIN_NEWS).any(axis=1)
+        missing = np.array([missing_share(point.ratios, self._needed) for point in points])
+        return worth - STALE_COST * stale - MISSING_COST * missing
 
 
 def _rows(points: Sequence[Weights], model: ResponseModel) -> Floats:
