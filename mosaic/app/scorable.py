@@ -35,7 +35,10 @@ def check_scorable(
         for role, suite in roles.items():
             total += len(suite.prompts)
             for prompt in suite.prompts:
-                reason = judge.unscorable(objectives[name], prompt)
+                try:
+                    reason = judge.unscorable(objectives[name], prompt)
+                except UsageError as error:  # code of somebody's own fails on this prompt
+                    reason = str(error)
                 if reason is not None:
                     faults[name, role, reason].append(prompt.id)
     if faults:

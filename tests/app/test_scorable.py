@@ -10,6 +10,10 @@ from typer.testing import CliRunner
 from agent.graph import run as run_graph
 from benchmarks.judge_server import MODEL, JudgeServer, by_rules
 from benchmarks.standins import StandIn, Witness
+from eval.judges.verifier import VerifierJudge
+from eval.objectives.config import PythonConfig
+from eval.objectives.custom import open_python
+from eval.suite import Suite
 from mosaic.app import runs, validation
 from mosaic.app.cli.main import app
 from mosaic.app.config_file import BUNDLED, load_config
@@ -17,7 +21,7 @@ from mosaic.app.scorable import check_scorable, check_valid
 from mosaic.app.wiring import build_judge, open_suites, run_digests
 from mosaic.core.errors import BoundaryError, UsageError
 from mosaic.core.journal import Journal
-from mosaic.core.types.evaluation import ROLES
+from mosaic.core.types.evaluation import ROLES, Prompt
 from mosaic.lab.server import ScriptedServer
 
 SMALL = (
@@ -87,6 +91,42 @@ def test_all_faults_of_all_suites_are_listed_at_once_with_counts(lab):
         "instruction_following audit: 10 of 20: keywords:existence: the checker does not" in message
     )
     assert "docs/judges.md" in message
+
+
+OWN = """
+from pathlib import Path
+from eval.objectives.base import unscored
+from mosaic.core.types.evaluation import Scored
+
+
+class Own:
+    evidence, answers, request, fields = "answers", (), (), {}
+
+    def words(self, side): ...
+    def stored(self, prompt, items): ...
+    def prompt_side(self, prompt_items, turns, constraints): return "all", 1, 1
+    def breakdown(self, scored): return {}
+
+    def check(self, prompt, response):
+        return {"known": Path(prompt.attributes["list"]).read_text()}
+
+    def score(self, line):
+        return Scored(id=line["id"], status="ok", slice="all", weight=1, score=5, failed=False)
+"""
+
+
+def test_code_of_ones_own_that_lacks_its_data_is_in_the_list_too(tmp_path):
+    (tmp_path / "own.py").write_text(OWN)
+    own = open_python("own", PythonConfig.model_validate({"class": "own:Own"}), tmp_path)
+    (tmp_path / "list.txt").write_text("words")
+    prompts = []
+    for number, name in enumerate(("list.txt", "absent.txt", "absent.txt")):
+        attributes = {"list": str(tmp_path / name)}
+        labels = {"slice": "all", "weight": 1, "attributes": attributes}
+        prompts.append(Prompt(id=f"p{number}", turns=["?"], **labels))
+    suites = {"own": {"steering": Suite("own", "steering", prompts, "")}}
+    with pytest.raises(UsageError, match=r"own steering: 2 of 3: .*FileNotFoundError.*\(p1, p2\)"):
+        check_scorable("verifier", VerifierJudge(), {"own": own}, suites)
 
 
 def test_a_suite_without_rules_costs_nothing_and_exits_2(lab, tmp_path):
