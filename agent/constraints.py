@@ -39,17 +39,22 @@ def check_plan(plan: ActionPlan, observation: Observation, pool: Pool) -> list[V
 
 
 def check_amounts(
-    plan: ActionPlan, observation: Observation, left: Mapping[str, Mapping[str, int]] | None = None
+    plan: ActionPlan,
+    observation: Observation,
+    left: Mapping[str, Mapping[str, int]] | None = None,
+    held: Mapping[Cell, str] | None = None,
 ) -> list[Violation]:
     """What the weights of a plan break: stock, steps, reliability, floors.
 
     `left` has the tokens per data set and bucket that a focus does not exclude, for the data sets
-    with such a focus.
+    with such a focus. `held` are the observation's `unreliable_cells`, for who has them at hand.
     """
+    if held is None:
+        held = unreliable_cells(observation)
     return [
         *_check_stock(plan, observation, left or {}),
         *_check_steps(plan, observation),
-        *_check_reliability(plan, observation),
+        *_check_reliability(plan, observation, held),
         *_check_floors(plan, observation),
     ]
 
@@ -174,14 +179,16 @@ def _check_steps(plan: ActionPlan, observation: Observation) -> list[Violation]:
     return found
 
 
-def _check_reliability(plan: ActionPlan, observation: Observation) -> list[Violation]:
+def _check_reliability(
+    plan: ActionPlan, observation: Observation, held: Mapping[Cell, str]
+) -> list[Violation]:
     """A slice that is not measured well may not be acted upon.
 
     Its bucket's weight in its data set may fall, but not rise by 0.01 or more.
     """
     found = []
     last, proportions = observation.last_plan, observation.bucket_proportions
-    for (dataset, bucket), reliability in unreliable_cells(observation).items():
+    for (dataset, bucket), reliability in held.items():
         after = bucket_weights(plan, dataset, proportions).get(bucket, 0.0)
         limit = bucket_weights(last, dataset, proportions).get(bucket, 0.0)
         if after > limit + MIN_RISE:

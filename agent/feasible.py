@@ -29,30 +29,41 @@ from mosaic.core.types.runs import Observation
 BISECTIONS = 8
 
 
+class FeasibleSpace:
+    """The plans that one observation allows. Made once where many wishes are projected."""
+
+    def __init__(self, observation: Observation) -> None:
+        self.observation = observation
+        last, proportions = observation.last_plan, observation.bucket_proportions
+        self._held = unreliable_cells(observation)
+        self._room = _room_of_datasets(observation)
+        before = {name: bucket_weights(last, name, proportions) for name in proportions}
+        self._start = Weights(dict(last.ratios), before)
+
+    def project(self, ratios: Mapping[str, float], buckets: BucketWeights) -> Weights:
+        """Ratios and bucket weights as near to the wish as steps, floors, reliability and stock allow.
+
+        Where nothing is wished for, of all data sets or of the buckets of one, the weights of the
+        last executed plan stand in.
+        """
+        observation, start, held = self.observation, self._start, self._held
+        limits = observation.limits
+        wish = normalize(_wished_ratios(ratios, observation))
+        affordable = _affordable(wish, self._room, observation)
+        legal_ratios = step_toward(start.ratios, affordable, limits.max_ratio_step)
+        legal: dict[str, dict[str, float]] = {}
+        for dataset, before in start.buckets.items():
+            wished = normalize(buckets.get(dataset) or before)
+            wished = _hold_unreliable(dataset, wished, before, held)
+            legal[dataset] = step_toward(before, wished, limits.max_bucket_step)
+        return _within_stock(Weights(legal_ratios, legal), start, held, observation)
+
+
 def project(
     ratios: Mapping[str, float], buckets: BucketWeights, observation: Observation
 ) -> Weights:
-    """Ratios and bucket weights as near to the wish as steps, floors, reliability and stock allow.
-
-    Where nothing is wished for, of all data sets or of the buckets of one, the weights of the last
-    executed plan stand in.
-    """
-    last, limits = observation.last_plan, observation.limits
-    proportions = observation.bucket_proportions
-    affordable = _affordable(normalize(_wished_ratios(ratios, observation)), observation)
-    legal_ratios = step_toward(last.ratios, affordable, limits.max_ratio_step)
-    held = unreliable_cells(observation)
-    start: dict[str, dict[str, float]] = {}
-    legal: dict[str, dict[str, float]] = {}
-    for dataset in proportions:
-        before = bucket_weights(last, dataset, proportions)
-        wish = normalize(buckets.get(dataset) or before)
-        wish = _hold_unreliable(dataset, wish, before, held)
-        start[dataset] = before
-        legal[dataset] = step_toward(before, wish, limits.max_bucket_step)
-    return _within_stock(
-        Weights(legal_ratios, legal), Weights(dict(last.ratios), start), held, observation
-    )
+    """One wish as near as the limits allow. See `FeasibleSpace.project`."""
+    return FeasibleSpace(observation).project(ratios, buckets)
 
 
 def feasible_plan(
@@ -77,12 +88,13 @@ def _wished_ratios(ratios: Mapping[str, float], observation: Observation) -> dic
     return weights_of(observation.last_plan, proportions).ratios
 
 
-def _affordable(wish: Mapping[str, float], observation: Observation) -> dict[str, float]:
+def _affordable(
+    wish: Mapping[str, float], room: Mapping[str, float], observation: Observation
+) -> dict[str, float]:
     """The wish within what the data sets hold, with the floors kept.
 
     Every objective below its floor keeps at least the share that its data sets had.
     """
-    room = _room_of_datasets(wish, observation)
     before = _shares_to_keep(wish, observation)
     raised: dict[tuple[str, ...], float] = {}
     while True:
@@ -107,10 +119,10 @@ def _affordable(wish: Mapping[str, float], observation: Observation) -> dict[str
     return normalize(kept)
 
 
-def _room_of_datasets(wish: Mapping[str, float], observation: Observation) -> dict[str, float]:
+def _room_of_datasets(observation: Observation) -> dict[str, float]:
     """The largest ratio that each data set's stock can serve; above 1 if it holds more."""
     room = {}
-    for dataset in wish:
+    for dataset in observation.bucket_proportions:
         tokens = math.fsum(stock.tokens for stock in observation.stock[dataset].values())
         room[dataset] = tokens * observation.limits.max_repeat / observation.budget_per_round
     return room
@@ -154,7 +166,7 @@ def _hold_unreliable(
 
 
 def _within_stock(
-    wish: Weights, last: Weights, held: Collection[Cell], observation: Observation
+    wish: Weights, last: Weights, held: Mapping[Cell, str], observation: Observation
 ) -> Weights:
     """The wish with each bucket capped at its stock.
 
@@ -162,13 +174,13 @@ def _within_stock(
     nearest 1/256 of the way.
     """
     reached = _capped(wish, held, observation)
-    if _is_allowed(reached, observation):
+    if _is_allowed(reached, held, observation):
         return reached
     reached, low, high = last, 0.0, 1.0
     for _ in range(BISECTIONS):
         share = (low + high) / 2
         point = _capped(_between(last, wish, share), held, observation)
-        if _is_allowed(point, observation):
+        if _is_allowed(point, held, observation):
             reached, low = point, share
         else:
             high = share
@@ -182,9 +194,12 @@ def _between(start: Weights, end: Weights, share: float) -> Weights:
     return Weights(interpolate(start.ratios, end.ratios, share), buckets)
 
 
-def _is_allowed(point: Weights, observation: Observation) -> bool:
-    draft = ActionPlan(rationale="a draft", ratios=point.ratios, bucket_weights=point.buckets)
-    return not check_amounts(draft, observation)
+def _is_allowed(point: Weights, held: Mapping[Cell, str], observation: Observation) -> bool:
+    # Normalized weights need no validation, which would take as long as the check.
+    draft = ActionPlan.model_construct(
+        rationale="a draft", ratios=point.ratios, bucket_weights=point.buckets
+    )
+    return not check_amounts(draft, observation, held=held)
 
 
 def _capped(point: Weights, held: Collection[Cell], observation: Observation) -> Weights:

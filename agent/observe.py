@@ -9,7 +9,7 @@ from agent.pareto import MIN_NOISE, choose, floors_broken
 from agent.settings import Settings
 from agent.state import RunState
 from agent.weights import proportions
-from mosaic.core.types.evaluation import Score
+from mosaic.core.types.evaluation import FailureProfile, Score
 from mosaic.core.types.plans import ActionPlan, Forecast, Violation
 from mosaic.core.types.runs import Observation, Round, Trial
 from training.data.pool import Pool
@@ -80,6 +80,31 @@ def observation(
         budget_left=budget_left,
         feedback=feedback,
         below_floor=floors_broken(latest.scores, settings.objectives),
+    )
+
+
+def names_only(settings: Settings, pool: Pool) -> Observation:
+    """An observation before anything is measured: the names and the stock of a run, no figures."""
+    stock = pool.stock(settings.limits.min_quality)
+    ratios, buckets = proportions(stock)
+    return Observation(
+        round=1,
+        rounds=settings.rounds,
+        seed=settings.seed,
+        objectives=settings.objectives,
+        profile=FailureProfile(round=0, slices=[]),
+        history=[],
+        archive=[],
+        calibration=None,
+        proportions=ratios,
+        bucket_proportions=buckets,
+        stock=stock,
+        attributes=pool.attribute_values(settings.limits.min_quality),
+        last_plan=static_plan(pool, settings),
+        limits=settings.limits,
+        budget_per_round=settings.tokens_per_round,
+        cost_per_round=settings.cost_per_round,
+        budget_left=0,
     )
 
 

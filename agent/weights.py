@@ -53,12 +53,17 @@ def normalize(weights: Mapping[str, float]) -> dict[str, float]:
     if not total > 0:
         raise ValueError("weights are all zero")
     unit = 10**DECIMALS
-    exact = {name: weight / total * unit for name, weight in weights.items()}
-    whole = {name: math.floor(value) for name, value in exact.items()}
+    whole: dict[str, int] = {}
+    remainders: list[tuple[float, str]] = []
+    for name, weight in weights.items():
+        exact = weight / total * unit
+        whole[name] = math.floor(exact)
+        remainders.append((whole[name] - exact, name))
     rest = unit - sum(whole.values())
-    by_remainder = sorted(exact, key=lambda name: (whole[name] - exact[name], name))
-    for name in by_remainder[:rest]:
-        whole[name] += 1
+    if rest > 0:
+        remainders.sort()
+        for _, name in remainders[:rest]:
+            whole[name] += 1
     return {name: millionths / unit for name, millionths in whole.items()}
 
 
@@ -78,6 +83,8 @@ def distance(a: Mapping[Name, float], b: Mapping[Name, float]) -> float:
     1.5
     """
     # The sum is exact, whatever the order of names.
+    if a.keys() == b.keys():
+        return math.fsum([abs(weight - b[name]) for name, weight in a.items()])
     return math.fsum(abs(a.get(name, 0.0) - b.get(name, 0.0)) for name in a.keys() | b.keys())
 
 
@@ -151,8 +158,9 @@ def perturb(
     zero can grow.
     """
     moved = {}
-    for name, weight in sorted(weights.items()):
-        moved[name] = (weight + floor) * math.exp(spread * generator.standard_normal())
+    draws = generator.standard_normal(len(weights)).tolist()
+    for (name, weight), draw in zip(sorted(weights.items()), draws, strict=True):
+        moved[name] = (weight + floor) * math.exp(spread * draw)
     return moved
 
 

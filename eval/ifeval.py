@@ -19,17 +19,20 @@ import json
 import os
 import re
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Protocol
 
+from eval.ifeval_words import misread
 from mosaic.core.types.base import canonical_json
 
 # These two split sentences with nltk's punkt data, which is not installed with the library.
 NEEDS_PUNKT = frozenset(
     {"length_constraints:number_sentences", "change_case:capital_word_frequency"}
 )
+PUNKT = "python -m nltk.downloader punkt_tab"
 # Parameters that are lists of texts, and parts of the names of those that are numbers.
 LISTS = frozenset({"keywords", "forbidden_words"})
 NUMBERS = ("num_", "nth_", "frequency")
@@ -87,6 +90,8 @@ def _registry() -> dict[str, CheckerClass]:
 
     DetectorFactory.seed = 0
     instructions.random = instructions_util.random = _NoChance()
+    # It logs whole answers, which a terminal would obey.
+    instructions.logger.disabled = True
     return dict(instructions_registry.INSTRUCTION_DICT)
 
 
@@ -110,6 +115,14 @@ def _silence() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def _no_warnings() -> Iterator[None]:
+    """What checkers would warn of is not shown: it may quote what a model wrote."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def checker_ids() -> list[str]:
     """All checker ids of the library."""
     return sorted(_registry())
@@ -127,17 +140,21 @@ def _parameters(identifier: str) -> tuple[str, ...]:
 
 
 def verifiable(constraint: Constraint) -> str | None:
-    """Why a constraint cannot be verified, or None: the checker is built and tried."""
+    """Why a constraint cannot be verified, or None.
+
+    The checker is built, and tried on the constraint's own words (`eval.ifeval_words`).
+    """
     identifier, params = constraint.get("id"), constraint.get("params") or {}
     if not isinstance(identifier, str) or identifier not in _registry():
         return f"unknown checker {identifier!r}"
     if _lacks_punkt(identifier):
-        return f"{identifier} needs nltk's punkt data, which is not installed"
+        return f"{identifier} needs nltk's punkt data, which is not installed; install it: {PUNKT}"
     if isinstance(params, Mapping):
         for name in _parameters(identifier):
             if params.get(name) is None:
                 return f"{identifier}: parameter {name!r} is missing; it would be drawn at random"
-    return unusable(constraint)
+    reason = unusable(constraint)
+    return reason or _misread(identifier, canonical_json(params))
 
 
 def unusable(constraint: Constraint) -> str | None:
@@ -208,7 +225,8 @@ def _is_pattern(value: str) -> bool:
 def _trial(identifier: str, params: str) -> str | None:
     """Build a checker and let it read a text: why it cannot, or None."""
     try:
-        _checker(identifier, params).check_following(PROBE)
+        with _no_warnings():
+            _checker(identifier, params).check_following(PROBE)
     except _ChanceError:
         return (
             f"{identifier}: the checker does not take {params} "
@@ -218,6 +236,14 @@ def _trial(identifier: str, params: str) -> str | None:
         # Whatever the library raises for parameters that it was not written for.
         return f"{identifier}: the checker cannot use {params} ({type(error).__name__}: {error})"
     return None
+
+
+@cache
+def _misread(identifier: str, params: str) -> str | None:
+    """How a checker misreads its own words, or None."""
+    checker = _checker(identifier, params)
+    with _no_warnings():
+        return misread(identifier, json.loads(params), lambda t: bool(checker.check_following(t)))
 
 
 def _lacks_punkt(identifier: str) -> bool:
@@ -297,7 +323,8 @@ def check(constraints: Sequence[Constraint], response: str) -> tuple[list[bool],
 
 def _passes(checker: Checker, text: str) -> bool:
     try:
-        return bool(text.strip()) and bool(checker.check_following(text))
+        with _no_warnings():
+            return bool(text.strip()) and bool(checker.check_following(text))
     except Exception as error:
         # The library's checkers raise whatever they meet in an answer.
         raise CannotRead(

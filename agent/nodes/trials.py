@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from agent.context import RunContext
+from agent.nodes.scored import require_scores
 from agent.nodes.state import State, fresh
 from agent.observe import forecasts, noise_of, reference_means, static_plan
 from agent.pareto import verdict
@@ -18,9 +19,13 @@ CALIBRATION_SEEDS = 7919
 
 
 def measure_base(context: RunContext, state: State) -> State:
-    """Round 0: the base as it is, a trial of nothing."""
+    """Round 0: the base as it is, a trial of nothing.
+
+    Raises BoundaryError if an objective with data could hardly be scored.
+    """
     context.begin(0)
     trial = run_trial(context, base_spec(context), 0, None)
+    require_scores(context, trial)
     close(context, Round(round=0, trials=[trial], counts=trial.id))
     return fresh(1)
 

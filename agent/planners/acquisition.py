@@ -7,13 +7,14 @@ scale or at a target is therefore worth less than one with room to spare.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 import numpy as np
 
 from agent.planners.response_model import ResponseModel
 from agent.weights import Floats
-from mosaic.core.types.runs import Observation
+from mosaic.core.types.runs import Calibration, Observation
 
 # A point below a target costs four times the whole volume: targets come first, as when the result
 # is chosen.
@@ -110,3 +111,17 @@ def measured_value(means: Mapping[str, float], targets: Mapping[str, float]) -> 
     """
     certain = {objective: np.array([[mean]]) for objective, mean in means.items()}
     return float(expected_values(certain, targets, np.ones(1))[0])
+
+
+def calibration_means(calibration: Calibration, names: Sequence[str]) -> dict[str, float]:
+    """Selection means over the repeats; objectives that none of them scored are left out."""
+    means = {}
+    for name in names:
+        scored = []
+        for scores in calibration.scores:
+            mean = scores[name]["selection"].mean
+            if mean is not None:
+                scored.append(mean)
+        if scored:
+            means[name] = fmean(scored)
+    return means

@@ -11,14 +11,16 @@ b_own + b_neighbours = 1, doubling all of an objective's tokens adds log 2 = 0.6
 
 The mean is cut off at the ends of the scale: a slice seen at an end may lie anywhere beyond it.
 The prior says that an objective's tokens help all its slices, harder buckets more, and that other
-objectives' data matter little. The rounds correct it; with no rounds yet the prior speaks alone. A
-mixture far from all that was tried is less certain.
+objectives' data help or hurt. The rounds correct it, but for one thing: an objective's own data are
+never believed to hurt it. Where a score falls, the other data are charged with the fall. With no
+rounds yet the prior speaks alone. A mixture far from all that was tried is less certain.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +39,9 @@ NEAR_BOTTOM, NEAR_TOP, CENSORED_BY = 1.1, 4.85, 0.3
 # What a log share of all of an objective's tokens adds to each of its slices, in points, and how
 # sure that is. The slice's own bucket and its neighbours have parts of it by their number.
 OWN_EFFECT, OWN_EFFECT_SD = 1.0, 0.5
-OTHER_EFFECT, OTHER_EFFECT_SD = 0.0, 0.1
+# The same of other objectives' data, which may hurt. A run tries few mixtures, in most of which all
+# data grow together: what is believed beforehand decides whom a fall is charged to.
+OTHER_EFFECT, OTHER_EFFECT_SD = 0.0, 0.5
 INTERCEPT_SD = 5.0
 # The standard deviation of one measured slice mean around the model.
 RESIDUAL_SD = 0.35
@@ -196,7 +200,8 @@ class ResponseModel:
         # Without a bucket of its own, or without others, the coefficient is held at zero.
         own_sd = np.maximum(OWN_EFFECT_SD * parts, 1e-3)
         prior_sd = np.array([INTERCEPT_SD, *own_sd, *[OTHER_EFFECT_SD] * n_others])
-        return fit_censored(features, np.array(seen), prior, prior_sd)
+        own = np.array([False, True, True, *[False] * n_others])
+        return fit_censored(features, np.array(seen), prior, prior_sd, own)
 
 
 def log_share_features(shares: Floats, groups: Floats) -> Floats:
@@ -212,13 +217,18 @@ def log_share_features(shares: Floats, groups: Floats) -> Floats:
 
 
 def fit_censored(
-    features: Floats, seen: Floats, prior: Floats, prior_sd: Floats
+    features: Floats,
+    seen: Floats,
+    prior: Floats,
+    prior_sd: Floats,
+    at_least_zero: npt.NDArray[np.bool_] | None = None,
 ) -> tuple[Floats, Floats]:
     """Most probable coefficients of a linear model whose results are cut off at 1 and 5.
 
-    `features` has shape (n, k), `seen` (n,), `prior` and `prior_sd` (k,). Returns the coefficients
-    (k,) and their covariance (k, k). The covariance is as if what is cut off had been seen: too
-    small where most results are at an end of the scale.
+    `features` has shape (n, k), `seen` (n,), `prior` and `prior_sd` (k,), and `at_least_zero` (k,)
+    marks coefficients that cannot be negative. Returns the coefficients (k,) and their covariance
+    (k, k). The covariance is as if what is cut off had been seen and no coefficient was bounded:
+    too small where most results are at an end of the scale.
 
     Three results around 3 give about 3, drawn a little toward the prior at 0:
 
@@ -235,6 +245,8 @@ def fit_censored(
     >>> fit(5.0), fit(5.0, 4.8)
     (5.27, 5.04)
     """
+    if at_least_zero is None:
+        at_least_zero = np.zeros(len(prior), dtype=bool)
     prior_precision = prior_sd**-2
     low, high = seen < NEAR_BOTTOM, seen > NEAR_TOP
     edge = seen + CENSORED_BY * high - CENSORED_BY * low
@@ -247,7 +259,7 @@ def fit_censored(
         rows = features[binding]
         precision = np.diag(prior_precision) + rows.T @ rows / RESIDUAL_SD**2
         evidence = prior_precision * prior + rows.T @ edge[binding] / RESIDUAL_SD**2
-        coefficients = np.linalg.solve(precision, evidence)
+        coefficients = solve_bounded(precision, evidence, at_least_zero)
         predicted = features @ coefficients
         beyond = np.where(high, predicted >= edge, low & (predicted <= edge))
         if (binding == ~beyond).all():
@@ -255,6 +267,38 @@ def fit_censored(
         binding = ~beyond
     covariance = np.linalg.inv(np.diag(prior_precision) + features.T @ features / RESIDUAL_SD**2)
     return np.asarray(coefficients, dtype=np.float64), np.asarray(covariance, dtype=np.float64)
+
+
+def solve_bounded(
+    precision: Floats, evidence: Floats, at_least_zero: npt.NDArray[np.bool_]
+) -> Floats:
+    """The most probable x (k,) of a normal distribution, some of its elements being at least zero.
+
+    It minimises x precision x / 2 - evidence x. `precision` (k, k) is positive definite.
+
+    Free, the two would be -1 and 2. Held at zero, the first leaves the second nearer to its mean:
+
+    >>> precision, evidence = np.array([[2.0, 1.0], [1.0, 2.0]]), np.array([0.0, 3.0])
+    >>> solve_bounded(precision, evidence, np.array([False, False])).round(2).tolist()
+    [-1.0, 2.0]
+    >>> solve_bounded(precision, evidence, np.array([True, False])).round(2).tolist()
+    [0.0, 1.5]
+    """
+    solution = np.linalg.solve(precision, evidence)
+    if not (solution[at_least_zero] < 0).any():
+        return np.asarray(solution, dtype=np.float64)
+    # Few are bounded: every choice of those that lie at zero is tried, and the best one kept.
+    bounded = np.flatnonzero(at_least_zero)
+    best, best_cost = np.zeros(len(evidence)), np.inf
+    for choice in product((False, True), repeat=len(bounded)):
+        free = np.ones(len(evidence), dtype=bool)
+        free[bounded[list(choice)]] = False
+        tried = np.zeros(len(evidence))
+        tried[free] = np.linalg.solve(precision[np.ix_(free, free)], evidence[free])
+        cost = tried @ precision @ tried / 2 - evidence @ tried
+        if (tried[at_least_zero] >= 0).all() and cost < best_cost:
+            best, best_cost = tried, float(cost)
+    return best
 
 
 def fit_responses(observation: Observation) -> ResponseModel:

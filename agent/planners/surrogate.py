@@ -4,26 +4,30 @@ It looks at the slices that hold the result back, and asks for examples and for 
 fits how slices answered to tokens so far (`response_model`), and searches mixtures inside the
 limits for the best value to be expected (`acquisition`). What it predicts is written down as the
 plan's expected effect, and the next round's fit starts from what happened instead.
+
+A run tries too few mixtures to tell whose data made a score fall. The data of an objective that
+fell below the base are therefore not starved on the fit's word alone (`fallen`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import fmean
 from typing import Literal
 
 import numpy as np
 
 from agent.constraints import refused_plans
-from agent.feasible import project
+from agent.feasible import FeasibleSpace
 from agent.planners.acquisition import (
     NOISE_WEIGHTS,
+    calibration_means,
     expected_values,
     measured_value,
     predicted_means,
     targets_of,
 )
 from agent.planners.base import Planner, PlannerSettings, require_one_plan
+from agent.planners.fallen import missing_share, raised_ratios, shares_to_reach
 from agent.planners.response_model import ResponseModel, fit_responses
 from agent.weights import (
     Floats,
@@ -35,7 +39,7 @@ from agent.weights import (
 )
 from mosaic.core.types.evaluation import SliceProfile
 from mosaic.core.types.plans import ActionPlan
-from mosaic.core.types.runs import Calibration, Observation
+from mosaic.core.types.runs import Observation
 from tools.planning.toolbox import Toolbox
 
 # The slices that are looked at, and the examples that are asked for of the worst one.
@@ -49,6 +53,9 @@ MOVE_FLOOR = 0.003
 # A mixture nearer than this (L1 over cells) to one that was trained would teach next to nothing,
 # and is worth so much less.
 MIN_NEWS, STALE_COST = 0.12, 1.0
+# What a share costs that an objective which fell below the base would need and does not get: a
+# hundredth of all tokens costs as much as 16 hundredths of the volume.
+MISSING_COST = 16.0
 
 
 class SurrogatePlanner:
@@ -116,14 +123,17 @@ def _search(observation: Observation, model: ResponseModel) -> tuple[Weights, fl
     drawn back inside the limits before it is valued.
     """
     generator = np.random.default_rng([observation.seed, observation.round, 17])
+    space = FeasibleSpace(observation)
     start = weights_of(_best_measured_plan(observation), observation.bucket_proportions)
-    best = project(*start, observation)
-    best_value = _values([best], observation, model)[0]
+    ratios = raised_ratios(start.ratios, shares_to_reach(observation))
+    best = space.project(ratios, start.buckets)
+    worth = _Worth(observation, model)
+    best_value = worth.of([best])[0]
     for spread in SPREADS:
         points = []
         for _ in range(CANDIDATES):
-            points.append(project(*_moved(best, spread, generator), observation))
-        values = _values(points, observation, model)
+            points.append(space.project(*_moved(best, spread, generator)))
+        values = worth.of(points)
         top = int(np.argmax(values))
         if values[top] > best_value:
             best, best_value = points[top], values[top]
@@ -138,20 +148,31 @@ def _moved(point: Weights, spread: float, generator: np.random.Generator) -> Wei
     return Weights(ratios, buckets)
 
 
-def _values(
-    points: Sequence[Weights], observation: Observation, model: ResponseModel
-) -> list[float]:
-    """Expected value of each point, less a price if it was tried or refused before."""
-    rows = _rows(points, model)
-    means = predicted_means(model, rows, observation)
-    worth = np.broadcast_to(expected_values(means, targets_of(observation)), len(rows))
-    plans = [past.plan for past in observation.history if past.plan] + refused_plans(observation)
-    tried = _rows([weights_of(plan, observation.bucket_proportions) for plan in plans], model)
-    values = []
-    for row, value in zip(rows, worth, strict=True):
-        stale = any(np.abs(row - past).sum() < MIN_NEWS for past in tried)
-        values.append(float(value) - STALE_COST if stale else float(value))
-    return values
+class _Worth:
+    """Values points: expected value, less a price if a point was tried or refused before.
+
+    What it leaves an objective that fell below the base has a price too (`fallen`).
+    """
+
+    def __init__(self, observation: Observation, model: ResponseModel) -> None:
+        self._observation = observation
+        self._model = model
+        self._targets = targets_of(observation)
+        self._needed = shares_to_reach(observation)
+        plans = [past.plan for past in observation.history if past.plan]
+        plans += refused_plans(observation)
+        tried = [weights_of(plan, observation.bucket_proportions) for plan in plans]
+        self._tried = _rows(tried, model).reshape(len(plans), len(model.cells))
+
+    def of(self, points: Sequence[Weights]) -> Floats:
+        """The value of each point, shape (points,)."""
+        rows = _rows(points, self._model)
+        means = predicted_means(self._model, rows, self._observation)
+        worth = np.broadcast_to(expected_values(means, self._targets), len(rows))
+        news = np.abs(rows[:, None, :] - self._tried[None, :, :]).sum(axis=2)
+        stale = (news < MIN_NEWS).any(axis=1)
+        missing = np.array([missing_share(point.ratios, self._needed) for point in points])
+        return worth - STALE_COST * stale - MISSING_COST * missing
 
 
 def _rows(points: Sequence[Weights], model: ResponseModel) -> Floats:
@@ -174,27 +195,13 @@ def _best_measured_plan(observation: Observation) -> ActionPlan:
             value = measured_value(dict(zip(names, point, strict=True)), targets)
             measured.append((value, -past.round, past.plan))
     if observation.calibration:
-        means = _calibration_means(observation.calibration, names)
+        means = calibration_means(observation.calibration, names)
         if means:
             value = measured_value(means, targets)
             measured.append((value, 0, observation.calibration.mixture))
     if not measured:
         return observation.last_plan
     return max(measured, key=lambda result: result[:2])[2]
-
-
-def _calibration_means(calibration: Calibration, names: Sequence[str]) -> dict[str, float]:
-    """Selection means over the repeats; objectives that none of them scored are left out."""
-    means = {}
-    for name in names:
-        scored = []
-        for scores in calibration.scores:
-            mean = scores[name]["selection"].mean
-            if mean is not None:
-                scored.append(mean)
-        if scored:
-            means[name] = fmean(scored)
-    return means
 
 
 # -- what is said about the plan ------------------------------------------------------------------

@@ -33,6 +33,18 @@ class Judge(Protocol):
         ...
 
 
+class SuiteJudge(Judge, Protocol):
+    """A judge as a config names it: it also knows which prompts it could never score."""
+
+    def unscorable(self, objective: Objective, prompt: Prompt) -> str | None:
+        """Why no answer to this prompt could be scored, or None. Asks no model.
+
+        What the prompt itself lacks is found: rules, items, parameters, data of a checker. UsageError
+        if code of somebody's own fails.
+        """
+        ...
+
+
 class VerifierJudgeConfig(FrozenModel):
     """Deterministic rules that travel with the suite."""
 
@@ -77,7 +89,7 @@ AnswerQuestions = Callable[[Sequence[Question]], Mapping[str, Verdict]]
 """Questions -> their verdicts, by the key of the question."""
 
 
-class ModelJudge(Judge, Protocol):
+class ModelJudge(SuiteJudge, Protocol):
     """A judge that is asked question by question, so that its verdicts can be kept."""
 
     config: LlmJudgeConfig

@@ -18,6 +18,7 @@ from eval.judges.asking import Asking
 from eval.judges.base import AnswerQuestions, LlmJudgeConfig
 from eval.judges.by_code import check_answers
 from eval.judges.items import UNCLEAR, VALUES, ItemSet, items_of, reply_model
+from eval.judges.rehearsal import rehearse
 from eval.judges.verdicts import Items, Question, VerdictEntry, unique, verdict_of
 from eval.objectives.base import Objective, by_code
 from mosaic.core.types.base import JsonObject, digest_of
@@ -75,6 +76,17 @@ class LlmJudge:
     ) -> list[Judgment]:
         """One judgment per prompt, asked afresh. Raises ChatUnavailable if the endpoint is down."""
         return self.judge_with(self.ask_afresh, objective, prompts, responses)
+
+    def unscorable(self, objective: Objective, prompt: Prompt) -> str | None:
+        """See `SuiteJudge`. A verdict stands in for the model's: every item at its least."""
+
+        def judged(response: Response) -> Judgment:
+            if by_code(objective):
+                return check_answers(objective, [prompt], [response])[0]
+            least = {c.name: dict.fromkeys(c.ranges, 0) for c in objective.answers}
+            return self.judgment(objective, prompt, Verdict(status="ok", items=least))
+
+        return rehearse(objective, prompt, judged)
 
     def judge_with(
         self,

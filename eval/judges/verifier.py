@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from eval.judges.by_code import check_answers
+from eval.judges.rehearsal import rehearse
 from eval.judges.rules import Rule, holds
 from eval.objectives.base import Objective, by_code
 from mosaic.core.types.base import digest_of
@@ -29,6 +30,10 @@ class VerifierJudge:
         if by_code(objective):
             return check_answers(objective, prompts, responses)
         return [self._one(objective, p, r) for p, r in zip(prompts, responses, strict=True)]
+
+    def unscorable(self, objective: Objective, prompt: Prompt) -> str | None:
+        """See `SuiteJudge`."""
+        return rehearse(objective, prompt, lambda r: self.judge(objective, [prompt], [r])[0])
 
     def _one(self, objective: Objective, prompt: Prompt, response: Response) -> Judgment:
         if prompt.id != response.id:

@@ -15,6 +15,7 @@ from agent.graph import run as run_graph
 from agent.nodes.approving import refusal
 from agent.observe import observation, stop_reason
 from agent.planners.toolbox import open_toolbox
+from eval.chat.client import ChatUnavailable
 from mosaic.app import runs
 from mosaic.app.config import RunConfig
 from mosaic.app.terminal import safe_lines
@@ -51,7 +52,7 @@ def execute(
         if new:
             with _dropped_on_failure(folder):
                 inputs = open_inputs(config, say)
-                check_before_run(config, inputs, say, folder.resolve().parent)
+                _check_new(folder, config, inputs, say)
                 if stopping():
                     raise StopRequested("stopped before the run was made; nothing was spent")
                 runs.create(folder, config, run_digests(config, inputs))
@@ -75,6 +76,19 @@ def execute(
             journal.close()
 
 
+def _check_new(folder: Path, config: RunConfig, inputs: Inputs, say: Callable[[str], None]) -> None:
+    """Every check before a run. If judge or planner does not answer, the run is made, and paused.
+
+    Nothing is spent by then. `resume` checks again and goes on.
+    """
+    try:
+        check_before_run(config, inputs, say, folder.resolve().parent)
+    except ChatUnavailable:
+        runs.create(folder, config, run_digests(config, inputs))
+        say(f"run directory: {folder}; nothing was measured yet")
+        raise
+
+
 def _continue(
     journal: Journal,
     config: RunConfig,
@@ -84,10 +98,13 @@ def _continue(
 ) -> None:
     """Go on with what the run began with, or with what a person accepts as changed.
 
-    A change passes every check that a new run passes, before it is recorded.
+    A change passes every check that a new run passes, before it is recorded. So does a run that
+    stopped before its first step, since judge or planner did not answer.
     """
     folder, digests = journal.folder, run_digests(config, inputs)
     changed = runs.changes(journal, config, digests)
+    if not changed and journal.last_row() is None:
+        check_before_run(config, inputs, say, folder.resolve().parent)
     if changed:
         if not accept:
             raise UsageError(runs.refused_changes(folder, changed))

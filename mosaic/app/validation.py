@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from agent.observe import names_only
+from agent.planners.base import LlmPlannerConfig
+from agent.planners.endpoint import check_endpoint
 from eval.suite import Suite
 from mosaic.app.base_check import check_base
 from mosaic.app.bases import base_folder
@@ -13,14 +16,18 @@ from mosaic.app.estimate import KnownSpeeds, estimate, has_gpu, model_size, spee
 from mosaic.app.judging import check_judge
 from mosaic.app.lengths import chat_lengths, model_length
 from mosaic.app.runs import check_budget
+from mosaic.app.scorable import check_scorable, check_valid
 from mosaic.app.shapes import Finding
 from mosaic.app.smoke import first_training_set, smoke_test
 from mosaic.app.training_plan import WARNING, training_findings
-from mosaic.app.wiring import Inputs, check_recipe, check_server, open_inputs
+from mosaic.app.wiring import Inputs, build_judge, check_recipe, check_server, open_inputs
 from mosaic.core.errors import UsageError
 from mosaic.core.types.evaluation import ROLES, Prompt
 from training.data.contamination import SuiteOverlap, contamination, pool_requests
 from training.models.tokenizer import TokenCounter, load_tokenizer
+
+Show = Callable[[str, Sequence[Finding]], None]
+"""Is given findings as soon as they are known, with a title."""
 
 
 def validate(
@@ -28,22 +35,31 @@ def validate(
     full: bool,
     say: Callable[[str], None],
     given: KnownSpeeds | None = None,
+    show: Show = lambda title, findings: None,
 ) -> list[Finding]:
     """All checks in order; the first that fails raises a UsageError.
 
-    With `full` also two training steps and eight prompts. `given` are speeds that replace assumed
-    or measured ones in the estimate.
+    What a run takes is known before any server is asked, and given to `show` then. With `full`
+    also two training steps and eight prompts; the cost follows once more, at the speed that was
+    measured. `given` are speeds that replace assumed or measured ones.
     """
     check_budget(config)
     say("opening pool, suites and base model")
     inputs = open_inputs(config, say)
-    findings = _checks(config, inputs)
-    measured = None
+    given = given or KnownSpeeds()
+    checks = _checks(config, inputs)
+    show("checks", checks)
+    cost = _cost(config, inputs, given, None)
+    show("cost", cost)
+    asked = _asked(config, inputs, say)
+    show("known answers", asked)
     if full:
         say("training two steps and answering eight prompts")
         finding, measured = smoke_test(config, inputs, serve=True)
-        findings.append(finding)
-    return findings + _cost(config, inputs, given or KnownSpeeds(), measured)
+        asked.append(finding)
+        cost = _cost(config, inputs, given, measured)
+        show("measured", [finding, *cost])
+    return [*checks, *asked, *cost]
 
 
 def check_before_run(
@@ -56,19 +72,20 @@ def check_before_run(
     """
     check_budget(config)
     say("checking config, pool, suites, verifiers, adapter recipe")
-    for finding in _checks(config, inputs, runs):
+    for finding in _checks(config, inputs):
         if finding.check == WARNING:
             say(f"warning: {finding.result}")
+    _asked(config, inputs, say, runs)
     smoke_test(config, inputs, serve=False)
 
 
-def _checks(config: RunConfig, inputs: Inputs, runs: Path | None = None) -> list[Finding]:
-    """Everything but trying, in order."""
+def _checks(config: RunConfig, inputs: Inputs) -> list[Finding]:
+    """Everything that asks no server and trains nothing, in order."""
     return [
         *check_base_of(config, inputs),
         check_pool(config, inputs),
         _contamination(config, inputs),
-        *_suites(config, inputs, runs),
+        *_suites(config, inputs),
         *_lengths(config, inputs),
         _recipe(config),
         _mixture(config, inputs),
@@ -85,6 +102,21 @@ def check_base_of(config: RunConfig, inputs: Inputs) -> list[Finding]:
         where = f"{suite.objective}/{suite.role}"
         prompts += [(where, prompt) for prompt in suite.prompts]
     return check_base(base_folder(config.base_model), config.template, prompts)
+
+
+def _asked(
+    config: RunConfig, inputs: Inputs, say: Callable[[str], None], runs: Path | None = None
+) -> list[Finding]:
+    """What judge and planner answer, where they are models; known answers that code checks first."""
+    if config.judge.kind == "llm":
+        say("asking the judge about known answers")
+    findings = check_judge(config, inputs.objectives, inputs.suites, runs)
+    if isinstance(config.planner, LlmPlannerConfig):
+        say("asking the planner's endpoint")
+        seen = names_only(config.settings(), inputs.pool)
+        result = check_endpoint(config.planner, seen)
+        findings.append(Finding(check="planner", result=result))
+    return findings
 
 
 def check_pool(config: RunConfig, inputs: Inputs) -> Finding:
@@ -151,7 +183,7 @@ def all_suites(inputs: Inputs) -> Iterator[Suite]:
         yield from roles.values()
 
 
-def _suites(config: RunConfig, inputs: Inputs, runs: Path | None = None) -> list[Finding]:
+def _suites(config: RunConfig, inputs: Inputs) -> list[Finding]:
     control_token = TokenCounter(base_folder(config.base_model), config.template).control_token
     for suite in all_suites(inputs):
         for prompt in suite.prompts:
@@ -162,7 +194,12 @@ def _suites(config: RunConfig, inputs: Inputs, runs: Path | None = None) -> list
                     f"{token}, a control token of base_model, which would end a turn or begin "
                     "another's; write it otherwise"
                 )
-    return check_judge(config, inputs.objectives, inputs.suites, runs)
+    judge = build_judge(config)
+    traded = [name for name, objective in config.objectives.items() if objective.datasets]
+    return [
+        check_scorable(config.judge.kind, judge, inputs.objectives, inputs.suites),
+        check_valid(traded, inputs.suites),
+    ]
 
 
 def _lengths(config: RunConfig, inputs: Inputs) -> list[Finding]:

@@ -20,7 +20,7 @@ from eval.generators.base import Generator, TransformersGeneratorConfig
 from eval.generators.transformers import TransformersGenerator
 from eval.generators.vllm import VllmGenerator
 from eval.generators.vllm_server import find_vllm
-from eval.judges.base import Judge, LlmJudgeConfig, ModelJudge
+from eval.judges.base import LlmJudgeConfig, ModelJudge, SuiteJudge
 from eval.judges.llm import LlmJudge
 from eval.judges.verifier import VerifierJudge
 from eval.model_folder import check_base_model
@@ -231,7 +231,7 @@ def build_approver(config: RunConfig) -> Approver:
     return HumanApprover() if config.approval.kind == "human" else AutoApprover()
 
 
-def build_judge(config: RunConfig) -> Judge:
+def build_judge(config: RunConfig) -> SuiteJudge:
     """The judge by itself: it remembers nothing."""
     return model_judge(config) or VerifierJudge()
 

@@ -185,7 +185,7 @@ def test_the_profile_planner_moves_tokens_from_settled_slices_to_failing_ones(ob
     seen = observe()
     box = toolbox(seen, small_pool)
     [plan] = SurrogatePlanner().propose(seen, box)
-    assert settled(plan) < 0.8 * settled(seen.last_plan)
+    assert settled(plan) < 0.9 * settled(seen.last_plan)
     assert sum(plan.expected.values()) > 0
     tools = [c["tool"] for c in box.trace() if "tool" in c]
     assert {"past_rounds", "diagnose_slice", "show_examples", "pool_stock", "check_plan"} == set(

@@ -201,3 +201,63 @@ def test_no_model_is_asked_about_what_code_checks(name, known):
         judged = model_judge(server).judge(OBJECTIVES[name](), prompts, responses)
         assert server.calls == 0
     assert judged == VerifierJudge().judge(OBJECTIVES[name](), prompts, responses)
+
+
+# What could never be judged
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_prompts_that_can_be_scored_are_told_without_asking_a_model(name, known):
+    def never(asked, turns):
+        raise AssertionError(f"a model was asked about {asked}")
+
+    with JudgeServer(never) as server:
+        for judge in (VerifierJudge(), model_judge(server)):
+            for reference in known[name]:
+                assert judge.unscorable(OBJECTIVES[name](), reference.prompt) is None
+        assert server.calls == 0
+
+
+@pytest.mark.parametrize("name", CODED)
+@pytest.mark.parametrize(
+    ("constraints", "reason"),
+    [
+        ([], "no constraint to verify"),
+        ([{"id": "no_such:checker", "params": {}}], "no_such:checker"),
+        ([{"id": "keywords:existence", "params": {}}], "parameter 'keywords' is missing"),
+        ([{"id": "keywords:existence", "params": {"keywords": ["$5"]}}], "does not read '$5'"),
+    ],
+)
+def test_what_code_could_never_check_is_known_to_every_judge(
+    new_judge, name, constraints, reason, known
+):
+    prompt = known[name][0].prompt.model_copy(update={"constraints": constraints})
+    assert reason in new_judge().unscorable(OBJECTIVES[name](), prompt)
+
+
+@pytest.mark.parametrize("name", JUDGED)
+def test_the_verifier_knows_which_rules_are_missing(name, known):
+    objective, prompt = OBJECTIVES[name](), known[name][0].prompt
+    for channel in objective.answers:
+        others = {c: items for c, items in prompt.rules.items() if c != channel.name}
+        item = channel.items[-1].name
+        fewer = {i: rule for i, rule in prompt.rules[channel.name].items() if i != item}
+        more = {**prompt.rules[channel.name], "no_such_item": {"any": ["x"]}}
+        for rules, named in (
+            (others, channel.name),
+            (others | {channel.name: fewer}, item),
+            (others | {channel.name: more}, "no_such_item"),
+        ):
+            bent = prompt.model_copy(update={"rules": rules})
+            assert named in VerifierJudge().unscorable(objective, bent)
+
+
+@pytest.mark.parametrize("name", JUDGED)
+def test_a_model_needs_no_rules_but_what_the_suite_says_of_the_request(name, known):
+    objective, prompt = OBJECTIVES[name](), known[name][0].prompt
+    with JudgeServer(lambda asked, turns: {}) as server:
+        judge = model_judge(server)
+        assert judge.unscorable(objective, prompt.model_copy(update={"rules": {}})) is None
+        bent = prompt.model_copy(update={"prompt_items": {}})
+        assert objective.request[0].name in judge.unscorable(objective, bent)
+        assert server.calls == 0

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eval.judges.items import items_of, prompt_digest, reply_model
+from eval.judges.verifier import VerifierJudge
 from eval.objectives import rubrics
 from eval.objectives.base import Unchecked, by_code, labels_of, need, unscored
 from eval.objectives.config import PythonConfig, ReferenceConfig
@@ -449,3 +450,26 @@ def test_what_is_measured_has_no_answers_to_check(name):
     prompt = asked(TESTED[name](), 1, {})
     with pytest.raises(Unchecked, match="likelihood"):
         TESTED[name]().check(prompt, reference_response(prompt, ["so it is"]))
+
+
+# Prompts that no answer could score
+
+
+@pytest.mark.parametrize("name", TESTED)
+def test_prompts_with_known_answers_can_be_scored(name, known):
+    objective = TESTED[name]()
+    for reference in known[name]:
+        assert VerifierJudge().unscorable(objective, reference.prompt) is None
+
+
+@pytest.mark.parametrize("name", [name for name in CODED if name in OTHERS and name != "brief"])
+def test_a_prompt_without_its_known_answer_cannot_be_scored(name, known):
+    prompt = known[name][0].prompt.model_copy(update={"answer": None})
+    assert "answer is missing" in VerifierJudge().unscorable(TESTED[name](), prompt)
+
+
+@pytest.mark.parametrize("name", JUDGED)
+def test_a_judged_prompt_needs_rules_of_every_channel_under_the_verifier(name, known):
+    objective = TESTED[name]()
+    prompt = known[name][0].prompt.model_copy(update={"rules": {}})
+    assert objective.answers[0].name in VerifierJudge().unscorable(objective, prompt)

@@ -1,8 +1,11 @@
 import os
+import re
 import subprocess
 import sys
 
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from eval import ifeval
 
@@ -139,3 +142,122 @@ def test_every_checker_is_deterministic():
             )
         )
     assert len(seen) == 1
+
+
+def frequency(word, relation="at least"):
+    return constraint("keywords:frequency", keyword=word, frequency=2, relation=relation)
+
+
+@pytest.mark.parametrize(
+    "misread",
+    [
+        constraint("keywords:existence", keywords=["bread", "$5"]),
+        constraint("keywords:existence", keywords=["U.S."]),
+        constraint("keywords:existence", keywords=["C++"]),
+        constraint("keywords:existence", keywords=["(a)", "bread"]),
+        constraint("keywords:existence", keywords=["[x]"]),
+        constraint("keywords:existence", keywords=["what?"]),
+        constraint("keywords:forbidden_words", forbidden_words=["bread", "#sale"]),
+        constraint("keywords:forbidden_words", forbidden_words=["U.S."]),
+        constraint("keywords:forbidden_words", forbidden_words=[".NET"]),
+        constraint("keywords:forbidden_words", forbidden_words=["C#"]),
+        constraint("keywords:forbidden_words", forbidden_words=["50%"]),
+        frequency("$5"),
+        frequency("3.5", "less than"),
+        constraint("detectable_content:postscript", postscript_marker="Note (1)"),
+        constraint("detectable_format:multiple_sections", section_spliter="Q.", num_sections=3),
+        constraint("startend:end_checker", end_phrase='"the end"'),
+        constraint(
+            "length_constraints:nth_paragraph_first_word",
+            num_paragraphs=3,
+            nth_paragraph=2,
+            first_word="don't",
+        ),
+    ],
+)
+def test_words_that_their_checker_does_not_read_as_they_stand_are_unverifiable(misread):
+    reason = ifeval.verifiable(misread)
+    assert "does not read" in reason
+    assert "an answer such as" in reason
+    assert ifeval.unusable(misread) is None
+    with pytest.raises(ValueError, match="does not read"):
+        ifeval.check([misread], "the bread")
+
+
+@pytest.mark.parametrize(
+    "plain",
+    [
+        constraint("keywords:existence", keywords=["bread", "#sale", "AT&T", "don't", "New York"]),
+        constraint("keywords:forbidden_words", forbidden_words=["it", "so", "some", "e-mail"]),
+        constraint("keywords:forbidden_words", forbidden_words=["naïve", "Straße", "日本"]),
+        frequency("it"),
+        frequency("I", "less than"),
+        constraint("detectable_content:postscript", postscript_marker="P.S."),
+        constraint("detectable_content:postscript", postscript_marker="P.P.S"),
+        constraint("detectable_format:multiple_sections", section_spliter="Day", num_sections=1),
+        constraint("startend:end_checker", end_phrase="Is that all (for $5)?"),
+        constraint("combination:repeat_prompt", prompt_to_repeat="What is 2 + 2?\nIn the U.S."),
+        constraint(
+            "length_constraints:nth_paragraph_first_word",
+            num_paragraphs=1,
+            nth_paragraph=1,
+            first_word="Hello",
+        ),
+    ],
+)
+def test_words_that_are_read_as_they_stand_are_verifiable(plain):
+    assert ifeval.verifiable(plain) is None
+
+
+WORDS = st.text("abC.$+*?()[]|^#-' 5\\", min_size=1, max_size=6)
+TEXTS = st.text("abC.$+*?()[]|^#-' 5\\d\n", max_size=30)
+
+
+@settings(max_examples=300, deadline=None)
+@given(word=WORDS, before=TEXTS, after=TEXTS)
+def test_what_is_verifiable_is_judged_as_plain_reading_judges_it(word, before, after):
+    assume(word.strip())
+    exists = constraint("keywords:existence", keywords=[word])
+    forbidden = constraint("keywords:forbidden_words", forbidden_words=[word])
+    for text in (before + word + after, before + after, f"a {word} b"):
+        assume(text.strip())
+        found = word.lower() in text.lower()
+        if ifeval.verifiable(exists) is None:
+            assert ifeval.check([exists], text)[0] == [found]
+        if ifeval.verifiable(forbidden) is None:
+            alone = re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE)
+            assert ifeval.check([forbidden], text)[0] == [alone is None]
+
+
+@given(word=st.from_regex(r"[a-zäßé]{1,12}", fullmatch=True))
+@settings(max_examples=50, deadline=None)
+def test_words_of_letters_are_always_verifiable(word):
+    assert ifeval.verifiable(constraint("keywords:existence", keywords=[word])) is None
+    assert ifeval.verifiable(constraint("keywords:forbidden_words", forbidden_words=[word])) is None
+    assert ifeval.verifiable(frequency(word)) is None
+
+
+def test_missing_data_is_named_with_the_command_that_installs_it(monkeypatch):
+    monkeypatch.setattr(ifeval, "_has_punkt", lambda: False)
+    sentences = constraint(
+        "length_constraints:number_sentences", num_sentences=3, relation="at least"
+    )
+    assert "python -m nltk.downloader punkt_tab" in ifeval.verifiable(sentences)
+
+
+def test_what_a_model_wrote_does_not_reach_the_terminal():
+    code = """
+from eval import ifeval
+answer = chr(27) + "[2;3 12345"
+for i, p in [("language:response_language", {"language": "en"}), ("change_case:english_capital", {}),
+             ("change_case:english_lowercase", {}), ("keywords:existence", {"keywords": ["[[x"]})]:
+    constraint = {"id": i, "params": p}
+    if ifeval.verifiable(constraint) is None:
+        ifeval.check([constraint], answer)
+"""
+    env = dict(os.environ, PYTHONPATH=".", PYTHONWARNINGS="always")
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert chr(27) not in done.stderr
+    assert "12345" not in done.stderr

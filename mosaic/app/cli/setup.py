@@ -43,20 +43,31 @@ def validate(
 ) -> None:
     """Check a config before it costs anything, and estimate what a run takes.
 
-    Opens pool, suites and judge, checks the adapter recipe, and draws a mixture without training.
+    Opens pool and suites, checks the adapter recipe, and draws a mixture without training. What a
+    run takes is printed before judge and planner are asked.
     """
+    from collections.abc import Sequence
+
     from mosaic.app.bases import pinned
     from mosaic.app.config_file import load_config
     from mosaic.app.estimate import KnownSpeeds
+    from mosaic.app.shapes import Finding
     from mosaic.app.validation import validate as check
 
+    def show(title: str, findings: Sequence[Finding]) -> None:
+        """Findings as they come: on stdout as tables, or on stderr where stdout is for the JSON."""
+        rows = [[found.check, found.result] for found in findings]
+        if not as_json:
+            table(title, ["check", "result"], rows)
+            return
+        for row in rows:
+            say(": ".join(row))
+
     given = KnownSpeeds(training_speed, generation_speed, judge_speed)
-    findings = check(pinned(load_config(config, overrides or []), say), full, say, given)
+    resolved = pinned(load_config(config, overrides or []), say)
+    findings = check(resolved, full, say, given, show)
     if as_json:
         emit([found.json_data() for found in findings])
-    else:
-        rows = [[found.check, found.result] for found in findings]
-        table("checks", ["check", "result"], rows)
     say(f"next: python -m mosaic run {config}")
 
 
