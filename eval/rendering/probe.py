@@ -20,6 +20,7 @@ QUESTIONS = ("How do I store bread?", "How long?", "Can I freeze it?")
 SYSTEM: Chat = [{"role": "system", "content": "You are a careful baker."}]
 
 
+MOVED = "earlier answers stand after other text than an answer is generated after"
 MARKERS = re.compile(r"\{%-?\s*generation\b")
 # How many characters before an answer are its header, and how near the end of a prompt it stands.
 HEADER, FAR = 12, 80
@@ -88,24 +89,24 @@ def probe(tokenizer: PreTrainedTokenizerBase) -> Probe:
         try:
             (found,) = encoder.encode([chat])
             spans = _spans(tokenizer, chat, text)
+            prompts = [_prompt(tokenizer, chat, number) for number in range(turns)]
         except ChatError as error:
             # Without its system message a chat is fine; rows and prompts with one are refused.
             dropped = system and SYSTEM[0]["content"] not in text
             (refused if dropped else inexact).setdefault(error.reason, []).append(named)
+            if turns == 1 and not system:
+                break  # longer chats would only say the same again
             continue
         except NotLocated as error:
             inexact.setdefault(str(error), []).append(named)
             continue
         ends |= {found.ids[answer.end - 1] for answer in found.answers}
-        leads.add(text[len(_prompt(tokenizer, chat, turns - 1)) : spans[-1].start])
-        for number, span in enumerate(spans[:-1]):
-            before, prompt = text[: span.start], _prompt(tokenizer, chat, number)
-            if _follows(before, prompt):
-                continue
-            found_before = moved if _same_header(before, prompt) else inexact
-            found_before.setdefault(
-                "earlier answers stand after other text than an answer is generated after", []
-            ).append(named)
+        leads.add(text[len(prompts[-1]) : spans[-1].start])
+        for span, prompt in zip(spans[:-1], prompts[:-1], strict=True):
+            before = text[: span.start]
+            if not _follows(before, prompt):
+                kind = moved if _same_header(before, prompt) else inexact
+                kind.setdefault(MOVED, []).append(named)
     for reason, chats in inexact.items():
         faults.append(
             f"{_some(chats)} cannot be labelled exactly: {reason}; name a chat template that can "
@@ -156,7 +157,8 @@ def turn_shape(tokenizer: PreTrainedTokenizerBase) -> TurnShape:
 
 
 def _some(chats: list[str]) -> str:
-    """The first of some chats, and how many there are."""
+    """The first of some chats, and how many other kinds there are."""
+    chats = list(dict.fromkeys(chats))
     more = len(chats) - 1
     if not more:
         return chats[0]
