@@ -285,9 +285,9 @@ def build_smoke_generator(
     few = TransformersGeneratorConfig(
         max_new_tokens=config.generator.max_new_tokens, dtype=dtype, batch_size=batch_size
     )
-    return TransformersGenerator(
-        base_folder(config.base_model), few, loading=loading_of(config.recipe)
-    )
+    generator = TransformersGenerator(base_folder(config.base_model), few)
+    generator.loading = loading_of(config.recipe)
+    return generator
 
 
 def check_recipe(config: RunConfig) -> None:

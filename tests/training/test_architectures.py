@@ -189,6 +189,29 @@ def test_of_a_mixture_of_experts_the_attention_is_trained(base_of, model_type):
     assert "experts" in layout.left_out
 
 
+def test_of_a_model_that_also_sees_the_language_model_is_trained(order, tiny_model, tmp_path):
+    from transformers import AutoTokenizer, Gemma3Config, Gemma3ForConditionalGeneration
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    size = len(tokenizer)
+    sight = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
+    config = Gemma3Config(
+        text_config={**SIZES, "head_dim": 16, "vocab_size": size + 8},
+        vision_config={**sight, "num_hidden_layers": 1, "image_size": 28, "patch_size": 14},
+        mm_tokens_per_image=4,
+        image_token_index=size + 1,
+        boi_token_index=size + 2,
+        eoi_token_index=size + 3,
+    )
+    base = tmp_path / "gemma3"
+    Gemma3ForConditionalGeneration(config).save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    adapter = trained(order, base)
+    check_adapter(adapter, base)
+    layout = lora_layout(base, 4, "all-linear")
+    assert all(".language_model." in target for target in layout.targets)
+
+
 # The adapter probe
 
 
