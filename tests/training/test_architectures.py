@@ -8,8 +8,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from eval.generators.adapter_probe import PROMPTS, AdapterProbe, Continuation
+from eval.model_loading import Loading
 from eval.model_weights import model_shapes
 from mosaic.core.errors import BoundaryError, UsageError
 from mosaic.core.types.runs import SftRecipe
@@ -272,6 +274,27 @@ def test_an_attention_that_is_not_to_be_had_is_refused(order, base_of):
     with pytest.raises(UsageError, match=r"methods\.sft\.attn_implementation: sdpa"):
         check_recipe(base, SftRecipe(attn_implementation="sdpa"))
     check_recipe(base, SftRecipe(attn_implementation="eager"))
+
+
+def test_flash_attention_needs_16_bits():
+    with pytest.raises(ValidationError, match="set dtype: bfloat16"):
+        SftRecipe(attn_implementation="flash_attention_2")
+
+
+def test_the_probe_reads_with_the_models_own_attention(tiny_model):
+    probe = AdapterProbe(tiny_model, "float32", Loading("flash_attention_2"))
+    assert probe.loading.attention is None
+
+
+def test_tokens_beyond_the_embedding_are_found_in_the_loaded_tokenizer(tiny_model):
+    from training.methods.hf import check_tokens
+    from training.models.tokenizer import load_tokenizer
+
+    tokenizer = load_tokenizer(tiny_model)
+    check_tokens(tiny_model, tokenizer)
+    tokenizer.add_tokens(["<|new|>"])
+    with pytest.raises(UsageError, match="1 token without a row"):
+        check_tokens(tiny_model, tokenizer)
 
 
 # Identity

@@ -68,7 +68,9 @@ def check_recipe(base: Path, recipe: LoraRecipe) -> None:
     """
     check_base_model(base)
     hf.check_base(base, recipe)
-    check_generation_markers(base, load_tokenizer(base))
+    tokenizer = load_tokenizer(base)
+    hf.check_tokens(base, tokenizer)
+    check_generation_markers(base, tokenizer)
 
 
 def train(
