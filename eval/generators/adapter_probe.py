@@ -14,7 +14,7 @@ The probe cannot see an adapter whose effect on these prompts is smaller than ro
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -177,7 +177,8 @@ class AdapterProbe:
         self.base_model = base_model
         self.template = template
         self.dtype = dtype
-        self.loading = loading
+        # Its forward pass is on a CPU, where not every attention runs.
+        self.loading = replace(loading, attention=None)
         self.tolerance = TOLERANCE[dtype]
         if has_experts(read_json(base_model / "config.json") or {}):
             self.tolerance *= EXPERTS

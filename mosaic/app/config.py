@@ -215,6 +215,13 @@ class RunConfig(FrozenModel):
                 )
             if floor is not None and target is not None and floor > target:
                 raise ValueError(f"objectives.{name}: floor {floor} is above target {target}")
+        attention = self.recipe.attn_implementation or ""
+        if self.generator.kind == "transformers" and self.generator.dtype == "float32":
+            if attention.startswith("flash"):
+                raise ValueError(
+                    f"generator.dtype: {attention} (methods.sft.attn_implementation) answers too, "
+                    "and computes in 16 bits; set it to bfloat16"
+                )
         if self.stop.at_targets and not any(o.target for o in self.objectives.values()):
             raise ValueError("stop.at_targets: no objective has a target")
         self._check_prices()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 
 from eval.model_loading import load_base, quantised
@@ -107,7 +108,10 @@ def merge(adapter: Path, config: RunConfig, base_digest: str, out: Path) -> None
     model = load_base(base, recipe.dtype, loading_of(recipe))
     if quantised(base, loading_of(recipe)):
         model = model.dequantize()
-    merged = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    with warnings.catch_warnings():
+        # transformers and PEFT warn of each other's names.
+        warnings.simplefilter("ignore", FutureWarning)
+        merged = PeftModel.from_pretrained(model, adapter).merge_and_unload()
     # transformers refuses to save settings of sampling beside greedy decoding; the base's own file
     # is copied as it stands.
     merged.generation_config = GenerationConfig()

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from mosaic.app.config_file import load_config
 from mosaic.app.training_plan import TrainingSize, _warnings, memory, training_size
 from mosaic.app.validation import validate
+from mosaic.core.errors import UsageError
 from mosaic.core.types.runs import SftRecipe
 from training.models.lora_layout import LoraLayout
 
@@ -106,6 +107,13 @@ def test_a_learning_rate_far_from_the_usual_is_warned_of_with_the_source(rate):
 @pytest.mark.parametrize("rate", [1e-5, 2e-4, 1e-3])
 def test_a_usual_learning_rate_is_not(rate):
     assert warned(learning_rate=rate) == []
+
+
+def test_flash_attention_is_refused_beside_a_generator_of_32_bits():
+    flash = ["methods.sft.attn_implementation=flash_attention_2", "methods.sft.dtype=bfloat16"]
+    with pytest.raises(UsageError, match=r"generator\.dtype"):
+        load_config("lab", flash)
+    load_config("lab", [*flash, "generator.dtype=bfloat16"])
 
 
 def test_validate_says_steps_layers_and_memory():

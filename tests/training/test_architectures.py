@@ -8,8 +8,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from eval.generators.adapter_probe import PROMPTS, AdapterProbe, Continuation
+from eval.model_loading import Loading
 from eval.model_weights import model_shapes
 from mosaic.core.errors import BoundaryError, UsageError
 from mosaic.core.types.runs import SftRecipe
@@ -189,6 +191,29 @@ def test_of_a_mixture_of_experts_the_attention_is_trained(base_of, model_type):
     assert "experts" in layout.left_out
 
 
+def test_of_a_model_that_also_sees_the_language_model_is_trained(order, tiny_model, tmp_path):
+    from transformers import AutoTokenizer, Gemma3Config, Gemma3ForConditionalGeneration
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    size = len(tokenizer)
+    sight = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
+    config = Gemma3Config(
+        text_config={**SIZES, "head_dim": 16, "vocab_size": size + 8},
+        vision_config={**sight, "num_hidden_layers": 1, "image_size": 28, "patch_size": 14},
+        mm_tokens_per_image=4,
+        image_token_index=size + 1,
+        boi_token_index=size + 2,
+        eoi_token_index=size + 3,
+    )
+    base = tmp_path / "gemma3"
+    Gemma3ForConditionalGeneration(config).save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    adapter = trained(order, base)
+    check_adapter(adapter, base)
+    layout = lora_layout(base, 4, "all-linear")
+    assert all(".language_model." in target for target in layout.targets)
+
+
 # The adapter probe
 
 
@@ -249,6 +274,27 @@ def test_an_attention_that_is_not_to_be_had_is_refused(order, base_of):
     with pytest.raises(UsageError, match=r"methods\.sft\.attn_implementation: sdpa"):
         check_recipe(base, SftRecipe(attn_implementation="sdpa"))
     check_recipe(base, SftRecipe(attn_implementation="eager"))
+
+
+def test_flash_attention_needs_16_bits():
+    with pytest.raises(ValidationError, match="set dtype: bfloat16"):
+        SftRecipe(attn_implementation="flash_attention_2")
+
+
+def test_the_probe_reads_with_the_models_own_attention(tiny_model):
+    probe = AdapterProbe(tiny_model, "float32", Loading("flash_attention_2"))
+    assert probe.loading.attention is None
+
+
+def test_tokens_beyond_the_embedding_are_found_in_the_loaded_tokenizer(tiny_model):
+    from training.methods.hf import check_tokens
+    from training.models.tokenizer import load_tokenizer
+
+    tokenizer = load_tokenizer(tiny_model)
+    check_tokens(tiny_model, tokenizer)
+    tokenizer.add_tokens(["<|new|>"])
+    with pytest.raises(UsageError, match="1 token without a row"):
+        check_tokens(tiny_model, tokenizer)
 
 
 # Identity

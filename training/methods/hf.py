@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from eval.model_folder import read_json, vocabulary_size, without_rows
 from eval.model_loading import PLAIN, Loading, check_attention, check_quantisation, load_base
 from mosaic.core.errors import StopRequested, TrainingError, UsageError
 from mosaic.core.types.runs import BASE, LoraRecipe, TrainJob, Workplace
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from peft import LoraConfig
     from transformers import (
         PreTrainedModel,
+        PreTrainedTokenizerBase,
         Trainer,
         TrainerCallback,
         TrainerControl,
@@ -65,6 +67,17 @@ def check_base(base: Path, recipe: LoraRecipe) -> None:
     check_quantisation(base, loading_of(recipe))
     check_attention(base, recipe.attn_implementation)
     lora_layout(base, recipe.lora_r, recipe.target_modules)
+
+
+def check_tokens(base: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise UsageError if a token of the tokenizer, as it is loaded, has no row in the embedding.
+
+    Of a tokenizer without a fast form the files alone do not tell.
+    """
+    rows = vocabulary_size(read_json(base / "config.json") or {})
+    fault = without_rows(tokenizer.get_vocab(), rows) if rows else None
+    if fault:
+        raise UsageError(f"base_model: {base}: {fault}")
 
 
 def loading_of(recipe: LoraRecipe) -> Loading:

@@ -70,7 +70,9 @@ def check_recipe(base: Path, recipe: LoraRecipe, template: Path | None = None) -
     """
     check_base_model(base)
     hf.check_base(base, recipe)
-    check_template(base, load_tokenizer(base, template))
+    tokenizer = load_tokenizer(base, template)
+    hf.check_tokens(base, tokenizer)
+    check_template(base, tokenizer)
 
 
 def template_of(job: TrainJob, place: Workplace) -> Path | None:

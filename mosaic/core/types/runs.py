@@ -107,6 +107,15 @@ class LoraRecipe(FrozenModel):
     ) = Field(default=None, exclude_if=_is_default)
     load_in_4bit: bool = Field(default=False, exclude_if=_is_default)
 
+    @model_validator(mode="after")
+    def _flash_in_16_bits(self) -> LoraRecipe:
+        if (self.attn_implementation or "").startswith("flash") and self.dtype == "float32":
+            raise ValueError(
+                f"attn_implementation {self.attn_implementation} computes in 16 bits; set dtype: "
+                "bfloat16"
+            )
+        return self
+
     @field_validator("target_modules")
     @classmethod
     def _named_once(cls, modules: str | list[str]) -> str | list[str]:
