@@ -310,21 +310,21 @@ def check(constraints: Sequence[Constraint], response: str) -> tuple[list[bool],
     response all the same.
     """
     strict, loose = [], []
-    for constraint in constraints:
-        reason = verifiable(constraint)
-        if reason:
-            raise ValueError(reason)
-        checker = _built(constraint)
-        passed = _passes(checker, response)
-        strict.append(passed)
-        loose.append(passed or any(_passes(checker, text) for text in variants(response)[1:]))
+    with _no_warnings():
+        for constraint in constraints:
+            reason = verifiable(constraint)
+            if reason:
+                raise ValueError(reason)
+            checker = _built(constraint)
+            passed = _passes(checker, response)
+            strict.append(passed)
+            loose.append(passed or any(_passes(checker, text) for text in variants(response)[1:]))
     return strict, loose
 
 
 def _passes(checker: Checker, text: str) -> bool:
     try:
-        with _no_warnings():
-            return bool(text.strip()) and bool(checker.check_following(text))
+        return bool(text.strip()) and bool(checker.check_following(text))
     except Exception as error:
         # The library's checkers raise whatever they meet in an answer.
         raise CannotRead(

@@ -298,3 +298,36 @@ def test_with_a_mended_judge_the_same_answers_are_judged_again(tmp_path, decide)
     assert run.trained == 2
     assert run.answered[: len(once)] == once
     assert len(set(run.answered)) == len(run.answered)
+
+
+# The planner's endpoint at the start of a run
+
+
+def planner_at(url):
+    return sets(
+        *SMALL, "planner.kind=llm", f"planner.chat.base_url={url}", "planner.chat.max_attempts=1"
+    )
+
+
+def test_a_planner_without_tools_is_known_before_a_run_is_made(lab, tmp_path):
+    words = {"role": "assistant", "content": "I would look at the past rounds first."}
+    with ScriptedServer(script=lambda request: words) as server:
+        started = ("run", lab / "config.yaml", "--run-dir", tmp_path / "run")
+        _, error = mosaic(*started, *planner_at(server.url))
+    assert error.exit_code == 2
+    assert "answers with words where it should call a tool" in str(error)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_key_that_is_not_taken_pauses_a_run_that_has_measured_nothing(lab, tmp_path):
+    folder = tmp_path / "run"
+    with JudgeServer(lambda name, turns: {}, lambda call: "401") as server:
+        started = ("run", lab / "config.yaml", "--run-dir", folder)
+        for command in ((*started, *planner_at(server.url)), ("resume", folder)):
+            _, error = mosaic(*command)
+            assert error.exit_code == 6
+            assert "put a valid key" in str(error)
+        assert server.calls == 2
+    journal = Journal.open(folder)
+    assert journal.last_row() is None
+    journal.close()
