@@ -41,7 +41,7 @@ def test_every_container_gives_the_same_rows(tmp_path):
 
 
 def test_a_large_array_streams_and_keeps_its_lines(tmp_path, monkeypatch):
-    monkeypatch.setattr("training.data.importers.containers.BUFFER", 64)
+    monkeypatch.setattr("training.data.importers.json_rows.BUFFER", 64)
     rows = [{"n": i, "text": "x" * (i % 90), "list": [i, {"deep": "[}"}]} for i in range(200)]
     text = json.dumps(rows, indent=1)
     (tmp_path / "a.json").write_text(text)

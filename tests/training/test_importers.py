@@ -326,8 +326,8 @@ def test_text_parts_are_one_text(tmp_path):
         ("alpaca", {**ADD, "history": "hi"}, "history: not a list"),
         (
             "chat",
-            {"messages": [*ASKED, {**MESSAGES[1], "weight": 0}, *MESSAGES]},
-            "messages.1.weight: 0",
+            {"messages": [*ASKED, {**MESSAGES[1], "weight": 0.5}, *MESSAGES]},
+            "messages.1.weight: 0.5",
         ),
         (
             "chat",

@@ -19,8 +19,12 @@ from pydantic import ValidationError
 from mosaic.core.errors import UsageError
 from mosaic.core.types.base import LABEL, NAMES, canonical_json
 from mosaic.core.types.data import Example
-from training.data.importers.chats import Unusable, check_numbers
-from training.data.importers.containers import BadRow, Row, read_lines, read_parquet
+from training.data.faults import MAX_SHOWN, Faults
+from training.data.importers.chats import check_numbers
+from training.data.importers.containers import read_file
+from training.data.importers.fields import Unusable
+from training.data.importers.reading import BadRow, Row, Unread
+from training.data.learnable import LATE_SYSTEM, learnable_part, why_nothing
 from training.data.outputs import check_place
 from training.data.pool_format import (
     INDEX,
@@ -34,12 +38,13 @@ from training.data.pool_format import (
 from training.data.provenance import origins, read_cards
 from training.data.windows import windows
 from training.models.chat_template import Chat, ChatError
+from training.models.learnt_turns import LEARN
 from training.models.tokenizer import TokenCounter
 
 TOO_LONG = "too-long.jsonl"
 MAX_TOKENS = 2**31 - 1
 COUNT_BATCH = 512
-MAX_SHOWN = 20
+COLUMNS = (".parquet", ".arrow")
 
 
 class TooLong(TypedDict):
@@ -57,45 +62,66 @@ Windows = tuple[list[tuple[Chat, int]], int]
 """(messages, tokens) of each window, and how many turns are in none of them."""
 
 
-def read_rows(path: Path) -> Iterator[tuple[str, Row]]:
-    """(file:line, row as plain data) of a JSONL or Parquet file.
+def read_rows(path: Path) -> Iterator[tuple[str, Row | BadRow]]:
+    """(file:line, row as plain data, or why it is none) of a file of pool rows.
 
-    Raises UsageError for anything that is not a row of JSON.
+    Raises UsageError for a file that cannot be read.
     """
     if not path.is_file():
         raise UsageError(f"{path}: no such file; give JSONL or Parquet files of pool rows")
-    parquet = path.suffix == ".parquet"
-    for where, row in (read_parquet if parquet else read_lines)(path):
-        if isinstance(row, BadRow):
-            raise UsageError(f"{where}: {row.reason}")
-        yield where, _without_nulls(row) if parquet else row
+    columns = path.suffix in COLUMNS
+    for where, row in read_file(path):
+        if isinstance(row, Unread):
+            raise UsageError(f"{where}: {row.what}; give files of pool rows")
+        if columns and not isinstance(row, BadRow):
+            row = _without_nulls(row)
+        yield where, row
 
 
 def _without_nulls(row: Row) -> Row:
-    """A row without the nulls that Parquet puts where a row lacks an attribute of another row."""
+    """A row without the nulls that Parquet puts where a row lacks what another row has."""
+    messages = row.get("messages")
+    if isinstance(messages, list) and any(LEARN in m for m in messages if isinstance(m, dict)):
+        row["messages"] = [_without_null_mark(message) for message in messages]
     attributes = row.get("attributes")
     if isinstance(attributes, dict):
         row["attributes"] = {k: v for k, v in attributes.items() if v is not None}
     return {k: v for k, v in row.items() if v is not None}
 
 
+def _without_null_mark(message: object) -> object:
+    if isinstance(message, dict) and message.get(LEARN, False) is None:
+        return {name: value for name, value in message.items() if name != LEARN}
+    return message
+
+
 def parse(
-    path: Path, seen: dict[str, str], defaults: Mapping[str, object] | None = None
+    path: Path,
+    seen: dict[str, str],
+    faults: Faults,
+    defaults: Mapping[str, object] | None = None,
 ) -> Iterator[PlacedExample]:
-    """(file:line, example) of each row of a file, every field checked.
+    """(file:line, example) of each row of a file that can be trained on, every field checked.
 
     `seen` maps the ids so far to where they were read; `defaults` are fields that a row may lack.
-    Raises UsageError for the first row that cannot be trained on.
+    The others are added to `faults`, which the caller refuses when all are read.
     """
     for where, row in read_rows(path):
-        example = _example(where, {**defaults, **row} if defaults else row)
-        if example.id in seen:
-            raise UsageError(
-                f"{where}: the id {example.id!r} was used at {seen[example.id]} already; ids are "
-                "unique in a pool"
-            )
-        seen[example.id] = where
-        _check_learnable(where, example)
+        if isinstance(row, BadRow):
+            faults.add(f"{where}: {row.reason}")
+            continue
+        try:
+            example = _example(where, {**defaults, **row} if defaults else row)
+            if example.id in seen:
+                raise UsageError(
+                    f"{where}: the id {example.id!r} was used at {seen[example.id]} already; ids "
+                    "are unique in a pool"
+                )
+            seen[example.id] = where
+            _check_learnable(where, example)
+        except UsageError as error:
+            faults.add(str(error))
+            continue
         yield where, example
 
 
@@ -127,18 +153,17 @@ def _example(where: str, row: Row) -> Example:
 
 
 def _check_learnable(where: str, example: Example) -> None:
-    """Raise UsageError unless there is an assistant turn and none of them is empty."""
-    answers = 0
+    """Raise UsageError unless a turn is learnt, no answer is empty, and system comes first."""
     for number, message in enumerate(example.messages):
-        if message.role != "assistant":
-            continue
-        answers += 1
-        if not message.content.strip():
+        if message.role == "system" and number:
+            raise UsageError(f"{where}: {LATE_SYSTEM}")
+        if message.role == "assistant" and not message.content.strip():
             raise UsageError(
                 f"{where}: messages.{number}.content: empty, so there is nothing to learn from"
             )
-    if answers == 0:
-        raise UsageError(f"{where}: messages: no assistant turn, so there is nothing to learn from")
+    chat = _plain(example)
+    if not learnable_part(chat):
+        raise UsageError(f"{where}: {why_nothing(chat)}")
 
 
 def build(
@@ -154,6 +179,7 @@ def build(
 
     Turns above `max_length` tokens are left out, and chats without a turn that fits: the manifest
     counts both (`too_long` chats, `turns_left_out` of the others), `too-long.jsonl` names them.
+    Turns behind a chat's last answer that is learnt are cut off and counted (`turns_cut`).
     Cards beside the sources (`training.data.provenance`) go into the manifest; `licences` (by data
     set) override them. Raises UsageError with file:line for every fault.
     """
@@ -162,7 +188,10 @@ def build(
     rows: list[PoolRow] = []
     too_long: list[TooLong] = []
     forged: list[str] = []
+    turns_cut = 0
     for batch in _batches(sources, counter, forged):
+        batch, cut = _cut(batch, counter is None)
+        turns_cut += cut
         counted = _counted(batch, counter, max_length)
         for (where, example), (parts, lost) in zip(batch, counted, strict=True):
             rows.extend(_rows(example, parts))
@@ -197,6 +226,7 @@ def build(
         tokenizer=counter.digest if counter else None,
         too_long=gone,
         turns_left_out=turns_left_out,
+        turns_cut=turns_cut,
         origins=known,
     )
     return write_pool(rows, out, facts)
@@ -233,7 +263,8 @@ def _batches(
     Control tokens of the model written out in a text are added to `forged`, with their places.
     """
     seen: dict[str, str] = {}
-    examples = itertools.chain.from_iterable(parse(source, seen) for source in sources)
+    faults = Faults()
+    examples = itertools.chain.from_iterable(parse(source, seen, faults) for source in sources)
     while batch := list(itertools.islice(examples, COUNT_BATCH)):
         if counter:
             for where, example in batch:
@@ -241,6 +272,7 @@ def _batches(
                 if token:
                     forged.append(f"{where}: {token}")
         yield batch
+    faults.refuse()
 
 
 def _refuse_forged(forged: Sequence[str]) -> None:
@@ -254,6 +286,28 @@ def _refuse_forged(forged: Sequence[str]) -> None:
         "rows hold control tokens of the model, which would end a turn or begin another's; write "
         f"them otherwise, or leave these rows out:\n  {shown}{more}"
     )
+
+
+def _cut(batch: Sequence[PlacedExample], trusted: bool) -> tuple[list[PlacedExample], int]:
+    """The examples without turns behind their last answer, and how many turns that were.
+
+    Raises UsageError for such a turn if token counts are `trusted`: they would be wrong.
+    """
+    kept: list[PlacedExample] = []
+    cut = 0
+    for where, example in batch:
+        end = len(learnable_part(_plain(example)))
+        lost = len(example.messages) - end
+        if lost and trusted:
+            raise UsageError(
+                f"{where}: messages.{end}: a turn after the last answer teaches nothing, and "
+                "n_tokens counts it; take it out, or count tokens with --model DIR"
+            )
+        if lost:
+            cut += lost
+            example = example.model_copy(update={"messages": example.messages[:end]})
+        kept.append((where, example))
+    return kept, cut
 
 
 def _losses(too_long: Sequence[TooLong]) -> tuple[int, int]:

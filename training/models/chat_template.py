@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mosaic.core.errors import MosaicError, UsageError
+from training.models.learnt_turns import spans_of, switch_off, without_flags
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Message = dict[str, str]
+Message = dict[str, Any]
 Chat = list[Message]
 T = TypeVar("T")
 IGNORED = -100
@@ -69,6 +70,7 @@ def tokenise(
 ) -> tuple[list[list[int]], list[list[int]]]:
     """(input ids, labels) of each chat; labels are -100 outside the assistant's turns.
 
+    Turns that are marked as not to be learnt are context only: their labels are -100 too.
     Raises ChatError for the first chat that the template or the tokenizer refuses.
     """
 
@@ -78,10 +80,16 @@ def tokenise(
         )
         return encoded["input_ids"], encoded["assistant_masks"]
 
-    rows, masks = render(encode, chats)
+    plain, off = without_flags(chats)
+    rows, masks = render(encode, plain)
     labels = []
-    for row, mask in zip(rows, masks, strict=True):
-        labels.append([t if learned else IGNORED for t, learned in zip(row, mask, strict=True)])
+    for number, (row, mask) in enumerate(zip(rows, masks, strict=True)):
+        all_on = [t if learned else IGNORED for t, learned in zip(row, mask, strict=True)]
+        answers = sum(message["role"] == "assistant" for message in plain[number])
+        try:
+            labels.append(switch_off(all_on, spans_of(all_on), off[number], answers))
+        except ValueError as error:
+            raise ChatError(number, str(error)) from None
     return [list(row) for row in rows], labels
 
 

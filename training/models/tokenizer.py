@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from eval.model_folder import check_model_folder
 from mosaic.core.errors import UsageError
 from training.models.chat_template import Chat, first_line, render
+from training.models.learnt_turns import without_flags
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -79,7 +80,8 @@ class TokenCounter:
 
     def __call__(self, chats: Sequence[Chat]) -> list[int]:
         """Tokens of each chat. Raises ChatError for the first one that the template refuses."""
-        return render(self._count, chats) if chats else []
+        plain, _ = without_flags(chats)
+        return render(self._count, plain) if chats else []
 
     def _count(self, chats: Sequence[Chat]) -> list[int]:
         texts = self._tokenizer.apply_chat_template(list(chats), tokenize=False)

@@ -24,7 +24,8 @@ from eval import ifeval as checkers
 from eval.objectives.base import Objective
 from mosaic.core.types.base import Attribute
 from mosaic.core.types.evaluation import Prompt
-from training.data.importers.chats import Row, Shape, Unusable, some_text
+from training.data.importers.chats import Row, Shape, some_text
+from training.data.importers.fields import Unusable
 
 Items = dict[str, dict[str, int]]
 ImportedPrompt = tuple[Prompt | None, Counter[str]]
@@ -143,4 +144,12 @@ PROMPT_SHAPES: dict[str, tuple[str, PromptShape]] = {
     "or-bench-hard-1k": ("over_refusal", or_bench(hard=1, harmful=0)),
     "or-bench-toxic": ("over_refusal", or_bench(hard=0, harmful=1)),
 }
+PROMPT_READ: dict[str, frozenset[str]] = {
+    "ifeval": frozenset(("key", "prompt", "instruction_id_list", "kwargs")),
+    "or-bench-80k": frozenset(("prompt", "category")),
+    "or-bench-hard-1k": frozenset(("prompt", "category")),
+    "or-bench-toxic": frozenset(("prompt", "category")),
+}
+"""The fields that each shape reads from a row."""
+
 RECORDED = ("safety", "over_refusal")

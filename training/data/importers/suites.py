@@ -12,8 +12,7 @@ from eval.objectives.base import Objective
 from mosaic.core.errors import UsageError
 from mosaic.core.types.base import canonical_json
 from mosaic.core.types.evaluation import ROLES, Prompt
-from training.data.importers.chats import Unusable
-from training.data.importers.containers import Row
+from training.data.importers.fields import Unusable
 from training.data.importers.job import (
     ImportJob,
     Tally,
@@ -32,6 +31,7 @@ from training.data.importers.prompts import (
     PromptShape,
     recorded,
 )
+from training.data.importers.reading import Row
 from training.data.outputs import check_absent, check_place
 from training.data.provenance import SUITE_CARD, write_card
 
@@ -70,7 +70,7 @@ def _distinct_prompts(
 ) -> list[Prompt]:
     """All usable prompts, each request once, in the order of the requests' hashes."""
     by_request: dict[str, Prompt] = {}
-    for place, row in usable_rows(job, tally, lambda rows: None):
+    for place, row in usable_rows(job, tally, lambda rows: None, learnt=False):
         try:
             prompt, left_out = _named_prompt(job, shape, row)
         except UnicodeEncodeError as error:
