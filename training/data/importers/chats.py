@@ -248,17 +248,22 @@ def sharegpt(row: Row) -> ImportedChat:
 
 def alpaca(row: Row) -> ImportedChat:
     """`instruction`, `input` and `output`, after the turns of `history`."""
-    instruction = some_text(row, "instruction")
+    chat = alpaca_request(row)
+    chat.messages.append({"role": "assistant", "content": some_text(row, "output")})
+    return chat
+
+
+def alpaca_request(row: Row) -> ImportedChat:
+    """What a row of `alpaca` asks."""
+    request = some_text(row, "instruction")
     extra = row.get("input")
     if extra is None:
         extra = ""
     if not isinstance(extra, str):
         raise Unusable("input: missing or not a text")
-    output = some_text(row, "output")
-    request = instruction
     if extra.strip():
         request += "\n\n" + extra
-    messages = [*_history(row.get("history")), *_pair(request, output)]
+    messages = [*_history(row.get("history")), {"role": "user", "content": request}]
     return ImportedChat(_with_system(row, messages), _own_id(row))
 
 
@@ -343,8 +348,8 @@ def row_fields(spec: str) -> set[str]:
     return {name for key, name in fields.items() if key not in ("role", "content")}
 
 
-def mapped(spec: str) -> Shape:
-    """The shape that `--map` describes.
+def mapped(spec: str, answers: bool = True) -> Shape:
+    """The shape that `--map` describes; without `answers`, `prompt=question` is enough.
 
     Either `messages=dialogue,role=speaker,content=text` or `prompt=question,response=answer`.
     `system` goes with the second form and may be null; `id` and `quality` go with both. Raises
@@ -352,7 +357,8 @@ def mapped(spec: str) -> Shape:
     """
     fields = _fields(spec)
     as_list, as_flat = _is_list(fields), any(key in fields for key in FLAT_KEYS)
-    if as_list == as_flat or (as_flat and not {"prompt", "response"} <= set(fields)):
+    needed = {"prompt", "response"} if answers else {"prompt"}
+    if as_list == as_flat or (as_flat and not needed <= set(fields)):
         raise UsageError(
             "--map: name messages, role and content (a list of turns), or prompt and response "
             "(two texts)"
@@ -374,11 +380,12 @@ def mapped(spec: str) -> Shape:
 
 def _flat(row: Row, fields: Mapping[str, str]) -> Chat:
     """A request and an answer, under a system turn if there is one."""
-    request, answer = some_text(row, fields["prompt"]), some_text(row, fields["response"])
+    messages: Chat = [{"role": "user", "content": some_text(row, fields["prompt"])}]
+    if "response" in fields:
+        messages.append({"role": "assistant", "content": some_text(row, fields["response"])})
     system = row.get(fields["system"]) if "system" in fields else None
     if system is not None and not isinstance(system, str):
         raise Unusable(f"{fields['system']}: missing or not a text")
-    messages = _pair(request, answer)
     if system:
         messages.insert(0, {"role": "system", "content": system})
     return messages

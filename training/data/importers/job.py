@@ -16,7 +16,7 @@ import xxhash
 
 from mosaic.core.errors import UsageError
 from mosaic.core.types.base import LABEL, NAMES, JsonObject
-from training.data.importers.chats import READ, SHAPES, Shape, mapped, row_fields
+from training.data.importers.chats import READ, SHAPES, Shape, alpaca_request, mapped, row_fields
 from training.data.importers.containers import read
 from training.data.importers.fields import RowFields, Unusable
 from training.data.importers.prompts import PROMPT_READ, PROMPT_SHAPES
@@ -118,14 +118,17 @@ def check_names(job: ImportJob) -> None:
             raise UsageError(f"{option} {name!r} cannot be a name: {NAMES}")
 
 
-def chat_shape(job: ImportJob) -> Shape:
-    """How rows become chats. Raises UsageError if that is not what the options say."""
+def chat_shape(job: ImportJob, answers: bool = True) -> Shape:
+    """How rows become chats, or without `answers` also requests alone.
+
+    Raises UsageError if that is not what the options say.
+    """
     if job.shape == "map":
         if not job.mapping:
             raise UsageError(
                 "--as map needs --map, such as --map messages=dialogue,role=speaker,content=text"
             )
-        return mapped(job.mapping)
+        return mapped(job.mapping, answers)
     if job.mapping:
         raise UsageError(f"--map goes with --as map, not with --as {job.shape}")
     if job.shape in PROMPT_SHAPES:
@@ -135,6 +138,8 @@ def chat_shape(job: ImportJob) -> Shape:
         )
     if job.shape not in SHAPES:
         raise UsageError(f"--as {job.shape}: no such shape; there are {', '.join(FORMATS)}")
+    if job.shape == "alpaca" and not answers:
+        return alpaca_request
     return SHAPES[job.shape]
 
 
