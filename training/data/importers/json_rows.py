@@ -6,6 +6,7 @@ a wrapper or a chat: if the list holds turns, it is a chat.
 
 from __future__ import annotations
 
+import codecs
 import io
 import re
 from pathlib import Path
@@ -69,9 +70,10 @@ def read_lines(path: Path) -> Read:
     """Lines of JSON objects."""
     with binary(path) as stream:
         for number, line in enumerate(stream, start=1):
-            if not line.strip():
-                continue
-            yield f"{path}:{number}", _decoded_line(line)
+            if line.startswith(codecs.BOM_UTF8):
+                line = line.replace(codecs.BOM_UTF8, b"", 1)
+            if line.strip():
+                yield f"{path}:{number}", _decoded_line(line)
 
 
 def _decoded_line(line: bytes) -> Row | BadRow:
@@ -184,7 +186,7 @@ def _are_lines(text: str) -> bool:
 def _lines_from(path: Path, first: int) -> Read:
     with binary(path) as stream:
         for number, line in enumerate(stream, start=1):
-            if number >= first and line.strip():
+            if number >= first and line.strip().removeprefix(codecs.BOM_UTF8):
                 yield f"{path}:{number}", _decoded_line(line)
 
 
