@@ -12,6 +12,7 @@ both is the prompt, and so the suite's digest changes with this file.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from mosaic.core.errors import UsageError
 from mosaic.core.types.base import Attribute, FrozenModel
 
 DEFAULTS = "suite.yaml"
+BOOLEAN = "tag:yaml.org,2002:bool"
 
 
 class SuiteDefaults(FrozenModel):
@@ -36,6 +38,31 @@ class SuiteDefaults(FrozenModel):
     system: str | None = None
     attributes: dict[str, Attribute] = {}
     slice_from: str | None = None
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, in which `no`, `yes`, `on` and `off` are words: rules look for them."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping; one that names a key twice is refused."""
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key {key.value!r} stands twice", problem_mark=key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _words(resolvers: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    return [(tag, pattern) for tag, pattern in resolvers if tag != BOOLEAN]
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: _words(resolvers) for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(BOOLEAN, re.compile("(?:true|false)$"), list("tf"))
 
 
 def read_defaults(folder: Path) -> SuiteDefaults:
@@ -51,7 +78,7 @@ def read_defaults(folder: Path) -> SuiteDefaults:
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot be read: {error}") from None
     try:
-        return SuiteDefaults.model_validate(yaml.safe_load(text) or {})
+        return SuiteDefaults.model_validate(yaml.load(text, _Loader) or {})
     except yaml.YAMLError as error:
         raise UsageError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     except ValidationError as error:

@@ -195,16 +195,19 @@ def check_tally(job: ImportJob, tally: Tally, rows: int, consequence: str) -> No
     """Decide whether what was read may be written.
 
     `rows` are those that can be used. Raises UsageError for bad rows without `skip_bad`, if no row
-    can be used, and for a field of `--map` that no row has.
+    can be used, and for a field that an option names and no row has.
     """
-    if tally.bad and not job.skip_bad:
-        raise UsageError(
-            f"{tally.complaint()}\n{consequence}; mend them, or leave them out with --skip-bad"
-        )
-    if tally.unseen and tally.read:
+    unseen = ""
+    if tally.unseen:
         names = ", ".join(repr(name) for name in sorted(tally.unseen))
-        asking = _asking(job, tally.unseen)
-        raise UsageError(f"{asking}: no row has a field {names}\n{consequence}")
+        unseen = f"{_asking(job, tally.unseen)}: no row has a field {names}"
+    if tally.bad and not job.skip_bad:
+        also = f"\n{unseen}" if unseen else ""
+        raise UsageError(
+            f"{tally.complaint()}{also}\n{consequence}; mend them, or leave them out with --skip-bad"
+        )
+    if unseen and tally.read:
+        raise UsageError(f"{unseen}\n{consequence}")
     if not rows:
         detail = f"\n{tally.complaint()}" if tally.bad else ""
         raise UsageError(f"{', '.join(job.sources)}: no usable row in them{detail}")
