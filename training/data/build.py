@@ -157,10 +157,18 @@ def _check_learnable(where: str, example: Example) -> None:
     for number, message in enumerate(example.messages):
         if message.role == "system" and number:
             raise UsageError(f"{where}: {LATE_SYSTEM}")
+        if not message.learn and message.role != "assistant":
+            raise UsageError(
+                f"{where}: messages.{number}.learn: only turns of the assistant are learnt, this "
+                f"is the {message.role}'s"
+            )
         if message.role == "assistant" and not message.content.strip():
             raise UsageError(
                 f"{where}: messages.{number}.content: empty, so there is nothing to learn from"
             )
+    last = example.messages[-1]
+    if last.role == "assistant" and last.learn:
+        return
     chat = _plain(example)
     if not learnable_part(chat):
         raise UsageError(f"{where}: {why_nothing(chat)}")
@@ -296,6 +304,10 @@ def _cut(batch: Sequence[PlacedExample], trusted: bool) -> tuple[list[PlacedExam
     kept: list[PlacedExample] = []
     cut = 0
     for where, example in batch:
+        last = example.messages[-1]
+        if last.role == "assistant" and last.learn:
+            kept.append((where, example))
+            continue
         end = len(learnable_part(_plain(example)))
         lost = len(example.messages) - end
         if lost and trusted:

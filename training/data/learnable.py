@@ -23,7 +23,7 @@ def learnable_part(messages: Chat) -> Chat:
     for end in range(len(messages), 0, -1):
         last = messages[end - 1]
         if last["role"] == "assistant" and not is_off(last):
-            return messages[:end]
+            return messages if end == len(messages) else messages[:end]
     return []
 
 

@@ -21,12 +21,6 @@ class Message(FrozenModel):
     # Left out of what is written if it is True: the digests of pools without marks stay.
     learn: StrictBool = Field(default=True, exclude_if=_is_true)
 
-    @model_validator(mode="after")
-    def _marks_answers(self) -> Message:
-        if not self.learn and self.role != "assistant":
-            raise ValueError(f"only turns of the assistant are learnt, this is the {self.role}'s")
-        return self
-
 
 class Example(FrozenModel):
     """A pool row: one chat that can be trained on. `bucket` is the slice its objective's prompt-side rules give it."""

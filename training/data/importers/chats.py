@@ -94,21 +94,31 @@ def turns(value: object, where: str, role: str, content: str, unread: set[str]) 
     """
     if not isinstance(value, list) or not value:
         raise Unusable(f"{where}: {'missing' if value is None else 'not a list of messages'}")
-    read = frozenset((role, content))
-    messages = []
-    for number, one in enumerate(value):
-        place = f"{where}.{number}"
-        if not isinstance(one, dict):
-            raise Unusable(f"{place}: not an object")
-        message = _turn(one, place, role, content)
-        if len(one) > len(read):
-            _beside(one, message, place, read, unread, where)
-        messages.append(message)
+    messages: Chat = []
+    for one in value:
+        # Nearly all turns are a role and a text; the others are looked at field by field.
+        plain = _plain_turn(one, role, content) if isinstance(one, dict) else None
+        if plain is None:
+            plain = _turn(one, f"{where}.{len(messages)}", role, content)
+        if len(one) > len(plain):
+            place = f"{where}.{len(messages)}"
+            _beside(one, plain, place, frozenset((role, content)), unread, where)
+        messages.append(plain)
     return messages
 
 
-def _turn(one: Row, where: str, role: str, content: str) -> Message:
-    """One message of a list: its role and its text."""
+def _plain_turn(one: Row, role: str, content: str) -> Message | None:
+    """A turn of a known role with a text, or None."""
+    said, text = one.get(role), one.get(content)
+    if isinstance(said, str) and isinstance(text, str) and said in ROLES and text.strip():
+        return {"role": ROLES[said], "content": text}
+    return None
+
+
+def _turn(one: object, where: str, role: str, content: str) -> Message:
+    """One message of a list: its role and its text. Raises Unusable."""
+    if not isinstance(one, dict):
+        raise Unusable(f"{where}: not an object")
     said, text = one.get(role), one.get(content)
     known = ROLES.get(said) if isinstance(said, str) else None
     if known is None:

@@ -35,12 +35,13 @@ def file_prefixes(sources: Sequence[str]) -> dict[str, str]:
 
 @dataclass
 class Identifiers:
-    """The ids given so far, each with its source, its place and the digest of its chat."""
+    """The ids given so far, each with its place and, of several files, the digest of its chat."""
 
     dataset: str
     sources: Sequence[str]
     prefix: str | None = None
-    seen: dict[str, tuple[str, str, str]] = field(default_factory=dict)
+    places: dict[str, str] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._prefixes = file_prefixes(self.sources)
@@ -51,21 +52,21 @@ class Identifiers:
         `own` is the id that the row has, `said` the digest of its chat, `place` is file:line.
         Raises Unusable for an id that the same file has used.
         """
-        source = place.rpartition(":")[0]
-        identifier = self._named(own or said)
-        note = None
-        if identifier in self.seen:
-            other, where, text = self.seen[identifier]
-            if own is None or (other != source and text == said):
+        identifier, note = self._named(own or said), None
+        if identifier in self.places:
+            if own is None:
                 return None, REPEATED
-            if other == source:
-                raise Unusable(f"id: {own!r} was used at {where} already")
-            identifier, note = self._named(f"{self._prefix(source)}-{own}"), NEW_NAME
-            if identifier in self.seen:
-                where = self.seen[identifier][1]
-                raise Unusable(f"id: {own!r} was used at {where} already")
+            source = _source(place)
+            if _source(self.places[identifier]) != source:
+                if self.digests[identifier] == said:
+                    return None, REPEATED
+                identifier, note = self._named(f"{self._prefix(source)}-{own}"), NEW_NAME
+            if identifier in self.places:
+                raise Unusable(f"id: {own!r} was used at {self.places[identifier]} already")
         identifier.encode()
-        self.seen[identifier] = (source, place, said)
+        self.places[identifier] = place
+        if len(self.sources) > 1:
+            self.digests[identifier] = said
         return identifier, note
 
     def _prefix(self, source: str) -> str:
@@ -73,4 +74,11 @@ class Identifiers:
         return self._prefixes.get(source) or self._prefixes[source.rpartition("[")[0]]
 
     def _named(self, own: str) -> str:
-        return "-".join(part for part in (self.dataset, self.prefix, own) if part)
+        if self.prefix:
+            return f"{self.dataset}-{self.prefix}-{own}"
+        return f"{self.dataset}-{own}"
+
+
+def _source(place: str) -> str:
+    """The source of a row that is at `source:line`."""
+    return place.rpartition(":")[0]

@@ -45,6 +45,8 @@ NO_BUCKET = f"rows without a bucket: {UNLABELLED!r} until they are labelled"
 UNVERIFIABLE = "constraints without parameters: unverifiable, kept as names only"
 OFF = "answers marked as not to be learnt: kept as context"
 BATCH = 2048
+# A message has a role and a content, and beside them only the mark of one that is not learnt.
+PLAIN_KEYS = 2
 
 
 class ImportedRow(TypedDict):
@@ -152,12 +154,10 @@ def _pool_row(
 
 def _said(messages: Chat) -> str:
     """All that a chat says, so that equal texts are equal chats."""
-    texts = []
-    for message in messages:
-        mark = " off" if LEARN in message else ""
-        content = message["content"]
-        texts.append(f"{message['role']}{mark} {len(content)} {content}")
-    return "".join(texts)
+    said = "".join([f"{m['role']} {len(m['content'])} {m['content']}" for m in messages])
+    if sum(map(len, messages)) == PLAIN_KEYS * len(messages):
+        return said
+    return said + "".join("-" if LEARN in message else "+" for message in messages)
 
 
 def _count(job: ImportJob, chat: ImportedChat, row: ImportedRow, tally: Tally) -> None:
@@ -168,9 +168,10 @@ def _count(job: ImportJob, chat: ImportedChat, row: ImportedRow, tally: Tally) -
         tally.notes[NO_BUCKET] += 1
     if chat.unverifiable:
         tally.notes[UNVERIFIABLE] += chat.unverifiable
-    if len(row["messages"]) < len(chat.messages):
-        tally.notes[CUT] += len(chat.messages) - len(row["messages"])
-    off = sum(LEARN in message for message in row["messages"])
+    messages = row["messages"]
+    if len(messages) < len(chat.messages):
+        tally.notes[CUT] += len(chat.messages) - len(messages)
+    off = sum(map(len, messages)) - PLAIN_KEYS * len(messages)
     if off:
         tally.notes[OFF] += off
     for name in chat.unread:
@@ -179,7 +180,9 @@ def _count(job: ImportJob, chat: ImportedChat, row: ImportedRow, tally: Tally) -
 
 def _attributes(row: ImportedRow, chat: ImportedChat) -> dict[str, Attribute]:
     """A chat's attributes as a pool can hold them."""
-    checked = Example.model_validate({**row, "attributes": chat.attributes}).attributes
+    # The messages were checked when they were read; one is enough for a row to be whole.
+    whole = {**row, "messages": row["messages"][:1], "attributes": chat.attributes}
+    checked = Example.model_validate(whole).attributes
     canonical_json(checked).encode()
     check_numbers(checked)
     return checked
