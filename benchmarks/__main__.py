@@ -26,6 +26,7 @@ BENCHMARKS = {
     "house": "house",
     "rubrics": "rubrics",
     "extension": "extension",
+    "cases": "cases",
     "budget": "curation",
     "curation": "curation",
     "packing": "training",

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from eval.judges.base import Judge
 from eval.objectives.base import Objective
+from eval.slices import own_slice
 from mosaic.core.types.evaluation import Judgment, Prompt, Response, Scored
 
 
@@ -43,6 +44,8 @@ def score_judgments(
             scored.append(_unscored(prompt, judgment.reason or judgment.status))
             continue
         item = objective.score({"id": prompt.id, **judgment.items})
+        if own_slice(prompt):
+            item = item.model_copy(update={"slice": prompt.slice})
         if item.status != "ok":
             item = item.model_copy(
                 update={"slice": prompt.slice, "weight": prompt.weight, "valid": prompt.valid}

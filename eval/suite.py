@@ -15,6 +15,7 @@ from eval.judges.base import Judge
 from eval.judges.rules import check_rules
 from eval.objectives.base import LabelsPrompts, Malformed, Objective, labels_of
 from eval.scoring import judge_and_score
+from eval.suite_defaults import SuiteDefaults, read_defaults, with_defaults
 from mosaic.core.errors import UsageError
 from mosaic.core.types.base import digest_of
 from mosaic.core.types.evaluation import Prompt, Response
@@ -33,7 +34,9 @@ class Suite:
 
 
 def load_suite(folder: Path, objective: Objective, role: str) -> Suite:
-    """Read `<folder>/<role>.jsonl`. Every fault is a UsageError with file:line.
+    """Read `<folder>/<role>.jsonl` and `<folder>/suite.yaml`, which holds what prompts share.
+
+    Every fault is a UsageError with file:line.
 
     The stored slice, weight and validity must be what the objective's prompt-side rules say, so
     that slice means are comparable between rounds and with pool buckets.
@@ -62,6 +65,7 @@ def _digest(prompts: Sequence[Prompt]) -> str:
 def _lines(folder: Path, role: str) -> Iterator[tuple[str, Prompt]]:
     """Each prompt of a suite with its file:line."""
     path = folder / f"{role}.jsonl"
+    defaults = read_defaults(folder)
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
@@ -73,7 +77,7 @@ def _lines(folder: Path, role: str) -> Iterator[tuple[str, Prompt]]:
         if not line.strip():
             continue
         where = f"{path}:{number}"
-        prompt = _prompt(line, where)
+        prompt = _prompt(line, where, defaults)
         if prompt.id in seen:
             raise UsageError(
                 f"{where}: the id {prompt.id!r} stands on line {seen[prompt.id]} already"
@@ -84,10 +88,10 @@ def _lines(folder: Path, role: str) -> Iterator[tuple[str, Prompt]]:
         raise UsageError(f"{path}: no prompt in it")
 
 
-def _prompt(line: bytes, where: str) -> Prompt:
+def _prompt(line: bytes, where: str, defaults: SuiteDefaults) -> Prompt:
     try:
         value = strict_json(line.decode("utf-8"), max_bytes=MAX_BYTES, quote=True)
-        return Prompt.model_validate(value)
+        return Prompt.model_validate(with_defaults(value, defaults))
     except UnicodeDecodeError as error:
         raise UsageError(f"{where}: not UTF-8 at byte {error.start}") from None
     except NotStrict as error:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from eval.generators.draws import AnswerId
+from eval.rendering.render import Chat as Chat
 from mosaic.core.types.evaluation import Prompt, Response
 
-Chat = list[dict[str, str]]
 FinishReason = Literal["stop", "length"]
 Progress = Callable[[int, int], None]
 """(answers so far, answers in all)"""

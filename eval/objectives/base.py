@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
+from eval.slices import own_slice
 from mosaic.core.types.base import LABEL, NAMES, digest_of
 from mosaic.core.types.evaluation import Prompt, Response, Scored
 from prompts.load import Prompt as PromptFile
@@ -130,10 +131,20 @@ class LabelsPrompts(Protocol):
 
 
 def labels_of(objective: Objective, prompt: Prompt) -> tuple[str, int, int]:
-    """(slice, weight, valid) of a prompt, as the objective's rules say. May raise Malformed."""
+    """(slice, weight, valid) of a prompt, as the objective's rules say. May raise Malformed.
+
+    A prompt may bring a slice of its own (`eval.slices`); weight and validity are the rules'.
+    """
     if isinstance(objective, LabelsPrompts):
-        return objective.labels(prompt)
-    return objective.prompt_side(prompt.prompt_items, len(prompt.turns), prompt.constraints)
+        derived = objective.labels(prompt)
+    else:
+        constraints = prompt.constraints
+        derived = objective.prompt_side(prompt.prompt_items, len(prompt.turns), constraints)
+    try:
+        own = own_slice(prompt)
+    except ValueError as error:
+        raise Malformed(str(error)) from None
+    return (own, *derived[1:]) if own else derived
 
 
 def by_code(objective: Objective) -> bool:

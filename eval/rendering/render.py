@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NotRequired, TypedDict, TypeVar
 
 from mosaic.core.errors import MosaicError, UsageError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Message = dict[str, str]
+LEARN = "learn"
+
+
+class Message(TypedDict):
+    """One message of a chat. `learn` is False for an answer that is context only.
+
+    A Parquet column of messages has the key everywhere, and null where a message has no mark.
+    """
+
+    role: str
+    content: str
+    learn: NotRequired[bool | None]
+
+
 Chat = list[Message]
 T = TypeVar("T")
 # Failures that say nothing about the chat that was being rendered.
@@ -27,6 +40,11 @@ class ChatError(UsageError):
         super().__init__(f"chat {position}: the chat template or tokenizer refuses it: {reason}")
         self.position = position
         self.reason = reason
+
+
+def is_off(message: Message) -> bool:
+    """Whether a message is marked as not to be learnt."""
+    return message.get("learn") is False
 
 
 def first_line(error: Exception) -> str:
@@ -61,8 +79,11 @@ def texts_of(
 ) -> list[str]:
     """The text of each chat; with `answer_next` up to where the model's next answer begins.
 
-    Raises ChatError for the first chat that the template refuses.
+    The template does not see the marks of messages. Raises ChatError for the first chat that it
+    refuses.
     """
+    if any(LEARN in message for chat in chats for message in chat):
+        chats = [[_unmarked(message) for message in chat] for chat in chats]
 
     def apply(some: Sequence[Chat]) -> list[str]:
         texts: list[str] = tokenizer.apply_chat_template(
@@ -71,3 +92,7 @@ def texts_of(
         return texts
 
     return render(apply, chats) if chats else []
+
+
+def _unmarked(message: Message) -> Message:
+    return {"role": message["role"], "content": message["content"]}

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from eval.rendering.answers import NotLocated, Span, answers_of, locate, marked, stem_for
-from eval.rendering.render import Chat, ChatError, texts_of
+from eval.rendering.render import Chat, ChatError, is_off, texts_of
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -79,7 +79,9 @@ class TurnEncoder:
             except NotLocated as reason:
                 raise ChatError(len(tokenised), str(reason)) from None
             answers = self._checked(len(tokenised), text, encoding, spans, lead)
-            tokenised.append(TokenisedChat(encoding.ids, answers))
+            said = [message for message in chats[len(tokenised)] if message["role"] == "assistant"]
+            learnt = [span for span, one in zip(answers, said, strict=True) if not is_off(one)]
+            tokenised.append(TokenisedChat(encoding.ids, learnt))
         return tokenised
 
     def lengths(self, chats: Sequence[Chat]) -> list[int]:

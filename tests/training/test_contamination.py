@@ -1,8 +1,11 @@
 """Contamination: what stands in the pool word for word is found, what only resembles it is not."""
 
 import json
+import unicodedata
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mosaic.core.errors import UsageError
 from mosaic.core.types.evaluation import Prompt
@@ -136,3 +139,50 @@ def test_import_leaves_out_rows_that_stand_in_a_suite(tmp_path):
     (suite / "audit.jsonl").unlink()
     with pytest.raises(UsageError, match="give a suite's folder"):
         import_rows(job, tmp_path / "again.jsonl")
+
+
+LEAK = (
+    "Können Sie mir bitte erklären, wie man ein großes Lagerfeuer am Ufer des Sees entfacht "
+    "und es später sicher wieder löscht"
+)
+INVISIBLE = "\u00ad\u200b\u200c\u200d\u2060\ufeff\ufe0f\u202a\u202c\u2066\u2069\u061c\u180e\u034f"
+
+
+def full_width(text):
+    return "".join(chr(ord(c) + 0xFEE0) if "!" <= c <= "~" else c for c in text)
+
+
+BENDS = st.sampled_from(
+    [
+        lambda text: unicodedata.normalize("NFD", text),
+        lambda text: unicodedata.normalize("NFKD", text),
+        full_width,
+        str.upper,
+        str.casefold,
+        lambda text: "\u202e" + text + "\u202c",
+        lambda text: text.replace(" ", "\u00a0"),
+        lambda text: text.replace("fi", "\ufb01"),
+    ]
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    bends=st.lists(BENDS, max_size=3),
+    hidden=st.lists(st.tuples(st.integers(0, 200), st.sampled_from(INVISIBLE)), max_size=30),
+)
+def test_a_leaked_prompt_is_found_however_its_characters_are_written(bends, hidden):
+    text = LEAK
+    for bend in bends:
+        text = bend(text)
+    for place, character in hidden:
+        text = text[:place] + character + text[place:]
+    row = ("row", [f"Guten Tag ! {text} . Danke"])
+    (found,) = contamination({"safety": {"audit": [prompt(LEAK)]}}, [row])
+    assert [hit.row for hit in found.hits] == ["row"]
+
+
+@pytest.mark.parametrize("other", ["größer als der See", "ein ganz anderes Wort"])
+def test_what_differs_to_the_eye_still_differs(other):
+    (found,) = contamination({"safety": {"audit": [prompt(LEAK)]}}, [("row", [other])])
+    assert found.hits == []

@@ -326,8 +326,8 @@ def test_text_parts_are_one_text(tmp_path):
         ("alpaca", {**ADD, "history": "hi"}, "history: not a list"),
         (
             "chat",
-            {"messages": [*ASKED, {**MESSAGES[1], "weight": 0}, *MESSAGES]},
-            "messages.1.weight: 0",
+            {"messages": [*ASKED, {**MESSAGES[1], "weight": 0.5}, *MESSAGES]},
+            "messages.1.weight: 0.5",
         ),
         (
             "chat",
@@ -480,3 +480,153 @@ def test_a_file_made_of_imported_ones_keeps_their_cards(tmp_path):
     (tmp_path / "both.jsonl.card.json").write_text("{}")
     with pytest.raises(UsageError, match="not a card of an import"):
         read_cards([tmp_path / "both.jsonl"])
+
+
+TURN = [
+    {"train": False},
+    {"loss": "false"},
+    {"training": 0},
+    {"trainable": "0"},
+    {"mask": True},
+    {"masked": 1},
+    {"weight": 0},
+    {"weight": 0.0},
+    {"loss_weight": "0"},
+    {"loss_mask": 0},
+    {"Train": False},
+    {"is_trainable": False},
+]
+
+
+@pytest.mark.parametrize("mark", TURN, ids=str)
+@pytest.mark.parametrize(
+    ("shape", "column", "role", "text", "more"),
+    [
+        ("chat", "messages", "role", "content", {}),
+        ("sharegpt", "conversations", "from", "value", {}),
+        ("tulu-if", "messages", "role", "content", {"constraints": []}),
+        ("map", "talk", "who", "says", {}),
+    ],
+)
+def test_a_marked_answer_stays_as_context_in_every_shape(
+    tmp_path, mark, shape, column, role, text, more
+):
+    talk = []
+    for number, turn in enumerate(TALK):
+        who = "user" if turn["from"] == "human" else "assistant"
+        talk.append({role: who, text: turn["value"], **(mark if number == 1 else {})})
+    mapping = "messages=talk,role=who,content=says" if shape == "map" else None
+    source = dump(tmp_path / "s.jsonl", [{column: talk, **more}])
+    tally = import_rows(job(source, shape, mapping=mapping), tmp_path / "rows.jsonl")
+    (row,) = lines(tmp_path / "rows.jsonl")
+    assert [m.get("learn", True) for m in row["messages"]] == [True, False, True, True]
+    assert tally.notes["answers marked as not to be learnt: kept as context"] == 1
+
+
+@pytest.mark.parametrize(
+    ("turn", "message"),
+    [
+        ({"train": "yes"}, r"messages\.1\.train: 'yes' is none of true, false, 1, 0"),
+        ({"loss": 0.3}, r"messages\.1\.loss: 0\.3 is none"),
+        ({"loss": [0, 1]}, r"messages\.1\.loss"),
+        ({"weight": True}, r"messages\.1\.weight: True"),
+        ({"mask": 0}, r"messages\.1\.mask: 0 could mean either"),
+        ({"train": True, "weight": 0}, r"messages\.1\.train: marks contradict"),
+        ({"reasoning_content": "hm"}, r"messages\.1\.reasoning_content: the reasoning"),
+        ({"thinking": "hm"}, r"messages\.1\.thinking"),
+        ({"function_call": {"name": "f"}}, r"messages\.1\.function_call: a tool call"),
+        ({"images": ["a.png"]}, r"messages\.1\.images: only text"),
+        ({"prefix": True}, r"messages\.1\.prefix"),
+        ({"content": None, "tool_calls": [{"id": "c"}]}, r"messages\.1\.tool_calls"),
+        ({"train": False}, "every assistant turn is marked as not to be learnt"),
+    ],
+)
+def test_a_turn_that_would_not_be_learnt_as_meant_is_named_with_its_field(tmp_path, turn, message):
+    source = dump(tmp_path / "s.jsonl", [{"messages": [*ASKED, {**MESSAGES[1], **turn}]}])
+    with pytest.raises(UsageError, match=rf"s\.jsonl:1: .*{message}"):
+        import_rows(job(source, "chat"), tmp_path / "rows.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({"tools": [{"name": "f"}]}, "tools: calls of tools"),
+        ({"functions": [{"name": "f"}]}, "functions: calls"),
+        ({"audio": "a.wav"}, "audio: only text"),
+        ({"videos": ["v"]}, "videos: only text"),
+        ({"label": False}, "label: False marks an answer"),
+        ({"label": 0}, "label: 0 marks an answer"),
+        ({"desirable": "false"}, "desirable: 'false'"),
+        ({"train": False}, "train: False says that nothing"),
+        ({"weight": 0.25}, "weight: 0.25"),
+        ({"history": [["a", "b"]]}, "history: turns before the chat"),
+        ({"system": "a", "system_prompt": "b"}, "system_prompt: differs from system"),
+        ({"completion_mask": [0, 1]}, "completion_mask: marks single tokens"),
+        ({"chat_template_kwargs": {"enable_thinking": False}}, "chat_template_kwargs"),
+        ({"enable_thinking": False}, "enable_thinking: options of the chat template"),
+    ],
+)
+def test_a_row_that_means_more_than_its_chat_is_named_with_its_field(tmp_path, own, message):
+    source = dump(tmp_path / "s.jsonl", [{"messages": MESSAGES, **own}])
+    with pytest.raises(UsageError, match=rf"s\.jsonl:1: {message}"):
+        import_rows(job(source, "chat"), tmp_path / "rows.jsonl")
+
+
+def test_fields_that_mean_nothing_to_a_shape_are_counted_by_name(tmp_path):
+    rows = [
+        {"messages": MESSAGES, "source": "web", "tools": None, "label": "safe", "images": []},
+        {"messages": [{**MESSAGES[0], "name": "ada"}, MESSAGES[1]], "source": "", "label": True},
+    ]
+    rows[1]["messages"][1] = {**MESSAGES[1], "content": "blue ."}
+    tally = import_rows(job(dump(tmp_path / "s.jsonl", rows), "chat"), tmp_path / "rows.jsonl")
+    unread = {note for note in tally.notes if "not read" in note}
+    assert unread == {
+        "rows with a field 'source', which is not read",
+        "rows with a field 'label', which is not read",
+        "rows with a field 'messages[].name', which is not read",
+    }
+
+
+def test_ids_that_begin_anew_in_each_file_are_kept_apart(tmp_path):
+    for folder, answer in (("a", "one ."), ("b", "two ."), ("c", "one .")):
+        (tmp_path / folder).mkdir()
+        chat = {"id": 0, "messages": [*ASKED, {"role": "assistant", "content": answer}]}
+        dump(tmp_path / folder / "part.jsonl", [chat])
+    sources = [str(tmp_path / folder / "part.jsonl") for folder in "abc"]
+    order = ImportJob(sources=sources, shape="chat", dataset="d")
+    tally = import_rows(order, tmp_path / "rows.jsonl")
+    assert [row["id"] for row in lines(tmp_path / "rows.jsonl")] == ["d-0", "d-b-part-0"]
+    assert tally.left_out["repeats another row word for word"] == 1
+    named = ImportJob(sources=sources[:1], shape="chat", dataset="d", id_prefix="x")
+    import_rows(named, tmp_path / "named.jsonl")
+    assert lines(tmp_path / "named.jsonl")[0]["id"] == "d-x-0"
+
+
+def test_only_rows_that_meet_every_condition_are_taken(tmp_path):
+    rows = [
+        {"messages": [*ASKED, {"role": "assistant", "content": f"{n} ."}], "lang": lang, "m": m}
+        for n, (lang, m) in enumerate(
+            [
+                ("en", {"ok": True}),
+                ("de", {"ok": True}),
+                ("fr", {"ok": True}),
+                ("en", {"ok": False}),
+            ]
+        )
+    ]
+    source = dump(tmp_path / "s.jsonl", rows)
+    where = ("lang=en", "lang=de", "m.ok=true")
+    tally = import_rows(job(source, "chat", where=where), tmp_path / "rows.jsonl")
+    assert (tally.rows, sum(tally.left_out.values())) == (2, 2)
+    assert tally.left_out["--where: lang is not en or de"] == 1
+    with pytest.raises(UsageError, match="--where: no row has a field 'colour'"):
+        import_rows(job(source, "chat", where=("colour=red",)), tmp_path / "other.jsonl")
+    with pytest.raises(UsageError, match="--where 'lang': write it as field=value"):
+        import_rows(job(source, "chat", where=("lang",)), tmp_path / "other.jsonl")
+
+
+def test_buckets_are_taken_from_a_field(tmp_path):
+    rows = [{"messages": MESSAGES, "meta": {"kind": "tall / trees"}}]
+    source = dump(tmp_path / "s.jsonl", rows)
+    import_rows(job(source, "chat", slice_from="meta.kind"), tmp_path / "rows.jsonl")
+    assert lines(tmp_path / "rows.jsonl")[0]["bucket"] == "tall_trees"

@@ -38,6 +38,7 @@ from mosaic.core.types.evaluation import Judgment, Prompt, Response, Scored, Ver
 from tools.effects.judge import GoldChecks
 from tools.effects.verdict_cache import VerdictCache
 from training.data.build import parse
+from training.data.faults import Faults
 
 CHUNK = 512
 UNLABELLED = "unlabelled"
@@ -167,8 +168,9 @@ class Labeller:
 
     def _rows(self, sources: Sequence[Path]) -> Iterator[Example]:
         seen: dict[str, str] = {}
+        faults = Faults()
         for source in sources:
-            for where, row in parse(source, seen, {"bucket": UNLABELLED, "quality": 1}):
+            for where, row in parse(source, seen, faults, {"bucket": UNLABELLED, "quality": 1}):
                 if row.dataset not in self.datasets:
                     known = ", ".join(self.datasets)
                     raise UsageError(
@@ -176,6 +178,7 @@ class Labeller:
                         f"it has {known}"
                     )
                 yield row
+        faults.refuse()
 
     def _questions(self, row: Example) -> list[Question]:
         """One question about the answers and one about the request; none if code checks the row."""
@@ -295,7 +298,7 @@ def _checked(objective: Objective, row: Example, prompt: Prompt) -> Judgment:
     if reasons and all(reasons):
         return Judgment(id=row.id, status="failed", reason=reasons[0], judge=objective.rules)
     good = [c for c, reason in zip(prompt.constraints, reasons, strict=True) if not reason]
-    last = next(m.content for m in reversed(row.messages) if m.role == "assistant")
+    last = next(m.content for m in reversed(row.messages) if m.role == "assistant" and m.learn)
     response = Response(id=row.id, answers=[last], finish_reasons=["stop"], n_tokens=0)
     verified = prompt.model_copy(update={"constraints": good})
     return check_answers(objective, [verified], [response])[0]

@@ -19,8 +19,12 @@ from pydantic import ValidationError
 from mosaic.core.errors import UsageError
 from mosaic.core.types.base import LABEL, NAMES, canonical_json
 from mosaic.core.types.data import Example
-from training.data.importers.chats import Unusable, check_numbers
-from training.data.importers.containers import BadRow, Row, read_lines, read_parquet
+from training.data.faults import MAX_SHOWN, Faults
+from training.data.importers.chats import check_numbers
+from training.data.importers.containers import read_file
+from training.data.importers.fields import Unusable
+from training.data.importers.reading import BadRow, Row, Unread
+from training.data.learnable import LATE_SYSTEM, learnable_part, why_nothing
 from training.data.outputs import check_place
 from training.data.pool_format import (
     INDEX,
@@ -33,13 +37,13 @@ from training.data.pool_format import (
 )
 from training.data.provenance import origins, read_cards
 from training.data.windows import windows
-from training.models.chat_template import Chat, ChatError
+from training.models.chat_template import LEARN, Chat, ChatError, Message
 from training.models.tokenizer import TokenCounter
 
 TOO_LONG = "too-long.jsonl"
 MAX_TOKENS = 2**31 - 1
 COUNT_BATCH = 512
-MAX_SHOWN = 20
+COLUMNS = (".parquet", ".arrow")
 
 
 class TooLong(TypedDict):
@@ -57,45 +61,66 @@ Windows = tuple[list[tuple[Chat, int]], int]
 """(messages, tokens) of each window, and how many turns are in none of them."""
 
 
-def read_rows(path: Path) -> Iterator[tuple[str, Row]]:
-    """(file:line, row as plain data) of a JSONL or Parquet file.
+def read_rows(path: Path) -> Iterator[tuple[str, Row | BadRow]]:
+    """(file:line, row as plain data, or why it is none) of a file of pool rows.
 
-    Raises UsageError for anything that is not a row of JSON.
+    Raises UsageError for a file that cannot be read.
     """
     if not path.is_file():
         raise UsageError(f"{path}: no such file; give JSONL or Parquet files of pool rows")
-    parquet = path.suffix == ".parquet"
-    for where, row in (read_parquet if parquet else read_lines)(path):
-        if isinstance(row, BadRow):
-            raise UsageError(f"{where}: {row.reason}")
-        yield where, _without_nulls(row) if parquet else row
+    columns = path.suffix in COLUMNS
+    for where, row in read_file(path):
+        if isinstance(row, Unread):
+            raise UsageError(f"{where}: {row.what}; give files of pool rows")
+        if columns and not isinstance(row, BadRow):
+            row = _without_nulls(row)
+        yield where, row
 
 
 def _without_nulls(row: Row) -> Row:
-    """A row without the nulls that Parquet puts where a row lacks an attribute of another row."""
+    """A row without the nulls that Parquet puts where a row lacks what another row has."""
+    messages = row.get("messages")
+    if isinstance(messages, list) and any(LEARN in m for m in messages if isinstance(m, dict)):
+        row["messages"] = [_without_null_mark(message) for message in messages]
     attributes = row.get("attributes")
     if isinstance(attributes, dict):
         row["attributes"] = {k: v for k, v in attributes.items() if v is not None}
     return {k: v for k, v in row.items() if v is not None}
 
 
+def _without_null_mark(message: object) -> object:
+    if isinstance(message, dict) and message.get(LEARN, False) is None:
+        return {name: value for name, value in message.items() if name != LEARN}
+    return message
+
+
 def parse(
-    path: Path, seen: dict[str, str], defaults: Mapping[str, object] | None = None
+    path: Path,
+    seen: dict[str, str],
+    faults: Faults,
+    defaults: Mapping[str, object] | None = None,
 ) -> Iterator[PlacedExample]:
-    """(file:line, example) of each row of a file, every field checked.
+    """(file:line, example) of each row of a file that can be trained on, every field checked.
 
     `seen` maps the ids so far to where they were read; `defaults` are fields that a row may lack.
-    Raises UsageError for the first row that cannot be trained on.
+    The others are added to `faults`, which the caller refuses when all are read.
     """
     for where, row in read_rows(path):
-        example = _example(where, {**defaults, **row} if defaults else row)
-        if example.id in seen:
-            raise UsageError(
-                f"{where}: the id {example.id!r} was used at {seen[example.id]} already; ids are "
-                "unique in a pool"
-            )
-        seen[example.id] = where
-        _check_learnable(where, example)
+        if isinstance(row, BadRow):
+            faults.add(f"{where}: {row.reason}")
+            continue
+        try:
+            example = _example(where, {**defaults, **row} if defaults else row)
+            if example.id in seen:
+                raise UsageError(
+                    f"{where}: the id {example.id!r} was used at {seen[example.id]} already; ids "
+                    "are unique in a pool"
+                )
+            seen[example.id] = where
+            _check_learnable(where, example)
+        except UsageError as error:
+            faults.add(str(error))
+            continue
         yield where, example
 
 
@@ -127,18 +152,25 @@ def _example(where: str, row: Row) -> Example:
 
 
 def _check_learnable(where: str, example: Example) -> None:
-    """Raise UsageError unless there is an assistant turn and none of them is empty."""
-    answers = 0
+    """Raise UsageError unless a turn is learnt, no answer is empty, and system comes first."""
     for number, message in enumerate(example.messages):
-        if message.role != "assistant":
-            continue
-        answers += 1
-        if not message.content.strip():
+        if message.role == "system" and number:
+            raise UsageError(f"{where}: {LATE_SYSTEM}")
+        if not message.learn and message.role != "assistant":
+            raise UsageError(
+                f"{where}: messages.{number}.learn: only turns of the assistant are learnt, this "
+                f"is the {message.role}'s"
+            )
+        if message.role == "assistant" and not message.content.strip():
             raise UsageError(
                 f"{where}: messages.{number}.content: empty, so there is nothing to learn from"
             )
-    if answers == 0:
-        raise UsageError(f"{where}: messages: no assistant turn, so there is nothing to learn from")
+    last = example.messages[-1]
+    if last.role == "assistant" and last.learn:
+        return
+    chat = _plain(example)
+    if not learnable_part(chat):
+        raise UsageError(f"{where}: {why_nothing(chat)}")
 
 
 def build(
@@ -157,6 +189,7 @@ def build(
 
     Turns above `max_length` tokens are left out, and chats without a turn that fits: the manifest
     counts both (`too_long` chats, `turns_left_out` of the others), `too-long.jsonl` names them.
+    Turns behind a chat's last answer that is learnt are cut off and counted (`turns_cut`).
     Cards beside the sources (`training.data.provenance`) go into the manifest; `licences` (by data
     set) override them. Raises UsageError with file:line for every fault.
     """
@@ -166,7 +199,10 @@ def build(
     too_long: list[TooLong] = []
     forged: list[str] = []
     refused: list[str] = []
+    turns_cut = 0
     for batch in _batches(sources, counter, forged):
+        batch, cut = _cut(batch, counter is None)
+        turns_cut += cut
         counted = _counted(batch, counter, max_length, refused)
         for (where, example), (parts, lost) in counted:
             rows.extend(_rows(example, parts))
@@ -202,6 +238,7 @@ def build(
         template_day=counter.day if counter else None,
         too_long=gone,
         turns_left_out=turns_left_out,
+        turns_cut=turns_cut,
         origins=known,
     )
     return write_pool(rows, out, facts)
@@ -239,7 +276,8 @@ def _batches(
     `forged` with their places.
     """
     seen: dict[str, str] = {}
-    examples = itertools.chain.from_iterable(parse(source, seen) for source in sources)
+    faults = Faults()
+    examples = itertools.chain.from_iterable(parse(source, seen, faults) for source in sources)
     while batch := list(itertools.islice(examples, COUNT_BATCH)):
         if counter:
             countable = []
@@ -251,6 +289,7 @@ def _batches(
                     countable.append((where, example))
             batch = countable
         yield batch
+    faults.refuse()
 
 
 def _refuse_rows(forged: Sequence[str], refused: Sequence[str]) -> None:
@@ -277,6 +316,32 @@ def _some_of(lines: Sequence[str]) -> str:
     if len(lines) > MAX_SHOWN:
         shown += f"\n  and {len(lines) - MAX_SHOWN:,} more"
     return shown
+
+
+def _cut(batch: Sequence[PlacedExample], trusted: bool) -> tuple[list[PlacedExample], int]:
+    """The examples without turns behind their last answer, and how many turns that were.
+
+    Raises UsageError for such a turn if token counts are `trusted`: they would be wrong.
+    """
+    kept: list[PlacedExample] = []
+    cut = 0
+    for where, example in batch:
+        last = example.messages[-1]
+        if last.role == "assistant" and last.learn:
+            kept.append((where, example))
+            continue
+        end = len(learnable_part(_plain(example)))
+        lost = len(example.messages) - end
+        if lost and trusted:
+            raise UsageError(
+                f"{where}: messages.{end}: a turn after the last answer teaches nothing, and "
+                "n_tokens counts it; take it out, or count tokens with --model DIR"
+            )
+        if lost:
+            cut += lost
+            example = example.model_copy(update={"messages": example.messages[:end]})
+        kept.append((where, example))
+    return kept, cut
 
 
 def _losses(too_long: Sequence[TooLong]) -> tuple[int, int]:
@@ -334,7 +399,13 @@ def _trusted(where: str, example: Example) -> Windows:
 
 
 def _plain(example: Example) -> Chat:
-    return [message.model_dump() for message in example.messages]
+    chat: Chat = []
+    for message in example.messages:
+        turn: Message = {"role": message.role, "content": message.content}
+        if not message.learn:
+            turn["learn"] = False
+        chat.append(turn)
+    return chat
 
 
 def _rows(example: Example, parts: Sequence[tuple[Chat, int]]) -> Iterator[PoolRow]:

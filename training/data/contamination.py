@@ -5,7 +5,9 @@ Words are shared in runs of 13, or in whole turns that are too short for such a 
 13-gram overlap of GPT-3's appendix C (arXiv 2005.14165), judged against one training row at a time
 as Tulu 3 does (arXiv 2411.15124). A prompt is also contaminated by a row with the same user turns.
 
-Words are lower-case letters and digits; what stands between them makes no difference. In a script
+Words are letters and digits without case; what stands between them makes no difference. Texts are
+compared as Unicode's NFKC and without characters that are not seen (soft hyphens, joiners, marks of
+direction, variation selectors): those hide a prompt from nobody but a program. In a script
 without spaces (Chinese, Japanese, Thai, Lao, Khmer, Burmese) every character is a word: else a
 whole clause would be one. Only user turns are compared: answers share phrases without giving a
 prompt away.
@@ -19,9 +21,12 @@ from __future__ import annotations
 
 import itertools
 import re
+import sys
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +48,20 @@ SPACELESS = re.compile(
     "\u3400-\u4dbf\u4e00-\u9fff\ua9e0-\ua9ff\uaa60-\uaa7f\uf900-\ufaff\uff66-\uff9f"
     "\U00020000-\U0003ffff])"
 )
+# Beside the format characters (Cf), those that Unicode calls default ignorable: they are not drawn.
+IGNORABLE = (
+    "\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2060-\u206f\u3164\ufe00-\ufe0f\uffa0"
+    "\ufff0-\ufff8\U000e0000-\U000e0fff"
+)
+
+
+@cache
+def _unseen() -> re.Pattern[str]:
+    """A pattern of runs of characters that are not seen."""
+    formats = [chr(c) for c in range(sys.maxunicode + 1) if unicodedata.category(chr(c)) == "Cf"]
+    return re.compile(f"[{re.escape(''.join(formats))}{IGNORABLE}]+")
+
+
 Ids = npt.NDArray[np.int64]
 Asked = tuple[str, Sequence[str]]
 """A pool row as it is compared: its id and its user turns."""
@@ -139,13 +158,22 @@ def _tokens(turns: Iterable[str]) -> list[str]:
     >>> _tokens(["How are you?", "Well."])
     ['how', 'are', 'you', '\\x00', 'well', '\\x00']
     """
-    closed = [_spaced(turn.replace("\0", " ")) + "\0" for turn in turns]
-    return TOKEN.findall("".join(closed).lower())
+    closed = [_comparable(turn.replace("\0", " ")) + "\0" for turn in turns]
+    return TOKEN.findall("".join(closed))
 
 
-def _spaced(turn: str) -> str:
-    """The turn with spaces around characters that are words; ASCII needs no look."""
-    return turn if turn.isascii() else SPACELESS.sub(r" \1 ", turn)
+def _comparable(turn: str) -> str:
+    """The turn without case or invisible differences, with spaces around characters that are words.
+
+    >>> _comparable("ﬁre\u00adWORK")
+    'firework'
+    """
+    if turn.isascii():
+        return turn.lower()
+    # Folding can leave what NFKC would compose, and NFKC what is folded further: twice is enough.
+    folded = unicodedata.normalize("NFKC", _unseen().sub("", turn)).casefold()
+    plain = unicodedata.normalize("NFKC", folded).casefold()
+    return SPACELESS.sub(r" \1 ", _unseen().sub("", plain))
 
 
 def _whole_runs(ids: Ids) -> npt.NDArray[np.int64]:

@@ -78,6 +78,7 @@ class PoolStats(TypedDict):
     too_long: int
     attributes: dict[str, str]
     turns_left_out: int
+    turns_cut: int
     origins: list[dict[str, Any]]
     datasets: dict[str, DatasetStats]
 
@@ -220,6 +221,7 @@ class Pool:
             "too_long": self.manifest["too_long"],
             "attributes": self.manifest["attributes"],
             "turns_left_out": self.manifest.get("turns_left_out", 0),
+            "turns_cut": self.manifest.get("turns_cut", 0),
             "origins": [origin.json_data() for origin in self.origins],
             "datasets": datasets,
         }

@@ -2,7 +2,8 @@
 
 * `index.parquet`: a row per chat or window, with the columns `hash`, `n_tokens`, `quality`,
   `window`, `windows`, and `attribute:NAME` for each attribute. Rows of one bucket lie together.
-* `rows.parquet`: `id` and `messages` of the same rows in the same order.
+* `rows.parquet`: `id` and `messages` of the same rows in the same order. A message has `role`,
+  `content`, and where any message of the pool is not to be learnt, `learn` (false or null).
 * `pool.json`: the manifest, written last; it says where each bucket lies and what it holds.
 """
 
@@ -10,10 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,13 +22,15 @@ import xxhash
 
 from mosaic.core.types.base import Attribute, JsonObject, canonical_json
 from training.data.provenance import Origin
-from training.models.chat_template import Chat
+from training.models.chat_template import LEARN, Chat
 
 VERSION = 1
 INDEX, ROWS, MANIFEST = "index.parquet", "rows.parquet", "pool.json"
 BLOCK = 1 << 20
 ROW_GROUP = 8192
-MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+PLAIN = [("role", pa.string()), ("content", pa.string())]
+MESSAGES = pa.list_(pa.struct(PLAIN))
+MARKED_MESSAGES = pa.list_(pa.struct([*PLAIN, (LEARN, pa.bool_())]))
 
 
 class PoolRow(TypedDict):
@@ -71,6 +74,7 @@ class Manifest(TypedDict):
     max_length: int
     too_long: int
     turns_left_out: NotRequired[int]
+    turns_cut: NotRequired[int]
     attributes: dict[str, str]
     datasets: dict[str, dict[str, BucketEntry]]
     origins: NotRequired[list[JsonObject]]
@@ -83,7 +87,8 @@ class PoolFacts:
 
     `tokenizer` is the digest of what counted the tokens, None for counts taken on trust.
     `template_day` is the date (ISO) that is pinned in a chat template which writes one.
-    `too_long` counts chats without a turn that fits, `turns_left_out` the turns of other chats.
+    `too_long` counts chats without a turn that fits, `turns_left_out` the turns of other
+    chats, `turns_cut` those behind the last answer of a chat.
     """
 
     max_length: int
@@ -91,6 +96,7 @@ class PoolFacts:
     too_long: int
     turns_left_out: int = 0
     template_day: str | None = None
+    turns_cut: int = 0
     origins: Sequence[Origin] = ()
 
 
@@ -107,7 +113,7 @@ def write_pool(rows: Sequence[PoolRow], out: Path, facts: PoolFacts) -> Manifest
     pq.write_table(_index(rows, kinds), out / INDEX, compression="zstd")
     texts = {
         "id": pa.array([row["id"] for row in rows]),
-        "messages": pa.array([row["messages"] for row in rows], MESSAGES),
+        "messages": pa.array([row["messages"] for row in rows], messages_type(rows)),
     }
     pq.write_table(pa.table(texts), out / ROWS, compression="zstd", row_group_size=ROW_GROUP)
     manifest: Manifest = {
@@ -119,6 +125,7 @@ def write_pool(rows: Sequence[PoolRow], out: Path, facts: PoolFacts) -> Manifest
         "max_length": facts.max_length,
         "too_long": facts.too_long,
         "turns_left_out": facts.turns_left_out,
+        "turns_cut": facts.turns_cut,
         "attributes": kinds,
         "datasets": _bucket_entries(rows),
         "origins": [origin.json_data() for origin in facts.origins],
@@ -127,6 +134,12 @@ def write_pool(rows: Sequence[PoolRow], out: Path, facts: PoolFacts) -> Manifest
         manifest["template_day"] = facts.template_day
     (out / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
     return manifest
+
+
+def messages_type(rows: Iterable[Mapping[str, Any]]) -> pa.DataType:
+    """The type of a column of messages: with `learn` only if a message of a row has it."""
+    marked = any(LEARN in message for row in rows for message in row["messages"])
+    return MARKED_MESSAGES if marked else MESSAGES
 
 
 def _index(rows: Sequence[PoolRow], kinds: dict[str, str]) -> pa.Table:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cache
 
+from training.data.learnable import learnable_part
 from training.models.chat_template import Chat
 
 Count = Callable[[Sequence[Chat]], list[int]]
@@ -115,6 +116,10 @@ def windows(messages: Chat, limit: int, count: Count) -> tuple[list[tuple[Chat, 
     for start, end in spans(lengths, limit - overhead, fitting):
         covered.update(range(start, end))
         chat, tokens = joint(start, end)
-        if any(message["role"] == "assistant" for message in chat):
-            kept.append((chat, tokens))
+        part = learnable_part(chat)
+        if not part:
+            continue
+        if len(part) < len(chat):
+            chat, tokens = part, count([part])[0]
+        kept.append((chat, tokens))
     return kept, len(turns) - len(covered)

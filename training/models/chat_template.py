@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 from eval.rendering.probe import probe
 from eval.rendering.probe import turn_shape as turn_shape
+from eval.rendering.render import LEARN as LEARN
 from eval.rendering.render import Chat as Chat
 from eval.rendering.render import ChatError as ChatError
 from eval.rendering.render import Message as Message
+from eval.rendering.render import is_off as is_off
 from eval.rendering.turns import TokenisedChat, TurnEncoder
 from mosaic.core.errors import UsageError
 
@@ -26,9 +28,9 @@ def tokenise(
 ) -> tuple[list[list[int]], list[list[int]]]:
     """(input ids, labels) of each chat; labels are -100 outside the assistant's turns.
 
-    Every answer and the token that ends its turn are labelled, and nothing else; a chat where that
-    cannot be exact is refused. Raises ChatError for the first such chat, and UsageError for a
-    template that cannot be trained with at all.
+    Every answer that is learnt from and the token that ends its turn are labelled, and nothing
+    else; a chat where that cannot be exact is refused. Raises ChatError for the first such chat,
+    and UsageError for a template that cannot be trained with at all.
     """
     encoder = TurnEncoder(tokenizer, turn_shape(tokenizer))
     tokenised = encoder.encode(chats)

@@ -24,7 +24,7 @@ group = typer.Typer(
 )
 SHAPES = (
     "chat, sharegpt, xguard, alpaca, tulu-if or map (pool rows; with --suite also prompts); "
-    "ifeval, or-bench-80k, or-bench-hard-1k or or-bench-toxic (prompts)."
+    "prompt, ifeval, xstest, or-bench-80k, or-bench-hard-1k or or-bench-toxic (prompts)."
 )
 
 
@@ -62,6 +62,22 @@ def import_(
     bucket: Annotated[str | None, typer.Option(help="For rows that carry none.")] = None,
     without: Annotated[
         list[Path] | None, typer.Option(help="A suite's folder: leave out rows that stand in it.")
+    ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="FIELD=VALUE: only rows where it holds; the others are counted. Repeated for one "
+            "field: any of the values."
+        ),
+    ] = None,
+    slice_from: Annotated[
+        str | None, typer.Option(help="Field whose value is a prompt's slice, or a row's bucket.")
+    ] = None,
+    id_prefix: Annotated[
+        str | None,
+        typer.Option(
+            help="Put before every id. Default: the file's name, for ids that an earlier file used."
+        ),
     ] = None,
     skip_bad: Annotated[
         bool, typer.Option(help="Leave bad rows out, counted, instead of refusing.")
@@ -104,10 +120,15 @@ def import_(
         licence=licence,
         command=_command(),
         without=without or (),
+        where=where or (),
+        slice_from=slice_from,
+        id_prefix=id_prefix,
     )
     if suite:
-        if without or quality is not None or bucket is not None:
-            raise UsageError("--without, --quality and --bucket are for pool rows, not for --suite")
+        if without or quality is not None or bucket is not None or id_prefix is not None:
+            raise UsageError(
+                "--without, --quality, --bucket and --id-prefix are for pool rows, not for --suite"
+            )
         tally = import_suite(job, published_objective(suite), out, per_role)
         wrote, next_ = str(out), f"name it as objectives.{suite}.suite in a config"
     else:
@@ -218,7 +239,7 @@ def _show(stats: PoolStats, as_json: bool, pool: Path) -> None:
 
 
 def _left_out(stats: PoolStats, pool: Path) -> list[str]:
-    """A line for the rows, and one for the turns, that were too long for the pool."""
+    """A line each for rows and turns that were too long for the pool, and for turns cut off."""
     from training.data.build import TOO_LONG
 
     named = f"named in {pool / TOO_LONG}"
@@ -232,6 +253,8 @@ def _left_out(stats: PoolStats, pool: Path) -> list[str]:
     if turns:
         what = "1 turn" if turns == 1 else f"{turns:,} turns"
         lines.append(f"{what} above {limit:,} tokens left out of rows that are kept; {named}")
+    if stats["turns_cut"]:
+        lines.append(f"{stats['turns_cut']:,} turns after the last answer of a row cut off")
     return lines
 
 

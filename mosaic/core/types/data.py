@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, StrictBool, field_validator, model_validator
 
 from mosaic.core.types.base import Attribute, FrozenModel, Scalar, StrictInt, check_weights
 
 
+def _is_true(value: object) -> bool:
+    return value is True
+
+
 class Message(FrozenModel):
+    """One turn. `learn` is False for an answer that is context only: its tokens have no labels."""
+
     role: Literal["system", "user", "assistant"]
     content: str
+    # Left out of what is written if it is True: the digests of pools without marks stay.
+    learn: StrictBool = Field(default=True, exclude_if=_is_true)
 
 
 class Example(FrozenModel):

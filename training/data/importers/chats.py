@@ -19,9 +19,10 @@ Where the field names come from:
   Beside it a row may have `id`, `bucket`, `quality` and `attributes`, as in a pool.
 * `map`: whatever `--map` says.
 
-The content of a turn may be a list of text parts, as in the OpenAI API. A row with a tool call, or
-with an assistant turn that is not to be learnt from (`weight` 0), is bad: the trainer learns from
-every assistant turn.
+The content of a turn may be a list of text parts, as in the OpenAI API. A column `system` or
+`system_prompt` beside a chat is its system turn. An assistant turn that is marked as not to be
+learnt (`train: false`, `weight: 0`, ...) stays in the chat with `learn: false`. What the other
+fields of rows and turns mean is in `training.data.importers.fields`.
 """
 
 from __future__ import annotations
@@ -32,6 +33,15 @@ from typing import TypeGuard
 
 from eval.ifeval import complexity
 from mosaic.core.errors import UsageError
+from training.data.importers.fields import (
+    Unusable,
+    check_meaning,
+    is_empty,
+    is_learnt,
+    sorted_fields,
+    unread_fields,
+)
+from training.data.learnable import LATE_SYSTEM
 from training.models.chat_template import Chat, Message
 
 MAX_EXACT = 2**53
@@ -51,19 +61,17 @@ ROLES = {
 LIST_KEYS = ("messages", "role", "content")
 FLAT_KEYS = ("prompt", "response", "system")
 OWN_KEYS = ("id", "quality")
+SYSTEM = ("system", "system_prompt")
 KEYS = (*LIST_KEYS, *FLAT_KEYS, *OWN_KEYS)
 Row = Mapping[str, object]
-
-
-class Unusable(ValueError):
-    """Raised for a row that cannot be a chat or a prompt; the text names the field."""
 
 
 @dataclass
 class ImportedChat:
     """A chat and what its row says beside it; None if the row says nothing.
 
-    `unverifiable` counts constraints that nothing can check.
+    `unverifiable` counts constraints that nothing can check; `unread` names fields of turns that
+    hold something and are not read.
     """
 
     messages: Chat
@@ -72,41 +80,81 @@ class ImportedChat:
     quality: object = None
     attributes: dict[str, object] = field(default_factory=dict)
     unverifiable: int = 0
+    unread: set[str] = field(default_factory=set)
 
 
 Shape = Callable[[Row], ImportedChat]
 
 
-def turns(value: object, where: str, role: str, content: str) -> Chat:
-    """Messages from a list of objects with a role and a content field. Raises Unusable."""
+def turns(value: object, where: str, role: str, content: str, unread: set[str]) -> Chat:
+    """Messages from a list of objects with a role and a content field.
+
+    Fields of turns that are not read are added to `unread`. Raises Unusable.
+    """
     if not isinstance(value, list) or not value:
         raise Unusable(f"{where}: {'missing' if value is None else 'not a list of messages'}")
-    return [_turn(one, f"{where}.{n}", role, content) for n, one in enumerate(value)]
+    messages: Chat = []
+    for one in value:
+        # Nearly all turns are a role and a text; the others are looked at field by field.
+        plain = _plain_turn(one, role, content) if isinstance(one, dict) else None
+        if plain is None:
+            plain = _turn(one, f"{where}.{len(messages)}", role, content)
+        if len(one) > len(plain):
+            place = f"{where}.{len(messages)}"
+            _beside(one, plain, place, frozenset((role, content)), unread, where)
+        messages.append(plain)
+    return messages
+
+
+def _plain_turn(one: Row, role: str, content: str) -> Message | None:
+    """A turn of a known role with a text, or None."""
+    said, text = one.get(role), one.get(content)
+    if isinstance(said, str) and isinstance(text, str) and said in ROLES and text.strip():
+        return {"role": ROLES[said], "content": text}
+    return None
 
 
 def _turn(one: object, where: str, role: str, content: str) -> Message:
-    """One message of a list; assistant turns must be plain text to learn from."""
+    """One message of a list: its role and its text. Raises Unusable."""
     if not isinstance(one, dict):
         raise Unusable(f"{where}: not an object")
     said, text = one.get(role), one.get(content)
     known = ROLES.get(said) if isinstance(said, str) else None
     if known is None:
         raise Unusable(f"{where}.{role}: {said!r} is none of {', '.join(ROLES)}")
-    if known == "assistant":
-        for call in ("tool_calls", "function_call"):
-            if one.get(call):
-                raise Unusable(f"{where}.{call}: a tool call is not text to learn from")
-        if one.get("weight") not in (None, 1):
-            raise Unusable(
-                f"{where}.weight: {one['weight']!r}, but every assistant turn is learnt from"
-            )
     if isinstance(text, list):
         text = _joined(text, f"{where}.{content}")
     if not isinstance(text, str):
+        _refuse_call(one, where)
         raise Unusable(f"{where}.{content}: not a text")
     if not text.strip():
+        _refuse_call(one, where)
         raise Unusable(f"{where}.{content}: empty")
     return {"role": known, "content": text}
+
+
+def _refuse_call(one: Row, where: str) -> None:
+    """Why a turn has no text may stand in another field, such as the call of a tool."""
+    check_meaning(one, sorted_fields(tuple(one), frozenset()), f"{where}.")
+
+
+def _beside(
+    one: Row, message: Message, where: str, read: frozenset[str], unread: set[str], column: str
+) -> None:
+    """Look at the fields of a turn beside role and content; a turn that is off is marked."""
+    fields = sorted_fields(tuple(one), read)
+    check_meaning(one, fields, f"{where}.")
+    learnt = is_learnt(one, fields, f"{where}.")
+    if message["role"] != "assistant" and learnt:
+        raise Unusable(
+            f"{where}.{fields.flags[0]}: a turn of the {message['role']} is marked to be learnt, "
+            "but only the assistant's are"
+        )
+    if message["role"] == "assistant" and learnt is False:
+        message["learn"] = False
+    for name in [*unread_fields(one, fields), *fields.labels]:
+        if not is_empty(one[name]):
+            unread.add(f"{column}[].{name}")
 
 
 def _joined(parts: list[object], where: str) -> str:
@@ -131,34 +179,33 @@ def some_text(row: Row, name: str) -> str:
 
 
 def _with_system(row: Row, messages: Chat) -> Chat:
-    """The messages under the system turn of the row's column `system`, if it has one."""
-    text = row.get("system")
-    if text is None:
+    """The messages under the system turn of the row's column, if it has one."""
+    found = [name for name in SYSTEM if not is_empty(row.get(name))]
+    if not found:
         return messages
+    text = row[found[0]]
     if not isinstance(text, str):
-        raise Unusable("system: not a text")
-    if not text.strip():
-        return messages
+        raise Unusable(f"{found[0]}: not a text")
+    if len(found) > 1 and row[found[1]] != text:
+        raise Unusable(f"{found[1]}: differs from {found[0]}")
     if messages[0]["role"] != "system":
         return [{"role": "system", "content": text}, *messages]
     if messages[0]["content"] != text:
-        raise Unusable("system: differs from the system turn")
+        raise Unusable(f"{found[0]}: differs from the system turn")
     return messages
 
 
 def check(messages: Chat) -> None:
-    """Check that a request comes first, after an optional system message, and something to learn.
+    """Check that a request comes first, after an optional system message.
 
     Raises Unusable.
     """
     roles = [m["role"] for m in messages]
     if "system" in roles[1:]:
-        raise Unusable("messages: a system message comes after the first message")
+        raise Unusable(LATE_SYSTEM)
     spoken = roles[1:] if roles[0] == "system" else roles
     if not spoken or spoken[0] != "user":
         raise Unusable("messages: the chat does not begin with the user")
-    if "assistant" not in spoken:
-        raise Unusable("messages: no assistant turn, so there is nothing to learn from")
 
 
 def check_numbers(attributes: Mapping[str, object]) -> None:
@@ -191,39 +238,49 @@ def chat(row: Row) -> ImportedChat:
     if attributes is not None and not isinstance(attributes, Mapping):
         raise Unusable("attributes: not an object")
     kept = {k: v for k, v in (attributes or {}).items() if v is not None}
-    messages = turns(row.get("messages"), "messages", "role", "content")
+    unread: set[str] = set()
+    messages = turns(row.get("messages"), "messages", "role", "content", unread)
+    messages = _with_system(row, messages)
     bucket = row.get("bucket")
     if bucket is not None and not (isinstance(bucket, str) and bucket):
         raise Unusable(f"bucket: {bucket!r} is not a name")
-    return ImportedChat(messages, _own_id(row), bucket, row.get("quality"), kept)
+    own = _own_id(row)
+    return ImportedChat(messages, own, bucket, row.get("quality"), kept, unread=unread)
 
 
 def sharegpt(row: Row) -> ImportedChat:
     """`conversations` of from and value."""
-    messages = turns(row.get("conversations"), "conversations", "from", "value")
-    return ImportedChat(_with_system(row, messages), _own_id(row))
+    unread: set[str] = set()
+    messages = turns(row.get("conversations"), "conversations", "from", "value", unread)
+    return ImportedChat(_with_system(row, messages), _own_id(row), unread=unread)
 
 
 def alpaca(row: Row) -> ImportedChat:
     """`instruction`, `input` and `output`, after the turns of `history`."""
-    instruction = some_text(row, "instruction")
+    chat = alpaca_request(row)
+    chat.messages.append({"role": "assistant", "content": some_text(row, "output")})
+    return chat
+
+
+def alpaca_request(row: Row) -> ImportedChat:
+    """What a row of `alpaca` asks."""
+    request = some_text(row, "instruction")
     extra = row.get("input")
     if extra is None:
         extra = ""
     if not isinstance(extra, str):
         raise Unusable("input: missing or not a text")
-    output = some_text(row, "output")
-    request = instruction
     if extra.strip():
         request += "\n\n" + extra
-    messages = [*_history(row.get("history")), *_pair(request, output)]
+    messages = _history(row.get("history"))
+    messages.append({"role": "user", "content": request})
     return ImportedChat(_with_system(row, messages), _own_id(row))
 
 
 def _history(pairs: object) -> Chat:
     """The turns before an instruction: a list of [user, assistant] pairs."""
     messages: Chat = []
-    if pairs is None:
+    if is_empty(pairs):
         return messages
     if not isinstance(pairs, list):
         raise Unusable("history: not a list of pairs")
@@ -244,15 +301,27 @@ def tulu_if(row: Row) -> ImportedChat:
     constraints = row.get("constraints")
     if not isinstance(constraints, list) or not all(isinstance(c, str) and c for c in constraints):
         raise Unusable("constraints: not a list of names")
-    messages = turns(row.get("messages"), "messages", "role", "content")
+    unread: set[str] = set()
+    messages = turns(row.get("messages"), "messages", "role", "content", unread)
+    messages = _with_system(row, messages)
     bucket = f"complexity_{complexity(constraints)}" if constraints else None
     attributes = {"constraints": constraints, "constraint_count": len(constraints)}
-    return ImportedChat(messages, _own_id(row), bucket, None, attributes, len(constraints))
+    own = _own_id(row)
+    return ImportedChat(messages, own, bucket, None, attributes, len(constraints), unread)
 
 
 def _pair(request: str, answer: str) -> Chat:
     return [{"role": "user", "content": request}, {"role": "assistant", "content": answer}]
 
+
+READ: dict[str, frozenset[str]] = {
+    "chat": frozenset(("messages", "id", "bucket", "quality", "attributes", *SYSTEM)),
+    "sharegpt": frozenset(("conversations", "id", *SYSTEM)),
+    "xguard": frozenset(("conversations", "id", *SYSTEM)),
+    "alpaca": frozenset(("instruction", "input", "output", "history", "id", *SYSTEM)),
+    "tulu-if": frozenset(("messages", "prompt", "constraints", "id", *SYSTEM)),
+}
+"""The fields that each shape reads from a row itself."""
 
 SHAPES: dict[str, Shape] = {
     "chat": chat,
@@ -289,8 +358,8 @@ def row_fields(spec: str) -> set[str]:
     return {name for key, name in fields.items() if key not in ("role", "content")}
 
 
-def mapped(spec: str) -> Shape:
-    """The shape that `--map` describes.
+def mapped(spec: str, answers: bool = True) -> Shape:
+    """The shape that `--map` describes; without `answers`, `prompt=question` is enough.
 
     Either `messages=dialogue,role=speaker,content=text` or `prompt=question,response=answer`.
     `system` goes with the second form and may be null; `id` and `quality` go with both. Raises
@@ -298,32 +367,35 @@ def mapped(spec: str) -> Shape:
     """
     fields = _fields(spec)
     as_list, as_flat = _is_list(fields), any(key in fields for key in FLAT_KEYS)
-    if as_list == as_flat or (as_flat and not {"prompt", "response"} <= set(fields)):
+    needed = {"prompt", "response"} if answers else {"prompt"}
+    if as_list == as_flat or (as_flat and not needed <= set(fields)):
         raise UsageError(
             "--map: name messages, role and content (a list of turns), or prompt and response "
             "(two texts)"
         )
 
     def shape(row: Row) -> ImportedChat:
+        unread: set[str] = set()
         if as_list:
             name, role, content = (fields.get(key, key) for key in LIST_KEYS)
-            messages = turns(row.get(name), name, role, content)
+            messages = turns(row.get(name), name, role, content, unread)
         else:
             messages = _flat(row, fields)
         own = _own_id(row, fields["id"]) if "id" in fields else None
         quality = row.get(fields["quality"]) if "quality" in fields else None
-        return ImportedChat(messages, own, None, quality)
+        return ImportedChat(messages, own, None, quality, unread=unread)
 
     return shape
 
 
 def _flat(row: Row, fields: Mapping[str, str]) -> Chat:
     """A request and an answer, under a system turn if there is one."""
-    request, answer = some_text(row, fields["prompt"]), some_text(row, fields["response"])
+    messages: Chat = [{"role": "user", "content": some_text(row, fields["prompt"])}]
+    if "response" in fields:
+        messages.append({"role": "assistant", "content": some_text(row, fields["response"])})
     system = row.get(fields["system"]) if "system" in fields else None
     if system is not None and not isinstance(system, str):
         raise Unusable(f"{fields['system']}: missing or not a text")
-    messages = _pair(request, answer)
     if system:
         messages.insert(0, {"role": "system", "content": system})
     return messages

@@ -1,4 +1,6 @@
-"""Rows out of what holds them: JSONL, one JSON array, CSV, Parquet, `datasets` folders, the hub.
+"""Rows out of what holds them: JSONL, JSON, CSV, Parquet, Arrow, `datasets` folders, the hub.
+
+JSON and CSV may be compressed (`.gz`, `.zst`).
 
 A container knows nothing about chats. It yields (place, row): the place is `file:line`, or
 `file:row` if a file has no lines, and the row is a `BadRow` if it cannot be read. Nothing is held
@@ -7,49 +9,29 @@ but the row at hand and one buffer or batch.
 
 from __future__ import annotations
 
-import codecs
 import csv
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eval.chat.strict_json import strict_decoder
 from mosaic.core.errors import UsageError
+from training.data.importers.arrow_json import json_decoder
+from training.data.importers.json_rows import read_json
+from training.data.importers.reading import BOM, BadRow, Read, ReadFile, Row
+from training.data.importers.streams import COMPRESSED, bare_suffix, text_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from datasets import Dataset
 
-BUFFER = 1 << 20
 LONGEST = 64 << 20
 BATCH = 1024
 HUB = re.compile(r"hub:(?P<name>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<revision>[\w./-]+))?")
 
 
-@dataclass(frozen=True)
-class BadRow:
-    """Why the row at a place cannot be used."""
-
-    reason: str
-
-
-# What a sign does to a JSON array, by the state of reading it.
-SIGNS: dict[str, dict[str, str]] = {
-    "before": {"[": "open"},
-    "open": {"]": "ended"},
-    "element": {",": "comma", "]": "ended"},
-    "comma": {},
-    "ended": {},
-}
-
-Row = dict[str, object]
-Read = Iterator[tuple[str, Row | BadRow]]
-
-
-def read(source: str, split: str = "train", name: str | None = None) -> Read:
-    """(place, row or BadRow) of one source: a path, or `hub:owner/name@revision`.
+def read(source: str, split: str = "train", name: str | None = None) -> ReadFile:
+    """(place, row, BadRow or Unread) of one source: a path, or `hub:owner/name@revision`.
 
     `split` and `name` (the hub's "config") only matter for `datasets` folders and the hub. Raises
     UsageError if nothing can be read.
@@ -63,129 +45,34 @@ def read(source: str, split: str = "train", name: str | None = None) -> Read:
         raise UsageError(
             f"{source}: no such file; give files, a `datasets` folder, or hub:owner/name@revision"
         )
+    return read_file(path)
+
+
+def read_file(path: Path) -> ReadFile:
+    """The rows of one file, read as its ending says. Raises UsageError for an unknown ending."""
     readers = {
-        ".jsonl": read_lines,
-        ".ndjson": read_lines,
-        ".json": _json,
+        ".jsonl": read_json,
+        ".ndjson": read_json,
+        ".json": read_json,
         ".csv": _csv,
         ".parquet": read_parquet,
+        ".arrow": read_arrow,
     }
-    if path.suffix.lower() not in readers:
+    suffix = bare_suffix(path)
+    if suffix not in readers:
         raise UsageError(
-            f"{path}: the ending {path.suffix!r} is not known; there are {', '.join(readers)}"
+            f"{path}: the ending {''.join(path.suffixes[-2:])!r} is not known; there are "
+            f"{', '.join(readers)}, the first four also with {' or '.join(COMPRESSED)}"
         )
-    return readers[path.suffix.lower()](path)
-
-
-def _plain(value: object) -> Row | BadRow:
-    """A decoded value, which must be an object."""
-    if isinstance(value, dict):
-        return value
-    return BadRow(f"a row is an object, this is {type(value).__name__}")
-
-
-_decoder = strict_decoder(quote=True)
-
-
-def read_lines(path: Path) -> Read:
-    """Lines of JSON objects."""
-    with path.open("rb") as stream:
-        for number, line in enumerate(stream, start=1):
-            if number == 1:
-                line = line.removeprefix(codecs.BOM_UTF8)
-            if not line.strip():
-                continue
-            try:
-                yield f"{path}:{number}", _plain(_decoder.decode(line.decode("utf-8")))
-            except UnicodeDecodeError as error:
-                yield f"{path}:{number}", BadRow(f"not UTF-8 at byte {error.start}")
-            except (ValueError, RecursionError) as error:
-                yield f"{path}:{number}", BadRow(f"not valid JSON: {error}")
-
-
-def _json(path: Path) -> Read:
-    """One array of objects, element by element; or lines of objects, which some name `.json`."""
-    with path.open("r", encoding="utf-8-sig") as stream:
-        try:
-            first = stream.read(BUFFER).lstrip()
-        except UnicodeDecodeError as error:
-            raise UsageError(f"{path}: not UTF-8 at byte {error.start}") from None
-    if first.startswith("{"):
-        yield from read_lines(path)
-    elif first.startswith("["):
-        yield from _array(path)
-    else:
-        raise UsageError(f"{path}: neither an array of objects nor lines of objects")
-
-
-def _array(path: Path) -> Read:
-    """Elements of a JSON array.
-
-    A broken element is the last: nobody can tell where the next one begins.
-    """
-    line, name = 1, str(path)
-    with path.open("r", encoding="utf-8-sig") as stream:
-        text, at, ended = "", 0, False
-
-        def more() -> None:
-            """Read on, at least as much as is left over, and forget what was read."""
-            nonlocal text, at, ended
-            try:
-                chunk = stream.read(max(BUFFER, len(text) - at))
-            except UnicodeDecodeError as error:
-                raise UsageError(
-                    f"{path}: not UTF-8 after line {line} (byte {error.start} of a block)"
-                ) from None
-            ended = not chunk
-            text, at = text[at:] + chunk, 0
-
-        state = "before"
-        while True:
-            start = at
-            while at < len(text) and text[at] in " \t\r\n":
-                at += 1
-            line += text.count("\n", start, at)
-            if at == len(text):
-                if not ended:
-                    more()
-                    continue
-                if state != "ended":
-                    yield f"{name}:{line}", BadRow("not valid JSON: the array has no end")
-                return
-            if text[at] in SIGNS[state]:
-                state = SIGNS[state][text[at]]
-                at += 1
-                continue
-            if state in ("element", "ended"):
-                wanted = "a comma or the array's end" if state == "element" else "nothing more"
-                yield (
-                    f"{name}:{line}",
-                    BadRow(f"not valid JSON: {wanted} is expected here, not {text[at]!r}"),
-                )
-                return
-            try:
-                value, end = _decoder.raw_decode(text, at)
-                if end == len(text) and not ended:
-                    more()
-                    continue
-            except (ValueError, RecursionError) as error:
-                if not ended and len(text) - at < LONGEST and not isinstance(error, RecursionError):
-                    more()
-                    continue
-                yield (
-                    f"{name}:{line}",
-                    BadRow(f"not valid JSON, and what follows cannot be read: {error}"),
-                )
-                return
-            yield f"{name}:{line}", _plain(value)
-            line += text.count("\n", at, end)
-            at, state = end, "element"
+    if suffix in (".parquet", ".arrow") and path.suffix.lower() != suffix:
+        raise UsageError(f"{path}: unpack it: a file of columns is compressed inside")
+    return readers[suffix](path)
 
 
 def _csv(path: Path) -> Read:
     """Rows of a CSV file under the names of its first line."""
     csv.field_size_limit(LONGEST)
-    with path.open("r", encoding="utf-8-sig", newline="") as stream:
+    with text_of(path, newline="") as stream:
         reader = csv.reader(stream, strict=True)
         header: list[str] | None = None
         while True:
@@ -203,6 +90,7 @@ def _csv(path: Path) -> Read:
                 continue
             if not cells:
                 continue
+            cells[0] = cells[0].lstrip(BOM)
             if header is None:
                 header = cells
                 if len(set(header)) < len(header):
@@ -210,8 +98,12 @@ def _csv(path: Path) -> Read:
                     raise UsageError(f"{path}: the header names the column {twice!r} twice")
             elif len(cells) != len(header):
                 yield f"{path}:{number}", BadRow(f"{len(cells)} cells under {len(header)} columns")
+            elif cells == header:
+                yield f"{path}:{number}", BadRow("the header again, as in files that were joined")
             else:
-                yield f"{path}:{number}", dict(zip(header, cells, strict=True))
+                # An empty cell is the only way in which a table can say that there is no value.
+                values = [cell or None for cell in cells]
+                yield f"{path}:{number}", dict(zip(header, values, strict=True))
 
 
 def read_parquet(path: Path) -> Read:
@@ -224,6 +116,21 @@ def read_parquet(path: Path) -> Read:
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: not a Parquet file, or a damaged one ({error})") from None
     yield from _batches(file.iter_batches(batch_size=BATCH, use_threads=False), str(path))
+
+
+def read_arrow(path: Path) -> Read:
+    """Rows of an Arrow file or stream, as `datasets` keeps them. Raises UsageError if damaged."""
+    import pyarrow as pa
+
+    try:
+        with pa.memory_map(str(path)) as source:
+            try:
+                table = pa.ipc.open_stream(source).read_all()
+            except pa.ArrowInvalid:
+                table = pa.ipc.open_file(source).read_all()
+    except (OSError, pa.ArrowException) as error:
+        raise UsageError(f"{path}: not an Arrow file, or a damaged one ({error})") from None
+    yield from _batches(iter(table.to_batches(max_chunksize=BATCH)), str(path))
 
 
 def _folder(path: Path, split: str, name: str | None) -> Read:
@@ -278,6 +185,7 @@ def _batches(batches: Iterator[pa.RecordBatch], where: str) -> Read:
     import pyarrow as pa
 
     number = 0
+    decoder = None
     while True:
         try:
             batch = next(batches, None)
@@ -289,8 +197,15 @@ def _batches(batches: Iterator[pa.RecordBatch], where: str) -> Read:
             rows = batch.to_pylist()
         except UnicodeDecodeError:
             rows = [_single(batch, i) for i in range(batch.num_rows)]
+        if number == 0:
+            decoder = json_decoder(batch.schema)
         for row in rows:
             number += 1
+            if decoder and not isinstance(row, BadRow):
+                try:
+                    row = decoder(row)
+                except ValueError as error:
+                    row = BadRow(f"not valid JSON in a column of JSON: {error}")
             yield f"{where}:{number}", row
 
 

@@ -16,12 +16,16 @@ import xxhash
 
 from mosaic.core.errors import UsageError
 from mosaic.core.types.base import LABEL, NAMES, JsonObject
-from training.data.importers.chats import SHAPES, Shape, mapped, row_fields
-from training.data.importers.containers import BadRow, Row, read
-from training.data.importers.prompts import PROMPT_SHAPES
+from training.data.importers.chats import READ, SHAPES, Shape, alpaca_request, mapped, row_fields
+from training.data.importers.containers import read
+from training.data.importers.fields import RowFields, Unusable
+from training.data.importers.prompts import PROMPT_READ, PROMPT_SHAPES
+from training.data.importers.reading import BadRow, Row, Unread
+from training.data.importers.where import MISSING, conditions, field_of, unmet
 from training.data.provenance import LICENCES, UNKNOWN, Origin
 
 SHOWN = 20
+MAX_NOTES = 100
 PROGRESS_EVERY = 10_000
 FORMATS = (*SHAPES, "map", *PROMPT_SHAPES)
 
@@ -33,7 +37,9 @@ class ImportJob:
     `shape` is one of FORMATS, `mapping` the text of `--map`; `source` and `licence` go on the card.
     `quality` and `bucket` are for rows that carry none. `skip_bad` leaves bad rows out instead of
     refusing. Rows that contaminate a suite of one of the folders `without` are left out
-    (`training.data.contamination`).
+    (`training.data.contamination`). `where` are conditions `field=value`
+    (`training.data.importers.where`), `slice_from` names the field that slices and buckets are
+    taken from, `id_prefix` stands between the data set's name and each id.
     """
 
     sources: Sequence[str]
@@ -49,14 +55,18 @@ class ImportJob:
     licence: str | None = None
     command: str = ""
     without: Sequence[Path] = ()
+    where: Sequence[str] = ()
+    slice_from: str | None = None
+    id_prefix: str | None = None
 
 
 @dataclass
 class Tally:
     """What became of the rows.
 
-    `shown` holds the first bad ones as `place: reason`, `unseen` the fields of `--map` that no row
-    has had so far.
+    `shown` holds the first bad ones as `place: reason`, `unseen` the fields of `--map`, `--where`
+    and `--slice-from` that no row has had so far. `left_out` counts rows that were not taken, and
+    `notes` what was changed or not read of the others.
     """
 
     read: int = 0
@@ -72,6 +82,13 @@ class Tally:
         self.bad += 1
         if len(self.shown) < SHOWN:
             self.shown.append(f"{place}: {reason}")
+
+    def note_unread(self, name: str) -> None:
+        """Count a row with a field that is not read. Odd files have a name of their own a row."""
+        note = f"rows with a field {name[:60]!r}, which is not read"
+        if note not in self.notes and len(self.notes) >= MAX_NOTES:
+            note = "rows with other fields, which are not read"
+        self.notes[note] += 1
 
     def data(self) -> JsonObject:
         """Plain JSON data, for a report."""
@@ -101,14 +118,17 @@ def check_names(job: ImportJob) -> None:
             raise UsageError(f"{option} {name!r} cannot be a name: {NAMES}")
 
 
-def chat_shape(job: ImportJob) -> Shape:
-    """How rows become chats. Raises UsageError if that is not what the options say."""
+def chat_shape(job: ImportJob, answers: bool = True) -> Shape:
+    """How rows become chats, or without `answers` also requests alone.
+
+    Raises UsageError if that is not what the options say.
+    """
     if job.shape == "map":
         if not job.mapping:
             raise UsageError(
                 "--as map needs --map, such as --map messages=dialogue,role=speaker,content=text"
             )
-        return mapped(job.mapping)
+        return mapped(job.mapping, answers)
     if job.mapping:
         raise UsageError(f"--map goes with --as map, not with --as {job.shape}")
     if job.shape in PROMPT_SHAPES:
@@ -118,16 +138,36 @@ def chat_shape(job: ImportJob) -> Shape:
         )
     if job.shape not in SHAPES:
         raise UsageError(f"--as {job.shape}: no such shape; there are {', '.join(FORMATS)}")
+    if job.shape == "alpaca" and not answers:
+        return alpaca_request
     return SHAPES[job.shape]
 
 
+def read_fields(job: ImportJob) -> frozenset[str]:
+    """The fields of a row itself that the job reads or asks about."""
+    read = READ.get(job.shape) or PROMPT_READ.get(job.shape, frozenset())
+    asked = {name for name in (job.slice_from, *conditions(job.where)) if name}
+    mapped_fields = row_fields(job.mapping) if job.mapping else set()
+    return read | mapped_fields | {name.split(".")[0] for name in asked}
+
+
 def usable_rows(
-    job: ImportJob, tally: Tally, progress: Callable[[int], None]
+    job: ImportJob, tally: Tally, progress: Callable[[int], None], learnt: bool = True
 ) -> Iterator[tuple[str, Row]]:
-    """(place, row) of all sources; rows that cannot be read are tallied as bad."""
+    """(place, row) of all sources that meets the conditions.
+
+    Rows that cannot be read, or hold a field that changes their meaning, are tallied as bad. Marks
+    of what is learnt matter only if the answers will be `learnt`.
+    """
+    wanted = conditions(job.where)
+    fields = RowFields(read_fields(job), learnt)
     tally.unseen = row_fields(job.mapping) if job.mapping else set()
+    tally.unseen |= {*wanted, *([job.slice_from] if job.slice_from else [])}
     for source in job.sources:
         for place, row in read(source, job.split, job.name):
+            if isinstance(row, Unread):
+                tally.notes[f"{place}: {row.what}"] += 1
+                continue
             tally.read += 1
             if tally.read % PROGRESS_EVERY == 0:
                 progress(tally.read)
@@ -135,7 +175,19 @@ def usable_rows(
                 tally.refuse(place, row.reason)
                 continue
             if tally.unseen:
-                tally.unseen.difference_update(row)
+                tally.unseen = {n for n in tally.unseen if field_of(row, n) is MISSING}
+            missed = unmet(row, wanted) if wanted else None
+            if missed:
+                shown = " or ".join(wanted[missed])
+                tally.left_out[f"--where: {missed} is not {shown}"] += 1
+                continue
+            try:
+                unread = fields.check(row)
+            except Unusable as error:
+                tally.refuse(place, str(error))
+                continue
+            for name in unread:
+                tally.note_unread(name)
             yield place, row
 
 
@@ -143,20 +195,31 @@ def check_tally(job: ImportJob, tally: Tally, rows: int, consequence: str) -> No
     """Decide whether what was read may be written.
 
     `rows` are those that can be used. Raises UsageError for bad rows without `skip_bad`, if no row
-    can be used, and for a field of `--map` that no row has.
+    can be used, and for a field that an option names and no row has.
     """
+    unseen = ""
+    if tally.unseen:
+        names = ", ".join(repr(name) for name in sorted(tally.unseen))
+        unseen = f"{_asking(job, tally.unseen)}: no row has a field {names}"
     if tally.bad and not job.skip_bad:
+        also = f"\n{unseen}" if unseen else ""
         raise UsageError(
-            f"{tally.complaint()}\n{consequence}; mend them, or leave them out with --skip-bad"
+            f"{tally.complaint()}{also}\n{consequence}; mend them, or leave them out with --skip-bad"
         )
+    if unseen and tally.read:
+        raise UsageError(f"{unseen}\n{consequence}")
     if not rows:
         detail = f"\n{tally.complaint()}" if tally.bad else ""
         raise UsageError(f"{', '.join(job.sources)}: no usable row in them{detail}")
-    if tally.unseen:
-        names = ", ".join(repr(name) for name in sorted(tally.unseen))
-        raise UsageError(f"--map: no row has a field {names}\n{consequence}")
     if tally.bad:
         tally.left_out["bad rows"] = tally.bad
+
+
+def _asking(job: ImportJob, names: set[str]) -> str:
+    """The option that names a field which no row has."""
+    if names & {*conditions(job.where)}:
+        return "--where"
+    return "--slice-from" if job.slice_from in names else "--map"
 
 
 def origin(job: ImportJob, tally: Tally) -> Origin:

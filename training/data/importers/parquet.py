@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mosaic.core.errors import UsageError
-from training.data.pool_format import MESSAGES
+from training.data.pool_format import MESSAGES, messages_type
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -45,9 +45,13 @@ def _schema(source: Path) -> pa.Schema:
     import pyarrow as pa
 
     fields: dict[str, pa.DataType] = {}
+    messages = MESSAGES
     with source.open(encoding="utf-8") as stream:
         for line in stream:
-            for name, value in json.loads(line)["attributes"].items():
+            row = json.loads(line)
+            if messages is MESSAGES:
+                messages = messages_type([row])
+            for name, value in row["attributes"].items():
                 kind = _kind(value)
                 if fields.setdefault(name, kind) != kind:
                     raise UsageError(
@@ -56,7 +60,7 @@ def _schema(source: Path) -> pa.Schema:
                     )
     attributes = [("attributes", pa.struct(sorted(fields.items())))] if fields else []
     plain = [("id", pa.string()), ("dataset", pa.string()), ("bucket", pa.string())]
-    return pa.schema([*plain, ("messages", MESSAGES), ("quality", pa.int8()), *attributes])
+    return pa.schema([*plain, ("messages", messages), ("quality", pa.int8()), *attributes])
 
 
 def _kind(value: object) -> pa.DataType:

@@ -12,6 +12,12 @@ Where the field names come from:
   (toxic) harmful and not; hard for the hard subset. The files carry no votes, so `rejection_votes`
   is 0 until a judge has looked.
 
+* `xstest`: `prompt`, `type`, and `label` (`safe` or `unsafe`), or in the first version a `type` that
+  begins with `contrast_` for unsafe prompts: xstest_prompts.csv of XSTest (arXiv 2308.01263).
+  Safe prompts make a suite of over_refusal, unsafe ones one of safety; the others are counted. Its
+  types are the slices.
+* `prompt`: a text `prompt`, and nothing else is read.
+
 Prompt-side items that no file carries stay 0, and the prompt says so in its attribute `unlabelled`.
 """
 
@@ -24,12 +30,15 @@ from eval import ifeval as checkers
 from eval.objectives.base import Objective
 from mosaic.core.types.base import Attribute
 from mosaic.core.types.evaluation import Prompt
-from training.data.importers.chats import Row, Shape, Unusable, some_text
+from training.data.importers.chats import Row, Shape, some_text
+from training.data.importers.fields import Unusable
+from training.data.importers.slices import with_own_slice
 
 Items = dict[str, dict[str, int]]
 ImportedPrompt = tuple[Prompt | None, Counter[str]]
 """A prompt, or None if nothing of it can be verified, and why constraints were left out."""
 
+CONTRAST = "contrast_"
 PromptShape = Callable[[Objective, Row, str], ImportedPrompt]
 """(the objective whose rules give slice and weight, a row, its id) -> a prompt."""
 
@@ -94,6 +103,32 @@ def or_bench(*, hard: int, harmful: int) -> PromptShape:
     return shape
 
 
+def xstest(rules: Objective, row: Row, identifier: str) -> ImportedPrompt:
+    """A prompt of XSTest: a safe one for over-refusal, an unsafe one for safety."""
+    kind, label = some_text(row, "type"), row.get("label")
+    if label is None:
+        unsafe = kind.startswith(CONTRAST)
+    elif label in ("safe", "unsafe"):
+        unsafe = label == "unsafe"
+    else:
+        raise Unusable(f"label: {label!r} is neither 'safe' nor 'unsafe'")
+    if unsafe != (rules.name == "safety"):
+        return None, Counter({f"{'unsafe' if unsafe else 'safe'} prompts": 1})
+    items = _zeros(rules)
+    attributes: dict[str, Attribute] = {"unlabelled": list(items)}
+    if "boundary_cues" in items:
+        claims = {"sensitive_trigger": 1, "benign_intent": 1, "answer_path": 1}
+        items["boundary_cues"] |= claims
+        attributes["unlabelled"] = ["rejection_votes", "hard"]
+    made = _built(rules, identifier, [some_text(row, "prompt")], items, attributes)
+    return with_own_slice(made, row, "type"), Counter()
+
+
+def plain(rules: Objective, row: Row, identifier: str) -> ImportedPrompt:
+    """A text that is asked, and nothing else."""
+    return _requests(rules, identifier, [some_text(row, "prompt")], None), Counter()
+
+
 def recorded(chat: Shape) -> PromptShape:
     """The requests of a recorded chat, to be replayed with the model's own answers."""
 
@@ -102,14 +137,19 @@ def recorded(chat: Shape) -> PromptShape:
         asked = [m["content"] for m in messages if m["role"] == "user"]
         if not asked:
             raise Unusable("messages: no user turn to ask")
-        items = _zeros(rules)
-        if "boundary_cues" in items:
-            items["boundary_cues"] |= {"benign_intent": 1, "answer_path": 1}
-        made = _built(rules, identifier, asked, items, {"unlabelled": list(items)})
         system = messages[0]["content"] if messages[0]["role"] == "system" else None
-        return made.model_copy(update={"system": system}), Counter()
+        return _requests(rules, identifier, asked, system), Counter()
 
     return shape
+
+
+def _requests(rules: Objective, identifier: str, asked: list[str], system: str | None) -> Prompt:
+    """Requests about which their file says nothing."""
+    items = _zeros(rules)
+    if "boundary_cues" in items:
+        items["boundary_cues"] |= {"benign_intent": 1, "answer_path": 1}
+    made = _built(rules, identifier, asked, items, {"unlabelled": list(items)})
+    return made.model_copy(update={"system": system})
 
 
 def _zeros(rules: Objective) -> Items:
@@ -137,10 +177,23 @@ def _built(
     )
 
 
-PROMPT_SHAPES: dict[str, tuple[str, PromptShape]] = {
-    "ifeval": ("instruction_following", ifeval),
-    "or-bench-80k": ("over_refusal", or_bench(hard=0, harmful=0)),
-    "or-bench-hard-1k": ("over_refusal", or_bench(hard=1, harmful=0)),
-    "or-bench-toxic": ("over_refusal", or_bench(hard=0, harmful=1)),
-}
 RECORDED = ("safety", "over_refusal")
+PROMPT_SHAPES: dict[str, tuple[tuple[str, ...], PromptShape]] = {
+    "ifeval": (("instruction_following",), ifeval),
+    "or-bench-80k": (("over_refusal",), or_bench(hard=0, harmful=0)),
+    "or-bench-hard-1k": (("over_refusal",), or_bench(hard=1, harmful=0)),
+    "or-bench-toxic": (("over_refusal",), or_bench(hard=0, harmful=1)),
+    "xstest": (RECORDED, xstest),
+    "prompt": (RECORDED, plain),
+}
+"""Shape -> the objectives that it makes suites of, and how."""
+
+PROMPT_READ: dict[str, frozenset[str]] = {
+    "ifeval": frozenset(("key", "prompt", "instruction_id_list", "kwargs")),
+    "or-bench-80k": frozenset(("prompt", "category")),
+    "or-bench-hard-1k": frozenset(("prompt", "category")),
+    "or-bench-toxic": frozenset(("prompt", "category")),
+    "xstest": frozenset(("prompt", "type", "label")),
+    "prompt": frozenset(("prompt",)),
+}
+"""The fields that each shape reads from a row."""

@@ -18,7 +18,9 @@ from mosaic.core.errors import UsageError
 from mosaic.core.types.base import LABEL, NAMES, Attribute, canonical_json
 from mosaic.core.types.data import Example
 from mosaic.core.types.evaluation import ROLES, Prompt
-from training.data.importers.chats import ImportedChat, Shape, Unusable, check, check_numbers
+from training.data.importers.chats import ImportedChat, Shape, check, check_numbers
+from training.data.importers.fields import Unusable
+from training.data.importers.identifiers import Identifiers
 from training.data.importers.job import (
     ImportJob,
     Tally,
@@ -30,15 +32,20 @@ from training.data.importers.job import (
     text_digest,
     usable_rows,
 )
+from training.data.importers.slices import slice_of
+from training.data.learnable import CUT, learnable_part, why_nothing
 from training.data.outputs import check_absent, check_place
 from training.data.provenance import card_of, write_card
-from training.models.chat_template import Chat
+from training.models.chat_template import LEARN, Chat
 
 UNLABELLED = "unlabelled"
 NO_QUALITY = "rows without a quality: 1 until they are labelled"
 NO_BUCKET = f"rows without a bucket: {UNLABELLED!r} until they are labelled"
 UNVERIFIABLE = "constraints without parameters: unverifiable, kept as names only"
+OFF = "answers marked as not to be learnt: kept as context"
 BATCH = 2048
+# A message has a role and a content, and beside them only the mark of one that is not learnt.
+PLAIN_KEYS = 2
 
 
 class ImportedRow(TypedDict):
@@ -89,10 +96,13 @@ def _imported(
     job: ImportJob, shape: Shape, tally: Tally, progress: Callable[[int], None]
 ) -> Iterator[ImportedRow]:
     """The rows that can be used; the others are tallied."""
-    seen: dict[str, str] = {}
+    identifiers = Identifiers(job.dataset, job.sources, job.id_prefix)
     for place, row in usable_rows(job, tally, progress):
         try:
-            imported = _pool_row(job, shape(row), place, seen, tally)
+            chat = shape(row)
+            if job.slice_from:
+                chat.bucket = slice_of(row, job.slice_from)
+            imported = _pool_row(job, chat, place, identifiers, tally)
         except Unusable as error:
             tally.refuse(place, str(error))
         except UnicodeEncodeError as error:
@@ -106,48 +116,72 @@ def _imported(
 
 
 def _pool_row(
-    job: ImportJob, chat: ImportedChat, place: str, seen: dict[str, str], tally: Tally
+    job: ImportJob, chat: ImportedChat, place: str, identifiers: Identifiers, tally: Tally
 ) -> ImportedRow | None:
     """The pool row of a chat, or None for a repetition.
 
-    Equal chats without an id are one row. `seen` maps ids to places. Raises Unusable,
-    UnicodeEncodeError or ValidationError for a bad row.
+    Equal chats without an id are one row. Raises Unusable, UnicodeEncodeError or ValidationError
+    for a bad row.
     """
     check(chat.messages)
-    texts = [f"{m['role']} {len(m['content'])} {m['content']}" for m in chat.messages]
-    said = text_digest("".join(texts))
-    identifier = f"{job.dataset}-{chat.id or said}"
+    messages = learnable_part(chat.messages)
+    if not messages:
+        raise Unusable(why_nothing(chat.messages))
     if chat.bucket is not None and not LABEL.fullmatch(chat.bucket):
         raise Unusable(f"bucket: {chat.bucket[:60]!r} cannot be a name: {NAMES}")
-    if identifier in seen:
-        if chat.id is None:
-            tally.left_out["repeats another row word for word"] += 1
-            return None
-        raise Unusable(f"id: {chat.id!r} was used at {seen[identifier]} already")
+    quality = _quality(chat, job)
     row: ImportedRow = {
-        "id": identifier,
+        "id": chat.id or UNLABELLED,
         "dataset": job.dataset,
         "bucket": chat.bucket or job.bucket or UNLABELLED,
-        "messages": chat.messages,
-        "quality": _quality(chat, job),
+        "messages": messages,
+        "quality": quality,
         "attributes": {},
     }
     if chat.attributes:
         row["attributes"] = _attributes(row, chat)
-    identifier.encode()
-    seen[identifier] = place
+    identifier, note = identifiers.new(chat.id, text_digest(_said(messages)), place)
+    if identifier is None:
+        tally.left_out[str(note)] += 1
+        return None
+    row["id"] = identifier
+    _count(job, chat, row, tally)
+    if note:
+        tally.notes[note] += 1
+    return row
+
+
+def _said(messages: Chat) -> str:
+    """All that a chat says, so that equal texts are equal chats."""
+    said = "".join([f"{m['role']} {len(m['content'])} {m['content']}" for m in messages])
+    if sum(map(len, messages)) == PLAIN_KEYS * len(messages):
+        return said
+    return said + "".join("-" if LEARN in message else "+" for message in messages)
+
+
+def _count(job: ImportJob, chat: ImportedChat, row: ImportedRow, tally: Tally) -> None:
+    """Note what was changed, assumed or not read of a row that is taken."""
     if chat.quality is None and job.quality is None:
         tally.notes[NO_QUALITY] += 1
     if chat.bucket is None and job.bucket is None:
         tally.notes[NO_BUCKET] += 1
     if chat.unverifiable:
         tally.notes[UNVERIFIABLE] += chat.unverifiable
-    return row
+    messages = row["messages"]
+    if len(messages) < len(chat.messages):
+        tally.notes[CUT] += len(chat.messages) - len(messages)
+    off = sum(map(len, messages)) - PLAIN_KEYS * len(messages)
+    if off:
+        tally.notes[OFF] += off
+    for name in chat.unread:
+        tally.note_unread(name)
 
 
 def _attributes(row: ImportedRow, chat: ImportedChat) -> dict[str, Attribute]:
     """A chat's attributes as a pool can hold them."""
-    checked = Example.model_validate({**row, "attributes": chat.attributes}).attributes
+    # The messages were checked when they were read; one is enough for a row to be whole.
+    whole = {**row, "messages": row["messages"][:1], "attributes": chat.attributes}
+    checked = Example.model_validate(whole).attributes
     canonical_json(checked).encode()
     check_numbers(checked)
     return checked

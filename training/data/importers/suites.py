@@ -12,8 +12,7 @@ from eval.objectives.base import Objective
 from mosaic.core.errors import UsageError
 from mosaic.core.types.base import canonical_json
 from mosaic.core.types.evaluation import ROLES, Prompt
-from training.data.importers.chats import Unusable
-from training.data.importers.containers import Row
+from training.data.importers.fields import Unusable
 from training.data.importers.job import (
     ImportJob,
     Tally,
@@ -32,6 +31,8 @@ from training.data.importers.prompts import (
     PromptShape,
     recorded,
 )
+from training.data.importers.reading import Row
+from training.data.importers.slices import with_own_slice
 from training.data.outputs import check_absent, check_place
 from training.data.provenance import SUITE_CARD, write_card
 
@@ -70,7 +71,7 @@ def _distinct_prompts(
 ) -> list[Prompt]:
     """All usable prompts, each request once, in the order of the requests' hashes."""
     by_request: dict[str, Prompt] = {}
-    for place, row in usable_rows(job, tally, lambda rows: None):
+    for place, row in usable_rows(job, tally, lambda rows: None, learnt=False):
         try:
             prompt, left_out = _named_prompt(job, shape, row)
         except UnicodeEncodeError as error:
@@ -80,9 +81,11 @@ def _distinct_prompts(
             tally.refuse(place, str(error).splitlines()[0])
             continue
         for reason, count in left_out.items():
-            tally.left_out[f"unverifiable constraint: {reason}"] += count
+            what = f"unverifiable constraint: {reason}" if job.shape == "ifeval" else reason
+            tally.left_out[what] += count
         if prompt is None:
-            tally.left_out["prompts with no verifiable constraint"] += 1
+            if job.shape == "ifeval":
+                tally.left_out["prompts with no verifiable constraint"] += 1
             continue
         request = text_digest(canonical_json(prompt.turns))
         if request in by_request:
@@ -102,6 +105,8 @@ def _named_prompt(
     prompt, left_out = shape(row, UNNAMED)
     if prompt is None:
         return None, left_out
+    if job.slice_from:
+        prompt = with_own_slice(prompt, row, job.slice_from)
     asked: object = [prompt.system, prompt.turns]
     if job.shape in PROMPT_SHAPES:
         asked = prompt.turns[0]
@@ -124,12 +129,13 @@ def _prompt_shape(job: ImportJob, objective: str) -> PromptShape:
     """How rows become prompts. Raises UsageError if the shape does not serve the objective."""
     if job.shape in PROMPT_SHAPES:
         wanted, shape = PROMPT_SHAPES[job.shape]
-        if objective != wanted:
-            raise UsageError(f"--as {job.shape} makes prompts of {wanted}, not of {objective}")
+        if objective not in wanted:
+            made = " or ".join(wanted)
+            raise UsageError(f"--as {job.shape} makes prompts of {made}, not of {objective}")
         return shape
     if objective not in RECORDED:
         raise UsageError(
             f"--suite {objective}: recorded chats make suites of {' or '.join(RECORDED)}; "
             "verifiable constraints come with their parameters in --as ifeval"
         )
-    return recorded(chat_shape(job))
+    return recorded(chat_shape(job, answers=False))
