@@ -94,7 +94,10 @@ def _config_faults(folder: Path) -> list[str]:
             content = json.loads(path.read_text())
         except (OSError, ValueError) as error:
             said = "no readable" if needed else "not readable as JSON:"
-            faults.append(f"{said} {name} ({error}); give a Hugging Face model folder")
+            faults.append(
+                f"{said} {name} ({error}); give a Hugging Face model folder, or org/name@revision "
+                "of the hub"
+            )
             continue
         if not isinstance(content, dict):
             faults.append(f"{name} is not a JSON object; give a Hugging Face model folder")

@@ -26,12 +26,15 @@ UNWANTED = ["original/*", "onnx/*", "consolidated*", "*/*.safetensors"]
 
 
 def is_hub_name(text: str, folder: Path) -> bool:
-    """Whether a base's name is the hub's: of that form, and no path that exists from `folder`.
+    """Whether a base's name is the hub's: with a revision, and no path that exists from `folder`.
+
+    Without a revision `models/base` is a path, even if nothing is there yet.
 
     >>> is_hub_name("org/name@main", Path("/")), is_hub_name("/models/base", Path("/"))
     (True, False)
     """
-    return HUB.fullmatch(text) is not None and not (folder / text).exists()
+    match = HUB.fullmatch(text)
+    return bool(match and match["revision"]) and not (folder / text).exists()
 
 
 def base_folder(named: str) -> Path:

@@ -68,9 +68,11 @@ def test_a_cached_model_is_found_by_branch_tag_and_commit(cache, tiny_model, rev
     assert model_digest(found) == model_digest(tiny_model)
 
 
-def test_without_a_revision_it_is_the_main_branch(cache, tiny_model):
+def test_without_a_revision_it_is_a_path_and_the_error_says_how_the_hub_is_named(cache, tiny_model):
     cached(cache, tiny_model)
-    assert base_folder(NAME).name == COMMIT
+    assert base_folder(NAME) == Path(NAME)
+    with pytest.raises(UsageError, match="or org/name@revision of the hub"):
+        model_digest(base_folder(NAME))
 
 
 def test_a_config_is_pinned_to_the_commit_and_stays_so(cache, tiny_model, tmp_path):
@@ -94,7 +96,7 @@ def test_a_folder_is_a_folder_even_if_its_name_is_of_the_hubs_form(tiny_model, t
 
 
 @pytest.mark.parametrize(
-    "text", ["base", "./a/b", "../a/b", "/a/b", "~/a", "a/b/c", "a/b@", "a//b"]
+    "text", ["base", "./a/b", "../a/b", "/a/b", "~/a", "a/b", "a/b/c", "a/b@", "a//b"]
 )
 def test_other_paths_are_never_looked_up_at_the_hub(tmp_path, text):
     assert not is_hub_name(text, tmp_path)
