@@ -145,7 +145,7 @@ def run(context: RunContext, folder: Path, wait: Callable[[], None] | None = Non
             "recursion_limit": STEPS_PER_ROUND * (context.settings.rounds + 2),
         }
         value: Any = fresh(len(context.state.rounds))
-        while interrupts := graph.invoke(value, config, durability="exit").get("__interrupt__"):
+        while interrupts := graph.invoke(value, config, durability="sync").get("__interrupt__"):
             asked = interrupts[0].value
             while journal.decision(asked["round"], asked["request"]) is None:
                 if wait is None:

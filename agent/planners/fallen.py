@@ -73,13 +73,16 @@ def shares_to_reach(observation: Observation) -> list[NeededShare]:
 def missing_share(ratios: Mapping[str, float], needed: list[NeededShare]) -> float:
     """How much of the tokens is missing to what objectives that fell should have.
 
-    >>> needed = [NeededShare(("borderline",), 0.25), NeededShare(("rules",), 0.1)]
+    The one that fell most comes first and counts whole, the next half, and so on: where a step is
+    too short for all of them, it is served before the others.
+
+    >>> needed = [NeededShare(("borderline",), 0.25), NeededShare(("rules",), 0.25)]
     >>> missing_share({"guard": 0.75, "borderline": 0.125, "rules": 0.125}, needed)
-    0.125
+    0.1875
     """
     missing = 0.0
-    for datasets, share in needed:
-        missing += max(0.0, share - share_of(ratios, datasets))
+    for rank, (datasets, share) in enumerate(needed, start=1):
+        missing += max(0.0, share - share_of(ratios, datasets)) / rank
     return missing
 
 

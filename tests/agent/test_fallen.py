@@ -53,10 +53,11 @@ def assert_fallen_get_more(seen):
     assert fallen
     needed = shares_to_reach(seen)
     assert len(needed) >= min(len(fallen), len(seen.traded) - 1)
-    for datasets, _ in needed:
+    for rank, (datasets, _) in enumerate(needed):
         before = share_of(seen.last_plan.ratios, datasets)
         pools = share_of(seen.proportions, datasets)
-        reach = before + 0.35 * seen.limits.max_ratio_step
+        # The one that fell most is served first.
+        reach = before + (0.35 * seen.limits.max_ratio_step if rank == 0 else 0)
         assert share_of(plan.ratios, datasets) > min(pools, reach)
     return plan
 
@@ -235,6 +236,7 @@ def test_where_all_fell_the_one_that_fell_least_gives():
     assert plan.ratios["safer"] < 0.652875
 
 
+@settings(deadline=None)
 @given(
     ratios=st.lists(st.floats(0.001, 1), min_size=3, max_size=5),
     share=st.floats(0.01, 0.9),
@@ -261,6 +263,7 @@ def test_an_objective_is_never_believed_to_be_hurt_by_its_own_data(number, pair,
         assert model.doubling_effect(slice_.key) >= 0
 
 
+@settings(deadline=None)
 @given(
     values=st.lists(st.floats(-3, 3), min_size=16, max_size=16),
     evidence=st.lists(st.floats(-5, 5), min_size=4, max_size=4),
