@@ -39,10 +39,14 @@ def without_flags(
     plain: list[list[dict[str, Any]]] = []
     off: list[list[int]] = []
     for chat in chats:
-        plain.append([{k: v for k, v in m.items() if k != LEARN} for m in chat])
+        plain.append([_without_flag(message) for message in chat])
         answers = [message for message in chat if message["role"] == "assistant"]
         off.append([number for number, message in enumerate(answers) if is_off(message)])
     return plain, off
+
+
+def _without_flag(message: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in message.items() if key != LEARN}
 
 
 def spans_of(labels: Sequence[int]) -> list[Span]:
