@@ -83,12 +83,17 @@ class CachedJudge:
 
 
 def check_judge(
-    config: RunConfig, objectives: Mapping[str, Objective], suites: Suites, runs: Path | None = None
+    config: RunConfig,
+    objectives: Mapping[str, Objective],
+    suites: Suites,
+    runs: Path | None = None,
+    say: Say = lambda text: None,
 ) -> list[Finding]:
     """Known-good answers must score 5, and known-bad ones less; for a model they must be failures.
 
     The verifier is given all references, a model up to `judge.gold_checks` of each suite. A model
-    is asked afresh, unless `runs`, the folder of the run directories, leads to a cache.
+    is asked afresh, unless `runs`, the folder of the run directories, leads to a cache. `say` is
+    told how often each item held in the answers that code checks.
 
     UsageError naming the references that come out wrong, the endpoint's refusal to judge them, or
     the objective that has no known answers.
@@ -102,7 +107,9 @@ def check_judge(
             how = f"{checked} known answers judged right by {config.judge.chat.model}"
         else:
             for suite in roles.values():
-                check_references(suite, objective, judge)
+                table = check_references(suite, objective, judge).lines()
+                if table:
+                    say("\n".join([f"{name} {suite.role}, items that held:", *table]))
             known = references(roles.values())
             how = (
                 f"{len(known):,} reference answers checked by code"
@@ -162,7 +169,7 @@ def check(source: str, overrides: Sequence[str], say: Say) -> list[Finding]:
     """`judge check`: asks afresh. UsageError if a known answer comes out wrong."""
     config = load_config(source, overrides)
     objectives, suites = open_suites(config, say)
-    return check_judge(config, objectives, suites)
+    return check_judge(config, objectives, suites, say=say)
 
 
 def compare_judges(run: Path, first: str, second: str, say: Say) -> Comparison:
