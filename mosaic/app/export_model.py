@@ -10,15 +10,22 @@ import json
 import shutil
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from eval.model_loading import load_base, quantised
+from eval.rendering.ends import named_stops, stop_ids
+from eval.rendering.tokenizer import load_tokenizer, template_file
 from mosaic.app.bases import HUB, base_folder, hub_name, is_hub_name
 from mosaic.app.config import RunConfig
+from mosaic.app.rendering import base_identity
 from mosaic.core.errors import UsageError
 from mosaic.core.store import MANIFEST
 from mosaic.core.types.base import JsonObject
 from training.methods.hf import loading_of
-from training.models.adapter import CONFIG, model_digest
+from training.models.adapter import CONFIG
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 RECIPE = "recipe.json"
 # The files of a tokenizer and its chat template, in the forms that transformers writes.
@@ -60,7 +67,7 @@ def export_adapter(adapter: Path, config: RunConfig, base_digest: str, out: Path
     settings = json.loads((out / CONFIG).read_text())
     settings |= {"base_model_name_or_path": name, "revision": revision}
     write_json(out / CONFIG, settings)
-    copy_tokenizer(base, out)
+    copy_tokenizer(base, out, config.template)
     recipe: JsonObject = {
         "recipe": config.recipe.json_data(),
         "base_model": name,
@@ -75,7 +82,7 @@ def export_adapter(adapter: Path, config: RunConfig, base_digest: str, out: Path
 def same_base(config: RunConfig, digest: str) -> Path:
     """The base's folder. Raises UsageError if it is gone, or holds another model than the run's."""
     base = base_folder(config.base_model)
-    if model_digest(base) != digest:
+    if base_identity(base, config.template) != digest:
         raise UsageError(
             f"base_model: {config.base_model} is not the model that the run was trained on (its "
             f"digest is not {digest[:16]}); put that one back"
@@ -83,14 +90,20 @@ def same_base(config: RunConfig, digest: str) -> Path:
     return base
 
 
-def copy_tokenizer(base: Path, out: Path) -> None:
-    """Copy the tokenizer's files and chat templates as they are."""
+def copy_tokenizer(base: Path, out: Path, template: Path | None) -> PreTrainedTokenizerBase:
+    """Copy the tokenizer's files, with the chat template as the run rendered it; the tokenizer.
+
+    That is `template` if the config names one, with the dates and options that the run pinned.
+    """
     for pattern in TOKENIZER:
         for path in base.glob(pattern):
             if path.is_file():
                 shutil.copyfile(path, out / path.name)
     if (base / TEMPLATES).is_dir():
         shutil.copytree(base / TEMPLATES, out / TEMPLATES)
+    tokenizer = load_tokenizer(base, template)
+    template_file(base, tokenizer, out)
+    return tokenizer
 
 
 def merge(adapter: Path, config: RunConfig, base_digest: str, out: Path) -> None:
@@ -119,7 +132,18 @@ def merge(adapter: Path, config: RunConfig, base_digest: str, out: Path) -> None
     (out / "generation_config.json").unlink(missing_ok=True)
     if (base / "generation_config.json").is_file():
         shutil.copyfile(base / "generation_config.json", out / "generation_config.json")
-    copy_tokenizer(base, out)
+    tokenizer = copy_tokenizer(base, out, config.template)
+    _name_stops(base, tokenizer, out / "generation_config.json")
+
+
+def _name_stops(base: Path, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
+    """Name every end of a turn that was taught, so that whoever serves the model stops there."""
+    stops = stop_ids(base, tokenizer)
+    if stops == named_stops(base, tokenizer):
+        return
+    settings: JsonObject = json.loads(path.read_text()) if path.is_file() else {}
+    settings["eos_token_id"] = [*stops]
+    write_json(path, settings)
 
 
 def write_json(path: Path, data: JsonObject) -> None:

@@ -129,11 +129,8 @@ def continuations(model, probe):
     import torch
 
     served = []
-    for chat in probe.prompts:
-        rendered = probe.tokenizer.apply_chat_template(
-            chat, add_generation_prompt=True, return_dict=True
-        )
-        ids, tokens, values = list(rendered["input_ids"]), [], []
+    for _, prompt in probe.prompts:
+        ids, tokens, values = list(prompt), [], []
         for _ in range(4):
             with torch.inference_mode():
                 last = model(input_ids=torch.tensor([ids + tokens])).logits[0, -1].float()
@@ -228,12 +225,14 @@ def test_chats_that_the_template_refuses_are_not_asked_of_a_server(changed_templ
         "{%- if messages[0].role == 'system' -%}{{ raise_exception('no system') }}{%- endif -%}"
     )
     probe = AdapterProbe(changed_template(lambda text: refusal + text), "float32")
-    assert probe.prompts == [chat for chat in PROMPTS if chat[0]["role"] != "system"]
+    assert [chat for chat, _ in probe.prompts] == [
+        chat for chat in PROMPTS if chat[0]["role"] != "system"
+    ]
 
 
 def test_a_template_that_renders_nothing_is_said(changed_template):
     probe = AdapterProbe(changed_template(lambda text: "{{ raise_exception('no') }}"), "float32")
-    with pytest.raises(BoundaryError, match=r"mend its chat_template\.jinja"):
+    with pytest.raises(BoundaryError, match="renders none of the adapter probe's chats"):
         _ = probe.prompts
 
 
