@@ -11,15 +11,12 @@ from pydantic import ValidationError
 
 from eval.chat.strict_json import NotStrict, strict_json
 from eval.ifeval import unusable
-from eval.judges.base import Judge
 from eval.judges.rules import check_rules
 from eval.objectives.base import LabelsPrompts, Malformed, Objective, labels_of
-from eval.reference_table import ReferenceTable
-from eval.scoring import judge_and_score
 from eval.suite_defaults import SuiteDefaults, read_defaults, with_defaults
 from mosaic.core.errors import UsageError
 from mosaic.core.types.base import digest_of
-from mosaic.core.types.evaluation import Prompt, Response, Scored
+from mosaic.core.types.evaluation import Prompt, Response
 
 MAX_BYTES = 16 * 1024 * 1024
 
@@ -152,32 +149,3 @@ def reference_response(prompt: Prompt, answers: list[str]) -> Response:
     """Reference answers as the response to their prompt."""
     reasons: list[Literal["stop", "length"]] = ["stop"] * len(answers)
     return Response(id=prompt.id, answers=answers, finish_reasons=reasons, n_tokens=0)
-
-
-def check_references(suite: Suite, objective: Objective, judge: Judge) -> ReferenceTable:
-    """Known-good answers must score 5 and known-bad ones less.
-
-    Returns how often each item held. UsageError naming all that come out wrong, with that table.
-    """
-    table = ReferenceTable()
-    for kind in ("good", "bad"):
-        known = [(p, p.good if kind == "good" else p.bad) for p in suite.prompts]
-        responses = [reference_response(p, answers) for p, answers in known if answers]
-        prompts = [p for p, answers in known if answers]
-        part = Suite(suite.objective, suite.role, prompts, suite.digest)
-        judgments, scored = judge_and_score(objective, part, responses, judge)
-        for prompt, judgment, item in zip(prompts, judgments, scored, strict=True):
-            table.add(kind, prompt.id, judgment.items, _reference_miss(kind, prompt, item))
-    if table.misses:
-        raise UsageError(table.complaint(f"suite {suite.objective} {suite.role}"))
-    return table
-
-
-def _reference_miss(kind: str, prompt: Prompt, item: Scored) -> str | None:
-    """What is wrong with the score of a known answer, or None."""
-    is_best = item.score == 5
-    if is_best if kind == "good" else item.score is not None and not is_best:
-        return None
-    result = item.reason if item.score is None else f"score {item.score:g}"
-    wanted = "score 5" if kind == "good" else "a score below 5"
-    return f"prompt {prompt.id}: its {kind} reference answer gives {result}, not {wanted}"

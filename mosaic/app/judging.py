@@ -8,22 +8,21 @@ from pathlib import Path
 from typing import TypedDict
 
 from eval.agreement import ItemAgreement, compare
-from eval.chat.client import REFUSES
-from eval.judges.asking import UNANSWERED
-from eval.judges.base import Judge, LlmJudgeConfig, ModelJudge
+from eval.judges.base import Judge, ModelJudge
 from eval.judges.verdicts import Question, answer
+from eval.known_answers import MAX_LISTED
 from eval.objectives.base import Objective, by_code
-from eval.references import Reference, pick, references, require_both, wrong
-from eval.suite import Suite, check_references
+from eval.suite import Suite
 from mosaic.app.config import RunConfig
 from mosaic.app.config_file import load_config
+from mosaic.app.known_answers import CheckedAnswers, judge_all
 from mosaic.app.runs import run_config
 from mosaic.app.shapes import Finding
 from mosaic.app.wiring import build_judge, find_objective, judge_cache, model_judge, open_suites
 from mosaic.core.errors import UsageError
 from mosaic.core.journal import Journal
 from mosaic.core.store import Store
-from mosaic.core.types.evaluation import Judgment, Prompt, Response, Scored, Verdict
+from mosaic.core.types.evaluation import Judgment, Prompt, Response, Verdict
 from mosaic.core.types.records import JudgeSuite
 from tools.effects.judge import GoldChecks
 from tools.effects.verdict_cache import VerdictCache
@@ -31,9 +30,6 @@ from tools.labelling.pool import Labeller
 from tools.labelling.suite import label_suite
 from training.data.outputs import check_place
 from training.data.provenance import SUITE_CARD, carry_cards
-
-# How many wrong references an error lists.
-MAX_LISTED = 20
 
 Say = Callable[[str], None]
 Suites = Mapping[str, Mapping[str, Suite]]
@@ -87,89 +83,42 @@ def check_judge(
     objectives: Mapping[str, Objective],
     suites: Suites,
     runs: Path | None = None,
-    say: Say = lambda text: None,
 ) -> list[Finding]:
     """Known-good answers must score 5, and known-bad ones less; for a model they must be failures.
 
     The verifier is given all references, a model up to `judge.gold_checks` of each suite. A model
-    is asked afresh, unless `runs`, the folder of the run directories, leads to a cache. `say` is
-    told how often each item held in the answers that code checks.
+    is asked afresh, unless `runs`, the folder of the run directories, leads to a cache.
 
-    UsageError naming the references that come out wrong, the endpoint's refusal to judge them, or
-    the objective that has no known answers.
+    UsageError naming the references of all objectives that come out wrong, the endpoint's refusal
+    to judge them, or the objective that has no known answers.
     """
-    judge = _cached(config, runs) if runs else build_judge(config)
+    checked = _judged(config, objectives, suites, runs)
+    problems = [problem for one in checked if (problem := one.problem(MAX_LISTED))]
+    if problems:
+        raise UsageError("\n".join(problems))
     findings = []
-    for name, objective in objectives.items():
-        roles = suites[name]
-        if isinstance(config.judge, LlmJudgeConfig) and not by_code(objective):
-            checked = _check_model(config, judge, objective, roles, cached=runs is not None)
-            how = f"{checked} known answers judged right by {config.judge.chat.model}"
-        else:
-            for suite in roles.values():
-                table = check_references(suite, objective, judge).lines()
-                if table:
-                    say("\n".join([f"{name} {suite.role}, items that held:", *table]))
-            known = references(roles.values())
-            how = (
-                f"{len(known):,} reference answers checked by code"
-                if known
-                else "no reference answers to check"
-            )
+    for one in checked:
+        roles = suites[one.objective]
         counts = ", ".join(f"{role} {len(suite.prompts)}" for role, suite in roles.items())
-        findings.append(Finding(check=f"suites {name}", result=f"{counts}; {how}"))
+        findings.append(Finding(check=f"suites {one.objective}", result=f"{counts}; {one.result}"))
     return findings
 
 
-def _check_model(
-    config: RunConfig, judge: Judge, objective: Objective, roles: Mapping[str, Suite], cached: bool
-) -> int:
-    """How many known answers of one objective a model judged right.
-
-    UsageError unless it was all of them.
-    """
-    assert isinstance(config.judge, LlmJudgeConfig)
-    model = config.judge.chat.model
-    require_both(objective.name, references(roles.values()))
-    some: list[Reference] = []
-    for suite in roles.values():
-        some += pick(references([suite]), config.judge.gold_checks, suite.digest)
-    bad = wrong(judge, objective, some)
-    if bad and cached:  # a mended judge must not be held to what the cache remembers of it
-        bad = wrong(build_judge(config), objective, [r for r, _ in bad])
-    refused = [s.reason for _, s in bad if _not_judged(s.reason)]
-    if refused:  # what was never judged says nothing about the references
-        raise UsageError(
-            f"judge {model}, objective {objective.name}: {len(refused)} of {len(some)} known "
-            f"answers were not judged; {refused[0]}; mend judge.chat or the server's settings"
-        )
-    if bad:
-        lines = "\n".join(_wrong_line(r, s) for r, s in bad[:MAX_LISTED])
-        raise UsageError(
-            f"judge {model}, objective {objective.name}: {len(bad)} of {len(some)} known answers "
-            f"come out wrong:\n{lines}\nmend the references, or choose another judge"
-        )
-    return len(some)
+def _judged(
+    config: RunConfig, objectives: Mapping[str, Objective], suites: Suites, runs: Path | None
+) -> list[CheckedAnswers]:
+    """The known answers of all objectives, judged."""
+    if runs is None:
+        return judge_all(config, build_judge(config), objectives, suites, None)
+    cached = _cached(config, runs)
+    return judge_all(config, cached, objectives, suites, partial(build_judge, config))
 
 
-def _not_judged(reason: str | None) -> bool:
-    """Whether the endpoint refused to judge an answer, which is not a verdict on it."""
-    return reason is not None and (REFUSES in reason or UNANSWERED in reason)
-
-
-def _wrong_line(reference: Reference, scored: Scored) -> str:
-    """What a judge made of one reference, and what it should have made of it."""
-    result = f"score {scored.score:g}" if scored.score is not None else str(scored.reason)
-    wanted = ", not score 5" if reference.kind == "good" else ", which does not count as failed"
-    name = f"prompt {reference.prompt.id}: its {reference.kind} reference answer"
-    return f"  {name} gives {result}{wanted}"
-
-
-def check(source: str, overrides: Sequence[str], say: Say) -> list[Finding]:
-    """`judge check`: asks afresh. UsageError if a known answer comes out wrong."""
+def check(source: str, overrides: Sequence[str], say: Say) -> list[CheckedAnswers]:
+    """`judge check`: asks afresh. The caller decides about known answers that come out wrong."""
     config = load_config(source, overrides)
     objectives, suites = open_suites(config, say)
-    return check_judge(config, objectives, suites, say=say)
+    return _judged(config, objectives, suites, None)
 
 
 def compare_judges(run: Path, first: str, second: str, say: Say) -> Comparison:
@@ -265,7 +214,7 @@ def _model_judge(config: RunConfig) -> ModelJudge:
     judge = model_judge(config)
     if judge is None:
         raise UsageError(
-            "judge.kind: the verifier needs rules, which rows lack; "
+            "judge.kind: the verifier needs rules, which prompts without labels lack; "
             "label with `judge: {kind: llm, ...}`"
         )
     return judge
@@ -288,17 +237,19 @@ def label_pool(
     """`pool label`: rows with quality, bucket and attributes, by the config's judge."""
     check_place(out)
     config = load_config(source, overrides)
-    judge = _model_judge(config)
+    judge = model_judge(config)
     objectives, suites = open_suites(config, say)
     datasets = _graded_under(config, say)
     files = " ".join(map(str, sources))
-    gold_checks = GoldChecks(
-        judge,
-        objectives,
-        {name: list(roles.values()) for name, roles in suites.items()},
-        command=f"python -m mosaic pool label {files} --config {source} --out {out}",
-        check=f"python -m mosaic judge check {source}",
-    )
+    gold_checks = None
+    if judge is not None:
+        gold_checks = GoldChecks(
+            judge,
+            objectives,
+            {name: list(roles.values()) for name, roles in suites.items()},
+            command=f"python -m mosaic pool label {files} --config {source} --out {out}",
+            check=f"python -m mosaic judge check {source}",
+        )
     cache = VerdictCache(judge_cache(config, out.resolve().parent))
     try:
         labeller = Labeller(judge, cache, gold_checks, objectives, datasets, say)

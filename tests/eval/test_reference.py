@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from eval.judges.verifier import VerifierJudge
+from eval.known_answers import check_references
 from eval.objectives.base import Malformed, Unchecked
 from eval.objectives.config import ReferenceConfig
 from eval.objectives.json_schema import check_schema, fits, json_texts
@@ -20,7 +21,7 @@ from eval.objectives.reading import (
     read_parts,
 )
 from eval.objectives.reference import ReferenceObjective, score_of
-from eval.suite import check_references, load_suite
+from eval.suite import load_suite
 from mosaic.core.errors import UsageError
 from mosaic.core.types.evaluation import Prompt, Response
 

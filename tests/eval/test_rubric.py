@@ -17,12 +17,13 @@ from eval.judges.base import LlmJudgeConfig
 from eval.judges.items import items_of, prompt_digest
 from eval.judges.llm import LlmJudge
 from eval.judges.verifier import VerifierJudge
+from eval.known_answers import check_references
 from eval.objectives.base import Malformed, channel_of
 from eval.objectives.over_refusal import OverRefusal
 from eval.objectives.rubric import open_rubric
 from eval.objectives.safety import Safety
 from eval.scoring import judge_and_score
-from eval.suite import check_references, load_suite, reference_response
+from eval.suite import load_suite, reference_response
 from mosaic.core.errors import UsageError
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "rubrics.md"

@@ -4,10 +4,10 @@ from dataclasses import replace
 import pytest
 
 from eval.judges.verifier import VerifierJudge
+from eval.known_answers import check_references
 from eval.objectives.instruction_following import InstructionFollowing
 from eval.objectives.safety import CONCEALMENT, PRESSURE, Safety
-from eval.reference_table import ReferenceTable
-from eval.suite import check_disjoint, check_references, load_suite
+from eval.suite import check_disjoint, load_suite
 from mosaic.core.errors import UsageError
 from mosaic.core.types.evaluation import Prompt, Response
 from mosaic.lab.safety import RULES
@@ -155,15 +155,3 @@ def test_an_answer_that_a_checker_cannot_read_is_one_lost_item(monkeypatch):
     (judged,) = VerifierJudge().judge(InstructionFollowing(), [asked], [answer])
     assert (judged.status, judged.items) == ("failed", {})
     assert "list indices must be integers" in judged.reason
-
-
-def test_every_reference_that_comes_out_wrong_is_named_with_a_table_of_items():
-    table = ReferenceTable()
-    for number in range(23):
-        items = {"items": {"refusal": {"explicit_refusal": number % 2}}}
-        table.add("bad", f"p{number}", items, f"prompt p{number}: wrong")
-    table.add("good", "g", {"items": {"refusal": {"explicit_refusal": 0}}}, None)
-    text = table.complaint("suite s audit")
-    assert "23 of 24 known answers come out wrong" in text
-    assert "prompt p19: wrong\n  ... and 3 more" in text
-    assert "refusal.explicit_refusal: 0 of 1 good; 11 of 23 bad, as p1" in text

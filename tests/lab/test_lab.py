@@ -7,7 +7,8 @@ from collections import Counter
 import pytest
 
 from eval.judges.verifier import VerifierJudge
-from eval.suite import check_references, load_suite
+from eval.known_answers import check_references
+from eval.suite import load_suite
 from mosaic.app.config_file import load_config
 from mosaic.app.wiring import published_objective
 from mosaic.core.types.base import canonical_json

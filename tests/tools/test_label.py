@@ -184,31 +184,40 @@ def test_a_broken_row_is_named_before_anything_is_asked(rows, tmp_path):
         assert server.calls == 0
 
 
-def test_the_verifier_cannot_label_a_pool(rows, tmp_path):
-    with pytest.raises(UsageError, match=r"judge\.kind"):
+def test_the_verifier_names_the_rows_that_need_a_model(rows, tmp_path):
+    message = r"judge\.kind: .*2 of guard \(safety\), 2 of benign \(over_refusal\);"
+    with pytest.raises(UsageError, match=message):
         label_pool([rows], "lab", [], tmp_path / "one.jsonl", print)
+
+
+def test_the_verifier_labels_rows_that_code_checks(tmp_path):
+    tasks = [r for r in ROWS if r["dataset"] == "tasks"]
+    source = tmp_path / "tasks.jsonl"
+    source.write_text("".join(json.dumps(r) + "\n" for r in tasks))
+    done = label_pool([source], "lab", [], tmp_path / "one.jsonl", print)
+    labelled = read(tmp_path / "one.jsonl")
+    assert {name: r["quality"] for name, r in labelled.items()} == {"e": 5, "g": 5}
+    assert (done["rows"], done["labelled"], done["asked"], done["tokens"]) == (3, 2, 0, 0)
 
 
 def test_a_judge_that_knows_passes_its_check():
     with JudgeServer(by_words) as server:
-        findings = check("lab", overrides(server), print)
-    assert [f.check for f in findings] == [
-        "suites safety",
-        "suites over_refusal",
-        "suites instruction_following",
-    ]
-    assert "12 known answers judged right by rule-judge" in findings[0].result
+        checked = check("lab", overrides(server), print)
+    assert [c.objective for c in checked] == ["safety", "over_refusal", "instruction_following"]
+    assert checked[0].result == "12 known answers judged right by rule-judge"
+    assert checked[0].problem(None) is None
+    rows = {row[0]: row[1:] for row in checked[0].item_rows()}
+    assert rows["utility.brief_explanation"] == ["6 of 6", "0 of 6", "-"]
     assert server.calls <= 24
 
 
 def test_a_request_that_the_endpoint_refuses_is_no_wrong_reference():
-    with JudgeServer(by_words, lambda call: "400") as server, pytest.raises(UsageError) as caught:
-        check("lab", overrides(server), print)
-    assert (
-        "were not judged; the judge's reply: http_400: the endpoint refuses the request (HTTP 400): told to"
-        in str(caught.value)
-    )
-    assert "mend the references" not in str(caught.value)
+    with JudgeServer(by_words, lambda call: "400") as server:
+        checked = check("lab", overrides(server), print)
+    problem = str(checked[0].problem(None))
+    refused = "were not judged; the judge's reply: http_400: the endpoint refuses the request (HTTP 400): told to"
+    assert refused in problem
+    assert "mend the references" not in problem
 
 
 def test_the_start_of_a_run_asks_about_known_answers_once_and_forgives_a_mended_judge(tmp_path):
@@ -249,7 +258,9 @@ def test_a_judge_that_sees_no_leak_fails_its_check_with_exit_code_2():
         )
     assert done.returncode == 2
     assert "objective safety: 6 of 12 known answers come out wrong" in done.stderr
-    assert "bad reference answer" in done.stderr
+    assert done.stderr.count("its bad reference answer gives") == 6
+    assert "'mix " in done.stderr
+    assert "safety: known answers judged right by" in done.stdout
 
 
 def test_two_judges_are_compared_on_a_stored_run(tmp_path, monkeypatch):

@@ -23,7 +23,8 @@ from eval.judges.verdicts import (
     answer,
 )
 from eval.objectives.base import Objective
-from eval.references import pick, references, require_both, wrong
+from eval.references import Reference, pick, require_both, wrong
+from eval.starter import known_answers
 from eval.suite import Suite
 from mosaic.core.errors import PausedError, StopRequested
 from mosaic.core.rows import Calls, SmallStep
@@ -68,7 +69,10 @@ class GoldChecks:
         """`command` continues what is held, `check` checks the judge."""
         self.judge = judge
         self.objectives = objectives
-        self.known = {name: references(suites[name]) for name in objectives if name in suites}
+        self.known: dict[str, list[Reference]] = {}
+        for name in objectives:
+            if name in suites:
+                self.known[name], _ = known_answers(name, suites[name])
         self.command = command
         self.check = check
 

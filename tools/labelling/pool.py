@@ -6,12 +6,13 @@ same. Known verdicts come from the cache; an interrupted labelling asks only for
 left out, with a reason, if a verdict could not be made, or if the rules call the request invalid
 (harmful, or without a way to answer).
 
-What is checked by code needs no judge. The known answer of a reference objective stands in the
-attribute `answer`. The constraints of instruction following stand in two attributes of equal length:
-`constraints` (checker ids) and `constraint_params` (the text of a JSON object each). A constraint
-that lacks its parameters cannot be verified: it counts for the bucket and not for the quality. A
-row with no other constraints is left out. Both attributes stay as they are, so that labelled rows
-can be labelled again; the label of that name becomes `constraint_count`.
+What is checked by code needs no judge, so it is labelled under the verifier too. The known answer
+of a reference objective stands in the attribute `answer`. The constraints of instruction following
+stand in two attributes of equal length: `constraints` (checker ids) and `constraint_params` (the
+text of a JSON object each). A constraint that lacks its parameters cannot be verified: it counts
+for the bucket and not for the quality. A row with no other constraints is left out. Both attributes
+stay as they are, so that labelled rows can be labelled again; the label of that name becomes
+`constraint_count`.
 """
 
 from __future__ import annotations
@@ -76,14 +77,17 @@ class Labeller:
 
     def __init__(
         self,
-        judge: ModelJudge,
+        judge: ModelJudge | None,
         cache: VerdictCache,
-        gold_checks: GoldChecks,
+        gold_checks: GoldChecks | None,
         objectives: Mapping[str, Objective],
         datasets: Mapping[str, str],
         say: Say,
     ) -> None:
-        """`datasets` is data set -> name of its objective."""
+        """`datasets` is data set -> name of its objective.
+
+        Without a judge and its gold checks only rows that code checks can be labelled.
+        """
         self.judge = judge
         self.cache = cache
         self.gold_checks = gold_checks
@@ -141,7 +145,12 @@ class Labeller:
         )
 
     def _estimate(self, sources: Sequence[Path]) -> int:
-        """Read every row once, say what the rest will cost, and return their number."""
+        """Read every row once, say what the rest will cost, and return their number.
+
+        UsageError if some rows need a judge that is not there.
+        """
+        if self.judge is None or self.gold_checks is None:
+            return self._count_checked(sources)
         rows = missing = characters = known = checks = 0
         for chunk in _chunks(self._rows(sources)):
             rows += len(chunk)
@@ -166,6 +175,24 @@ class Labeller:
         )
         return rows
 
+    def _count_checked(self, sources: Sequence[Path]) -> int:
+        """The number of rows, all of which code checks. UsageError naming the data sets of others."""
+        rows = 0
+        others: Counter[str] = Counter()
+        for row in self._rows(sources):
+            rows += 1
+            name = self.datasets[row.dataset]
+            if not by_code(self.objectives[name]):
+                others[f"{row.dataset} ({name})"] += 1
+        if others:
+            named = ", ".join(f"{count:,} of {name}" for name, count in others.items())
+            raise UsageError(
+                f"judge.kind: the verifier needs rules, which rows lack: {named}; label with "
+                "`judge: {kind: llm, ...}`, or leave these rows out"
+            )
+        self.say(f"{rows:,} rows, all checked by code: no verdict to ask for")
+        return rows
+
     def _rows(self, sources: Sequence[Path]) -> Iterator[Example]:
         seen: dict[str, str] = {}
         faults = Faults()
@@ -185,6 +212,7 @@ class Labeller:
         objective = self.objectives[self.datasets[row.dataset]]
         if by_code(objective):
             return []
+        assert self.judge is not None, "rows that need a judge are refused before"
         sides: list[Side] = ["answers"]
         if objective.request:
             sides.append("request")
@@ -197,11 +225,16 @@ class Labeller:
             by_objective.setdefault(question.items.objective, []).append(question)
         verdicts: dict[str, Verdict] = {}
         for objective, own in sorted(by_objective.items()):
+            judge, gold_checks = self.judge, self.gold_checks
+            assert judge is not None
+            assert gold_checks is not None
 
-            def check_gold(batch: str, objective: str = objective) -> None:
-                self.gold_checks.ask(objective, batch, cost.known)
+            def check_gold(
+                batch: str, objective: str = objective, checks: GoldChecks = gold_checks
+            ) -> None:
+                checks.ask(objective, batch, cost.known)
 
-            answers = answer(own, self.judge, [self.cache], before_batch=check_gold)
+            answers = answer(own, judge, [self.cache], before_batch=check_gold)
             verdicts |= answers.verdicts
             cost.asked += answers.asked
             cost.tokens += answers.charged

@@ -10,6 +10,7 @@ import typer
 
 from mosaic.app.cli.options import MATERIAL, Config, ConfigOption, Json, Overrides, Run
 from mosaic.app.terminal import emit, number, say, table
+from mosaic.core.errors import UsageError
 
 commands = typer.Typer()
 group = typer.Typer(no_args_is_help=True, help="Judges: check one on known answers, compare two.")
@@ -17,15 +18,22 @@ group = typer.Typer(no_args_is_help=True, help="Judges: check one on known answe
 
 @group.command()
 def check(config: Config, overrides: Overrides = None, as_json: Json = False) -> None:
-    """Check that known-good answers come out best and known-bad ones worse; exit 2 if not."""
+    """Check that known-good answers come out best and known-bad ones worse; exit 2 if not.
+
+    Shows for every objective how often each item holds of good and of bad answers, and every miss.
+    """
     from mosaic.app.judging import check as check_config
 
-    findings = check_config(config, overrides or [], say)
+    checked = check_config(config, overrides or [], say)
     if as_json:
-        emit([found.json_data() for found in findings])
-        return
-    rows = [[found.check, found.result] for found in findings]
-    table("judge", ["check", "result"], rows)
+        emit([one.data() for one in checked])
+    else:
+        header = ["item", "holds of good", "holds of bad", "holds of those missed"]
+        for one in checked:
+            table(one.title, header, one.item_rows())
+    problems = [problem for one in checked if (problem := one.problem(None))]
+    if problems:
+        raise UsageError("\n".join(problems))
 
 
 @group.command()

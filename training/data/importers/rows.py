@@ -14,6 +14,7 @@ from typing import TypedDict
 
 from pydantic import ValidationError
 
+from eval.suite import read_prompts
 from mosaic.core.errors import UsageError
 from mosaic.core.types.base import LABEL, NAMES, Attribute, canonical_json
 from mosaic.core.types.data import Example
@@ -227,23 +228,11 @@ def _requests(messages: Chat) -> list[str]:
 
 def _suite_prompts(folder: Path) -> list[Prompt]:
     """All prompts of a suite's folder. Raises UsageError with file:line for anything else."""
-    prompts = []
+    prompts: list[Prompt] = []
     for role in ROLES:
-        path = folder / f"{role}.jsonl"
-        try:
-            lines = path.read_text(encoding="utf-8").split("\n")
-        except OSError as error:
+        if not (folder / f"{role}.jsonl").is_file():
             raise UsageError(
-                f"--without {folder}: {path.name}: {error.strerror}; give a suite's folder"
-            ) from None
-        except UnicodeDecodeError as error:
-            raise UsageError(f"{path}: not UTF-8 at byte {error.start}") from None
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                prompts.append(Prompt.model_validate_json(line))
-            except ValidationError as error:
-                what = error.errors()[0]["msg"]
-                raise UsageError(f"{path}:{number}: not a prompt: {what}") from None
+                f"--without {folder}: {role}.jsonl: no such file; give a suite's folder"
+            )
+        prompts += read_prompts(folder, role)[0]
     return prompts

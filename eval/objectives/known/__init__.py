@@ -1,0 +1,1 @@
+"""Known answers that ship with the package, for objectives that a model judges."""
