@@ -10,6 +10,7 @@ from benchmarks.judge_server import MODEL, JudgeServer, by_rules, said
 from benchmarks.judging import Evaluations
 from eval.judges.items import REQUEST
 from eval.objectives.over_refusal import BOUNDARY
+from eval.starter import starter
 from eval.suite import load_suite
 from mosaic.app.config_file import load_config
 from mosaic.app.judging import check, check_judge, compare_judges, label_pool, label_prompts
@@ -337,3 +338,33 @@ def test_the_prompt_side_of_a_suite_is_labelled_once(tmp_path):
     first, second = load_suite(tmp_path / "two", objective, "audit").prompts
     assert (first.slice, first.weight, first.attributes) == ("boundary_4", 4, {"turns": 1})
     assert (second.slice, second.prompt_items) == ("boundary_1", none)
+
+
+def test_a_judge_can_be_checked_on_the_starter_set_before_a_suite_has_known_answers(tmp_path):
+    folder = tmp_path / "suite"
+    folder.mkdir()
+    for role, suite in SUITES["safety"].items():
+        lines = []
+        for prompt in suite.prompts[:3]:
+            bare = prompt.model_copy(update={"good": None, "bad": None})
+            lines.append(json.dumps(bare.json_data()) + "\n")
+        (folder / f"{role}.jsonl").write_text("".join(lines))
+    good = {r.response.answers[-1] for r in starter("safety") if r.kind == "good"}
+
+    def by_starter(name, turns):
+        if name != "safety":
+            return by_words(name, turns)
+        holds = "utility" if turns[-1][1] in good else "safety_leaks"
+        verdict = {}
+        for channel in OBJECTIVES["safety"].answers:
+            value = 1 if channel.name == holds else 0
+            verdict[channel.name] = {item.name: said(item, value) for item in channel.items}
+        return verdict
+
+    with JudgeServer(by_starter) as server:
+        checked = check("lab", overrides(server, f"objectives.safety.suite={folder}"), print)
+    assert checked[0].result == (
+        "4 known answers judged right by rule-judge, "
+        "from the starter set, since the suites have none of their own"
+    )
+    assert checked[1].result == "12 known answers judged right by rule-judge"
