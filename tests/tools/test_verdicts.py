@@ -2,6 +2,7 @@
 
 import hashlib
 import sqlite3
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -13,6 +14,8 @@ from eval.judges.base import LlmJudgeConfig
 from eval.judges.items import items_of
 from eval.judges.llm import LlmJudge
 from eval.judges.verdicts import JudgeCost, VerdictEntry
+from eval.objectives import rubrics
+from eval.objectives.rubric import open_rubric
 from eval.objectives.safety import Safety
 from eval.suite import Suite
 from mosaic.app.config_file import load_config
@@ -222,14 +225,28 @@ def test_one_known_answer_cannot_be_both_good_and_bad():
         LlmJudgeConfig(gold_checks=1)
 
 
-def test_suites_without_known_answers_are_refused(lab):
+def _bare(suites):
+    """The suites of safety without bad answers."""
+    bare = []
+    for role, suite in suites["safety"].items():
+        prompts = [prompt.model_copy(update={"bad": None}) for prompt in suite.prompts]
+        bare.append(Suite("safety", role, prompts, suite.digest))
+    return bare
+
+
+def test_suites_without_known_answers_are_refused_for_an_objective_of_ones_own(lab):
+    _, suites = lab
+    caution = open_rubric("caution", Path(rubrics.__file__).parent / "safety.yaml")
+    judge = LlmJudge(LlmJudgeConfig(chat=ChatConfig(model=MODEL)))
+    gold_checks = GoldChecks(judge, {"caution": caution}, {"caution": _bare(suites)}, "", "")
+    with pytest.raises(UsageError, match=r"objectives\.caution\.suite.*known answers"):
+        gold_checks.ask("caution", "batch", JudgeCost())
+
+
+def test_a_published_objective_without_known_answers_is_checked_by_the_starter_set(lab):
     objectives, suites = lab
-    bare = [
-        Suite("safety", r, [p.model_copy(update={"bad": None}) for p in s.prompts], s.digest)
-        for r, s in suites["safety"].items()
-    ]
-    gold_checks = GoldChecks(
-        LlmJudge(LlmJudgeConfig(chat=ChatConfig(model=MODEL))), objectives, {"safety": bare}, "", ""
-    )
-    with pytest.raises(UsageError, match=r"objectives\.safety\.suite.*known answers"):
-        gold_checks.ask("safety", "batch", JudgeCost())
+    judge = LlmJudge(LlmJudgeConfig(chat=ChatConfig(model=MODEL)))
+    gold_checks = GoldChecks(judge, objectives, {"safety": _bare(suites)}, "", "")
+    prompts = {reference.prompt.id for reference in gold_checks.known["safety"]}
+    assert prompts
+    assert all(name.startswith("starter-safety") for name in prompts)
