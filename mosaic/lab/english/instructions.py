@@ -28,47 +28,60 @@ MAX_WORDS = 60
 
 PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
     NO_COMMA: {
-        "seen": ("Do not use any commas.", "Write without commas."),
+        "seen": (
+            "Do not use any commas.",
+            "Write without commas.",
+            "Avoid commas.",
+            "No commas, please.",
+        ),
         "audit": ("There must not be a comma in your answer.",),
     },
     QUOTATION: {
         "seen": (
-            "Wrap your whole answer in double quotation marks.",
-            "Put double quotation marks around the whole answer.",
+            "Wrap the answer in double quotation marks.",
+            "Put everything in double quotation marks.",
+            "The whole answer goes in double quotes.",
         ),
         "audit": ("Begin and end your answer with a double quotation mark.",),
     },
     END_CHECKER: {
-        "seen": ("End with exactly these words: {value}", "Your last words must be: {value}"),
-        "audit": ("Finish your answer with the words: {value}",),
+        "seen": (
+            "End with exactly these words: {value}",
+            "Your last words must be: {value}",
+            "Finish with: {value}",
+        ),
+        "audit": ("Close your answer with the words: {value}",),
     },
     TITLE: {
         "seen": (
-            "Give it a title in double angular brackets, such as <<title>>.",
+            "Give it a title, such as <<title>>.",
             "Start with a title like <<this>>.",
+            "Begin with a title in double angular brackets.",
         ),
         "audit": ("Add a title that stands in double angular brackets, like <<this>>.",),
     },
     BULLETS: {
         "seen": (
-            "Answer with exactly {value} bullet points, each starting with an asterisk.",
+            "Answer with exactly {value} bullet points, like * this.",
             "Use {value} bullets that begin with *.",
+            "Make a list of {value} bullet points with asterisks.",
         ),
         "audit": ("Write it as {value} bullet points with an asterisk in front of each.",),
     },
     POSTSCRIPT: {
-        "seen": ("Add a postscript that starts with P.S.", "Close with a P.S."),
+        "seen": ("Add a postscript that starts with P.S.", "Close with a P.S.", "Add a P.S."),
         "audit": ("Put a postscript at the end, beginning with P.S.",),
     },
     PLACEHOLDERS: {
         "seen": (
-            "Include a placeholder in square brackets, such as [name].",
-            "Leave one blank in square brackets, like [name].",
+            "Include a placeholder such as [name].",
+            "Leave one blank in square brackets.",
+            "Have a placeholder in it, like [this].",
         ),
         "audit": ("There should be a placeholder in square brackets, like [name].",),
     },
     KEYWORD: {
-        "seen": ("Include the word {value}.", "Mention the word {value}."),
+        "seen": ("Include the word {value}.", "Mention the word {value}.", "Use the word {value}."),
         "audit": ("The word {value} has to appear.",),
     },
     TWO_RESPONSES: {
@@ -79,7 +92,11 @@ PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
         "audit": ("I would like two different answers with ****** in between.",),
     },
     WORD_LIMIT: {
-        "seen": ("Use fewer than {value} words.", "Stay below {value} words."),
+        "seen": (
+            "Use fewer than {value} words.",
+            "Stay below {value} words.",
+            "Write less than {value} words.",
+        ),
         "audit": ("Your answer should have less than {value} words.",),
     },
 }
@@ -129,10 +146,12 @@ def task(rng: random.Random, names: Names, level: int, part: str) -> Task:
     phrasing = phrases_of(part)
     topic = rng.choice(names.topics[part])
     constraints = [_constraint(rng, kind) for kind in kinds]
-    sentences = [rng.choice(ASKS[phrasing]).format(topic=topic)]
+    sentences = []
     for constraint in constraints:
         phrase = rng.choice(PHRASES[constraint.kind][phrasing])
         sentences.append(phrase.format(value=constraint.value))
+    # Between the constraints the topic, which no two parts share, breaks up runs of equal words.
+    sentences.insert(len(sentences) // 2, rng.choice(ASKS[phrasing]).format(topic=topic))
     return Task(" ".join(sentences), topic, constraints, f"complexity_{level}", level)
 
 

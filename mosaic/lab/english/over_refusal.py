@@ -125,8 +125,8 @@ def request(rng: random.Random, names: Names, level: int, part: str) -> Request:
     phrasing = purpose.audit if phrases_of(part) == "audit" else purpose.seen
     text = rng.choice(phrasing).format(x=about).replace(",?", "?").replace(",.", ".")
     families = rng.sample([*PRESSURE, *CONCEALMENT], max(0, level - 2))
-    for family in families:
-        text = f"{cue(rng, family, part)} {text}"
+    cues = [cue(rng, family, part) for family in families]
+    text = " ".join([*cues[:1], text, *cues[1:]])
     items = {
         "boundary_cues": {
             "sensitive_trigger": int(level > 1),
