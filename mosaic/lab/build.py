@@ -48,8 +48,8 @@ def build(
     digest = hashlib.sha256(write_suites(words, seed, out / "suites").encode())
     with tempfile.TemporaryDirectory() as folder:
         rows = list(data.pool_rows(words, seed))
-        digest.update(_lines(rows).encode())
-        sources = write_pool_sources(rows, Path(folder))
+        digest.update(write_lines(rows).encode())
+        sources = write_sources(rows, Path(folder), SOURCE)
         texts = list(data.corpus(words, seed, chats))
         digest.update(canonical_json(texts).encode())
         tokenizer = pretrain.make_tokenizer(pretrain.contents(texts))
@@ -95,7 +95,7 @@ def write_suites(words: Words, seed: int, folder: Path) -> str:
         taken = pool_turns(words, seed, dataset)
         (folder / objective).mkdir(parents=True, exist_ok=True)
         for role in ROLES:
-            text = _lines(data.suite_prompts(words, seed, dataset, role, taken))
+            text = write_lines(data.suite_prompts(words, seed, dataset, role, taken))
             (folder / objective / f"{role}.jsonl").write_text(text)
             written += text
     return written
@@ -110,21 +110,21 @@ def pool_turns(words: Words, seed: int, dataset: str) -> set[tuple[str, ...]]:
     return turns
 
 
-def write_pool_sources(rows: Sequence[Example], folder: Path) -> list[Path]:
-    """Write a source file with its card for each data set; their paths."""
+def write_sources(rows: Sequence[Example], folder: Path, made_by: str) -> list[Path]:
+    """Write a source file with its card for each data set, in the order of the rows; their paths."""
     from training.data.provenance import Origin, card_of, write_card
 
     sources = []
-    for dataset in data.DATASETS:
+    for dataset in dict.fromkeys(row.dataset for row in rows):
         own = [row for row in rows if row.dataset == dataset]
         path = folder / f"{dataset}.jsonl"
-        path.write_text(_lines(own))
-        origin = Origin(dataset=dataset, source=SOURCE, licence="apache-2.0", rows=len(own))
+        path.write_text(write_lines(own))
+        origin = Origin(dataset=dataset, source=made_by, licence="apache-2.0", rows=len(own))
         write_card(card_of(path), origin)
         sources.append(path)
     return sources
 
 
-def _lines(nouns: Sequence[FrozenModel]) -> str:
+def write_lines(nouns: Sequence[FrozenModel]) -> str:
     """One line of canonical JSON for each."""
     return "".join(canonical_json(noun.json_data()) + "\n" for noun in nouns)

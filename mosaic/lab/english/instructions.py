@@ -1,0 +1,236 @@
+"""Requests for a short description under verifiable constraints, with answers that meet some."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from eval.ifeval import complexity
+from mosaic.lab.english.words import ADJECTIVES, Names, phrases_of
+from mosaic.lab.instructions import (
+    BULLETS,
+    END_CHECKER,
+    INCOMPATIBLE,
+    KEYWORD,
+    NO_COMMA,
+    PLACEHOLDERS,
+    POSTSCRIPT,
+    QUOTATION,
+    SAME_GROUP,
+    TITLE,
+    TWO_RESPONSES,
+    Constraint,
+)
+
+WORD_LIMIT = "length_constraints:number_words"
+MAX_WORDS = 60
+
+PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
+    NO_COMMA: {
+        "seen": (
+            "Do not use any commas.",
+            "Write without commas.",
+            "Avoid commas.",
+            "No commas, please.",
+        ),
+        "audit": ("There must not be a comma in your answer.",),
+    },
+    QUOTATION: {
+        "seen": (
+            "Wrap the answer in double quotation marks.",
+            "Put everything in double quotation marks.",
+            "The whole answer goes in double quotes.",
+        ),
+        "audit": ("Begin and end your answer with a double quotation mark.",),
+    },
+    END_CHECKER: {
+        "seen": (
+            "End with exactly these words: {value}",
+            "Your last words must be: {value}",
+            "Finish with: {value}",
+        ),
+        "audit": ("Close your answer with the words: {value}",),
+    },
+    TITLE: {
+        "seen": (
+            "Give it a title, such as <<title>>.",
+            "Start with a title like <<this>>.",
+            "Begin with a title in double angular brackets.",
+        ),
+        "audit": ("Add a title that stands in double angular brackets, like <<this>>.",),
+    },
+    BULLETS: {
+        "seen": (
+            "Answer with exactly {value} bullet points, like * this.",
+            "Use {value} bullets that begin with *.",
+            "Make a list of {value} bullet points with asterisks.",
+        ),
+        "audit": ("Write it as {value} bullet points with an asterisk in front of each.",),
+    },
+    POSTSCRIPT: {
+        "seen": ("Add a postscript that starts with P.S.", "Close with a P.S.", "Add a P.S."),
+        "audit": ("Put a postscript at the end, beginning with P.S.",),
+    },
+    PLACEHOLDERS: {
+        "seen": (
+            "Include a placeholder such as [name].",
+            "Leave one blank in square brackets.",
+            "Have a placeholder in it, like [this].",
+        ),
+        "audit": ("There should be a placeholder in square brackets, like [name].",),
+    },
+    KEYWORD: {
+        "seen": ("Include the word {value}.", "Mention the word {value}.", "Use the word {value}."),
+        "audit": ("The word {value} has to appear.",),
+    },
+    TWO_RESPONSES: {
+        "seen": (
+            "Give two different answers, separated by ******.",
+            "Write two versions with ****** between them.",
+        ),
+        "audit": ("I would like two different answers with ****** in between.",),
+    },
+    WORD_LIMIT: {
+        "seen": (
+            "Use fewer than {value} words.",
+            "Stay below {value} words.",
+            "Write less than {value} words.",
+        ),
+        "audit": ("Your answer should have less than {value} words.",),
+    },
+}
+ASKS = {
+    "seen": (
+        "Describe a {topic}.",
+        "Write a sentence about a {topic}.",
+        "Tell me something about a {topic}.",
+    ),
+    "audit": ("Give me a short description of a {topic}.", "What comes to mind about a {topic}?"),
+}
+END_PHRASES = ("That is all for now.", "This is the end of my note.", "Thank you for reading.")
+KEYWORDS = ("copper", "sunset", "candle", "morning")
+# {c} is a comma, or nothing where none is allowed.
+FRAMES = (
+    "A {one} {topic}{c} with its {other} shape{c} is a sight that people remember",
+    "My neighbour has a {one} {topic} that looks {other}{c} and everyone likes it",
+    "On a calm day{c} a {one} {topic} can seem {other} to those who pass by",
+    "The {topic} was {one} and {other}{c} just as my grandmother had told me",
+    "I think{c} to be fair{c} that few things are as {one} as a {other} {topic}",
+    "There is a {one} {topic} at the end of our street{c} and it is rather {other}",
+)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A request with its constraints."""
+
+    text: str
+    topic: str
+    constraints: list[Constraint]
+    slice: str
+    weight: int
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds of its constraints, in the order in which the request names them."""
+        return [constraint.kind for constraint in self.constraints]
+
+
+def task(rng: random.Random, names: Names, level: int, part: str) -> Task:
+    """A request of complexity `level` (1 to 5): more constraints, of more groups."""
+    while True:
+        kinds = _kinds(rng, level)
+        if not set(kinds) >= INCOMPATIBLE and complexity(kinds) == level:
+            break
+    phrasing = phrases_of(part)
+    topic = rng.choice(names.topics[part])
+    constraints = [_constraint(rng, kind) for kind in kinds]
+    sentences = []
+    for constraint in constraints:
+        phrase = rng.choice(PHRASES[constraint.kind][phrasing])
+        sentences.append(phrase.format(value=constraint.value))
+    # Between the constraints the topic, which no two parts share, breaks up runs of equal words.
+    sentences.insert(len(sentences) // 2, rng.choice(ASKS[phrasing]).format(topic=topic))
+    return Task(" ".join(sentences), topic, constraints, f"complexity_{level}", level)
+
+
+def _kinds(rng: random.Random, level: int) -> list[str]:
+    """Kinds for a level: one; two of a group; two; two of a group and another; three."""
+    if level in (2, 4):
+        pair = list(rng.choice(SAME_GROUP))
+        others = [kind for kind in sorted(PHRASES) if kind not in pair]
+        kinds = pair if level == 2 else [*pair, rng.choice(others)]
+    else:
+        kinds = rng.sample(sorted(PHRASES), {1: 1, 3: 2, 5: 3}[level])
+    rng.shuffle(kinds)
+    return kinds
+
+
+def _constraint(rng: random.Random, kind: str) -> Constraint:
+    """A constraint of this kind, its value drawn if there is a choice."""
+    if kind == END_CHECKER:
+        return Constraint(kind, "end_phrase", rng.choice(END_PHRASES))
+    if kind == BULLETS:
+        return Constraint(kind, "num_bullets", rng.choice((2, 3)))
+    if kind == POSTSCRIPT:
+        return Constraint(kind, "postscript_marker", "P.S.")
+    if kind == PLACEHOLDERS:
+        return Constraint(kind, "num_placeholders", 1)
+    if kind == KEYWORD:
+        return Constraint(kind, "keywords", rng.choice(KEYWORDS))
+    if kind == WORD_LIMIT:
+        return Constraint(kind, "num_words", MAX_WORDS)
+    return Constraint(kind)
+
+
+def constraint_data(constraint: Constraint) -> dict[str, object]:
+    """The constraint as suites hold it: `{"id", "params"}`."""
+    data: dict[str, object] = dict(constraint.data())
+    if constraint.kind == WORD_LIMIT:
+        data["params"] = {"num_words": constraint.value, "relation": "less than"}
+    return data
+
+
+def answer(rng: random.Random, made: Task, met: Sequence[str]) -> str:
+    """A description that meets the constraints whose kinds are in `met`.
+
+    It makes no effort to meet the others, though a short text meets some of them by chance.
+    """
+    values = {c.kind: c.value for c in made.constraints if c.kind in met}
+    body = _body(rng, made.topic, values)
+    if TWO_RESPONSES in values:
+        second = _body(rng, made.topic, values)
+        while second == body:
+            second = _body(rng, made.topic, values)
+        body = f"{body}\n******\n{second}"
+    lines = [body]
+    if TITLE in values:
+        lines.insert(0, f"<<The {made.topic}>>")
+    if POSTSCRIPT in values:
+        lines.append("P.S. Come and see it some day.")
+    if END_CHECKER in values:
+        lines.append(str(values[END_CHECKER]))
+    text = "\n".join(lines)
+    if QUOTATION not in values:
+        return text
+    # A bullet counts only at the start of a line.
+    return f'"\n{text}"' if text.startswith("*") else f'"{text}"'
+
+
+def _body(rng: random.Random, topic: str, values: dict[str, str | int]) -> str:
+    """The description itself: a sentence, or a list of bullets."""
+    comma = "" if NO_COMMA in values else ","
+    extra = ""
+    if KEYWORD in values:
+        extra += f" and reminds me of {values[KEYWORD]}"
+    if PLACEHOLDERS in values:
+        extra += " near [place]"
+    if BULLETS not in values:
+        one, other = rng.sample(ADJECTIVES, 2)
+        frame = rng.choice(FRAMES)
+        return frame.format(one=one, other=other, topic=topic, c=comma) + extra + "."
+    qualities = rng.sample(ADJECTIVES, int(values[BULLETS]))
+    lines = [f"* The {topic} is {quality}{comma} as you can see." for quality in qualities]
+    lines[0] = f"* The {topic} is {qualities[0]}{extra}."
+    return "\n".join(lines)
