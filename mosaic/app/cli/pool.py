@@ -254,7 +254,8 @@ def _left_out(stats: PoolStats, pool: Path) -> list[str]:
         what = "1 turn" if turns == 1 else f"{turns:,} turns"
         lines.append(f"{what} above {limit:,} tokens left out of rows that are kept; {named}")
     if stats["turns_cut"]:
-        lines.append(f"{stats['turns_cut']:,} turns after the last answer of a row cut off")
+        cut = "1 turn" if stats["turns_cut"] == 1 else f"{stats['turns_cut']:,} turns"
+        lines.append(f"{cut} after the last answer of a row cut off")
     return lines
 
 

@@ -143,12 +143,17 @@ def chat_shape(job: ImportJob, answers: bool = True) -> Shape:
     return SHAPES[job.shape]
 
 
-def read_fields(job: ImportJob) -> frozenset[str]:
-    """The fields of a row itself that the job reads or asks about."""
+def row_reading(job: ImportJob, learnt: bool) -> RowFields:
+    """The fields of a row itself that the job reads or asks about.
+
+    A field that is only asked about still means what it means: `--where tools.name=x` does not make
+    calls of tools text.
+    """
     read = READ.get(job.shape) or PROMPT_READ.get(job.shape, frozenset())
     asked = {name for name in (job.slice_from, *conditions(job.where)) if name}
     mapped_fields = row_fields(job.mapping) if job.mapping else set()
-    return read | mapped_fields | {name.split(".")[0] for name in asked}
+    tops = frozenset(name.split(".")[0] for name in asked)
+    return RowFields(read | mapped_fields, learnt, tops)
 
 
 def usable_rows(
@@ -160,7 +165,7 @@ def usable_rows(
     of what is learnt matter only if the answers will be `learnt`.
     """
     wanted = conditions(job.where)
-    fields = RowFields(read_fields(job), learnt)
+    fields = row_reading(job, learnt)
     tally.unseen = row_fields(job.mapping) if job.mapping else set()
     tally.unseen |= {*wanted, *([job.slice_from] if job.slice_from else [])}
     for source in job.sources:
