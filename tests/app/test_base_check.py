@@ -190,3 +190,17 @@ def test_pool_show_colours_a_terminal_only_without_no_color(monkeypatch, capsys)
     monkeypatch.setenv("NO_COLOR", "1")
     pool_show.show_rows(pool, model, ["benign-0-02122"])
     assert "\x1b" not in capsys.readouterr().out
+
+
+def test_faults_of_folder_and_template_are_told_at_once(base):
+    (base / "generation_config.json").write_text("{")
+    (base / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    done = mosaic("validate", "lab", "--set", f"base_model={base}")
+    assert "generation_config.json" in str(done.exception)
+    assert "leaves out answer 1" in str(done.exception)
+
+
+def test_a_template_that_is_no_program_is_one_fault(base):
+    (base / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }")
+    done = mosaic("validate", "lab", "--set", f"base_model={base}")
+    assert str(done.exception).count("unexpected '}'") == 1
