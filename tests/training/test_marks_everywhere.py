@@ -129,3 +129,26 @@ def test_a_request_marked_to_be_learnt_is_refused_by_a_build(tmp_path, jsonl, ti
             max_length=64,
             trust_token_counts=False,
         )
+
+
+def test_categories_that_share_a_short_name_are_counted(tmp_path):
+    rows = []
+    for kind in ("a/b", "a b", "a/b", "c"):
+        rows.append({"messages": [{**ASK, "content": f"{kind} ?"}, ANSWER], "kind": kind})
+    tally = imported(tmp_path, rows, slice_from="kind")
+    assert tally.notes["rows in the slice a_b, though other rows of it are 'a/b'"] == 1
+
+
+def test_conditions_that_leave_nothing_say_so(tmp_path):
+    with pytest.raises(UsageError, match="no usable row in them\n  1: --where: kind is not b"):
+        imported(tmp_path, [{"messages": CHAT, "kind": "a"}], where=["kind=b"])
+
+
+def test_of_several_splits_in_one_object_the_one_to_train_on_is_read(tmp_path):
+    source = tmp_path / "rows.json"
+    held_out = [{"messages": [{**ASK, "content": "held out ?"}, ANSWER]}] * 3
+    source.write_text(json.dumps({"test": held_out, "train": [{"messages": CHAT}]}))
+    job = ImportJob(sources=[str(source)], shape="chat", dataset="d")
+    tally = import_rows(job, tmp_path / "out.jsonl")
+    assert "held out" not in (tmp_path / "out.jsonl").read_text()
+    assert any("'test' beside 'train' is not read (3 entries)" in note for note in tally.notes)

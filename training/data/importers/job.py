@@ -76,6 +76,14 @@ class Tally:
     shown: list[str] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
     notes: Counter[str] = field(default_factory=Counter)
+    # Slice -> the first category that it was named for.
+    named: dict[str, str] = field(default_factory=dict)
+
+    def note_slice(self, name: str, category: str) -> None:
+        """Count a row whose category has the same short name as another one."""
+        first = self.named.setdefault(name, category)
+        if first != category:
+            self.notes[f"rows in the slice {name}, though other rows of it are {first[:60]!r}"] += 1
 
     def refuse(self, place: str, reason: str) -> None:
         """Count a bad row."""
@@ -215,6 +223,7 @@ def check_tally(job: ImportJob, tally: Tally, rows: int, consequence: str) -> No
         raise UsageError(f"{unseen}\n{consequence}")
     if not rows:
         detail = f"\n{tally.complaint()}" if tally.bad else ""
+        detail += "".join(f"\n  {count:,}: {what}" for what, count in tally.left_out.items())
         raise UsageError(f"{', '.join(job.sources)}: no usable row in them{detail}")
     if tally.bad:
         tally.left_out["bad rows"] = tally.bad

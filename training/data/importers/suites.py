@@ -32,7 +32,7 @@ from training.data.importers.prompts import (
     recorded,
 )
 from training.data.importers.reading import Row
-from training.data.importers.slices import with_own_slice
+from training.data.importers.slices import category_of, with_own_slice
 from training.data.outputs import check_absent, check_place
 from training.data.provenance import SUITE_CARD, write_card
 
@@ -87,6 +87,8 @@ def _distinct_prompts(
             if job.shape == "ifeval":
                 tally.left_out["prompts with no verifiable constraint"] += 1
             continue
+        if job.slice_from:
+            tally.note_slice(prompt.slice, category_of(row, job.slice_from))
         request = text_digest(canonical_json([prompt.system, prompt.turns]))
         if request in by_request:
             tally.left_out["repeats another prompt word for word"] += 1
