@@ -206,7 +206,7 @@ def test_rows_none_of_which_can_be_labelled_are_refused_with_their_reasons(tmp_p
     path.write_text(json.dumps(row("a", "tasks", "write", "an amber wall")) + "\n")
     out = tmp_path / "labelled.jsonl"
     with pytest.raises(
-        UsageError, match="none of 1 rows could be labelled(.|\\n)*1: no constraints"
+        UsageError, match=r"none of 1 rows could be labelled(.|\n)*1: no constraints"
     ):
         label_pool([path], "lab", [], out, print)
     assert not out.exists()
