@@ -250,10 +250,12 @@ def _few(names: list[str]) -> str:
 
 
 def stop_token_ids(folder: Path) -> list[int]:
-    """The end-of-turn tokens of a model folder, from its generation config or else its config."""
+    """The end-of-turn tokens of a model folder, from its generation config or else its config.
+
+    Of a folder without `model_faults`: those tell damaged files and what is no token.
+    """
     for name in (GENERATION_CONFIG, CONFIG):
-        path = folder / name
-        value = json.loads(path.read_text()).get("eos_token_id") if path.is_file() else None
+        value = (read_json(folder / name) or {}).get("eos_token_id")
         if value is not None:
             return sorted(value if isinstance(value, list) else [value])
     return []

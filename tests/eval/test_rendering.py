@@ -322,3 +322,17 @@ def test_markers_that_take_in_the_white_space_after_an_end_are_right(name):
     found = probe(tokenizer)
     assert not found.faults
     assert not any("markers" in note for note in found.notes)
+
+
+def test_a_tokenizer_without_eos_and_padding_pads_with_an_end_that_the_folder_names(
+    tiny_model, tmp_path
+):
+    base = tmp_path / "base"
+    shutil.copytree(tiny_model, base)
+    path = base / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    end = load_tokenizer(tiny_model).eos_token
+    path.write_text(json.dumps({k: v for k, v in settings.items() if not k.endswith("_token")}))
+    tokenizer = load_tokenizer(base)
+    assert tokenizer.eos_token is None
+    assert tokenizer.pad_token == end
