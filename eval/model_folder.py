@@ -24,6 +24,7 @@ from mosaic.core.errors import UsageError
 
 CONFIG = "config.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
+GENERATION_CONFIG = "generation_config.json"
 FEW = 5
 
 
@@ -58,7 +59,7 @@ def model_faults(base: Path) -> list[str]:
     whole = _not_a_folder(base)
     if whole:
         return [whole]
-    faults = _config_faults(base)
+    faults = [*_config_faults(base), *_end_faults(base)]
     config = read_json(base / CONFIG)
     if config is not None:
         found = (kind_fault(config), quantisation_fault(config))
@@ -71,6 +72,8 @@ def model_faults(base: Path) -> list[str]:
 
 def _not_a_folder(base: Path) -> str | None:
     """What a path is if it is not a model folder at all."""
+    if not base.exists():
+        return "no such folder; give a Hugging Face model folder, or org/name@revision of the hub"
     if base.is_file():
         what = "a GGUF file" if base.suffix == ".gguf" else "a file"
         return f"is {what}; give a Hugging Face model folder with config.json and *.safetensors"
@@ -104,6 +107,25 @@ def _config_faults(folder: Path) -> list[str]:
         elif "auto_map" in content:
             fault = code_fault(name, content)
             faults += [fault] if fault else []
+    return faults
+
+
+def _end_faults(base: Path) -> list[str]:
+    """Faults of the files that name the tokens at which an answer ends."""
+    faults = []
+    for name in (GENERATION_CONFIG, CONFIG):
+        content = read_json(base / name)
+        if content is None:
+            if name == GENERATION_CONFIG and (base / name).exists():
+                faults.append(f"{name} is not a readable JSON object; copy it again, or remove it")
+            continue
+        named = content.get("eos_token_id")
+        each = named if isinstance(named, list) else [] if named is None else [named]
+        if not all(isinstance(one, int) for one in each):
+            faults.append(
+                f"{name}: eos_token_id: {named!r} is neither a token's number nor a list of such; "
+                "mend it"
+            )
     return faults
 
 
@@ -228,10 +250,12 @@ def _few(names: list[str]) -> str:
 
 
 def stop_token_ids(folder: Path) -> list[int]:
-    """The end-of-turn tokens of a model folder, from its generation config or else its config."""
-    for name in ("generation_config.json", "config.json"):
-        path = folder / name
-        value = json.loads(path.read_text()).get("eos_token_id") if path.is_file() else None
+    """The end-of-turn tokens of a model folder, from its generation config or else its config.
+
+    Of a folder without `model_faults`: those tell damaged files and what is no token.
+    """
+    for name in (GENERATION_CONFIG, CONFIG):
+        value = (read_json(folder / name) or {}).get("eos_token_id")
         if value is not None:
             return sorted(value if isinstance(value, list) else [value])
     return []

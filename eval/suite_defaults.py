@@ -25,6 +25,7 @@ from mosaic.core.errors import UsageError
 from mosaic.core.types.base import Attribute, FrozenModel
 
 DEFAULTS = "suite.yaml"
+MISNAMED = ("suite.yml", "suite.json")
 BOOLEAN = "tag:yaml.org,2002:bool"
 
 
@@ -47,6 +48,10 @@ class _Loader(yaml.SafeLoader):
         """A mapping; one that names a key twice is refused."""
         seen = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(
+                    problem="a key is a single word", problem_mark=key.start_mark
+                )
             if key.value in seen:
                 raise yaml.MarkedYAMLError(
                     problem=f"the key {key.value!r} stands twice", problem_mark=key.start_mark
@@ -71,6 +76,9 @@ def read_defaults(folder: Path) -> SuiteDefaults:
     Raises UsageError naming file and field.
     """
     path = folder / DEFAULTS
+    for other in MISNAMED:
+        if (folder / other).is_file():
+            raise UsageError(f"{folder / other}: is not read; call it {DEFAULTS}")
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -89,8 +97,10 @@ def read_defaults(folder: Path) -> SuiteDefaults:
 
 
 def with_defaults(prompt: object, defaults: SuiteDefaults) -> object:
-    """A prompt as it stands in a file, completed."""
+    """A prompt as it stands in a file, completed. One of another shape is left for its own check."""
     if not isinstance(prompt, dict):
+        return prompt
+    if not _is_rules(prompt.get("rules")) or not isinstance(prompt.get("attributes") or {}, dict):
         return prompt
     completed = dict(prompt)
     if defaults.system is not None and prompt.get("system") is None:
@@ -103,6 +113,13 @@ def with_defaults(prompt: object, defaults: SuiteDefaults) -> object:
     if attributes:
         completed["attributes"] = {**attributes, **(prompt.get("attributes") or {})}
     return completed
+
+
+def _is_rules(rules: object) -> bool:
+    """Whether a prompt's rules are channels of items, or nothing."""
+    if rules is None:
+        return True
+    return isinstance(rules, dict) and all(isinstance(items, dict) for items in rules.values())
 
 
 def _joined_rules(

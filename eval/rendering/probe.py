@@ -130,7 +130,10 @@ def probe(tokenizer: PreTrainedTokenizerBase) -> Probe:
 
 
 def _marks_answers(tokenizer: PreTrainedTokenizerBase, encoder: TurnEncoder) -> bool:
-    """Whether the template's own markers mark what is learnt in chats of three turns."""
+    """Whether the template's own markers mark what is learnt in chats of three turns.
+
+    They may mark white space beside it, as those of TRL's templates do.
+    """
     for system in (False, True):
         chat = chat_of(3, system)
         try:
@@ -140,10 +143,12 @@ def _marks_answers(tokenizer: PreTrainedTokenizerBase, encoder: TurnEncoder) -> 
         encoded = tokenizer.apply_chat_template(
             [chat], tokenize=True, return_dict=True, return_assistant_tokens_mask=True
         )
-        learnt = [0] * len(found.ids)
+        learnt: set[int] = set()
         for start, end in found.answers:
-            learnt[start:end] = [1] * (end - start)
-        if list(encoded["assistant_masks"][0]) != learnt:
+            learnt.update(range(start, end))
+        marked_ones = {place for place, mark in enumerate(encoded["assistant_masks"][0]) if mark}
+        beside = [found.ids[place] for place in sorted(marked_ones - learnt)]
+        if not learnt <= marked_ones or tokenizer.decode(beside).strip():
             return False
     return True
 

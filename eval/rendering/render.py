@@ -83,7 +83,7 @@ def texts_of(
     refuses.
     """
     if any(LEARN in message for chat in chats for message in chat):
-        chats = [[_unmarked(message) for message in chat] for chat in chats]
+        chats = [_unmarked(chat) for chat in chats]
 
     def apply(some: Sequence[Chat]) -> list[str]:
         texts: list[str] = tokenizer.apply_chat_template(
@@ -94,5 +94,5 @@ def texts_of(
     return render(apply, chats) if chats else []
 
 
-def _unmarked(message: Message) -> Message:
-    return {"role": message["role"], "content": message["content"]}
+def _unmarked(chat: Chat) -> Chat:
+    return [{"role": message["role"], "content": message["content"]} for message in chat]

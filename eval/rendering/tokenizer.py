@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eval.model_folder import check_model_folder
+from eval.model_folder import check_model_folder, stop_token_ids
 from eval.rendering.pins import pin
 from eval.rendering.render import first_line
 from mosaic.core.errors import UsageError
@@ -39,9 +39,27 @@ def load_tokenizer(base: Path, template: Path | None = None) -> PreTrainedTokeni
         )
     tokenizer.chat_template = _template(base, tokenizer.chat_template, template)
     if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.pad_token = _padding(base, tokenizer)
     pin(tokenizer)
     return tokenizer
+
+
+def _padding(base: Path, tokenizer: PreTrainedTokenizerBase) -> str:
+    """A token to fill batches with, where the tokenizer names none: it is never looked at.
+
+    The eos, or else an end that the folder names, or any special token.
+    """
+    if tokenizer.eos_token is not None:
+        return str(tokenizer.eos_token)
+    added = tokenizer.added_tokens_decoder
+    special = [token for token, one in added.items() if one.special]
+    for token in [*stop_token_ids(base), *special]:
+        if 0 <= token < len(tokenizer):
+            return str(tokenizer.convert_ids_to_tokens(token))
+    raise UsageError(
+        f"{base}: its tokenizer names neither a padding token nor an eos; name one in "
+        "tokenizer_config.json"
+    )
 
 
 def _template(base: Path, own: str | dict[str, str] | None, given: Path | None) -> str:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
-from eval.rendering.answers import NotLocated, Span, answers_of, locate, marked, stem_for
+from eval.rendering.answers import STEM, NotLocated, Span, answers_of, locate, marked, stem_for
 from eval.rendering.render import Chat, ChatError, is_off, texts_of
 
 if TYPE_CHECKING:
@@ -87,15 +88,44 @@ class TurnEncoder:
     def lengths(self, chats: Sequence[Chat]) -> list[int]:
         """The number of tokens of each chat.
 
-        Each is checked as `encode` does, except that the prompt of its last answer is not rendered:
-        the probe of the template has compared that, and training will again, for every row.
+        Each is checked as `encode` does. The prompt of its last answer is rendered only where what
+        stands before that answer is not what nearly every prompt ends with.
         """
         counts: list[int] = []
         for text, encoding, spans in self._located(chats):
             lead = self.shape.lead if self.shape else ""
             self._checked(len(counts), text, encoding, spans, lead)
+            if not self._prompted(chats[len(counts)], text, spans, lead):
+                self._check_prompt(len(counts), chats[len(counts)], text, spans)
             counts.append(len(encoding))
         return counts
+
+    def _prompted(self, chat: Chat, text: str, spans: Sequence[Span], lead: str) -> bool:
+        """Whether the last answer follows a question, after what prompts end with."""
+        if self._prompt_end is None or len(chat) < 2 or chat[-2]["role"] != "user":
+            return False
+        return text.endswith(self._prompt_end + lead, 0, spans[-1].start)
+
+    def _check_prompt(self, position: int, chat: Chat, text: str, spans: Sequence[Span]) -> None:
+        """Raise ChatError unless the last answer stands where generation would begin."""
+        try:
+            self._lead(text, self._prompts([chat])[0], spans)
+        except ChatError as error:
+            raise ChatError(position, error.reason) from None
+        except NotLocated as reason:
+            raise ChatError(position, str(reason)) from None
+
+    @cached_property
+    def _prompt_end(self) -> str | None:
+        """What stands between a question and the answer to be generated; None if that is unclear."""
+        try:
+            (prompt,) = texts_of(
+                self.tokenizer, [[{"role": "user", "content": STEM}]], answer_next=True
+            )
+        except ChatError:
+            return None
+        _, found, end = prompt.rpartition(STEM)
+        return end if found else None
 
     def _check_texts(self, chats: Sequence[Chat]) -> None:
         """Raise ChatError if a text would become a control token: it would end a turn."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eval.model_folder import model_faults
+from eval.model_folder import check_model_folder, model_faults
 from eval.rendering.ends import named_stops
 from eval.rendering.probe import Probe, probe
 from eval.rendering.render import Chat, ChatError, texts_of
@@ -44,13 +44,19 @@ def template_faults(base: Base) -> list[str]:
 
 
 def prompt_faults(base: Base) -> list[str]:
-    """The suite prompts that the template refuses, or does not render with all their text."""
+    """The suite prompts that the template refuses, or does not render with all their text.
+
+    One that refuses every prompt alike has a fault of its own, which is named once.
+    """
     refused = []
+    reasons = set()
     for where, prompt in base.prompts:
         reason = _refusal(base.tokenizer, prompt)
         if reason is not None:
             refused.append(f"{where}: {prompt.id}: {reason}")
-    if not refused:
+            reasons.add(reason)
+    all_alike = len(refused) == len(base.prompts) and len(reasons) == 1
+    if not refused or (all_alike and base.probe.faults):
         return []
     shown = "\n    ".join(refused[:MAX_SHOWN])
     if len(refused) > MAX_SHOWN:
@@ -89,9 +95,13 @@ def _opened(
 ) -> Base | None:
     """The base with its tokenizer. None if there is none; why is added to `faults`."""
     try:
+        check_model_folder(folder)
+    except UsageError:
+        return None  # its faults are among those of the folder
+    try:
         tokenizer = load_tokenizer(folder, template)
     except UsageError as error:
-        faults.append(str(error))
+        faults.append(str(error).removeprefix(f"{folder}: "))
         return None
     return Base(folder, tokenizer, probe(tokenizer), prompts)
 

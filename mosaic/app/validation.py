@@ -9,7 +9,7 @@ from agent.observe import names_only
 from agent.planners.base import LlmPlannerConfig
 from agent.planners.endpoint import check_endpoint
 from eval.suite import Suite
-from mosaic.app.base_check import check_base
+from mosaic.app.base_check import MAX_SHOWN, check_base
 from mosaic.app.bases import base_folder
 from mosaic.app.config import RunConfig
 from mosaic.app.estimate import KnownSpeeds, estimate, has_gpu, model_size, speeds, suite_sizes
@@ -184,22 +184,34 @@ def all_suites(inputs: Inputs) -> Iterator[Suite]:
 
 
 def _suites(config: RunConfig, inputs: Inputs) -> list[Finding]:
-    control_token = TokenCounter(base_folder(config.base_model), config.template).control_token
-    for suite in all_suites(inputs):
-        for prompt in suite.prompts:
-            token = control_token([prompt.system or "", *prompt.turns])
-            if token:
-                raise UsageError(
-                    f"suites: {suite.objective}/{suite.role}: the prompt {prompt.id!r} holds "
-                    f"{token}, a control token of base_model, which would end a turn or begin "
-                    "another's; write it otherwise"
-                )
+    _refuse_forged(config, inputs)
     judge = build_judge(config)
     traded = [name for name, objective in config.objectives.items() if objective.datasets]
     return [
         check_scorable(config.judge.kind, judge, inputs.objectives, inputs.suites),
         check_valid(traded, inputs.suites),
     ]
+
+
+def _refuse_forged(config: RunConfig, inputs: Inputs) -> None:
+    """Raise UsageError with the prompts that hold a control token of the base."""
+    control_token = TokenCounter(base_folder(config.base_model), config.template).control_token
+    forged = []
+    for suite in all_suites(inputs):
+        for prompt in suite.prompts:
+            token = control_token([prompt.system or "", *prompt.turns])
+            if token:
+                forged.append(
+                    f"{suite.objective}/{suite.role}: the prompt {prompt.id!r} holds {token}"
+                )
+    if forged:
+        shown = "\n  ".join(forged[:MAX_SHOWN])
+        if len(forged) > MAX_SHOWN:
+            shown += f"\n  and {len(forged) - MAX_SHOWN:,} more"
+        raise UsageError(
+            "suites: a control token of base_model in a prompt would end a turn or begin another's; "
+            f"write it otherwise:\n  {shown}"
+        )
 
 
 def _lengths(config: RunConfig, inputs: Inputs) -> list[Finding]:

@@ -23,7 +23,7 @@ from eval.generators.vllm_server import find_vllm
 from eval.judges.base import LlmJudgeConfig, ModelJudge, SuiteJudge
 from eval.judges.llm import LlmJudge
 from eval.judges.verifier import VerifierJudge
-from eval.model_folder import check_base_model
+from eval.model_folder import model_faults
 from eval.objectives.base import Objective
 from eval.objectives.custom import describe, open_python
 from eval.objectives.instruction_following import InstructionFollowing
@@ -33,6 +33,7 @@ from eval.objectives.retention import RetentionObjective
 from eval.objectives.rubric import open_rubric
 from eval.objectives.safety import Safety
 from eval.suite import Suite, check_disjoint, load_suite
+from mosaic.app.base_check import check_base
 from mosaic.app.bases import base_folder
 from mosaic.app.config import (
     PUBLISHED,
@@ -184,7 +185,8 @@ def open_inputs(config: RunConfig, notify: Callable[[str], None] = lambda text: 
     Raises UsageError if one is missing or broken, or if the pool is not as it was built.
     """
     base = base_folder(config.base_model)
-    check_base_model(base)
+    if model_faults(base):
+        check_base(base, config.template)  # names the faults of its template too
     pool = Pool.open(Path(config.pool))
     pool.verify()
     for name, objective in config.objectives.items():

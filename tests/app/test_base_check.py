@@ -169,6 +169,14 @@ def test_pool_show_marks_what_is_learnt(monkeypatch):
     assert "no row is called nobody" in str(missing.exception)
 
 
+def test_pool_show_says_if_the_pool_was_counted_otherwise(base, tmp_path):
+    file = tmp_path / "own.jinja"
+    file.write_text(DATED + template_of(base))
+    words = ("pool", "show", BUNDLED / "pool", "--model", base)
+    assert "another tokenizer" not in mosaic(*words).stderr
+    assert "another tokenizer" in mosaic(*words, "--chat-template", file).stderr
+
+
 def test_pool_show_colours_a_terminal_only_without_no_color(monkeypatch, capsys):
     from mosaic.app.cli import pool_show
 
@@ -190,3 +198,31 @@ def test_pool_show_colours_a_terminal_only_without_no_color(monkeypatch, capsys)
     monkeypatch.setenv("NO_COLOR", "1")
     pool_show.show_rows(pool, model, ["benign-0-02122"])
     assert "\x1b" not in capsys.readouterr().out
+
+
+def test_faults_of_folder_and_template_are_told_at_once(base):
+    (base / "generation_config.json").write_text("{")
+    (base / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    done = mosaic("validate", "lab", "--set", f"base_model={base}")
+    assert "generation_config.json" in str(done.exception)
+    assert "leaves out answer 1" in str(done.exception)
+
+
+def test_a_template_that_is_no_program_is_one_fault(base):
+    (base / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }")
+    done = mosaic("validate", "lab", "--set", f"base_model={base}")
+    assert str(done.exception).count("unexpected '}'") == 1
+
+
+def test_all_prompts_that_hold_a_control_token_are_named(tmp_path):
+    shutil.copytree(BUNDLED / "suites" / "safety", tmp_path / "safety")
+    path = tmp_path / "safety" / "audit.jsonl"
+    prompts = [json.loads(line) for line in path.read_text().splitlines()]
+    for prompt in prompts[:2]:
+        prompt["turns"][0] += " <|end|>"
+    path.write_text("".join(json.dumps(prompt) + "\n" for prompt in prompts))
+    config = load_config("lab", [f"objectives.safety.suite={tmp_path / 'safety'}"])
+    with pytest.raises(UsageError, match="control token of base_model") as refused:
+        validate(config, full=False, say=lambda text: None)
+    for prompt in prompts[:2]:
+        assert f"the prompt {prompt['id']!r} holds <|end|>" in str(refused.value)

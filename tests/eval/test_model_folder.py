@@ -170,7 +170,7 @@ def test_an_adapter_in_place_of_a_base_is_called_one(folder):
 
 
 def test_a_path_to_nothing_is_refused(tmp_path):
-    assert "no readable config.json" in model_faults(tmp_path / "nosuch")[0]
+    assert "no such folder" in model_faults(tmp_path / "nosuch")[0]
 
 
 # Remote code
@@ -241,3 +241,19 @@ def test_all_faults_are_told_at_once(folder):
         check_base_model(folder)
     assert all(fault in str(caught.value) for fault in faults)
     assert str(caught.value).count("\n") == 4
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{", "not a readable JSON object"),
+        ("[]", "not a readable JSON object"),
+        ('{"eos_token_id": "2"}', "eos_token_id: '2' is neither"),
+        ('{"eos_token_id": [2, null]}', "is neither a token's number nor a list"),
+        ('{"eos_token_id": ""}', "is neither a token's number nor a list"),
+    ],
+)
+def test_a_generation_config_that_names_no_tokens_is_a_fault(folder, content, words):
+    (folder / "generation_config.json").write_text(content)
+    (fault,) = model_faults(folder)
+    assert words in fault

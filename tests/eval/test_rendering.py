@@ -2,11 +2,12 @@
 
 import json
 import shutil
+from dataclasses import replace
 from datetime import datetime
 
 import pytest
 
-from benchmarks.template_shapes import CHATML, GRANITE, Shape, make_tokenizer, shapes
+from benchmarks.template_shapes import CHATML, GRANITE, Shape, make_tokenizer, shapes, shipped
 from benchmarks.templates import chats_of, wrong_labels
 from eval.generators.base import TransformersGeneratorConfig
 from eval.generators.transformers import TransformersGenerator
@@ -295,3 +296,43 @@ def test_a_control_token_may_take_in_the_space_after_it():
     for answer in ("yes", " yes", "\n\nyes"):
         (run,) = learnt(tokenizer, chat("How long?", answer))
         assert run.split() == ["yes<|end|>"]
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        chat("<tool_response>warm</tool_response>", "yes"),
+        [*chat("How long?", "one"), {"role": "assistant", "content": "two"}],
+    ],
+)
+def test_a_row_that_training_would_refuse_is_not_counted(messages):
+    tokenizer = tokenizer_of(SHAPES["Qwen3"])
+    encoder = TurnEncoder(tokenizer, turn_shape(tokenizer))
+    good = chat("How long?", "one")
+    for read in (encoder.lengths, encoder.encode):
+        with pytest.raises(ChatError, match="is not the prompt") as refused:
+            read([good, messages])
+        assert refused.value.position == 1
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_training", "gemma_training"])
+def test_markers_that_take_in_the_white_space_after_an_end_are_right(name):
+    shape = {"q": "Qwen2.5", "g": "Gemma 2"}[name[0]]
+    tokenizer = tokenizer_of(replace(SHAPES[shape], template=shipped(name)))
+    found = probe(tokenizer)
+    assert not found.faults
+    assert not any("markers" in note for note in found.notes)
+
+
+def test_a_tokenizer_without_eos_and_padding_pads_with_an_end_that_the_folder_names(
+    tiny_model, tmp_path
+):
+    base = tmp_path / "base"
+    shutil.copytree(tiny_model, base)
+    path = base / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    end = load_tokenizer(tiny_model).eos_token
+    path.write_text(json.dumps({k: v for k, v in settings.items() if not k.endswith("_token")}))
+    tokenizer = load_tokenizer(base)
+    assert tokenizer.eos_token is None
+    assert tokenizer.pad_token == end

@@ -201,6 +201,17 @@ def test_the_verifier_labels_rows_that_code_checks(tmp_path):
     assert (done["rows"], done["labelled"], done["asked"], done["tokens"]) == (3, 2, 0, 0)
 
 
+def test_rows_none_of_which_can_be_labelled_are_refused_with_their_reasons(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row("a", "tasks", "write", "an amber wall")) + "\n")
+    out = tmp_path / "labelled.jsonl"
+    with pytest.raises(
+        UsageError, match=r"none of 1 rows could be labelled(.|\n)*1: no constraints"
+    ):
+        label_pool([path], "lab", [], out, print)
+    assert not out.exists()
+
+
 def test_a_judge_that_knows_passes_its_check():
     with JudgeServer(by_words) as server:
         checked = check("lab", overrides(server), print)

@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 
 from benchmarks.template_shapes import Shape, make_tokenizer
 from eval.rendering.pins import pin
+from eval.rendering.probe import turn_shape
 from eval.rendering.render import texts_of
+from eval.rendering.turns import TurnEncoder
 from mosaic.core.errors import UsageError
 from training.models.chat_template import IGNORED, tokenise
 
@@ -172,3 +174,37 @@ def test_what_is_learnt_is_the_answers_and_their_ends_or_the_chat_is_refused(fam
     tokenizer = make_tokenizer(shape)
     pin(tokenizer)
     assert unseen_fault(tokenizer, chat, head) in (None, "refused"), template
+
+
+def told(read, chat):
+    """The number of tokens that reading a chat gives, or "refused"."""
+    try:
+        (found,) = read([chat])
+    except UsageError:
+        return "refused"
+    return found if isinstance(found, int) else len(found.ids)
+
+
+@pytest.mark.parametrize("family", ["bytes", "words", "pieces"])
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(made=templates(), chat=chats(), off=st.integers(0, 2))
+def test_a_pool_counts_what_training_takes_and_no_other_row(family, made, chat, off):
+    template, _ = made
+    tokenizer = make_tokenizer(Shape("bent", template, CONTROL, "<|eos|>", "<|bos|>", family))
+    pin(tokenizer)
+    try:
+        encoder = TurnEncoder(tokenizer, turn_shape(tokenizer))
+    except UsageError:
+        return
+    if any("<|end|>" in message["content"] for message in chat):
+        return  # the build has refused it before it counts
+    assert told(encoder.lengths, chat) == told(encoder.encode, chat), template
+    if told(encoder.encode, chat) == "refused":
+        return
+    (whole,) = encoder.encode([chat])
+    answered = [message for message in chat if message["role"] == "assistant"]
+    answered[off % len(answered)]["learn"] = False
+    (part,) = encoder.encode([chat])
+    assert part.ids == whole.ids
+    rest = [span for i, span in enumerate(whole.answers) if i != off % len(answered)]
+    assert part.answers == rest

@@ -186,3 +186,17 @@ def test_a_leaked_prompt_is_found_however_its_characters_are_written(bends, hidd
 def test_what_differs_to_the_eye_still_differs(other):
     (found,) = contamination({"safety": {"audit": [prompt(LEAK)]}}, [("row", [other])])
     assert found.hits == []
+
+
+@pytest.mark.parametrize(
+    "bent",
+    [
+        LONG.replace(" ", "_"),
+        LONG.replace("word", "__wo\x00rd").replace(" ", "__ "),
+        LONG.replace("o", "o\x08"),
+        LONG.replace("r", "r\x7f\x90"),
+    ],
+)
+def test_underscores_and_control_characters_hide_nothing(bent):
+    assert shares([prompt(LONG)], [bent]) == {"p": ("r0", 1.0)}
+    assert shares([prompt(bent)], [LONG]) == {"p": ("r0", 1.0)}

@@ -260,3 +260,32 @@ def test_a_faulty_suite_yaml_is_named(tmp_path, text, message):
     (tmp_path / "s" / "suite.yaml").write_text(text)
     with pytest.raises(UsageError, match=message):
         load_suite(tmp_path / "s", OverRefusal(), "audit")
+
+
+@pytest.mark.parametrize(
+    "field", [{"rules": [1]}, {"rules": {"refusal": "no"}}, {"attributes": [1]}]
+)
+def test_a_prompt_of_another_shape_is_named_beside_a_suite_yaml_too(tmp_path, field):
+    rows = [{"prompt": f"name a river {n} ."} for n in range(3)]
+    import_suite(job(dump(tmp_path / "p.jsonl", rows), "prompt"), OverRefusal(), tmp_path / "s", 1)
+    shared = "attributes: {a: b}\nrules: {refusal: {explicit_refusal: {any: [no]}}}\n"
+    (tmp_path / "s" / "suite.yaml").write_text(shared)
+    line = json.loads((tmp_path / "s" / "audit.jsonl").read_text())
+    dump(tmp_path / "s" / "audit.jsonl", [{**line, **field}])
+    with pytest.raises(UsageError, match=r"audit\.jsonl:1: (rules|attributes)"):
+        load_suite(tmp_path / "s", OverRefusal(), "audit")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("suite.yml", "system: be brief", r"suite\.yml: is not read; call it suite\.yaml"),
+        ("suite.yaml", "? [a]\n: b\n", "a key is a single word"),
+    ],
+)
+def test_a_suite_yaml_that_would_be_passed_over_is_named(tmp_path, name, text, message):
+    rows = [{"prompt": f"name a river {n} ."} for n in range(3)]
+    import_suite(job(dump(tmp_path / "p.jsonl", rows), "prompt"), OverRefusal(), tmp_path / "s", 1)
+    (tmp_path / "s" / name).write_text(text)
+    with pytest.raises(UsageError, match=message):
+        load_suite(tmp_path / "s", OverRefusal(), "audit")

@@ -115,8 +115,10 @@ def test_windows_without_a_learnt_answer_are_left_out(tiny_model):
     off = {**CHAT[1], "learn": False}
     chat = [CHAT[0], CHAT[3], *[CHAT[0], off] * 8, CHAT[0], CHAT[3], CHAT[2], off]
     limit = 3 * counter([CHAT])[0] // 2
-    kept, _ = windows(chat, limit, counter)
+    kept, left_out = windows(chat, limit, counter)
     assert kept
+    said = sum(message["role"] == "assistant" for messages, _ in kept for message in messages)
+    assert left_out == len(chat) // 2 - said > 0
     for messages, tokens in kept:
         assert messages[-1] == CHAT[3]
         assert tokens == counter([messages])[0] <= limit

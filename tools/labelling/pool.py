@@ -98,7 +98,8 @@ class Labeller:
     def label(self, sources: Sequence[Path], out: Path) -> Labelling:
         """Write the labelled rows to `out`, and the others with reasons to `<out>.left-out.jsonl`.
 
-        UsageError with file:line for a broken row; nothing is asked before all rows are read.
+        UsageError with file:line for a broken row; nothing is asked before all rows are read. Also
+        if no row could be labelled: then there is no `out`.
         """
         if out.exists():
             raise UsageError(f"--out {out} exists; name a new file")
@@ -128,9 +129,16 @@ class Labeller:
                         entry = {"id": row.id, "dataset": row.dataset, "reason": result}
                         dropped.write(json.dumps(entry) + "\n")
                 rows += len(chunk)
-                self.say(f"labelled {rows:,} of {total:,} rows, {cost.asked:,} verdicts asked for")
+                self.say(
+                    f"{rows:,} of {total:,} rows looked at, {labelled:,} labelled, "
+                    f"{cost.asked:,} verdicts asked for"
+                )
             kept.flush()
             os.fsync(kept.fileno())
+        if not labelled:
+            part.unlink()
+            listed = "".join(f"\n  {count:,}: {why}" for why, count in sorted(reasons.items()))
+            raise UsageError(f"none of {rows:,} rows could be labelled (see {aside}):{listed}")
         os.replace(part, out)
         if not reasons:
             aside.unlink()

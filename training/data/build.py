@@ -161,6 +161,11 @@ def _check_learnable(where: str, example: Example) -> None:
                 f"{where}: messages.{number}.learn: only turns of the assistant are learnt, this "
                 f"is the {message.role}'s"
             )
+        if message.role != "assistant" and "learn" in message.model_fields_set:
+            raise UsageError(
+                f"{where}: messages.{number}.learn: a turn of the {message.role} is marked to be "
+                "learnt, but only the assistant's are"
+            )
         if message.role == "assistant" and not message.content.strip():
             raise UsageError(
                 f"{where}: messages.{number}.content: empty, so there is nothing to learn from"
@@ -201,7 +206,7 @@ def build(
     refused: list[str] = []
     turns_cut = 0
     for batch in _batches(sources, counter, forged):
-        batch, cut = _cut(batch, counter is None)
+        batch, cut = _cut(batch)
         turns_cut += cut
         counted = _counted(batch, counter, max_length, refused)
         for (where, example), (parts, lost) in counted:
@@ -279,17 +284,36 @@ def _batches(
     faults = Faults()
     examples = itertools.chain.from_iterable(parse(source, seen, faults) for source in sources)
     while batch := list(itertools.islice(examples, COUNT_BATCH)):
-        if counter:
-            countable = []
-            for where, example in batch:
+        countable = []
+        for where, example in batch:
+            token = fault = None
+            if counter:
                 token = counter.control_token(message.content for message in example.messages)
-                if token:
-                    forged.append(f"{where}: {token}")
-                else:
-                    countable.append((where, example))
-            batch = countable
-        yield batch
+            else:
+                fault = _miscounted(example)
+            if token:
+                forged.append(f"{where}: {token}")
+            elif fault:
+                faults.add(f"{where}: {fault}")
+            else:
+                countable.append((where, example))
+        yield countable
     faults.refuse()
+
+
+def _miscounted(example: Example) -> str | None:
+    """Why the token count that a row came with cannot be taken; None if it can."""
+    if example.n_tokens is None:
+        return "n_tokens is missing; count tokens with --model DIR instead"
+    if example.n_tokens > MAX_TOKENS:
+        return f"n_tokens: {example.n_tokens} is more than {MAX_TOKENS:,}"
+    end = len(learnable_part(_plain(example)))
+    if end < len(example.messages):
+        return (
+            f"messages.{end}: a turn after the last answer teaches nothing, and n_tokens counts "
+            "it; take it out, or count tokens with --model DIR"
+        )
+    return None
 
 
 def _refuse_rows(forged: Sequence[str], refused: Sequence[str]) -> None:
@@ -318,11 +342,8 @@ def _some_of(lines: Sequence[str]) -> str:
     return shown
 
 
-def _cut(batch: Sequence[PlacedExample], trusted: bool) -> tuple[list[PlacedExample], int]:
-    """The examples without turns behind their last answer, and how many turns that were.
-
-    Raises UsageError for such a turn if token counts are `trusted`: they would be wrong.
-    """
+def _cut(batch: Sequence[PlacedExample]) -> tuple[list[PlacedExample], int]:
+    """The examples without turns behind their last answer, and how many turns that were."""
     kept: list[PlacedExample] = []
     cut = 0
     for where, example in batch:
@@ -332,11 +353,6 @@ def _cut(batch: Sequence[PlacedExample], trusted: bool) -> tuple[list[PlacedExam
             continue
         end = len(learnable_part(_plain(example)))
         lost = len(example.messages) - end
-        if lost and trusted:
-            raise UsageError(
-                f"{where}: messages.{end}: a turn after the last answer teaches nothing, and "
-                "n_tokens counts it; take it out, or count tokens with --model DIR"
-            )
         if lost:
             cut += lost
             example = example.model_copy(update={"messages": example.messages[:end]})
@@ -366,7 +382,7 @@ def _counted(
     Examples that the template refuses are left out, and added to `refused` with the reason.
     """
     if counter is None:
-        return [(placed, _trusted(*placed)) for placed in batch]
+        return [(placed, _trusted(placed[1])) for placed in batch]
     if not batch:
         return []
     chats = [_plain(example) for _, example in batch]
@@ -389,12 +405,9 @@ def _counted(
     return counted
 
 
-def _trusted(where: str, example: Example) -> Windows:
-    """An example with the count that it came with."""
-    if example.n_tokens is None:
-        raise UsageError(f"{where}: n_tokens is missing; count tokens with --model DIR instead")
-    if example.n_tokens > MAX_TOKENS:
-        raise UsageError(f"{where}: n_tokens: {example.n_tokens} is more than {MAX_TOKENS:,}")
+def _trusted(example: Example) -> Windows:
+    """An example with the count that it came with, which was checked."""
+    assert example.n_tokens is not None
     return [(_plain(example), example.n_tokens)], 0
 
 

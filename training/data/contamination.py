@@ -42,7 +42,9 @@ COVERED = 0.5
 SHOWN = 20
 BATCH = 2048
 END, UNKNOWN = 0, -1
-TOKEN = re.compile(r"\w+|\0")
+TOKEN = re.compile(r"[^\W_]+|\0")
+# Control characters that are no white space: nothing is drawn for them either.
+CONTROLS = re.compile(r"[\0-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]+")
 SPACELESS = re.compile(
     "([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff"
     "\u3400-\u4dbf\u4e00-\u9fff\ua9e0-\ua9ff\uaa60-\uaa7f\uf900-\ufaff\uff66-\uff9f"
@@ -158,7 +160,7 @@ def _tokens(turns: Iterable[str]) -> list[str]:
     >>> _tokens(["How are you?", "Well."])
     ['how', 'are', 'you', '\\x00', 'well', '\\x00']
     """
-    closed = [_comparable(turn.replace("\0", " ")) + "\0" for turn in turns]
+    closed = [_comparable(CONTROLS.sub("", turn)) + "\0" for turn in turns]
     return TOKEN.findall("".join(closed))
 
 

@@ -68,7 +68,8 @@ def spans(
 def windows(messages: Chat, limit: int, count: Count) -> tuple[list[tuple[Chat, int]], int]:
     """(messages, tokens) of each window of a chat, and how many turns are in none of them.
 
-    The chat is longer than `limit`, and so is every turn that is left out.
+    The chat is longer than `limit`. A turn that is left out is longer too, or is context that no
+    learnt answer follows in its window.
 
     Each turn is counted once. What a template puts before every chat (system messages, a date) is
     how much shorter the first two turns are together. If a window's joint count is not what
@@ -114,11 +115,11 @@ def windows(messages: Chat, limit: int, count: Count) -> tuple[list[tuple[Chat, 
     covered: set[int] = set()
     kept: list[tuple[Chat, int]] = []
     for start, end in spans(lengths, limit - overhead, fitting):
-        covered.update(range(start, end))
         chat, tokens = joint(start, end)
         part = learnable_part(chat)
         if not part:
             continue
+        covered.update(range(start, start + len(turns_of(part)[1])))
         if len(part) < len(chat):
             chat, tokens = part, count([part])[0]
         kept.append((chat, tokens))

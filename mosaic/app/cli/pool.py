@@ -252,9 +252,13 @@ def _left_out(stats: PoolStats, pool: Path) -> list[str]:
         lines.append(f"{what} in {limit:,} tokens; {named}")
     if turns:
         what = "1 turn" if turns == 1 else f"{turns:,} turns"
-        lines.append(f"{what} above {limit:,} tokens left out of rows that are kept; {named}")
+        lines.append(
+            f"{what} above {limit:,} tokens, or without an answer to learn within them, left out of "
+            f"rows that are kept; {named}"
+        )
     if stats["turns_cut"]:
-        lines.append(f"{stats['turns_cut']:,} turns after the last answer of a row cut off")
+        cut = "1 turn" if stats["turns_cut"] == 1 else f"{stats['turns_cut']:,} turns"
+        lines.append(f"{cut} after the last answer of a row cut off")
     return lines
 
 

@@ -58,12 +58,15 @@ def show_rows(
     from training.data.pool import Pool
     from training.data.pool_sample import named_rows, some_rows
     from training.models.chat_template import ChatError, turn_shape
-    from training.models.tokenizer import load_tokenizer
+    from training.models.tokenizer import TokenCounter, load_tokenizer
 
     opened = Pool.open(pool)
     chosen = named_rows(opened, rows) if rows else some_rows(opened, FEW)
     base = base_folder(str(model))
     check_base(base, template)
+    counted = opened.manifest.get("tokenizer")
+    if counted and counted != TokenCounter(base, template).digest:
+        say("the pool's tokens were counted with another tokenizer or chat template than this one")
     tokenizer = load_tokenizer(base, template)
     encoder = TurnEncoder(tokenizer, turn_shape(tokenizer))
     shown: list[Shown] = []

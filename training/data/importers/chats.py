@@ -38,6 +38,7 @@ from training.data.importers.fields import (
     check_meaning,
     is_empty,
     is_learnt,
+    label_says,
     sorted_fields,
     unread_fields,
 )
@@ -63,6 +64,7 @@ FLAT_KEYS = ("prompt", "response", "system")
 OWN_KEYS = ("id", "quality")
 SYSTEM = ("system", "system_prompt")
 KEYS = (*LIST_KEYS, *FLAT_KEYS, *OWN_KEYS)
+PART = frozenset(("type", "text"))
 Row = Mapping[str, object]
 
 
@@ -98,7 +100,7 @@ def turns(value: object, where: str, role: str, content: str, unread: set[str]) 
         # Nearly all turns are a role and a text; the others are looked at field by field.
         plain = _plain_turn(one, role, content) if isinstance(one, dict) else None
         if plain is None:
-            plain = _turn(one, f"{where}.{len(messages)}", role, content)
+            plain = _turn(one, f"{where}.{len(messages)}", role, content, unread)
         if len(one) > len(plain):
             place = f"{where}.{len(messages)}"
             _beside(one, plain, place, frozenset((role, content)), unread, where)
@@ -114,8 +116,11 @@ def _plain_turn(one: Row, role: str, content: str) -> Message | None:
     return None
 
 
-def _turn(one: object, where: str, role: str, content: str) -> Message:
-    """One message of a list: its role and its text. Raises Unusable."""
+def _turn(one: object, where: str, role: str, content: str, unread: set[str]) -> Message:
+    """One message of a list: its role and its text. Raises Unusable.
+
+    Fields of parts that are not read are added to `unread`.
+    """
     if not isinstance(one, dict):
         raise Unusable(f"{where}: not an object")
     said, text = one.get(role), one.get(content)
@@ -123,7 +128,7 @@ def _turn(one: object, where: str, role: str, content: str) -> Message:
     if known is None:
         raise Unusable(f"{where}.{role}: {said!r} is none of {', '.join(ROLES)}")
     if isinstance(text, list):
-        text = _joined(text, f"{where}.{content}")
+        text = _joined(text, f"{where}.{content}", unread)
     if not isinstance(text, str):
         _refuse_call(one, where)
         raise Unusable(f"{where}.{content}: not a text")
@@ -152,20 +157,42 @@ def _beside(
         )
     if message["role"] == "assistant" and learnt is False:
         message["learn"] = False
+    for name in fields.labels:
+        if message["role"] == "assistant" and label_says(one[name]) is False:
+            raise Unusable(
+                f"{where}.{name}: {one[name]!r} marks an answer that is not to be learnt; write "
+                "`train: false` if it is context for the others"
+            )
     for name in [*unread_fields(one, fields), *fields.labels]:
         if not is_empty(one[name]):
             unread.add(f"{column}[].{name}")
 
 
-def _joined(parts: list[object], where: str) -> str:
-    """The text of a content in parts."""
+def _joined(parts: list[object], where: str, unread: set[str]) -> str:
+    """The text of a content in parts; a part has a type and a text.
+
+    Its other fields are refused if they change what is learnt, and else added to `unread`.
+    """
     joined = ""
     for number, part in enumerate(parts):
         text = part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None
-        if not isinstance(text, str):
+        if not isinstance(part, dict) or not isinstance(text, str):
             raise Unusable(f"{where}.{number}: not a part of type 'text'")
+        if len(part) > len(PART):
+            _check_part(part, f"{where}.{number}.", unread)
         joined += text
     return joined
+
+
+def _check_part(part: Row, where: str, unread: set[str]) -> None:
+    """Look at the fields of a part beside its type and text."""
+    fields = sorted_fields(tuple(part), PART)
+    check_meaning(part, fields, where)
+    for name in [*fields.flags, *fields.labels]:
+        if not is_empty(part[name]):
+            raise Unusable(f"{where}{name}: marks a part of a turn; only whole turns can be marked")
+    for name in unread_fields(part, fields):
+        unread.add(f"content[].{name}")
 
 
 def some_text(row: Row, name: str) -> str:

@@ -104,7 +104,7 @@ for _name in ("file", "files", "attachments", "media"):
 for _name in ("reasoningcontent", "reasoning", "thinking", "thinkingblocks", "thought", "thoughts"):
     MEANING[_name] = "the reasoning is not in the content, and would not be learnt"
 # What a label says of a whole row: true for an answer to learn, false for one to avoid (KTO).
-ROW_LABELS = {"label", "desirable", "isdesirable"}
+ROW_LABELS = {"label", "desirable", "isdesirable", "ktotag"}
 for _name in ("system", "systemprompt", "sysprompt", "systemmessage"):
     MEANING[_name] = "this shape has no system message; name the field in a --map"
 MEANING["history"] = "turns before the chat, which this shape does not read"
@@ -225,10 +225,14 @@ def _flag(plain: str, value: object, where: str) -> bool:
 
 @dataclass(frozen=True)
 class RowFields:
-    """Which fields of a row itself are read, and whether its answers will be `learnt`."""
+    """Which fields of a row itself are read, and whether its answers will be `learnt`.
+
+    Fields that somebody has `asked` about by an option are known: they are not counted as unread.
+    """
 
     read: frozenset[str]
     learnt: bool = True
+    asked: frozenset[str] = frozenset()
 
     def check(self, row: Mapping[str, object]) -> list[str]:
         """The fields to count as unread. Raises Unusable for one that changes the meaning."""
@@ -236,8 +240,13 @@ class RowFields:
             return []
         fields = sorted_fields(tuple(row), self.read)
         check_meaning(row, fields)
+        return [name for name in self._unread(row, fields) if name not in self.asked]
+
+    def _unread(self, row: Mapping[str, object], fields: Fields) -> list[str]:
+        """Fields that are not read. Raises Unusable if one says that the answers are not learnt."""
         if not self.learnt:
-            return unread_fields(row, fields)
+            marks = [*fields.flags, *fields.labels]
+            return unread_fields(row, fields) + [n for n in marks if not is_empty(row[n])]
         if is_learnt(row, fields, "") is False:
             name = next(n for n in fields.flags if not is_empty(row[n]))
             raise Unusable(f"{name}: {row[name]!r} says that nothing of this row is to be learnt")
@@ -250,12 +259,24 @@ class RowFields:
 
 def _label(name: str, value: object) -> list[str]:
     """A label beside a chat: good answers are learnt, bad ones refused, other labels counted."""
-    text = value.strip().lower() if isinstance(value, str) else None
-    if value in (0, 1):
-        text = TRUE_TEXTS[0] if value else FALSE_TEXTS[0]
-    if text in FALSE_TEXTS:
+    good = label_says(value)
+    if good is False:
         raise Unusable(
             f"{name}: {value!r} marks an answer that is not to be learnt; leave such rows out with "
             f"--where {name}=true, or as it is written"
         )
-    return [] if text in TRUE_TEXTS else [name]
+    return [] if good else [name]
+
+
+def label_says(value: object) -> bool | None:
+    """Whether a label calls an answer good; None for a label of another kind, such as a class.
+
+    >>> label_says(0), label_says("True"), label_says("safe")
+    (False, True, None)
+    """
+    text = value.strip().lower() if isinstance(value, str) else None
+    if value in (0, 1):
+        text = TRUE_TEXTS[0] if value else FALSE_TEXTS[0]
+    if text in FALSE_TEXTS:
+        return False
+    return True if text in TRUE_TEXTS else None

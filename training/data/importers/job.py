@@ -76,6 +76,14 @@ class Tally:
     shown: list[str] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
     notes: Counter[str] = field(default_factory=Counter)
+    # Slice -> the first category that it was named for.
+    named: dict[str, str] = field(default_factory=dict)
+
+    def note_slice(self, name: str, category: str) -> None:
+        """Count a row whose category has the same short name as another one."""
+        first = self.named.setdefault(name, category)
+        if first != category:
+            self.notes[f"rows in the slice {name}, though other rows of it are {first[:60]!r}"] += 1
 
     def refuse(self, place: str, reason: str) -> None:
         """Count a bad row."""
@@ -143,12 +151,17 @@ def chat_shape(job: ImportJob, answers: bool = True) -> Shape:
     return SHAPES[job.shape]
 
 
-def read_fields(job: ImportJob) -> frozenset[str]:
-    """The fields of a row itself that the job reads or asks about."""
+def row_reading(job: ImportJob, learnt: bool) -> RowFields:
+    """The fields of a row itself that the job reads or asks about.
+
+    A field that is only asked about still means what it means: `--where tools.name=x` does not make
+    calls of tools text.
+    """
     read = READ.get(job.shape) or PROMPT_READ.get(job.shape, frozenset())
     asked = {name for name in (job.slice_from, *conditions(job.where)) if name}
     mapped_fields = row_fields(job.mapping) if job.mapping else set()
-    return read | mapped_fields | {name.split(".")[0] for name in asked}
+    tops = frozenset(name.split(".")[0] for name in asked)
+    return RowFields(read | mapped_fields, learnt, tops)
 
 
 def usable_rows(
@@ -160,7 +173,7 @@ def usable_rows(
     of what is learnt matter only if the answers will be `learnt`.
     """
     wanted = conditions(job.where)
-    fields = RowFields(read_fields(job), learnt)
+    fields = row_reading(job, learnt)
     tally.unseen = row_fields(job.mapping) if job.mapping else set()
     tally.unseen |= {*wanted, *([job.slice_from] if job.slice_from else [])}
     for source in job.sources:
@@ -210,6 +223,7 @@ def check_tally(job: ImportJob, tally: Tally, rows: int, consequence: str) -> No
         raise UsageError(f"{unseen}\n{consequence}")
     if not rows:
         detail = f"\n{tally.complaint()}" if tally.bad else ""
+        detail += "".join(f"\n  {count:,}: {what}" for what, count in tally.left_out.items())
         raise UsageError(f"{', '.join(job.sources)}: no usable row in them{detail}")
     if tally.bad:
         tally.left_out["bad rows"] = tally.bad

@@ -25,6 +25,7 @@ LOOK_AHEAD = 4
 SPACES = " \t\r\n" + BOM
 # Fields of a turn: a list of these is a chat, not a list of rows.
 ROLE_NAMES = {"role", "from", "speaker", "author"}
+TRAIN = "train"
 WRAPPERS = {
     "data",
     "dataset",
@@ -42,7 +43,7 @@ WRAPPERS = {
     "items",
     "prompts",
     "questions",
-    "train",
+    TRAIN,
     "test",
 }
 
@@ -138,7 +139,8 @@ def wrapped_rows(value: Row) -> str | None:
         objects = [one for one in rows if isinstance(one, dict)] if isinstance(rows, list) else []
         if any(ROLE_NAMES & set(one) for one in objects):
             return None
-        if objects and name in WRAPPERS and found is None:
+        # Of several splits the one to train on, wherever it stands.
+        if objects and name in WRAPPERS and (found is None or name == TRAIN):
             found = name
     return found
 
@@ -194,7 +196,8 @@ def _unwrapped(path: Path, text: str, value: Row, name: str) -> ReadFile:
     """The rows under a name of an object, each with its line, and the names beside it."""
     for other, beside in value.items():
         if other != name and beside not in (None, "", [], {}):
-            yield str(path), Unread(f"the field {other!r} beside {name!r} is not read")
+            many = f" ({len(beside):,} entries)" if isinstance(beside, list) else ""
+            yield str(path), Unread(f"the field {other!r} beside {name!r} is not read{many}")
     for found in re.finditer(rf'"{name}"\s*:\s*(?=\[)', text):
         rows, _ = _decoder.raw_decode(text, found.end())
         if rows == value[name]:

@@ -30,7 +30,7 @@ from eval import ifeval as checkers
 from eval.objectives.base import Objective
 from mosaic.core.types.base import Attribute
 from mosaic.core.types.evaluation import Prompt
-from training.data.importers.chats import Row, Shape, some_text
+from training.data.importers.chats import Row, Shape, check, some_text
 from training.data.importers.fields import Unusable
 from training.data.importers.slices import with_own_slice
 
@@ -129,15 +129,21 @@ def plain(rules: Objective, row: Row, identifier: str) -> ImportedPrompt:
     return _requests(rules, identifier, [some_text(row, "prompt")], None), Counter()
 
 
-def recorded(chat: Shape) -> PromptShape:
-    """The requests of a recorded chat, to be replayed with the model's own answers."""
+def recorded(chat: Shape, note_unread: Callable[[str], None]) -> PromptShape:
+    """The requests of a recorded chat, to be replayed with the model's own answers.
+
+    `note_unread` is told of each field of its turns that is not read.
+    """
 
     def shape(rules: Objective, row: Row, identifier: str) -> ImportedPrompt:
-        messages = chat(row).messages
+        found = chat(row)
+        messages = found.messages
+        # A system message or an answer that stands elsewhere could not be replayed.
+        check(messages)
         asked = [m["content"] for m in messages if m["role"] == "user"]
-        if not asked:
-            raise Unusable("messages: no user turn to ask")
         system = messages[0]["content"] if messages[0]["role"] == "system" else None
+        for name in found.unread:
+            note_unread(name)
         return _requests(rules, identifier, asked, system), Counter()
 
     return shape

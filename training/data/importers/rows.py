@@ -33,7 +33,7 @@ from training.data.importers.job import (
     text_digest,
     usable_rows,
 )
-from training.data.importers.slices import slice_of
+from training.data.importers.slices import category_of, slice_of
 from training.data.learnable import CUT, learnable_part, why_nothing
 from training.data.outputs import check_absent, check_place
 from training.data.provenance import card_of, write_card
@@ -103,6 +103,7 @@ def _imported(
             chat = shape(row)
             if job.slice_from:
                 chat.bucket = slice_of(row, job.slice_from)
+                tally.note_slice(chat.bucket, category_of(row, job.slice_from))
             imported = _pool_row(job, chat, place, identifiers, tally)
         except Unusable as error:
             tally.refuse(place, str(error))

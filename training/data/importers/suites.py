@@ -32,7 +32,7 @@ from training.data.importers.prompts import (
     recorded,
 )
 from training.data.importers.reading import Row
-from training.data.importers.slices import with_own_slice
+from training.data.importers.slices import category_of, with_own_slice
 from training.data.outputs import check_absent, check_place
 from training.data.provenance import SUITE_CARD, write_card
 
@@ -48,10 +48,10 @@ def import_suite(job: ImportJob, objective: Objective, out: Path, per_role: int)
     naming the bad rows.
     """
     check_names(job)
-    shape = partial(_prompt_shape(job, objective.name), objective)
+    tally = Tally()
+    shape = partial(_prompt_shape(job, objective.name, tally), objective)
     check_place(out / SUITE_CARD)
     check_absent(out / SUITE_CARD, *(out / f"{role}.jsonl" for role in ROLES))
-    tally = Tally()
     prompts = _distinct_prompts(job, shape, tally)
     check_tally(job, tally, len(prompts), f"{out} was not written")
     size = min(per_role, len(prompts) // len(ROLES))
@@ -87,7 +87,9 @@ def _distinct_prompts(
             if job.shape == "ifeval":
                 tally.left_out["prompts with no verifiable constraint"] += 1
             continue
-        request = text_digest(canonical_json(prompt.turns))
+        if job.slice_from:
+            tally.note_slice(prompt.slice, category_of(row, job.slice_from))
+        request = text_digest(canonical_json([prompt.system, prompt.turns]))
         if request in by_request:
             tally.left_out["repeats another prompt word for word"] += 1
         else:
@@ -125,7 +127,7 @@ def _write_roles(prompts: Sequence[Prompt], size: int, out: Path) -> None:
         (out / f"{role}.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
-def _prompt_shape(job: ImportJob, objective: str) -> PromptShape:
+def _prompt_shape(job: ImportJob, objective: str, tally: Tally) -> PromptShape:
     """How rows become prompts. Raises UsageError if the shape does not serve the objective."""
     if job.shape in PROMPT_SHAPES:
         wanted, shape = PROMPT_SHAPES[job.shape]
@@ -138,4 +140,4 @@ def _prompt_shape(job: ImportJob, objective: str) -> PromptShape:
             f"--suite {objective}: recorded chats make suites of {' or '.join(RECORDED)}; "
             "verifiable constraints come with their parameters in --as ifeval"
         )
-    return recorded(chat_shape(job, answers=False))
+    return recorded(chat_shape(job, answers=False), tally.note_unread)
