@@ -23,6 +23,8 @@ MAX_TOOL_NAME = 64
 # What a server may call the model's thinking: in the message, and as the type of a part.
 THOUGHTS = ("reasoning", "reasoning_content", "thinking")
 THOUGHT_PARTS = ("thinking", "reasoning", "redacted_thinking", "summary", "reasoning_content")
+# What a server, or a model that writes its calls as text, calls the arguments of a tool.
+ARGUMENTS = ("arguments", "parameters", "input", "args")
 TEXT_PARTS = ("text", "output_text", "input_text")
 WORD = re.compile(r"[^A-Za-z0-9_-]+")
 
@@ -47,6 +49,8 @@ class Content:
 def content_of(message: Mapping[str, JsonValue], usage: TokenCounts) -> Content:
     """What a message says. Raises Fault for content that has no one meaning."""
     content = message.get("content")
+    if isinstance(content, dict) and not {"type", *THOUGHT_PARTS, *TEXT_PARTS} & {*content}:
+        content = canonical_json(content)  # the JSON that was asked for, in place of its text
     parts = [content] if isinstance(content, str | dict) else content
     if parts is None:
         parts = []
@@ -192,8 +196,17 @@ def _call(
     return ToolCall(
         id=identifier,
         name=tool_name(name, offered)[:MAX_TOOL_NAME],
-        arguments=_arguments(name, function.get("arguments"), usage),
+        arguments=_arguments(name, _given_arguments(item, function), usage),
     )
+
+
+def _given_arguments(item: JsonObject, function: JsonObject) -> JsonValue:
+    """What a call passes to its tool, under whichever name; None if it passes nothing."""
+    for name in ARGUMENTS:
+        for where in (function, item):
+            if where.get(name) is not None:
+                return where[name]
+    return None
 
 
 def tool_name(name: str, offered: Collection[str]) -> str:
@@ -248,7 +261,9 @@ def _returned(item: JsonValue, call: ToolCall) -> JsonObject:
     inner = came.get("function")
     function = dict(inner) if isinstance(inner, dict) else {}
     if not isinstance(inner, dict):  # the call itself was the function
-        came = {name: value for name, value in came.items() if name not in ("name", "arguments")}
+        came.pop("name", None)
+        came = {name: value for name, value in came.items() if name not in ARGUMENTS}
+    function = {name: value for name, value in function.items() if name not in ARGUMENTS}
     function |= {"name": call.name, "arguments": call.arguments}
     return {**came, "id": call.id, "type": "function", "function": function}
 

@@ -1,0 +1,96 @@
+"""Shapes of replies beside those of the habit table: arguments, streams and ends under other names."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eval.chat.fault import Fault, TokenCounts
+from eval.chat.message import called
+from eval.chat.reply import gates
+from eval.chat.streams import value_of
+from eval.chat.strict_json import strict_json
+
+
+def event(delta, finish=None):
+    value = {"model": "m", "choices": [{"delta": delta, "finish_reason": finish}]}
+    return b"data: " + json.dumps(value).encode() + b"\n\n"
+
+
+@pytest.mark.parametrize("name", ["arguments", "parameters", "input", "args"])
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize("value", [{"dataset": "guard"}, '{"dataset": "guard"}'])
+def test_arguments_are_found_under_the_names_that_servers_give_them(name, flat, value):
+    function = {"name": "look", name: value}
+    item = {"id": "a", **function} if flat else {"id": "a", "function": function}
+    found = called({"tool_calls": [item]}, ["look"], (), TokenCounts())
+    assert strict_json(found.calls[0].arguments) == {"dataset": "guard"}
+    (back,) = found.message["tool_calls"]
+    assert back == {"id": "a", "type": "function", "function": back["function"]}
+    assert set(back["function"]) == {"name", "arguments"}
+
+
+@pytest.mark.parametrize("name", ["arguments", "parameters"])
+def test_a_call_that_is_written_as_text_keeps_its_arguments(name):
+    text = f'<tool_call>{{"name": "look", "{name}": {{"a": 1}}}}</tool_call>'
+    found = called({"content": text}, ["look"], (), TokenCounts())
+    assert found.calls[0].arguments == '{"a":1}'
+
+
+def test_json_in_place_of_its_text_is_read_as_that_text():
+    reply = {"model": "m", "choices": [{"message": {"content": {"verdict": "met"}}}]}
+    completion = gates(json.dumps(reply).encode(), "m", json_text=True, tools=False)
+    assert strict_json(completion.text) == {"verdict": "met"}
+
+
+@settings(deadline=None)
+@given(
+    pieces=st.lists(st.sampled_from(["{", '"a"', ":", "1", "}"]), min_size=1, max_size=5),
+    repeats=st.sets(st.sampled_from(["id", "type", "name"])),
+    numbered=st.booleans(),
+)
+def test_a_streamed_call_is_one_call_whatever_its_pieces_say_again(pieces, repeats, numbered):
+    """Some servers say id and name anew in each piece, others leave out the number of the call."""
+    if not numbered:
+        repeats = set()  # without a number, a name or an id begins another call
+    place = {"index": 0} if numbered else {}
+    function = {"name": "look", "arguments": ""}
+    body = event({"tool_calls": [{**place, "id": "a", "type": "function", "function": function}]})
+    for text in pieces:
+        more = {"arguments": text} | ({"name": "look"} if "name" in repeats else {})
+        again = {"id": "a", "type": "function"}
+        said = {name: again[name] for name in again if name in repeats}
+        body += event({"tool_calls": [{**place, **said, "function": more}]})
+    body += event({}, "tool_calls") + b"data: [DONE]\n\n"
+    whole = value_of(body)["choices"][0]["message"]["tool_calls"]
+    function = {"name": "look", "arguments": "".join(pieces)}
+    assert whole == [{"id": "a", "type": "function", "function": function}]
+
+
+def test_what_a_later_piece_adds_to_a_call_is_kept():
+    first = {"index": 0, "function": {"name": "look", "arguments": "{}"}}
+    later = {"index": 0, "id": "a", "extra_content": {"signature": "s"}}
+    body = event({"tool_calls": [first]}) + event({"tool_calls": [later]}, "tool_calls")
+    (call,) = value_of(body)["choices"][0]["message"]["tool_calls"]
+    assert (call["id"], call["extra_content"]) == ("a", {"signature": "s"})
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("character", ["\u2028", "\u2029", "\x85"])
+def test_only_line_breaks_part_the_lines_of_a_stream(character, end):
+    value = {"model": "m", "choices": [{"delta": {"content": f"a{character}b"}}]}
+    body = f"data: {json.dumps(value, ensure_ascii=False)}{end}{end}data: [DONE]{end}{end}"
+    message = value_of(body.encode())["choices"][0]["message"]
+    assert message["content"] == f"a{character}b"
+
+
+@pytest.mark.parametrize(
+    ("word", "kind"),
+    [("content-filter", "refused"), ("max_new_tokens", "truncated"), ("max-length", "truncated")],
+)
+def test_an_end_is_known_under_its_other_names(word, kind):
+    reply = {"model": "m", "choices": [{"message": {"content": "a"}, "finish_reason": word}]}
+    with pytest.raises(Fault) as caught:
+        gates(json.dumps(reply).encode(), "m", json_text=False, tools=False)
+    assert caught.value.kind == kind
