@@ -6,6 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.endpoints import HabitServer
+from benchmarks.habits import Answer, Habit, always, body_as, plain
+from eval.chat.client import BadReply, ChatConfig, ChatModel, ChatUnavailable
 from eval.chat.fault import Fault, TokenCounts
 from eval.chat.message import called
 from eval.chat.reply import gates
@@ -94,3 +97,34 @@ def test_an_end_is_known_under_its_other_names(word, kind):
     with pytest.raises(Fault) as caught:
         gates(json.dumps(reply).encode(), "m", json_text=False, tools=False)
     assert caught.value.kind == kind
+
+
+def ask(habit, scheme="http"):
+    """One call to a server of this habit."""
+    with HabitServer(Habit("", habit), says_met) as server:
+        url = server.url.replace("http:", f"{scheme}:")
+        config = ChatConfig(base_url=url, timeout_seconds=5, max_attempts=3)
+        asked = [{"role": "user", "content": "Is it met?"}]
+        return ChatModel(config, lambda seconds: None).complete(asked)
+
+
+def says_met(request):
+    return {"role": "assistant", "content": "met"}
+
+
+@pytest.mark.parametrize("status", [200, 201, 202])
+def test_every_success_is_one_if_it_brings_a_reply(status):
+    assert ask(lambda request, reply, number: plain(reply, status)).text == "met"
+
+
+def test_a_success_that_brings_nothing_is_an_answer_that_cannot_be_read():
+    with pytest.raises(BadReply) as caught:
+        ask(always(Answer(b"", 204)))
+    assert caught.value.strange
+
+
+def test_a_server_without_tls_is_not_called_down():
+    with pytest.raises(ChatUnavailable) as caught:
+        ask(body_as(lambda reply: reply), scheme="https")
+    assert "check http or https in chat.base_url" in str(caught.value)
+    assert "start the server" not in str(caught.value)
