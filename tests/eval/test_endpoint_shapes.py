@@ -11,6 +11,7 @@ from benchmarks.habits import Answer, Habit, always, body_as, plain
 from eval.chat.client import BadReply, ChatConfig, ChatModel, ChatUnavailable
 from eval.chat.fault import Fault, TokenCounts
 from eval.chat.message import called
+from eval.chat.refusals import mend, refusal_of
 from eval.chat.reply import gates
 from eval.chat.streams import value_of
 from eval.chat.strict_json import strict_json
@@ -128,3 +129,32 @@ def test_a_server_without_tls_is_not_called_down():
         ask(body_as(lambda reply: reply), scheme="https")
     assert "check http or https in chat.base_url" in str(caught.value)
     assert "start the server" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "insufficient_quota",
+        "This request requires more credits, or fewer max_tokens",
+        "Account balance is negative",
+        "Payment method required",
+        "Your trial period has ended; trial expired",
+        "Monthly spending limit reached",
+    ],
+)
+def test_a_provider_that_wants_money_is_known_by_more_words(sentence):
+    for body in ({"error": sentence}, {"error": {"message": sentence}}, {"detail": sentence}):
+        assert refusal_of(json.dumps(body).encode()).unpaid(429, None)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "asked", "key"),
+    [
+        ("Prompt is too long", {}, "chat.max_tokens: a smaller number, or a model with a longer"),
+        ("The input tokens exceed the limit: 9000 > 8192", {}, "chat.max_tokens: a smaller number"),
+        ("response_format is not supported", {"type": "json_schema"}, "chat.structured: json_obj"),
+        ("response_format is not supported", {"type": "json_object"}, "chat.structured: none"),
+    ],
+)
+def test_the_key_that_mends_a_refusal_is_not_the_one_that_is_set(sentence, asked, key):
+    assert mend(sentence, "", {"max_tokens": 512, "response_format": asked}).startswith(key)
