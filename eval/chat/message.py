@@ -114,7 +114,7 @@ def called(
     Raises Fault of kind unparsable for a call without a name, and for arguments that are not the
     JSON of an object.
     """
-    back: JsonObject = {"role": "assistant", **message}
+    back: JsonObject = {**message, "role": "assistant"}  # whatever role it came with
     items = message.get("tool_calls")
     legacy = message.get("function_call")
     if not items:

@@ -5,6 +5,7 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from benchmarks.endpoints import HabitServer
 from benchmarks.habits import Answer, Habit, always, body_as, plain
@@ -158,3 +159,24 @@ def test_a_provider_that_wants_money_is_known_by_more_words(sentence):
 )
 def test_the_key_that_mends_a_refusal_is_not_the_one_that_is_set(sentence, asked, key):
     assert mend(sentence, "", {"max_tokens": 512, "response_format": asked}).startswith(key)
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens", "temperature", "seed"])
+def test_extra_fields_do_not_get_round_the_keys_that_limits_and_judges_rest_on(name):
+    with pytest.raises(ValidationError, match=f"{name}: set chat."):
+        ChatConfig(extra_body={name: 1})
+
+
+@pytest.mark.parametrize(
+    "name", ["api_key", "apikey", "X-API-Key", "Authorization", "access_token"]
+)
+def test_a_key_is_not_put_into_a_config_that_is_kept(name):
+    with pytest.raises(ValidationError, match="api_key_env"):
+        ChatConfig(extra_body={name: "canary-0123"})
+    assert ChatConfig(extra_body={"min_tokens": 1, "stop_token_ids": [2]}).extra_body
+
+
+@pytest.mark.parametrize("role", [{}, {"role": None}, {"role": "model"}, {"role": "assistant"}])
+def test_a_message_goes_back_as_the_assistants_whatever_role_it_came_with(role):
+    found = called({**role, "content": "words", "x": 1}, ["look"], (), TokenCounts())
+    assert found.message == {"role": "assistant", "content": "words", "x": 1}
