@@ -93,7 +93,7 @@ class ChatConfig(FrozenModel):
         cap = data.get("max_tokens", 0)
         if cap is None or cap == "max_completion_tokens":  # the cap's name, or none
             others = {name: value for name, value in data.items() if name != "max_tokens"}
-            data = {"max_tokens_field": cap, **others}
+            data = {**others, "max_tokens_field": cap}
         return with_preset(data)
 
     @model_serializer(mode="wrap")

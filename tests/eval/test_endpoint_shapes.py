@@ -180,3 +180,12 @@ def test_a_key_is_not_put_into_a_config_that_is_kept(name):
 def test_a_message_goes_back_as_the_assistants_whatever_role_it_came_with(role):
     found = called({**role, "content": "words", "x": 1}, ["look"], (), TokenCounts())
     assert found.message == {"role": "assistant", "content": "words", "x": 1}
+
+
+@pytest.mark.parametrize("provider", [None, "openai", "vllm"])
+@pytest.mark.parametrize("cap", [None, "max_completion_tokens"])
+def test_a_cap_of_null_counts_over_a_config_that_was_kept_too(provider, cap):
+    """`resume --set judge.chat.max_tokens=null` changes a config that names the field already."""
+    kept = ChatConfig(provider=provider, max_tokens_field="max_tokens").json_data()
+    changed = ChatConfig.model_validate({**kept, "max_tokens": cap})
+    assert changed.max_tokens_field == cap
