@@ -16,7 +16,7 @@ from pydantic import JsonValue
 
 from eval.chat.fault import Fault, TokenCounts
 from eval.chat.strict_json import NotStrict, strict_json
-from eval.chat.unwrap import json_text, without_thoughts
+from eval.chat.unwrap import TRAILING, json_text, without_thoughts
 from mosaic.core.types.base import FrozenModel, JsonObject, canonical_json
 
 MAX_TOOL_NAME = 64
@@ -147,6 +147,8 @@ def called(
 
 WRITTEN = re.compile(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", re.DOTALL)
 LISTED = re.compile(r"\[TOOL_CALLS\]\s*(\[.*\])", re.DOTALL)
+# Llama's token before a call, which is then JSON and nothing else.
+BARE = re.compile(r"(?:<\|python_tag\|>\s*)?(\{.*\}|\[.*\])", re.DOTALL)
 
 
 def written_calls(content: JsonValue, offered: Collection[str]) -> list[JsonValue]:
@@ -162,7 +164,7 @@ def written_calls(content: JsonValue, offered: Collection[str]) -> list[JsonValu
     if not offered or not isinstance(content, str):
         return []
     text = without_thoughts(content).said.strip()
-    listed = LISTED.fullmatch(text)
+    listed = LISTED.fullmatch(text) or BARE.fullmatch(TRAILING.sub("", text))
     pieces = WRITTEN.findall(text)
     if not listed and (not pieces or WRITTEN.sub("", text).strip()):
         return []
@@ -171,7 +173,7 @@ def written_calls(content: JsonValue, offered: Collection[str]) -> list[JsonValu
         found = strict_json(listed[1]) if listed else [strict_json(piece) for piece in pieces]
     except NotStrict:
         return []
-    for function in found:
+    for function in found if isinstance(found, list) else [found]:
         if not isinstance(function, dict) or function.get("name") not in offered:
             return []
         calls.append({"type": "function", "function": function})

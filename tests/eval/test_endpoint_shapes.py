@@ -189,3 +189,22 @@ def test_a_cap_of_null_counts_over_a_config_that_was_kept_too(provider, cap):
     kept = ChatConfig(provider=provider, max_tokens_field="max_tokens").json_data()
     changed = ChatConfig.model_validate({**kept, "max_tokens": cap})
     assert changed.max_tokens_field == cap
+
+
+CALL = '{"name": "look", "parameters": {"a": 1}}'
+
+
+@pytest.mark.parametrize(
+    "text", [CALL, f"<|python_tag|>{CALL}<|eom_id|>", f"[{CALL}]", f"<think>so</think>\n{CALL}"]
+)
+def test_a_text_that_is_nothing_but_a_call_is_that_call(text):
+    (call,) = called({"content": text}, ["look"], (), TokenCounts()).calls
+    assert (call.name, call.arguments) == ("look", '{"a":1}')
+
+
+@pytest.mark.parametrize(
+    "text",
+    [f"I would say {CALL}", f"{CALL} {CALL}", CALL.replace("look", "leave"), "{}", "[]", "[1]"],
+)
+def test_a_text_that_is_more_or_less_than_a_call_is_none(text):
+    assert called({"content": text}, ["look"], (), TokenCounts()).calls == []
