@@ -104,7 +104,7 @@ MUTANTS = [
     ),
     Mutant(
         "a changed run goes on unchecked",
-        (("mosaic/app/loop.py", "        check_before_run(config, inputs, say, folder.resolve().parent)\n        runs.accept_changes", "        runs.accept_changes"),),
+        (("mosaic/app/loop.py", "        check_before_run(config, inputs, say, folder.resolve().parent, meters)\n        runs.accept_changes", "        runs.accept_changes"),),
         "tests/app/test_resumes.py",
     ),
 ]  # fmt: skip

@@ -241,6 +241,12 @@ def _trial(identifier: str, params: str) -> str | None:
 @cache
 def _misread(identifier: str, params: str) -> str | None:
     """How a checker misreads its own words, or None."""
+    words = json.loads(params).get("keywords", [])
+    if len(words) > 1:  # each is looked for by itself: the one that is misread is named
+        for word in words:
+            reason = _misread(identifier, canonical_json({"keywords": [word]}))
+            if reason:
+                return reason
     checker = _checker(identifier, params)
     with _no_warnings():
         return misread(identifier, json.loads(params), lambda t: bool(checker.check_following(t)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -25,6 +26,15 @@ VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
 FIELD = r"^[A-Za-z_][A-Za-z0-9_]*$"
 # What MOSAIC says itself in each request.
 OWN_FIELDS = ("model", "messages", "tools", "tool_choice", "response_format", "stream", "n")
+# Fields that keys of their own say, which limits, verdicts and retries rest on.
+KEYS = {
+    "max_tokens": "max_tokens",
+    "max_completion_tokens": "max_tokens",
+    "temperature": "temperature",
+    "seed": "seed",
+    "random_seed": "seed",
+}
+KEYLIKE = re.compile(r"(?i).*(api_?key|secret|password|authorization|bearer|access_?token).*")
 LATER_FIELDS = (
     "provider",
     "max_tokens_field",
@@ -83,7 +93,7 @@ class ChatConfig(FrozenModel):
         cap = data.get("max_tokens", 0)
         if cap is None or cap == "max_completion_tokens":  # the cap's name, or none
             others = {name: value for name, value in data.items() if name != "max_tokens"}
-            data = {"max_tokens_field": cap, **others}
+            data = {**others, "max_tokens_field": cap}
         return with_preset(data)
 
     @model_serializer(mode="wrap")
@@ -105,6 +115,14 @@ class ChatConfig(FrozenModel):
         taken = [name for name in fields if name in OWN_FIELDS]
         if taken:
             raise ValueError(f"{', '.join(taken)}: MOSAIC says that itself in each request")
+        for name in fields:
+            if name in KEYS:
+                raise ValueError(f"{name}: set chat.{KEYS[name]}; it is not to be said twice")
+            if KEYLIKE.fullmatch(name.replace("-", "_")):
+                raise ValueError(
+                    f"{name}: a config is kept with its run; put the key in the variable that "
+                    "api_key_env names"
+                )
         return fields
 
     @field_validator("base_url")

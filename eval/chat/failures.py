@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from eval.chat.config import ChatConfig
-from eval.chat.fault import Fault, quoted
+from eval.chat.fault import TLS, Fault, quoted
 from eval.chat.refusals import mend
 from eval.chat.reply import Attempt
 from mosaic.core.errors import BoundaryError, PausedError
@@ -109,6 +109,9 @@ def failure_of(
 
 def _outage(config: ChatConfig, fault: Fault, tried: str, reason: str) -> str:
     """What is wrong with an endpoint that gave no whole reply, and what to do about it."""
+    if str(fault).startswith(TLS):
+        need = "check http or https in chat.base_url, and the server's certificate"
+        return f"gives no secure connection: {tried}; {need}, then resume"
     if fault.kind == "connect":
         return f"does not answer: {tried}; start the server, then resume"
     if fault.kind == "timeout":

@@ -14,6 +14,8 @@ MAX_DEPTH = 32
 # A shorter key may stand in a text by chance.
 SHORTEST_KEY = 8
 MAX_QUOTE = 300
+# How the message of a fault begins if a server is there, and no secure connection comes about.
+TLS = "TLS"
 
 
 class TokenCounts(FrozenModel):
@@ -76,7 +78,7 @@ class Fault(Exception):
 
     @property
     def down(self) -> bool:
-        """Whether no reply came: no connection, no whole reply, or another status than 200."""
+        """Whether no reply came: no connection, no whole reply, or a status without success."""
         return self.status is not None or self.kind in ("connect", "transport", "timeout")
 
 

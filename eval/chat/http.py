@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import ssl
 import threading
 import time
 from collections.abc import Coroutine, Mapping
@@ -24,7 +25,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 from urllib.parse import urlsplit
 
-from eval.chat.fault import MAX_BODY, Fault
+from eval.chat.fault import MAX_BODY, TLS, Fault
 from eval.chat.refusals import Refusal, refusal_of
 from mosaic.core.errors import UsageError
 
@@ -108,7 +109,7 @@ class AsyncHttp:
     async def request(
         self, method: Method, path: str, body: Mapping[str, object] | None, seconds: float
     ) -> bytes:
-        """The body of a reply with status 200, all of it within `seconds`.
+        """The body of a reply with a status of success, all of it within `seconds`.
 
         Raises Fault for anything else, and UsageError for a key that cannot be sent.
         """
@@ -146,7 +147,7 @@ class AsyncHttp:
             if isinstance(cause, Fault):
                 raise cause from None
             kind = "connect" if isinstance(cause, httpx2.ConnectError) else "transport"
-            raise Fault(kind, type(cause).__name__) from None
+            raise Fault(kind, _insecure(cause) or type(cause).__name__) from None
 
     async def _chat(
         self,
@@ -252,13 +253,24 @@ def _shared_loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
-async def _refuse(response: httpx2.Response) -> None:
-    """Raise a Fault for a status other than 200, before the body is read: it may be endless.
+def _insecure(error: BaseException | None) -> str:
+    """Why a server that is there could not be spoken to over TLS, "" if that was not the matter."""
+    while error is not None:
+        if isinstance(error, ssl.SSLError):
+            why = getattr(error, "verify_message", "") or error.reason or type(error).__name__
+            return f"{TLS}: {why}"
+        error = error.__cause__ or error.__context__
+    return ""
 
-    A server that refuses a request may say why at the beginning of its body.
+
+async def _refuse(response: httpx2.Response) -> None:
+    """Raise a Fault for a status without success, before the body is read: it may be endless.
+
+    A server that refuses a request may say why at the beginning of its body. Some gateways answer
+    with another success than 200.
     """
     status = response.status_code
-    if status == 200:
+    if response.is_success:
         return
     refusal = Refusal()
     if status >= 400:

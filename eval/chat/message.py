@@ -16,13 +16,15 @@ from pydantic import JsonValue
 
 from eval.chat.fault import Fault, TokenCounts
 from eval.chat.strict_json import NotStrict, strict_json
-from eval.chat.unwrap import json_text, without_thoughts
+from eval.chat.unwrap import TRAILING, json_text, without_thoughts
 from mosaic.core.types.base import FrozenModel, JsonObject, canonical_json
 
 MAX_TOOL_NAME = 64
 # What a server may call the model's thinking: in the message, and as the type of a part.
 THOUGHTS = ("reasoning", "reasoning_content", "thinking")
 THOUGHT_PARTS = ("thinking", "reasoning", "redacted_thinking", "summary", "reasoning_content")
+# What a server, or a model that writes its calls as text, calls the arguments of a tool.
+ARGUMENTS = ("arguments", "parameters", "input", "args")
 TEXT_PARTS = ("text", "output_text", "input_text")
 WORD = re.compile(r"[^A-Za-z0-9_-]+")
 
@@ -47,6 +49,8 @@ class Content:
 def content_of(message: Mapping[str, JsonValue], usage: TokenCounts) -> Content:
     """What a message says. Raises Fault for content that has no one meaning."""
     content = message.get("content")
+    if isinstance(content, dict) and not {"type", *THOUGHT_PARTS, *TEXT_PARTS} & {*content}:
+        content = canonical_json(content)  # the JSON that was asked for, in place of its text
     parts = [content] if isinstance(content, str | dict) else content
     if parts is None:
         parts = []
@@ -110,7 +114,7 @@ def called(
     Raises Fault of kind unparsable for a call without a name, and for arguments that are not the
     JSON of an object.
     """
-    back: JsonObject = {"role": "assistant", **message}
+    back: JsonObject = {**message, "role": "assistant"}  # whatever role it came with
     items = message.get("tool_calls")
     legacy = message.get("function_call")
     if not items:
@@ -143,6 +147,8 @@ def called(
 
 WRITTEN = re.compile(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", re.DOTALL)
 LISTED = re.compile(r"\[TOOL_CALLS\]\s*(\[.*\])", re.DOTALL)
+# Llama's token before a call, which is then JSON and nothing else.
+BARE = re.compile(r"(?:<\|python_tag\|>\s*)?(\{.*\}|\[.*\])", re.DOTALL)
 
 
 def written_calls(content: JsonValue, offered: Collection[str]) -> list[JsonValue]:
@@ -158,7 +164,7 @@ def written_calls(content: JsonValue, offered: Collection[str]) -> list[JsonValu
     if not offered or not isinstance(content, str):
         return []
     text = without_thoughts(content).said.strip()
-    listed = LISTED.fullmatch(text)
+    listed = LISTED.fullmatch(text) or BARE.fullmatch(TRAILING.sub("", text))
     pieces = WRITTEN.findall(text)
     if not listed and (not pieces or WRITTEN.sub("", text).strip()):
         return []
@@ -167,7 +173,7 @@ def written_calls(content: JsonValue, offered: Collection[str]) -> list[JsonValu
         found = strict_json(listed[1]) if listed else [strict_json(piece) for piece in pieces]
     except NotStrict:
         return []
-    for function in found:
+    for function in found if isinstance(found, list) else [found]:
         if not isinstance(function, dict) or function.get("name") not in offered:
             return []
         calls.append({"type": "function", "function": function})
@@ -192,8 +198,17 @@ def _call(
     return ToolCall(
         id=identifier,
         name=tool_name(name, offered)[:MAX_TOOL_NAME],
-        arguments=_arguments(name, function.get("arguments"), usage),
+        arguments=_arguments(name, _given_arguments(item, function), usage),
     )
+
+
+def _given_arguments(item: JsonObject, function: JsonObject) -> JsonValue:
+    """What a call passes to its tool, under whichever name; None if it passes nothing."""
+    for name in ARGUMENTS:
+        for where in (function, item):
+            if where.get(name) is not None:
+                return where[name]
+    return None
 
 
 def tool_name(name: str, offered: Collection[str]) -> str:
@@ -248,7 +263,9 @@ def _returned(item: JsonValue, call: ToolCall) -> JsonObject:
     inner = came.get("function")
     function = dict(inner) if isinstance(inner, dict) else {}
     if not isinstance(inner, dict):  # the call itself was the function
-        came = {name: value for name, value in came.items() if name not in ("name", "arguments")}
+        came.pop("name", None)
+        came = {name: value for name, value in came.items() if name not in ARGUMENTS}
+    function = {name: value for name, value in function.items() if name not in ARGUMENTS}
     function |= {"name": call.name, "arguments": call.arguments}
     return {**came, "id": call.id, "type": "function", "function": function}
 

@@ -26,7 +26,9 @@ UNPAID_CODES = re.compile(
 UNPAID_WORDS = re.compile(
     r"insufficient[\w ]{0,20} (balance|quota|funds?|credits?)|(balance|quota|funds?|credits?) "
     r"(is|are|was)?\s*(insufficient|exhausted|used up|too low)|(out of|no more|no) credits?|"
-    r"payment (is )?required|exceeded your (current|monthly) quota|billing (hard )?limit|"
+    r"(requires?|needs?) more (credits?|funds?)|balance (is )?(negative|depleted|empty|not enough)|"
+    r"spend(ing)? limit|trial (has |period )?(expired|ended)|"
+    r"payment (method )?(is )?required|exceeded your (current|monthly) quota|billing (hard )?limit|"
     r"(check|update) your (plan and )?billing|account is not active|in arrears|"
     r"top up your|add (more )?(credits?|funds)|余额不足|欠费",
     re.IGNORECASE,
@@ -51,7 +53,8 @@ class Refusal:
 
         Words alone are not enough if the server says when to come back: that is a rate limit.
         """
-        if status == 402 or UNPAID_CODES.fullmatch(self.code):
+        codes = (self.code, self.sentence)  # some servers send nothing but the code
+        if status == 402 or any(UNPAID_CODES.fullmatch(code) for code in codes):
             return True
         comes_back = retry_after is not None or "retry in" in self.sentence.lower()
         return not comes_back and UNPAID_WORDS.search(self.sentence) is not None
@@ -126,6 +129,12 @@ def _status(error: Mapping[str, JsonValue]) -> int | None:
 # -- which key mends it ---------------------------------------------------------------------------
 
 
+TOO_LONG = re.compile(
+    r"context (length|window)|(prompt|input|request) is too (long|large)|"
+    r"input[\w ]{0,40} exceeds? the (limit|maximum)|too many (input )?tokens"
+)
+
+
 def mend(refusal: str, param: str, body: JsonObject) -> str:
     """The config key that mends a refused request, or "" if no key is known to.
 
@@ -160,7 +169,7 @@ def _length(text: str, body: JsonObject) -> str:
         if too_long and "unsupported" not in text:
             return "chat.max_tokens: a smaller number"
         return "chat.max_tokens_field: max_tokens, or null to leave it out"
-    if "context length" in text or "context window" in text:
+    if TOO_LONG.search(text):
         return "chat.max_tokens: a smaller number, or a model with a longer context"
     return ""
 
@@ -196,7 +205,9 @@ def _field(text: str, body: JsonObject) -> str:
         if re.search(r"\bstrict\b", text):
             return "chat.strict: null"
         if re.search(r"response_format|json_schema|json schema|structured|grammar|schema", text):
-            return "chat.structured: json_object, or none"
+            asked = body["response_format"]
+            least = isinstance(asked, dict) and asked.get("type") == "json_object"
+            return "chat.structured: none" if least else "chat.structured: json_object, or none"
     sent = ("model", "messages", "tools", "tool_choice")
     for name in body:
         if name not in sent and re.search(rf"\b{re.escape(name.lower())}\b", text):

@@ -28,7 +28,16 @@ MAX_REASONING = 32_000
 VERSION = re.compile(r"-v?[0-9][0-9.v-]*")
 # How servers call the ends that are not whole. Every other end is one of a whole reply, if the
 # reply can be read.
-CUT = ("length", "max_tokens", "max_output_tokens", "model_length", "token_limit")
+CUT = (
+    "length",
+    "max_length",
+    "max_tokens",
+    "max_new_tokens",
+    "max_output_tokens",
+    "model_length",
+    "token_limit",
+    "incomplete",
+)
 REFUSED = (
     "content_filter",
     "refusal",
@@ -131,7 +140,7 @@ def _check_end(choice: JsonObject, content: Content, usage: TokenCounts) -> None
     """Raise Fault for a reply that the server itself does not call whole."""
     refusal, error = content.refusal, choice.get("error")
     reason = choice.get("finish_reason")
-    word = reason.lower() if isinstance(reason, str) else ""
+    word = reason.lower().replace("-", "_") if isinstance(reason, str) else ""
     if word in CUT:
         raise Fault("truncated", "the answer was cut off", usage=usage)
     if word in REFUSED or refusal:

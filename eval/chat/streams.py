@@ -6,6 +6,8 @@ the connection alive. The pieces of a stream are put together as the whole reply
 
 from __future__ import annotations
 
+import re
+
 from pydantic import JsonValue
 
 from eval.chat.fault import MAX_BODY, MAX_DEPTH, Fault
@@ -14,6 +16,7 @@ from mosaic.core.types.base import JsonObject
 
 FIELDS = ("data:", "event:", "id:", "retry:", ":")
 DONE = "[DONE]"
+LINE_END = re.compile(r"\r\n|\r|\n")
 
 
 def value_of(body: bytes) -> JsonValue:
@@ -41,7 +44,7 @@ def _streamed(text: str) -> JsonValue:
     events, done = _events(text)
     if not events:
         # Comments that kept the connection alive, and then the reply itself.
-        lines = [line for line in text.splitlines() if not line.startswith(FIELDS)]
+        lines = [line for line in _lines(text) if not line.startswith(FIELDS)]
         return _json("\n".join(lines))
     whole: JsonObject = {}
     choice: JsonObject = {"index": 0}
@@ -80,7 +83,7 @@ def _events(text: str) -> tuple[list[JsonValue], bool]:
     events: list[JsonValue] = []
     data: list[str] = []
     done = False
-    for line in [*text.splitlines(), ""]:
+    for line in [*_lines(text), ""]:
         if line.startswith("data:"):
             data.append(line.removeprefix("data:").strip())
         elif not line.strip() and data:
@@ -89,6 +92,11 @@ def _events(text: str) -> tuple[list[JsonValue], bool]:
     if data:
         events, done = _with(events, "\n".join(data), done)
     return events, done
+
+
+def _lines(text: str) -> list[str]:
+    """The lines of a stream. Other ends of lines, such as U+2028, may stand within a JSON text."""
+    return LINE_END.split(text)
 
 
 def _with(events: list[JsonValue], text: str, done: bool) -> tuple[list[JsonValue], bool]:
@@ -131,16 +139,35 @@ def _add_calls(message: JsonObject, pieces: list[JsonValue]) -> None:
     for piece in pieces:
         if not isinstance(piece, dict):
             continue
-        begun = None
-        for call in calls:
-            if isinstance(call, dict) and "index" in piece and call["index"] == piece["index"]:
-                begun = call
+        begun = _begun(calls, piece)
         if begun is None:
             calls.append(dict(piece))
             continue
-        function, more = begun.setdefault("function", {}), piece.get("function")
-        if isinstance(function, dict) and isinstance(more, dict):
-            _add(function, more)
+        more = piece.get("function")
+        for name, value in piece.items():
+            if name != "function" and begun.get(name) is None:
+                begun[name] = value
+        if not isinstance(more, dict):
+            continue
+        function = begun.setdefault("function", {})
+        if isinstance(function, dict):
+            # Some servers say the name anew with each piece.
+            same = more.get("name") == function.get("name")
+            _add(function, {k: v for k, v in more.items() if not (same and k == "name")})
+
+
+def _begun(calls: list[JsonValue], piece: JsonObject) -> JsonObject | None:
+    """The call that a piece goes on with, None if it begins another.
+
+    Without an index, a piece that names neither a call nor a tool goes on with the last call.
+    """
+    if "index" in piece:
+        found = [c for c in calls if isinstance(c, dict) and c.get("index") == piece["index"]]
+        return found[-1] if found else None
+    function = piece.get("function")
+    named = isinstance(function, dict) and function.get("name")
+    last = calls[-1] if calls else None
+    return None if piece.get("id") or named or not isinstance(last, dict) else last
 
 
 def _finish_calls(message: JsonObject) -> None:

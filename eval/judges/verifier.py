@@ -6,12 +6,12 @@ turns holds if its rule holds for any of them. See `eval.judges.rules` for what 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from eval.judges.by_code import check_answers
 from eval.judges.rehearsal import rehearse
 from eval.judges.rules import Rule, holds
-from eval.objectives.base import Objective, by_code
+from eval.objectives.base import Channel, Objective, by_code
 from mosaic.core.types.base import digest_of
 from mosaic.core.types.evaluation import Judgment, Prompt, Response
 
@@ -41,13 +41,24 @@ class VerifierJudge:
         items: dict[str, dict[str, int]] = {}
         for channel in objective.answers:
             rules = prompt.rules.get(channel.name)
-            if not rules:
-                reason = f"the prompt has no rules for {channel.name}"
+            reason = _lacking(channel, rules)
+            if not rules or reason:
                 return Judgment(id=prompt.id, status="failed", reason=reason, judge=self.digest)
             texts = response.answers if channel.turns == "all" else response.answers[-1:]
             items[channel.name] = {item: _in_any(rule, texts) for item, rule in rules.items()}
         stored = objective.stored(prompt, items)
         return Judgment(id=prompt.id, status="ok", items=stored, judge=self.digest)
+
+
+def _lacking(channel: Channel, rules: Mapping[str, Rule] | None) -> str:
+    """What the rules of a channel lack, or have too much, "" if they are whole."""
+    if not rules:
+        return f"the prompt has no rules for {channel.name}"
+    missing = [item for item in channel.ranges if item not in rules]
+    if missing:
+        return f"the prompt has no rule for {channel.name}.{missing[0]}"
+    unknown = [item for item in rules if item not in channel.ranges]
+    return f"a rule for {channel.name}.{unknown[0]}, which is no item of it" if unknown else ""
 
 
 def _in_any(rule: Rule, texts: Sequence[str]) -> int:

@@ -232,7 +232,14 @@ class RunConfig(FrozenModel):
         return self
 
     def _check_prices(self) -> None:
-        """Raise ValueError if money is limited and the price of a model is not known."""
+        """Raise ValueError for a limit on what no model takes, or on money without a price."""
+        for name, model in (("planner", self.planner), ("judge", self.judge)):
+            key = f"{name}_tokens"
+            if getattr(self.budget, key) is not None and model.kind != "llm":
+                raise ValueError(
+                    f"budget.{key}: {name}.kind is {model.kind}, which asks no model; leave it out "
+                    f"(--set budget.{key}=null) or set {name}.kind: llm"
+                )
         if self.budget.money is None:
             return
         models = {"planner": self.planner, "judge": self.judge}

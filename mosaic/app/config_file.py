@@ -24,6 +24,8 @@ from mosaic.core.types.base import JsonObject
 BUNDLED = Path(__file__).parent.parent / "lab" / "data"
 ENGLISH = Path(__file__).parent.parent / "lab" / "english"
 SMOLLM = "smollm"
+# Parts of a config that are of one of several kinds.
+WITH_KINDS = ("planner", "approval", "generator", "judge", "executor")
 # Keys of earlier releases, and what they are called now.
 MOVED = {"training": "methods.sft", "judge.canaries": "judge.gold_checks"}
 # What PyYAML raises for a scalar or tag whose value it cannot make: `2024-13-45`, `!!int x`.
@@ -173,8 +175,16 @@ def explain(error: ValidationError, schema: str = "config") -> str:
             hidden = True
         shown = "" if hidden else f" (value: {str(value)[:80]!r})"
         message = problem["msg"].removeprefix("Value error, ")
+        of_kind = f" of {field.partition('.')[0]} {kind}" if kind and kind not in KINDS else ""
+        if problem["type"] == "union_tag_not_found":
+            message = f"says no kind; see `python -m mosaic schema {schema}` for those there are"
+        if problem["type"] == "union_tag_invalid":
+            tags = problem.get("ctx", {}).get("expected_tags", "")
+            message = f"kind is one of {tags.replace(chr(39), '')}"
         if problem["type"] == "extra_forbidden":
-            message = f"unknown key; see `python -m mosaic schema {schema}` for what is allowed"
+            message = (
+                f"unknown key{of_kind}; see `python -m mosaic schema {schema}` for what is allowed"
+            )
             if kind == PUBLISHED:
                 message += "; an objective of your own says its `kind`"
         lines.append(f"  {field}: {message}{shown}")
@@ -182,13 +192,15 @@ def explain(error: ValidationError, schema: str = "config") -> str:
 
 
 def _field(path: Sequence[str | int]) -> tuple[str, str]:
-    """The path of a field as it stands in the file, and the kind of the objective that it is in.
+    """The path of a field as it stands in the file, and the kind of the part that it is in.
 
-    Pydantic puts the kind behind the objective's name.
+    Pydantic puts the kind behind the name of the part.
     """
     parts, kind = [str(part) for part in path], ""
     if len(parts) > 2 and parts[0] == "objectives" and parts[2] in KINDS:
         kind = parts.pop(2)
+    elif len(parts) > 1 and parts[0] in WITH_KINDS:
+        kind = parts.pop(1)
     return ".".join(parts) or "(whole)", kind
 
 

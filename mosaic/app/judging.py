@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from eval.agreement import ItemAgreement, compare
+from eval.chat.metering import UNLIMITED, Meter
 from eval.judges.base import Judge, ModelJudge
 from eval.judges.verdicts import Question, answer
 from eval.known_answers import MAX_LISTED
@@ -83,16 +84,18 @@ def check_judge(
     objectives: Mapping[str, Objective],
     suites: Suites,
     runs: Path | None = None,
+    meter: Meter = UNLIMITED,
 ) -> list[Finding]:
     """Known-good answers must score 5, and known-bad ones less; for a model they must be failures.
 
     The verifier is given all references, a model up to `judge.gold_checks` of each suite. A model
-    is asked afresh, unless `runs`, the folder of the run directories, leads to a cache.
+    is asked afresh, unless `runs`, the folder of the run directories, leads to a cache. `meter`
+    counts what it takes.
 
     UsageError naming the references of all objectives that come out wrong, the endpoint's refusal
     to judge them, or the objective that has no known answers.
     """
-    checked = _judged(config, objectives, suites, runs)
+    checked = _judged(config, objectives, suites, runs, meter)
     problems = [problem for one in checked if (problem := one.problem(MAX_LISTED))]
     if problems:
         raise UsageError("\n".join(problems))
@@ -105,13 +108,18 @@ def check_judge(
 
 
 def _judged(
-    config: RunConfig, objectives: Mapping[str, Objective], suites: Suites, runs: Path | None
+    config: RunConfig,
+    objectives: Mapping[str, Objective],
+    suites: Suites,
+    runs: Path | None,
+    meter: Meter = UNLIMITED,
 ) -> list[CheckedAnswers]:
     """The known answers of all objectives, judged."""
+    afresh = partial(build_judge, config, meter)
     if runs is None:
-        return judge_all(config, build_judge(config), objectives, suites, None)
-    cached = _cached(config, runs)
-    return judge_all(config, cached, objectives, suites, partial(build_judge, config))
+        return judge_all(config, afresh(), objectives, suites, None)
+    cached = _cached(config, runs, meter=meter)
+    return judge_all(config, cached, objectives, suites, afresh)
 
 
 def check(source: str, overrides: Sequence[str], say: Say) -> list[CheckedAnswers]:
@@ -188,9 +196,11 @@ def _stored_answers(
     return {name: list(conversations.values()) for name, conversations in answered.items()}
 
 
-def _cached(config: RunConfig, runs: Path, say: Say = lambda text: None) -> Judge:
+def _cached(
+    config: RunConfig, runs: Path, say: Say = lambda text: None, meter: Meter = UNLIMITED
+) -> Judge:
     """The config's judge, with the cache of the runs in this folder if it is a model."""
-    model = model_judge(config)
+    model = model_judge(config, meter)
     if model is None:
         return build_judge(config)
     return CachedJudge(model, VerdictCache(judge_cache(config, runs)), say)

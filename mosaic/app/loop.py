@@ -21,7 +21,14 @@ from mosaic.app.config import RunConfig
 from mosaic.app.terminal import safe_lines
 from mosaic.app.validation import check_before_run
 from mosaic.app.views.links import link_rounds
-from mosaic.app.wiring import Inputs, Reporting, build_context, open_inputs, run_digests
+from mosaic.app.wiring import (
+    Inputs,
+    Reporting,
+    build_context,
+    open_inputs,
+    open_meters,
+    run_digests,
+)
 from mosaic.core.errors import StopRequested, UsageError
 from mosaic.core.journal import Journal
 from mosaic.core.types.records import RecordDecision
@@ -108,7 +115,8 @@ def _continue(
     if changed:
         if not accept:
             raise UsageError(runs.refused_changes(folder, changed))
-        check_before_run(config, inputs, say, folder.resolve().parent)
+        meters = open_meters(config, journal)
+        check_before_run(config, inputs, say, folder.resolve().parent, meters)
         runs.accept_changes(journal, config, digests, changed)
     elif not (folder / runs.CONFIG).is_file():
         runs.write_config(folder, config)

@@ -8,6 +8,7 @@ from pathlib import Path
 from agent.observe import names_only
 from agent.planners.base import LlmPlannerConfig
 from agent.planners.endpoint import check_endpoint
+from eval.chat.client import ChatModel
 from eval.suite import Suite
 from mosaic.app.base_check import MAX_SHOWN, check_base
 from mosaic.app.bases import base_folder
@@ -20,11 +21,14 @@ from mosaic.app.scorable import check_scorable, check_valid
 from mosaic.app.shapes import Finding
 from mosaic.app.smoke import first_training_set, smoke_test
 from mosaic.app.training_plan import WARNING, training_findings
-from mosaic.app.wiring import Inputs, build_judge, check_recipe, check_server, open_inputs
+from mosaic.app.wiring import Inputs, Meters, build_judge, check_recipe, check_server, open_inputs
 from mosaic.core.errors import UsageError
 from mosaic.core.types.evaluation import ROLES, Prompt
 from training.data.contamination import SuiteOverlap, contamination, pool_requests
 from training.models.tokenizer import TokenCounter, load_tokenizer
+
+# What is asked before a run is no run's.
+NOT_COUNTED = Meters()
 
 Show = Callable[[str, Sequence[Finding]], None]
 """Is given findings as soon as they are known, with a title."""
@@ -63,19 +67,24 @@ def validate(
 
 
 def check_before_run(
-    config: RunConfig, inputs: Inputs, say: Callable[[str], None], runs: Path | None = None
+    config: RunConfig,
+    inputs: Inputs,
+    say: Callable[[str], None],
+    runs: Path | None = None,
+    meters: Meters = NOT_COUNTED,
 ) -> None:
     """What the start of a run, and of a changed run, checks: the whole ladder.
 
     Training steps and prompts are part of it. `runs` is the folder of the run directories: verdicts
-    on known answers that lie in its cache are not asked for again.
+    on known answers that lie in its cache are not asked for again. `meters` count what judge and
+    planner take.
     """
     check_budget(config)
     say("checking config, pool, suites, verifiers, adapter recipe")
     for finding in _checks(config, inputs):
         if finding.check == WARNING:
             say(f"warning: {finding.result}")
-    _asked(config, inputs, say, runs)
+    _asked(config, inputs, say, runs, meters)
     smoke_test(config, inputs, serve=False)
 
 
@@ -105,16 +114,21 @@ def check_base_of(config: RunConfig, inputs: Inputs) -> list[Finding]:
 
 
 def _asked(
-    config: RunConfig, inputs: Inputs, say: Callable[[str], None], runs: Path | None = None
+    config: RunConfig,
+    inputs: Inputs,
+    say: Callable[[str], None],
+    runs: Path | None = None,
+    meters: Meters = NOT_COUNTED,
 ) -> list[Finding]:
     """What judge and planner answer, where they are models; known answers that code checks first."""
     if config.judge.kind == "llm":
         say("asking the judge about known answers")
-    findings = check_judge(config, inputs.objectives, inputs.suites, runs)
+    findings = check_judge(config, inputs.objectives, inputs.suites, runs, meters.judge)
     if isinstance(config.planner, LlmPlannerConfig):
         say("asking the planner's endpoint")
         seen = names_only(config.settings(), inputs.pool)
-        result = check_endpoint(config.planner, seen)
+        chat = ChatModel(config.planner.chat, meter=meters.planner)
+        result = check_endpoint(config.planner, seen, chat)
         findings.append(Finding(check="planner", result=result))
     return findings
 

@@ -233,9 +233,9 @@ def build_approver(config: RunConfig) -> Approver:
     return HumanApprover() if config.approval.kind == "human" else AutoApprover()
 
 
-def build_judge(config: RunConfig) -> SuiteJudge:
-    """The judge by itself: it remembers nothing."""
-    return model_judge(config) or VerifierJudge()
+def build_judge(config: RunConfig, meter: Meter = UNLIMITED) -> SuiteJudge:
+    """The judge by itself: it remembers nothing. `meter` counts what a model is asked."""
+    return model_judge(config, meter) or VerifierJudge()
 
 
 def model_judge(config: RunConfig, meter: Meter = UNLIMITED) -> ModelJudge | None:
@@ -264,6 +264,20 @@ def open_purse(config: RunConfig, journal: Journal) -> Purse | None:
     if not journal.fence or all(each is None for each in counted):
         return None
     return Purse(journal, limits, prices)
+
+
+@dataclass(frozen=True)
+class Meters:
+    """Who counts what planner and judge take; by default nobody does."""
+
+    planner: Meter = UNLIMITED
+    judge: Meter = UNLIMITED
+
+
+def open_meters(config: RunConfig, journal: Journal) -> Meters:
+    """What counts for a run, by the limits of `config`."""
+    purse = open_purse(config, journal)
+    return Meters() if purse is None else Meters(purse.meter("planner"), purse.meter("judge"))
 
 
 def judge_cache(config: RunConfig, runs: Path) -> Path:
@@ -392,13 +406,10 @@ def build_context(
     steps = Steps(journal, Store(folder), reporting.stopping)
     base = base_folder(config.base_model)
     settings = {**generation_settings(config), **rendering_identity(base, config.template)}
-    purse = open_purse(config, journal)
-    meters: dict[Payer, Meter] = {"planner": UNLIMITED, "judge": UNLIMITED}
-    if purse is not None:
-        meters = {"planner": purse.meter("planner"), "judge": purse.meter("judge")}
+    meters = open_meters(config, journal)
     evaluator = Evaluator(
         build_generator(config, folder, reporting),
-        build_run_judge(config, folder, steps, inputs, reporting, meters["judge"]),
+        build_run_judge(config, folder, steps, inputs, reporting, meters.judge),
         inputs.objectives,
         inputs.suites,
         GeneratorIdentity(inputs.base_digest, settings),
@@ -427,7 +438,7 @@ def build_context(
         pool=inputs.pool,
         evaluator=evaluator,
         trainer=trainer,
-        planner=build_planner(config.planner.kind, config.planner, steps, meters["planner"]),
+        planner=build_planner(config.planner.kind, config.planner, steps, meters.planner),
         fallback=fallback,
         approver=build_approver(config),
         settings=config.settings(),

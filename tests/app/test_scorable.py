@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from agent.graph import run as run_graph
 from benchmarks.judge_server import MODEL, JudgeServer, by_rules
 from benchmarks.standins import StandIn, Witness
+from eval.chat.failures import ChatUnavailable
 from eval.judges.verifier import VerifierJudge
 from eval.objectives.config import PythonConfig
 from eval.objectives.custom import open_python
@@ -18,7 +19,14 @@ from mosaic.app import runs, validation
 from mosaic.app.cli.main import app
 from mosaic.app.config_file import BUNDLED, load_config
 from mosaic.app.scorable import check_scorable, check_valid
-from mosaic.app.wiring import build_judge, open_suites, run_digests
+from mosaic.app.wiring import (
+    Meters,
+    build_judge,
+    open_inputs,
+    open_meters,
+    open_suites,
+    run_digests,
+)
 from mosaic.core.errors import BoundaryError, UsageError
 from mosaic.core.journal import Journal
 from mosaic.core.types.evaluation import ROLES, Prompt
@@ -331,3 +339,42 @@ def test_a_key_that_is_not_taken_pauses_a_run_that_has_measured_nothing(lab, tmp
     journal = Journal.open(folder)
     assert journal.last_row() is None
     journal.close()
+
+
+class Counted(list):
+    """A meter that keeps what each request took."""
+
+    def reserve(self, most):
+        assert most.total > 0
+
+    def settle(self, most, taken):
+        self.append(taken.total)
+
+
+def test_what_a_resume_with_changes_asks_again_counts(lab, tmp_path, decide):
+    planner, judge = Counted(), Counted()
+    with ScriptedServer() as plans, JudgeServer(decide) as verdicts:
+        judged = ("judge.kind=llm", f"judge.chat.base_url={verdicts.url}", "judge.gold_checks=2")
+        planned = ("planner.kind=llm", f"planner.chat.base_url={plans.url}")
+        config = load_config(str(lab / "config.yaml"), [*SMALL, *judged, *planned])
+        inputs = open_inputs(config)
+        meters = Meters(planner=planner, judge=judge)
+        validation._asked(config, inputs, lambda text: None, tmp_path, meters)
+        assert (len(planner), len(judge)) == (plans.requests, verdicts.calls)
+        assert plans.requests == 1
+        assert sum(judge) == 120 * verdicts.calls > 0
+
+
+def test_a_change_is_refused_while_a_limit_leaves_no_room_to_check_it(lab, tmp_path):
+    """The check before a changed run asks the planner's endpoint within the run's own limits."""
+    with ScriptedServer() as server:
+        limited = (*SMALL, "planner.kind=llm", f"planner.chat.base_url={server.url}")
+        config = load_config(str(lab / "config.yaml"), [*limited, "budget.planner_tokens=9"])
+        inputs = open_inputs(config)
+        runs.create(tmp_path / "run", config, run_digests(config, inputs))
+        journal = Journal.open(tmp_path / "run")
+        journal.acquire()
+        with pytest.raises(ChatUnavailable, match=r"budget\.planner_tokens"):
+            validation._asked(config, inputs, lambda text: None, None, open_meters(config, journal))
+        journal.close()
+        assert server.requests == 0

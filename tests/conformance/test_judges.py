@@ -261,3 +261,19 @@ def test_a_model_needs_no_rules_but_what_the_suite_says_of_the_request(name, kno
         bent = prompt.model_copy(update={"prompt_items": {}})
         assert objective.request[0].name in judge.unscorable(objective, bent)
         assert server.calls == 0
+
+
+@pytest.mark.parametrize("name", JUDGED)
+def test_rules_that_do_not_name_the_items_of_a_channel_are_named(name, known):
+    objective = OBJECTIVES[name]()
+    for channel in objective.answers:
+        prompt = known[name][0].prompt
+        whole = prompt.rules[channel.name]
+        first, *others = whole
+        for said, items in {
+            f"no rule for {channel.name}.{first}": {item: whole[item] for item in others},
+            f"{channel.name}.invented, which is no item": {**whole, "invented": whole[first]},
+        }.items():
+            rules = {**prompt.rules, channel.name: items}
+            bent = prompt.model_copy(update={"rules": rules})
+            assert said in VerifierJudge().unscorable(objective, bent)

@@ -261,3 +261,9 @@ for i, p in [("language:response_language", {"language": "en"}), ("change_case:e
     assert (done.returncode, done.stdout) == (0, "")
     assert chr(27) not in done.stderr
     assert "12345" not in done.stderr
+
+
+@pytest.mark.parametrize("words", [["cat", "$5"], ["$5", "cat"], ["dog", "cat", "$5"]])
+def test_of_several_words_the_one_that_is_misread_is_named(words):
+    reason = ifeval.verifiable({"id": "keywords:existence", "params": {"keywords": words}})
+    assert "does not read '$5' as it stands" in reason
