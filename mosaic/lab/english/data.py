@@ -181,7 +181,9 @@ def suites(names: Names, seed: int, pool: list[Example]) -> Iterator[tuple[str, 
 
     No two prompts have the same turns, whatever their roles, and none has those of a pool row.
     """
-    taken = {tuple(m.content for m in row.messages if m.role == "user") for row in pool}
+    taken = set()
+    for row in pool:
+        taken.add(tuple(m.content for m in row.messages if m.role == "user"))
     for dataset, objective in DATASETS.items():
         for role in ROLES:
             yield objective, role, _suite(names, seed, dataset, role, taken)
