@@ -84,7 +84,8 @@ def test_validate_and_the_start_of_a_run_both_ask(tiny_model, monkeypatch):
     def asked(config, inputs):
         raise UsageError("lengths asked")
 
-    for name in ("check_budget", "open_inputs", "check_pool", "_contamination", "_suites"):
+    before = ("check_budget", "open_inputs", "check_base_of", "check_pool", "_contamination")
+    for name in (*before, "_suites"):
         monkeypatch.setattr(validation, name, lambda *words: [])
     monkeypatch.setattr(validation, "_lengths", asked)
     for call in (
