@@ -179,8 +179,9 @@ def explain(error: ValidationError, schema: str = "config") -> str:
         if problem["type"] == "union_tag_not_found":
             message = f"says no kind; see `python -m mosaic schema {schema}` for those there are"
         if problem["type"] == "union_tag_invalid":
-            tags = problem.get("ctx", {}).get("expected_tags", "")
-            message = f"kind is one of {tags.replace(chr(39), '')}"
+            context = problem.get("ctx", {})
+            tags = context.get("expected_tags", "").replace("'", "")
+            message = f"kind is one of {tags}, not {str(context.get('tag'))[:40]!r}"
         if problem["type"] == "extra_forbidden":
             message = (
                 f"unknown key{of_kind}; see `python -m mosaic schema {schema}` for what is allowed"
