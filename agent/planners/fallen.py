@@ -4,7 +4,8 @@ A mixture trains all data at once, and a run tries a handful of mixtures. Where 
 the fit cannot tell whether safety data made the model refuse or borderline data did, and what it
 takes for the culprit it cuts to nothing, for good: with a share near zero it never learns better.
 So an objective that stands below the base, and short of its target if it has one, is not left with
-less of its own data than the pools' proportions give it: the search aims for a little more.
+less of its own data than the pools' proportions gave it, or the mixture that it fell under: the search
+aims for a little more.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from agent.weights import share_of
 from mosaic.core.types.evaluation import Score
 from mosaic.core.types.runs import Observation
 
-# The share aimed for, as a multiple of the pools' own.
+# The share aimed for, as a multiple of the larger of the pools' own and the last.
 MORE = 1.05
 # What an objective can be given at most, so that something is left for the others.
 MAX_SHARE = 0.9
@@ -62,10 +63,11 @@ def shares_to_reach(observation: Observation) -> list[NeededShare]:
     if len(order) > 1 and len(order) == len(observation.traded):
         order.pop()
     datasets = {o.name: tuple(o.datasets) for o in observation.objectives}
+    executed = _last_ratios(observation)
     needed = []
     for name in order:
         held = tuple(d for d in datasets[name] if d in observation.proportions)
-        own = share_of(observation.proportions, held)
+        own = max(share_of(observation.proportions, held), share_of(executed, held))
         needed.append(NeededShare(held, min(MORE * own, max(own, MAX_SHARE))))
     return needed
 
@@ -107,6 +109,14 @@ def raised_ratios(ratios: Mapping[str, float], needed: list[NeededShare]) -> dic
     for dataset, ratio in ratios.items():
         raised[dataset] = kept[dataset] if dataset in kept else ratio * left / (others or 1.0)
     return raised
+
+
+def _last_ratios(observation: Observation) -> Mapping[str, float]:
+    """The data sets' shares of the mixture that was executed last; none before the first round."""
+    for past in reversed(observation.history):
+        if past.plan is not None and not past.failure:
+            return past.plan.ratios
+    return {}
 
 
 def _base_means(observation: Observation) -> dict[str, float]:

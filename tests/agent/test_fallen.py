@@ -70,6 +70,17 @@ def test_borderline_data_are_not_charged_with_the_fall_of_over_refusal(number):
     assert plan.ratios["borderline"] > 0.208276
 
 
+@pytest.mark.parametrize("share", [0.25, 0.35, 0.5])
+def test_what_did_not_keep_an_objective_from_falling_is_not_made_less(share):
+    data = recorded(3)
+    ratios = {"borderline": share, "safer": 0.6 * (1 - share), "ifgpt4": 0.4 * (1 - share)}
+    data["history"][-1]["trials"][0]["spec"]["plan"]["ratios"] = ratios
+    data["last_plan"]["ratios"] = ratios
+    seen = Observation.model_validate(data)
+    assert "over_refusal" in falls(seen)
+    assert proposed(seen).ratios["borderline"] > share
+
+
 def renamed(data, names):
     """The same figures under other names: a JSON value with names exchanged, keys included."""
     if isinstance(data, dict):
