@@ -48,6 +48,6 @@ def _seen(case: Case) -> str | None:
     with tempfile.TemporaryDirectory() as folder:
         try:
             return case.run(Path(folder))
-        except Exception as error:
+        except Exception as error:  # whatever it is, it is what this case shows
             lines = str(error).splitlines() or [""]
             return f"{type(error).__name__}: {lines[0]}"

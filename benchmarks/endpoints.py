@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import cast
 
 from agent.constraints import check_plan
 from agent.planners.base import LlmPlannerConfig
@@ -28,6 +29,7 @@ from eval.judges.llm import LlmJudge
 from eval.objectives.safety import Safety
 from mosaic.core.errors import BoundaryError, PausedError
 from mosaic.core.types.data import Message
+from mosaic.lab.script import ChatRequest
 from mosaic.lab.script import reply as scripted
 from tools.planning.toolbox import Toolbox
 
@@ -161,7 +163,10 @@ def ask_planner(habit: Habit, sleep: Sleep = time.sleep) -> End:
         (plan,) = planner.propose(seen, toolbox)
         assert check_plan(plan, seen, pool) == []
 
-    return _ended(habit, lambda request: dict(scripted(request)), work)  # type: ignore[arg-type]
+    def say(request: Request) -> Reply:
+        return dict(scripted(cast(ChatRequest, request)))
+
+    return _ended(habit, say, work)
 
 
 ASKERS = {"client": ask_client, "judge": ask_judge, "planner": ask_planner}
@@ -217,7 +222,7 @@ def endpoints(quick: bool) -> Rows:
     askers = dict(ASKERS)
     if quick:
         del askers["planner"]
-    # The first use imports for seconds on a busy machine, which is no habit's fault.
+    # The first use imports for seconds on a busy machine, which no habit is to blame for.
     ask_client(HABITS[0])
     faults: list[str] = []
     untyped = started_again = 0

@@ -299,7 +299,7 @@ HABITS: tuple[Habit, ...] = (
     Habit("an event stream with CRLF", body_as(lambda reply: stream(reply).replace(b"\n", b"\r\n"))),
     Habit("529, once", first(refusal("Overloaded", 529))),
     Habit("429 with retry-after-ms, once", first(plain({}, 429, {"retry-after-ms": "20"}))),
-    # What is no answer.
+    # What does not answer the question.
     Habit("the context is too short",
           always(refusal("This model's maximum context length is 512 tokens", 400)), FAILURE,
           "chat.max_tokens"),

@@ -530,7 +530,9 @@ def resumes(quick: bool) -> Rows:
             try:
                 with changed(site, case, work, in_place=number % 2 == 0) as overrides:
                     refused = resumed(folder, overrides, witness)
-            except Exception as error:  # what is no message to a person is what this figure counts
+            except (
+                Exception
+            ) as error:  # what is not a message to a person is what this figure counts
                 refused = error
                 untyped.append(f"{case.name}: {type(error).__name__}: {error}")
             if is_bent:

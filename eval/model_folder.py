@@ -252,7 +252,7 @@ def _few(names: list[str]) -> str:
 def stop_token_ids(folder: Path) -> list[int]:
     """The end-of-turn tokens of a model folder, from its generation config or else its config.
 
-    Of a folder without `model_faults`: those tell damaged files and what is no token.
+    Of a folder without `model_faults`: those tell damaged files and what is not a token.
     """
     for name in (GENERATION_CONFIG, CONFIG):
         value = (read_json(folder / name) or {}).get("eos_token_id")

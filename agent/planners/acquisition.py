@@ -51,7 +51,7 @@ def noise_prior(observation: Observation) -> dict[str, float]:
             noise[objective] = shrink_noise(0.0, 0)
         else:
             measured = calibration.noise.get(objective, 0.0)
-            # The first of the calibration's trainings is no repeat.
+            # The first of the calibration's trainings does not repeat another.
             noise[objective] = shrink_noise(measured, len(calibration.scores) - 1)
     return noise
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Literal, Protocol
 
 from pydantic import Field
@@ -55,8 +56,9 @@ class PlannerSettings(FrozenModel):
     on_failure: OnFailure = "need"
     max_repairs: int = Field(default=3, ge=0, le=10)
 
+    @abstractmethod
     def build(self) -> Planner:
-        raise NotImplementedError
+        """The planner that these settings describe."""
 
 
 class LlmPlannerConfig(FrozenModel):

@@ -103,7 +103,7 @@ class NeedPlanner:
             for dataset in objective.datasets:
                 in_stock = observation.bucket_proportions.get(dataset, {})
                 share = {bucket: need[bucket] for bucket in in_stock if bucket in need}
-                # Buckets that are no slices share the objective's need as the pool has them.
+                # Buckets that are not slices share the objective's need as the pool has them.
                 own = math.fsum(share.values()) if share else total
                 ratios[dataset] += own / len(objective.datasets)
                 if share:

@@ -250,7 +250,7 @@ def fit_censored(
     prior_precision = prior_sd**-2
     low, high = seen < NEAR_BOTTOM, seen > NEAR_TOP
     edge = seen + CENSORED_BY * high - CENSORED_BY * low
-    # What is cut off says only "at least" or "at most": a prediction further out is no error.
+    # What is cut off says only "at least" or "at most": a prediction further out is not wrong.
     # Which of these bounds bind is found in a few passes. Their number has a limit, since nothing
     # proves that the set must settle.
     binding = np.ones(len(seen), dtype=bool)

@@ -11,7 +11,7 @@ from mosaic.core.types.base import JsonObject
 
 # Statuses that the same request would get again.
 HOPELESS = (400, 401, 403, 404, 405, 413, 422)
-# Faults of a server that answers with status 200: a body that is no JSON, one that is no completion,
+# Faults of a server that answers with status 200: a body that is not JSON, one that is not a completion,
 # and an error.
 STRANGE = ("body", "envelope", "error")
 REFUSES = "the endpoint refuses the request"

@@ -18,7 +18,7 @@ ANY_MODEL = "*"
 # Reasoning models of OpenAI refuse every temperature but their own.
 FIXED_TEMPERATURE = re.compile(r"(openai/)?(o[1-9]|gpt-5)\b.*")
 
-PRESETS: dict[Provider, JsonObject] = {
+PRESETS: dict[str, JsonObject] = {
     "openai": {"max_tokens_field": "max_completion_tokens"},
     # A deployment has a name of its own, and its replies are named after the model behind it.
     "azure": {
@@ -38,7 +38,7 @@ PRESETS: dict[Provider, JsonObject] = {
 def with_preset(settings: JsonObject) -> JsonObject:
     """The settings of a chat model, with those of its provider where they are not given."""
     provider = settings.get("provider")
-    preset = PRESETS.get(provider) if isinstance(provider, str) else None  # type: ignore[call-overload]
+    preset = PRESETS.get(provider) if isinstance(provider, str) else None
     if preset is None:
         return settings
     filled: dict[str, JsonValue] = {**preset}

@@ -58,7 +58,7 @@ def _lacking(channel: Channel, rules: Mapping[str, Rule] | None) -> str:
     if missing:
         return f"the prompt has no rule for {channel.name}.{missing[0]}"
     unknown = [item for item in rules if item not in channel.ranges]
-    return f"a rule for {channel.name}.{unknown[0]}, which is no item of it" if unknown else ""
+    return f"a rule for {channel.name}.{unknown[0]}, which it does not have" if unknown else ""
 
 
 def _in_any(rule: Rule, texts: Sequence[str]) -> int:

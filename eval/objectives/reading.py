@@ -222,7 +222,7 @@ def _named_options(options: tuple[tuple[str, str], ...]) -> re.Pattern[str]:
 
 
 def _is_word(text: str, match: re.Match[str]) -> bool:
-    """Whether a letter is the article A or the pronoun I: a small word follows that is no verb."""
+    """Whether a letter is the article A or the pronoun I: a small word follows that is not a verb."""
     if match.group() not in ("A", "I"):
         return False
     following = re.match(r"[ \t]+([a-z]+)", text[match.end() : match.end() + 40])

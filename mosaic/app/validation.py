@@ -27,7 +27,7 @@ from mosaic.core.types.evaluation import ROLES, Prompt
 from training.data.contamination import SuiteOverlap, contamination, pool_requests
 from training.models.tokenizer import TokenCounter, load_tokenizer
 
-# What is asked before a run is no run's.
+# What is asked before a run counts against no run's limits.
 NOT_COUNTED = Meters()
 
 Show = Callable[[str, Sequence[Finding]], None]

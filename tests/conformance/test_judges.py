@@ -272,7 +272,7 @@ def test_rules_that_do_not_name_the_items_of_a_channel_are_named(name, known):
         first, *others = whole
         for said, items in {
             f"no rule for {channel.name}.{first}": {item: whole[item] for item in others},
-            f"{channel.name}.invented, which is no item": {**whole, "invented": whole[first]},
+            f"{channel.name}.invented, which it does not have": {**whole, "invented": whole[first]},
         }.items():
             rules = {**prompt.rules, channel.name: items}
             bent = prompt.model_copy(update={"rules": rules})

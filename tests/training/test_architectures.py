@@ -250,10 +250,10 @@ def test_named_layers_alone_are_trained(order, tiny_model):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("query", "'query' is no layer of LlamaForCausalLM; there are down_proj"),
+        ("query", "'query' is not a layer of LlamaForCausalLM; there are down_proj"),
         ("lm_head", "'lm_head' is not a linear layer of the decoder"),
         ("embed_tokens", "'embed_tokens' is not a linear layer"),
-        ("proj", "'proj' is no layer"),
+        ("proj", "'proj' is not a layer"),
     ],
 )
 def test_a_layer_that_is_not_there_is_named_beside_those_that_are(tiny_model, name, message):

@@ -33,7 +33,7 @@ NOTHING = Usage()
 
 @dataclass(frozen=True)
 class Limits:
-    """The most that may be used: `money` in millionths, `tokens` by who asks. None is no limit."""
+    """The most that may be used: `money` in millionths, `tokens` by who asks. None means unlimited."""
 
     money: int | None = None
     tokens: Mapping[Payer, int | None] = field(default_factory=dict)

@@ -43,7 +43,7 @@ SHOWN = 20
 BATCH = 2048
 END, UNKNOWN = 0, -1
 TOKEN = re.compile(r"[^\W_]+|\0")
-# Control characters that are no white space: nothing is drawn for them either.
+# Control characters that are not white space: nothing is drawn for them either.
 CONTROLS = re.compile(r"[\0-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]+")
 SPACELESS = re.compile(
     "([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff"

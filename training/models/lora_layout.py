@@ -179,7 +179,7 @@ def _numberless(name: str) -> str:
 def _chosen(model: PreTrainedModel, linear: list[str], names: Sequence[str]) -> list[str]:
     """The layers that a recipe names, by the ends of their names as PEFT does.
 
-    Raises UsageError for a name that is no linear layer, and for the layers of experts.
+    Raises UsageError for a name that is not a linear layer, and for the layers of experts.
     """
     blocks = _expert_blocks(model)
     targets: set[str] = set()
@@ -208,7 +208,7 @@ def _no_layer(model: PreTrainedModel, linear: list[str], name: str) -> str:
     elif there or hasattr(model, name):
         what = "is not a linear layer of the decoder (head and embeddings stay as they are)"
     else:
-        what = f"is no layer of {type(model).__name__}"
+        what = f"is not a layer of {type(model).__name__}"
     return (
         f"methods.sft.target_modules: {name!r} {what}; there are {', '.join(ends[:20])}, and "
         f"{ALL_LINEAR} for all"

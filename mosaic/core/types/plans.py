@@ -146,7 +146,7 @@ class Decision(FrozenModel):
 
 
 class Limits(FrozenModel):
-    """Bounds every plan must respect. Steps are L1 distances between weight vectors (0-2); None is no limit."""
+    """Bounds every plan must respect. Steps are L1 distances between weight vectors (0-2); None means unlimited."""
 
     max_ratio_step: float | None = Field(default=0.6, gt=0, le=2)
     max_bucket_step: float | None = Field(default=1.0, gt=0, le=2)

@@ -153,7 +153,7 @@ def _of_its_kind(value: object) -> object:
         return value
     kind = value.get("kind", "sft")
     if not isinstance(kind, str) or kind not in RECIPES:
-        raise ValueError(f"kind {kind!r} is no recipe; there are {', '.join(RECIPES)}")
+        raise ValueError(f"kind {kind!r} is not a recipe; there are {', '.join(RECIPES)}")
     return RECIPES[kind].model_validate(value, strict=True)
 
 

@@ -7,23 +7,19 @@ Four data sets: `guard` serves safety, `benign` over-refusal, `tasks` instructio
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
 
 from eval.judges.verifier import VerifierJudge
-from eval.objectives.base import Objective
-from eval.objectives.instruction_following import InstructionFollowing
-from eval.objectives.over_refusal import OverRefusal
-from eval.objectives.safety import Safety
 from mosaic.core.types.base import Attribute
 from mosaic.core.types.data import Example, Message
 from mosaic.core.types.evaluation import ROLES, Prompt
-from mosaic.lab.data import grade
+from mosaic.lab.data import OBJECTIVES, Row, grade
 from mosaic.lab.english import instructions, over_refusal, safety
 from mosaic.lab.english.words import Names
+from mosaic.lab.instructions import Task
 
 GENERAL = "general"
 RETENTION = "retention"
@@ -41,21 +37,6 @@ GUARD_ANSWERS = (("full", "short", "hedge", "partial", "leak"), (58, 14, 12, 6, 
 BENIGN_ANSWERS = (("help", "padded", "gate", "refuse"), (66, 12, 8, 14))
 WELL_FOLLOWED = 0.7
 GENERAL_QUALITY = 5
-
-OBJECTIVES: dict[str, Callable[[], Objective]] = {
-    "guard": Safety,
-    "benign": OverRefusal,
-    "tasks": InstructionFollowing,
-}
-
-
-@dataclass(frozen=True)
-class Row:
-    """A prompt with its labels and references, an answer to each of its turns, and attributes."""
-
-    prompt: Prompt
-    answers: list[str]
-    attributes: dict[str, Attribute]
 
 
 def make(rng: random.Random, names: Names, dataset: str, level: int, part: str, good: bool) -> Row:
@@ -122,7 +103,7 @@ def _task(rng: random.Random, names: Names, level: int, part: str, good: bool) -
     return Row(prompt, [instructions.answer(rng, made, met)], attributes)
 
 
-def _far_off(made: instructions.Task) -> str:
+def _far_off(made: Task) -> str:
     """An answer that meets none of the constraints."""
     sentence = f"A {made.topic}, well, is what it is, as they say. "
     return (sentence * instructions.MAX_WORDS)[: 6 * instructions.MAX_WORDS].strip()

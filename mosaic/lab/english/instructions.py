@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from eval.ifeval import complexity
 from mosaic.lab.english.words import ADJECTIVES, Names, phrases_of
@@ -21,6 +20,7 @@ from mosaic.lab.instructions import (
     TITLE,
     TWO_RESPONSES,
     Constraint,
+    Task,
 )
 
 WORD_LIMIT = "length_constraints:number_words"
@@ -119,22 +119,6 @@ FRAMES = (
     "I think{c} to be fair{c} that few things are as {one} as a {other} {topic}",
     "There is a {one} {topic} at the end of our street{c} and it is rather {other}",
 )
-
-
-@dataclass(frozen=True)
-class Task:
-    """A request with its constraints."""
-
-    text: str
-    topic: str
-    constraints: list[Constraint]
-    slice: str
-    weight: int
-
-    @property
-    def kinds(self) -> list[str]:
-        """The kinds of its constraints, in the order in which the request names them."""
-        return [constraint.kind for constraint in self.constraints]
 
 
 def task(rng: random.Random, names: Names, level: int, part: str) -> Task:

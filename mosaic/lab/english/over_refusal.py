@@ -10,7 +10,9 @@ from pydantic import JsonValue
 from eval.objectives.over_refusal import OverRefusal
 from mosaic.core.types.base import JsonObject
 from mosaic.lab.english.refusals import REFUSAL
-from mosaic.lab.english.words import CONCEALMENT, DANGERS, PRESSURE, Names, cue, phrases_of
+from mosaic.lab.english.words import DANGERS, Names, cue, phrases_of
+from mosaic.lab.over_refusal import Request
+from mosaic.lab.words import CONCEALMENT, PRESSURE
 
 
 @dataclass(frozen=True)
@@ -96,18 +98,6 @@ PADDINGS = ("Please be careful.", "Please consult a professional.", "Stay safe!"
 ANY_PURPOSE: list[JsonValue] = []
 for _purpose in PURPOSES.values():
     ANY_PURPOSE += [word for word in _purpose.words if word not in ANY_PURPOSE]
-
-
-@dataclass(frozen=True)
-class Request:
-    """A benign request with its prompt-side items."""
-
-    text: str
-    purpose: str
-    items: dict[str, dict[str, int]]
-    slice: str
-    weight: int
-    cues: list[str]
 
 
 def request(rng: random.Random, names: Names, level: int, part: str) -> Request:

@@ -5,12 +5,13 @@ quality.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
 
 from eval.objectives.safety import Safety
 from mosaic.core.types.base import JsonObject
 from mosaic.lab.english.refusals import REFUSAL
-from mosaic.lab.english.words import CONCEALMENT, DANGERS, PRESSURE, Names, cue, phrases_of
+from mosaic.lab.english.words import DANGERS, Names, cue, phrases_of
+from mosaic.lab.safety import Attack
+from mosaic.lab.words import CONCEALMENT, PRESSURE
 
 ASKS = {
     "seen": (
@@ -99,18 +100,6 @@ RULES: dict[str, JsonObject] = {
 # The number of user turns that an attempt of each level is drawn from. A base with a context of some
 # hundred tokens, on two cores, is not asked five times.
 TURNS = {1: (1, 2), 2: (1, 2), 3: (1, 2, 3), 4: (2, 3), 5: (3,)}
-
-
-@dataclass(frozen=True)
-class Attack:
-    """An attempt: its user turns, which of them ask for the recipe, and its prompt-side items."""
-
-    turns: list[str]
-    asks: list[bool]
-    items: dict[str, dict[str, int]]
-    slice: str
-    weight: int
-    cues: list[str]
 
 
 def answer(rng: random.Random, kind: str) -> str:

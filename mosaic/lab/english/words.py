@@ -122,8 +122,6 @@ CUES: dict[str, dict[str, tuple[str, ...]]] = {
         "audit": ("Refer to it only as the package.",),
     },
 }
-PRESSURE = ("authority", "urgency", "escalation", "context_bind")
-CONCEALMENT = ("compliance_pretext", "roleplay", "transform", "obfuscation")
 
 
 @dataclass(frozen=True)
