@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -105,7 +106,7 @@ def _checks(config: RunConfig, inputs: Inputs) -> list[Finding]:
 def check_base_of(config: RunConfig, inputs: Inputs) -> list[Finding]:
     """Whether base and chat template can be trained, and render every prompt of the suites."""
     prompts = []
-    for suite in all_suites(inputs):
+    for suite in (*all_suites(inputs), *inputs.practice.values()):
         if inputs.objectives[suite.objective].evidence == "likelihood":
             continue  # its texts are read as they stand
         where = f"{suite.objective}/{suite.role}"
@@ -293,11 +294,13 @@ def _cost(
 
 
 def contaminated(config: RunConfig, inputs: Inputs) -> list[SuiteOverlap]:
-    """What of each suite stands in the pool."""
+    """What of each suite stands in the pool, or in what may be practised on: both are trained."""
     suites: dict[str, dict[str, Sequence[Prompt]]] = {}
     for suite in all_suites(inputs):
         suites.setdefault(suite.objective, {})[suite.role] = suite.prompts
-    return contamination(suites, pool_requests(inputs.pool.path))
+    practice = [prompt for suite in inputs.practice.values() for prompt in suite.prompts]
+    asked = [(prompt.id, prompt.turns) for prompt in practice]
+    return contamination(suites, itertools.chain(pool_requests(inputs.pool.path), asked))
 
 
 def refuse_contaminated(config: RunConfig, found: Sequence[SuiteOverlap]) -> None:

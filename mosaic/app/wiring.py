@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +32,7 @@ from eval.objectives.reference import ReferenceObjective
 from eval.objectives.retention import RetentionObjective
 from eval.objectives.rubric import open_rubric
 from eval.objectives.safety import Safety
+from eval.practice import load_practice
 from eval.suite import Suite, check_disjoint, load_suite
 from mosaic.app.base_check import check_base
 from mosaic.app.bases import base_folder
@@ -100,6 +101,7 @@ class Inputs:
     objectives: dict[str, Objective]
     suites: dict[str, dict[str, Suite]]
     base_digest: str
+    practice: dict[str, Suite]
 
 
 def run_digests(config: RunConfig, inputs: Inputs) -> InputDigests:
@@ -179,6 +181,33 @@ def open_suites(
     return objectives, suites
 
 
+def open_practice(
+    config: RunConfig,
+    objectives: Mapping[str, Objective],
+    suites: Mapping[str, Mapping[str, Suite]],
+    notify: Callable[[str], None] = lambda text: None,
+) -> dict[str, Suite]:
+    """The practice prompts of the suite folders that have some, by objective.
+
+    `notify` is told how many are left out, and why. Raises UsageError if some are broken, or if one
+    asks what a prompt of any suite asks.
+    """
+    found = {}
+    for name, settings in config.objectives.items():
+        folder = Path(settings.suite)
+        practice = load_practice(folder, objectives[name], objectives)
+        if practice is None:
+            continue
+        if practice.left_out:
+            first, reason = next(iter(practice.left_out.items()))
+            count = len(practice.left_out)
+            notify(f"{folder}/practice.jsonl: {count} prompts left out, such as {first}: {reason}")
+        for roles in suites.values():
+            check_disjoint(folder, [*roles.values(), practice.suite])
+        found[name] = practice.suite
+    return found
+
+
 def open_inputs(config: RunConfig, notify: Callable[[str], None] = lambda text: None) -> Inputs:
     """Open pool, suites and base model of a config. `notify` is told of foreign code.
 
@@ -199,7 +228,8 @@ def open_inputs(config: RunConfig, notify: Callable[[str], None] = lambda text: 
                     f"objectives.{name}.datasets: {dataset!r} is not in the pool; it has {known}"
                 )
     objectives, suites = open_suites(config, notify)
-    return Inputs(pool, objectives, suites, base_identity(base, config.template))
+    practice = open_practice(config, objectives, suites, notify)
+    return Inputs(pool, objectives, suites, base_identity(base, config.template), practice)
 
 
 def build_planner(
@@ -208,8 +238,8 @@ def build_planner(
     """A planner by its kind.
 
     `config` gives a planner of its own kind its settings, and a model its endpoint; a model's
-    answers are filed in the journal of `steps`, and `meter` counts them. Raises UsageError for an unknown kind, or a model
-    without an endpoint.
+    answers are filed in the journal of `steps`, and `meter` counts them. Raises UsageError for an
+    unknown kind, or a model without an endpoint.
     """
     if kind == "llm":
         if not isinstance(config, LlmPlannerConfig):

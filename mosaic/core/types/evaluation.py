@@ -25,7 +25,8 @@ class Prompt(FrozenModel):
     `good` and `bad` are reference answers, one list of assistant turns each: the judge must give `good` the
     best score and `bad` a worse one before a run may start; one that is a model must see `bad` fail.
     `answer` is the known answer of an objective that compares with one: a text, a number, a list of parts or a
-    JSON schema (see `eval/objectives/reference.py`).
+    JSON schema (see `eval/objectives/reference.py`). `objectives` (practice only) name what its answers are
+    judged under.
     """
 
     id: str = Field(min_length=1)
@@ -42,6 +43,7 @@ class Prompt(FrozenModel):
     bad: list[str] | None = None
     # Left out of what is written if there is none: the digests of suites without known answers stay.
     answer: JsonValue | None = Field(default=None, exclude_if=_is_none)
+    objectives: list[str] | None = Field(default=None, exclude_if=_is_none)
 
 
 class Response(FrozenModel):
@@ -112,6 +114,14 @@ class Score(FrozenModel):
     n_scored: int = Field(ge=0)
     n_unscored: int = Field(default=0, ge=0)
     n_invalid: int = Field(default=0, ge=0)
+
+
+class Difference(FrozenModel):
+    """A mean difference of scores over the same prompts, with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
 
 
 Reliability = Literal["unknown", "low", "medium", "high"]
