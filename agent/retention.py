@@ -18,10 +18,13 @@ def dropped_adapters(journal: Journal) -> set[str]:
 def spare_adapters(journal: Journal, state: RunState, last: int) -> list[str]:
     """Adapters of calibrations and of rounds outside of the archive, up to the round `last`.
 
-    The round that was measured last is kept: the next one is compared with it.
+    The round that was measured last is kept: the next one is compared with it. So is the first
+    calibration trial, which the audit measures.
     """
     archive = set(state.archive)
-    kept = set()
+    kept: set[str | None] = set()
+    if state.calibration and state.calibration.trials[0].adapter:
+        kept.add(state.calibration.trials[0].adapter.digest)
     for round_ in state.executed:
         if round_.round in archive or round_.round == last:
             kept.add(round_.adapter)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from mosaic.core.types.base import SCALE
-from mosaic.core.types.evaluation import Score, Scored
+from mosaic.core.types.evaluation import Difference, Score, Scored
 
 RESAMPLES = 2000
 PERMUTATIONS = 2000
@@ -65,15 +66,9 @@ def paired_change(
     >>> change, round(p, 2)
     (1.0, 0.25)
     """
-    old = {item.id: _score_of(item) for item in before}
-    pairs = []
-    for item in after:
-        earlier, later = old.get(item.id), _score_of(item)
-        if earlier is not None and later is not None:
-            pairs.append((earlier, later))
-    if not pairs:
+    difference = _differences(before, after)
+    if not len(difference):
         return None
-    difference = np.array([later - earlier for earlier, later in pairs], dtype=float)
     observed = abs(float(difference.mean()))
     if not difference.any():
         return 0.0, 1.0
@@ -81,6 +76,37 @@ def paired_change(
     # Equal means may differ in the last digit.
     extreme = np.abs((signs * difference).mean(axis=1)) >= observed - 1e-12
     return float(difference.mean()), (1 + int(extreme.sum())) / (PERMUTATIONS + 1)
+
+
+def paired_interval(
+    before: Sequence[Scored], after: Sequence[Scored], seed: int
+) -> Difference | None:
+    """The mean difference over prompts that are valid and scored both times, with its interval.
+
+    A 95 % percentile bootstrap over prompts. None if no prompt was scored both times.
+
+    >>> old = [Scored(id=str(i), status="ok", score=3) for i in range(3)]
+    >>> new = [Scored(id=str(i), status="ok", score=4) for i in range(3)]
+    >>> paired_interval(old, new, seed=0)
+    Difference(mean=1.0, low=1.0, high=1.0)
+    """
+    difference = _differences(before, after)
+    if not len(difference):
+        return None
+    drawn = np.random.default_rng(seed).integers(0, len(difference), (RESAMPLES, len(difference)))
+    low, high = np.quantile(difference[drawn].mean(axis=1), [LEVEL / 2, 1 - LEVEL / 2])
+    return Difference(mean=float(difference.mean()), low=float(low), high=float(high))
+
+
+def _differences(before: Sequence[Scored], after: Sequence[Scored]) -> npt.NDArray[np.float64]:
+    """After less before, for the prompts that are valid and scored both times."""
+    old = {item.id: _score_of(item) for item in before}
+    differences = []
+    for item in after:
+        earlier, later = old.get(item.id), _score_of(item)
+        if earlier is not None and later is not None:
+            differences.append(later - earlier)
+    return np.array(differences, dtype=float)
 
 
 def _score_of(item: Scored) -> float | None:

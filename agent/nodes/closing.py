@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from agent.context import RunContext
 from agent.nodes.state import State
 from agent.pareto import choose
-from agent.retention import spare_adapters
+from agent.retention import dropped_adapters, spare_adapters
+from eval.statistics import paired_interval, summarise
 from mosaic.core.steps import Outcome
-from mosaic.core.types.evaluation import Score
+from mosaic.core.types.evaluation import Difference, Score, Scored
 from mosaic.core.types.events import AuditedEvent, DroppedEvent
 from mosaic.core.types.records import Audit, Audited, Retain, Retained
+from mosaic.core.types.runs import Trial
+from tools.effects.evaluate import BOOTSTRAP_SEED
+
+Answers = Mapping[str, list[Scored]]
 
 
 def retain(context: RunContext, state: State) -> State:
@@ -31,7 +38,7 @@ def retain(context: RunContext, state: State) -> State:
 
 
 def audit(context: RunContext, state: State) -> State:
-    """Open the audit suites for the base and the chosen round.
+    """Open the audit suites for the base, the static mixture and the chosen round.
 
     A result stands until another round is measured.
     """
@@ -43,25 +50,61 @@ def audit(context: RunContext, state: State) -> State:
     chosen = choose(planned, current.archive, context.settings.traded, current.noise)
     context.notify(f"audit: the base and {'no round' if chosen is None else f'round {chosen}'}")
     trial = None if chosen is None else current.rounds[chosen].trial
-    adapter = trial.adapter.digest if trial and trial.adapter else None
     last = current.rounds[-1].round
-    base = _audited(context, last, current.rounds[0].trial.id, None)
-    scores = _audited(context, last, trial.id, adapter) if trial else {}
+    base = _scores(_audited(context, last, current.rounds[0].trial))
+    found = _audited(context, last, trial) if trial else {}
+    static = _static(context, last)
     result = Audited(
         chosen=chosen,
         trial=trial.id if trial else None,
         stop=state["stop"],
         base=base,
-        scores=scores,
+        scores=_scores(found),
+        static=_scores(static),
+        gain=_gains(static, found),
     )
+    adapter = trial.adapter.digest if trial and trial.adapter else None
     inputs = Audit(chosen=chosen, adapter=adapter, stop=state["stop"], rounds=len(current.rounds))
-    event = AuditedEvent(chosen=chosen, stop=state["stop"], base=base, scores=scores)
+    event = AuditedEvent(chosen=chosen, stop=state["stop"], base=base, scores=result.scores)
     stands = context.steps.at(last).run(inputs, lambda: Outcome(result, [event]))
     context.state = current.audited(stands)
     return {}
 
 
-def _audited(context: RunContext, round_: int, trial: str, adapter: str | None) -> dict[str, Score]:
-    """Scores of one model on the audit suites, by objective."""
-    evaluation = context.evaluator.evaluate(context.steps.at(round_, trial), adapter, ["audit"])
-    return {objective: roles["audit"] for objective, roles in evaluation.scores().items()}
+def _audited(context: RunContext, round_: int, trial: Trial) -> Answers:
+    """Scored answers of one model to the audit suites, by objective."""
+    adapter = trial.adapter.digest if trial.adapter else None
+    steps = context.steps.at(round_, trial.id)
+    return context.evaluator.evaluate(steps, adapter, ["audit"]).of_role("audit")
+
+
+def _static(context: RunContext, round_: int) -> Answers:
+    """Those of the first calibration trial, the pools' own proportions; none without calibration.
+
+    None either if an earlier release has deleted its adapter, which is said.
+    """
+    calibration = context.state.calibration
+    trial = calibration.trials[0] if calibration else None
+    if trial is None or trial.adapter is None:
+        return {}
+    if trial.adapter.digest in dropped_adapters(context.steps.journal):
+        context.notify("audit: the adapter of the static mixture was deleted; it is not measured")
+        return {}
+    return _audited(context, round_, trial)
+
+
+def _scores(answers: Answers) -> dict[str, Score]:
+    """Their means with intervals, by objective."""
+    return {name: summarise(items, BOOTSTRAP_SEED) for name, items in answers.items()}
+
+
+def _gains(static: Answers, chosen: Answers) -> dict[str, Difference]:
+    """By how much the chosen model is ahead of the static mixture, prompt by prompt."""
+    gains = {}
+    for name, before in static.items():
+        if name not in chosen:
+            continue
+        gain = paired_interval(before, chosen[name], BOOTSTRAP_SEED)
+        if gain is not None:
+            gains[name] = gain
+    return gains

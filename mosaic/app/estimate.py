@@ -42,6 +42,8 @@ GENERATION = {"gpu": 2e13, "cpu": 5e9}
 READING = 10
 ANSWER = 0.5
 SERVER_START = 90.0
+# The base, the static mixture and the chosen round.
+AUDITED = 3
 # Tokens and seconds of one verdict; verdicts at once if the judge does not say.
 VERDICT_READ, VERDICT_WRITTEN, VERDICT_SECONDS, VERDICTS_AT_ONCE = 1200, 200, 4.0, 16
 # Calls of a planning round; tokens and seconds of one.
@@ -188,8 +190,8 @@ def _models(config: RunConfig) -> int:
 
 
 def _times(config: RunConfig, suite: SuiteSize) -> int:
-    """How often a suite is answered: audit by two models, the others by all."""
-    return 2 if suite.role == "audit" else _models(config)
+    """How often a suite is answered: audit by base, static and chosen, the others by all."""
+    return AUDITED if suite.role == "audit" else _models(config)
 
 
 def _answer_tokens(config: RunConfig) -> float:
@@ -215,8 +217,11 @@ def _generation(config: RunConfig, suites: Sequence[SuiteSize], known: Speeds) -
     starts = 0
     generator = config.generator
     if isinstance(generator, VllmGeneratorConfig) and not generator.base_url:
-        starts = models + 2 if generator.memory == "stop" else 1
-    text = f"{models} models answer steering and selection, 2 answer audit: {written:,.0f} tokens"
+        starts = models + AUDITED if generator.memory == "stop" else 1
+    text = (
+        f"{models} models answer steering and selection, {AUDITED} answer audit: "
+        f"{written:,.0f} tokens"
+    )
     pace = _Pace("generation", "tokens/s", known.get("generation"))
     amount = written + read / READING
     return pace.part(text, amount, SERVER_START * starts, tokens=round(written))

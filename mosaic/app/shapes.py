@@ -8,7 +8,7 @@ from pydantic import Field
 
 from mosaic.core.types.base import FrozenModel
 from mosaic.core.types.data import CurationReport
-from mosaic.core.types.evaluation import Score
+from mosaic.core.types.evaluation import Difference, Score
 from mosaic.core.types.plans import ActionPlan, Forecast
 from mosaic.core.types.records import PlannerReplaced
 
@@ -83,10 +83,16 @@ class CalibrationShape(FrozenModel):
 
 
 class AuditShape(FrozenModel):
-    """Audit scores by objective; `chosen` is empty if no round was chosen."""
+    """Audit scores by objective; `chosen` is empty if no round was chosen.
+
+    `static` are those of the pools' own proportions and `gain` is the chosen round less them; both
+    are empty if nothing was calibrated.
+    """
 
     base: dict[str, Score]
+    static: dict[str, Score]
     chosen: dict[str, Score]
+    gain: dict[str, Difference]
 
 
 class AuditOpening(FrozenModel):

@@ -4,19 +4,22 @@ from types import SimpleNamespace
 
 import pytest
 
-from agent.nodes.closing import audit
+from agent.nodes.closing import _static, audit
 from agent.observe import stop_reason
+from agent.retention import spare_adapters
 from agent.settings import CalibrationConfig, Settings, StopConfig
 from agent.state import RunState, fold, mark_dominated
 from mosaic.core.steps import Outcome, Steps
 from mosaic.core.store import Store
-from mosaic.core.types.evaluation import FailureProfile, Score
+from mosaic.core.types.evaluation import Difference, FailureProfile, Score, Scored
 from mosaic.core.types.plans import ActionPlan, Limits, ObjectiveSpec
 from mosaic.core.types.records import (
     Audit,
     Calibrate,
     Calibrated,
     CloseRound,
+    Retain,
+    Retained,
     RoundClosed,
 )
 from mosaic.core.types.runs import Adapter, Calibration, Round, SftRecipe
@@ -24,6 +27,9 @@ from mosaic.core.types.runs import Adapter, Calibration, Round, SftRecipe
 NAMES = ["safety", "help"]
 OBJECTIVES = [ObjectiveSpec(name=n, datasets=["d"], target=4.0) for n in NAMES]
 PLAN = ActionPlan(rationale="-", ratios={"d": 1.0})
+
+# The adapter of the first calibration trial.
+STATIC = "adapter-static"
 
 
 def score(mean):
@@ -56,8 +62,9 @@ def calibrated(trial):
     """Makes a calibration with this noise."""
 
     def make(noise):
-        nothing = trial(PLAN, {}, FailureProfile(round=0, slices=[]))
-        return Calibration(trials=[nothing], noise=noise)
+        profile = FailureProfile(round=0, slices=[])
+        static = trial(PLAN, {}, profile, adapter=adapter(STATIC))
+        return Calibration(trials=[static], noise=noise)
 
     return make
 
@@ -149,7 +156,9 @@ def test_the_audit_is_of_the_round_furthest_above_its_targets_in_noise_and_happe
     def evaluate(steps, adapter, roles):
         assert roles == ["audit"]
         opened.append(adapter)
-        return SimpleNamespace(scores=lambda: {n: {"audit": score(4.2)} for n in NAMES})
+        value = 2 if adapter == STATIC else 4
+        items = [Scored(id=str(i), status="ok", score=value) for i in range(3)]
+        return SimpleNamespace(of_role=lambda role: dict.fromkeys(NAMES, items))
 
     def start():
         """One start of the controller, at its last node; the audit that stands after it."""
@@ -168,11 +177,38 @@ def test_the_audit_is_of_the_round_furthest_above_its_targets_in_noise_and_happe
     found = start()
     assert found.chosen == chosen
     assert found.trial == executed(chosen, (3.0, 3.0)).trial.id
-    assert opened == [None, f"adapter-{chosen}"]
+    assert opened == [None, f"adapter-{chosen}", STATIC]
+    assert found.static["safety"].mean == 2
+    assert found.gain["safety"] == Difference(mean=2.0, low=2.0, high=2.0)
     # Resumed as it is, a run keeps its result; extended, it is audited again.
     assert start() == found
-    assert len(opened) == 2
+    assert len(opened) == 3
     record(3, (5.0, 5.0))
     assert fold(journal, NAMES).audit is None
     assert start().chosen == 3
     assert [step.inputs.rounds for step in journal.steps(Audit)] == [3, 4]
+
+
+def test_the_adapter_of_the_first_calibration_trial_outlives_its_round(
+    new_journal, tmp_path, executed, calibrated
+):
+    journal = new_journal(tmp_path / "run")
+    calibration = calibrated({"safety": 0.3, "help": 0.02})
+    state = RunState(tuple(NAMES), (executed(0, (2.0, 2.0)),), calibration)
+    Steps(journal, Store(journal.folder))
+    assert STATIC not in spare_adapters(journal, state, 5)
+
+
+def test_a_static_mixture_whose_adapter_was_deleted_is_not_measured_and_that_is_said(
+    new_journal, tmp_path, executed, calibrated
+):
+    journal = new_journal(tmp_path / "run")
+    steps = Steps(journal, Store(journal.folder))
+    inputs = Retain(run="run", round=1, drop=[STATIC])
+    steps.run(inputs, lambda: Outcome(Retained(dropped=[STATIC])))
+    said = []
+    calibration = calibrated({"safety": 0.3, "help": 0.02})
+    state = RunState(tuple(NAMES), (executed(0, (2.0, 2.0)),), calibration)
+    context = SimpleNamespace(steps=steps, state=state, notify=said.append)
+    assert _static(context, 1) == {}
+    assert "the adapter of the static mixture was deleted" in said[0]

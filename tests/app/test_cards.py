@@ -66,7 +66,7 @@ def report(chosen):
         calibration=None,
         archive=[],
         chosen=chosen,
-        audit=AuditShape(base={"safety": before}, chosen={"safety": audited}),
+        audit=AuditShape(base={"safety": before}, static={}, chosen={"safety": audited}, gain={}),
         audits=[],
         hypervolume=[],
         budget=BudgetShape(total=0, spent=0, reserved=0, left=0),

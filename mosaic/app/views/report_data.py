@@ -24,7 +24,7 @@ from mosaic.core.errors import UsageError
 from mosaic.core.journal import Journal
 from mosaic.core.types.base import digest_of
 from mosaic.core.types.evaluation import FailureProfile
-from mosaic.core.types.records import CloseRound, PlannerReplaced, ReplacePlanner
+from mosaic.core.types.records import Audited, CloseRound, PlannerReplaced, ReplacePlanner
 from mosaic.core.types.runs import Calibration, Round
 
 PARTS = ("plan", "curate", "train", "generate", "judge")
@@ -76,13 +76,17 @@ def report_of(journal: Journal, state: RunState) -> Report:
         calibration=_calibration(state.calibration),
         archive=state.archive,
         chosen=audit.chosen if audit else None,
-        audit=AuditShape(base=audit.base, chosen=audit.scores) if audit else None,
+        audit=_audit_shape(audit) if audit else None,
         audits=openings(state),
         hypervolume=state.hypervolumes,
         budget=BudgetShape(total=cap, spent=spent, reserved=held, left=cap - spent - held),
         model_calls=model_calls(journal),
         spending=spending_of(journal, config),
     )
+
+
+def _audit_shape(audit: Audited) -> AuditShape:
+    return AuditShape(base=audit.base, static=audit.static, chosen=audit.scores, gain=audit.gain)
 
 
 def openings(state: RunState) -> list[AuditOpening]:

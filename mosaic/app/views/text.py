@@ -46,10 +46,18 @@ def _audit_lines(report: Report, width: int) -> list[str]:
         times = len(report.audits)
         opened = "opened once" if times == 1 else f"opened {times} times"
         lines += ["", f"audit suites, {opened}"]
-        rows = (("base", report.audit.base), (f"round {report.chosen}", report.audit.chosen))
+        rows = (
+            ("base", report.audit.base),
+            ("static", report.audit.static),
+            (f"round {report.chosen}", report.audit.chosen),
+        )
         for label, row in rows:
             if row:
-                lines.append(f"{label:>6} {_cells(report, row, width)}")
+                lines.append(f"{label:>7} {_cells(report, row, width)}")
+        if report.audit.gain:
+            gains = "  ".join(f"{_gain(report, o):>{width}}" for o in report.objectives)
+            lines.append(f"{'gain':>7} {gains}")
+            lines.append("gain: the chosen round less the pools' own proportions, on equal prompts")
     for opening in report.audits:
         if opening.decided_after:
             later = ", ".join(str(number) for number in opening.decided_after)
@@ -62,6 +70,11 @@ def _audit_lines(report: Report, width: int) -> list[str]:
 
 def _cells(report: Report, scores: dict[str, Score], width: int) -> str:
     return "  ".join(f"{_cell(scores[o]):>{width}}" for o in report.objectives)
+
+
+def _gain(report: Report, objective: str) -> str:
+    gain = report.audit.gain.get(objective) if report.audit else None
+    return f"{gain.mean:+.2f} ({gain.low:+.2f}-{gain.high:+.2f})" if gain else "not scored"
 
 
 def _cell(score: Score) -> str:

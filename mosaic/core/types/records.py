@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from mosaic.core.types.base import FrozenModel, JsonObject, digest_of
 from mosaic.core.types.data import CurationReport, Mixture
-from mosaic.core.types.evaluation import Score, SuiteFiles, Verdict
+from mosaic.core.types.evaluation import Difference, Score, SuiteFiles, Verdict
 from mosaic.core.types.plans import (
     ActionPlan,
     ApprovalRequest,
@@ -393,7 +393,9 @@ class Calibrate(StepInputs[Calibrated]):
 class Audited(FrozenModel):
     """Scores on the audit suites: objective -> Score, of the base and of the chosen trial.
 
-    `chosen` is the number of the round that counts as the result, `trial` the id of its trial;
+    `static` are those of the first calibration trial, the pools' own proportions, and `gain` is by
+    how much the chosen trial is ahead of it; both are empty if it was not measured. `chosen` is the
+    number of the round that counts as the result, `trial` the id of its trial;
     both are None if no round could be chosen.
     """
 
@@ -402,6 +404,8 @@ class Audited(FrozenModel):
     stop: str
     base: dict[str, Score]
     scores: dict[str, Score]
+    static: dict[str, Score] = {}
+    gain: dict[str, Difference] = {}
 
 
 class Audit(StepInputs[Audited]):
