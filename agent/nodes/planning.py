@@ -11,9 +11,10 @@ from agent.observe import observation, stop_reason
 from agent.planners.base import Planner
 from agent.planners.toolbox import open_toolbox
 from mosaic.core.errors import BoundaryError, PausedError, UsageError
-from mosaic.core.steps import Outcome
+from mosaic.core.steps import Outcome, Steps
 from mosaic.core.types.base import JsonObject, digest_of
 from mosaic.core.types.events import TRACE, CheckedEvent, ObservedEvent, PlannedEvent, ReplacedEvent
+from mosaic.core.types.influence import Influence
 from mosaic.core.types.plans import Violation
 from mosaic.core.types.records import (
     CheckPlan,
@@ -47,13 +48,27 @@ def observe(context: RunContext, state: State) -> State:
     if reason and not context.steps.finished(inputs):
         return {"stop": reason}
     steps = context.begin(state["round"])
+    influence = None if steps.finished(inputs) else estimate_influence(context, steps)
 
     def effect() -> Outcome[Observed]:
-        seen = observation(context.state, settings, context.pool, context.budget_left(), [])
+        seen = observation(
+            context.state, settings, context.pool, context.budget_left(), [], influence
+        )
         digest = context.file_observation(seen)
         return Outcome(Observed(observation=digest), [ObservedEvent(observation=digest)])
 
     return {"observation": steps.run(inputs, effect).observation}
+
+
+def estimate_influence(context: RunContext, steps: Steps) -> Influence | None:
+    """The influence of every bucket around the plan executed last, if the config asks for it.
+
+    Right after the calibration two of its adapters are at hand, so that the error covers the seed.
+    """
+    if context.influence is None:
+        return None
+    context.notify(f"round {steps.place.round}: estimating the influence of every bucket")
+    return context.influence.influence(steps, context.state.latest_repeats)
 
 
 def plan(context: RunContext, state: State) -> State:

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from agent.planners.base import LlmPlannerConfig, PlannerSettings
 from agent.planners.baselines import NeedPlannerConfig, RandomPlannerConfig, StaticPlannerConfig
+from agent.planners.ideal import IdealPlannerConfig
 from agent.planners.surrogate import SurrogatePlannerConfig
 
 PlannerConfig = Annotated[
@@ -15,6 +16,7 @@ PlannerConfig = Annotated[
     | StaticPlannerConfig
     | RandomPlannerConfig
     | NeedPlannerConfig
+    | IdealPlannerConfig
     | LlmPlannerConfig,
     Field(discriminator="kind"),
 ]

@@ -31,6 +31,7 @@ from mosaic.core.types.base import LABEL, NAMES, FrozenModel
 from mosaic.core.types.plans import Limits, ObjectiveSpec
 from mosaic.core.types.runs import LoraRecipe
 from tools.executors.base import ExecutorConfig, InlineExecutorConfig
+from training.influence.settings import InfluenceConfig
 from training.methods.kinds import METHODS
 
 PUBLISHED = "published"
@@ -175,6 +176,8 @@ class RunConfig(FrozenModel):
     generator: GeneratorConfig = TransformersGeneratorConfig()
     judge: JudgeConfig = VerifierJudgeConfig()
     executor: ExecutorConfig = InlineExecutorConfig()
+    # Left out of what is written if there is none: the digests of other configs stay.
+    influence: InfluenceConfig | None = Field(default=None, exclude_if=lambda value: value is None)
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
@@ -195,6 +198,10 @@ class RunConfig(FrozenModel):
                 raise ValueError(f"objectives.{name}: floor {floor} is above target {target}")
         if self.stop.at_targets and not any(o.target for o in self.objectives.values()):
             raise ValueError("stop.at_targets: no objective has a target")
+        if self.planner.kind == "ideal" and self.influence is None:
+            raise ValueError(
+                "planner: ideal moves by the influence of buckets; add `influence: {}` to the config"
+            )
         if not served:
             raise ValueError(
                 "objectives: no objective has a data set, so there is nothing to train on"

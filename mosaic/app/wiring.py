@@ -47,6 +47,7 @@ from mosaic.core.types.evaluation import ROLES
 from mosaic.core.types.runs import InputDigests
 from tools.effects.evaluate import Evaluator, GeneratorIdentity, PlainJudge, RunJudge
 from tools.effects.evaluate import Progress as EvaluationProgress
+from tools.effects.influence import InfluenceTool
 from tools.effects.judge import GoldChecks, RecordedJudge
 from tools.effects.model_calls import journaled, uncached
 from tools.effects.train import TrainTool
@@ -313,6 +314,21 @@ def build_executor(config: RunConfig, folder: Path) -> Executor[Any]:
     return InlineExecutor()
 
 
+def build_influence(config: RunConfig, inputs: Inputs) -> InfluenceTool | None:
+    """What estimates the influence of buckets, if the config asks for it."""
+    if config.influence is None:
+        return None
+    return InfluenceTool(
+        Path(config.base_model),
+        inputs.base_digest,
+        inputs.pool,
+        {name: roles["steering"] for name, roles in inputs.suites.items()},
+        [objective.name for objective in config.settings().traded],
+        config.limits.min_quality,
+        config.influence,
+    )
+
+
 def build_context(
     config: RunConfig,
     folder: Path,
@@ -361,5 +377,6 @@ def build_context(
         settings=config.settings(),
         experiment=digest_of(experiment),
         pause=config.planner.on_failure == "pause",
+        influence=build_influence(config, inputs),
         notify=reporting.notify,
     )

@@ -1,0 +1,208 @@
+"""Influence as a step: the effect of a little more of each bucket, around one trained adapter."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from eval.steering_loss import Contrasts, contrasts
+from eval.suite import Suite
+from mosaic.core.errors import UsageError
+from mosaic.core.steps import Outcome, Steps
+from mosaic.core.types.data import CurationReport, Mixture
+from mosaic.core.types.influence import BucketInfluence, Influence, SteeringPrompts, combine
+from mosaic.core.types.records import EstimateInfluence, InfluenceEstimated
+from mosaic.core.types.runs import Trial
+from training.data.curate import curate, write_training_set
+from training.data.pool import Pool
+from training.influence.estimate import (
+    MIN_PROMPTS,
+    Cell,
+    SampledRows,
+    estimate,
+    steering_prompts,
+)
+from training.influence.settings import InfluenceConfig
+from training.models.chat_template import tokenise
+from training.models.tokenizer import load_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# Rows to estimate from are drawn apart from those of trainings: most of them are new to the adapter.
+SAMPLE_SEED = 71_993
+
+
+@dataclass(frozen=True)
+class InfluenceTool:
+    """Estimates influence on one base model, given by its folder and digest.
+
+    `suites` are the steering suites by objective, `traded` the objectives that have data. Rows are
+    drawn from `pool` at `min_quality` or above.
+    """
+
+    base_model: Path
+    base_digest: str
+    pool: Pool
+    suites: Mapping[str, Suite]
+    traded: Sequence[str]
+    min_quality: int
+    settings: InfluenceConfig
+
+    def influence(self, steps: Steps, trials: Sequence[Trial]) -> Influence:
+        """The influence of every bucket around the adapters of trials of one plan.
+
+        Each adapter is a step of its own. Raises UsageError if an objective's steering suite has
+        too few prompts with reference answers, or no bucket has rows enough.
+        """
+        return combine([self._around(steps, trial) for trial in trials])
+
+    def _around(self, steps: Steps, trial: Trial) -> Influence:
+        assert trial.adapter is not None
+        assert trial.curation is not None
+        adapter = trial.adapter.digest
+        shares = delivered_shares(trial.curation)
+        inputs = EstimateInfluence(
+            base=self.base_digest,
+            adapter=adapter,
+            pool=self.pool.digest,
+            sample=self.sample,
+            shares=nested(shares),
+            suites={name: suite.digest for name, suite in self.suites.items()},
+            traded=list(self.traded),
+            settings=self.settings.json_data(),
+        )
+
+        def effect() -> Outcome[InfluenceEstimated]:
+            found = self._estimated(steps.store.path(adapter), adapter, shares)
+            digest = steps.store.put_json(found.json_data())
+            return Outcome(InfluenceEstimated(influence=digest))
+
+        filed = steps.run(inputs, effect)
+        return Influence.model_validate(steps.store.get_json(filed.influence))
+
+    @property
+    def sample(self) -> Mixture:
+        """The mixture of the rows to estimate from: equally many tokens of every bucket."""
+        stock = self.pool.stock(self.min_quality)
+        held: dict[str, list[str]] = {}
+        for dataset, per_bucket in stock.items():
+            buckets = [bucket for bucket, found in per_bucket.items() if found.rows]
+            if buckets:
+                held[dataset] = buckets
+        total = sum(len(buckets) for buckets in held.values())
+        if total == 0:
+            raise UsageError(
+                f"influence: the pool has no row of quality {self.min_quality} or above; "
+                "lower limits.min_quality"
+            )
+        weights = {}
+        for dataset, buckets in held.items():
+            weights[dataset] = dict.fromkeys(buckets, 1 / len(buckets))
+        return Mixture(
+            ratios={dataset: len(buckets) / total for dataset, buckets in held.items()},
+            bucket_weights=weights,
+            budget=self.settings.tokens_per_bucket * total,
+            seed=SAMPLE_SEED,
+            min_quality=self.min_quality,
+            topup=False,
+        )
+
+    def _estimated(self, folder: Path, adapter: str, shares: Mapping[Cell, float]) -> Influence:
+        tokenizer = load_tokenizer(self.base_model)
+        made = {}
+        for name, suite in self.suites.items():
+            made[name] = contrasts(tokenizer, suite.prompts)
+        usable = check_contrasts(made, self.traded)
+        rows = self._rows()
+        model = trainable(self.base_model, folder)
+        suites = {name: made[name].usable for name in usable}
+        found = estimate(model, rows, shares, suites, self.traded, self.settings)
+        prompts: dict[str, SteeringPrompts] = {}
+        for name, known in made.items():
+            loss = found.losses.get(name)
+            prompts[name] = steering_prompts(len(known.usable), known.dropped, loss)
+        return Influence(
+            adapters=[adapter],
+            prompts=prompts,
+            buckets=found.buckets,
+            without_rows=self._missing(found.buckets),
+        )
+
+    def _rows(self) -> SampledRows:
+        """The sampled rows as the trainer would see them."""
+        import pyarrow.parquet as pq
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "sample.parquet"
+            write_training_set(self.pool, curate(self.pool, self.sample), path)
+            table = pq.read_table(path, use_threads=False)
+        if table.num_rows == 0:
+            raise UsageError(
+                f"influence.tokens_per_bucket: {self.settings.tokens_per_bucket} tokens hold no "
+                "row of the pool; raise it"
+            )
+        tokenizer = load_tokenizer(self.base_model)
+        ids, labels = tokenise(tokenizer, table["messages"].to_pylist())
+        cells = list(zip(table["dataset"].to_pylist(), table["bucket"].to_pylist(), strict=True))
+        return SampledRows(ids, labels, table["weight"].to_pylist(), cells)
+
+    def _missing(self, buckets: Sequence[BucketInfluence]) -> list[Cell]:
+        """Buckets of the pool that have no estimate."""
+        found = {(bucket.dataset, bucket.bucket) for bucket in buckets}
+        missing = []
+        for dataset, per_bucket in self.pool.stock(self.min_quality).items():
+            for bucket in per_bucket:
+                if (dataset, bucket) not in found:
+                    missing.append((dataset, bucket))
+        return missing
+
+
+def delivered_shares(report: CurationReport) -> dict[Cell, float]:
+    """Bucket -> its share of the tokens that were selected."""
+    total = max(1, report.total.selected)
+    shares = {}
+    for dataset, per_dataset in report.datasets.items():
+        for bucket, delivered in per_dataset.buckets.items():
+            shares[dataset, bucket] = delivered.selected / total
+    return shares
+
+
+def nested(shares: Mapping[Cell, float]) -> dict[str, dict[str, float]]:
+    """Data set -> bucket -> share."""
+    found: dict[str, dict[str, float]] = {}
+    for (dataset, bucket), share in shares.items():
+        found.setdefault(dataset, {})[bucket] = share
+    return found
+
+
+def check_contrasts(made: Mapping[str, Contrasts], traded: Sequence[str]) -> list[str]:
+    """The suites with prompts enough for an estimate.
+
+    Raises UsageError if one of an objective that has data is not among them.
+    """
+    usable = [name for name, found in made.items() if len(found.usable) >= MIN_PROMPTS]
+    for name in traded:
+        if name not in usable:
+            raise UsageError(
+                f"influence: {len(made[name].usable)} steering prompts of {name} have a good and a "
+                f"bad reference answer, and at least {MIN_PROMPTS} are needed; add `good` and "
+                "`bad` to its steering.jsonl, or take influence out of the config"
+            )
+    return usable
+
+
+def trainable(base: Path, adapter: Path) -> PreTrainedModel:
+    """A base model with an adapter whose matrices require gradients, in float32."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, local_files_only=True)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return PeftModel.from_pretrained(model, adapter, is_trainable=True)
