@@ -26,6 +26,7 @@ from mosaic.core.types.records import (
     ProposePlan,
     ReplacePlanner,
 )
+from training.influence.ideal import settled
 
 NO_PLAN = "no planner found an allowed plan"
 
@@ -48,7 +49,11 @@ def observe(context: RunContext, state: State) -> State:
     if reason and not context.steps.finished(inputs):
         return {"stop": reason}
     steps = context.begin(state["round"])
-    influence = None if steps.finished(inputs) else estimate_influence(context, steps)
+    influence = None
+    if not steps.finished(inputs):
+        influence = estimate_influence(context, steps)
+        if influence and settings.stop.at_equilibrium and settled(influence):
+            return {"stop": "the influence of no bucket can be told from zero"}
 
     def effect() -> Outcome[Observed]:
         seen = observation(

@@ -198,6 +198,10 @@ class RunConfig(FrozenModel):
                 raise ValueError(f"objectives.{name}: floor {floor} is above target {target}")
         if self.stop.at_targets and not any(o.target for o in self.objectives.values()):
             raise ValueError("stop.at_targets: no objective has a target")
+        if self.stop.at_equilibrium and self.influence is None:
+            raise ValueError(
+                "stop.at_equilibrium: no influence is estimated; add `influence: {}` to the config"
+            )
         if self.planner.kind == "ideal" and self.influence is None:
             raise ValueError(
                 "planner: ideal moves by the influence of buckets; add `influence: {}` to the config"

@@ -60,29 +60,37 @@ class InfluenceTool:
         """
         return combine([self._around(steps, trial) for trial in trials])
 
+    def look_ahead(self, steps: Steps, trials: Sequence[Trial]) -> Influence:
+        """The same without writing anything: what is filed is read, the rest computed."""
+        found = []
+        for trial in trials:
+            if steps.finished(self._inputs(trial)):
+                found.append(self._around(steps, trial))
+            else:
+                found.append(self._estimated(steps, trial))
+        return combine(found)
+
     def _around(self, steps: Steps, trial: Trial) -> Influence:
-        assert trial.adapter is not None
-        assert trial.curation is not None
-        adapter = trial.adapter.digest
-        shares = delivered_shares(trial.curation)
-        inputs = EstimateInfluence(
+        def effect() -> Outcome[InfluenceEstimated]:
+            found = self._estimated(steps, trial)
+            digest = steps.store.put_json(found.json_data())
+            return Outcome(InfluenceEstimated(influence=digest))
+
+        filed = steps.run(self._inputs(trial), effect)
+        return Influence.model_validate(steps.store.get_json(filed.influence))
+
+    def _inputs(self, trial: Trial) -> EstimateInfluence:
+        adapter, curation = _trained(trial)
+        return EstimateInfluence(
             base=self.base_digest,
             adapter=adapter,
             pool=self.pool.digest,
             sample=self.sample,
-            shares=nested(shares),
+            shares=nested(delivered_shares(curation)),
             suites={name: suite.digest for name, suite in self.suites.items()},
             traded=list(self.traded),
             settings=self.settings.json_data(),
         )
-
-        def effect() -> Outcome[InfluenceEstimated]:
-            found = self._estimated(steps.store.path(adapter), adapter, shares)
-            digest = steps.store.put_json(found.json_data())
-            return Outcome(InfluenceEstimated(influence=digest))
-
-        filed = steps.run(inputs, effect)
-        return Influence.model_validate(steps.store.get_json(filed.influence))
 
     @property
     def sample(self) -> Mixture:
@@ -111,15 +119,17 @@ class InfluenceTool:
             topup=False,
         )
 
-    def _estimated(self, folder: Path, adapter: str, shares: Mapping[Cell, float]) -> Influence:
+    def _estimated(self, steps: Steps, trial: Trial) -> Influence:
+        adapter, curation = _trained(trial)
         tokenizer = load_tokenizer(self.base_model)
         made = {}
         for name, suite in self.suites.items():
             made[name] = contrasts(tokenizer, suite.prompts)
         usable = check_contrasts(made, self.traded)
         rows = self._rows()
-        model = trainable(self.base_model, folder)
+        model = trainable(self.base_model, steps.store.path(adapter))
         suites = {name: made[name].usable for name in usable}
+        shares = delivered_shares(curation)
         found = estimate(model, rows, shares, suites, self.traded, self.settings)
         prompts: dict[str, SteeringPrompts] = {}
         for name, known in made.items():
@@ -159,6 +169,13 @@ class InfluenceTool:
                 if (dataset, bucket) not in found:
                     missing.append((dataset, bucket))
         return missing
+
+
+def _trained(trial: Trial) -> tuple[str, CurationReport]:
+    """The digest of a trial's adapter and what it was trained on."""
+    assert trial.adapter is not None
+    assert trial.curation is not None
+    return trial.adapter.digest, trial.curation
 
 
 def delivered_shares(report: CurationReport) -> dict[Cell, float]:

@@ -84,6 +84,14 @@ ARGUMENTS: dict[str, type[_Arguments]] = {
 }
 
 
+def offered(observation: Observation) -> dict[str, type[_Arguments]]:
+    """The tools that only look, by name: `estimate_influence` only if there is one to read."""
+    names = dict(ARGUMENTS)
+    if observation.influence is None:
+        del names["estimate_influence"]
+    return names
+
+
 def definitions(observation: Observation, only_submit: bool = False) -> list[JsonObject]:
     """The tools in the form that chat completions take.
 
@@ -91,10 +99,7 @@ def definitions(observation: Observation, only_submit: bool = False) -> list[Jso
     """
     tools = []
     if not only_submit:
-        for name, arguments in ARGUMENTS.items():
-            # Offered only where there is something to read.
-            if name == "estimate_influence" and observation.influence is None:
-                continue
+        for name, arguments in offered(observation).items():
             tools.append(_definition(name, (arguments.__doc__ or "").strip(), arguments))
         text = "Cost in tokens and violations of a draft plan; nothing is executed."
         tools.append(_definition("check_plan", text, plan_model(observation, "draft")))

@@ -23,6 +23,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from statistics import NormalDist
 from typing import TYPE_CHECKING, TypeVar
 
+from mosaic.core.types.influence import Influence
 from training.influence.ekfac import Curvature, Variant
 from training.influence.gradients import inner
 
@@ -84,6 +85,13 @@ def at_equilibrium(alpha: Sequence[float], errors: Sequence[float]) -> bool:
         if abs(value) > bound * error:
             return False
     return True
+
+
+def settled(influence: Influence) -> bool:
+    """Whether the influence of no bucket on the mean steering loss can be told from zero."""
+    values = [bucket.share * bucket.mean.value for bucket in influence.buckets]
+    errors = [bucket.share * bucket.mean.standard_error for bucket in influence.buckets]
+    return at_equilibrium(values, errors)
 
 
 def resized(
