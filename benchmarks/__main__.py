@@ -45,6 +45,8 @@ BENCHMARKS = {
     "resumes": "resumes",
     "faults": "faults",
     "hostile_replies": "hostile",
+    "influence": "influence",
+    "influence_prediction": "influence_prediction",
     "crash": "durability",
     "power_loss": "durability",
     "mutants": "mutants",

@@ -121,15 +121,24 @@ class InfluenceTool:
 
     def _estimated(self, steps: Steps, trial: Trial) -> Influence:
         adapter, curation = _trained(trial)
+        shares = delivered_shares(curation)
+        return self.estimate_around(steps.store.path(adapter), adapter, shares)
+
+    def estimate_around(
+        self, folder: Path, adapter: str, shares: Mapping[Cell, float]
+    ) -> Influence:
+        """The influence around the adapter in a folder, given by its digest too.
+
+        `shares` are those of the tokens that it was trained on.
+        """
         tokenizer = load_tokenizer(self.base_model)
         made = {}
         for name, suite in self.suites.items():
             made[name] = contrasts(tokenizer, suite.prompts)
         usable = check_contrasts(made, self.traded)
         rows = self._rows()
-        model = trainable(self.base_model, steps.store.path(adapter))
+        model = trainable(self.base_model, folder)
         suites = {name: made[name].usable for name in usable}
-        shares = delivered_shares(curation)
         found = estimate(model, rows, shares, suites, self.traded, self.settings)
         prompts: dict[str, SteeringPrompts] = {}
         for name, known in made.items():

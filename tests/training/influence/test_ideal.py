@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from tests.training.influence.networks import fitted, stack
+from benchmarks.influence_networks import fitted, stack
 from training.influence.ekfac import Basis, Block, Curvature
 from training.influence.gradients import flows, trained_layers, weighted_sums
 from training.influence.ideal import alphas, at_equilibrium, resized, steps
