@@ -13,10 +13,10 @@ from agent.planners.surrogate import SurrogatePlannerConfig
 
 PlannerConfig = Annotated[
     SurrogatePlannerConfig
+    | IdealPlannerConfig
     | StaticPlannerConfig
     | RandomPlannerConfig
     | NeedPlannerConfig
-    | IdealPlannerConfig
     | LlmPlannerConfig,
     Field(discriminator="kind"),
 ]

@@ -131,11 +131,8 @@ class InfluenceTool:
 
         `shares` are those of the tokens that it was trained on.
         """
-        tokenizer = load_tokenizer(self.base_model)
-        made = {}
-        for name, suite in self.suites.items():
-            made[name] = contrasts(tokenizer, suite.prompts)
-        usable = check_contrasts(made, self.traded)
+        made = self.steering()
+        usable = [name for name, known in made.items() if len(known.usable) >= MIN_PROMPTS]
         rows = self._rows()
         model = trainable(self.base_model, folder)
         suites = {name: made[name].usable for name in usable}
@@ -150,6 +147,25 @@ class InfluenceTool:
             buckets=found.buckets,
             without_rows=self._missing(found.buckets),
         )
+
+    def steering(self) -> dict[str, Contrasts]:
+        """The contrasts of every suite.
+
+        Raises UsageError if a suite of an objective that has data gives too few.
+        """
+        tokenizer = load_tokenizer(self.base_model)
+        made = {}
+        for name, suite in self.suites.items():
+            made[name] = contrasts(tokenizer, suite.prompts)
+        for name in self.traded:
+            if len(made[name].usable) < MIN_PROMPTS:
+                raise UsageError(
+                    f"influence: {len(made[name].usable)} steering prompts of {name} have a good "
+                    f"and a bad reference answer that differ, and at least {MIN_PROMPTS} are "
+                    "needed; add `good` and `bad` to its steering.jsonl, or take influence out of "
+                    "the config"
+                )
+        return made
 
     def _rows(self) -> SampledRows:
         """The sampled rows as the trainer would see them."""
@@ -203,22 +219,6 @@ def nested(shares: Mapping[Cell, float]) -> dict[str, dict[str, float]]:
     for (dataset, bucket), share in shares.items():
         found.setdefault(dataset, {})[bucket] = share
     return found
-
-
-def check_contrasts(made: Mapping[str, Contrasts], traded: Sequence[str]) -> list[str]:
-    """The suites with prompts enough for an estimate.
-
-    Raises UsageError if one of an objective that has data is not among them.
-    """
-    usable = [name for name, found in made.items() if len(found.usable) >= MIN_PROMPTS]
-    for name in traded:
-        if name not in usable:
-            raise UsageError(
-                f"influence: {len(made[name].usable)} steering prompts of {name} have a good and a "
-                f"bad reference answer, and at least {MIN_PROMPTS} are needed; add `good` and "
-                "`bad` to its steering.jsonl, or take influence out of the config"
-            )
-    return usable
 
 
 def trainable(base: Path, adapter: Path) -> PreTrainedModel:
