@@ -16,7 +16,7 @@ class StopConfig(FrozenModel):
 
     `patience` stops after so many rounds in a row whose gain lies within the noise. `at_targets`
     stops as soon as the round that would be chosen reaches every target. `at_equilibrium` stops
-    where the influence of no bucket can be told from zero.
+    where the influence of buckets is lost in the noise.
     """
 
     patience: int | None = Field(default=None, ge=1)

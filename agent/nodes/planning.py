@@ -53,7 +53,7 @@ def observe(context: RunContext, state: State) -> State:
     if not steps.finished(inputs):
         influence = estimate_influence(context, steps)
         if influence and settings.stop.at_equilibrium and settled(influence):
-            return {"stop": "the influence of no bucket can be told from zero"}
+            return {"stop": "at equilibrium: the influence of buckets is lost in the noise"}
 
     def effect() -> Outcome[Observed]:
         seen = observation(

@@ -1,7 +1,7 @@
 """Moves every domain by its influence on the mean steering loss: IDEAL's published update.
 
 What each domain's size is multiplied by is 1 + beta (`training.influence.ideal`), counted from the
-plan executed last; the whole keeps its size. Nothing is moved if no domain can be told to matter.
+plan executed last; the whole keeps its size. Nothing is moved if the direction is lost in the noise.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class IdealPlanner:
         alphas = _alphas(influence, members, shares)
         values = {domain: alpha.value for domain, alpha in alphas.items()}
         if at_equilibrium(list(values.values()), [alpha.error for alpha in alphas.values()]):
-            why = "No domain's influence can be told from zero, so nothing is moved."
+            why = "The influence of domains is lost in the noise, so nothing is moved."
             toolbox.conclude(why)
             return [feasible_plan(why, *_nested(shares), observation)]
         beta = steps(values, self.step)

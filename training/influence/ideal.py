@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from statistics import NormalDist
 from typing import TYPE_CHECKING, TypeVar
 
 from mosaic.core.types.influence import Influence
@@ -31,8 +30,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Domain = TypeVar("Domain", bound=Hashable)
-# How often a step is taken although no domain matters.
-FALSE_ALARMS = 0.05
+# A step whose expected squared cosine with the true direction is less is not taken.
+MIN_COSINE_SQUARED = 0.5
 
 
 def alphas(
@@ -69,26 +68,23 @@ def steps(alpha: Mapping[Domain, float], most: float) -> dict[Domain, float]:
 
 
 def at_equilibrium(alpha: Sequence[float], errors: Sequence[float]) -> bool:
-    """Whether no domain can be told to matter: the rule that ends the adjustment.
+    """Whether no direction can be told from the noise: the rule that ends the adjustment.
 
-    The steps never shrink by themselves, since the largest is always `most`. The bound on each
-    |alpha| / error is wide enough that with J domains, none of which matters, one of them exceeds
-    it in 5 % of all cases at most (Bonferroni): 1.96 for one domain, 2.94 for 15.
+    The steps never shrink by themselves, since the largest is always `most`. The sum of squared
+    alphas less that of their squared errors estimates the squared length of the true alphas without
+    bias, however the errors are correlated; its share of the whole is the squared cosine between the
+    step and the true direction that may be expected. Below one half, nothing is worth moving.
 
-    >>> at_equilibrium([0.2, -0.5], [0.2, 0.3]), at_equilibrium([0.2, -0.5], [0.2, 0.1])
+    >>> at_equilibrium([0.2, -0.5], [0.2, 0.4]), at_equilibrium([0.2, -0.5], [0.2, 0.1])
     (True, False)
     """
-    if not alpha:
-        return True
-    bound = NormalDist().inv_cdf(1 - FALSE_ALARMS / (2 * len(alpha)))
-    for value, error in zip(alpha, errors, strict=True):
-        if abs(value) > bound * error:
-            return False
-    return True
+    signal_and_noise = math.fsum(value**2 for value in alpha)
+    noise = math.fsum(error**2 for error in errors)
+    return signal_and_noise - noise <= MIN_COSINE_SQUARED * signal_and_noise
 
 
 def settled(influence: Influence) -> bool:
-    """Whether the influence of no bucket on the mean steering loss can be told from zero."""
+    """Whether the influence of buckets on the mean steering loss is lost in the noise."""
     values = [bucket.share * bucket.mean.value for bucket in influence.buckets]
     errors = [bucket.share * bucket.mean.standard_error for bucket in influence.buckets]
     return at_equilibrium(values, errors)
@@ -103,10 +99,10 @@ def resized(
     are in one order for every caller, so that ties always fall alike. Raises ValueError for a beta
     below -1.
 
-    >>> resized({"a": 100, "b": 50}, {"a": -0.075, "b": 0.15})
-    {'a': 92, 'b': 58}
-    >>> resized({"a": 100, "b": 50}, {"a": -0.075, "b": 0.15}, total=150)
-    {'a': 93, 'b': 57}
+    >>> resized({"a": 100, "b": 60}, {"a": -0.075, "b": 0.15})
+    {'a': 92, 'b': 69}
+    >>> resized({"a": 100, "b": 60}, {"a": -0.075, "b": 0.15}, total=160)
+    {'a': 92, 'b': 68}
     """
     exact = {}
     for domain, size in sizes.items():

@@ -15,6 +15,6 @@ class InfluenceConfig(FrozenModel):
     sequences at a time, which changes nothing but memory and time.
     """
 
-    tokens_per_bucket: int = Field(default=1000, ge=1)
+    tokens_per_bucket: int = Field(default=2000, ge=1)
     damping: float = Field(default=0.1, gt=0, le=100)
     batch_size: int = Field(default=16, ge=1)

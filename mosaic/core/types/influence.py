@@ -92,7 +92,12 @@ def combine(estimates: list[Influence]) -> Influence:
     adapters = []
     for estimate in estimates:
         adapters += estimate.adapters
-    return first.model_copy(update={"adapters": adapters, "buckets": buckets})
+    prompts = {}
+    for objective, read in first.prompts.items():
+        losses = [loss for e in estimates if (loss := e.prompts[objective].loss) is not None]
+        loss = math.fsum(losses) / len(losses) if losses else None
+        prompts[objective] = read.model_copy(update={"loss": loss})
+    return first.model_copy(update={"adapters": adapters, "prompts": prompts, "buckets": buckets})
 
 
 def combined_effect(effects: list[Effect]) -> Effect:

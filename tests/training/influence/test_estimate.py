@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from eval.steering_loss import mean_loss
-from mosaic.core.types.influence import BucketInfluence, Effect, Influence, combine
+from mosaic.core.types.influence import BucketInfluence, Effect, Influence, SteeringPrompts, combine
 from tests.training.influence.conftest import SHARES
 from training.influence.ekfac import Covariances, SecondMoments
 from training.influence.estimate import SampledRows, estimate
@@ -192,7 +192,8 @@ def around(value, error):
     bucket = BucketInfluence(
         dataset="a", bucket="x", share=1, rows=2, tokens=9, effects={"kind": effect}, mean=effect
     )
-    return Influence(adapters=[str(value)], prompts={}, buckets=[bucket])
+    prompts = {"kind": SteeringPrompts(used=3, loss=value)}
+    return Influence(adapters=[str(value)], prompts=prompts, buckets=[bucket])
 
 
 def test_two_adapters_add_the_variance_between_them():
@@ -202,4 +203,5 @@ def test_two_adapters_add_the_variance_between_them():
     assert effect.value == pytest.approx(1.2)
     assert effect.standard_error == pytest.approx((0.3**2 + 0.08 / 2) ** 0.5, rel=1e-5)
     assert found.buckets[0].effects["kind"] == effect
+    assert found.prompts["kind"].loss == pytest.approx(1.2)
     assert combine([around(1.0, 0.3)]) == around(1.0, 0.3)

@@ -210,12 +210,27 @@ def test_the_training_set_as_its_own_reference_is_at_equilibrium(quadratics):
     assert at_equilibrium(found, [1e-9] * 3)
 
 
-def test_noise_is_taken_for_a_signal_in_one_of_twenty_cases():
+def test_pure_noise_seldom_passes_for_a_direction_and_a_signal_twice_as_long_mostly_does():
     torch.manual_seed(0)
-    draws = torch.randn(4000, 15).tolist()
-    alarms = sum(not at_equilibrium(draw, [1.0] * 15) for draw in draws)
-    assert 0.03 < alarms / 4000 < 0.07
+    noise = torch.randn(4000, 15)
+    signal = torch.nn.functional.normalize(torch.randn(4000, 15), dim=1) * 2 * 15**0.5
+    ones = [1.0] * 15
+    alarms = sum(not at_equilibrium(draw, ones) for draw in noise.tolist())
+    found = sum(not at_equilibrium(draw, ones) for draw in (noise + signal).tolist())
+    assert alarms / 4000 < 0.03
+    assert found / 4000 > 0.97
     assert at_equilibrium([], [])
+
+
+def test_a_direction_that_is_taken_points_the_right_way():
+    """Its squared cosine with the true one is what the rule expects of it."""
+    torch.manual_seed(1)
+    true = torch.nn.functional.normalize(torch.randn(4000, 15), dim=1) * 1.5 * 15**0.5
+    measured = true + torch.randn(4000, 15)
+    whole = measured.square().sum(dim=1)
+    expected = ((whole - 15) / whole).mean()
+    cosines = torch.nn.functional.cosine_similarity(true, measured).square().mean()
+    assert abs(float(cosines - expected)) < 0.05
 
 
 BETAS = st.floats(-1, 1)
