@@ -84,12 +84,11 @@ class _Bench:
         """The steering loss of every objective, in nats."""
         import torch
 
-        model = trainable(
-            self.tool.base_model, self.world.context.steps.store.path(adapter.digest)
-        ).eval()
+        folder = self.world.context.steps.store.path(adapter.digest)
         tokenizer = load_tokenizer(self.tool.base_model)
         found = []
-        with torch.no_grad():
+        with trainable(self.tool.base_model, folder) as model, torch.no_grad():
+            model.eval()
             for suite in self.tool.suites.values():
                 usable = contrasts(tokenizer, suite.prompts).usable
                 found.append(float(mean_loss(model, usable)))

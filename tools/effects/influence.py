@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ from training.influence.estimate import (
     steering_prompts,
 )
 from training.influence.settings import InfluenceConfig
+from training.methods.base import Stopping, never
 from training.models.chat_template import tokenise
 from training.models.tokenizer import load_tokenizer
 
@@ -122,10 +124,15 @@ class InfluenceTool:
     def _estimated(self, steps: Steps, trial: Trial) -> Influence:
         adapter, curation = _trained(trial)
         shares = delivered_shares(curation)
-        return self.estimate_around(steps.store.path(adapter), adapter, shares)
+        folder = steps.store.path(adapter)
+        return self.estimate_around(folder, adapter, shares, steps.stopping)
 
     def estimate_around(
-        self, folder: Path, adapter: str, shares: Mapping[Cell, float]
+        self,
+        folder: Path,
+        adapter: str,
+        shares: Mapping[Cell, float],
+        stopping: Stopping = never,
     ) -> Influence:
         """The influence around the adapter in a folder, given by its digest too.
 
@@ -134,9 +141,11 @@ class InfluenceTool:
         made = self.steering()
         usable = [name for name, known in made.items() if len(known.usable) >= MIN_PROMPTS]
         rows = self._rows()
-        model = trainable(self.base_model, folder)
         suites = {name: made[name].usable for name in usable}
-        found = estimate(model, rows, shares, suites, self.traded, self.settings)
+        with trainable(self.base_model, folder) as model:
+            found = estimate(
+                model, rows, shares, suites, self.traded, self.settings, stopping=stopping
+            )
         prompts: dict[str, SteeringPrompts] = {}
         for name, known in made.items():
             loss = found.losses.get(name)
@@ -221,8 +230,12 @@ def nested(shares: Mapping[Cell, float]) -> dict[str, dict[str, float]]:
     return found
 
 
-def trainable(base: Path, adapter: Path) -> PreTrainedModel:
-    """A base model with an adapter whose matrices require gradients, in float32."""
+@contextmanager
+def trainable(base: Path, adapter: Path) -> Iterator[PreTrainedModel]:
+    """A base model with an adapter whose matrices require gradients, in float32.
+
+    Its memory on a GPU is given back: a training or a server may need it next.
+    """
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
@@ -231,4 +244,9 @@ def trainable(base: Path, adapter: Path) -> PreTrainedModel:
     logging.disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, local_files_only=True)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    return PeftModel.from_pretrained(model, adapter, is_trainable=True)
+    try:
+        yield PeftModel.from_pretrained(model, adapter, is_trainable=True)
+    finally:
+        model.to("cpu")
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

@@ -16,7 +16,7 @@ are of one gradient's projection on the other's mean, so that no gradient is kep
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from eval.steering_loss import BATCH, Contrast, mean_loss
+from mosaic.core.errors import StopRequested, UsageError
 from mosaic.core.types.influence import BucketInfluence, Effect, SteeringPrompts
 from training.influence.ekfac import Covariances, Curvature, SecondMoments, Variant
 from training.influence.gradients import (
@@ -39,6 +40,7 @@ from training.influence.gradients import (
 )
 from training.influence.sequences import Batch, batches, drawn_labels, logits_of, summed_loss
 from training.influence.settings import InfluenceConfig
+from training.methods.base import Stopping, never
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,15 +87,16 @@ def estimate(
     traded: Sequence[str],
     settings: InfluenceConfig,
     variant: Variant = "inverse",
+    stopping: Stopping = never,
 ) -> Estimated:
     """Estimate the effects. The model's trained layers are those whose weights require gradients.
 
     `shares` are those of the tokens that the model was trained on. `suites` holds at least two
     contrasts for every objective; `traded` are the objectives that have data, whose mean loss is
-    estimated too.
+    estimated too. Raises StopRequested between two batches once `stopping` says so.
     """
     model.eval()
-    work = _Work(model, trained_layers(model), rows, shares, settings)
+    work = _Work(model, trained_layers(model), rows, shares, settings, stopping)
     made = list(batches(rows.ids, rows.labels, settings.batch_size, model.device))
     curvature = work.curvature(made)
     losses, gradients = {}, {}
@@ -156,6 +159,12 @@ class _Work:
     rows: SampledRows
     shares: Mapping[Cell, float]
     settings: InfluenceConfig
+    stopping: Stopping
+
+    def _flows(self, loss: Callable[[], Tensor]) -> Flows:
+        if self.stopping():
+            raise StopRequested("stopped while the influence of buckets was estimated")
+        return flows(self.layers, loss)
 
     @property
     def cells(self) -> dict[Cell, list[int]]:
@@ -169,11 +178,14 @@ class _Work:
     def curvature(self, made: Sequence[Batch]) -> Curvature:
         """EK-FAC of the loss that the model was trained on, with labels drawn from the model.
 
-        Raises ValueError if no row lies in a bucket that the model was trained on.
+        Raises UsageError if no row lies in a bucket that the model was trained on.
         """
         weights = self._training_weights()
         if not any(weights):
-            raise ValueError("no row is from a bucket that the model was trained on")
+            raise UsageError(
+                "influence: no sampled row is from a bucket that the adapter was trained on; raise "
+                "influence.tokens_per_bucket"
+            )
         covariances = Covariances()
         drawn: list[Tensor] = []
         for batch in made:
@@ -200,10 +212,10 @@ class _Work:
             drawn.append(drawn_labels(logits, batch, DRAW_SEED))
             return summed_loss(logits, drawn[-1])
 
-        return flows(self.layers, loss)
+        return self._flows(loss)
 
     def _passed(self, batch: Batch, labels: Tensor) -> Flows:
-        return flows(self.layers, lambda: summed_loss(logits_of(self.model, batch), labels))
+        return self._flows(lambda: summed_loss(logits_of(self.model, batch), labels))
 
     def rows_along(
         self, made: Sequence[Batch], directions: Mapping[str, Weights]
@@ -273,7 +285,7 @@ class _Work:
             values.append(float(summed.detach()))
             return summed
 
-        return flows(self.layers, loss), values[0]
+        return self._flows(loss), values[0]
 
 
 def _of_batch(weights: Sequence[float], batch: Batch) -> Tensor:

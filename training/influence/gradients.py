@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mosaic.core.errors import UsageError
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -70,8 +72,8 @@ def flows(layers: Mapping[str, nn.Linear], loss: Callable[[], Tensor]) -> Flows:
     """Run `loss` once and return what passed through each layer on the way.
 
     `loss` is a sum over sequences, so that one sequence's gradient does not depend on which others
-    share its batch. Raises ValueError if a layer runs twice, not at all, or on anything but
-    (sequences, tokens, features): sequences could not be told apart.
+    share its batch. Raises UsageError if a layer runs twice, not at all, or on anything but
+    (sequences, tokens, features), as experts do: sequences could not be told apart.
     """
     import torch
 
@@ -82,10 +84,10 @@ def flows(layers: Mapping[str, nn.Linear], loss: Callable[[], Tensor]) -> Flows:
         def keep(layer: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
             (value,) = given
             if name in inputs or value.dim() != 3:
-                raise ValueError(
-                    f"layer {name}: influence needs one input of shape (sequences, tokens, "
-                    f"features) a pass, and got one of shape {tuple(value.shape)}"
-                    + (" more" if name in inputs else "")
+                raise _unreadable(
+                    name,
+                    f"needs one input of shape (sequences, tokens, features) in a pass, "
+                    f"and got {tuple(value.shape)}" + (" beside another" * (name in inputs)),
                 )
             inputs[name], outputs[name] = value.detach(), output
 
@@ -99,7 +101,7 @@ def flows(layers: Mapping[str, nn.Linear], loss: Callable[[], Tensor]) -> Flows:
             hook.remove()
     missing = [name for name in layers if name not in outputs]
     if missing:
-        raise ValueError(f"layer {missing[0]} did not take part in the loss")
+        raise _unreadable(missing[0], "did not take part in the loss")
     gradients = torch.autograd.grad(total, [outputs[name] for name in layers])
     passed: Flows = {}
     for (name, layer), gradient in zip(layers.items(), gradients, strict=True):
@@ -108,6 +110,13 @@ def flows(layers: Mapping[str, nn.Linear], loss: Callable[[], Tensor]) -> Flows:
             value = torch.cat([value, torch.ones_like(value[..., :1])], dim=-1)
         passed[name] = Flow(value, gradient.detach().float())
     return passed
+
+
+def _unreadable(layer: str, why: str) -> UsageError:
+    return UsageError(
+        f"influence: layer {layer} {why}; this architecture's curvature cannot be estimated, "
+        "take influence out of the config"
+    )
 
 
 def weighted_sums(passed: Mapping[str, Flow], weights: Tensor) -> Weights:

@@ -15,6 +15,7 @@ from benchmarks.influence_networks import (
     passed,
     stack,
 )
+from mosaic.core.errors import UsageError
 from training.influence.ekfac import Basis, Block, Covariances, SecondMoments
 from training.influence.gradients import flows, trained_layers
 
@@ -226,9 +227,9 @@ def test_layers_that_are_not_trained_are_left_out(small):
 
 def test_a_layer_that_runs_twice_is_refused_by_name(small):
     layers = {"first": small[0]}
-    with pytest.raises(ValueError, match="layer first"):
+    with pytest.raises(UsageError, match="layer first"):
         flows(layers, lambda: (small[0](torch.ones(1, 1, 4)) + small[0](torch.ones(1, 1, 4))).sum())
-    with pytest.raises(ValueError, match="layer first"):
+    with pytest.raises(UsageError, match="layer first"):
         flows(layers, lambda: small[0](torch.ones(1, 4)).sum())
-    with pytest.raises(ValueError, match="did not take part"):
+    with pytest.raises(UsageError, match="did not take part"):
         flows(layers, lambda: torch.ones(1).sum())

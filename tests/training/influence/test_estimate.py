@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from eval.steering_loss import mean_loss
+from mosaic.core.errors import StopRequested, UsageError
 from mosaic.core.types.influence import BucketInfluence, Effect, Influence, SteeringPrompts, combine
 from tests.training.influence.conftest import SHARES
 from training.influence.ekfac import Covariances, SecondMoments
@@ -144,8 +145,21 @@ def test_a_bucket_that_was_not_trained_on_bends_nothing(estimated, sampled):
     one = estimated(shares=only)
     other = estimated(dataclasses.replace(sampled, ids=absurd), shares=only)
     assert one.buckets[0].mean.value == pytest.approx(other.buckets[0].mean.value, rel=1e-3)
-    with pytest.raises(ValueError, match="trained on"):
+    with pytest.raises(UsageError, match="trained on"):
         estimated(shares={("c", "z"): 1.0})
+
+
+def test_it_stops_between_two_batches(lora_model, sampled, suites):
+    asked = []
+
+    def stopping():
+        asked.append(1)
+        return len(asked) > 3
+
+    config = InfluenceConfig(batch_size=4)
+    with pytest.raises(StopRequested):
+        estimate(lora_model, sampled, SHARES, suites, TRADED, config, stopping=stopping)
+    assert len(asked) == 4
 
 
 def test_labels_are_drawn_from_the_model_by_row_and_seed(lora_model, sampled):
