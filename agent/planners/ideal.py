@@ -41,11 +41,11 @@ class _Alpha:
 
 
 class IdealPlanner:
-    """The published update with the largest step `step`; domains are buckets or data sets."""
+    """The published update with the largest step `step`; domains are data sets or buckets."""
 
     kind = "ideal"
 
-    def __init__(self, step: float = 0.15, domains: Domains = "buckets") -> None:
+    def __init__(self, step: float = 0.15, domains: Domains = "datasets") -> None:
         self.step = step
         self.domains = domains
 
@@ -85,12 +85,12 @@ class IdealPlanner:
 class IdealPlannerConfig(PlannerSettings):
     """IDEAL's update: the domain that matters most grows or shrinks by `step` of its size a round.
 
-    `domains` are buckets, or whole data sets whose buckets keep their weights.
+    `domains` are data sets, whose buckets keep their weights, or single buckets.
     """
 
     kind: Literal["ideal"] = "ideal"
     step: float = Field(default=0.15, gt=0, le=1)
-    domains: Domains = "buckets"
+    domains: Domains = "datasets"
 
     def build(self) -> Planner:
         return IdealPlanner(self.step, self.domains)

@@ -36,7 +36,7 @@ def moved(observe, small_pool):
 
 @pytest.mark.parametrize("step", [0.15, 0.3])
 def test_the_bucket_that_matters_most_moves_by_the_step_before_the_whole_is_scaled(moved, step):
-    found = moved(IdealPlanner(step), influence=influence((0.3, 0.0, 0.0)))
+    found = moved(IdealPlanner(step, "buckets"), influence=influence((0.3, 0.0, 0.0)))
     # Buckets without an effect keep their size, so they show what all were scaled by.
     scale = found["a", "y"]
     assert found["b", "z"] == pytest.approx(scale, rel=1e-3)
@@ -44,7 +44,7 @@ def test_the_bucket_that_matters_most_moves_by_the_step_before_the_whole_is_scal
 
 
 def test_what_helps_grows_and_what_harms_shrinks(moved):
-    found = moved(IdealPlanner(), influence=influence((0.3, 0.1, -0.2)))
+    found = moved(IdealPlanner(domains="buckets"), influence=influence((0.3, 0.1, -0.2)))
     for dataset in "ab":
         assert found[dataset, "x"] > found[dataset, "y"] > found[dataset, "z"]
         assert found[dataset, "z"] < 1
@@ -80,7 +80,9 @@ def test_nothing_is_moved_if_no_bucket_can_be_told_to_matter(moved, observe, sma
 def test_a_bucket_without_an_estimate_keeps_its_size(moved):
     known = influence((0.0, 0.0, -0.2))
     kept = [b for b in known.buckets if (b.dataset, b.bucket) != ("a", "x")]
-    found = moved(IdealPlanner(), influence=known.model_copy(update={"buckets": kept}))
+    found = moved(
+        IdealPlanner(domains="buckets"), influence=known.model_copy(update={"buckets": kept})
+    )
     assert found["a", "x"] == pytest.approx(found["a", "y"], rel=1e-3)
 
 

@@ -34,7 +34,7 @@ PLANNERS = {
     "random, wide": lambda server: RandomPlanner(3.0),
     "need": lambda server: NeedPlanner(),
     "ideal": lambda server: IdealPlanner(),
-    "ideal, data sets": lambda server: IdealPlanner(0.3, "datasets"),
+    "ideal, buckets": lambda server: IdealPlanner(0.3, "buckets"),
     "profile": lambda server: SurrogatePlanner(),
     "llm": llm,
     "llm, no tools": lambda server: llm(server, tool_calls=False),
