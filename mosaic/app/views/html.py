@@ -38,6 +38,9 @@ def write_html(folder: Path, report: Report, path: Path) -> None:
         planned = {round_.round: _planned(journal, round_.round) for round_ in state.rounds}
     finally:
         journal.close()
+    influence_svg = ""
+    if influence is not None and influence.buckets:
+        influence_svg = plots.influence_map(influence, report.objectives)
     text = environment.get_template("report.html.j2").render(
         data=report,
         planned=planned,
@@ -45,7 +48,7 @@ def write_html(folder: Path, report: Report, path: Path) -> None:
         front_svg=plots.svg("front", report) if len(report.traded) > 1 else "",
         mixture_svg=plots.svg("mixture", report),
         heat_svg=plots.heat(state.rounds),
-        influence_svg=plots.influence_map(influence) if influence and influence.buckets else "",
+        influence_svg=influence_svg,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")

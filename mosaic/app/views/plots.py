@@ -180,15 +180,20 @@ def _heat(axes: Axes, rounds: Sequence[Round], keys: Sequence[tuple[str, str]]) 
     axes.set_xlabel("round (steering suites)")
 
 
-def influence_map(influence: Influence) -> str:
-    """Buckets by objectives: the effect of one percent more; grey if it cannot be told from zero."""
+def influence_map(influence: Influence, objectives: Sequence[str]) -> str:
+    """Buckets by objectives: the effect of one percent more; grey if it cannot be told from zero.
+
+    Objectives without an estimate are left out.
+    """
+    estimated = [name for name in objectives if name in influence.buckets[0].effects]
     height = 1.2 + 0.27 * len(influence.buckets)
-    return _svg(lambda axes: _influence(axes, influence), height=height)
+    return _svg(lambda axes: _influence(axes, influence, estimated), height=height)
 
 
-def _influence(axes: Axes, influence: Influence) -> None:
+def _influence(axes: Axes, influence: Influence, objectives: Sequence[str]) -> None:
     """Colours are relative to an objective's largest effect, since losses differ in scale."""
-    objectives = list(influence.buckets[0].effects)
+    from matplotlib import colormaps
+
     largest = {}
     for objective in objectives:
         values = [abs(bucket.effects[objective].value) for bucket in influence.buckets]
@@ -202,8 +207,9 @@ def _influence(axes: Axes, influence: Influence) -> None:
             text = f"{effect.value:+.2g} ± {effect.standard_error:.1g}"
             axes.text(column, row, text, ha="center", va="center", fontsize=8)
         grid.append(shades)
-    axes.set_facecolor(UNCLEAR)
-    axes.imshow(grid, cmap="RdYlGn", vmin=-1, vmax=1, aspect="auto")
+    colours = colormaps["RdYlGn"].with_extremes(bad=UNCLEAR)
+    # The ends of the scale are too dark for the numbers on them.
+    axes.imshow(grid, cmap=colours, vmin=-1.5, vmax=1.5, aspect="auto")
     axes.set_xticks(range(len(objectives)), [_words(name) for name in objectives])
     names = [_words(f"{bucket.dataset} {bucket.bucket}") for bucket in influence.buckets]
     axes.set_yticks(range(len(names)), names)
