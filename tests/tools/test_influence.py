@@ -101,6 +101,12 @@ def test_what_is_filed_is_read_and_not_estimated_again(tool, steps, trial):
     assert step.inputs.suites == {name: made.digest for name, made in tool.suites.items()}
 
 
+def test_an_adapter_that_was_deleted_before_any_estimate_is_named(tool, steps, trial):
+    shutil.rmtree(steps.store.path(trial.adapter.digest))
+    with pytest.raises(UsageError, match=r"was deleted; .* `keep: all`"):
+        tool.influence(steps, [trial])
+
+
 def test_looking_ahead_writes_nothing_and_finds_the_same(tool, steps, trial):
     ahead = tool.look_ahead(steps, [trial])
     assert steps.journal.steps(EstimateInfluence) == []

@@ -125,6 +125,11 @@ class InfluenceTool:
         adapter, curation = _trained(trial)
         shares = delivered_shares(curation)
         folder = steps.store.path(adapter)
+        if not folder.exists():
+            raise UsageError(
+                f"influence: the adapter {adapter[:12]} of the plan executed last was deleted; take "
+                "influence out of the config, or start a new run with `keep: all`"
+            )
         return self.estimate_around(folder, adapter, shares, steps.stopping)
 
     def estimate_around(
