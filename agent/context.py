@@ -15,6 +15,7 @@ from mosaic.core.types.base import canonical_json
 from mosaic.core.types.plans import ActionPlan, Violation
 from mosaic.core.types.runs import Observation
 from tools.effects.evaluate import Evaluator
+from tools.effects.influence import InfluenceTool
 from tools.effects.train import TrainTool
 from training.data.pool import Pool
 
@@ -39,7 +40,8 @@ class RunContext:
 
     `experiment` is the digest of base, recipe, generator, judge and suites: what an approval takes
     for granted. With `pause` the run pauses, rather than fails, if the planner fails and nobody
-    plans instead. The journal is folded once; what is recorded later is added to `state`.
+    plans instead. Without `influence` none is estimated. The journal is folded once; what is
+    recorded later is added to `state`.
     """
 
     steps: Steps
@@ -52,6 +54,7 @@ class RunContext:
     settings: Settings
     experiment: str
     pause: bool = False
+    influence: InfluenceTool | None = None
     notify: Callable[[str], None] = silent
     state: RunState = field(init=False)
     approval: Approval | None = None

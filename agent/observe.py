@@ -10,6 +10,7 @@ from agent.settings import Settings
 from agent.state import RunState
 from agent.weights import proportions
 from mosaic.core.types.evaluation import FailureProfile, Score
+from mosaic.core.types.influence import Influence
 from mosaic.core.types.plans import ActionPlan, Forecast, Violation
 from mosaic.core.types.runs import Observation, Round, Trial
 from training.data.pool import Pool
@@ -52,7 +53,12 @@ def _interval_spread(scores: Sequence[Score]) -> float:
 
 
 def observation(
-    state: RunState, settings: Settings, pool: Pool, budget_left: int, feedback: list[Violation]
+    state: RunState,
+    settings: Settings,
+    pool: Pool,
+    budget_left: int,
+    feedback: list[Violation],
+    influence: Influence | None = None,
 ) -> Observation:
     """What the planner of the next round is told."""
     stock = pool.stock(settings.limits.min_quality)
@@ -79,6 +85,7 @@ def observation(
         cost_per_round=settings.cost_per_round,
         budget_left=budget_left,
         feedback=feedback,
+        influence=influence,
         below_floor=floors_broken(latest.scores, settings.objectives),
     )
 

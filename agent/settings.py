@@ -15,11 +15,14 @@ class StopConfig(FrozenModel):
     """When to stop before the planned rounds are used up.
 
     `patience` stops after so many rounds in a row whose gain lies within the noise. `at_targets`
-    stops as soon as the round that would be chosen reaches every target.
+    stops as soon as the round that would be chosen reaches every target. `at_equilibrium` stops
+    where the influence of buckets is lost in the noise.
     """
 
     patience: int | None = Field(default=None, ge=1)
     at_targets: bool = False
+    # Left out of what is written if it is not asked for: the digests of other settings stay.
+    at_equilibrium: bool = Field(default=False, exclude_if=lambda value: not value)
 
 
 class CalibrationConfig(FrozenModel):

@@ -60,6 +60,16 @@ class RunState:
         return last.trial
 
     @property
+    def latest_repeats(self) -> list[Trial]:
+        """The trial executed last, with a second repeat of its plan where the calibration has one."""
+        latest, calibration = self.latest, self.calibration
+        assert latest is not None
+        repeats = calibration.trials if calibration else []
+        if latest in repeats:
+            return repeats[:2]
+        return [latest]
+
+    @property
     def last_plan(self) -> ActionPlan | None:
         """The plan executed last: of the last round, or the calibration's."""
         latest = self.latest

@@ -47,6 +47,8 @@ BENCHMARKS = {
     "faults": "faults",
     "endpoints": "endpoints",
     "hostile_replies": "hostile",
+    "influence": "influence",
+    "influence_prediction": "influence_prediction",
     "crash": "durability",
     "power_loss": "durability",
     "mutants": "mutants",

@@ -11,9 +11,10 @@ from agent.observe import observation, stop_reason
 from agent.planners.base import Planner
 from agent.planners.toolbox import open_toolbox
 from mosaic.core.errors import BoundaryError, PausedError, UsageError
-from mosaic.core.steps import Outcome
+from mosaic.core.steps import Outcome, Steps
 from mosaic.core.types.base import JsonObject, digest_of
 from mosaic.core.types.events import TRACE, CheckedEvent, ObservedEvent, PlannedEvent, ReplacedEvent
+from mosaic.core.types.influence import Influence
 from mosaic.core.types.plans import Violation
 from mosaic.core.types.records import (
     CheckPlan,
@@ -25,6 +26,7 @@ from mosaic.core.types.records import (
     ProposePlan,
     ReplacePlanner,
 )
+from training.influence.ideal import settled
 
 NO_PLAN = "no planner found an allowed plan"
 
@@ -47,13 +49,31 @@ def observe(context: RunContext, state: State) -> State:
     if reason and not context.steps.finished(inputs):
         return {"stop": reason}
     steps = context.begin(state["round"])
+    influence = None
+    if not steps.finished(inputs):
+        influence = estimate_influence(context, steps)
+        if influence and settings.stop.at_equilibrium and settled(influence):
+            return {"stop": "at equilibrium: the influence of buckets is lost in the noise"}
 
     def effect() -> Outcome[Observed]:
-        seen = observation(context.state, settings, context.pool, context.budget_left(), [])
+        seen = observation(
+            context.state, settings, context.pool, context.budget_left(), [], influence
+        )
         digest = context.file_observation(seen)
         return Outcome(Observed(observation=digest), [ObservedEvent(observation=digest)])
 
     return {"observation": steps.run(inputs, effect).observation}
+
+
+def estimate_influence(context: RunContext, steps: Steps) -> Influence | None:
+    """The influence of every bucket around the plan executed last, if the config asks for it.
+
+    Right after the calibration two of its adapters are at hand, so that the error covers the seed.
+    """
+    if context.influence is None:
+        return None
+    context.notify(f"round {steps.place.round}: estimating the influence of every bucket")
+    return context.influence.influence(steps, context.state.latest_repeats)
 
 
 def plan(context: RunContext, state: State) -> State:

@@ -8,10 +8,12 @@ from pydantic import Field
 
 from agent.planners.base import LlmPlannerConfig, PlannerSettings
 from agent.planners.baselines import NeedPlannerConfig, RandomPlannerConfig, StaticPlannerConfig
+from agent.planners.ideal import IdealPlannerConfig
 from agent.planners.surrogate import SurrogatePlannerConfig
 
 PlannerConfig = Annotated[
     SurrogatePlannerConfig
+    | IdealPlannerConfig
     | StaticPlannerConfig
     | RandomPlannerConfig
     | NeedPlannerConfig

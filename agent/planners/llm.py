@@ -38,7 +38,7 @@ from mosaic.core.types.records import ChooseMark, GiveUp
 from mosaic.core.types.runs import Observation
 from prompts.envelope import delimiter
 from tools.effects.model_calls import Ask, uncached
-from tools.planning.schemas import ARGUMENTS, ShowExamples, action_plan, plan_model
+from tools.planning.schemas import ShowExamples, action_plan, offered, plan_model
 from tools.planning.toolbox import Toolbox
 
 MAX_CALLS_AT_ONCE = 8
@@ -101,6 +101,7 @@ class Conversation:
         self.observation = observation
         self.toolbox = toolbox
         self.prompts = load_prompts()
+        self.tools = offered(observation)
         self.plan_shape = plan_model(observation, "plan")
         self.draft_shape = plan_model(observation, "draft")
         self.repairs = 0
@@ -191,10 +192,10 @@ class Conversation:
         try:
             if call.name == "check_plan":
                 return self._checked_draft(call.arguments)
-            if call.name not in ARGUMENTS:
-                known = ", ".join([*ARGUMENTS, "check_plan", "submit_plan"])
+            if call.name not in self.tools:
+                known = ", ".join([*self.tools, "check_plan", "submit_plan"])
                 raise _WrongReply([f"(whole): no tool {call.name!r}; there are {known}"])
-            arguments = parse_unwrapped(call.arguments, ARGUMENTS[call.name])
+            arguments = parse_unwrapped(call.arguments, self.tools[call.name])
             if isinstance(arguments, ShowExamples):
                 return self._examples(arguments)
             return canonical_json(self.toolbox.call(call.name, arguments.model_dump()))

@@ -20,7 +20,7 @@ from mosaic.core.types.records import AskPlanner, PlannerAnswer
 from mosaic.core.types.runs import Observation
 from prompts.load import Prompt
 from tools.effects.model_calls import Ask, Spent
-from tools.planning.schemas import ARGUMENTS, definitions, schema_of
+from tools.planning.schemas import definitions, offered, schema_of
 from tools.planning.toolbox import Toolbox
 
 MAX_TRACE_TEXT = 2000
@@ -78,7 +78,7 @@ class PlannerCalls:
             model=config.chat.model_dump(exclude=elsewhere),
             observation=observation.content_digest,
             prompts={name: prompt.digest for name, prompt in prompts.items()},
-            shapes=digest_of([schema_of(plan_shape), sorted(ARGUMENTS)]),
+            shapes=digest_of([schema_of(plan_shape), sorted(offered(observation))]),
             conversation="",
             call=0,
             closing=False,

@@ -32,6 +32,7 @@ from mosaic.core.types.base import LABEL, NAMES, FrozenModel
 from mosaic.core.types.plans import Limits, ObjectiveSpec
 from mosaic.core.types.runs import LoraRecipe
 from tools.executors.base import ExecutorConfig, InlineExecutorConfig
+from training.influence.settings import InfluenceConfig
 from training.methods.kinds import METHODS
 
 PUBLISHED = "published"
@@ -197,6 +198,8 @@ class RunConfig(FrozenModel):
     generator: GeneratorConfig = TransformersGeneratorConfig()
     judge: JudgeConfig = VerifierJudgeConfig()
     executor: ExecutorConfig = InlineExecutorConfig()
+    # Left out of what is written if there is none: the digests of other configs stay.
+    influence: InfluenceConfig | None = Field(default=None, exclude_if=lambda value: value is None)
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
@@ -224,12 +227,26 @@ class RunConfig(FrozenModel):
                 )
         if self.stop.at_targets and not any(o.target for o in self.objectives.values()):
             raise ValueError("stop.at_targets: no objective has a target")
+        self._check_influence()
         self._check_prices()
         if not served:
             raise ValueError(
                 "objectives: no objective has a data set, so there is nothing to train on"
             )
         return self
+
+    def _check_influence(self) -> None:
+        """Raise ValueError if what reads the influence of buckets is on and no estimate is."""
+        if self.influence is not None:
+            return
+        if self.stop.at_equilibrium:
+            raise ValueError(
+                "stop.at_equilibrium: no influence is estimated; add `influence: {}` to the config"
+            )
+        if self.planner.kind == "ideal":
+            raise ValueError(
+                "planner: ideal moves by the influence of buckets; add `influence: {}` to the config"
+            )
 
     def _check_prices(self) -> None:
         """Raise ValueError for a limit on what no model takes, or on money without a price."""

@@ -205,7 +205,11 @@ def propose(
             if step.result.kind == "reject":
                 reason = step.result.reason
                 refused += [refusal(context.plan(d), reason) for d in step.result.plans]
-        seen = observation(state, settings, context.pool, context.budget_left(), refused)
+        influence = None
+        if context.influence is not None:
+            influence = context.influence.look_ahead(context.steps, state.latest_repeats)
+        left = context.budget_left()
+        seen = observation(state, settings, context.pool, left, refused, influence)
         store = context.steps.store
         toolbox = open_toolbox(seen, context.pool, store, state.latest.files)
         (plan,) = context.planner.propose(seen, toolbox)

@@ -22,7 +22,15 @@ from mosaic.app.scorable import check_scorable, check_valid
 from mosaic.app.shapes import Finding
 from mosaic.app.smoke import first_training_set, smoke_test
 from mosaic.app.training_plan import WARNING, training_findings
-from mosaic.app.wiring import Inputs, Meters, build_judge, check_recipe, check_server, open_inputs
+from mosaic.app.wiring import (
+    Inputs,
+    Meters,
+    build_influence,
+    build_judge,
+    check_recipe,
+    check_server,
+    open_inputs,
+)
 from mosaic.core.errors import UsageError
 from mosaic.core.types.evaluation import ROLES, Prompt
 from training.data.contamination import SuiteOverlap, contamination, pool_requests
@@ -100,6 +108,7 @@ def _checks(config: RunConfig, inputs: Inputs) -> list[Finding]:
         _recipe(config),
         _mixture(config, inputs),
         *training_findings(config, inputs),
+        *_influence(config, inputs),
     ]
 
 
@@ -276,6 +285,18 @@ def _mixture(config: RunConfig, inputs: Inputs) -> Finding:
         )
     result = f"{total.selected:,} of {total.requested:,} tokens in {total.rows:,} rows"
     return Finding(check="dry mixture", result=result)
+
+
+def _influence(config: RunConfig, inputs: Inputs) -> list[Finding]:
+    """How many steering prompts an estimate can read; UsageError if they are too few."""
+    tool = build_influence(config, inputs)
+    if tool is None:
+        return []
+    told = []
+    for name, made in tool.steering().items():
+        told.append(f"{name} {len(made.usable)} of {len(tool.suites[name].prompts)}")
+    result = f"steering prompts with reference answers: {', '.join(told)}"
+    return [Finding(check="influence", result=result)]
 
 
 def _cost(

@@ -56,6 +56,7 @@ from mosaic.core.types.runs import InputDigests
 from mosaic.core.types.spending import Payer
 from tools.effects.evaluate import Evaluator, GeneratorIdentity, PlainJudge, RunJudge
 from tools.effects.evaluate import Progress as EvaluationProgress
+from tools.effects.influence import InfluenceTool
 from tools.effects.judge import GoldChecks, RecordedJudge
 from tools.effects.model_calls import journaled, uncached
 from tools.effects.spending import Limits, Purse
@@ -424,6 +425,23 @@ def build_executor(config: RunConfig, folder: Path) -> Executor[Any]:
     return InlineExecutor()
 
 
+def build_influence(config: RunConfig, inputs: Inputs) -> InfluenceTool | None:
+    """What estimates the influence of buckets, if the config asks for it."""
+    if config.influence is None:
+        return None
+    return InfluenceTool(
+        base_folder(config.base_model),
+        inputs.base_digest,
+        config.recipe,
+        inputs.pool,
+        {name: roles["steering"] for name, roles in inputs.suites.items()},
+        [objective.name for objective in config.settings().traded],
+        config.limits.min_quality,
+        config.influence,
+        config.template,
+    )
+
+
 def build_context(
     config: RunConfig,
     folder: Path,
@@ -474,5 +492,6 @@ def build_context(
         settings=config.settings(),
         experiment=digest_of(experiment),
         pause=config.planner.on_failure == "pause",
+        influence=build_influence(config, inputs),
         notify=reporting.notify,
     )

@@ -4,6 +4,7 @@ import pytest
 
 from agent.weights import proportions
 from mosaic.core.types.evaluation import FailureProfile, Score, SliceProfile
+from mosaic.core.types.influence import BucketInfluence, Effect, Influence, SteeringPrompts
 from mosaic.core.types.plans import ActionPlan, Limits, ObjectiveSpec
 from mosaic.core.types.runs import Calibration, Observation, Round, Trial, TrialSpec
 
@@ -23,6 +24,26 @@ def profile(means=MEANS, reliability="high"):
         for b, m in zip("xyz", values, strict=True)
     ]
     return FailureProfile(round=0, slices=sorted(slices, key=lambda s: s.score.mean))
+
+
+def influence(effects=(0.3, 0.1, -0.2), error=0.02):
+    """Influence of the buckets of both data sets: three effects on every objective."""
+    buckets = []
+    for dataset in "ab":
+        for bucket, value in zip("xyz", effects, strict=True):
+            effect = Effect(value=value, standard_error=error)
+            found = BucketInfluence(
+                dataset=dataset,
+                bucket=bucket,
+                share=1 / 6,
+                rows=20,
+                tokens=400,
+                effects=dict.fromkeys(MEANS, effect),
+                mean=effect,
+            )
+            buckets.append(found)
+    prompts = dict.fromkeys(MEANS, SteeringPrompts(used=40, loss=0.5))
+    return Influence(adapters=["0" * 64], prompts=prompts, buckets=buckets)
 
 
 @pytest.fixture
@@ -68,6 +89,7 @@ def observe(small_pool, trial):
             "bucket_proportions": buckets,
             "stock": stock,
             "last_plan": static,
+            "influence": influence(),
             "limits": Limits(min_quality=2),
             "budget_per_round": 400,
             "cost_per_round": 400,

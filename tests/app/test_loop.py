@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,7 +12,9 @@ import pytest
 
 from mosaic.app.shapes import Report
 from mosaic.core.journal import Journal
+from mosaic.core.store import Store
 from mosaic.core.types.data import Stock
+from mosaic.core.types.records import EstimateInfluence, Observe
 
 ENV = {**os.environ, "PYTHONPATH": os.getcwd(), "COLUMNS": "200"}
 SMALL = [
@@ -422,3 +425,53 @@ def test_the_example_configs_parse():
 
     for path in Path("examples").glob("*.yaml"):
         assert load_config(str(path)).objectives
+
+
+def test_planner_ideal_moves_by_what_was_estimated_and_the_report_draws_it(lab, tmp_path):
+    asked = ("planner={kind: ideal, step: 0.3}", "influence.tokens_per_bucket=150", "rounds=1")
+    folder = tmp_path / "ideal"
+    command = ("run", lab / "config.yaml", "--run-dir", folder, *sets(*asked), "--json")
+    done = mosaic(*command)
+    assert done.returncode == 0, done.stderr
+    (round_,) = json.loads(done.stdout)["rounds"][1:]
+    assert round_["planner"] == "ideal"
+    journal = Journal.open(folder)
+    try:
+        estimated = journal.steps(EstimateInfluence)
+        assert len({step.inputs.adapter for step in estimated}) == 2
+        told = Store(folder).get_json(journal.steps(Observe)[0].result.observation)
+    finally:
+        journal.close()
+    assert len(told["influence"]["adapters"]) == 2
+    assert {bucket["dataset"] for bucket in told["influence"]["buckets"]} == {
+        "guard",
+        "benign",
+        "tasks",
+    }
+    page = folder / "report.html"
+    mosaic("report", folder, "--html", page)
+    assert "Influence of buckets" in page.read_text()
+    # What is filed is damaged nowhere, and nothing is estimated again.
+    assert mosaic("verify", folder).returncode == 0
+    again = mosaic("resume", folder, "--json")
+    assert json.loads(again.stdout) == json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("asked", ["planner={kind: ideal}", "stop.at_equilibrium=true"])
+def test_what_reads_influence_needs_the_config_to_ask_for_it(lab, asked):
+    done = mosaic("validate", lab / "config.yaml", *sets(asked))
+    assert done.returncode == 2
+    assert "influence: {}" in done.stderr
+
+
+def test_an_objective_without_references_has_no_influence_and_is_refused(lab, tmp_path):
+    copy = tmp_path / "lab"
+    shutil.copytree(lab, copy)
+    path = copy / "suites" / "safety" / "steering.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    bare = [json.dumps({**line, "bad": None}) for line in lines]
+    path.write_text("\n".join(bare) + "\n")
+    done = mosaic("validate", copy / "config.yaml", *sets("influence.tokens_per_bucket=150"))
+    assert done.returncode == 2
+    assert "0 steering prompts of safety" in done.stderr
+    assert "take influence out of the config" in done.stderr

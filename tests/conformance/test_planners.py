@@ -7,6 +7,7 @@ import pytest
 from agent.constraints import check_plan
 from agent.planners.base import LlmPlannerConfig
 from agent.planners.baselines import NeedPlanner, RandomPlanner, StaticPlanner
+from agent.planners.ideal import IdealPlanner
 from agent.planners.kinds import settings_by_kind
 from agent.planners.llm import LlmPlanner
 from agent.planners.surrogate import SurrogatePlanner
@@ -32,6 +33,8 @@ PLANNERS = {
     "random": lambda server: RandomPlanner(),
     "random, wide": lambda server: RandomPlanner(3.0),
     "need": lambda server: NeedPlanner(),
+    "ideal": lambda server: IdealPlanner(),
+    "ideal, buckets": lambda server: IdealPlanner(0.3, "buckets"),
     "profile": lambda server: SurrogatePlanner(),
     "llm": llm,
     "llm, no tools": lambda server: llm(server, tool_calls=False),

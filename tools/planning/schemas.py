@@ -65,12 +65,31 @@ class PastRounds(_Arguments):
     """Every past round: its plan, its means on the selection suites, whether it was accepted, forecast and outcome."""
 
 
+class EstimateInfluence(_Arguments):
+    """How much the steering loss of each objective falls per percent of the round's tokens that a bucket gets more.
+
+    It was estimated from gradients around the adapter trained last. Positive helps. An effect that is not clear
+    cannot be told from zero.
+    """
+
+    dataset: str = Field(max_length=200)
+
+
 ARGUMENTS: dict[str, type[_Arguments]] = {
     "diagnose_slice": DiagnoseSlice,
     "show_examples": ShowExamples,
     "pool_stock": PoolStock,
     "past_rounds": PastRounds,
+    "estimate_influence": EstimateInfluence,
 }
+
+
+def offered(observation: Observation) -> dict[str, type[_Arguments]]:
+    """The tools that only look, by name: `estimate_influence` only if there is one to read."""
+    names = dict(ARGUMENTS)
+    if observation.influence is None:
+        del names["estimate_influence"]
+    return names
 
 
 def definitions(observation: Observation, only_submit: bool = False) -> list[JsonObject]:
@@ -80,7 +99,7 @@ def definitions(observation: Observation, only_submit: bool = False) -> list[Jso
     """
     tools = []
     if not only_submit:
-        for name, arguments in ARGUMENTS.items():
+        for name, arguments in offered(observation).items():
             tools.append(_definition(name, (arguments.__doc__ or "").strip(), arguments))
         text = "Cost in tokens and violations of a draft plan; nothing is executed."
         tools.append(_definition("check_plan", text, plan_model(observation, "draft")))

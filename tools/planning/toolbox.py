@@ -12,6 +12,7 @@ from typing import Literal
 from mosaic.core.errors import UsageError
 from mosaic.core.types.base import JsonObject, canonical_json
 from mosaic.core.types.evaluation import SliceProfile
+from mosaic.core.types.influence import BucketInfluence
 from mosaic.core.types.plans import ActionPlan, Violation
 from mosaic.core.types.runs import Observation, Round
 
@@ -47,6 +48,7 @@ class Toolbox:
             "show_examples": self.show_examples,
             "pool_stock": self.pool_stock,
             "past_rounds": self.past_rounds,
+            "estimate_influence": self.estimate_influence,
             "check_plan": self.check_plan,
         }
         if tool not in tools:
@@ -104,6 +106,25 @@ class Toolbox:
         lines = [self._past_round(past) for past in self._observation.history]
         self.record("past_rounds", {}, lines)
         return lines
+
+    def estimate_influence(self, dataset: str) -> Answer:
+        """Effect of a little more of each bucket of a data set, with standard errors.
+
+        It was estimated before the round is planned; nothing is computed here. Raises UsageError for
+        a data set without an estimate, and if the run estimates no influence.
+        """
+        influence = self._observation.influence
+        if influence is None:
+            raise UsageError(
+                "this run estimates no influence; add `influence: {}` to the config of a new run"
+            )
+        buckets = [found for found in influence.buckets if found.dataset == dataset]
+        if not buckets:
+            known = sorted({found.dataset for found in influence.buckets})
+            raise UsageError(f"no influence of data set {dataset!r}; known: {known}")
+        answer: Answer = {found.bucket: _influence_of(found) for found in buckets}
+        self.record("estimate_influence", {"dataset": dataset}, answer)
+        return answer
 
     def check_plan(self, plan: ActionPlan | JsonObject) -> Answer:
         """Cost in tokens and violations of a draft plan."""
@@ -173,6 +194,18 @@ class Toolbox:
             "accepted": past.accepted,
             "forecast": [forecast.json_data() for forecast in past.forecast],
         }
+
+
+def _influence_of(found: BucketInfluence) -> JsonObject:
+    """Objective -> fall of its steering loss per percent of the tokens, and whether it is clear."""
+    effects: JsonObject = {"share": round(found.share, 4)}
+    for objective, effect in {**found.effects, "all": found.mean}.items():
+        effects[objective] = {
+            "effect": effect.value,
+            "standard_error": effect.standard_error,
+            "clear": effect.is_clear,
+        }
+    return effects
 
 
 def _without_answer(item: JsonObject) -> JsonObject:

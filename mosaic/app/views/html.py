@@ -13,8 +13,12 @@ from mosaic.app.views import plots
 from mosaic.app.views.report_data import load
 from mosaic.app.views.spending import spending_lines
 from mosaic.core.journal import Journal
+from mosaic.core.store import Store
 from mosaic.core.types.evaluation import Score
 from mosaic.core.types.events import PlannedEvent
+from mosaic.core.types.influence import Influence
+from mosaic.core.types.records import Observe
+from mosaic.core.types.runs import Observation
 
 
 def write_html(folder: Path, report: Report, path: Path) -> None:
@@ -31,9 +35,13 @@ def write_html(folder: Path, report: Report, path: Path) -> None:
     environment.filters["words"] = _words
     journal, state = load(folder)
     try:
+        influence = _latest_influence(journal, folder)
         planned = {round_.round: _planned(journal, round_.round) for round_ in state.rounds}
     finally:
         journal.close()
+    influence_svg = ""
+    if influence is not None and influence.buckets:
+        influence_svg = plots.influence_map(influence, report.objectives)
     text = environment.get_template("report.html.j2").render(
         data=report,
         spending=spending_lines(report.spending),
@@ -42,6 +50,7 @@ def write_html(folder: Path, report: Report, path: Path) -> None:
         front_svg=plots.svg("front", report) if len(report.traded) > 1 else "",
         mixture_svg=plots.svg("mixture", report),
         heat_svg=plots.heat(state.rounds),
+        influence_svg=influence_svg,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
@@ -53,6 +62,15 @@ def _planned(journal: Journal, number: int) -> PlannedEvent | None:
         if isinstance(event.record, PlannedEvent):
             return event.record
     return None
+
+
+def _latest_influence(journal: Journal, folder: Path) -> Influence | None:
+    """The influence that the planner of the newest round was told."""
+    observed = journal.steps(Observe)
+    if not observed:
+        return None
+    told = Store(folder).get_json(observed[-1].result.observation)
+    return Observation.model_validate(told).influence
 
 
 def _words(name: object) -> str:

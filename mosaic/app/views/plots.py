@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from mosaic.app.shapes import Report
 from mosaic.core.types.evaluation import SliceProfile
+from mosaic.core.types.influence import Influence
 from mosaic.core.types.runs import Round
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ STYLE = {
     "svg.hashsalt": "mosaic",
 }
 UNKNOWN = float("nan")
+UNCLEAR = "#d9dde3"
 
 
 def svg(kind: str, report: Report, dark: bool = False) -> str:
@@ -176,6 +178,43 @@ def _heat(axes: Axes, rounds: Sequence[Round], keys: Sequence[tuple[str, str]]) 
     axes.set_yticks(range(len(keys)), [_words(f"{o} {s}") for o, s in keys])
     axes.spines[:].set_visible(False)
     axes.set_xlabel("round (steering suites)")
+
+
+def influence_map(influence: Influence, objectives: Sequence[str]) -> str:
+    """Buckets by objectives: the effect of one percent more; grey if it cannot be told from zero.
+
+    Objectives without an estimate are left out.
+    """
+    estimated = [name for name in objectives if name in influence.buckets[0].effects]
+    height = 1.2 + 0.27 * len(influence.buckets)
+    return _svg(lambda axes: _influence(axes, influence, estimated), height=height)
+
+
+def _influence(axes: Axes, influence: Influence, objectives: Sequence[str]) -> None:
+    """Colours are relative to an objective's largest effect, since losses differ in scale."""
+    from matplotlib import colormaps
+
+    largest = {}
+    for objective in objectives:
+        values = [abs(bucket.effects[objective].value) for bucket in influence.buckets]
+        largest[objective] = max(values) or 1.0
+    grid = []
+    for row, bucket in enumerate(influence.buckets):
+        shades = []
+        for column, objective in enumerate(objectives):
+            effect = bucket.effects[objective]
+            shades.append(effect.value / largest[objective] if effect.is_clear else UNKNOWN)
+            text = f"{effect.value:+.2g} ± {effect.standard_error:.1g}"
+            axes.text(column, row, text, ha="center", va="center", fontsize=8)
+        grid.append(shades)
+    colours = colormaps["RdYlGn"].with_extremes(bad=UNCLEAR)
+    # The ends of the scale are too dark for the numbers on them.
+    axes.imshow(grid, cmap=colours, vmin=-1.5, vmax=1.5, aspect="auto")
+    axes.set_xticks(range(len(objectives)), [_words(name) for name in objectives])
+    names = [_words(f"{bucket.dataset} {bucket.bucket}") for bucket in influence.buckets]
+    axes.set_yticks(range(len(names)), names)
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel("fall of the steering loss per percent of tokens; grey: not clear of zero")
 
 
 def _mean(slice_: SliceProfile | None) -> float | None:

@@ -37,7 +37,7 @@ from mosaic.core.types.runs import Observation
 POLL = 0.5
 WORST = 5
 LINE = 160
-COUNTED = ("curate", "train", "generate", "judge", "verdict", "likelihood")
+COUNTED = ("curate", "train", "influence", "generate", "judge", "verdict", "likelihood")
 
 
 @dataclass

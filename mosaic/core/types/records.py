@@ -167,6 +167,31 @@ class Train(StepInputs[Adapter]):
     job: TrainJob
 
 
+class InfluenceEstimated(FrozenModel):
+    """The digest of a filed `Influence`."""
+
+    influence: str
+
+
+class EstimateInfluence(StepInputs[InfluenceEstimated]):
+    """The effect of a little more of each bucket around an adapter.
+
+    `sample` selects the rows to estimate from; `shares` is data set -> bucket -> share of the tokens
+    that the adapter was trained on; `suites` are digests of the steering suites by objective.
+    """
+
+    result_type: ClassVar[type[FrozenModel]] = InfluenceEstimated
+    kind: Literal["influence"] = "influence"
+    base: str
+    adapter: str
+    pool: str
+    sample: Mixture
+    shares: dict[str, dict[str, float]]
+    suites: dict[str, str]
+    traded: list[str]
+    settings: JsonObject
+
+
 # -- deciding -------------------------------------------------------------------------------------
 
 
@@ -441,6 +466,7 @@ ARTIFACTS: Mapping[type[FrozenModel], tuple[str, ...]] = {
     SuiteFiles: ("responses", "judgments", "scored"),
     Curated: ("training_set",),
     Adapter: ("digest",),
+    InfluenceEstimated: ("influence",),
     Observed: ("observation",),
     PlanProposed: ("plan",),
 }
@@ -453,6 +479,7 @@ STEPS: tuple[type[StepInputs[Any]], ...] = (
     CheckGold,
     Curate,
     Train,
+    EstimateInfluence,
     Observe,
     ProposePlan,
     AskPlanner,

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, mo
 from mosaic.core.types.base import Attribute, FrozenModel, JsonObject, StrictInt
 from mosaic.core.types.data import CurationReport, Stock
 from mosaic.core.types.evaluation import FailureProfile, Score, SuiteFiles
+from mosaic.core.types.influence import Influence
 from mosaic.core.types.plans import ActionPlan, Forecast, Limits, ObjectiveSpec, Violation
 
 
@@ -434,6 +435,8 @@ class Observation(FrozenModel):
     )
     budget_left: int
     feedback: list[Violation] = []
+    # Left out of what is written if there is none: the digests of other observations stay.
+    influence: Influence | None = Field(default=None, exclude_if=lambda value: value is None)
     below_floor: list[str] = []
 
     @property

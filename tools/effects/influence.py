@@ -1,0 +1,272 @@
+"""Influence as a step: the effect of a little more of each bucket, around one trained adapter."""
+
+from __future__ import annotations
+
+import gc
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from eval.model_loading import load_base
+from eval.steering_loss import Contrasts, contrasts
+from eval.suite import Suite
+from mosaic.core.errors import UsageError
+from mosaic.core.steps import Outcome, Steps
+from mosaic.core.types.data import CurationReport, Mixture
+from mosaic.core.types.influence import BucketInfluence, Influence, SteeringPrompts, combine
+from mosaic.core.types.records import EstimateInfluence, InfluenceEstimated
+from mosaic.core.types.runs import LoraRecipe, Trial
+from training.data.curate import curate, write_training_set
+from training.data.pool import Pool
+from training.influence.estimate import (
+    MIN_PROMPTS,
+    Cell,
+    SampledRows,
+    estimate,
+    steering_prompts,
+)
+from training.influence.settings import InfluenceConfig
+from training.methods.base import Stopping, never
+from training.methods.hf import loading_of
+from training.models.chat_template import tokenise
+from training.models.tokenizer import load_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# Rows to estimate from are drawn apart from those of trainings: most of them are new to the adapter.
+SAMPLE_SEED = 71_993
+
+
+@dataclass(frozen=True)
+class InfluenceTool:
+    """Estimates influence on one base model, given by its folder and digest.
+
+    `base_digest` covers `template`, a file that replaces the base's chat template, too. `recipe` is
+    how the adapters were trained: the base is loaded as it was for that. `suites` are the steering
+    suites by objective, `traded` the objectives that have data. Rows are drawn from `pool` at
+    `min_quality` or above.
+    """
+
+    base_model: Path
+    base_digest: str
+    recipe: LoraRecipe
+    pool: Pool
+    suites: Mapping[str, Suite]
+    traded: Sequence[str]
+    min_quality: int
+    settings: InfluenceConfig
+    template: Path | None = None
+
+    def influence(self, steps: Steps, trials: Sequence[Trial]) -> Influence:
+        """The influence of every bucket around the adapters of trials of one plan.
+
+        Each adapter is a step of its own. Raises UsageError if an objective's steering suite has
+        too few prompts with reference answers, or no bucket has rows enough.
+        """
+        return combine([self._around(steps, trial) for trial in trials])
+
+    def look_ahead(self, steps: Steps, trials: Sequence[Trial]) -> Influence:
+        """The same without writing anything: what is filed is read, the rest computed."""
+        found = []
+        for trial in trials:
+            if steps.finished(self._inputs(trial)):
+                found.append(self._around(steps, trial))
+            else:
+                found.append(self._estimated(steps, trial))
+        return combine(found)
+
+    def _around(self, steps: Steps, trial: Trial) -> Influence:
+        def effect() -> Outcome[InfluenceEstimated]:
+            found = self._estimated(steps, trial)
+            digest = steps.store.put_json(found.json_data())
+            return Outcome(InfluenceEstimated(influence=digest))
+
+        filed = steps.run(self._inputs(trial), effect)
+        return Influence.model_validate(steps.store.get_json(filed.influence))
+
+    def _inputs(self, trial: Trial) -> EstimateInfluence:
+        adapter, curation = _trained(trial)
+        return EstimateInfluence(
+            base=self.base_digest,
+            adapter=adapter,
+            pool=self.pool.digest,
+            sample=self.sample,
+            shares=nested(delivered_shares(curation)),
+            suites={name: suite.digest for name, suite in self.suites.items()},
+            traded=list(self.traded),
+            settings=self.settings.json_data(),
+        )
+
+    @property
+    def sample(self) -> Mixture:
+        """The mixture of the rows to estimate from: equally many tokens of every bucket."""
+        stock = self.pool.stock(self.min_quality)
+        held: dict[str, list[str]] = {}
+        for dataset, per_bucket in stock.items():
+            buckets = [bucket for bucket, found in per_bucket.items() if found.rows]
+            if buckets:
+                held[dataset] = buckets
+        total = sum(len(buckets) for buckets in held.values())
+        if total == 0:
+            raise UsageError(
+                f"influence: the pool has no row of quality {self.min_quality} or above; "
+                "lower limits.min_quality"
+            )
+        weights = {}
+        for dataset, buckets in held.items():
+            weights[dataset] = dict.fromkeys(buckets, 1 / len(buckets))
+        return Mixture(
+            ratios={dataset: len(buckets) / total for dataset, buckets in held.items()},
+            bucket_weights=weights,
+            budget=self.settings.tokens_per_bucket * total,
+            seed=SAMPLE_SEED,
+            min_quality=self.min_quality,
+            topup=False,
+        )
+
+    def _estimated(self, steps: Steps, trial: Trial) -> Influence:
+        adapter, curation = _trained(trial)
+        shares = delivered_shares(curation)
+        folder = steps.store.path(adapter)
+        if not folder.exists():
+            raise UsageError(
+                f"influence: the adapter {adapter[:12]} of the plan executed last was deleted; take "
+                "influence out of the config, or start a new run with `keep: all`"
+            )
+        return self.estimate_around(folder, adapter, shares, steps.stopping)
+
+    def estimate_around(
+        self,
+        folder: Path,
+        adapter: str,
+        shares: Mapping[Cell, float],
+        stopping: Stopping = never,
+    ) -> Influence:
+        """The influence around the adapter in a folder, given by its digest too.
+
+        `shares` are those of the tokens that it was trained on.
+        """
+        made = self.steering()
+        usable = [name for name, known in made.items() if len(known.usable) >= MIN_PROMPTS]
+        rows = self._rows()
+        suites = {name: made[name].usable for name in usable}
+        with trainable(self.base_model, folder, self.recipe) as model:
+            found = estimate(
+                model, rows, shares, suites, self.traded, self.settings, stopping=stopping
+            )
+        prompts: dict[str, SteeringPrompts] = {}
+        for name, known in made.items():
+            loss = found.losses.get(name)
+            prompts[name] = steering_prompts(len(known.usable), known.dropped, loss)
+        return Influence(
+            adapters=[adapter],
+            prompts=prompts,
+            buckets=found.buckets,
+            without_rows=self._missing(found.buckets),
+        )
+
+    def steering(self) -> dict[str, Contrasts]:
+        """The contrasts of every suite.
+
+        Raises UsageError if a suite of an objective that has data gives too few.
+        """
+        tokenizer = load_tokenizer(self.base_model, self.template)
+        made = {}
+        for name, suite in self.suites.items():
+            made[name] = contrasts(tokenizer, suite.prompts)
+        for name in self.traded:
+            if len(made[name].usable) < MIN_PROMPTS:
+                raise UsageError(
+                    f"influence: {len(made[name].usable)} steering prompts of {name} have a good "
+                    f"and a bad reference answer that differ, and at least {MIN_PROMPTS} are "
+                    "needed; add `good` and `bad` to its steering.jsonl, or take influence out of "
+                    "the config"
+                )
+        return made
+
+    def _rows(self) -> SampledRows:
+        """The sampled rows as the trainer would see them."""
+        import pyarrow.parquet as pq
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "sample.parquet"
+            write_training_set(self.pool, curate(self.pool, self.sample), path)
+            table = pq.read_table(path, use_threads=False)
+        if table.num_rows == 0:
+            raise UsageError(
+                f"influence.tokens_per_bucket: {self.settings.tokens_per_bucket} tokens hold no "
+                "row of the pool; raise it"
+            )
+        tokenizer = load_tokenizer(self.base_model, self.template)
+        ids, labels = tokenise(tokenizer, table["messages"].to_pylist())
+        cells = list(zip(table["dataset"].to_pylist(), table["bucket"].to_pylist(), strict=True))
+        return SampledRows(ids, labels, table["weight"].to_pylist(), cells)
+
+    def _missing(self, buckets: Sequence[BucketInfluence]) -> list[Cell]:
+        """Buckets of the pool that have no estimate."""
+        found = {(bucket.dataset, bucket.bucket) for bucket in buckets}
+        missing = []
+        for dataset, per_bucket in self.pool.stock(self.min_quality).items():
+            for bucket in per_bucket:
+                if (dataset, bucket) not in found:
+                    missing.append((dataset, bucket))
+        return missing
+
+
+def _trained(trial: Trial) -> tuple[str, CurationReport]:
+    """The digest of a trial's adapter and what it was trained on."""
+    assert trial.adapter is not None
+    assert trial.curation is not None
+    return trial.adapter.digest, trial.curation
+
+
+def delivered_shares(report: CurationReport) -> dict[Cell, float]:
+    """Bucket -> its share of the tokens that were selected."""
+    total = max(1, report.total.selected)
+    shares = {}
+    for dataset, per_dataset in report.datasets.items():
+        for bucket, delivered in per_dataset.buckets.items():
+            shares[dataset, bucket] = delivered.selected / total
+    return shares
+
+
+def nested(shares: Mapping[Cell, float]) -> dict[str, dict[str, float]]:
+    """Data set -> bucket -> share."""
+    found: dict[str, dict[str, float]] = {}
+    for (dataset, bucket), share in shares.items():
+        found.setdefault(dataset, {})[bucket] = share
+    return found
+
+
+@contextmanager
+def trainable(base: Path, adapter: Path, recipe: LoraRecipe) -> Iterator[PreTrainedModel]:
+    """A base model with an adapter whose matrices require gradients, loaded as for its training.
+
+    The adapter's matrices are in float32 in any case. Memory on a GPU is given back: a training or a
+    server may need it next. Raises UsageError if there is too little of it.
+    """
+    import torch
+    from peft import PeftModel
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    device = "cuda:0" if torch.cuda.is_available() else "cpu"
+    model = None
+    try:
+        model = load_base(base, recipe.dtype, loading_of(recipe), device)
+        model = PeftModel.from_pretrained(model, adapter, is_trainable=True)
+        yield model
+    except torch.OutOfMemoryError:
+        raise UsageError(
+            "influence: the GPU's memory does not hold the model and one batch of sequences; "
+            "lower influence.batch_size"
+        ) from None
+    finally:
+        del model
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
