@@ -11,6 +11,9 @@ from mosaic.core.types.plans import ActionPlan
 from mosaic.core.types.records import Audit, Audited, Calibrate, CloseRound
 from mosaic.core.types.runs import Calibration, Round, Trial
 
+# Adapters of one mixture that influence is estimated around: the error covers the seed with two.
+INFLUENCE_REPEATS = 2
+
 
 @dataclass(frozen=True)
 class RunState:
@@ -66,8 +69,14 @@ class RunState:
         assert latest is not None
         repeats = calibration.trials if calibration else []
         if latest in repeats:
-            return repeats[:2]
+            return repeats[:INFLUENCE_REPEATS]
         return [latest]
+
+    @property
+    def first_trials(self) -> list[Trial]:
+        """The base and the calibration: what is measured before anything is planned."""
+        repeats = self.calibration.trials if self.calibration else []
+        return [self.rounds[0].trial, *repeats]
 
     @property
     def last_plan(self) -> ActionPlan | None:

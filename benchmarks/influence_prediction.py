@@ -30,7 +30,7 @@ from mosaic.core.types.data import Mixture
 from mosaic.core.types.influence import Influence, combine
 from mosaic.core.types.runs import Adapter
 from tools.effects.curate import curate_step
-from tools.effects.influence import InfluenceTool, delivered_shares, trainable
+from tools.effects.influence import InfluenceTool, TrainedAdapter, delivered_shares, trainable
 from training.models.tokenizer import load_tokenizer
 
 MORE = 0.1
@@ -87,7 +87,10 @@ class _Bench:
         folder = self.world.context.steps.store.path(adapter.digest)
         tokenizer = load_tokenizer(self.tool.base_model, self.tool.template)
         found = []
-        with trainable(self.tool.base_model, folder, self.tool.recipe) as model, torch.no_grad():
+        with (
+            trainable(self.tool.base_model, folder, self.world.config.recipe) as model,
+            torch.no_grad(),
+        ):
             model.eval()
             for suite in self.tool.suites.values():
                 usable = contrasts(tokenizer, suite.prompts).usable
@@ -98,8 +101,9 @@ class _Bench:
         store = self.world.context.steps.store
         estimates = []
         for adapter, shares in adapters:
+            trained = TrainedAdapter(adapter.digest, self.world.config.recipe, shares)
             folder = store.path(adapter.digest)
-            estimates.append(self.tool.estimate_around(folder, adapter.digest, shares))
+            estimates.append(self.tool.estimate_around(folder, trained, self.tool.given))
         return combine(estimates)
 
 

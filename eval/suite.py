@@ -44,7 +44,7 @@ def load_suite(folder: Path, objective: Objective, role: str) -> Suite:
         if objective.evidence == "answers" or isinstance(objective, LabelsPrompts):
             _check_labels(prompt, objective, where)
         prompts.append(prompt)
-    return Suite(objective.name, role, prompts, _digest(prompts))
+    return Suite(objective.name, role, prompts, prompts_digest(prompts))
 
 
 def read_prompts(folder: Path, role: str) -> tuple[list[Prompt], str]:
@@ -53,10 +53,11 @@ def read_prompts(folder: Path, role: str) -> tuple[list[Prompt], str]:
     No objective is opened, so no code of somebody's own runs, and labels are not checked.
     """
     prompts = [prompt for _, prompt in _lines(folder, role)]
-    return prompts, _digest(prompts)
+    return prompts, prompts_digest(prompts)
 
 
-def _digest(prompts: Sequence[Prompt]) -> str:
+def prompts_digest(prompts: Sequence[Prompt]) -> str:
+    """What identifies prompts in their order."""
     return digest_of([prompt.json_data() for prompt in prompts])
 
 

@@ -73,7 +73,14 @@ def estimate_influence(context: RunContext, steps: Steps) -> Influence | None:
     if context.influence is None:
         return None
     context.notify(f"round {steps.place.round}: estimating the influence of every bucket")
-    return context.influence.influence(steps, context.state.latest_repeats)
+    state = context.state
+    found = context.influence.influence(steps, state.latest_repeats, state.first_trials)
+    if found.unread:
+        context.notify(
+            f"round {steps.place.round}: no influence on {', '.join(found.unread)}: too few steering "
+            "prompts have a good and a bad answer that differ"
+        )
+    return found
 
 
 def plan(context: RunContext, state: State) -> State:

@@ -68,7 +68,7 @@ class IdealPlanner:
             toolbox.conclude(why)
             return [feasible_plan(why, *_nested(shares), observation)]
         beta = steps(values, self.step)
-        why = _rationale(beta)
+        why = _rationale(beta, _left_out(influence, observation))
         toolbox.conclude(why)
         moved = _resize(shares, members, beta)
         return [feasible_plan(why, *_nested(moved), observation)]
@@ -139,8 +139,14 @@ def _nested(shares: Mapping[Cell, float]) -> tuple[dict[str, float], dict[str, d
     return ratios, kept
 
 
-def _rationale(beta: Mapping[str, float]) -> str:
-    """The domains that move furthest, with how far."""
+def _left_out(influence: Influence, observation: Observation) -> list[str]:
+    """Objectives that have data and no influence that could be estimated: they have no say."""
+    return [name for name in influence.unread if name in observation.traded]
+
+
+def _rationale(beta: Mapping[str, float], left_out: list[str]) -> str:
+    """The domains that move furthest, with how far, and the objectives that have no say."""
     furthest = sorted(beta, key=lambda domain: (-abs(beta[domain]), domain))[:MAX_NAMED]
     moves = ", ".join(f"{domain} {100 * beta[domain]:+.1f} %" for domain in furthest)
-    return f"By influence on the mean steering loss: {moves}."
+    without = f" of all but {', '.join(left_out)}" if left_out else ""
+    return f"By influence on the mean steering loss{without}: {moves}."

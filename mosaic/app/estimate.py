@@ -14,6 +14,8 @@ from the size of the model. Assumptions, all for one device:
 * Money is what these tokens cost by the `prices` of judge and planner.
 * A planner that is a model makes 6 calls a round. Each reads 8,000 tokens, writes 600, and takes 20
   seconds.
+* An estimate of influence passes three times over its rows and twice over the steering prompts, a
+  pass as fast as training. There is one per round, and one more for the second calibration repeat.
 * A vLLM server takes 90 seconds to start. With `memory: stop` it starts for every evaluation, at
   `base_url` never.
 """
@@ -26,6 +28,7 @@ from math import prod
 from pathlib import Path
 
 from agent.planners.base import LlmPlannerConfig
+from agent.state import INFLUENCE_REPEATS
 from eval.chat.metering import Tokens
 from eval.chat.prices import MILLION, Prices
 from eval.generators.base import VllmGeneratorConfig
@@ -36,6 +39,7 @@ from eval.objectives.base import Objective, by_code
 from eval.suite import Suite
 from mosaic.app.config import RunConfig
 from mosaic.app.shapes import Finding
+from training.influence.estimate import PROMPT_PASSES, ROW_PASSES
 
 TRAINING = {"gpu": 1e14 / 6, "cpu": 2.5e10 / 6}
 GENERATION = {"gpu": 2e13, "cpu": 5e9}
@@ -153,12 +157,19 @@ def speeds(
     return known
 
 
-def estimate(config: RunConfig, suites: Sequence[SuiteSize], known: Speeds) -> Estimate:
-    """What the run of a config takes, all rounds, calibration and audit included."""
+def estimate(
+    config: RunConfig, suites: Sequence[SuiteSize], known: Speeds, influence_rows: int = 0
+) -> Estimate:
+    """What the run of a config takes, all rounds, calibration and audit included.
+
+    `influence_rows` are the tokens of the rows that influence is estimated from.
+    """
     parts = {
         "training": _training(config, known),
         "generation": _generation(config, suites, known),
     }
+    if config.influence is not None:
+        parts["influence"] = _influence(config, suites, known, influence_rows)
     if isinstance(config.judge, LlmJudgeConfig):
         parts["judge"] = _judge(config, config.judge, suites, known)
     if isinstance(config.planner, LlmPlannerConfig):
@@ -203,7 +214,7 @@ def _training(config: RunConfig, known: Speeds) -> Finding:
     text = (
         f"{count} trainings of {config.tokens_per_round:,} tokens, {config.tokens_total:,} in all"
     )
-    pace = _Pace("training", "tokens/s", known.get("training"))
+    pace = _Pace("training", "tokens/s", known.get("training"), "--training-speed")
     return pace.part(text, config.tokens_total, tokens=config.tokens_total)
 
 
@@ -222,9 +233,20 @@ def _generation(config: RunConfig, suites: Sequence[SuiteSize], known: Speeds) -
         f"{models} models answer steering and selection, {AUDITED} answer audit: "
         f"{written:,.0f} tokens"
     )
-    pace = _Pace("generation", "tokens/s", known.get("generation"))
+    pace = _Pace("generation", "tokens/s", known.get("generation"), "--generation-speed")
     amount = written + read / READING
     return pace.part(text, amount, SERVER_START * starts, tokens=round(written))
+
+
+def _influence(config: RunConfig, suites: Sequence[SuiteSize], known: Speeds, rows: int) -> Finding:
+    """Gradients for the influence of buckets; the budget of training tokens does not pay for them."""
+    steering = sum(suite.tokens for suite in suites if suite.role == "steering")
+    each = ROW_PASSES * rows + PROMPT_PASSES * steering
+    around_first = min(config.calibration.repeats, INFLUENCE_REPEATS)
+    count = around_first + config.rounds - 1
+    text = f"{count} estimates of {each:,} tokens, none of them from the budget"
+    pace = _Pace("influence", "tokens/s", known.get("training"), "--training-speed")
+    return pace.part(text, count * each, tokens=count * each)
 
 
 def _judge(
@@ -242,7 +264,7 @@ def _judge(
     text = f"{calls:,} calls, {read:,.0f} tokens read, {written:,.0f} written"
     text += _limit_text("judge_tokens", read + written, config.budget.judge_tokens)
     tokens = Tokens(round(read), round(written))
-    pace = _Pace("judge", "calls/s", known.get("judge"))
+    pace = _Pace("judge", "calls/s", known.get("judge"), "--judge-speed")
     found = pace.part(
         text, calls, calls=calls, tokens_read=round(read), tokens_written=round(written)
     )
@@ -281,17 +303,18 @@ def _priced(found: Finding, prices: Prices | None, tokens: Tokens) -> Finding:
 
 @dataclass(frozen=True)
 class _Pace:
-    """How fast one part goes, if that is known."""
+    """How fast one part goes, if that is known; `flag` gives its speed on the command line."""
 
     name: str
     unit: str
     speed: Speed | None
+    flag: str
 
     def part(self, text: str, amount: float, extra: float = 0.0, **numbers: int) -> Finding:
         """The line of this part: `amount` at its speed, and `extra` seconds."""
         check = f"cost of {self.name}"
         if self.speed is None:
-            unknown = f"{text}; hours unknown, give --{self.name}-speed"
+            unknown = f"{text}; hours unknown, give {self.flag}"
             fields = {"check": check, "result": unknown, "hours": None}
             return Finding.model_validate({**fields, **numbers})
         hours = (amount / self.speed.value + extra) / 3600

@@ -207,7 +207,9 @@ def propose(
                 refused += [refusal(context.plan(d), reason) for d in step.result.plans]
         influence = None
         if context.influence is not None:
-            influence = context.influence.look_ahead(context.steps, state.latest_repeats)
+            influence = context.influence.look_ahead(
+                context.steps, state.latest_repeats, state.first_trials
+            )
         left = context.budget_left()
         seen = observation(state, settings, context.pool, left, refused, influence)
         store = context.steps.store

@@ -288,14 +288,22 @@ def _mixture(config: RunConfig, inputs: Inputs) -> Finding:
 
 
 def _influence(config: RunConfig, inputs: Inputs) -> list[Finding]:
-    """How many steering prompts an estimate can read; UsageError if they are too few."""
+    """How many steering prompts bring the references that an estimate reads."""
     tool = build_influence(config, inputs)
     if tool is None:
         return []
-    told = []
-    for name, made in tool.steering().items():
-        told.append(f"{name} {len(made.usable)} of {len(tool.suites[name].prompts)}")
-    result = f"steering prompts with reference answers: {', '.join(told)}"
+    told, without = [], []
+    for name, made in tool.contrasts(tool.given).items():
+        prompts = tool.suites[name].prompts
+        told.append(f"{name} {len(made.usable)} of {len(prompts)}")
+        if not all(prompt.good and prompt.bad for prompt in prompts):
+            without.append(name)
+    result = f"steering prompts with reference answers that differ: {', '.join(told)}"
+    if without:
+        result += (
+            f"; where {', '.join(without)} has none, the best and the worst answer of the base and "
+            "the calibration are taken"
+        )
     return [Finding(check="influence", result=result)]
 
 
@@ -311,7 +319,9 @@ def _cost(
 
     sizes = suite_sizes(inputs.objectives, all_suites(inputs), count)
     known = speeds(config, model_size(base), has_gpu(), given, measured)
-    return estimate(config, sizes, known).findings()
+    tool = build_influence(config, inputs)
+    rows = tool.sample.budget if tool else 0
+    return estimate(config, sizes, known, rows).findings()
 
 
 def contaminated(config: RunConfig, inputs: Inputs) -> list[SuiteOverlap]:

@@ -432,7 +432,6 @@ def build_influence(config: RunConfig, inputs: Inputs) -> InfluenceTool | None:
     return InfluenceTool(
         base_folder(config.base_model),
         inputs.base_digest,
-        config.recipe,
         inputs.pool,
         {name: roles["steering"] for name, roles in inputs.suites.items()},
         [objective.name for objective in config.settings().traded],

@@ -6,6 +6,7 @@ from agent.constraints import check_plan
 from agent.planners.ideal import IdealPlanner
 from agent.weights import plan_shares
 from mosaic.core.errors import UsageError
+from mosaic.core.types.influence import SteeringPrompts
 from mosaic.core.types.plans import Limits
 from tests.agent.conftest import influence
 from tools.planning.schemas import definitions
@@ -84,6 +85,17 @@ def test_a_bucket_without_an_estimate_keeps_its_size(moved):
         IdealPlanner(domains="buckets"), influence=known.model_copy(update={"buckets": kept})
     )
     assert found["a", "x"] == pytest.approx(found["a", "y"], rel=1e-3)
+
+
+def test_an_objective_without_influence_has_no_say_and_is_named(observe, small_pool):
+    known = influence()
+    prompts = {**known.prompts, "safety": SteeringPrompts(used=0)}
+    seen = observe(influence=known.model_copy(update={"prompts": prompts}))
+    (plan,) = IdealPlanner().propose(seen, toolbox(seen, small_pool))
+    assert "mean steering loss of all but safety:" in plan.rationale
+    seen = observe()
+    (plan,) = IdealPlanner().propose(seen, toolbox(seen, small_pool))
+    assert "mean steering loss:" in plan.rationale
 
 
 def test_without_an_estimate_it_says_what_to_do(observe, small_pool):

@@ -2,11 +2,13 @@
 
 import pytest
 
+from agent.context import silent
 from agent.graph import run as run_graph
 from benchmarks.standins import StandIn, Witness
 from mosaic.app.views.report_data import report_data
 from mosaic.core.journal import Journal
 from mosaic.core.store import Store
+from mosaic.core.types.influence import SteeringPrompts
 from mosaic.core.types.records import Observe
 from tests.agent.conftest import influence
 
@@ -17,9 +19,11 @@ class Known:
     def __init__(self, estimate):
         self.estimate = estimate
         self.asked = []
+        self.judged = []
 
-    def influence(self, steps, trials):
+    def influence(self, steps, trials, judged):
         self.asked.append([trial.id for trial in trials])
+        self.judged.append([trial.id for trial in judged])
         return self.estimate
 
 
@@ -32,7 +36,7 @@ def standin():
 def ran(standin, tmp_path):
     """Runs to the end with what is known of influence; the report, the context and observations."""
 
-    def run(known, **stop):
+    def run(known, notify=silent, **stop):
         folder = tmp_path / "run"
         standin.create(folder)
         journal = Journal.open(folder)
@@ -40,6 +44,7 @@ def ran(standin, tmp_path):
             journal.acquire()
             context = standin.context(folder, journal, Witness(tmp_path / "witness"))
             context.influence = known
+            context.notify = notify
             changed = context.settings.stop.model_copy(update=stop)
             context.settings = context.settings.model_copy(update={"stop": changed})
             run_graph(context, folder)
@@ -58,6 +63,21 @@ def test_it_is_estimated_around_two_repeats_first_and_then_around_the_last_round
     repeats = [trial.id for trial in context.state.calibration.trials]
     assert known.asked == [repeats[:2], [context.state.rounds[1].trial.id]]
     assert [one["influence"] for one in told] == [known.estimate.json_data()] * 2
+
+
+def test_references_come_from_the_base_and_the_calibration_in_every_round(ran):
+    known = Known(influence())
+    _, context, _ = ran(known)
+    base = context.state.rounds[0].trial.id
+    assert known.judged == [[base, *(t.id for t in context.state.calibration.trials)]] * 2
+
+
+def test_an_objective_without_influence_is_said_in_every_round(ran):
+    known = influence()
+    prompts = {**known.prompts, "safety": SteeringPrompts(used=1)}
+    said = []
+    ran(Known(known.model_copy(update={"prompts": prompts})), notify=said.append)
+    assert sum("no influence on safety: too few" in line for line in said) == 2
 
 
 def test_a_run_that_asks_for_none_files_its_observations_without(ran):

@@ -26,9 +26,9 @@ SUITES = [
 ]
 
 
-def of(*overrides, given=KnownSpeeds(), gpu=True, size=8_000_000_000, suites=SUITES):
+def of(*overrides, given=KnownSpeeds(), gpu=True, size=8_000_000_000, suites=SUITES, rows=0):
     config = load_config("lab", list(overrides))
-    return estimate(config, suites, speeds(config, size, gpu, given)).parts
+    return estimate(config, suites, speeds(config, size, gpu, given), rows).parts
 
 
 def test_training_is_the_budget_and_the_time_follows_the_speed():
@@ -52,6 +52,20 @@ def test_every_model_answers_steering_and_selection_and_three_answer_audit():
         9 * 2 * 2 + 3 * 2
     )  # base, 3 calibrations, 5 rounds; two objectives; audit of base, static and chosen
     assert found.tokens == times * 100 * 50
+
+
+def test_influence_is_counted_where_it_is_asked_for_and_takes_nothing_of_the_budget():
+    assert "influence" not in of()
+    found = of("influence={}", given=KnownSpeeds(training=1000), rows=28_000)
+    # Around two calibrations before round 1, around a round before each of the other four.
+    each = 3 * 28_000 + 2 * 2 * 10_000
+    assert found["influence"].tokens == 6 * each
+    assert found["influence"].hours == pytest.approx(6 * each / 1000 / 3600)
+    assert found["training"] == of(given=KnownSpeeds(training=1000))["training"]
+    assert found["run"].hours > of(given=KnownSpeeds(training=1000))["run"].hours
+    one = of("influence={}", "calibration.repeats=1", rows=28_000)["influence"]
+    assert one.tokens == 5 * each
+    assert "give --training-speed" in of("influence={}", size=None)["influence"].result
 
 
 def test_only_a_server_of_its_own_takes_time_to_start():

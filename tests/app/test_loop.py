@@ -464,14 +464,32 @@ def test_what_reads_influence_needs_the_config_to_ask_for_it(lab, asked):
     assert "influence: {}" in done.stderr
 
 
-def test_an_objective_without_references_has_no_influence_and_is_refused(lab, tmp_path):
+def test_references_that_a_suite_lacks_come_from_answers_that_were_judged(lab, tmp_path):
     copy = tmp_path / "lab"
     shutil.copytree(lab, copy)
-    path = copy / "suites" / "safety" / "steering.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    bare = [json.dumps({**line, "bad": None}) for line in lines]
-    path.write_text("\n".join(bare) + "\n")
-    done = mosaic("validate", copy / "config.yaml", *sets("influence.tokens_per_bucket=150"))
-    assert done.returncode == 2
-    assert "0 steering prompts of safety" in done.stderr
-    assert "take influence out of the config" in done.stderr
+    for path in (copy / "suites").glob("*/steering.jsonl"):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        bare = [json.dumps({**line, "good": None, "bad": None}) for line in lines]
+        path.write_text("\n".join(bare) + "\n")
+    asked = sets("influence.tokens_per_bucket=150", "rounds=1", "generator.max_new_tokens=8")
+    done = mosaic("validate", copy / "config.yaml", *asked)
+    assert done.returncode == 0, done.stderr
+    assert "the best and the worst answer of the base and the calibration" in " ".join(
+        done.stdout.split()
+    )
+    folder = tmp_path / "run"
+    done = mosaic("run", copy / "config.yaml", "--run-dir", folder, *asked)
+    assert done.returncode == 0, done.stderr
+    # This base hardly answers: where all answers score alike there is nothing to prefer.
+    assert "round 1: no influence on over_refusal, safety: too few steering prompts" in done.stderr
+    journal = Journal.open(folder)
+    try:
+        told = Store(folder).get_json(journal.steps(Observe)[0].result.observation)["influence"]
+    finally:
+        journal.close()
+    assert told["prompts"]["instruction_following"]["used"] >= 2
+    assert told["prompts"]["safety"]["used"] == 0
+    assert set(told["buckets"][0]["effects"]) == {"instruction_following"}
+    page = tmp_path / "report.html"
+    mosaic("report", folder, "--html", page)
+    assert "(none on over refusal, safety: too few references that differ)" in page.read_text()

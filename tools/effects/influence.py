@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 
 from eval.model_loading import load_base
 from eval.steering_loss import Contrasts, contrasts
-from eval.suite import Suite
+from eval.suite import Suite, prompts_digest
 from mosaic.core.errors import UsageError
 from mosaic.core.steps import Outcome, Steps
 from mosaic.core.types.data import CurationReport, Mixture
 from mosaic.core.types.influence import BucketInfluence, Influence, SteeringPrompts, combine
 from mosaic.core.types.records import EstimateInfluence, InfluenceEstimated
 from mosaic.core.types.runs import LoraRecipe, Trial
+from tools.effects.references import References, with_judged
 from training.data.curate import curate, write_training_set
 from training.data.pool import Pool
 from training.influence.estimate import (
@@ -31,7 +32,7 @@ from training.influence.estimate import (
 from training.influence.settings import InfluenceConfig
 from training.methods.base import Stopping, never
 from training.methods.hf import loading_of
-from training.models.chat_template import tokenise
+from training.models.chat_template import ChatError, tokenise
 from training.models.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
@@ -42,18 +43,33 @@ SAMPLE_SEED = 71_993
 
 
 @dataclass(frozen=True)
+class TrainedAdapter:
+    """An adapter by its digest, how it was trained, and the shares of the tokens that it saw."""
+
+    digest: str
+    recipe: LoraRecipe
+    shares: Mapping[Cell, float]
+
+    @classmethod
+    def of(cls, trial: Trial) -> TrainedAdapter:
+        """The adapter of a trial that was trained."""
+        assert trial.adapter is not None
+        assert trial.curation is not None
+        assert trial.spec.recipe is not None
+        return cls(trial.adapter.digest, trial.spec.recipe, delivered_shares(trial.curation))
+
+
+@dataclass(frozen=True)
 class InfluenceTool:
     """Estimates influence on one base model, given by its folder and digest.
 
-    `base_digest` covers `template`, a file that replaces the base's chat template, too. `recipe` is
-    how the adapters were trained: the base is loaded as it was for that. `suites` are the steering
-    suites by objective, `traded` the objectives that have data. Rows are drawn from `pool` at
-    `min_quality` or above.
+    `template` is a file that replaces the base's chat template; `base_digest` covers both. `suites`
+    are the steering suites by objective, `traded` the objectives that have data. Rows are drawn
+    from `pool` at `min_quality` or above.
     """
 
     base_model: Path
     base_digest: str
-    recipe: LoraRecipe
     pool: Pool
     suites: Mapping[str, Suite]
     traded: Sequence[str]
@@ -61,42 +77,51 @@ class InfluenceTool:
     settings: InfluenceConfig
     template: Path | None = None
 
-    def influence(self, steps: Steps, trials: Sequence[Trial]) -> Influence:
+    def influence(
+        self, steps: Steps, trials: Sequence[Trial], judged: Sequence[Trial]
+    ) -> Influence:
         """The influence of every bucket around the adapters of trials of one plan.
 
-        Each adapter is a step of its own. Raises UsageError if an objective's steering suite has
-        too few prompts with reference answers, or no bucket has rows enough.
+        Prompts without reference answers get them from what the trials `judged` answered. Each
+        adapter is a step of its own. Raises UsageError if no objective that has data has prompts
+        enough whose references differ, or no bucket has rows enough.
         """
-        return combine([self._around(steps, trial) for trial in trials])
+        references = with_judged(steps.store, self.suites, judged)
+        return combine([self._around(steps, trial, references) for trial in trials])
 
-    def look_ahead(self, steps: Steps, trials: Sequence[Trial]) -> Influence:
+    def look_ahead(
+        self, steps: Steps, trials: Sequence[Trial], judged: Sequence[Trial]
+    ) -> Influence:
         """The same without writing anything: what is filed is read, the rest computed."""
+        references = with_judged(steps.store, self.suites, judged)
         found = []
         for trial in trials:
-            if steps.finished(self._inputs(trial)):
-                found.append(self._around(steps, trial))
+            adapter = TrainedAdapter.of(trial)
+            if steps.finished(self._inputs(adapter, references)):
+                found.append(self._around(steps, trial, references))
             else:
-                found.append(self._estimated(steps, trial))
+                found.append(self._estimated(steps, adapter, references))
         return combine(found)
 
-    def _around(self, steps: Steps, trial: Trial) -> Influence:
+    def _around(self, steps: Steps, trial: Trial, references: References) -> Influence:
+        adapter = TrainedAdapter.of(trial)
+
         def effect() -> Outcome[InfluenceEstimated]:
-            found = self._estimated(steps, trial)
+            found = self._estimated(steps, adapter, references)
             digest = steps.store.put_json(found.json_data())
             return Outcome(InfluenceEstimated(influence=digest))
 
-        filed = steps.run(self._inputs(trial), effect)
+        filed = steps.run(self._inputs(adapter, references), effect)
         return Influence.model_validate(steps.store.get_json(filed.influence))
 
-    def _inputs(self, trial: Trial) -> EstimateInfluence:
-        adapter, curation = _trained(trial)
+    def _inputs(self, adapter: TrainedAdapter, references: References) -> EstimateInfluence:
         return EstimateInfluence(
             base=self.base_digest,
-            adapter=adapter,
+            adapter=adapter.digest,
             pool=self.pool.digest,
             sample=self.sample,
-            shares=nested(delivered_shares(curation)),
-            suites={name: suite.digest for name, suite in self.suites.items()},
+            shares=nested(adapter.shares),
+            references={name: prompts_digest(prompts) for name, prompts in references.items()},
             traded=list(self.traded),
             settings=self.settings.json_data(),
         )
@@ -104,12 +129,9 @@ class InfluenceTool:
     @property
     def sample(self) -> Mixture:
         """The mixture of the rows to estimate from: equally many tokens of every bucket."""
-        stock = self.pool.stock(self.min_quality)
         held: dict[str, list[str]] = {}
-        for dataset, per_bucket in stock.items():
-            buckets = [bucket for bucket, found in per_bucket.items() if found.rows]
-            if buckets:
-                held[dataset] = buckets
+        for dataset, bucket in self._cells():
+            held.setdefault(dataset, []).append(bucket)
         total = sum(len(buckets) for buckets in held.values())
         if total == 0:
             raise UsageError(
@@ -128,65 +150,73 @@ class InfluenceTool:
             topup=False,
         )
 
-    def _estimated(self, steps: Steps, trial: Trial) -> Influence:
-        adapter, curation = _trained(trial)
-        shares = delivered_shares(curation)
-        folder = steps.store.path(adapter)
+    def _cells(self) -> list[Cell]:
+        """Buckets of the pool that have rows."""
+        cells = []
+        for dataset, per_bucket in self.pool.stock(self.min_quality).items():
+            cells += [(dataset, bucket) for bucket, found in per_bucket.items() if found.rows]
+        return cells
+
+    def _estimated(
+        self, steps: Steps, adapter: TrainedAdapter, references: References
+    ) -> Influence:
+        folder = steps.store.path(adapter.digest)
         if not folder.exists():
             raise UsageError(
-                f"influence: the adapter {adapter[:12]} of the plan executed last was deleted; take "
-                "influence out of the config, or start a new run with `keep: all`"
+                f"influence: the adapter {adapter.digest[:12]} of the plan executed last was "
+                "deleted; take influence out of the config, or start a new run with `keep: all`"
             )
-        return self.estimate_around(folder, adapter, shares, steps.stopping)
+        return self.estimate_around(folder, adapter, references, steps.stopping)
 
     def estimate_around(
         self,
         folder: Path,
-        adapter: str,
-        shares: Mapping[Cell, float],
+        adapter: TrainedAdapter,
+        references: References,
         stopping: Stopping = never,
     ) -> Influence:
-        """The influence around the adapter in a folder, given by its digest too.
-
-        `shares` are those of the tokens that it was trained on.
-        """
-        made = self.steering()
-        usable = [name for name, known in made.items() if len(known.usable) >= MIN_PROMPTS]
+        """The influence around the adapter in a folder."""
+        made = self.contrasts(references)
+        suites = {name: made[name].usable for name in self._readable(made)}
         rows = self._rows()
-        suites = {name: made[name].usable for name in usable}
-        with trainable(self.base_model, folder, self.recipe) as model:
+        with trainable(self.base_model, folder, adapter.recipe) as model:
             found = estimate(
-                model, rows, shares, suites, self.traded, self.settings, stopping=stopping
+                model, rows, adapter.shares, suites, self.traded, self.settings, stopping=stopping
             )
         prompts: dict[str, SteeringPrompts] = {}
         for name, known in made.items():
             loss = found.losses.get(name)
             prompts[name] = steering_prompts(len(known.usable), known.dropped, loss)
         return Influence(
-            adapters=[adapter],
+            adapters=[adapter.digest],
             prompts=prompts,
             buckets=found.buckets,
             without_rows=self._missing(found.buckets),
+            tokens=found.tokens,
         )
 
-    def steering(self) -> dict[str, Contrasts]:
-        """The contrasts of every suite.
+    @property
+    def given(self) -> References:
+        """The steering prompts with the references of their suites alone."""
+        return {name: suite.prompts for name, suite in self.suites.items()}
 
-        Raises UsageError if a suite of an objective that has data gives too few.
-        """
+    def contrasts(self, references: References) -> dict[str, Contrasts]:
+        """The contrasts of every objective's prompts."""
         tokenizer = load_tokenizer(self.base_model, self.template)
-        made = {}
-        for name, suite in self.suites.items():
-            made[name] = contrasts(tokenizer, suite.prompts)
-        for name in self.traded:
-            if len(made[name].usable) < MIN_PROMPTS:
-                raise UsageError(
-                    f"influence: {len(made[name].usable)} steering prompts of {name} have a good "
-                    f"and a bad reference answer that differ, and at least {MIN_PROMPTS} are "
-                    "needed; add `good` and `bad` to its steering.jsonl, or take influence out of "
-                    "the config"
-                )
-        return made
+        return {name: contrasts(tokenizer, prompts) for name, prompts in references.items()}
+
+    def _readable(self, made: Mapping[str, Contrasts]) -> list[str]:
+        """Objectives with contrasts enough. UsageError if none of those that have data is among them."""
+        readable = [name for name, known in made.items() if len(known.usable) >= MIN_PROMPTS]
+        if not set(readable) & set(self.traded):
+            counts = ", ".join(f"{name} {len(made[name].usable)}" for name in self.traded)
+            raise UsageError(
+                "influence: no objective that has data has at least "
+                f"{MIN_PROMPTS} steering prompts with a good and a bad answer that differ "
+                f"({counts}); add `good` and `bad` to a steering.jsonl, or take influence out of "
+                "the config"
+            )
+        return readable
 
     def _rows(self) -> SampledRows:
         """The sampled rows as the trainer would see them."""
@@ -202,26 +232,24 @@ class InfluenceTool:
                 "row of the pool; raise it"
             )
         tokenizer = load_tokenizer(self.base_model, self.template)
-        ids, labels = tokenise(tokenizer, table["messages"].to_pylist())
+        try:
+            ids, labels = tokenise(tokenizer, table["messages"].to_pylist())
+        except ChatError as error:
+            row = table["id"][error.position]
+            raise UsageError(
+                f"influence: the chat template or tokenizer of base_model refuses row {row}: "
+                f"{error.reason}; build the pool again without this row, or mend the template"
+            ) from None
         cells = list(zip(table["dataset"].to_pylist(), table["bucket"].to_pylist(), strict=True))
         return SampledRows(ids, labels, table["weight"].to_pylist(), cells)
 
     def _missing(self, buckets: Sequence[BucketInfluence]) -> list[Cell]:
         """Buckets of the pool that have no estimate."""
         found = {(bucket.dataset, bucket.bucket) for bucket in buckets}
-        missing = []
+        every = []
         for dataset, per_bucket in self.pool.stock(self.min_quality).items():
-            for bucket in per_bucket:
-                if (dataset, bucket) not in found:
-                    missing.append((dataset, bucket))
-        return missing
-
-
-def _trained(trial: Trial) -> tuple[str, CurationReport]:
-    """The digest of a trial's adapter and what it was trained on."""
-    assert trial.adapter is not None
-    assert trial.curation is not None
-    return trial.adapter.digest, trial.curation
+            every += [(dataset, bucket) for bucket in per_bucket]
+        return [cell for cell in every if cell not in found]
 
 
 def delivered_shares(report: CurationReport) -> dict[Cell, float]:

@@ -51,6 +51,8 @@ Floats = npt.NDArray[np.float64]
 # A variance needs two.
 MIN_ROWS = MIN_PROMPTS = 2
 PERCENT = 0.01
+# Two for the curvature, one for gradients; gradients along which prompts and rows are read.
+ROW_PASSES, PROMPT_PASSES = 3, 2
 DRAW_SEED = 20260201
 
 
@@ -73,10 +75,14 @@ class SampledRows:
 
 @dataclass(frozen=True)
 class Estimated:
-    """What `estimate` found: buckets with at least two rows, and the steering loss of each suite."""
+    """What `estimate` found: buckets with at least two rows, and the steering loss of each suite.
+
+    `tokens` passed through the model, each pass counted.
+    """
 
     buckets: list[BucketInfluence]
     losses: dict[str, float]
+    tokens: int
 
 
 def estimate(
@@ -92,11 +98,16 @@ def estimate(
     """Estimate the effects. The model's trained layers are those whose weights require gradients.
 
     `shares` are those of the tokens that the model was trained on. `suites` holds at least two
-    contrasts for every objective; `traded` are the objectives that have data, whose mean loss is
-    estimated too. Raises StopRequested between two batches once `stopping` says so.
+    contrasts of every objective in it; `traded` are the objectives that have data, and the mean
+    loss of those in `suites` is estimated too. Raises UsageError if no bucket has two rows, and
+    StopRequested between two batches once `stopping` says so.
     """
     model.eval()
     work = _Work(model, trained_layers(model), rows, shares, settings, stopping)
+    if not work.cells:
+        raise UsageError(
+            f"influence: no bucket has {MIN_ROWS} sampled rows; raise influence.tokens_per_bucket"
+        )
     made = list(batches(rows.ids, rows.labels, settings.batch_size, model.device))
     curvature = work.curvature(made)
     losses, gradients = {}, {}
@@ -133,7 +144,15 @@ def estimate(
             mean=together,
         )
         buckets.append(found)
-    return Estimated(buckets, losses)
+    return Estimated(buckets, losses, passed_tokens(rows, suites))
+
+
+def passed_tokens(rows: SampledRows, suites: Mapping[str, Sequence[Contrast]]) -> int:
+    """The tokens of all passes: three over the rows, two over what the contrasts read."""
+    tokens = ROW_PASSES * sum(len(row) for row in rows.ids)
+    for contrasts in suites.values():
+        tokens += PROMPT_PASSES * sum(len(one.context) for one in contrasts)
+    return tokens
 
 
 def _effect(along_rows: Floats, tokens: Floats, prompt_variance: float) -> Effect:

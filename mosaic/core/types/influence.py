@@ -58,13 +58,20 @@ class SteeringPrompts(FrozenModel):
 class Influence(FrozenModel):
     """Bucket x objective: effect of a little more, around the adapters that were trained last.
 
-    `adapters` are digests. `without_rows` names buckets that have no row to estimate from.
+    `adapters` are digests. `without_rows` names buckets that have no row to estimate from. `tokens`
+    passed through the model, each pass counted; none of them was trained on.
     """
 
     adapters: list[str] = Field(min_length=1)
     prompts: dict[str, SteeringPrompts]
     buckets: list[BucketInfluence]
     without_rows: list[tuple[str, str]] = []
+    tokens: int = 0
+
+    @property
+    def unread(self) -> list[str]:
+        """Objectives without an estimate: too few of their prompts have references that differ."""
+        return [name for name, read in self.prompts.items() if read.loss is None]
 
 
 def combine(estimates: list[Influence]) -> Influence:
@@ -76,7 +83,7 @@ def combine(estimates: list[Influence]) -> Influence:
 
     >>> one, other = Effect(value=1.0, standard_error=0.3), Effect(value=1.4, standard_error=0.3)
     >>> combined_effect([one, other])
-    Effect(value=1.2, standard_error=0.360555)
+    Effect(value=1.2, standard_error=0.360555128)
     """
     first = estimates[0]
     if len(estimates) == 1:
@@ -97,7 +104,13 @@ def combine(estimates: list[Influence]) -> Influence:
         losses = [loss for e in estimates if (loss := e.prompts[objective].loss) is not None]
         loss = math.fsum(losses) / len(losses) if losses else None
         prompts[objective] = read.model_copy(update={"loss": loss})
-    return first.model_copy(update={"adapters": adapters, "prompts": prompts, "buckets": buckets})
+    together = {
+        "adapters": adapters,
+        "prompts": prompts,
+        "buckets": buckets,
+        "tokens": sum(estimate.tokens for estimate in estimates),
+    }
+    return first.model_copy(update=together)
 
 
 def combined_effect(effects: list[Effect]) -> Effect:
@@ -107,4 +120,4 @@ def combined_effect(effects: list[Effect]) -> Effect:
     sampling = math.fsum(effect.standard_error**2 for effect in effects) / count
     between = math.fsum((effect.value - mean) ** 2 for effect in effects) / (count - 1)
     error = math.sqrt(sampling + between / count)
-    return Effect(value=round(mean, 6), standard_error=round(error, 6))
+    return Effect(value=round(mean, 9), standard_error=round(error, 9))

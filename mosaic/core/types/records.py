@@ -177,7 +177,8 @@ class EstimateInfluence(StepInputs[InfluenceEstimated]):
     """The effect of a little more of each bucket around an adapter.
 
     `sample` selects the rows to estimate from; `shares` is data set -> bucket -> share of the tokens
-    that the adapter was trained on; `suites` are digests of the steering suites by objective.
+    that the adapter was trained on; `references` are digests of the steering prompts with their
+    reference answers, by objective.
     """
 
     result_type: ClassVar[type[FrozenModel]] = InfluenceEstimated
@@ -187,7 +188,7 @@ class EstimateInfluence(StepInputs[InfluenceEstimated]):
     pool: str
     sample: Mixture
     shares: dict[str, dict[str, float]]
-    suites: dict[str, str]
+    references: dict[str, str]
     traded: list[str]
     settings: JsonObject
 

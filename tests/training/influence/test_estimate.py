@@ -128,6 +128,12 @@ def test_a_bucket_of_one_row_has_no_estimate(estimated, sampled):
     assert [(b.dataset, b.bucket) for b in found.buckets] == [("a", "x"), ("b", "y")]
 
 
+def test_without_any_bucket_of_two_rows_the_setting_to_raise_is_named(estimated, sampled):
+    two = SampledRows(sampled.ids[:2], sampled.labels[:2], [1.0] * 2, sampled.cells[:2])
+    with pytest.raises(UsageError, match=r"raise influence\.tokens_per_bucket"):
+        estimated(two)
+
+
 def test_a_weight_of_a_row_weighs_its_loss(estimated, sampled):
     halves = dataclasses.replace(sampled, weights=[0.5] * 12)
     one, other = estimated(variant="identity"), estimated(halves, variant="identity")
