@@ -98,7 +98,7 @@ def _ours(model: nn.Module, batch: Batch, drawn: Tensor, count: int) -> Tensor:
     rows, queries = _part(batch, slice(count)), _part(batch, slice(count, None))
 
     def passed(part: Batch, labels: Tensor):
-        return flows(layers, lambda: summed_loss(logits_of(model, part), labels))
+        return flows(layers, lambda: summed_loss(logits_of(model, part), labels), part.shape)
 
     covariances = Covariances()
     covariances.add(passed(rows, drawn[:count]), rows.reach.float(), ones)

@@ -44,7 +44,8 @@ def fitted(model, batches, loss, damping=0.0):
 
 
 def passed(model, layers, batch, loss):
-    return flows(layers, lambda: loss(model(batch[0]), batch))
+    sequences, tokens = batch[0].shape[:2]
+    return flows(layers, lambda: loss(model(batch[0]), batch), (sequences, tokens))
 
 
 def cosine(one, other):

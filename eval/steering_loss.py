@@ -19,7 +19,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from eval.rendering.render import Message, texts_of
+from eval.rendering.probe import turn_shape
+from eval.rendering.render import Chat, ChatError
+from eval.rendering.turns import TurnEncoder
 from mosaic.core.types.evaluation import Prompt
 
 if TYPE_CHECKING:
@@ -48,44 +50,58 @@ class Contrasts:
 
 
 def contrasts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> Contrasts:
-    """The contrast of every prompt that has one."""
+    """The contrast of every prompt that has one.
+
+    Conversations become tokens as they do for training, ends of turns included. Raises UsageError
+    for a chat template that cannot be trained with.
+    """
+    encoder = TurnEncoder(tokenizer, turn_shape(tokenizer))
     usable, dropped = [], {}
     for prompt in prompts:
-        if not prompt.good or not prompt.bad:
-            dropped[prompt.id] = "no good and bad reference answer"
-            continue
-        context = _context(tokenizer, prompt)
-        good, bad = _answer(tokenizer, prompt.good[-1]), _answer(tokenizer, prompt.bad[-1])
-        shared = _shared(good, bad)
-        if shared == min(len(good), len(bad)):
-            dropped[prompt.id] = "the good answer and the bad one do not differ in any token"
-            continue
-        context = [*context, *good[:shared]]
-        usable.append(Contrast(prompt.id, context, good[shared], bad[shared]))
+        try:
+            usable.append(_contrast(encoder, prompt))
+        except _NoContrast as reason:
+            dropped[prompt.id] = str(reason)
     return Contrasts(usable, dropped)
 
 
-def _context(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
-    """The conversation up to the last answer, as tokens."""
-    chat: list[Message] = []
+class _NoContrast(Exception):
+    """A prompt has no contrast; the text says why."""
+
+
+def _contrast(encoder: TurnEncoder, prompt: Prompt) -> Contrast:
+    """What is read before the first token in which the good and the bad last answer differ."""
+    if not prompt.valid:
+        raise _NoContrast("the prompt is invalid, and no score counts it")
+    if not prompt.good or not prompt.bad:
+        raise _NoContrast("no good and bad reference answer")
+    if len(prompt.good) != len(prompt.turns):
+        raise _NoContrast("the good answer has not one turn for every turn of the prompt")
+    chats = [_chat(prompt, prompt.good[-1]), _chat(prompt, prompt.bad[-1])]
+    try:
+        good, bad = encoder.encode(chats)
+    except ChatError as error:
+        raise _NoContrast(f"a reference answer cannot be learnt: {error.reason}") from None
+    first = _shared(good.ids, bad.ids)
+    if first >= min(good.answers[-1].end, bad.answers[-1].end):
+        raise _NoContrast("the good answer and the bad one do not differ in any token")
+    return Contrast(prompt.id, good.ids[:first], good.ids[first], bad.ids[first])
+
+
+def _chat(prompt: Prompt, last: str) -> Chat:
+    """The conversation with the good answers to all turns but the last."""
+    chat: Chat = []
     if prompt.system is not None:
         chat.append({"role": "system", "content": prompt.system})
-    earlier = (prompt.good or [])[: len(prompt.turns) - 1]
-    for number, turn in enumerate(prompt.turns):
+    answers = [*(prompt.good or [])[:-1], last]
+    for turn, answer in zip(prompt.turns, answers, strict=True):
         chat.append({"role": "user", "content": turn})
-        if number < len(earlier):
-            chat.append({"role": "assistant", "content": earlier[number]})
-    (text,) = texts_of(tokenizer, [chat], answer_next=True)
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-def _answer(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """The tokens of an answer, up to the end of its turn."""
-    return [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+        chat.append({"role": "assistant", "content": answer})
+    return chat
 
 
 def _shared(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens two answers begin with alike."""
+    """How many tokens two conversations begin with alike."""
     count = 0
     for left, right in zip(one, other, strict=False):
         if left != right:

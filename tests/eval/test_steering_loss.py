@@ -1,12 +1,21 @@
 """The steering loss reads the first token in which a good and a bad answer differ."""
 
+import copy
 import math
+import re
 
 import pytest
 import torch
 
+from eval.rendering.probe import turn_shape
+from eval.rendering.render import texts_of
 from eval.steering_loss import contrasts, judged_references, mean_loss
 from mosaic.core.types.evaluation import Prompt
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 
 
 def prompt(identifier="p", turns=("how do i store the bread ?",), **changes):
@@ -59,6 +68,48 @@ def test_a_prompt_without_a_contrast_is_dropped_and_named(loaded):
     made = contrasts(tokenizer, [prompt("a", good=None), prompt("b", **alike), prompt("c")])
     assert [one.prompt for one in made.usable] == ["c"]
     assert set(made.dropped) == {"a", "b"}
+
+
+def test_an_answer_that_ends_earlier_is_told_by_the_end_of_its_turn(loaded):
+    _, tokenizer = loaded
+    longer = {"good": ["keep it dry ."], "bad": ["keep it dry . and old"]}
+    (one,) = contrasts(tokenizer, [prompt(**longer)]).usable
+    assert one.good in turn_shape(tokenizer).ends
+    assert tokenizer.decode([one.bad]).strip() == "and"
+    (other,) = contrasts(tokenizer, [prompt(good=longer["bad"], bad=longer["good"])]).usable
+    assert (other.good, other.bad) == (one.bad, one.good)
+
+
+def test_what_is_read_is_what_an_answer_is_generated_after(loaded):
+    """With another template too, whose turns end in another token than the tokenizer names."""
+    _, tokenizer = loaded
+    other = copy.deepcopy(tokenizer)
+    other.chat_template = CHATML
+    other.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    chat = [{"role": "user", "content": "how do i store the bread ?"}]
+    for one in (tokenizer, other):
+        (text,) = texts_of(one, [chat], answer_next=True)
+        (made,) = contrasts(one, [prompt()]).usable
+        assert made.context == one(text, add_special_tokens=False)["input_ids"]
+    (made,) = contrasts(other, [prompt(bad=["keep it in a dry cabinet . and"])]).usable
+    assert other.convert_ids_to_tokens(made.good) == "<|im_end|>"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"valid": 0}, "no score counts it"),
+        ({"good": ["keep it .", "keep it ."]}, "not one turn for every turn"),
+        ({"bad": ["the old </s> bridge"]}, "cannot be learnt: .*control token"),
+    ],
+)
+def test_a_prompt_that_cannot_be_read_is_dropped_with_the_reason(loaded, changes, reason):
+    _, tokenizer = loaded
+    if "bad" in changes:
+        changes = {"bad": [changes["bad"][0].replace("</s>", tokenizer.eos_token)]}
+    made = contrasts(tokenizer, [prompt("a", **changes), prompt("b")])
+    assert [one.prompt for one in made.usable] == ["b"]
+    assert re.search(reason, made.dropped["a"])
 
 
 def test_a_suite_without_references_has_no_steering_loss(loaded):

@@ -17,8 +17,11 @@ from mosaic.core.types.records import EstimateInfluence
 from mosaic.core.types.runs import Adapter, SftRecipe, Trial, TrialSpec
 from tests.training.influence.conftest import steering, with_random_lora
 from tools.effects.influence import InfluenceTool, delivered_shares
+from training.data.curate import curate, write_training_set
 from training.data.pool import build_pool
 from training.influence.settings import InfluenceConfig
+from training.methods.sft import read_rows
+from training.models.tokenizer import load_tokenizer
 
 
 def suite(name, prompts):
@@ -119,6 +122,31 @@ def test_an_estimate_that_was_stopped_leaves_an_intent_and_is_made_again(tool, s
     assert steps.journal.steps(EstimateInfluence) == []
     assert tool.influence(steps, [trial], []) == tool.look_ahead(steps, [trial], [])
     assert len(steps.journal.steps(EstimateInfluence)) == 1
+
+
+def test_rows_are_read_as_the_trainer_reads_them(tool, tiny_model, tmp_path):
+    path = tmp_path / "rows.parquet"
+    write_training_set(tool.pool, curate(tool.pool, tool.sample), path)
+    trained = read_rows(path, load_tokenizer(tiny_model), SftRecipe())
+    found = tool.rows()
+    assert (found.ids, found.labels, found.weights) == (
+        trained.ids,
+        trained.labels,
+        trained.weights,
+    )
+
+
+def test_the_chat_template_of_the_config_writes_rows_and_contrasts(tool, tiny_model, tmp_path):
+    template = tmp_path / "template.jinja"
+    template.write_text("the old" + load_tokenizer(tiny_model).chat_template)
+    other = replace(tool, template=template)
+    start = load_tokenizer(tiny_model)("the old", add_special_tokens=False)["input_ids"]
+    assert other.rows().ids == [[*start, *ids] for ids in tool.rows().ids]
+    plain, changed = tool.contrasts(tool.given), other.contrasts(tool.given)
+    for name, made in plain.items():
+        for one, same in zip(made.usable, changed[name].usable, strict=True):
+            assert same.context == [*start, *one.context]
+            assert (same.good, same.bad) == (one.good, one.bad)
 
 
 def test_every_pass_over_a_token_is_counted(tool, steps, trial):

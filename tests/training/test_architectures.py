@@ -15,10 +15,16 @@ from eval.model_loading import Loading
 from eval.model_weights import model_shapes
 from mosaic.core.errors import BoundaryError, UsageError
 from mosaic.core.types.runs import SftRecipe
+from tests.training.influence.conftest import SHARES, sampled_rows, steering_contrasts
+from tools.effects.influence import trainable
 from training import worker
+from training.influence.estimate import estimate
+from training.influence.gradients import trained_layers
+from training.influence.settings import InfluenceConfig
 from training.methods.sft import check_recipe
 from training.models.adapter import adapter_bytes, check_adapter, model_digest
 from training.models.lora_layout import lora_layout
+from training.models.tokenizer import load_tokenizer
 
 SIZES = {
     "hidden_size": 32,
@@ -174,6 +180,22 @@ def test_an_architecture_is_trained_checked_loaded_and_merged(order, base_of, mo
     assert size < weights.stat().st_size < size + 20_000
 
 
+@pytest.mark.parametrize("model_type", [*DENSE, *EXPERTS])
+def test_influence_is_estimated_around_the_adapter_of_an_architecture(order, base_of, model_type):
+    base = base_of(model_type, **{**DENSE, **EXPERTS}[model_type])
+    adapter = trained(order, base)
+    tokenizer = load_tokenizer(base)
+    rows, suites = sampled_rows(tokenizer), steering_contrasts(tokenizer)
+    with trainable(base, adapter, SftRecipe()) as model:
+        layers = trained_layers(model)
+        found = estimate(model, rows, SHARES, suites, list(suites), InfluenceConfig())
+    assert sum(layer.weight.numel() for layer in layers.values()) * 4 == adapter_bytes(
+        base, SftRecipe(lora_r=4)
+    )
+    for bucket in found.buckets:
+        assert bucket.mean.value != 0
+
+
 @pytest.mark.parametrize("model_type", REFUSED)
 def test_an_architecture_that_cannot_be_trained_is_refused_in_words(base_of, model_type):
     settings, message = REFUSED[model_type]
@@ -288,7 +310,6 @@ def test_the_probe_reads_with_the_models_own_attention(tiny_model):
 
 def test_tokens_beyond_the_embedding_are_found_in_the_loaded_tokenizer(tiny_model):
     from training.methods.hf import check_tokens
-    from training.models.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(tiny_model)
     check_tokens(tiny_model, tokenizer)

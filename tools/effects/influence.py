@@ -178,7 +178,7 @@ class InfluenceTool:
         """The influence around the adapter in a folder."""
         made = self.contrasts(references)
         suites = {name: made[name].usable for name in self._readable(made)}
-        rows = self._rows()
+        rows = self.rows()
         with trainable(self.base_model, folder, adapter.recipe) as model:
             found = estimate(
                 model, rows, adapter.shares, suites, self.traded, self.settings, stopping=stopping
@@ -218,7 +218,7 @@ class InfluenceTool:
             )
         return readable
 
-    def _rows(self) -> SampledRows:
+    def rows(self) -> SampledRows:
         """The sampled rows as the trainer would see them."""
         import pyarrow.parquet as pq
 

@@ -69,8 +69,10 @@ class Covariances:
         Other tokens, such as padding, have no effect. `weights` (sequences,) count a sequence so
         many times.
         """
-        scale = reach * weights[:, None]
+        per_token = reach * weights[:, None]
         for name, flow in passed.items():
+            # Heads between sequences and tokens repeat the tokens.
+            scale = per_token.repeat(1, flow.inputs.shape[1] // per_token.shape[1])
             add(self.inputs, {name: _covariance(flow.inputs, scale)})
             add(self.gradients, {name: _covariance(flow.gradients, scale)})
 

@@ -180,10 +180,10 @@ class _Work:
     settings: InfluenceConfig
     stopping: Stopping
 
-    def _flows(self, loss: Callable[[], Tensor]) -> Flows:
+    def _flows(self, loss: Callable[[], Tensor], shape: tuple[int, int]) -> Flows:
         if self.stopping():
             raise StopRequested("stopped while the influence of buckets was estimated")
-        return flows(self.layers, loss)
+        return flows(self.layers, loss, shape)
 
     @property
     def cells(self) -> dict[Cell, list[int]]:
@@ -231,10 +231,13 @@ class _Work:
             drawn.append(drawn_labels(logits, batch, DRAW_SEED))
             return summed_loss(logits, drawn[-1])
 
-        return self._flows(loss)
+        return self._flows(loss, batch.shape)
 
     def _passed(self, batch: Batch, labels: Tensor) -> Flows:
-        return self._flows(lambda: summed_loss(logits_of(self.model, batch), labels))
+        def loss() -> Tensor:
+            return summed_loss(logits_of(self.model, batch), labels)
+
+        return self._flows(loss, batch.shape)
 
     def rows_along(
         self, made: Sequence[Batch], directions: Mapping[str, Weights]
@@ -304,7 +307,8 @@ class _Work:
             values.append(float(summed.detach()))
             return summed
 
-        return self._flows(loss), values[0]
+        shape = len(batch), max(len(one.context) for one in batch)
+        return self._flows(loss, shape), values[0]
 
 
 def _of_batch(weights: Sequence[float], batch: Batch) -> Tensor:

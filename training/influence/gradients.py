@@ -68,12 +68,16 @@ def trained_layers(model: nn.Module) -> Layers:
     return layers
 
 
-def flows(layers: Mapping[str, nn.Linear], loss: Callable[[], Tensor]) -> Flows:
+def flows(
+    layers: Mapping[str, nn.Linear], loss: Callable[[], Tensor], shape: tuple[int, int]
+) -> Flows:
     """Run `loss` once and return what passed through each layer on the way.
 
     `loss` is a sum over sequences, so that one sequence's gradient does not depend on which others
-    share its batch. Raises UsageError if a layer runs twice, not at all, or on anything but
-    (sequences, tokens, features), as experts do: sequences could not be told apart.
+    share its batch; `shape` is how many sequences and tokens it reads. Layers may fold both into one
+    axis, as OPT's do, or have heads between them, as DeepSeek's do: these count as more tokens.
+    Raises UsageError if a layer runs twice, not at all, or on anything else, as experts do:
+    sequences could not be told apart.
     """
     import torch
 
@@ -83,11 +87,11 @@ def flows(layers: Mapping[str, nn.Linear], loss: Callable[[], Tensor]) -> Flows:
     def hook_of(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def keep(layer: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
             (value,) = given
-            if name in inputs or value.dim() != 3:
+            if name in inputs:
+                raise _unreadable(name, "runs more than once in a pass")
+            if not _told_apart(value, shape):
                 raise _unreadable(
-                    name,
-                    f"needs one input of shape (sequences, tokens, features) in a pass, "
-                    f"and got {tuple(value.shape)}" + (" beside another" * (name in inputs)),
+                    name, f"reads {tuple(value.shape)} where {shape} are sequences and tokens"
                 )
             inputs[name], outputs[name] = value.detach(), output
 
@@ -105,11 +109,24 @@ def flows(layers: Mapping[str, nn.Linear], loss: Callable[[], Tensor]) -> Flows:
     gradients = torch.autograd.grad(total, [outputs[name] for name in layers])
     passed: Flows = {}
     for (name, layer), gradient in zip(layers.items(), gradients, strict=True):
-        value = inputs[name].float()
+        value = _by_sequence(inputs[name], shape)
         if layer.bias is not None and layer.bias.requires_grad:
             value = torch.cat([value, torch.ones_like(value[..., :1])], dim=-1)
-        passed[name] = Flow(value, gradient.detach().float())
+        passed[name] = Flow(value, _by_sequence(gradient.detach(), shape))
     return passed
+
+
+def _told_apart(value: Tensor, shape: tuple[int, int]) -> bool:
+    """Whether a layer's input has the tokens of each sequence together."""
+    sequences, tokens = shape
+    folded = value.dim() == 2 and len(value) == sequences * tokens
+    apart = value.dim() > 2 and (value.shape[0], value.shape[-2]) == shape
+    return folded or apart
+
+
+def _by_sequence(value: Tensor, shape: tuple[int, int]) -> Tensor:
+    """As (sequences, tokens, features), in float32."""
+    return value.float().reshape(shape[0], -1, value.shape[-1])
 
 
 def _unreadable(layer: str, why: str) -> UsageError:

@@ -29,6 +29,12 @@ class Batch:
     supervised: Tensor
     reach: Tensor
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """How many sequences, and how many tokens each has with its padding."""
+        sequences, tokens = self.ids.shape
+        return sequences, tokens
+
 
 def batches(
     ids: Sequence[Sequence[int]], labels: Sequence[Sequence[int]], size: int, device: object = "cpu"

@@ -40,6 +40,15 @@ def tokenizer(tiny_model):
 
 @pytest.fixture(scope="session")
 def sampled(tokenizer):
+    return sampled_rows(tokenizer)
+
+
+@pytest.fixture(scope="session")
+def suites(tokenizer):
+    return steering_contrasts(tokenizer)
+
+
+def sampled_rows(tokenizer):
     """Twelve rows of different lengths, half of each bucket."""
     chats = []
     for number in range(12):
@@ -62,8 +71,7 @@ def steering(name, good, bad, count=6):
     return prompts
 
 
-@pytest.fixture(scope="session")
-def suites(tokenizer):
+def steering_contrasts(tokenizer):
     """Contrasts of two objectives."""
     found = {}
     for name, good, bad in (("kind", "keep it .", "tell me ."), ("old", "the old .", "a river .")):

@@ -225,11 +225,90 @@ def test_layers_that_are_not_trained_are_left_out(small):
         trained_layers(small)
 
 
-def test_a_layer_that_runs_twice_is_refused_by_name(small):
-    layers = {"first": small[0]}
-    with pytest.raises(UsageError, match="layer first"):
-        flows(layers, lambda: (small[0](torch.ones(1, 1, 4)) + small[0](torch.ones(1, 1, 4))).sum())
-    with pytest.raises(UsageError, match="layer first"):
-        flows(layers, lambda: small[0](torch.ones(1, 4)).sum())
+def test_a_layer_whose_sequences_cannot_be_told_apart_is_refused_by_name(small):
+    layers, shape = {"first": small[0]}, (1, 2)
+
+    def twice():
+        return (small[0](torch.ones(1, 2, 4)) + small[0](torch.ones(1, 2, 4))).sum()
+
+    with pytest.raises(UsageError, match="layer first runs more than once"):
+        flows(layers, twice, shape)
+    for other in ((1, 4), (3, 4), (1, 3, 4), (2, 1, 2, 4)):
+        with pytest.raises(UsageError, match=r"layer first reads \(.* where \(1, 2\)"):
+            flows(layers, lambda other=other: small[0](torch.ones(other)).sum(), shape)
     with pytest.raises(UsageError, match="did not take part"):
-        flows(layers, lambda: torch.ones(1).sum())
+        flows(layers, lambda: torch.ones(1).sum(), shape)
+
+
+def folded(inputs):
+    return inputs.flatten(0, 1)
+
+
+def with_heads(inputs):
+    return inputs.unflatten(0, (-1, 1))
+
+
+@pytest.mark.parametrize("arranged", [folded, with_heads])
+def test_layers_may_arrange_sequences_and_tokens_otherwise(small, arranged):
+    """As published architectures do; what has no effect on the loss has none there either."""
+    inputs, reach = torch.randn(4, 3, 4), torch.ones(4, 3)
+    reach[:, 2] = 0
+    found = []
+    for arrange in (lambda inputs: inputs, arranged):
+
+        def loss(arrange=arrange):
+            outputs = small(arrange(inputs)).reshape(4, 3, 3)
+            return outputs[:, :2].square().sum()
+
+        passed = flows(trained_layers(small), loss, (4, 3))
+        covariances = Covariances()
+        covariances.add(passed, reach, torch.ones(4))
+        moments = SecondMoments(covariances.bases())
+        moments.add(passed, torch.ones(4))
+        found.append(moments.curvature())
+    for name, block in found[0].blocks.items():
+        assert torch.allclose(block.dense(), found[1].blocks[name].dense(), atol=1e-5)
+
+
+def test_tokens_of_several_heads_count_as_so_many_tokens(small):
+    heads = torch.randn(4, 2, 3, 4)
+    beside = torch.cat([heads[:, 0], heads[:, 1]], dim=1)
+    reach = torch.ones(4, 3)
+    reach[:, 2] = 0
+    layers = {"first": small[0]}
+
+    def of_heads():
+        return small[0](heads)[:, :, :2].square().sum()
+
+    def of_tokens():
+        return (small[0](beside) * reach.repeat(1, 2)[:, :, None]).square().sum()
+
+    one, other = Covariances(), Covariances()
+    one.add(flows(layers, of_heads, (4, 3)), reach, torch.ones(4))
+    other.add(flows(layers, of_tokens, (4, 6)), reach.repeat(1, 2), torch.ones(4))
+    for part in ("inputs", "gradients"):
+        expected = getattr(other, part)["first"]
+        assert torch.allclose(getattr(one, part)["first"], expected, atol=1e-5)
+
+
+def test_one_layer_with_independent_errors_has_the_kronecker_product_as_its_block():
+    """Squared error, one token a sequence: plain K-FAC is exact there up to sampling."""
+    torch.manual_seed(4)
+    layer = stack([4, 3], nn.Tanh, bias=False)
+    inputs, errors = torch.randn(20_000, 1, 4) @ torch.randn(4, 4), torch.randn(20_000, 1, 3)
+    outputs = layer(inputs).detach()
+    batch = (inputs, torch.ones(20_000, 1), outputs + errors)
+    layers = trained_layers(layer)
+
+    def squared(found, batch):
+        return 0.5 * (found - batch[2]).square().sum()
+
+    ((name, block),) = fitted(layer, [batch], squared).blocks.items()
+    flow = passed(layer, layers, batch, squared)[name]
+    rows_in, rows_out = flow.inputs[:, 0], flow.gradients[:, 0]
+    count = len(rows_in)
+    kronecker = torch.kron(rows_out.T @ rows_out / count, rows_in.T @ rows_in / count)
+    gradients = flow.per_sequence().flatten(1)
+    exact = gradients.T @ gradients / count
+    assert (kronecker - exact).norm() / exact.norm() < 0.05
+    assert (block.dense() - exact).norm() / exact.norm() < 0.05

@@ -193,7 +193,7 @@ def test_layers_of_full_fine_tuning_are_all_but_the_head(tiny_model, sampled):
     assert not any("lm_head" in name for name in layers)
     covariances = Covariances()
     (batch,) = batches(sampled.ids, sampled.labels, 12)
-    passed = flows(layers, lambda: summed_loss(logits_of(model, batch), batch.labels))
+    passed = flows(layers, lambda: summed_loss(logits_of(model, batch), batch.labels), batch.shape)
     covariances.add(passed, batch.reach.float(), torch.ones(12))
     moments = SecondMoments(covariances.bases())
     moments.add(passed, torch.ones(12))

@@ -333,7 +333,7 @@ def alphas_of(model, domains, sizes, reference):
     layers = trained_layers(model)
 
     def gradient(inputs, classes, weight):
-        passed = flows(layers, lambda: losses(model(inputs), classes).sum())
+        passed = flows(layers, lambda: losses(model(inputs), classes).sum(), (len(inputs), 1))
         return weighted_sums(passed, torch.full((len(inputs),), weight))
 
     drawn = []
