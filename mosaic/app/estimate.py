@@ -244,7 +244,7 @@ def _influence(config: RunConfig, suites: Sequence[SuiteSize], known: Speeds, ro
     each = ROW_PASSES * rows + PROMPT_PASSES * steering
     around_first = min(config.calibration.repeats, INFLUENCE_REPEATS)
     count = around_first + config.rounds - 1
-    text = f"{count} estimates of {each:,} tokens, none of them from the budget"
+    text = f"{count} estimates of about {each:,} tokens, none of them from the budget"
     pace = _Pace("influence", "tokens/s", known.get("training"), "--training-speed")
     return pace.part(text, count * each, tokens=count * each)
 

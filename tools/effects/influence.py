@@ -31,7 +31,7 @@ from training.influence.estimate import (
 )
 from training.influence.settings import InfluenceConfig
 from training.methods.base import Stopping, never
-from training.methods.hf import loading_of
+from training.methods.hf import loading_of, quiet
 from training.models.chat_template import ChatError, tokenise
 from training.models.tokenizer import load_tokenizer
 
@@ -279,9 +279,8 @@ def trainable(base: Path, adapter: Path, recipe: LoraRecipe) -> Iterator[PreTrai
     """
     import torch
     from peft import PeftModel
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
+    quiet()
     device = "cuda:0" if torch.cuda.is_available() else "cpu"
     model = None
     try:
