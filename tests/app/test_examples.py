@@ -31,7 +31,7 @@ def test_the_published_setting_and_what_it_takes(name):
     found = estimate(config, suites, speeds(config, EIGHT_BILLION, True, KnownSpeeds())).parts
     assert set(found) == {"training", "generation", "judge", "planner", "run"}
     assert found["training"].tokens == 8_000_000
-    # Two judged objectives: 100 prompts, twice for 9 models and once for two; 20 gold checks before each of 40 batches.
-    assert found["judge"].calls == 2 * 100 * (2 * 9 + 2) + 20 * 2 * (2 * 9 + 2)
+    # Two judged objectives: 100 prompts, twice for 9 models and once for three; 20 gold checks before each of 40 batches.
+    assert found["judge"].calls == 2 * 100 * (2 * 9 + 3) + 20 * 2 * (2 * 9 + 3)
     assert found["planner"].calls == 30
     assert 1 < found["run"].hours < 24
