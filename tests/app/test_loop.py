@@ -92,7 +92,7 @@ def test_the_report_has_its_documented_shape(finished):
         assert {"plan", "curate", "train", "generate", "judge", "other"} <= set(round_["seconds"])
         score = round_["scores"]["safety"]["selection"]
         assert {"mean", "low", "high", "n_scored", "n_unscored"} <= set(score)
-    assert set(report["audit"]) == {"base", "chosen"}
+    assert set(report["audit"]) == {"base", "static", "chosen", "gain"}
     assert report["budget"]["spent"] <= report["budget"]["total"] == 4 * 1500
     assert len(report["calibration"]["scores"]) == 2
     assert len(report["hypervolume"]) == 3
@@ -435,6 +435,7 @@ def test_planner_ideal_moves_by_what_was_estimated_and_the_report_draws_it(lab, 
     assert done.returncode == 0, done.stderr
     (round_,) = json.loads(done.stdout)["rounds"][1:]
     assert round_["planner"] == "ideal"
+    assert round_["seconds"]["influence"] > 0
     journal = Journal.open(folder)
     try:
         estimated = journal.steps(EstimateInfluence)
@@ -451,6 +452,7 @@ def test_planner_ideal_moves_by_what_was_estimated_and_the_report_draws_it(lab, 
     page = folder / "report.html"
     mosaic("report", folder, "--html", page)
     assert "Influence of buckets" in page.read_text()
+    assert "influence s</th>" in page.read_text()
     # What is filed is damaged nowhere, and nothing is estimated again.
     assert mosaic("verify", folder).returncode == 0
     again = mosaic("resume", folder, "--json")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mosaic.app.shapes import Report
 from mosaic.app.views import plots
-from mosaic.app.views.report_data import load
+from mosaic.app.views.report_data import INFLUENCE, PARTS, load
 from mosaic.app.views.spending import spending_lines
 from mosaic.core.journal import Journal
 from mosaic.core.store import Store
@@ -44,6 +44,7 @@ def write_html(folder: Path, report: Report, path: Path) -> None:
         influence_svg = plots.influence_map(influence, report.objectives)
     text = environment.get_template("report.html.j2").render(
         data=report,
+        parts=_parts(report),
         spending=spending_lines(report.spending),
         planned=planned,
         scores_svg=plots.svg("scores", report),
@@ -55,6 +56,12 @@ def write_html(folder: Path, report: Report, path: Path) -> None:
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
+
+
+def _parts(report: Report) -> list[str]:
+    """What the seconds of rounds are told by, in the order of a table."""
+    told = any(INFLUENCE in round_.seconds for round_ in report.rounds)
+    return [*([INFLUENCE] if told else []), *PARTS, "other", "total"]
 
 
 def _planned(journal: Journal, number: int) -> PlannedEvent | None:

@@ -28,6 +28,8 @@ from mosaic.core.types.records import Audited, CloseRound, PlannerReplaced, Repl
 from mosaic.core.types.runs import Calibration, Round
 
 PARTS = ("plan", "curate", "train", "generate", "judge")
+# A part of those runs alone that estimate it.
+INFLUENCE = "influence"
 
 
 def load(folder: Path) -> tuple[Journal, RunState]:
@@ -164,6 +166,8 @@ def seconds_of(journal: Journal) -> dict[int, dict[str, float]]:
         base = step.result.round.trial.id if number == 0 else None
         for kind, _, seconds in journal.counts(number, base):
             name = "generate" if kind == "likelihood" else kind
+            if name == INFLUENCE:
+                parts.setdefault(INFLUENCE, 0.0)
             if name in parts:
                 parts[name] += seconds
         known = sum(parts.values())
