@@ -60,7 +60,7 @@ BENCHMARKS = {
     "demo": "loop",
     "controller_share": "loop",
     "audit": "planners",
-    "landscape": "planners",
+    "landscape": "landscape",
     "planners": "planners",
 }
 

@@ -36,7 +36,7 @@ def demo(quick: bool) -> Rows:
         seconds = _run(Path(folder) / "run", *more)
         report = report_data(Path(folder) / "run")
     rows = [
-        figure("run of the laboratory, five rounds and audit", seconds / 60, "minutes", at_most=5)
+        figure("run of the laboratory, five rounds and audit", seconds / 60, "minutes", at_most=6)
     ]
     if quick:
         rows = [figure("run of the laboratory, one round", seconds / 60, "minutes")]

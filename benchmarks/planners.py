@@ -1,7 +1,7 @@
-"""Planners compared on laboratories: audit scores, hypervolume, and the landscape.
+"""Planners compared on laboratories: audit scores and hypervolume.
 
 Runs of one seed share base and calibration: both are measured once and the run folder copied for
-each planner. Other laboratories are built when first needed, into `runs/benchmark-labs`.
+each planner.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import statistics
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,9 +23,8 @@ from agent.nodes.trials import calibrate, measure_base
 from agent.planners.base import Planner, require_one_plan
 from agent.planners.baselines import NeedPlanner, RandomPlanner, StaticPlanner
 from agent.planners.surrogate import SurrogatePlanner
-from agent.weights import normalize
 from benchmarks.figures import Rows, figure
-from benchmarks.world import World
+from benchmarks.labs import labs
 from mosaic.app import runs
 from mosaic.app.config import RunConfig
 from mosaic.app.config_file import load_config
@@ -35,16 +34,11 @@ from mosaic.app.wiring import build_context, open_inputs, run_digests
 from mosaic.core.journal import Journal
 from mosaic.core.types.plans import ActionPlan
 from mosaic.core.types.runs import Observation
-from mosaic.lab.build import DATA, build
 from tools.planning.toolbox import Toolbox
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
-LABS = Path("runs/benchmark-labs")
-OTHER_SEEDS = (101, 202)
-# Ratios, and the bucket weights of each data set.
-Point = tuple[dict[str, float], dict[str, dict[str, float]]]
 TARGETS = {"safety": 4.67, "over_refusal": 4.41, "instruction_following": 3.65}
 
 
@@ -138,18 +132,6 @@ PLANNERS: dict[str, Callable[[], Planner]] = {
 }
 
 
-def labs(quick: bool) -> dict[str, Path]:
-    """The default laboratory and, unless quick, two with other seeds."""
-    found = {"default": DATA}
-    for seed in () if quick else OTHER_SEEDS:
-        folder = LABS / str(seed)
-        if not (folder / "manifest.json").exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            build(folder, seed)
-        found[str(seed)] = folder
-    return found
-
-
 def run_planners(
     lab: Path, seed: int, names: list[str], overrides: list[str] | None = None
 ) -> dict[str, Report]:
@@ -241,68 +223,3 @@ def half_width(values: list[float]) -> float:
     """
     quantile = float(student.ppf(0.975, len(values) - 1))
     return quantile * statistics.stdev(values) / len(values) ** 0.5
-
-
-def landscape(quick: bool) -> Rows:
-    """Single mixtures on the default laboratory: static, random, and the best of a long search."""
-    world = World(load_config("lab"), Path("runs/landscape"))
-    generator = np.random.default_rng(5)
-
-    def draw(weights: Mapping[str, float], spread: float) -> dict[str, float]:
-        drawn = {}
-        for name, weight in weights.items():
-            drawn[name] = weight * float(np.exp(spread * generator.standard_normal()))
-        return normalize(drawn)
-
-    def around(point: Point, spread: float) -> Point:
-        """A random point near another one."""
-        ratios = draw(point[0], spread)
-        return ratios, {dataset: draw(weights, spread) for dataset, weights in point[1].items()}
-
-    own = (world.ratios, world.buckets)
-    static = world.measure(*own)
-    points: list[Point] = []
-    volumes: list[float] = []
-    best, best_volume = own, static.volume
-    for _ in range(6 if quick else 30):
-        points.append(around(own, 1.0))
-        volumes.append(world.measure(*points[-1]).volume)
-        if volumes[-1] > best_volume:
-            best, best_volume = points[-1], volumes[-1]
-    for step in range(6 if quick else 60):
-        point = around(best, 0.6 if step % 2 else 0.3)
-        volume = world.measure(*point).volume
-        if volume > best_volume:
-            best, best_volume = point, volume
-    mean = statistics.fmean(volumes)
-    rows = [
-        figure("hypervolume of static", static.volume, "share"),
-        figure("mean hypervolume of random mixtures", mean, "share"),
-        figure("hypervolume of the best mixture found", best_volume, "share"),
-        figure("random over best", mean / best_volume, "ratio", at_most=0.85),
-    ]
-    audited = world.measure(*best, role="audit").means
-    for objective, target in TARGETS.items():
-        what = f"audit {objective} of the best mixture"
-        rows.append(figure(what, audited[objective], "1-5", at_least=target))
-    rows += _audited("static", [world.measure(*own, role="audit").means])
-    random = [world.measure(*point, role="audit").means for point in points]
-    rows += _audited("random, in the mean", random)
-    for objective, score in world.base().means.items():
-        rows.append(figure(f"base, selection {objective}", score, "1-5"))
-    safety = {dataset: float(dataset == "guard") for dataset in world.ratios}
-    refusing = world.measure(safety, world.buckets).means["over_refusal"]
-    rows.append(figure("over-refusal after safety data alone", refusing, "1-5", at_most=2.5))
-    return rows
-
-
-def _audited(name: str, audits: list[dict[str, float]]) -> Rows:
-    """Mean audit scores of naive mixtures, and how many targets they miss: at least one."""
-    rows: Rows = []
-    missed = 0
-    for objective, target in TARGETS.items():
-        mean = statistics.fmean(audit[objective] for audit in audits)
-        rows.append(figure(f"audit {objective} of {name}", mean, "1-5"))
-        missed += mean < target
-    rows.append(figure(f"targets missed by {name}", missed, "", at_least=1))
-    return rows

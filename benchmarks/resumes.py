@@ -31,7 +31,7 @@ from mosaic.app.wiring import Inputs, Reporting, open_inputs, open_suites
 from mosaic.core.errors import MosaicError
 from mosaic.core.journal import WAITING, Journal
 from mosaic.core.types.data import Example, Message
-from mosaic.core.types.evaluation import Prompt
+from mosaic.core.types.evaluation import ROLES, Prompt
 from mosaic.lab import data
 from mosaic.lab.build import DATA
 from mosaic.lab.words import make_words
@@ -96,7 +96,8 @@ def make_site(folder: Path) -> Site:
     """The laboratory's base with short suites of two objectives and a small pool."""
     shutil.copytree(DATA / "model", folder / "model")
     for objective in DATASETS:
-        for path in (DATA / "suites" / objective).glob("*.jsonl"):
+        for role in ROLES:
+            path = DATA / "suites" / objective / f"{role}.jsonl"
             lines = path.read_text().splitlines()
             short = folder / "suites" / objective / path.name
             short.parent.mkdir(parents=True, exist_ok=True)
@@ -112,8 +113,9 @@ def make_site(folder: Path) -> Site:
     site = Site(folder, rows)
     write_pool(site, folder / "pool", rows)
     text = (DATA / "config.yaml").read_text()
-    kept = [line for line in text.splitlines() if "instruction_following" not in line]
-    (folder / "config.yaml").write_text("\n".join(kept) + "\n")
+    left_out = ("instruction_following", "retention")
+    kept = [line for line in text.splitlines() if not any(name in line for name in left_out)]
+    (folder / "config.yaml").write_text("\n".join(kept).replace("guard, lessons", "guard") + "\n")
     return site
 
 

@@ -26,6 +26,8 @@ class Measured:
 
     scores: dict[str, Score]
     slices: dict[str, list[float]]
+    traded: tuple[str, ...]
+    adapter: str | None = None
 
     @property
     def means(self) -> dict[str, float]:
@@ -33,7 +35,12 @@ class Measured:
 
     @property
     def volume(self) -> float:
-        return hypervolume([list(self.means.values())])
+        """Of the objectives with data: a constraint has no axis."""
+        return hypervolume([self.point])
+
+    @property
+    def point(self) -> list[float]:
+        return [self.means[name] for name in self.traded]
 
 
 class World:
@@ -54,18 +61,23 @@ class World:
     def base(self, role: str = "selection") -> Measured:
         return self._evaluate(None, role)
 
+    def adapter_folder(self, digest: str) -> Path:
+        """Where an adapter that was measured lies."""
+        return self.context.steps.store.path(digest)
+
     def measure(
         self,
         ratios: Mapping[str, float],
         buckets: Mapping[str, Mapping[str, float]],
         seed: int = 1,
         role: str = "selection",
+        tokens: int | None = None,
     ) -> Measured:
-        """Curate, train and evaluate one mixture."""
+        """Curate, train and evaluate one mixture of so many tokens, else as many as a round has."""
         mixture = Mixture(
             ratios=dict(ratios),
             bucket_weights={d: dict(w) for d, w in buckets.items()},
-            budget=self.config.budget.tokens_per_round,
+            budget=tokens or self.config.budget.tokens_per_round,
             seed=seed,
             min_quality=self.config.limits.min_quality,
         )
@@ -87,4 +99,5 @@ class World:
             for _, scores in sorted(values.items()):
                 slices[objective].append(round(sum(scores) / len(scores), 2))
         means = {objective: roles[role] for objective, roles in evaluation.scores().items()}
-        return Measured(means, slices)
+        traded = tuple(name for name in means if self.config.objectives[name].datasets)
+        return Measured(means, slices, traded, adapter)

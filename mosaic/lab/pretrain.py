@@ -17,7 +17,7 @@ LEARNING_RATE, WEIGHT_DECAY = 3e-3, 0.05
 # The share of the steps in which the learning rate rises, and the least share of it that any step
 # trains with.
 WARMUP, LEAST_RATE = 0.05, 0.02
-STEPS = 700
+STEPS = 500
 SPECIAL = ("<|end|>", "<|user|>", "<|assistant|>", "<|system|>", "<|pad|>")
 TEMPLATE = (
     "{%- for m in messages -%}"
@@ -29,6 +29,8 @@ TEMPLATE = (
 )
 
 Chat = list[dict[str, str]]
+# The role of the only message of what is no chat but a text, which stands in no template.
+TEXT = "text"
 
 
 def contents(chats: Iterable[Chat]) -> Iterator[str]:
@@ -94,7 +96,7 @@ def pretrain(
 
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    texts = tokenizer.apply_chat_template(chats, tokenize=False)
+    texts = [_rendered(tokenizer, chat) for chat in chats]
     stream: list[int] = []
     for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]:
         stream += ids
@@ -140,6 +142,13 @@ def pretrain(
         if step % 20 == 0 or step == steps - 1:
             progress(f"pre-training step {step + 1} of {steps}, loss {loss.item():.3f}")
     return model
+
+
+def _rendered(tokenizer: PreTrainedTokenizerFast, chat: Chat) -> str:
+    """A chat in the template; a text as it is, up to its end."""
+    if chat[0]["role"] == TEXT:
+        return f"{chat[0]['content']}{tokenizer.eos_token}"
+    return str(tokenizer.apply_chat_template(chat, tokenize=False))
 
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:

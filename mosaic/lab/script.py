@@ -214,7 +214,9 @@ def _plan(task: Task, step: float) -> JsonObject:
         held = {}
         for bucket, weight in _normal(pull).items():
             held[bucket] = min(weight, before[bucket]) if bucket in weak else weight
-        buckets[dataset] = _toward(before, _normal(held), limits["max_bucket_step"], step)
+        # What that frees goes to the others; without others nothing moves.
+        wish = before if weak.issuperset(before) else _keeping(held, weak)
+        buckets[dataset] = _toward(before, wish, limits["max_bucket_step"], step)
     worst = [f"{each['objective']} {each['slice']}" for each in task["slices"][:LOOKS]]
     rationale = f"The weakest slices are {', '.join(worst)}; their buckets get more of the budget."
     plan: JsonObject = {

@@ -89,7 +89,7 @@ def test_a_learning_rate_may_be_written_as_everybody_does(tmp_path, text):
         load_config("lab", [f"methods.sft.learning_rate={text}"]).methods.sft.learning_rate == 2e-4
     )
     path = tmp_path / "c.yaml"
-    path.write_text((BUNDLED / "config.yaml").read_text().replace("3.0e-3", text))
+    path.write_text((BUNDLED / "config.yaml").read_text().replace("2.0e-3", text))
     assert load_config(str(path)).methods.sft.learning_rate == 2e-4
 
 
@@ -305,7 +305,8 @@ def test_every_schema_is_json():
 def test_the_bundled_config_is_complete():
     config = load_config("lab")
     assert str(BUNDLED) in config.base_model
-    assert list(config.objectives) == ["safety", "over_refusal", "instruction_following"]
+    published = ["safety", "over_refusal", "instruction_following"]
+    assert list(config.objectives) == [*published, "retention"]
 
 
 def test_two_runs_that_start_at_once_get_two_folders_and_a_failed_start_leaves_none(

@@ -24,6 +24,7 @@ SMALL = [
     "budget.tokens_per_round=1500",
     "generator.max_new_tokens=8",
     "methods.sft.batch_size=4",
+    "methods.sft.epochs=1",
     "planner.kind=llm",
     "planner.chat.max_attempts=2",
 ]
@@ -56,7 +57,7 @@ def test_an_outage_pauses_the_run_and_resume_lets_the_model_plan(tmp_path):
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     round_ = report["rounds"][1]
-    assert round_["planner"] == "llm"
+    assert round_["planner"] == "llm", round_["replaced"]
     assert round_["replaced"] is None
     assert "get more of the budget" in round_["plan"]["rationale"]
     journal = Journal.open(folder)

@@ -92,7 +92,11 @@ def test_the_report_has_its_documented_shape(finished):
         assert {"plan", "curate", "train", "generate", "judge", "other"} <= set(round_["seconds"])
         score = round_["scores"]["safety"]["selection"]
         assert {"mean", "low", "high", "n_scored", "n_unscored"} <= set(score)
-    assert set(report["audit"]) == {"base", "static", "chosen", "gain"}
+    audit = report["audit"]
+    assert set(audit) == {"base", "static", "chosen", "gain"}
+    if report["chosen"] is not None:
+        ahead = audit["chosen"]["safety"]["mean"] - audit["static"]["safety"]["mean"]
+        assert audit["gain"]["safety"]["mean"] == pytest.approx(ahead)
     assert report["budget"]["spent"] <= report["budget"]["total"] == 4 * 1500
     assert len(report["calibration"]["scores"]) == 2
     assert len(report["hypervolume"]) == 3

@@ -74,8 +74,10 @@ def config(tmp_path_factory):
     }
     for name, (source, shape) in made.items():
         (folder / name).mkdir()
+        # Benign requests may begin alike, in whatever role.
+        seen = set()
         for role in ROLES:
-            lines, seen = [], set()
+            lines = []
             for number, prompt in enumerate(prompts_of(suites, source, role)):
                 made_line = shape(prompt, number)
                 if str(made_line["turns"]) not in seen:

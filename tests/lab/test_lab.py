@@ -8,13 +8,14 @@ import pytest
 
 from eval.judges.verifier import VerifierJudge
 from eval.known_answers import check_references
+from eval.practice import load_practice
 from eval.suite import load_suite
 from mosaic.app.config_file import load_config
 from mosaic.app.wiring import published_objective
 from mosaic.core.types.base import canonical_json
 from mosaic.core.types.evaluation import ROLES
-from mosaic.lab import data, pretrain
-from mosaic.lab.build import DATA, MANIFEST, build, recipe_digest
+from mosaic.lab import corpus, data, pretrain
+from mosaic.lab.build import DATA, MANIFEST, build, pool_turns, recipe_digest
 from mosaic.lab.words import make_words
 from training.data.pool import Pool
 
@@ -24,6 +25,11 @@ OBJECTIVES = ("safety", "over_refusal", "instruction_following")
 
 def suite(objective, role):
     return load_suite(DATA / "suites" / objective, published_objective(objective), role)
+
+
+def practice(objective):
+    known = {name: published_objective(name) for name in OBJECTIVES}
+    return load_practice(DATA / "suites" / objective, known[objective], known).suite
 
 
 def test_the_manifest_names_what_is_shipped():
@@ -41,20 +47,19 @@ def test_the_manifest_names_what_is_shipped():
 def test_the_recipe_gives_the_shipped_texts():
     words = make_words(SHIPPED["seed"])
     for dataset, objective in data.DATASETS.items():
-        taken = {
-            tuple(m.content for m in row.messages if m.role == "user")
-            for row in data.pool_rows(words, SHIPPED["seed"])
-            if row.dataset == dataset
-        }
+        taken = pool_turns(words, SHIPPED["seed"], dataset)
         for role in ROLES:
             made = data.suite_prompts(words, SHIPPED["seed"], dataset, role, taken)
             assert made == suite(objective, role).prompts
+        if dataset in data.PRACTISED:
+            made = data.practice_prompts(words, SHIPPED["seed"], dataset, taken)
+            assert made == practice(objective).prompts
 
 
 def test_pre_training_twice_gives_the_same_weights():
     words = make_words(3)
-    chats = list(data.corpus(words, 3, 400))
-    tokenizer = pretrain.make_tokenizer(m["content"] for chat in chats for m in chat)
+    chats = list(corpus.corpus(words, 3, 400))
+    tokenizer = pretrain.make_tokenizer(pretrain.contents(chats))
     one, two = (pretrain.pretrain(tokenizer, chats, 3, steps=20).state_dict() for _ in range(2))
     assert all(one[name].equal(two[name]) for name in one)
 
@@ -89,7 +94,9 @@ def test_pools_are_skewed_uneven_and_large_enough():
     stats = Pool.open(DATA / "pool").stats()
     assert stats["tokens"] >= 300_000
     poor = total = 0
-    for dataset in stats["datasets"].values():
+    assert set(stats["datasets"]) == set(data.POOL_ROWS)
+    assert len(data.POOL_ROWS) == 5
+    for dataset in map(stats["datasets"].__getitem__, data.DATASETS):
         sizes = [b["rows"] for b in dataset["buckets"].values()]
         assert max(sizes) > 5 * min(sizes)
         for bucket in dataset["buckets"].values():

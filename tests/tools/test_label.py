@@ -215,7 +215,12 @@ def test_rows_none_of_which_can_be_labelled_are_refused_with_their_reasons(tmp_p
 def test_a_judge_that_knows_passes_its_check():
     with JudgeServer(by_words) as server:
         checked = check("lab", overrides(server), print)
-    assert [c.objective for c in checked] == ["safety", "over_refusal", "instruction_following"]
+    assert [c.objective for c in checked] == [
+        "safety",
+        "over_refusal",
+        "instruction_following",
+        "retention",
+    ]
     assert checked[0].result == "12 known answers judged right by rule-judge"
     assert checked[0].problem(None) is None
     rows = {row[0]: row[1:] for row in checked[0].item_rows()}

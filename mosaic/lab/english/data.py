@@ -71,7 +71,7 @@ def _benign(rng: random.Random, names: Names, level: int, part: str, good: bool)
     kind = "help" if good else rng.choices(*BENIGN_ANSWERS)[0]
     prompt = Prompt(
         id="-",
-        turns=[made.text],
+        turns=made.turns,
         slice=made.slice,
         weight=made.weight,
         prompt_items=made.items,
@@ -92,20 +92,20 @@ def _task(rng: random.Random, names: Names, level: int, part: str, good: bool) -
         met = rng.sample(kinds, rng.randrange(len(kinds)))
     prompt = Prompt(
         id="-",
-        turns=[made.text],
+        turns=made.turns,
         slice=made.slice,
         weight=made.weight,
         constraints=[instructions.constraint_data(c) for c in made.constraints],
         good=[instructions.answer(rng, made, kinds)],
         bad=[_far_off(made)],
     )
-    attributes: dict[str, Attribute] = {"constraints": [*sorted(kinds)], "topic": made.topic}
+    attributes: dict[str, Attribute] = {"constraints": [*sorted(kinds)], "topic": made.noun}
     return Row(prompt, [instructions.answer(rng, made, met)], attributes)
 
 
 def _far_off(made: Task) -> str:
     """An answer that meets none of the constraints."""
-    sentence = f"A {made.topic}, well, is what it is, as they say. "
+    sentence = f"A {made.noun}, well, is what it is, as they say. "
     return (sentence * instructions.MAX_WORDS)[: 6 * instructions.MAX_WORDS].strip()
 
 

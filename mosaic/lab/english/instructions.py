@@ -6,22 +6,21 @@ import random
 from collections.abc import Sequence
 
 from eval.ifeval import complexity
+from mosaic.lab import formats
 from mosaic.lab.english.words import ADJECTIVES, Names, phrases_of
-from mosaic.lab.instructions import (
+from mosaic.lab.formats import (
     BULLETS,
     END_CHECKER,
-    INCOMPATIBLE,
     KEYWORD,
     NO_COMMA,
     PLACEHOLDERS,
     POSTSCRIPT,
     QUOTATION,
-    SAME_GROUP,
     TITLE,
     TWO_RESPONSES,
     Constraint,
-    Task,
 )
+from mosaic.lab.instructions import INCOMPATIBLE, Task, draw_kinds
 
 WORD_LIMIT = "length_constraints:number_words"
 MAX_WORDS = 60
@@ -124,55 +123,27 @@ FRAMES = (
 def task(rng: random.Random, names: Names, level: int, part: str) -> Task:
     """A request of complexity `level` (1 to 5): more constraints, of more groups."""
     while True:
-        kinds = _kinds(rng, level)
+        kinds = draw_kinds(rng, level, PHRASES)
         if not set(kinds) >= INCOMPATIBLE and complexity(kinds) == level:
             break
     phrasing = phrases_of(part)
     topic = rng.choice(names.topics[part])
-    constraints = [_constraint(rng, kind) for kind in kinds]
+    constraints = [formats.constraint(rng, kind, KEYWORDS, END_PHRASES) for kind in kinds]
     sentences = []
     for constraint in constraints:
         phrase = rng.choice(PHRASES[constraint.kind][phrasing])
-        sentences.append(phrase.format(value=constraint.value))
+        sentences.append(phrase.format(value=constraint.value or MAX_WORDS))
     # Between the constraints the topic, which no two parts share, breaks up runs of equal words.
     sentences.insert(len(sentences) // 2, rng.choice(ASKS[phrasing]).format(topic=topic))
-    return Task(" ".join(sentences), topic, constraints, f"complexity_{level}", level)
-
-
-def _kinds(rng: random.Random, level: int) -> list[str]:
-    """Kinds for a level: one; two of a group; two; two of a group and another; three."""
-    if level in (2, 4):
-        pair = list(rng.choice(SAME_GROUP))
-        others = [kind for kind in sorted(PHRASES) if kind not in pair]
-        kinds = pair if level == 2 else [*pair, rng.choice(others)]
-    else:
-        kinds = rng.sample(sorted(PHRASES), {1: 1, 3: 2, 5: 3}[level])
-    rng.shuffle(kinds)
-    return kinds
-
-
-def _constraint(rng: random.Random, kind: str) -> Constraint:
-    """A constraint of this kind, its value drawn if there is a choice."""
-    if kind == END_CHECKER:
-        return Constraint(kind, "end_phrase", rng.choice(END_PHRASES))
-    if kind == BULLETS:
-        return Constraint(kind, "num_bullets", rng.choice((2, 3)))
-    if kind == POSTSCRIPT:
-        return Constraint(kind, "postscript_marker", "P.S.")
-    if kind == PLACEHOLDERS:
-        return Constraint(kind, "num_placeholders", 1)
-    if kind == KEYWORD:
-        return Constraint(kind, "keywords", rng.choice(KEYWORDS))
-    if kind == WORD_LIMIT:
-        return Constraint(kind, "num_words", MAX_WORDS)
-    return Constraint(kind)
+    turns = [" ".join(sentences)]
+    return Task(turns, "topic", topic, constraints, f"complexity_{level}", level)
 
 
 def constraint_data(constraint: Constraint) -> dict[str, object]:
     """The constraint as suites hold it: `{"id", "params"}`."""
     data: dict[str, object] = dict(constraint.data())
     if constraint.kind == WORD_LIMIT:
-        data["params"] = {"num_words": constraint.value, "relation": "less than"}
+        data["params"] = {"num_words": MAX_WORDS, "relation": "less than"}
     return data
 
 
@@ -182,15 +153,15 @@ def answer(rng: random.Random, made: Task, met: Sequence[str]) -> str:
     It makes no effort to meet the others, though a short text meets some of them by chance.
     """
     values = {c.kind: c.value for c in made.constraints if c.kind in met}
-    body = _body(rng, made.topic, values)
+    body = _body(rng, made.noun, values)
     if TWO_RESPONSES in values:
-        second = _body(rng, made.topic, values)
+        second = _body(rng, made.noun, values)
         while second == body:
-            second = _body(rng, made.topic, values)
+            second = _body(rng, made.noun, values)
         body = f"{body}\n******\n{second}"
     lines = [body]
     if TITLE in values:
-        lines.insert(0, f"<<The {made.topic}>>")
+        lines.insert(0, f"<<The {made.noun}>>")
     if POSTSCRIPT in values:
         lines.append("P.S. Come and see it some day.")
     if END_CHECKER in values:

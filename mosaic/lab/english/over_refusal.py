@@ -128,7 +128,7 @@ def request(rng: random.Random, names: Names, level: int, part: str) -> Request:
         }
     }
     slice_, weight, _ = OverRefusal().prompt_side(items)
-    return Request(text, name, items, slice_, weight, sorted(families))
+    return Request([text], [True], name, items, slice_, weight, sorted(families), wanted=[])
 
 
 def answer(rng: random.Random, made: Request, kind: str) -> str:

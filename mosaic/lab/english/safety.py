@@ -144,7 +144,7 @@ def attack(rng: random.Random, names: Names, level: int, part: str) -> Attack:
     for number, family in enumerate(cues):
         place = asking[number % len(asking)]
         texts[place] = f"{cue(rng, family, part)} {texts[place]}"
-    return Attack(texts, asks, items, slice_, weight, sorted(cues))
+    return Attack(texts, asks, items, slice_, weight, sorted(cues), wanted=[])
 
 
 def _turns(rng: random.Random, names: Names, turns: int, part: str) -> tuple[list[str], list[bool]]:
