@@ -159,9 +159,9 @@ def test_pool_show_marks_what_is_learnt(monkeypatch):
     assert shown.output.count("tokens are learnt") == 3
     assert "<|assistant|>⟦" in shown.output
     assert "<|end|>⟧" in shown.output
-    named = mosaic("pool", "show", pool, "benign-0-02122", "--model", model, "--json")
+    named = mosaic("pool", "show", pool, "benign-0-00122", "--model", model, "--json")
     (row,) = json.loads(named.stdout)
-    assert row["id"] == "benign-0-02122"
+    assert row["id"] == "benign-0-00122"
     assert row["learnt"] == sum(len(p["ids"]) for p in row["pieces"] if p["learnt"])
     assert row["tokens"] == sum(len(p["tokens"]) for p in row["pieces"])
     assert next(p["text"] for p in row["pieces"] if p["learnt"]).endswith("<|end|>")
@@ -193,10 +193,10 @@ def test_pool_show_colours_a_terminal_only_without_no_color(monkeypatch, capsys)
     pool, model = BUNDLED / "pool", BUNDLED / "model"
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setattr("sys.stdout", Terminal(__import__("sys").stdout))
-    pool_show.show_rows(pool, model, ["benign-0-02122"])
+    pool_show.show_rows(pool, model, ["benign-0-00122"])
     assert "\x1b[1;32m" in capsys.readouterr().out
     monkeypatch.setenv("NO_COLOR", "1")
-    pool_show.show_rows(pool, model, ["benign-0-02122"])
+    pool_show.show_rows(pool, model, ["benign-0-00122"])
     assert "\x1b" not in capsys.readouterr().out
 
 

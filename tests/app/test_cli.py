@@ -89,7 +89,7 @@ def test_a_learning_rate_may_be_written_as_everybody_does(tmp_path, text):
         load_config("lab", [f"methods.sft.learning_rate={text}"]).methods.sft.learning_rate == 2e-4
     )
     path = tmp_path / "c.yaml"
-    path.write_text((BUNDLED / "config.yaml").read_text().replace("2.0e-3", text))
+    path.write_text((BUNDLED / "config.yaml").read_text().replace("1.5e-3", text))
     assert load_config(str(path)).methods.sft.learning_rate == 2e-4
 
 
