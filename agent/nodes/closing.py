@@ -48,7 +48,11 @@ def audit(context: RunContext, state: State) -> State:
         return {}
     planned = [r for r in current.executed if r.plan]
     chosen = choose(planned, current.archive, context.settings.traded, current.noise)
-    context.notify(f"audit: the base and {'no round' if chosen is None else f'round {chosen}'}")
+    audited = ["the base"]
+    if current.calibration:
+        audited.append("the pools' own proportions")
+    audited.append("no round" if chosen is None else f"round {chosen}")
+    context.notify(f"audit: {', '.join(audited)}")
     trial = None if chosen is None else current.rounds[chosen].trial
     last = current.rounds[-1].round
     base = _scores(_audited(context, last, current.rounds[0].trial))
