@@ -93,6 +93,8 @@ def world() -> tuple[Observation, Pool]:
     ratios, buckets = proportions(stock)
     objectives = []
     for name, settings in config.objectives.items():
+        if not settings.datasets:
+            continue
         spec = ObjectiveSpec(name=name, datasets=settings.datasets, target=settings.target)
         objectives.append(spec)
     last = ActionPlan(rationale="static", ratios=ratios, bucket_weights=buckets)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from benchmarks.landscape import OWN, Point, around, even, many_sided, need
 from benchmarks.signal import _doubled
 from benchmarks.world import Measured
+from mosaic.app.config_file import load_config
 from mosaic.core.types.evaluation import Score
 
 BUCKETS = {
@@ -57,15 +58,19 @@ def test_even_buckets_keep_the_shares_of_data_sets():
     assert point.buckets["tasks"] == {"complexity_1": 0.5, "complexity_2": 0.5}
 
 
-def test_need_gives_most_to_what_fails_and_is_hard_and_the_decoy_nothing():
+def test_need_gives_most_to_what_fails_and_is_hard_and_shares_it_with_the_decoy():
     class World:
+        config = load_config("lab")
+
         def base(self):
             return measured(1.5, 4.5, 3.0)
 
     point = need(World(), POINT)
     # Needs of safety: (6 - 2) * 1 and (6 - 1) * 2.
     assert point.buckets["guard"]["complexity_2"] == pytest.approx(10 / 14, abs=1e-5)
-    assert point.ratios["lessons"] == 0
+    # Two data sets are declared for safety, and each gets half of its need of 14.
+    needs = {"guard": 14 / 2, "lessons": 10 / 2, "benign": 5, "tasks": 9}
+    assert point.ratios["lessons"] == pytest.approx(0.7 * 5 / sum(needs.values()), abs=1e-5)
     assert point.ratios["talk"] == pytest.approx(0.3)
     assert point.ratios["guard"] > point.ratios["benign"]
 

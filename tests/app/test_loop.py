@@ -1,6 +1,7 @@
 """The whole loop on a small laboratory: run, interrupt, resume, report, export. Nothing is simulated."""
 
 import json
+import re
 import os
 import shutil
 import subprocess
@@ -448,11 +449,8 @@ def test_planner_ideal_moves_by_what_was_estimated_and_the_report_draws_it(lab, 
     finally:
         journal.close()
     assert len(told["influence"]["adapters"]) == 2
-    assert {bucket["dataset"] for bucket in told["influence"]["buckets"]} == {
-        "guard",
-        "benign",
-        "tasks",
-    }
+    estimated = {bucket["dataset"] for bucket in told["influence"]["buckets"]}
+    assert estimated == {"guard", "benign", "tasks", "talk", "lessons"}
     page = folder / "report.html"
     mosaic("report", folder, "--html", page)
     assert "Influence of buckets" in page.read_text()
@@ -475,9 +473,18 @@ def test_references_that_a_suite_lacks_come_from_answers_that_were_judged(lab, t
     shutil.copytree(lab, copy)
     for path in (copy / "suites").glob("*/steering.jsonl"):
         lines = [json.loads(line) for line in path.read_text().splitlines()]
+        if path.parent.name == "safety":
+            del lines[1:]  # too few for an influence, whatever is answered
         bare = [json.dumps({**line, "good": None, "bad": None}) for line in lines]
         path.write_text("\n".join(bare) + "\n")
-    asked = sets("influence.tokens_per_bucket=150", "rounds=1", "generator.max_new_tokens=8")
+    asked = sets(
+        "influence.tokens_per_bucket=150",
+        "rounds=1",
+        "generator.max_new_tokens=16",
+        # Enough training that some answers change and so score differently.
+        "methods.sft.learning_rate=1e-2",
+        "methods.sft.epochs=6",
+    )
     done = mosaic("validate", copy / "config.yaml", *asked)
     assert done.returncode == 0, done.stderr
     assert "the best and the worst answer of the base and the calibration" in " ".join(
@@ -486,16 +493,16 @@ def test_references_that_a_suite_lacks_come_from_answers_that_were_judged(lab, t
     folder = tmp_path / "run"
     done = mosaic("run", copy / "config.yaml", "--run-dir", folder, *asked)
     assert done.returncode == 0, done.stderr
-    # This base hardly answers: where all answers score alike there is nothing to prefer.
-    assert "round 1: no influence on over_refusal, safety: too few steering prompts" in done.stderr
+    assert re.search(r"no influence on .*safety.*: too few steering prompts", done.stderr)
     journal = Journal.open(folder)
     try:
         told = Store(folder).get_json(journal.steps(Observe)[0].result.observation)["influence"]
     finally:
         journal.close()
-    assert told["prompts"]["instruction_following"]["used"] >= 2
-    assert told["prompts"]["safety"]["used"] == 0
-    assert set(told["buckets"][0]["effects"]) == {"instruction_following"}
+    enough = {name for name, count in told["prompts"].items() if count["used"] >= 2}
+    assert enough
+    assert "safety" not in enough
+    assert set(told["buckets"][0]["effects"]) == enough
     page = tmp_path / "report.html"
     mosaic("report", folder, "--html", page)
-    assert "(none on over refusal, safety: too few references that differ)" in page.read_text()
+    assert re.search(r"\(none on .*safety: too few references that differ\)", page.read_text())

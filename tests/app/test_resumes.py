@@ -43,7 +43,7 @@ def test_a_config_of_an_earlier_release_is_told_the_new_lines(tmp_path):
     done = mosaic("validate", path)
     assert isinstance(done.exception, UsageError)
     assert done.exception.exit_code == 2
-    for words in ("training is now methods.sft", "methods:", "sft:", "learning_rate: 0.002"):
+    for words in ("training is now methods.sft", "methods:", "sft:", "learning_rate: 0.0015"):
         assert words in str(done.exception)
 
 
