@@ -1,8 +1,8 @@
 """The whole loop on a small laboratory: run, interrupt, resume, report, export. Nothing is simulated."""
 
 import json
-import re
 import os
+import re
 import shutil
 import subprocess
 import sys
