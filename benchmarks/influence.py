@@ -74,7 +74,7 @@ def _family() -> Rows:
 def _against_kronfluence(count: int) -> Rows:
     """Pairwise scores on a LoRA with padded rows, ours and theirs."""
     try:
-        import kronfluence  # noqa: F401
+        import kronfluence  # noqa: F401 - only asked whether it is there
     except ImportError as error:
         raise CannotRun(
             f"{error}; how to make the environment stands in benchmarks/influence.py"

@@ -27,6 +27,8 @@ from mosaic.app.config_file import load_config
 # The data set that is declared for each objective and teaches it.
 OWN = {"safety": "guard", "over_refusal": "benign", "instruction_following": "tasks"}
 GENERAL, DECOY = "talk", "lessons"
+# A mixture by hand: shares of data sets, whose buckets are turned to the hard end.
+BY_HAND = {"guard": 0.35, "benign": 0.25, "tasks": 0.25, "talk": 0.15}
 # The share of a round's tokens in safety data, alone and with other data added.
 SAFETY_SHARE = 0.25
 
@@ -47,6 +49,7 @@ def landscape(quick: bool) -> Rows:
         own = Point(world.ratios, world.buckets)
         found = [*pull(world, own), *quiet(world, own, 3 if quick else 5)]
         found += room(world, own, quick)
+        found += mixtures(world, own)
         if lab == "default":
             found += [*breadth(world, own), *pairs(world)]
             if not quick:
@@ -63,6 +66,19 @@ def only(world: World, own: Point, **ratios: float) -> Point:
 
 def trained(world: World, point: Point, **options: int) -> Measured:
     return world.measure(point.ratios, point.buckets, **options)
+
+
+def mixtures(world: World, own: Point) -> Rows:
+    """Every score of the base, of the pools' proportions and of a mixture by hand, on audit."""
+    named = {"base": world.base("audit")}
+    for name, point in (("static", own), ("by hand", by_hand(own))):
+        named[name] = world.measure(point.ratios, point.buckets, role="audit")
+    rows: Rows = []
+    for name, measured in named.items():
+        for objective, mean in measured.means.items():
+            rows.append(figure(f"audit of {name}, {objective}", mean, "1-5"))
+        rows.append(figure(f"audit of {name}, volume", measured.volume, "share"))
+    return rows
 
 
 def pull(world: World, own: Point) -> Rows:
@@ -126,7 +142,7 @@ def room(world: World, own: Point, quick: bool) -> Rows:
     static = trained(world, own)
     points = [around(generator, own, 1.0) for _ in range(6 if quick else 40)]
     drawn = [trained(world, point) for point in points]
-    tried = [(static.volume, own)]
+    tried = [(trained(world, point).volume, point) for point in (own, by_hand(own))]
     for point, measured in zip(points, drawn, strict=True):
         tried.append((measured.volume, point))
     best_volume, best = max(tried, key=lambda one: one[0])
@@ -187,6 +203,15 @@ def around(generator: np.random.Generator, point: Point, spread: float) -> Point
 
     ratios = draw(point.ratios)
     return Point(ratios, {dataset: draw(weights) for dataset, weights in point.buckets.items()})
+
+
+def by_hand(own: Point) -> Point:
+    """`BY_HAND`, a bucket's weight within its data set being its level; general data as they are."""
+    buckets = dict(own.buckets)
+    for dataset in OWN.values():
+        levels = enumerate(sorted(own.buckets[dataset]), start=1)
+        buckets[dataset] = normalize({bucket: float(level) for level, bucket in levels})
+    return Point({name: BY_HAND.get(name, 0.0) for name in own.ratios}, buckets)
 
 
 def even(own: Point) -> Point:

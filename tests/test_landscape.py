@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.landscape import OWN, Point, around, even, many_sided, need
+from benchmarks.landscape import OWN, Point, around, by_hand, even, many_sided, need
 from benchmarks.signal import _doubled
 from benchmarks.world import Measured
 from mosaic.app.config_file import load_config
@@ -50,6 +50,14 @@ def test_a_doubled_bucket_has_twice_its_share_and_the_others_keep_their_proporti
     assert after[cell] == pytest.approx(2 * share, abs=1e-5)
     rest = {other: after[other] / before[other] for other in before if other != cell}
     assert max(rest.values()) - min(rest.values()) < 1e-3
+
+
+def test_the_mixture_by_hand_is_turned_to_hard_buckets_and_leaves_the_decoy_out():
+    point = by_hand(POINT)
+    assert sum(point.ratios.values()) == pytest.approx(1)
+    assert point.ratios["lessons"] == 0
+    assert point.buckets["guard"] == pytest.approx({"complexity_1": 1 / 3, "complexity_2": 2 / 3})
+    assert point.buckets["talk"] == POINT.buckets["talk"]
 
 
 def test_even_buckets_keep_the_shares_of_data_sets():

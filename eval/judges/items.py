@@ -51,6 +51,7 @@ def reply_model(items: ItemSet) -> type[BaseModel]:
     """The typed L3 schema of a reply: first a reason, then each channel's items in order."""
     channels = {c.name: (_channel_model(items.name, c), ...) for c in items.channels}
     fields = {"reason": (str, ...), **channels}
+    # The stubs know fields by keyword only, and these names are known at run time.
     return create_model(items.name, __base__=_Reply, **fields)  # type: ignore[call-overload]
 
 

@@ -112,13 +112,13 @@ def values(constraints: Sequence[Constraint]) -> dict[str, str | int]:
     return {one.kind: one.value for one in constraints}
 
 
-def frame(text: str, title: str, wanted: Values) -> str:
+def frame(text: str, title: str, wanted: Values, postscript: str = "see you .") -> str:
     """The text with those of the four frames that are wanted, and no other change."""
     lines = [text]
     if TITLE in wanted:
         lines.insert(0, f"<<{title}>>")
     if POSTSCRIPT in wanted:
-        lines.append("P.S. see you .")
+        lines.append(f"P.S. {postscript}")
     if END_CHECKER in wanted:
         lines.append(str(wanted[END_CHECKER]))
     text = "\n".join(lines)

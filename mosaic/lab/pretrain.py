@@ -29,7 +29,7 @@ TEMPLATE = (
 )
 
 Chat = list[dict[str, str]]
-# The role of the only message of what is no chat but a text, which stands in no template.
+# The role of the only message of a plain text, which is not put into the template.
 TEXT = "text"
 
 

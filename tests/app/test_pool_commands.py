@@ -118,7 +118,7 @@ def test_the_laboratory_keeps_its_audit_prompts_out_of_its_pool():
     found = {(f.objective, f.role): f.share for f in contaminated(config, open_inputs(config))}
     assert all(share == 0 for (_, role), share in found.items() if role == "audit")
     rest = {key: share for key, share in found.items() if key[1] != "audit"}
-    # Held-out texts are no requests, so the pool cannot hold them.
+    # Held-out texts are not requests, so the pool cannot hold them.
     assert all(share == 0 for (name, _), share in rest.items() if name == "retention")
     assert all(0 < share < 0.2 for (name, _), share in rest.items() if name != "retention")
 

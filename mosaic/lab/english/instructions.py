@@ -159,18 +159,7 @@ def answer(rng: random.Random, made: Task, met: Sequence[str]) -> str:
         while second == body:
             second = _body(rng, made.noun, values)
         body = f"{body}\n******\n{second}"
-    lines = [body]
-    if TITLE in values:
-        lines.insert(0, f"<<The {made.noun}>>")
-    if POSTSCRIPT in values:
-        lines.append("P.S. Come and see it some day.")
-    if END_CHECKER in values:
-        lines.append(str(values[END_CHECKER]))
-    text = "\n".join(lines)
-    if QUOTATION not in values:
-        return text
-    # A bullet counts only at the start of a line.
-    return f'"\n{text}"' if text.startswith("*") else f'"{text}"'
+    return formats.frame(body, f"The {made.noun}", values, "Come and see it some day.")
 
 
 def _body(rng: random.Random, topic: str, values: dict[str, str | int]) -> str:
