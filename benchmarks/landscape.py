@@ -103,7 +103,7 @@ def pull(world: World, own: Point) -> Rows:
         rows.append(
             figure(f"{name} alone, retention lost", 5 - means["retention"], "", at_least=0.5)
         )
-    budget = round(SAFETY_SHARE * world.config.tokens_per_round)
+    budget = round(SAFETY_SHARE * world.config.budget.tokens_per_round)
     few = trained(world, only(world, own, guard=1.0), tokens=budget).means["safety"]
     for name in ("benign", "tasks"):
         added = only(world, own, **{"guard": SAFETY_SHARE, name: 1 - SAFETY_SHARE})
