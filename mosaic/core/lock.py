@@ -11,6 +11,26 @@ from mosaic.core.errors import HeldError
 LOCK = "lock"
 
 
+def other_holder(folder: Path) -> str | None:
+    """Which other process has the lock of a run directory, as it wrote itself down; None if none."""
+    try:
+        descriptor = os.open(folder / LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(descriptor, 200).decode(errors="replace").strip()
+        return None if holder == _name() else holder or "an unknown process"
+    finally:
+        os.close(descriptor)
+    return None
+
+
+def _name() -> str:
+    return f"process {os.getpid()}"
+
+
 def take_lock(folder: Path) -> int:
     """Lock a run directory and return the open descriptor: closing it gives the lock back.
 
@@ -27,5 +47,5 @@ def take_lock(folder: Path) -> int:
             f"{folder} is held by {holder or 'an unknown process'}; stop it or wait for it"
         ) from None
     os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"process {os.getpid()}\n".encode(), 0)
+    os.pwrite(descriptor, f"{_name()}\n".encode(), 0)
     return descriptor

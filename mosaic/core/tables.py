@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from mosaic.core.errors import MosaicError, PausedError, UsageError
+from mosaic.core.errors import HeldError, MosaicError, PausedError, UsageError
+from mosaic.core.lock import other_holder
 
 VERSION = 4
 FILE = "journal.sqlite"
@@ -136,7 +137,8 @@ def other_release(folder: Path, version: str) -> str:
 def expected_failure(folder: Path, error: sqlite3.OperationalError) -> MosaicError | None:
     """What the machine's refusal means to a person, or None if it means nothing that we know.
 
-    A full disk and a long wait are pauses; a missing permission is a usage error.
+    A full disk and a long wait are pauses; a missing permission is a usage error. A controller that
+    was frozen while it wrote keeps every other process waiting: it is named as the holder.
     """
     code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
     if code == sqlite3.SQLITE_FULL:
@@ -150,6 +152,12 @@ def expected_failure(folder: Path, error: sqlite3.OperationalError) -> MosaicErr
             "write permission on it and its folder"
         )
     if code == sqlite3.SQLITE_BUSY:
+        holder = other_holder(folder)
+        if holder is not None:
+            return HeldError(
+                f"{folder} is held by {holder}, which has been writing for {WAIT} s; stop it or "
+                "wait for it"
+            )
         return PausedError(
             f"{folder / FILE}: another process has been writing for {WAIT} s; give the command "
             "again"

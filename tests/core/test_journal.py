@@ -104,6 +104,27 @@ def test_only_one_process_holds_a_run(journal):
     assert "held by process" in done.stdout
 
 
+def test_a_controller_frozen_while_it_writes_is_named(journal, monkeypatch):
+    monkeypatch.setattr("mosaic.core.tables.WAIT", 0.1)
+    code = (
+        "import sys; from pathlib import Path; from mosaic.core.journal import Journal\n"
+        "journal = Journal.open(Path(sys.argv[1])); journal.acquire()\n"
+        "journal._db.execute('begin exclusive'); print('writing', flush=True); input()"
+    )
+    folder = journal.folder
+    journal.close()
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as frozen:
+        assert frozen.stdout.readline() == "writing\n"
+        with pytest.raises(HeldError, match=f"held by process {frozen.pid}, which has been writ"):
+            Journal.open(folder)
+        frozen.communicate("\n")
+
+
 def test_a_writer_that_was_overtaken_cannot_commit(journal, training):
     (journal.folder / LOCK).unlink()  # a lock that was lost without being noticed
     other = Journal.open(journal.folder)
