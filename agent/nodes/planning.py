@@ -57,7 +57,13 @@ def observe(context: RunContext, state: State) -> State:
 
     def effect() -> Outcome[Observed]:
         seen = observation(
-            context.state, settings, context.pool, context.budget_left(), [], influence
+            context.state,
+            settings,
+            context.pool,
+            context.budget_left(),
+            [],
+            influence,
+            context.practice.slices if context.practice else None,
         )
         digest = context.file_observation(seen)
         return Outcome(Observed(observation=digest), [ObservedEvent(observation=digest)])

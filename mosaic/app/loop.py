@@ -211,7 +211,8 @@ def propose(
                 context.steps, state.latest_repeats, state.first_trials
             )
         left = context.budget_left()
-        seen = observation(state, settings, context.pool, left, refused, influence)
+        practice = context.practice.slices if context.practice else None
+        seen = observation(state, settings, context.pool, left, refused, influence, practice)
         store = context.steps.store
         toolbox = open_toolbox(seen, context.pool, store, state.latest.files)
         (plan,) = context.planner.propose(seen, toolbox)
