@@ -61,6 +61,7 @@ BENCHMARKS = {
     "controller_share": "loop",
     "audit": "planners",
     "landscape": "landscape",
+    "methods": "methods",
     "planners": "planners",
 }
 

@@ -10,7 +10,7 @@ from agent.retention import dropped_adapters
 from mosaic.app.config import RunConfig
 from mosaic.app.export_model import base_name, export_adapter, merge, same_base
 from mosaic.app.runs import run_config
-from mosaic.app.views.cards import dataset_card, model_card
+from mosaic.app.views.cards import dataset_card, model_card, pairs_card
 from mosaic.app.views.report_data import load, pick_round, report_data
 from mosaic.core.errors import UsageError
 from mosaic.core.journal import Journal
@@ -25,8 +25,8 @@ def export_round(folder: Path, number: int | None, out: Path, merged: bool = Fal
     """Write the folder `out` and return what is in it.
 
     adapter/ (with tokenizer and recipe), training_set.parquet, plan.json, README.md (the model
-    card) and DATASET.md; dpo_pairs.parquet, in TRL's conversational preference format, if pairs
-    were trained on; with `merged` also model/, base and adapter in one. Without a `number` it
+    card) and DATASET.md; dpo_pairs/, a data set in TRL's conversational preference format with its
+    card, if pairs were trained on; with `merged` also model/, base and adapter in one. Without a `number` it
     is the chosen round. Raises UsageError if there is nothing to export, or the base is not at
     hand.
     """
@@ -67,7 +67,10 @@ def export_round(folder: Path, number: int | None, out: Path, merged: bool = Fal
         shutil.copyfile(store.path(training_set), out / "training_set.parquet")
     for stage in round_.trial.stages:
         if stage.pairs_file is not None:
-            shutil.copyfile(store.path(stage.pairs_file), out / f"{stage.method}_pairs.parquet")
+            pairs = out / f"{stage.method}_pairs"
+            pairs.mkdir()
+            shutil.copyfile(store.path(stage.pairs_file), pairs / "train.parquet")
+            (pairs / "README.md").write_text(pairs_card(folder.name, round_, stage))
     (out / "plan.json").write_text(json.dumps(round_.plan.json_data(), indent=2) + "\n")
     origins = pool_origins(config, inputs.pool)
     base, _ = base_name(config)

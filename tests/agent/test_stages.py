@@ -1,5 +1,7 @@
 """Several methods in one trial: what each may spend, what it starts from, and what a plan may ask."""
 
+import shutil
+
 import pyarrow.parquet as pq
 import pytest
 
@@ -9,6 +11,7 @@ from agent.methods import mixture_tokens, part_of, shares_of
 from agent.observe import observation
 from agent.state import fold
 from benchmarks.standins import ALL_METHODS, StandIn, Witness
+from mosaic.app.views.cards import pairs_card
 from mosaic.app.views.report_data import report_data
 from mosaic.app.views.text import report_text
 from mosaic.core.errors import TrainingError, UsageError
@@ -116,6 +119,26 @@ def test_the_report_and_the_trace_say_what_each_stage_took(finished):
     assert f"round 1, dpo: {dpo.usage.sampled:,} sampled, {dpo.usage.trained:,} tokens" in text
     assert report.rounds[1].tokens.sampled == dpo.usage.sampled
     assert "paired" in {event.record.kind for event in journal.events()}
+
+
+def test_the_pairs_are_exported_as_a_data_set_that_trl_takes(finished, tmp_path):
+    from datasets import load_dataset
+    from trl.data_utils import is_conversational
+
+    context, _ = finished
+    trial = rounds_of(finished)[1].trial
+    report = trial.stages[1].pairs
+    round_ = rounds_of(finished)[1]
+    folder = tmp_path / "dpo_pairs"
+    folder.mkdir()
+    card = pairs_card("run", round_, trial.stages[1])
+    (folder / "README.md").write_text(card)
+    shutil.copyfile(context.steps.store.path(trial.stages[1].pairs_file), folder / "train.parquet")
+    data = load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))["train"]
+    assert data.num_rows == report.pairs
+    assert is_conversational(data[0])
+    assert {"prompt", "chosen", "rejected"} <= set(data.column_names)
+    assert f"{report.pairs} pairs from {report.answers:,} answers" in card
 
 
 def test_without_another_method_nothing_that_is_written_changes(finished, tmp_path):

@@ -144,7 +144,20 @@ class PracticeTool:
         weights: Mapping[str, float],
         seed: int,
     ) -> PairsFiled:
-        """Pairs that cost at most `tokens` to sample and to train on.
+        """Pairs that cost at most `tokens` to sample and to train on. See `draw`."""
+        batches = self.draw(steps, adapter, recipe, tokens, weights, seed)
+        return self.form(steps, batches, recipe, tokens)
+
+    def draw(
+        self,
+        steps: Steps,
+        adapter: str | None,
+        recipe: DpoRecipe,
+        tokens: int,
+        weights: Mapping[str, float],
+        seed: int,
+    ) -> list[Batch]:
+        """Answers to as many practice prompts as `tokens` pay for, with their scores.
 
         `adapter` is the digest of the model that answers, None the base. `weights` are those of a
         plan's practice slices.
@@ -166,7 +179,7 @@ class PracticeTool:
                 Batch(batch, sampled.responses, self._score(steps, batch, sampled, recipe))
             )
             left -= sampled.tokens + self._most_trained(steps, batches[-1], recipe)
-        return self._form(steps, batches, recipe, tokens)
+        return batches
 
     # -- what a batch may cost ---------------------------------------------------------------------
 
@@ -276,9 +289,10 @@ class PracticeTool:
 
     # -- pairing -----------------------------------------------------------------------------------
 
-    def _form(
+    def form(
         self, steps: Steps, batches: Sequence[Batch], recipe: DpoRecipe, tokens: int
     ) -> PairsFiled:
+        """The pairs of answers that a recipe's rule chooses, at most what `tokens` pay for."""
         inputs = FormPairs(
             base=self.base_digest,
             responses=[batch.responses for batch in batches],

@@ -92,7 +92,7 @@ def _train(
     batches = _batches(lengths, recipe, job.seed)
     model = hf.load_model(base, recipe.dtype, hf.loading_of(recipe))
     if job.start_from is not None:
-        model = _continued(model, Path(place.paths[START]))
+        model = _continued(model, Path(place.paths[START]), base)
     references = _references(model, pairs)
     watch = hf.watching_callback(job, progress, stopping)
     steps = math.ceil(len(batches) / recipe.gradient_accumulation)
@@ -135,11 +135,14 @@ def _real_share(batches: Sequence[Sequence[int]], pairs: Sequence[TokenisedPair]
     return real / positions(rows, lengths)
 
 
-def _continued(model: PreTrainedModel, adapter: Path) -> Any:
+def _continued(model: PreTrainedModel, adapter: Path, base: Path) -> Any:
     """The base with an adapter that goes on being trained."""
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(model, adapter, is_trainable=True)
+    continued = PeftModel.from_pretrained(model, adapter, is_trainable=True)
+    # Filed adapters name their base by digest; PEFT looks for its vocabulary when it saves.
+    continued.peft_config["default"].base_model_name_or_path = str(base)
+    return continued
 
 
 def _references(

@@ -158,27 +158,6 @@ def _stage_lines(stages: list[Stage]) -> list[str]:
     return lines
 
 
-def _pair_lines(stages: list[Stage]) -> list[str]:
-    """What the preference pairs of a round hold, and what was left out of them."""
-    lines = []
-    for stage in stages:
-        report = stage.pairs
-        if report is None:
-            continue
-        lines += ["", f"## Preference pairs of {stage.method}", ""]
-        lines.append(
-            f"{report.pairs} pairs from {report.answers:,} answers that the model gave to "
-            f"{report.prompts} practice prompts, in TRL's conversational preference format. Left "
-            f"out: {report.cut} answers that were cut off, {report.unscored} that could not be "
-            f"scored, {sum(report.unlearnable.values())} that cannot be rendered for training."
-        )
-        lines += ["", *_table(["objectives", "prompts of both", "with a pair that agrees"])]
-        for found in report.yields:
-            names = " and ".join(found.objectives)
-            lines.append(_row(cell(names), str(found.prompts), str(found.consistent)))
-    return lines
-
-
 def _licence_lines(origins: list[Origin]) -> list[str]:
     licences = sorted({origin.licence for origin in origins})
     if not licences:
@@ -222,10 +201,41 @@ def dataset_card(run: str, round_: Round, origins: list[Origin] | None) -> str:
             lines.append(_row(cell(dataset), cell(bucket), *tokens, str(counts.rows)))
     lines += ["", "## Sources and licences", ""]
     lines += [NO_POOL] if origins is None else _source_lines(known, unknown)
-    lines += _pair_lines(round_.trial.stages)
     rationale = round_.plan.rationale if round_.plan else ""
     lines += ["", "## Rationale of the plan", ""]
     lines += [f"> {line}" for line in rationale.splitlines()]
+    return "\n".join([*lines, ""])
+
+
+def pairs_card(run: str, round_: Round, stage: Stage) -> str:
+    """What the preference pairs of a stage hold, and what was left out of them."""
+    report = stage.pairs
+    if report is None:
+        raise ValueError(f"{stage.method} formed no pairs")
+    header = {
+        "pretty_name": f"{run}, round {round_.round}, preference pairs",
+        "tags": ["mosaic", "preference", "chat"],
+        "size_categories": [_size(report.pairs)],
+    }
+    lines = [*front_matter(header), f"# Preference pairs of {run}, round {round_.round}", ""]
+    lines.append(
+        f"{report.pairs} pairs from {report.answers:,} answers that the model under training gave to "
+        f"{report.prompts} practice prompts, in TRL's conversational preference format: `prompt`, "
+        "`chosen` and `rejected` are lists of messages."
+    )
+    lines += ["", "## Left out", ""]
+    lines.append(f"* {report.cut} answers that reached the greatest length")
+    lines.append(f"* {report.unscored} answers that an objective could not score")
+    for reason, count in report.unlearnable.items():
+        lines.append(f"* {count} answers that cannot be trained on: {reason}")
+    lines += ["", "## Where objectives agreed", ""]
+    lines += _table(["objectives", "prompts of both", "with a pair that agrees"])
+    for found in report.yields:
+        names = " and ".join(found.objectives)
+        lines.append(_row(cell(names), str(found.prompts), str(found.consistent)))
+    lines += ["", "## Slices", "", *_table(["practice prompts", "pairs"])]
+    for name, count in report.slices.items():
+        lines.append(_row(cell(name), str(count)))
     return "\n".join([*lines, ""])
 
 
