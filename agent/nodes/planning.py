@@ -78,6 +78,9 @@ def estimate_influence(context: RunContext, steps: Steps) -> Influence | None:
     """
     if context.influence is None:
         return None
+    if context.state.latest is None or context.state.latest.mixture_adapter is None:
+        context.notify(f"round {steps.place.round}: no influence: the last plan trained no mixture")
+        return None
     context.notify(f"round {steps.place.round}: estimating the influence of every bucket")
     state = context.state
     found = context.influence.influence(steps, state.latest_repeats, state.first_trials)

@@ -206,7 +206,7 @@ def propose(
                 reason = step.result.reason
                 refused += [refusal(context.plan(d), reason) for d in step.result.plans]
         influence = None
-        if context.influence is not None:
+        if context.influence is not None and state.latest.mixture_adapter is not None:
             influence = context.influence.look_ahead(
                 context.steps, state.latest_repeats, state.first_trials
             )

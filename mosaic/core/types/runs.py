@@ -386,9 +386,16 @@ class Trial(FrozenModel):
         return self.spec.plan
 
     @property
+    def mixture_adapter(self) -> Adapter | None:
+        """The adapter that was trained on the mixture, before any other method; None if none was."""
+        if self.curation is None:
+            return None
+        return self.stages[0].adapter if self.stages else self.adapter
+
+    @property
     def supervised(self) -> int:
         """Tokens of one epoch of the mixture that the loss counts."""
-        adapter = self.stages[0].adapter if self.stages else self.adapter
+        adapter = self.mixture_adapter
         if adapter is None or self.curation is None:
             return 0
         selected = self.curation.total.selected
