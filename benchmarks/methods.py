@@ -23,7 +23,7 @@ from training.methods.preference_rows import PreferenceRow, read_pairs, write_pa
 SHARE = 0.6
 SEEDS = (1, 2, 3, 4, 5)
 RECIPE = (
-    "methods.dpo.learning_rate=1.0e-3",
+    "methods.dpo.learning_rate=3.0e-4",
     "methods.dpo.batch_size=4",
     "methods.dpo.epochs=4",
     "methods.dpo.beta=0.1",
