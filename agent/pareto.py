@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import moocore
 import numpy as np
 
-from mosaic.core.types.evaluation import Score
+from mosaic.core.types.evaluation import MIN_CLUSTERS, Score
 from mosaic.core.types.plans import ObjectiveSpec
 from mosaic.core.types.runs import Round
 
@@ -76,11 +76,17 @@ def hypervolume(points: Sequence[Sequence[float]]) -> float:
 def floors_broken(
     scores: Mapping[str, Mapping[str, Score]], objectives: Sequence[ObjectiveSpec]
 ) -> list[str]:
-    """Objectives with a floor that their selection interval reaches below, or that are unscored."""
+    """Objectives with a floor that does not hold.
+
+    A floor holds if the selection interval lies above it. It never does on an interval of too few
+    clusters (`Score.few`), nor where nothing was scored.
+    """
     broken = []
     for objective in objectives:
-        low = scores[objective.name]["selection"].low
-        if objective.floor is not None and (low is None or low < objective.floor):
+        if objective.floor is None:
+            continue
+        score = scores[objective.name]["selection"]
+        if score.low is None or score.low < objective.floor or score.few:
             broken.append(objective.name)
     return broken
 
@@ -95,13 +101,22 @@ def verdict(round_: Round, objectives: Sequence[ObjectiveSpec]) -> tuple[bool, s
     if unscored:
         return False, f"not scored: {', '.join(unscored)}"
     broken = floors_broken(round_.scores, objectives)
-    if broken:
-        parts = []
-        for objective in objectives:
-            if objective.name in broken:
-                low = selection[objective.name].low
-                parts.append(f"{objective.name} {low:.2f} < {objective.floor}")
-        return False, f"below the floor on the lower bound: {', '.join(parts)}"
+    few, low = [], []
+    for objective in objectives:
+        if objective.name not in broken:
+            continue
+        score = selection[objective.name]
+        if score.few:
+            few.append(f"{objective.name} {score.clusters} of {MIN_CLUSTERS}")
+        else:
+            low.append(f"{objective.name} {score.low:.2f} < {objective.floor}")
+    reasons = []
+    if low:
+        reasons.append(f"below the floor on the lower bound: {', '.join(low)}")
+    if few:
+        reasons.append(f"too few independent prompts scored for a floor: {', '.join(few)}")
+    if reasons:
+        return False, "; ".join(reasons)
     if any(objective.floor is not None for objective in objectives):
         return True, "all floors held"
     return True, "all objectives scored"

@@ -59,6 +59,7 @@ BENCHMARKS = {
     "gpu_sft": "gpu",
     "demo": "loop",
     "controller_share": "loop",
+    "coverage": "coverage",
     "audit": "planners",
     "landscape": "landscape",
     "planners": "planners",

@@ -19,12 +19,13 @@ from mosaic.core.types.runs import Round, Trial, TrialSpec
 NAMES = ["s", "o"]
 
 
-def score(mean, half=0.1):
+def score(mean, half=0.1, n=40, clusters=None):
     return Score(
         mean=mean,
         low=None if mean is None else mean - half,
         high=None if mean is None else mean + half,
-        n_scored=9,
+        n_scored=n,
+        n_clusters=clusters,
     )
 
 
@@ -91,6 +92,20 @@ def test_floors_are_held_on_the_lower_bound():
     assert floors_broken(made[0].scores, objectives) == ["s"]
     unscored = rounds((None, 3.0))[0]
     assert verdict(unscored, objectives) == (False, "not scored: s")
+
+
+@pytest.mark.parametrize(
+    ("n", "clusters", "holds"), [(14, None, False), (15, None, True), (40, 14, False)]
+)
+def test_no_floor_holds_on_fewer_than_fifteen_clusters(n, clusters, holds):
+    objectives = [ObjectiveSpec(name="s", datasets=["a"], floor=2.0)]
+    made = rounds((4.0, 3.0))[0]
+    scores = {"s": {"selection": score(4.0, n=n, clusters=clusters)}}
+    trial = made.trial.model_copy(update={"scores": scores})
+    made = made.model_copy(update={"trials": [trial]})
+    accepted, reason = verdict(made, objectives)
+    assert accepted == holds
+    assert holds or reason == "too few independent prompts scored for a floor: s 14 of 15"
 
 
 def test_the_choice_takes_targets_first_and_volume_second():

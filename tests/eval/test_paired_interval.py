@@ -1,5 +1,6 @@
 """The interval of a paired difference holds its mean and pairs prompts by their ids."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,3 +32,20 @@ def test_a_prompt_scored_once_only_does_not_count():
     lost = Scored(id="2", status="unscored", reason="lost")
     assert paired_interval([*before[:2], lost], after, 1).mean == 1
     assert paired_interval([], after, 1) is None
+
+
+def test_equal_differences_do_not_make_an_interval_without_width():
+    before = scored([3] * 40)
+    gain = paired_interval(before, before, 1)
+    assert gain.mean == 0
+    assert gain.low < -0.2
+    assert gain.high > 0.2
+    assert gain.low == pytest.approx(-4 * (1 - 0.025 ** (1 / 40)), abs=0.05)
+
+
+def test_the_differences_of_a_cluster_count_once():
+    before, after = scored([3] * 40), scored([3, 4] * 20)
+    grouped = [item.model_copy(update={"group": f"g{i // 8}"}) for i, item in enumerate(after)]
+    alone, together = paired_interval(before, after, 1), paired_interval(before, grouped, 1)
+    assert together.mean == alone.mean
+    assert together.high - together.low > 2 * (alone.high - alone.low)
