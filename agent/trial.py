@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from agent.context import RunContext
+from agent.noise import slice_noise
 from eval.profile import build_profile
 from mosaic.core.errors import TrainingError
 from mosaic.core.steps import Steps
@@ -57,22 +58,43 @@ def run_trial(
     context.notify(f"round {round_}: evaluating {what}{saying}")
     digest = adapter.digest if adapter else None
     evaluation = context.evaluator.evaluate(steps, digest, ROUND_ROLES)
-    profile = build_profile(
-        round_,
-        evaluation.of_role("steering"),
-        context.evaluator.objectives,
-        _steering(steps, previous),
-    )
-    return Trial(
+    trial = Trial(
         id=spec.id,
         spec=spec,
         curation=report,
         adapter=adapter,
         usage=usage,
         scores=evaluation.scores(),
-        profile=profile,
+        profile=FailureProfile(round=round_, slices=[]),
         files=evaluation.files,
     )
+    repeats = context.state.calibration.trials if context.state.calibration else []
+    return profiled(context, trial, evaluation.of_role("steering"), previous, repeats)
+
+
+def profiled(
+    context: RunContext,
+    trial: Trial,
+    measured: Mapping[str, Sequence[Scored]],
+    previous: Trial | None,
+    repeats: Sequence[Trial],
+) -> Trial:
+    """A trial with its profile, whose changes count from the trial `previous`.
+
+    `measured` is what it scored on the steering suites. How far a training moves a slice by luck is
+    learnt from the `repeats` of one mixture.
+    """
+    earlier = None
+    if previous is not None:
+        earlier = steering_scores(context.steps.at(trial.profile.round, trial.id), previous)
+    trainings = sum(one is not None and one.adapter is not None for one in (trial, previous))
+    noise = {}
+    for objective, estimate in slice_noise(repeats, trial.scores).items():
+        noise[objective] = estimate.of_difference(trainings)
+    profile = build_profile(
+        trial.profile.round, measured, context.evaluator.objectives, earlier, noise
+    )
+    return trial.model_copy(update={"profile": profile})
 
 
 def failed_trial(context: RunContext, spec: TrialSpec, round_: int, error: TrainingError) -> Trial:
@@ -115,10 +137,8 @@ def _trained(context: RunContext, steps: Steps, spec: TrialSpec, curated: Curate
     return context.trainer.train(steps, job, reserve)
 
 
-def _steering(steps: Steps, trial: Trial | None) -> Mapping[str, Sequence[Scored]] | None:
-    """What an earlier trial scored on the steering suites."""
-    if trial is None:
-        return None
+def steering_scores(steps: Steps, trial: Trial) -> dict[str, list[Scored]]:
+    """What a trial scored on the steering suites."""
     found = {}
     for objective, roles in trial.files.items():
         found[objective] = read_scored(steps, roles["steering"])

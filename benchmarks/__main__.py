@@ -60,6 +60,7 @@ BENCHMARKS = {
     "demo": "loop",
     "controller_share": "loop",
     "coverage": "coverage",
+    "discoveries": "discoveries",
     "audit": "planners",
     "landscape": "landscape",
     "planners": "planners",

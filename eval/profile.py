@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from eval.objectives.base import Objective
-from eval.statistics import discoveries, paired_change, summarise
+from eval.statistics import NoiseEstimate, discoveries, paired_change, summarise
 from mosaic.core.types.evaluation import (
     MIN_CLUSTERS,
     FailureProfile,
@@ -45,17 +45,20 @@ def build_profile(
     scored: Mapping[str, Sequence[Scored]],
     objectives: Mapping[str, Objective],
     previous: Mapping[str, Sequence[Scored]] | None,
+    noise: Mapping[str, NoiseEstimate] | None = None,
 ) -> FailureProfile:
     """Slices of all objectives, from one model's steering items.
 
-    `previous` are another model's items, for the change. Items carry the slice of their prompt even
+    `previous` are another model's items, for the change; `noise` is, by objective, what trainings
+    add to the difference of a slice's means. Items carry the slice of their prompt even
     if they are unscored (`eval.scoring` sees to it).
     """
     slices: list[SliceProfile] = []
     for name, items in scored.items():
         earlier = (previous or {}).get(name)
         for slice_, inside in sorted(_by_slice(items).items()):
-            slices.append(_slice(name, slice_, inside, objectives[name], earlier))
+            luck = (noise or {}).get(name)
+            slices.append(_slice(name, slice_, inside, objectives[name], earlier, luck))
     significant = discoveries([s.p_value for s in slices])
     believed = [
         one.model_copy(update={"significant": holds})
@@ -83,10 +86,13 @@ def _slice(
     items: Sequence[Scored],
     rules: Objective,
     previous: Sequence[Scored] | None,
+    noise: NoiseEstimate | None,
 ) -> SliceProfile:
     valid = [s for s in items if s.status == "ok" and s.valid]
     failures = sum(bool(s.failed) for s in valid)
-    change = paired_change(previous, items, SEED) if previous is not None else None
+    change = None
+    if previous is not None:
+        change = paired_change(previous, items, SEED, noise)
     score = summarise(items, SEED)
     return SliceProfile(
         objective=objective,

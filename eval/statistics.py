@@ -7,7 +7,9 @@ a cluster of its own.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -98,21 +100,76 @@ def summarise(scored: Sequence[Scored], seed: int) -> Score:
     )
 
 
+@dataclass(frozen=True)
+class NoiseEstimate:
+    """A standard deviation in points, and what it is known from: its degrees of freedom."""
+
+    deviation: float
+    freedom: float
+
+    def interval(self) -> tuple[float, float]:
+        """Between which values the true deviation lies with 95 %, from the chi-squared quantiles.
+
+        0.1 from five degrees of freedom: 0.1 sqrt(5 / 12.83) to 0.1 sqrt(5 / 0.831).
+
+        >>> low, high = NoiseEstimate(0.1, 5).interval()
+        >>> round(low, 3), round(high, 3)
+        (0.062, 0.245)
+        """
+        from scipy.special import chdtri
+
+        largest = chdtri(self.freedom, LEVEL / 2)
+        smallest = chdtri(self.freedom, 1 - LEVEL / 2)
+        spread = self.deviation * math.sqrt(self.freedom)
+        return spread / math.sqrt(largest), spread / math.sqrt(smallest)
+
+    def of_difference(self, trainings: int) -> NoiseEstimate:
+        """The noise of a difference that so many trainings take part in.
+
+        >>> round(NoiseEstimate(0.1, 5).of_difference(2).deviation, 3)
+        0.141
+        """
+        return NoiseEstimate(self.deviation * math.sqrt(trainings), self.freedom)
+
+
+def shrink_noise(measured: float, repeats: int, usual: float, worth: float) -> NoiseEstimate:
+    """A measured standard deviation, drawn toward what is usual, since few repeats say little.
+
+    `repeats` are those beyond the first training. What is usual counts as `worth` of them:
+
+        sqrt((worth * usual^2 + repeats * measured^2) / (worth + repeats))
+
+    >>> round(shrink_noise(0.9, repeats=2, usual=0.5, worth=8).deviation, 2)
+    0.6
+    >>> shrink_noise(0.0, repeats=0, usual=0.5, worth=8)
+    NoiseEstimate(deviation=0.5, freedom=8)
+    """
+    total = worth * usual**2 + repeats * measured**2
+    return NoiseEstimate(math.sqrt(total / (worth + repeats)), worth + repeats)
+
+
 def paired_change(
-    before: Sequence[Scored], after: Sequence[Scored], seed: int
+    before: Sequence[Scored],
+    after: Sequence[Scored],
+    seed: int,
+    noise: NoiseEstimate | None = None,
 ) -> tuple[float, float] | None:
     """(mean difference, p-value) over prompts that are valid and scored both times; else None.
 
     A two-sided sign-flip permutation test: if nothing changed, the sign of each cluster's
-    difference is a coin's. p is (1 + k) / (1 + permutations), where k permutations have a mean
-    difference at least as large. Differences of 1, 1 and 1 are matched by two of eight sign
-    patterns, so p is near 1/4.
+    difference is a coin's. `noise` is what trainings add to the difference of means without any
+    change of the data; a draw of it, from Student's t distribution, is added to each permutation.
+    p is (1 + k) / (1 + permutations), where k permutations have a mean difference at least as
+    large. Differences of 1, 1 and 1 are matched by two of eight sign patterns, so p is near 1/4.
+    Twenty of them are matched by next to none, but half a point of noise may come to one:
 
-    >>> old = [Scored(id=str(i), status="ok", score=3) for i in range(3)]
-    >>> new = [Scored(id=str(i), status="ok", score=4) for i in range(3)]
-    >>> change, p = paired_change(old, new, seed=0)
+    >>> old = [Scored(id=str(i), status="ok", score=3) for i in range(20)]
+    >>> new = [Scored(id=str(i), status="ok", score=4) for i in range(20)]
+    >>> [round(paired_change(old[:n], new[:n], seed=0)[1], 2) for n in (3, 20)]
+    [0.25, 0.0]
+    >>> change, p = paired_change(old, new, seed=0, noise=NoiseEstimate(0.5, 5))
     >>> change, round(p, 2)
-    (1.0, 0.25)
+    (1.0, 0.11)
     """
     differences = _differences(before, after)
     if not differences:
@@ -121,9 +178,13 @@ def paired_change(
     mean = float(sums.sum() / sizes.sum())
     if not sums.any():
         return mean, 1.0
-    signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(PERMUTATIONS, len(sums)))
+    generator = np.random.default_rng(seed)
+    signs = generator.choice([-1.0, 1.0], size=(PERMUTATIONS, len(sums)))
+    means = signs @ sums / sizes.sum()
+    if noise is not None:
+        means += noise.deviation * generator.standard_t(noise.freedom, PERMUTATIONS)
     # Equal means may differ in the last digit.
-    extreme = np.abs(signs @ sums / sizes.sum()) >= abs(mean) - 1e-12
+    extreme = np.abs(means) >= abs(mean) - 1e-12
     return mean, (1 + int(extreme.sum())) / (PERMUTATIONS + 1)
 
 

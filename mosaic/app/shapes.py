@@ -73,13 +73,28 @@ class ReportRound(FrozenModel):
     adapter: str | None
 
 
+class NoiseShape(FrozenModel):
+    """What is believed of a training's noise, drawn toward what is usual, with its 95 % interval.
+
+    In points, a standard deviation of one selection mean.
+    """
+
+    deviation: float
+    low: float
+    high: float
+
+
 class CalibrationShape(FrozenModel):
-    """Scores of each repeat of the static mixture, and the noise per objective."""
+    """Scores of each repeat of the static mixture, and the noise per objective.
+
+    `noise` is what the repeats show, `believed` what follows from so few of them.
+    """
 
     mixture: ActionPlan
     trials: list[str]
     scores: list[dict[str, dict[str, Score]]]
     noise: dict[str, float]
+    believed: dict[str, NoiseShape]
 
 
 class AuditShape(FrozenModel):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from agent.noise import mean_noise
 from agent.state import RunState, fold
 from mosaic.app.decisions import open_request
 from mosaic.app.runs import config_of
@@ -13,6 +14,7 @@ from mosaic.app.shapes import (
     BudgetShape,
     CalibrationShape,
     ModelCalls,
+    NoiseShape,
     Report,
     ReportRound,
     RoundTokens,
@@ -114,7 +116,14 @@ def _calibration(calibration: Calibration | None) -> CalibrationShape | None:
         trials=[trial.id for trial in calibration.trials],
         scores=calibration.scores,
         noise=calibration.noise,
+        believed={name: _believed(calibration, name) for name in calibration.noise},
     )
+
+
+def _believed(calibration: Calibration, objective: str) -> NoiseShape:
+    estimate = mean_noise(calibration, objective)
+    low, high = estimate.interval()
+    return NoiseShape(deviation=estimate.deviation, low=low, high=high)
 
 
 def _round(

@@ -26,6 +26,7 @@ def report_text(report: Report) -> str:
         mark = "*" if round_.round == report.chosen else " " if round_.accepted else "x"
         name = "base" if round_.round == 0 else str(round_.round)
         lines.append(f"{name:>4} {mark} {_cells(report, scores, width)}  {volume:.3f}")
+    lines += _noise_lines(report)
     lines += _audit_lines(report, width)
     lines += ["", f"tokens: {report.budget.spent:,} spent of {report.budget.total:,}"]
     for who, used in report.model_calls.items():
@@ -38,6 +39,22 @@ def report_text(report: Report) -> str:
     for round_ in report.rounds:
         lines += _remarks(round_)
     return "\n".join(safe(line) for line in lines)
+
+
+def _noise_lines(report: Report) -> list[str]:
+    """The noise of a training, and how little its repeats say of it."""
+    calibration = report.calibration
+    if calibration is None:
+        return []
+    parts = []
+    for objective, measured in calibration.noise.items():
+        believed = calibration.believed[objective]
+        parts.append(
+            f"{objective} {measured:.2f}, believed {believed.deviation:.2f} "
+            f"({believed.low:.2f}-{believed.high:.2f})"
+        )
+    trainings = len(calibration.trials)
+    return [f"noise of a training, from {trainings} of one mixture: {'; '.join(parts)}"]
 
 
 def _audit_lines(report: Report, width: int) -> list[str]:
