@@ -63,6 +63,11 @@ def mean_noise(calibration: Calibration | None, objective: str) -> NoiseEstimate
     return shrink_noise(measured, repeats, MEAN_NOISE, MEAN_NOISE_REPEATS)
 
 
+def believed_noise(calibration: Calibration | None, objectives: Iterable[str]) -> dict[str, float]:
+    """Objective -> the standard deviation that is believed of its selection mean, in points."""
+    return {name: mean_noise(calibration, name).deviation for name in objectives}
+
+
 def slice_noise(trials: Sequence[Trial], objectives: Iterable[str]) -> dict[str, NoiseEstimate]:
     """Objective -> how far a slice's mean moves from one training of the same mixture to the next.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
+from agent.noise import believed_noise
 from agent.pareto import MIN_NOISE, choose, floors_broken
 from agent.settings import Settings
 from agent.state import RunState
@@ -38,6 +39,7 @@ def observation(
     latest = state.latest
     assert latest is not None
     assert state.last_plan is not None
+    noise = believed_noise(state.calibration, settings.names)
     return Observation(
         round=state.rounds[-1].round + 1,
         rounds=settings.rounds,
@@ -58,7 +60,7 @@ def observation(
         budget_left=budget_left,
         feedback=feedback,
         influence=influence,
-        below_floor=floors_broken(latest.scores, settings.objectives),
+        below_floor=floors_broken(latest, settings.objectives, noise),
     )
 
 

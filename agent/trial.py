@@ -7,15 +7,16 @@ from collections.abc import Mapping, Sequence
 from agent.context import RunContext
 from agent.noise import slice_noise
 from eval.profile import build_profile
+from eval.statistics import paired_interval
 from mosaic.core.errors import TrainingError
 from mosaic.core.steps import Steps
 from mosaic.core.types.data import CurationReport
-from mosaic.core.types.evaluation import FailureProfile, Score, Scored
+from mosaic.core.types.evaluation import Difference, FailureProfile, Score, Scored
 from mosaic.core.types.plans import ActionPlan
 from mosaic.core.types.records import Curated
 from mosaic.core.types.runs import Adapter, Trial, TrialSpec, Usage
 from tools.effects.curate import curate_step
-from tools.effects.evaluate import read_scored
+from tools.effects.evaluate import BOOTSTRAP_SEED, Evaluation, read_scored
 from training.data.curate import mixture_of
 
 ROUND_ROLES = ("steering", "selection")
@@ -67,9 +68,26 @@ def run_trial(
         scores=evaluation.scores(),
         profile=FailureProfile(round=round_, slices=[]),
         files=evaluation.files,
+        against_base=_against_base(context, steps, spec, evaluation),
     )
     repeats = context.state.calibration.trials if context.state.calibration else []
     return profiled(context, trial, evaluation.of_role("steering"), previous, repeats)
+
+
+def _against_base(
+    context: RunContext, steps: Steps, spec: TrialSpec, evaluation: Evaluation
+) -> dict[str, Difference]:
+    """By how much each objective is ahead of the base, over equal selection prompts."""
+    if spec.plan is None or not context.state.rounds:
+        return {}
+    base = context.state.rounds[0].trial
+    found = {}
+    for objective, items in evaluation.of_role("selection").items():
+        before = read_scored(steps, base.files[objective]["selection"])
+        change = paired_interval(before, items, BOOTSTRAP_SEED)
+        if change is not None:
+            found[objective] = change
+    return found
 
 
 def profiled(

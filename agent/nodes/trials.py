@@ -5,7 +5,7 @@ from __future__ import annotations
 from agent.context import RunContext
 from agent.nodes.scored import require_scores
 from agent.nodes.state import State, fresh
-from agent.noise import noise_of
+from agent.noise import believed_noise, noise_of
 from agent.observe import forecasts, reference_means, static_plan
 from agent.pareto import verdict
 from agent.trial import base_spec, failed_trial, plan_spec, profiled, run_trial, steering_scores
@@ -102,7 +102,8 @@ def close(context: RunContext, round_: Round) -> None:
     """Give a round its verdict and record it."""
     number = round_.round
     if round_.failure is None:
-        accepted, reason = verdict(round_, context.settings.objectives)
+        noise = believed_noise(context.state.calibration, context.settings.names)
+        accepted, reason = verdict(round_, context.settings.objectives, noise)
     else:
         accepted, reason = False, f"training failed: {round_.failure}"
     closed = round_.model_copy(update={"accepted": accepted, "reason": reason})

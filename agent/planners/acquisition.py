@@ -11,7 +11,7 @@ from statistics import fmean
 
 import numpy as np
 
-from agent.noise import mean_noise
+from agent.noise import believed_noise
 from agent.planners.response_model import ResponseModel
 from agent.weights import Floats
 from mosaic.core.types.runs import Calibration, Observation
@@ -26,10 +26,7 @@ NOISE_WEIGHTS = NOISE_WEIGHTS / NOISE_WEIGHTS.sum()
 
 def noise_prior(observation: Observation) -> dict[str, float]:
     """Objective that has data -> standard deviation of its mean from one training to the next."""
-    noise = {}
-    for objective in observation.traded:
-        noise[objective] = mean_noise(observation.calibration, objective).deviation
-    return noise
+    return believed_noise(observation.calibration, observation.traded)
 
 
 def predicted_means(

@@ -9,7 +9,7 @@ from pydantic import Field
 from mosaic.core.types.base import FrozenModel
 from mosaic.core.types.data import CurationReport
 from mosaic.core.types.evaluation import Difference, Score
-from mosaic.core.types.plans import ActionPlan, Forecast
+from mosaic.core.types.plans import ActionPlan, Floor, Forecast
 from mosaic.core.types.records import PlannerReplaced
 
 Standing = Literal["finished", "waiting for approval", "unfinished"]
@@ -101,13 +101,16 @@ class AuditShape(FrozenModel):
     """Audit scores by objective; `chosen` is empty if no round was chosen.
 
     `static` are those of the pools' own proportions and `gain` is the chosen round less them; both
-    are empty if nothing was calibrated.
+    are empty if nothing was calibrated. `against_base` is the chosen round less the base, and `fell`
+    names the objectives in which that is a fall.
     """
 
     base: dict[str, Score]
     static: dict[str, Score]
     chosen: dict[str, Score]
     gain: dict[str, Difference]
+    against_base: dict[str, Difference]
+    fell: list[str]
 
 
 class AuditOpening(FrozenModel):
@@ -169,7 +172,7 @@ class Report(FrozenModel):
     objectives: list[str]
     traded: list[str]
     targets: dict[str, float | None]
-    floors: dict[str, float | None]
+    floors: dict[str, Floor | None]
     state: Literal["finished", "unfinished"]
     stop: str | None
     rounds: list[ReportRound]

@@ -182,6 +182,7 @@ def test_the_audit_is_of_the_round_furthest_above_its_targets_in_noise_and_happe
     gain = found.gain["safety"]
     assert gain.mean == 2
     assert gain.low < 2 < gain.high
+    assert found.against_base["safety"].mean == 0
     # Resumed as it is, a run keeps its result; extended, it is audited again.
     assert start() == found
     assert len(opened) == 3

@@ -5,19 +5,20 @@ from dataclasses import replace
 import pytest
 
 from agent.graph import run as run_graph
-from agent.noise import SLICE_NOISE_REPEATS, slice_noise
+from agent.noise import SLICE_NOISE_REPEATS, believed_noise, slice_noise
 from agent.observe import static_plan
 from agent.settings import FailureConfig
 from agent.state import fold
 from agent.trial import base_spec, plan_spec, run_trial, steering_scores
 from benchmarks.standins import StandIn, StandInExecutor, Witness
 from eval.profile import SEED
-from eval.statistics import paired_change
+from eval.statistics import paired_change, paired_interval
 from mosaic.core.errors import TrainingError
 from mosaic.core.journal import Journal
 from mosaic.core.types.plans import ActionPlan
 from mosaic.core.types.records import Train
 from mosaic.core.types.runs import SftRecipe, TrialSpec
+from tools.effects.evaluate import BOOTSTRAP_SEED, read_scored
 
 REPEATS = 2
 
@@ -115,6 +116,31 @@ def test_the_changes_of_a_profile_count_the_luck_of_all_trainings_in_them(contex
             luck = noise[found.objective].of_difference(trainings)
             expected = paired_change(before[found.objective], inside, SEED, luck)
             assert (found.change, found.p_value) == expected
+
+
+def test_a_trial_is_compared_with_the_base_on_equal_prompts_and_held_to_its_floor(tmp_path):
+    floors = [f"objectives.{name}.floor=base" for name in ("safety", "over_refusal")]
+    standin = StandIn.make("rounds=1", f"calibration.repeats={REPEATS}", *floors, per_slice=4)
+    standin.create(tmp_path / "run")
+    journal = Journal.open(tmp_path / "run")
+    journal.acquire()
+    context = standin.context(journal.folder, journal, Witness(tmp_path / "witness"))
+    run_graph(context, journal.folder)
+    state, names = fold(journal, context.settings.names), context.settings.names
+    base, candidate = (round_.trial for round_ in state.rounds)
+    assert (base.against_base, state.rounds[0].reason) == ({}, "all floors held")
+    for name in names:
+        before, after = (
+            read_scored(context.steps, trial.files[name]["selection"])
+            for trial in (base, candidate)
+        )
+        change = candidate.against_base[name]
+        assert change == paired_interval(before, after, BOOTSTRAP_SEED)
+        assert change.clusters == len(before) >= 15
+    noise = believed_noise(state.calibration, names)
+    holds = [candidate.against_base[name].low >= -noise[name] for name in names]
+    assert state.rounds[1].accepted == all(holds)
+    journal.close()
 
 
 def test_a_training_that_failed_is_a_trial_with_a_failure(context, journal, tmp_path):

@@ -1,10 +1,18 @@
+import math
+
 import numpy as np
 import pytest
 from scipy.stats import binomtest
 
 from eval.objectives.safety import Safety
 from eval.profile import build_profile, reliability
-from eval.statistics import discoveries, paired_change, summarise
+from eval.statistics import (
+    NoiseEstimate,
+    discoveries,
+    paired_change,
+    smallest_difference,
+    summarise,
+)
 from mosaic.core.types.evaluation import Scored
 
 
@@ -71,6 +79,23 @@ def test_a_change_of_one_cluster_alone_is_no_evidence():
     assert paired_change(before, scored([4] * 12), 0)[1] < 0.01
     before, after = scored([2] * 12, group="one"), scored([4] * 12, group="one")
     assert paired_change(before, after, 0) == (2.0, 1.0)
+
+
+@pytest.mark.parametrize("luck", [0.0, 0.2])
+def test_the_smallest_difference_is_shown_in_four_of_five_cases(luck):
+    rng, noise = np.random.default_rng(3), NoiseEstimate(luck, 5)
+    difference = smallest_difference(60, 1.0, noise)
+    shown = 0
+    for trial in range(300):
+        # The scale ends at 5: steps of half a point keep the spread of one point within it.
+        steps = rng.choice([-1.0, 1.0], 60) + difference + luck * rng.standard_normal()
+        before = scored([3.0] * 60)
+        after = [
+            b.model_copy(update={"score": 3.0 + s}) for b, s in zip(before, steps, strict=True)
+        ]
+        shown += paired_change(before, after, trial, noise if luck else None)[1] <= 0.05
+    assert 0.7 < shown / 300 < 0.9
+    assert smallest_difference(0, 1.0, noise) == math.inf
 
 
 def test_scores_without_groups_are_written_as_they_were():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from agent.noise import mean_noise
+from agent.noise import believed_noise, mean_noise
 from agent.state import RunState, fold
 from mosaic.app.decisions import open_request
 from mosaic.app.runs import config_of
@@ -80,7 +80,7 @@ def report_of(journal: Journal, state: RunState) -> Report:
         calibration=_calibration(state.calibration),
         archive=state.archive,
         chosen=audit.chosen if audit else None,
-        audit=_audit_shape(audit) if audit else None,
+        audit=_audit_shape(audit, state) if audit else None,
         audits=openings(state),
         hypervolume=state.hypervolumes,
         budget=BudgetShape(total=cap, spent=spent, reserved=held, left=cap - spent - held),
@@ -89,8 +89,17 @@ def report_of(journal: Journal, state: RunState) -> Report:
     )
 
 
-def _audit_shape(audit: Audited) -> AuditShape:
-    return AuditShape(base=audit.base, static=audit.static, chosen=audit.scores, gain=audit.gain)
+def _audit_shape(audit: Audited, state: RunState) -> AuditShape:
+    noise = believed_noise(state.calibration, audit.against_base)
+    changes = audit.against_base.items()
+    return AuditShape(
+        base=audit.base,
+        static=audit.static,
+        chosen=audit.scores,
+        gain=audit.gain,
+        against_base=audit.against_base,
+        fell=[name for name, change in changes if change.fell(noise[name])],
+    )
 
 
 def openings(state: RunState) -> list[AuditOpening]:

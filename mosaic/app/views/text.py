@@ -16,7 +16,7 @@ MIN_CELL = 17
 def report_text(report: Report) -> str:
     """The result table of a run."""
     ended = f" ({report.stop})" if report.stop else ""
-    lines = [f"{report.run}: {report.state}{ended}", ""]
+    lines = [f"{report.run}: {report.state}{ended}{_fallen(report)}", ""]
     width = max(MIN_CELL, *(len(o) for o in report.objectives))
     lines.append("selection suites (mean, 95 % interval)")
     header = "  ".join(f"{o:>{width}}" for o in report.objectives)
@@ -39,6 +39,17 @@ def report_text(report: Report) -> str:
     for round_ in report.rounds:
         lines += _remarks(round_)
     return "\n".join(safe(line) for line in lines)
+
+
+def _fallen(report: Report) -> str:
+    """The objectives in which the result fell below the base, for the first line."""
+    if report.audit is None or not report.audit.fell:
+        return ""
+    parts = []
+    for name in report.audit.fell:
+        change = report.audit.against_base[name]
+        parts.append(f"{name} by {-change.mean:.2f} ({change.low:+.2f} to {change.high:+.2f})")
+    return f"; fell below the base: {', '.join(parts)}"
 
 
 def _noise_lines(report: Report) -> list[str]:

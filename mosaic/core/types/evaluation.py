@@ -141,11 +141,30 @@ class Score(FrozenModel):
 
 
 class Difference(FrozenModel):
-    """A mean difference of scores over the same prompts, with its 95 % interval."""
+    """A mean difference of scores over the same prompts, with its 95 % interval.
+
+    `clusters` are those of the prompts that were scored both times.
+    """
 
     mean: float
     low: float
     high: float
+    clusters: int = 0
+
+    @property
+    def few(self) -> bool:
+        """Whether there are too few clusters to rely on the interval."""
+        return self.clusters < MIN_CLUSTERS
+
+    def fell(self, noise: float) -> bool:
+        """Whether this is a fall: the whole interval is below 0, or the mean by more than the noise.
+
+        >>> Difference(mean=-0.2, low=-0.3, high=-0.1).fell(noise=0.5)
+        True
+        >>> Difference(mean=-0.2, low=-0.5, high=0.1).fell(noise=0.5)
+        False
+        """
+        return self.high < 0 or self.mean < -noise
 
 
 Reliability = Literal["unknown", "low", "medium", "high"]
