@@ -59,7 +59,9 @@ def interval_bounds(
     prompts = weights @ sizes + unseen
     low = np.quantile((totals + unseen * scale[0]) / prompts, LEVEL / 2, axis=1)
     high = np.quantile((totals + unseen * scale[1]) / prompts, 1 - LEVEL / 2, axis=1)
-    # Rounding may leave the scale by the last digit.
+    # Rounding may leave the scale, or miss the mean of a constant sample, by the last digit.
+    means = sums.sum(axis=1) / sizes.sum()
+    low, high = np.minimum(low, means), np.maximum(high, means)
     return np.clip(low, *scale), np.clip(high, *scale)
 
 

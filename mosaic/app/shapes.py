@@ -113,6 +113,19 @@ class AuditShape(FrozenModel):
     fell: list[str]
 
 
+class RankedShape(FrozenModel):
+    """An archived round by merit: expected shortfall below targets, volume, chance of being best.
+
+    `shortfall` is in points, summed over objectives; `volume` and `best` are in 0-1. Round 0 is the
+    base.
+    """
+
+    round: int
+    shortfall: float
+    volume: float
+    best: float
+
+
 class AuditOpening(FrozenModel):
     """One opening of the audit suites: after which round, what was chosen, what came later.
 
@@ -163,7 +176,7 @@ class Report(FrozenModel):
     """`report --json`, `run --json`, `resume --json`.
 
     `traded` are the objectives that have data: those of dominance and hypervolume. The others are
-    constraints.
+    constraints. `ranking` is the archive by merit, the best first.
     """
 
     run: str
@@ -178,6 +191,7 @@ class Report(FrozenModel):
     rounds: list[ReportRound]
     calibration: CalibrationShape | None
     archive: list[int]
+    ranking: list[RankedShape]
     chosen: int | None
     audit: AuditShape | None
     audits: list[AuditOpening]

@@ -70,6 +70,7 @@ def report(chosen, change=RISE):
         rounds=[],
         calibration=None,
         archive=[],
+        ranking=[],
         chosen=chosen,
         audit=AuditShape(
             base={"safety": before},

@@ -1,7 +1,7 @@
 """The interval of a paired difference holds its mean and pairs prompts by their ids."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eval.statistics import paired_interval
@@ -14,6 +14,7 @@ def scored(values):
     return [Scored(id=str(i), status="ok", score=value) for i, value in enumerate(values)]
 
 
+@settings(deadline=None)
 @given(SCORES)
 def test_the_mean_is_that_of_the_differences_and_lies_in_the_interval(pairs):
     gain = paired_interval(scored(a for a, _ in pairs), scored(b for _, b in pairs), 1)
@@ -21,6 +22,7 @@ def test_the_mean_is_that_of_the_differences_and_lies_in_the_interval(pairs):
     assert gain.low - 1e-9 <= gain.mean <= gain.high + 1e-9
 
 
+@settings(deadline=None)
 @given(SCORES)
 def test_prompts_are_paired_by_id_whatever_their_order(pairs):
     before, after = scored(a for a, _ in pairs), scored(b for _, b in pairs)

@@ -2,6 +2,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from eval.objectives.safety import Safety
@@ -37,6 +39,13 @@ def test_mean_and_interval_cover_the_mean():
     assert score.mean == 3
     assert score.low < 3 < score.high
     assert summarise(scored([1, 5, 3, 4, 2] * 10), seed=1) == score
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from([1.0, 1.4, 3.3, 5.0]), min_size=1, max_size=20))
+def test_an_interval_holds_its_mean_and_stays_on_the_scale(values):
+    score = summarise(scored(values), seed=1)
+    assert 1 <= score.low <= score.mean <= score.high <= 5
 
 
 def test_a_constant_sample_keeps_an_honest_interval():

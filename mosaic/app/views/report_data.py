@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from agent.noise import believed_noise, mean_noise
+from agent.ranking import ranked
 from agent.state import RunState, fold
 from mosaic.app.decisions import open_request
 from mosaic.app.runs import config_of
@@ -15,6 +16,7 @@ from mosaic.app.shapes import (
     CalibrationShape,
     ModelCalls,
     NoiseShape,
+    RankedShape,
     Report,
     ReportRound,
     RoundTokens,
@@ -26,6 +28,7 @@ from mosaic.core.errors import UsageError
 from mosaic.core.journal import Journal
 from mosaic.core.types.base import digest_of
 from mosaic.core.types.evaluation import FailureProfile
+from mosaic.core.types.plans import ObjectiveSpec
 from mosaic.core.types.records import Audited, CloseRound, PlannerReplaced, ReplacePlanner
 from mosaic.core.types.runs import Calibration, Round
 
@@ -79,6 +82,7 @@ def report_of(journal: Journal, state: RunState) -> Report:
         rounds=rounds,
         calibration=_calibration(state.calibration),
         archive=state.archive,
+        ranking=_ranking(state, config.settings().traded),
         chosen=audit.chosen if audit else None,
         audit=_audit_shape(audit, state) if audit else None,
         audits=openings(state),
@@ -115,6 +119,18 @@ def openings(state: RunState) -> list[AuditOpening]:
         )
         found.append(opening)
     return found
+
+
+def _ranking(state: RunState, objectives: list[ObjectiveSpec]) -> list[RankedShape]:
+    """The archive by merit, under what is believed of the noise."""
+    noise = {o.name: mean_noise(state.calibration, o.name) for o in objectives}
+    shapes = []
+    for one in ranked(state.rounds, state.archive, objectives, noise):
+        shape = RankedShape(
+            round=one.round, shortfall=one.shortfall, volume=one.volume, best=one.best
+        )
+        shapes.append(shape)
+    return shapes
 
 
 def _calibration(calibration: Calibration | None) -> CalibrationShape | None:

@@ -26,6 +26,7 @@ def report_text(report: Report) -> str:
         mark = "*" if round_.round == report.chosen else " " if round_.accepted else "x"
         name = "base" if round_.round == 0 else str(round_.round)
         lines.append(f"{name:>4} {mark} {_cells(report, scores, width)}  {volume:.3f}")
+    lines += _ranking_lines(report)
     lines += _noise_lines(report)
     lines += _audit_lines(report, width)
     lines += ["", f"tokens: {report.budget.spent:,} spent of {report.budget.total:,}"]
@@ -50,6 +51,17 @@ def _fallen(report: Report) -> str:
         change = report.audit.against_base[name]
         parts.append(f"{name} by {-change.mean:.2f} ({change.low:+.2f} to {change.high:+.2f})")
     return f"; fell below the base: {', '.join(parts)}"
+
+
+def _ranking_lines(report: Report) -> list[str]:
+    """The archive by merit, with how probably each of its rounds is the best."""
+    parts = []
+    for one in report.ranking:
+        name = f"round {one.round}" if one.round else "base"
+        parts.append(f"{name} {100 * one.best:.0f} %")
+    return (
+        [f"archive by merit, and the chance of being its best: {', '.join(parts)}"] if parts else []
+    )
 
 
 def _noise_lines(report: Report) -> list[str]:
