@@ -252,7 +252,7 @@ def _check_floors(plan: ActionPlan, observation: Observation) -> list[Violation]
         if after < before - 10 * SUM_TOLERANCE:
             path = f"ratios.{objective.datasets[0]}"
             hint = (
-                f"{objective.name} is below its floor {objective.floor}:"
+                f"{objective.name} is below its floor, {objective.floor}:"
                 " the share of its data sets may not fall"
             )
             value, limit = round(after, 4), round(before, 4)

@@ -55,21 +55,22 @@ def audit(context: RunContext, state: State) -> State:
     context.notify(f"audit: {', '.join(audited)}")
     trial = None if chosen is None else current.rounds[chosen].trial
     last = current.rounds[-1].round
-    base = _scores(_audited(context, last, current.rounds[0].trial))
+    base = _audited(context, last, current.rounds[0].trial)
     found = _audited(context, last, trial) if trial else {}
     static = _static(context, last)
     result = Audited(
         chosen=chosen,
         trial=trial.id if trial else None,
         stop=state["stop"],
-        base=base,
+        base=_scores(base),
         scores=_scores(found),
         static=_scores(static),
         gain=_gains(static, found),
+        against_base=_gains(base, found),
     )
     adapter = trial.adapter.digest if trial and trial.adapter else None
     inputs = Audit(chosen=chosen, adapter=adapter, stop=state["stop"], rounds=len(current.rounds))
-    event = AuditedEvent(chosen=chosen, stop=state["stop"], base=base, scores=result.scores)
+    event = AuditedEvent(chosen=chosen, stop=state["stop"], base=result.base, scores=result.scores)
     stands = context.steps.at(last).run(inputs, lambda: Outcome(result, [event]))
     context.state = current.audited(stands)
     return {}
@@ -102,10 +103,10 @@ def _scores(answers: Answers) -> dict[str, Score]:
     return {name: summarise(items, BOOTSTRAP_SEED) for name, items in answers.items()}
 
 
-def _gains(static: Answers, chosen: Answers) -> dict[str, Difference]:
-    """By how much the chosen model is ahead of the static mixture, prompt by prompt."""
+def _gains(other: Answers, chosen: Answers) -> dict[str, Difference]:
+    """By how much the chosen model is ahead of another one, prompt by prompt."""
     gains = {}
-    for name, before in static.items():
+    for name, before in other.items():
         if name not in chosen:
             continue
         gain = paired_interval(before, chosen[name], BOOTSTRAP_SEED)

@@ -47,6 +47,8 @@ def test_help_answers_at_once_and_imports_nothing_heavy():
         ("budget.tokens_per_round=.nan", "budget.tokens_per_round"),
         ("planner.kind=oracle", "planner"),
         ("objectives.safety.floor=5", "floor 5.0 is above target"),
+        ("objectives.safety.floor=basis", "objectives.safety"),
+        ("objectives.safety.floor=6", "objectives.safety"),
         ("objectives.safety.datasets=[guard, guard]", "names a data set twice"),
         ("planner.on_failure", "write it as a.b=value"),
         ("seed=2024-13-45", "--set seed: the value is not what it looks like"),
@@ -158,6 +160,7 @@ def test_init_writes_a_config_that_parses(tmp_path):
     assert mosaic("init", cwd=tmp_path).returncode == 0
     config = load_config(str(tmp_path / "mosaic.yaml"))
     assert config.base_model == str(tmp_path / "models/base")
+    assert {objective.floor for objective in config.objectives.values()} == {"base"}
     assert mosaic("init", cwd=tmp_path).returncode == 2
 
 

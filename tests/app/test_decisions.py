@@ -333,6 +333,13 @@ def test_a_run_that_is_extended_is_audited_again(tmp_path):
     assert (second.after_round, second.chosen, second.decided_after) == (2, report.chosen, [])
     text = report_text(report)
     assert "opened 2 times" in text
+    repeats = len(report.calibration.trials)
+    assert f"noise of a training, from {repeats} of one mixture: over_refusal" in text
+    assert "archive by merit, and the chance of being its best: " in text
+    assert sorted(one.round for one in report.ranking) == sorted(report.archive)
+    assert sum(one.best for one in report.ranking) == pytest.approx(1)
+    for name, believed in report.calibration.believed.items():
+        assert believed.low < believed.deviation < believed.high, name
     assert "the audit was opened after round 1; rounds decided after it: 2" in text
     assert len(why_data(folder, _row_of(folder)).rounds) >= 1
 

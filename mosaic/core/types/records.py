@@ -474,9 +474,9 @@ class Audited(FrozenModel):
     """Scores on the audit suites: objective -> Score, of the base and of the chosen trial.
 
     `static` are those of the first calibration trial, the pools' own proportions, and `gain` is by
-    how much the chosen trial is ahead of it; both are empty if it was not measured. `chosen` is the
-    number of the round that counts as the result, `trial` the id of its trial;
-    both are None if no round could be chosen.
+    how much the chosen trial is ahead of it; both are empty if it was not measured. `against_base`
+    is by how much it is ahead of the base. `chosen` is the number of the round that counts as the
+    result, `trial` the id of its trial; both are None if no round could be chosen.
     """
 
     chosen: int | None
@@ -486,6 +486,7 @@ class Audited(FrozenModel):
     scores: dict[str, Score]
     static: dict[str, Score] = {}
     gain: dict[str, Difference] = {}
+    against_base: dict[str, Difference] = {}
 
 
 class Audit(StepInputs[Audited]):
