@@ -14,7 +14,8 @@ from tests.app.test_loop import SMALL, mosaic
 
 BRIEF = Path(__file__).parents[1] / "conformance" / "brief_answers.py"
 ROLES = ("steering", "selection", "audit")
-PROMPTS = 12
+# `forget` has a floor, which needs 15.
+PROMPTS = 16
 TONE = """\
 version: 1
 about: Short answers of a small model.
@@ -86,9 +87,7 @@ def config(tmp_path_factory):
             (folder / name / f"{role}.jsonl").write_text("".join(lines))
     for path in suites.rglob("*.jsonl"):
         lines = path.read_text().splitlines()
-        # A floor needs 15 prompts, which `forget` has in one slice.
-        kept = 16 if path.parent.name == "forget" else 4
-        path.write_text("\n".join(line for i, line in enumerate(lines) if i % 32 < kept) + "\n")
+        path.write_text("\n".join(line for i, line in enumerate(lines) if i % 32 < 4) + "\n")
     (folder / "tone.yaml").write_text(TONE)
     shutil.copyfile(BRIEF, folder / "brief_answers.py")
     data = yaml.safe_load((folder / "lab" / "config.yaml").read_text())

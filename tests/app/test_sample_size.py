@@ -60,7 +60,7 @@ def test_fewer_prompts_show_only_greater_differences(standin, objectives):
         finding = sample_size(objectives, suites)
         assert finding.check == "sample size"
         whole, slice_ = re.search(
-            r"safety ([\d.]+) over \d+ selection prompts, ([\d.]+) over 4 of a slice",
+            r"safety ([\d.]+) over \d+ selection prompts, ([\d.]+) over 4 prompts of a slice",
             finding.result,
         ).groups()
         return float(whole), float(slice_)
