@@ -49,7 +49,8 @@ class Settings(FrozenModel):
     """The agent's part of a config.
 
     A round selects `tokens_per_round` tokens; the recipe says what training on them costs. `keep`
-    keeps the adapters of archived rounds, or all.
+    keeps the adapters of archived rounds, or all; `keep_judge_requests` what judges were asked. What a
+    planner was sent is always kept.
     """
 
     rounds: int = Field(ge=1)
@@ -63,6 +64,8 @@ class Settings(FrozenModel):
     max_repairs: int
     failures: FailureConfig = FailureConfig()
     keep: Literal["archive", "all"] = "archive"
+    # Left out of what is written if they are kept: the digests of other settings stay.
+    keep_judge_requests: bool = Field(default=True, exclude_if=lambda keep: keep)
 
     @property
     def usage_per_round(self) -> Usage:

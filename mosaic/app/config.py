@@ -308,4 +308,5 @@ class RunConfig(FrozenModel):
             max_repairs=self.planner.max_repairs,
             failures=self.failures,
             keep=self.keep,
+            keep_judge_requests=getattr(self.judge, "keep_requests", True),
         )

@@ -107,8 +107,11 @@ class AuditedEvent(EventRecord):
 
 
 class DroppedEvent(EventRecord):
+    """What retention deleted: adapters, and so many groups of requests to judges."""
+
     kind: Literal["dropped"] = "dropped"
     adapters: list[str]
+    requests: int = Field(default=0, exclude_if=lambda count: count == 0)
 
 
 class GoldCheckedEvent(EventRecord):
