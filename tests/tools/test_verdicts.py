@@ -116,10 +116,8 @@ def test_what_a_judge_was_asked_and_said_is_kept_with_every_attempt(world, decid
     assert sorted(sent) == heard
     assert sum(len(exchange.attempts) for exchange in kept) == server.calls
     (repaired,) = [e for e in kept if len(e.messages) > 3]
-    assert [m["role"] for m in repaired.messages] == ["system", "user", "assistant"] + [
-        "user",
-        "assistant",
-    ]
+    roles = [message["role"] for message in repaired.messages]
+    assert roles == ["system", *["user", "assistant"] * 2]
     store = Store(world.folder / "one")
     systems = [
         p for p in store.root.iterdir() if p.is_file() and b'"before":null' in p.read_bytes()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, JsonValue, TypeAdapter
 
@@ -159,4 +159,5 @@ AnyEvent = Annotated[
     | ChangedEvent,
     Field(discriminator="kind"),
 ]
+EVENT_KINDS: tuple[type[EventRecord], ...] = get_args(get_args(AnyEvent)[0])
 EVENT: TypeAdapter[AnyEvent] = TypeAdapter(AnyEvent)
