@@ -130,12 +130,12 @@ def event_of(journal: Journal, seq: int) -> Event:
 
 
 def spans_of(journal: Journal, number: int) -> list[Span]:
-    """What took how long in a round."""
+    """What took how long in a round, in the order of a round."""
     found = []
     for kind, number_of, seconds in journal.counts(number):
         if kind in COUNTED:
             found.append(Span(kind=kind, count=number_of, seconds=seconds))
-    return found
+    return sorted(found, key=lambda span: COUNTED.index(span.kind))
 
 
 class Teller:
@@ -421,7 +421,7 @@ def _plain(event: Event) -> Entry:
             return _entry(title)
         case TrainedEvent():
             adapter = record.adapter
-            title = f"trained {adapter.steps:,} steps on {adapter.tokens:,} tokens"
+            title = f"trained {count(adapter.steps, 'step')} on {adapter.tokens:,} tokens"
             facts = [f"loss {adapter.loss:.3f}", f"{adapter.seconds:.0f} s"]
             return _entry(title, facts=facts)
         case ReplacedEvent():

@@ -16,20 +16,23 @@ from mosaic.app.decisions import open_request
 from mosaic.app.runs import config_of, run_config
 from mosaic.app.shapes import Report, Standing, Status
 from mosaic.app.views.report_data import load, report_of, standing, status_of
-from mosaic.app.views.story import Chapter, Entry, Span, flat
+from mosaic.app.views.story import Chapter, Entry, Messages, Span, flat
 from mosaic.app.views.story_markdown import entry_markdown
 from mosaic.app.views.telling import Teller, chapter_title, spans_of
 from mosaic.app.views.trace_html import Asked, longest_of
-from mosaic.core.errors import MosaicError, UsageError
+from mosaic.app.views.turns import said_messages
+from mosaic.core.errors import DamageError, MosaicError, UsageError
 from mosaic.core.journal import WAITING, Journal
-from mosaic.core.rows import StepRow
+from mosaic.core.rows import Step, StepRow
 from mosaic.core.store import Store
 from mosaic.core.tables import FILE
-from mosaic.core.types.evaluation import ROLES, Response, Scored
+from mosaic.core.types.base import digest_of
+from mosaic.core.types.evaluation import ROLES, Prompt, Response, Scored
 from mosaic.core.types.events import EVENT_KINDS
 from mosaic.core.types.plans import ApprovalRequest, ProposedPlan
-from mosaic.core.types.records import Audit, CloseRound
+from mosaic.core.types.records import AskVerdict, Audit, CloseRound
 from mosaic.core.types.runs import Round
+from tools.effects.transcripts import read_exchanges
 
 STEERING = ROLES[0]
 EXAMPLES = 12
@@ -380,7 +383,8 @@ def wanted(entry: Entry, asked: Asked) -> bool:
 class ScoredChat:
     """One steering conversation with its label: `turns` are (user, answer) pairs.
 
-    A text whose likelihood was read has no answer: None.
+    A text whose likelihood was read has no answer: None. `judged` is what a model was asked about it,
+    and said.
     """
 
     id: str
@@ -388,6 +392,7 @@ class ScoredChat:
     failed: bool
     label: dict[str, JsonValue]
     turns: list[tuple[str, str | None]]
+    judged: list[Messages]
 
 
 def examples(folder: Path, number: int, objective: str, slice_: str) -> list[ScoredChat]:
@@ -401,6 +406,7 @@ def examples(folder: Path, number: int, objective: str, slice_: str) -> list[Sco
     config = run_config(folder)
     journal, state = load(folder)
     recorded = journal.recorded.inputs.suites
+    verdicts = journal.steps(AskVerdict) if config.judge.kind == "llm" else []
     journal.close()
     files = state.rounds[number].trial.files if 0 <= number < len(state.rounds) else {}
     if objective not in files or objective not in config.objectives:
@@ -411,7 +417,7 @@ def examples(folder: Path, number: int, objective: str, slice_: str) -> list[Sco
     prompts, digest = read_prompts(suite, STEERING)
     if digest != recorded[objective][STEERING]:
         raise UsageError(f"{suite}/{STEERING}.jsonl changed since it was answered; restore it")
-    turns = {prompt.id: prompt.turns for prompt in prompts}
+    by_id = {prompt.id: prompt for prompt in prompts}
     answers = {}
     for line in store.get_json(digests.responses):
         response = Response.model_validate(line)
@@ -424,9 +430,36 @@ def examples(folder: Path, number: int, objective: str, slice_: str) -> list[Sco
     kept.sort(key=lambda scored: (scored.score or 0.0, scored.id))
     found = []
     for scored in kept[:EXAMPLES]:
-        asked = turns.get(scored.id, [])
+        prompt = by_id.get(scored.id)
+        asked = prompt.turns if prompt else []
         given: Sequence[str | None] = answers[scored.id] or [None] * len(asked)
         pairs = list(zip(asked, given, strict=False))
-        chat = ScoredChat(scored.id, scored.score, bool(scored.failed), scored.label, pairs)
+        judged = _judged(store, verdicts, prompt, answers[scored.id]) if prompt else []
+        chat = ScoredChat(scored.id, scored.score, bool(scored.failed), scored.label, pairs, judged)
         found.append(chat)
+    return found
+
+
+def _judged(
+    store: Store, verdicts: Sequence[Step[AskVerdict]], prompt: Prompt, answers: Sequence[str]
+) -> list[Messages]:
+    """What a judge was asked about a conversation and said, as far as it is kept."""
+    said = [["system", prompt.system]] if prompt.system else []
+    for turn, answer in zip(prompt.turns, answers, strict=False):
+        said += [["user", turn], ["assistant", answer]]
+    conversation = digest_of(said)
+    found = []
+    for step in verdicts:
+        if step.inputs.conversation != conversation or not step.result.exchanges:
+            continue
+        key = digest_of(step.inputs.model_dump(include={"judge", "prompt", "conversation"}))
+        try:
+            exchanges = read_exchanges(store, step.result.exchanges)
+        except (DamageError, ValueError):  # retention dropped it
+            continue
+        for exchange in exchanges:
+            if exchange.question == key:
+                messages = said_messages(exchange.messages)
+                title = f"what the judge was asked and said: {step.result.verdict.status}"
+                found.append(Messages(title=title, messages=messages))
     return found
