@@ -201,15 +201,17 @@ def _table(part: Table, width: int, indent: str) -> list[str]:
     lines = wrapped(f"{part.title}:", width, indent)
     inner = indent + " " * INDENT
     rows = [part.header, *part.rows] if any(part.header) else part.rows
-    widths = (
-        [max(len(safe(row[i])) for row in rows) for i in range(len(part.header))] if rows else []
-    )
+    if not rows:
+        return lines
+    widths = []
+    for column in zip(*rows, strict=True):
+        widths.append(max(len(safe(cell)) for cell in column))
     over = len(inner) + sum(widths) + 2 * len(widths) - width
-    if widths and over > 0:
+    if over > 0:
         widest = widths.index(max(widths))
         widths[widest] -= over
-    if min(widths, default=0) < min(MIN_COLUMN, *(len(name) for name in part.header)):
-        return lines + _row_by_row(part.header, part.rows, width, inner)
+        if widths[widest] < MIN_COLUMN:
+            return lines + _row_by_row(part.header, part.rows, width, inner)
     for row in rows:
         lines += _row_lines(row, widths, inner)
     return lines

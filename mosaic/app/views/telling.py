@@ -37,7 +37,8 @@ from mosaic.app.views.story import (
     Table,
     Words,
 )
-from mosaic.app.views.turns import Conversation, Turns, said_messages
+from mosaic.app.views.tool_turns import Conversation
+from mosaic.app.views.turns import Turns, said_messages
 from mosaic.core.errors import DamageError, MosaicError, UsageError
 from mosaic.core.journal import Journal
 from mosaic.core.rows import Event
