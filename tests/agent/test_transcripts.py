@@ -5,7 +5,7 @@ import sqlite3
 from contextlib import closing
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.constraints import check_plan
@@ -17,6 +17,7 @@ from mosaic.core.errors import BoundaryError, DamageError
 from mosaic.core.steps import Steps
 from mosaic.core.store import Store
 from mosaic.core.tables import FILE, checksum
+from mosaic.core.types.base import canonical_json
 from mosaic.core.types.calls import SentMessage
 from mosaic.core.types.plans import Violation
 from mosaic.core.types.records import AskPlanner
@@ -74,6 +75,7 @@ def garbled(request):
     return {"role": "assistant", "content": None, "tool_calls": [call]}
 
 
+@settings(deadline=None, max_examples=50)
 @given(beginning=MESSAGES, first=MESSAGES, second=MESSAGES)
 def test_what_two_requests_begin_with_is_stored_once(tmp_path_factory, beginning, first, second):
     store = Store(tmp_path_factory.mktemp("run"))
@@ -82,7 +84,7 @@ def test_what_two_requests_begin_with_is_stored_once(tmp_path_factory, beginning
     assert [read_messages(store, digest) for digest in digests] == requests
     prefixes = set()
     for messages in requests:
-        prefixes |= {json.dumps(messages[: i + 1]) for i in range(len(messages))}
+        prefixes |= {canonical_json(messages[: i + 1]) for i in range(len(messages))}
     assert len(list(store.root.iterdir())) == len(prefixes)
 
 

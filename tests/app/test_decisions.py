@@ -85,7 +85,8 @@ def test_a_rejected_plan_is_not_proposed_again_and_its_reason_is_kept(standin, a
     assert second.plans[0].plan_digest != first.plans[0].plan_digest
     assert (second.round, second.attempt) == (1, 2)
     text = story_text(story_of(folder, 1), 100)
-    assert "reject by ann: less of the first" in text
+    assert "! reject by ann\n" in text
+    assert "| less of the first\n" in text
 
 
 def test_an_edited_plan_is_checked_and_then_runs(standin, asked):
