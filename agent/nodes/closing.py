@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from agent.context import RunContext
 from agent.nodes.state import State
 from agent.pareto import choose
-from agent.retention import dropped_adapters, spare_adapters
+from agent.retention import dropped, spare_adapters, spare_requests
 from eval.statistics import paired_interval, summarise
 from mosaic.core.steps import Outcome
 from mosaic.core.types.evaluation import Difference, Score, Scored
@@ -20,16 +20,22 @@ Answers = Mapping[str, list[Scored]]
 
 
 def retain(context: RunContext, state: State) -> State:
-    """Delete the adapters that nothing will need again."""
-    number = len(context.state.rounds) - 1
-    if context.settings.keep == "all" or number < 1:
-        return {}
-    drop = spare_adapters(context.steps.journal, context.state, number)
+    """Delete the adapters that nothing will need again, and what judges were asked."""
+    number, settings = len(context.state.rounds) - 1, context.settings
+    adapters: list[str] = []
+    requests: list[str] = []
+    if settings.keep != "all" and number >= 1:
+        adapters = spare_adapters(context.steps.journal, context.state, number)
+    if not settings.keep_judge_requests:
+        requests = spare_requests(context.steps.journal, number)
+    drop = [*adapters, *requests]
 
     def effect() -> Outcome[Retained]:
         for digest in drop:
             context.steps.store.remove(digest)
-        return Outcome(Retained(dropped=drop), [DroppedEvent(adapters=drop)])
+        return Outcome(
+            Retained(dropped=drop), [DroppedEvent(adapters=adapters, requests=len(requests))]
+        )
 
     if drop:
         inputs = Retain(run=context.run, round=number, drop=drop)
@@ -92,7 +98,7 @@ def _static(context: RunContext, round_: int) -> Answers:
     trial = calibration.trials[0] if calibration else None
     if trial is None or trial.adapter is None:
         return {}
-    if trial.adapter.digest in dropped_adapters(context.steps.journal):
+    if trial.adapter.digest in dropped(context.steps.journal):
         context.notify("audit: the adapter of the static mixture was deleted; it is not measured")
         return {}
     return _audited(context, round_, trial)

@@ -397,4 +397,5 @@ class RunConfig(FrozenModel):
             method_shares=self.default_shares,
             stages=self.later_recipes,
             evaluate_stages=self.evaluate_stages,
+            keep_judge_requests=getattr(self.judge, "keep_requests", True),
         )
