@@ -141,6 +141,14 @@ class Entry(FrozenModel):
     def any_failed(self) -> bool:
         return self.failed or any(turn.failed for turn in self.turns)
 
+    @property
+    def gist(self) -> str:
+        """The first words that belong to it in one line: a rationale, a comment, why it failed."""
+        for part in self.parts:
+            if isinstance(part, Words):
+                return " ".join(part.text.split())
+        return ""
+
     def without_turns(self) -> Entry:
         return self.model_copy(update={"turns": []})
 
