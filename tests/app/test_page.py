@@ -408,7 +408,7 @@ def test_a_person_approves_edits_and_rejects_in_the_browser(standin, tmp_path, b
     thread.join()
     assert pending(folder).attempt == 2
     tab.wait_for_selector(".tree:has-text('less of the first')", state="attached")
-    tab.click(".tree summary:has-text('planned by') >> nth=0")
+    tab.click(".tree summary:has-text('proposed plan') >> nth=0")
     tab.wait_for_selector(".tree li:has-text('ratios')", timeout=20_000)
     tab.click(".tree summary:has-text('base and calibration')")
     tab.wait_for_selector(".tree:has-text('calibrated')", timeout=20_000)

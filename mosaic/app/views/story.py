@@ -77,6 +77,11 @@ class PlanChange(FrozenModel):
     problems: list[str] = []
     quoted: bool = False
 
+    @property
+    def any_problem(self) -> bool:
+        """Whether something is wrong with one of the weights."""
+        return any(move.problems for move in self.moves)
+
 
 class Said(FrozenModel):
     """A message to or from a model. `calls` are the tools that it calls, as JSON text."""
@@ -140,6 +145,14 @@ class Entry(FrozenModel):
     @property
     def any_failed(self) -> bool:
         return self.failed or any(turn.failed for turn in self.turns)
+
+    @property
+    def gist(self) -> str:
+        """The first words that belong to it in one line: a rationale, a comment, why it failed."""
+        for part in self.parts:
+            if isinstance(part, Words):
+                return " ".join(part.text.split())
+        return ""
 
     def without_turns(self) -> Entry:
         return self.model_copy(update={"turns": []})

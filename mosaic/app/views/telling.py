@@ -348,7 +348,8 @@ class Teller:
             parts.append(Words(by=decision.by, label="why, as given", text=given.rationale))
             parts.append(changes(title, paths_of(before) if before else {}, paths_of(given)))
         # Names of deciders are what they typed: cut to what a title can hold.
-        title = f"{decision.kind} by {decision.by[:60]}"
+        who = " ".join(decision.by.split())[:60]
+        title = f"{decision.kind} by {who}"
         return _entry(title, failed=decision.kind == "reject", parts=parts)
 
     # -- what came of it --------------------------------------------------------------------------
