@@ -27,6 +27,7 @@ from mosaic.core.rows import Step, StepRow
 from mosaic.core.store import Store
 from mosaic.core.tables import FILE
 from mosaic.core.types.base import digest_of
+from mosaic.core.types.data import Focus
 from mosaic.core.types.evaluation import ROLES, Prompt, Response, Scored
 from mosaic.core.types.events import EVENT_KINDS
 from mosaic.core.types.plans import ApprovalRequest, ProposedPlan
@@ -109,6 +110,21 @@ def headline(folder: Path) -> Headline:
     )
 
 
+METHOD_SHARES = "method_shares"
+METHOD_GROUPS = (METHOD_SHARES, "practice_weights")
+
+
+@dataclass(frozen=True)
+class MethodRow:
+    """A method's share of the tokens, or a practice slice's weight, which is not typed here."""
+
+    path: str
+    name: str
+    before: float | None
+    after: float | None
+    typed: bool
+
+
 # -- the page of a run -----------------------------------------------------------------------------
 
 
@@ -182,6 +198,7 @@ class RunPage:
     rounds_planned: int
     request: ApprovalRequest | None
     rows: list[DatasetRow]
+    methods: list[MethodRow]
     outlook: list[Outlook]
     doing: StepRow | None
     columns: list[int]
@@ -213,6 +230,7 @@ def run_page(folder: Path) -> RunPage:
             rounds_planned=config_of(journal).rounds,
             request=request,
             rows=_change_rows(request.plans[0]) if request else [],
+            methods=_method_rows(request.plans[0]) if request else [],
             outlook=_outlook(request.plans[0]) if request else [],
             doing=doing[-1] if doing and not state.audit else None,
             columns=[round_.round for round_ in measured],
@@ -263,6 +281,18 @@ def _change_rows(shown: ProposedPlan) -> list[DatasetRow]:
         before, after = weights[f"bucket_weights.{demand.dataset}.{demand.bucket}"]
         row.buckets.append(BucketRow(demand.bucket, before, after, demand.asked, demand.stock))
     return list(rows.values())
+
+
+def _method_rows(shown: ProposedPlan) -> list[MethodRow]:
+    """Shares of methods, and weights of practice slices that a plan moves."""
+    rows = []
+    for change in shown.changes:
+        group, _, name = change.path.partition(".")
+        before, after = change.before, change.after
+        if group not in METHOD_GROUPS or isinstance(before, Focus) or isinstance(after, Focus):
+            continue
+        rows.append(MethodRow(change.path, name, before, after, typed=group == METHOD_SHARES))
+    return rows
 
 
 def _outlook(shown: ProposedPlan) -> list[Outlook]:
