@@ -1,8 +1,8 @@
 """How right a classifier is, class by class, and how well its confidence is earned. Pure numpy.
 
-    T = fit_temperature(logits, classes)        softmax(logits / T) fits the classes best
-    balanced_accuracy(classes, predicted)       the mean of the classes' recalls
-    calibration_error(confidence, right)        how far confidence is from accuracy
+T = fit_temperature(logits, classes)        softmax(logits / T) fits the classes best
+balanced_accuracy(classes, predicted)       the mean of the classes' recalls
+calibration_error(confidence, right)        how far confidence is from accuracy
 """
 
 from __future__ import annotations

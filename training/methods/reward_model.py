@@ -57,6 +57,7 @@ from training.methods.base import Progress, Stopping, never
 from training.methods.batches import by_length, positions
 from training.methods.checkpoints import last_checkpoint
 from training.methods.failures import classify_failure
+from training.methods.level_reward import RewardScale, measure
 from training.methods.sft import check_recipe, template_of
 from training.models.chat_template import IGNORED
 from training.models.tokenizer import load_tokenizer
@@ -68,6 +69,8 @@ if TYPE_CHECKING:
 
 JUDGED_ANSWERS = "judged_answers"
 """The job's input: a file with a `JudgedAnswer` a line."""
+SCALE = "reward_scale.json"
+"""Beside the card: the `RewardScale` over the held-out answers."""
 # With fewer answers a level is no class: drawn evenly, each would be seen too often.
 MIN_ANSWERS = 10
 Cell = tuple[str, int]
@@ -163,15 +166,18 @@ def _train(
     hf.save_adapter(trainer, job, out)
     trained = trainer.model.level_heads
     save_heads(trained, names, out)
+    logits = head_logits(trainer.model, trained, held.ids)
     card = RewardModelCard(
         base=job.inputs[BASE],
         dtype=recipe.dtype,
         max_length=recipe.max_length,
-        heads=calibrated(heads, head_logits(trainer.model, trained, held.ids), held.levels),
+        heads=calibrated(heads, logits, held.levels),
         left_out=left_out,
         dropped=rows.dropped,
     )
     (out / CARD).write_text(json.dumps(card.json_data(), indent=2) + "\n")
+    scale = reference_scale(card.heads, logits, held.levels)
+    (out / SCALE).write_text(json.dumps(scale.json_data(), indent=2) + "\n")
     seconds = time.monotonic() - started
 
     tokens = sum(lengths[row] for row in order)
@@ -358,6 +364,39 @@ def calibrated(
         }
         made.append(head.model_copy(update=found))
     return made
+
+
+def reference_scale(
+    heads: Sequence[HeadCard], logits: Sequence[Floats], levels: Sequence[Mapping[str, int]]
+) -> RewardScale:
+    """The scale of the held-out answers, each under the objectives that it was judged under.
+
+    UsageError if there is none for some head: a reward could not be measured.
+    """
+    references: list[dict[str, dict[int, float]]] = [{} for _ in levels]
+    for head, values in zip(heads, logits, strict=True):
+        probabilities = np.exp(log_softmax(values / head.temperature))
+        for number, answer in enumerate(levels):
+            if head.objective in answer:
+                own = probabilities[number].tolist()
+                references[number][head.objective] = dict(zip(head.classes, own, strict=True))
+    measured = {objective for answer in references for objective in answer}
+    lacking = [head.objective for head in heads if head.objective not in measured]
+    if lacking:
+        raise UsageError(
+            f"no held-out answer was judged under {', '.join(lacking)}; judge more answers, or "
+            "raise held_out"
+        )
+    return measure(references)
+
+
+def read_scale(folder: Path) -> RewardScale:
+    """The scale in a reward model's folder. Raises UsageError if it cannot be read."""
+    try:
+        return RewardScale.model_validate_json((folder / SCALE).read_text())
+    except (OSError, ValidationError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise UsageError(f"{folder / SCALE}: not the scale of a reward: {first}") from None
 
 
 def _dataset(rows: LabelledRows, classes: list[list[int]], order: Sequence[int]) -> Dataset:
