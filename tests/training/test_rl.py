@@ -208,7 +208,6 @@ def gradient_over_all_groups(base, tmp_path, out, rewards, kl, shift=0.0):
 
 
 def test_the_gradient_over_all_groups_of_answers_is_that_of_the_objective(bandit, tmp_path):
-    import torch
 
     rewards = {"a": 1.0, "b": -2.0, "c": 0.5}
     estimated, exact = gradient_over_all_groups(bandit, tmp_path, "plain", rewards, kl=0.3)
