@@ -10,6 +10,7 @@ from eval.rendering.ends import stop_ids
 from eval.rendering.render import texts_of
 from mosaic.core.errors import StopRequested, UsageError
 from mosaic.core.types.runs import BASE, TrainJob, Workplace
+from mosaic.lab.pretrain import SPECIAL
 from training.methods.rl import (
     START,
     Answers,
@@ -23,7 +24,6 @@ from training.methods.rl import (
 from training.models.adapter import check_adapter, model_digest
 from training.models.tokenizer import load_tokenizer
 
-SPECIAL = ["<|end|>", "<|user|>", "<|assistant|>", "<|system|>", "<|pad|>"]
 WORDS = ["[unk]", "a", "b", "c"]
 A, B = 6, 7  # the tokens of two words
 CHAT = [{"role": "system", "content": "a 1 of 5 ."}, {"role": "user", "content": "b"}]
@@ -31,39 +31,8 @@ SMALL = {"learning_rate": 0.02, "scheduler": "constant", "warmup_ratio": 0, "wei
 
 
 @pytest.fixture(scope="module")
-def bandit(tmp_path_factory) -> Path:
-    """A model that knows nine tokens, and wide enough to give them any probabilities."""
-    import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    from mosaic.lab.pretrain import TEMPLATE, save
-
-    vocabulary = {token: number for number, token in enumerate([*SPECIAL, *WORDS])}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[unk]"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    backend.add_special_tokens(SPECIAL)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, eos_token="<|end|>", pad_token="<|pad|>", unk_token="[unk]"
-    )
-    tokenizer.chat_template = TEMPLATE
-    torch.manual_seed(5)
-    config = LlamaConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        bos_token_id=None,
-        eos_token_id=0,
-        pad_token_id=4,
-        initializer_range=0.2,
-    )
-    folder = tmp_path_factory.mktemp("bandit")
-    save(LlamaForCausalLM(config), tokenizer, folder)
-    return folder
+def bandit(word_model):
+    return word_model(WORDS)
 
 
 def job_of(base, tmp_path, out="adapter", seed=1, start=None, **recipe):
@@ -114,7 +83,7 @@ def tilted(reference, rewards, kl):
     """pi_ref exp(r / b) / Z over the nine tokens."""
     weights = []
     for token, p in enumerate(reference):
-        word = (SPECIAL + WORDS)[token]
+        word = [*SPECIAL, *WORDS][token]
         weights.append(p * math.exp(rewards.get(word, 0.0) / kl))
     return [w / sum(weights) for w in weights]
 
@@ -189,7 +158,7 @@ def gradient_over_all_groups(base, tmp_path, out, rewards, kl, shift=0.0):
     logs = trainer.model(input_ids=ids).logits[0, -1].log_softmax(-1)
     with trainer.model.disable_adapter(), torch.no_grad():
         reference = trainer.model(input_ids=ids).logits[0, -1].log_softmax(-1)
-    told = {token: rewards.get(word, 0.0) for token, word in enumerate(SPECIAL + WORDS)}
+    told = {token: rewards.get(word, 0.0) for token, word in enumerate([*SPECIAL, *WORDS])}
     values = torch.tensor([told[token] for token in range(len(logs))])
     objective = (logs.exp() * (values - kl * (logs - reference))).sum()
     exact = torch.autograd.grad(-objective, learned)
