@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from agent.methods import mixture_tokens, shares_of
 from agent.weights import Cell, bucket_weights, distance, plan_distance, plan_shares, share_of
 from mosaic.core.types.base import SUM_TOLERANCE
 from mosaic.core.types.plans import ActionPlan, Violation
@@ -28,10 +29,14 @@ def check_plan(plan: ActionPlan, observation: Observation, pool: Pool) -> list[V
     violations = _check_names(plan, observation)
     if violations:
         return violations
-    mixture = mixture_of(plan, observation.budget_per_round, observation.seed, observation.limits)
-    violations += check_mixture(pool, mixture)
+    violations += _check_methods(plan, observation)
     violations += _check_budget(observation)
-    left = {} if violations else left_after_exclusion(pool, mixture)
+    tokens = mixture_tokens(plan, observation.methods, observation.budget_per_round)
+    left = {}
+    if tokens:
+        mixture = mixture_of(plan, tokens, observation.seed, observation.limits)
+        violations += check_mixture(pool, mixture)
+        left = {} if violations else left_after_exclusion(pool, mixture)
     violations += check_amounts(plan, observation, left)
     violations += _check_repeats(plan, observation)
     violations += _check_refused(plan, observation)
@@ -116,6 +121,37 @@ def _check_names(plan: ActionPlan, observation: Observation) -> list[Violation]:
     for objective in plan.expected:
         if objective not in observation.names:
             unknown(f"expected.{objective}", "objective", objective, observation.names)
+    for slice_ in plan.practice_weights:
+        if slice_ not in observation.practice:
+            unknown(f"practice_weights.{slice_}", "practice", slice_, sorted(observation.practice))
+    return found
+
+
+def _check_methods(plan: ActionPlan, observation: Observation) -> list[Violation]:
+    """Methods that the config does not enable, and their step from the plan executed last."""
+    enabled = list(observation.methods)
+    found = []
+    for method in plan.method_shares:
+        if method not in enabled:
+            path = f"method_shares.{method}"
+            hint = "the config's `methods` enable these, or one, which then has all tokens"
+            found.append(
+                Violation(
+                    path=path, rule="method_not_enabled", value=method, limit=enabled, hint=hint
+                )
+            )
+    limit = observation.limits.max_method_step
+    if found or limit is None or not observation.methods:
+        return found
+    before = shares_of(observation.last_plan, observation.methods)
+    step = distance(shares_of(plan, observation.methods), before)
+    if step > limit + ROUNDING:
+        hint = "move the method shares less far from the last executed plan"
+        found.append(
+            Violation(
+                path="method_shares", rule="step", value=round(step, 4), limit=limit, hint=hint
+            )
+        )
     return found
 
 
@@ -133,6 +169,7 @@ def _check_stock(
 ) -> list[Violation]:
     """Tokens asked of each cell against the tokens it holds."""
     found, limits = [], observation.limits
+    budget = mixture_tokens(plan, observation.methods, observation.budget_per_round)
     for dataset, ratio in plan.ratios.items():
         if ratio > 0 and dataset not in observation.bucket_proportions:
             hint = f"no row of {dataset} has quality {limits.min_quality} or better"
@@ -145,7 +182,7 @@ def _check_stock(
         if dataset in left:
             tokens = left[dataset].get(bucket, 0)
         available = tokens * limits.max_repeat
-        asked = math.floor(share * observation.budget_per_round)
+        asked = math.floor(share * budget)
         if asked > available:
             path = f"bucket_weights.{dataset}.{bucket}"
             hint = f"the bucket holds {available} tokens of quality {limits.min_quality} or better"
@@ -223,11 +260,20 @@ def _check_floors(plan: ActionPlan, observation: Observation) -> list[Violation]
     return found
 
 
+def _alike(plan: ActionPlan, other: ActionPlan) -> bool:
+    """Whether two plans agree in everything but the weights of data sets and buckets."""
+    return (
+        plan.focus == other.focus
+        and plan.method_shares == other.method_shares
+        and plan.practice_weights == other.practice_weights
+    )
+
+
 def _check_repeats(plan: ActionPlan, observation: Observation) -> list[Violation]:
     """Plans too near to one that was tried and is dominated."""
     found = []
     for past in observation.history:
-        if past.plan is None or not past.dominated or plan.focus != past.plan.focus:
+        if past.plan is None or not past.dominated or not _alike(plan, past.plan):
             continue
         step = plan_distance(plan, past.plan, observation.bucket_proportions)
         if step < observation.limits.near_repeat:
@@ -243,7 +289,7 @@ def _check_refused(plan: ActionPlan, observation: Observation) -> list[Violation
     """A plan that a person or a rule refused in this round is not asked for again."""
     for refused in refused_plans(observation):
         step = plan_distance(plan, refused, observation.bucket_proportions)
-        if plan.focus == refused.focus and step < observation.limits.near_repeat:
+        if _alike(plan, refused) and step < observation.limits.near_repeat:
             hint = "a plan as good as this one was refused in this round; propose another"
             value, limit = round(step, 4), observation.limits.near_repeat
             return [

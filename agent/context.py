@@ -16,6 +16,7 @@ from mosaic.core.types.plans import ActionPlan, Violation
 from mosaic.core.types.runs import Observation
 from tools.effects.evaluate import Evaluator
 from tools.effects.influence import InfluenceTool
+from tools.effects.preference_pairs import PracticeTool
 from tools.effects.train import TrainTool
 from training.data.pool import Pool
 
@@ -40,7 +41,8 @@ class RunContext:
 
     `experiment` is the digest of base, recipe, generator, judge and suites: what an approval takes
     for granted. With `pause` the run pauses, rather than fails, if the planner fails and nobody
-    plans instead. Without `influence` none is estimated. The journal is folded once; what is
+    plans instead. Without `influence` none is estimated; without
+    `practice` no stage draws answers. The journal is folded once; what is
     recorded later is added to `state`.
     """
 
@@ -55,6 +57,7 @@ class RunContext:
     experiment: str
     pause: bool = False
     influence: InfluenceTool | None = None
+    practice: PracticeTool | None = None
     notify: Callable[[str], None] = silent
     state: RunState = field(init=False)
     approval: Approval | None = None

@@ -59,8 +59,9 @@ def observation(
     budget_left: int,
     feedback: list[Violation],
     influence: Influence | None = None,
+    practice: Mapping[str, int] | None = None,
 ) -> Observation:
-    """What the planner of the next round is told."""
+    """What the planner of the next round is told. `practice` counts the practice prompts by slice."""
     stock = pool.stock(settings.limits.min_quality)
     ratios, buckets = proportions(stock)
     latest = state.latest
@@ -87,10 +88,14 @@ def observation(
         feedback=feedback,
         influence=influence,
         below_floor=floors_broken(latest.scores, settings.objectives),
+        methods=settings.method_shares,
+        practice=dict(practice or {}),
     )
 
 
-def names_only(settings: Settings, pool: Pool) -> Observation:
+def names_only(
+    settings: Settings, pool: Pool, practice: Mapping[str, int] | None = None
+) -> Observation:
     """An observation before anything is measured: the names and the stock of a run, no figures."""
     stock = pool.stock(settings.limits.min_quality)
     ratios, buckets = proportions(stock)
@@ -112,6 +117,8 @@ def names_only(settings: Settings, pool: Pool) -> Observation:
         budget_per_round=settings.tokens_per_round,
         cost_per_round=settings.cost_per_round,
         budget_left=0,
+        methods=settings.method_shares,
+        practice=dict(practice or {}),
     )
 
 

@@ -23,11 +23,14 @@ def spare_adapters(journal: Journal, state: RunState, last: int) -> list[str]:
     """
     archive = set(state.archive)
     kept: set[str | None] = set()
-    if state.calibration and state.calibration.trials[0].adapter:
-        kept.add(state.calibration.trials[0].adapter.digest)
+    trials = [state.calibration.trials[0]] if state.calibration else []
     for round_ in state.executed:
         if round_.round in archive or round_.round == last:
-            kept.add(round_.adapter)
+            trials.append(round_.trial)
+    for trial in trials:
+        # Influence is estimated around what the mixture trained, exports hold the last.
+        for adapter in (trial.adapter, trial.mixture_adapter):
+            kept.add(adapter.digest if adapter else None)
     trained = set()
     for step in journal.steps(Train):
         if step.place.round <= last:

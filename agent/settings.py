@@ -50,6 +50,9 @@ class Settings(FrozenModel):
 
     A round selects `tokens_per_round` tokens; the recipe says what training on them costs. `keep`
     keeps the adapters of archived rounds, or all.
+
+    With several methods `method_shares` has the shares of a plan that names none, in the order in
+    which they run, and `stages` the recipes of those after the mixture's.
     """
 
     rounds: int = Field(ge=1)
@@ -63,6 +66,10 @@ class Settings(FrozenModel):
     max_repairs: int
     failures: FailureConfig = FailureConfig()
     keep: Literal["archive", "all"] = "archive"
+    # Left out of what is written if there is one method: the digests of other settings stay.
+    method_shares: dict[str, float] = Field(default={}, exclude_if=lambda shares: not shares)
+    stages: dict[str, Recipe] = Field(default={}, exclude_if=lambda stages: not stages)
+    evaluate_stages: bool = Field(default=False, exclude_if=lambda value: not value)
 
     @property
     def usage_per_round(self) -> Usage:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from agent.context import RunContext
+from agent.methods import mixture_tokens, part_of, shares_of
+from agent.stages import run_stages
 from eval.profile import build_profile
 from mosaic.core.errors import TrainingError
 from mosaic.core.steps import Steps
@@ -12,7 +15,15 @@ from mosaic.core.types.data import CurationReport
 from mosaic.core.types.evaluation import FailureProfile, Score, Scored
 from mosaic.core.types.plans import ActionPlan
 from mosaic.core.types.records import Curated
-from mosaic.core.types.runs import Adapter, Trial, TrialSpec, Usage
+from mosaic.core.types.runs import (
+    Adapter,
+    Stage,
+    StageSpec,
+    TrainJob,
+    Trial,
+    TrialSpec,
+    Usage,
+)
 from tools.effects.curate import curate_step
 from tools.effects.evaluate import read_scored
 from training.data.curate import mixture_of
@@ -28,13 +39,21 @@ def base_spec(context: RunContext) -> TrialSpec:
 
 def plan_spec(context: RunContext, plan: ActionPlan, seed: int) -> TrialSpec:
     """The trial of a plan with one seed, at the budget of a round."""
+    settings = context.settings
+    stages = []
+    for method, share in shares_of(plan, settings.method_shares).items():
+        tokens = part_of(share, settings.cost_per_round)
+        if method in settings.stages and tokens:
+            stages.append(StageSpec(recipe=settings.stages[method], tokens=tokens))
     return TrialSpec(
         plan=plan,
-        tokens=context.settings.tokens_per_round,
-        recipe=context.settings.recipe,
+        tokens=mixture_tokens(plan, settings.method_shares, settings.tokens_per_round),
+        recipe=settings.recipe,
         seed=seed,
         base=context.trainer.base_digest,
         pool=context.pool.digest,
+        stages=stages,
+        practice=context.practice.digest if stages and context.practice else None,
     )
 
 
@@ -48,11 +67,19 @@ def run_trial(
     """
     steps = context.steps.at(round_, spec.id)
     report, adapter, usage = None, None, Usage()
-    if spec.plan is not None:
+    stages: list[Stage] = []
+    if spec.plan is not None and spec.tokens:
         curated = _curated(context, steps, spec)
         context.notify(f"round {round_}: training a fresh adapter{saying}")
-        adapter = _trained(context, steps, spec, curated)
+        adapter = _trained_on(context, steps, spec, curated)
         report, usage = curated.report, Usage(trained=adapter.tokens)
+    if spec.stages:
+        first = None
+        if adapter is not None:
+            method = context.settings.recipe.kind
+            first = Stage(method=method, tokens=usage.cost, usage=usage, adapter=adapter)
+        done = run_stages(context, steps, spec, first, partial(_trained, context, steps))
+        stages, adapter, usage = done.stages, done.adapter, done.usage
     what = "the base model" if adapter is None else "the adapter"
     context.notify(f"round {round_}: evaluating {what}{saying}")
     digest = adapter.digest if adapter else None
@@ -72,6 +99,7 @@ def run_trial(
         scores=evaluation.scores(),
         profile=profile,
         files=evaluation.files,
+        stages=stages,
     )
 
 
@@ -81,7 +109,7 @@ def failed_trial(context: RunContext, spec: TrialSpec, round_: int, error: Train
     scores = {}
     for objective in context.settings.names:
         scores[objective] = dict.fromkeys(ROUND_ROLES, NOT_SCORED)
-    report: CurationReport = _curated(context, steps, spec).report
+    report: CurationReport | None = _curated(context, steps, spec).report if spec.tokens else None
     return Trial(
         id=spec.id,
         spec=spec,
@@ -98,13 +126,18 @@ def _curated(context: RunContext, steps: Steps, spec: TrialSpec) -> Curated:
     return curate_step(steps, context.pool, mixture)
 
 
-def _trained(context: RunContext, steps: Steps, spec: TrialSpec, curated: Curated) -> Adapter:
+def _trained_on(context: RunContext, steps: Steps, spec: TrialSpec, curated: Curated) -> Adapter:
+    """The adapter of the mixture."""
+    job = context.trainer.job(curated.training_set, spec.seed, spec.start_from)
+    reserve = context.settings.recipe.usage(curated.report.total.selected)
+    return _trained(context, steps, job, reserve)
+
+
+def _trained(context: RunContext, steps: Steps, job: TrainJob, reserve: Usage) -> Adapter:
     """An adapter, after as many failures as the config allows.
 
     A failure that the same job would meet again is not tried again.
     """
-    job = context.trainer.job(curated.training_set, spec.seed, spec.start_from)
-    reserve = context.settings.recipe.usage(curated.report.total.selected)
     for left in range(context.settings.failures.train_retries, 0, -1):
         try:
             return context.trainer.train(steps, job, reserve)

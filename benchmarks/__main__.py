@@ -62,6 +62,7 @@ BENCHMARKS = {
     "controller_share": "loop",
     "audit": "planners",
     "landscape": "landscape",
+    "methods": "methods",
     "planners": "planners",
 }
 

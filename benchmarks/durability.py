@@ -21,7 +21,7 @@ from unittest.mock import patch
 
 from benchmarks.faults_io import Disk, Points, in_child, install
 from benchmarks.figures import Rows, figure
-from benchmarks.standins import StandIn, Witness, outcome
+from benchmarks.standins import ALL_METHODS, StandIn, Witness, outcome
 from mosaic.app.verify import verify
 from mosaic.app.views.report_data import report_data
 from mosaic.core import steps as steps_module
@@ -220,8 +220,9 @@ def _lab_kills(count: int) -> int:
 
 
 def _small() -> StandIn:
-    """Four rounds with one objective: every kind of step, and few enough points to try them all."""
-    return StandIn.make(per_slice=2, objectives=("over_refusal",))
+    """Four rounds with every method: every kind of step, and few enough points to try them all."""
+    objectives = ("over_refusal", "instruction_following")
+    return StandIn.make(*ALL_METHODS, per_slice=1, objectives=objectives)
 
 
 def crash(quick: bool) -> Rows:

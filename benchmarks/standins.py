@@ -27,7 +27,16 @@ from mosaic.app.wiring import Inputs, Reporting, build_context, open_inputs, run
 from mosaic.core.journal import Journal
 from mosaic.core.types.base import digest_of
 from mosaic.core.types.evaluation import Prompt, Response
-from mosaic.core.types.runs import GREEDY, TRAINING_SET, Sampling, TrainJob, TrainResult, Workplace
+from mosaic.core.types.runs import (
+    GREEDY,
+    PAIRS,
+    START,
+    TRAINING_SET,
+    Sampling,
+    TrainJob,
+    TrainResult,
+    Workplace,
+)
 from tools.effects.evaluate import Evaluator
 from tools.executors.inline import InlineHandle
 from training.methods.base import Progress, Stopping
@@ -40,6 +49,15 @@ SETTINGS = (
     "budget.tokens_per_round=4000",
     "planner.kind=random",
     "methods.sft.epochs=1",
+)
+
+
+# Every method after the mixture's, for `StandIn.make`; its objectives need practice prompts.
+ALL_METHODS = (
+    "methods.dpo.n=4",
+    "method_shares.sft=0.5",
+    "method_shares.dpo=0.5",
+    "evaluate_stages=true",
 )
 
 
@@ -75,13 +93,18 @@ class StandInExecutor:
     def _train(self, job: TrainJob, place: Workplace) -> TrainResult:
         import pyarrow.parquet as pq
 
-        training_set = Path(place.paths[TRAINING_SET])
-        seed = digest_of([hashlib.sha256(training_set.read_bytes()).hexdigest(), job.seed])
+        pairs = PAIRS in job.inputs
+        data = Path(place.paths[PAIRS if pairs else TRAINING_SET])
+        start = (Path(place.paths[START]) / WEIGHTS).read_text() if job.start_from else None
+        content = hashlib.sha256(data.read_bytes()).hexdigest()
+        seed = digest_of([content, job.seed, start] if start else [content, job.seed])
         out = Path(place.out)
         out.mkdir(parents=True)
         (out / WEIGHTS).write_text(seed)
         (out / CONFIG).write_text("{}")
-        tokens = sum(pq.read_table(training_set, columns=["n_tokens"])["n_tokens"].to_pylist())
+        columns = ["chosen_tokens", "rejected_tokens"] if pairs else ["n_tokens"]
+        table = pq.read_table(data, columns=columns)
+        tokens = job.recipe.epochs * sum(sum(table[name].to_pylist()) for name in columns)
         self.witness.note(f"train {seed}")
         return TrainResult(
             adapter=place.out, tokens=tokens, supervised=tokens, steps=1, loss=1.0, seconds=0.0, train_seconds=0.0,
@@ -103,7 +126,18 @@ class StandInGenerator:
         if sampling.greedy:
             return [self._answer(p, name) for p in prompts]
         draws = [f"{name} {sampling.seed} {sample}" for sample in range(sampling.n)]
-        return [self._answer(p, draw) for p in prompts for draw in draws]
+        return [self._drawn(p, draw) for p in prompts for draw in draws]
+
+    def _drawn(self, prompt: Prompt, name: str) -> Response:
+        """An answer that may follow the prompt's constraint too, so that two objectives can agree."""
+        response = self._answer(prompt, name)
+        ends = [
+            c["params"]["end_phrase"] for c in prompt.constraints if "end_phrase" in c["params"]
+        ]
+        if not ends or response.answers != prompt.good:
+            return response
+        *before, last = response.answers
+        return response.model_copy(update={"answers": [*before, f"{last} {ends[0]}"]})
 
     def _answer(self, prompt: Prompt, name: str) -> Response:
         luck = int(hashlib.sha256(f"{name} {prompt.id}".encode()).hexdigest()[:4], 16)
@@ -171,6 +205,8 @@ class StandIn:
         context.evaluator = Evaluator(
             StandInGenerator(witness), old.judge, old.objectives, old.suites, old.identity
         )
+        if context.practice is not None:
+            context.practice.evaluator = context.evaluator
         executor = StandInExecutor(witness)
         context.trainer = replace(context.trainer, executor=executor, adapter_bytes=0)
         if self.approver:

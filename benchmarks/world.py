@@ -59,7 +59,7 @@ class World:
         self.ratios, self.buckets = proportions(self.stock)
 
     def base(self, role: str = "selection") -> Measured:
-        return self._evaluate(None, role)
+        return self.evaluated(None, role)
 
     def adapter_folder(self, digest: str) -> Path:
         """Where an adapter that was measured lies."""
@@ -85,9 +85,10 @@ class World:
         curated = curate_step(steps, self.context.pool, mixture)
         job = trainer.job(curated.training_set, seed)
         reserve = self.config.recipe.usage(curated.report.total.selected)
-        return self._evaluate(trainer.train(steps, job, reserve).digest, role)
+        return self.evaluated(trainer.train(steps, job, reserve).digest, role)
 
-    def _evaluate(self, adapter: str | None, role: str) -> Measured:
+    def evaluated(self, adapter: str | None, role: str = "selection") -> Measured:
+        """What an adapter scores, given by its digest; the base without one."""
         evaluation = self.context.evaluator.evaluate(self.context.steps, adapter, [role])
         slices: dict[str, list[float]] = {}
         for objective, items in evaluation.of_role(role).items():

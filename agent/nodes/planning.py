@@ -57,7 +57,13 @@ def observe(context: RunContext, state: State) -> State:
 
     def effect() -> Outcome[Observed]:
         seen = observation(
-            context.state, settings, context.pool, context.budget_left(), [], influence
+            context.state,
+            settings,
+            context.pool,
+            context.budget_left(),
+            [],
+            influence,
+            context.practice.slices if context.practice else None,
         )
         digest = context.file_observation(seen)
         return Outcome(Observed(observation=digest), [ObservedEvent(observation=digest)])
@@ -71,6 +77,9 @@ def estimate_influence(context: RunContext, steps: Steps) -> Influence | None:
     Right after the calibration two of its adapters are at hand, so that the error covers the seed.
     """
     if context.influence is None:
+        return None
+    if context.state.latest is None or context.state.latest.mixture_adapter is None:
+        context.notify(f"round {steps.place.round}: no influence: the last plan trained no mixture")
         return None
     context.notify(f"round {steps.place.round}: estimating the influence of every bucket")
     state = context.state

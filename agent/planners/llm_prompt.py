@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from pydantic import JsonValue
 
+from agent.methods import shares_of
 from agent.weights import bucket_weights
 from mosaic.core.types.base import LABEL
 from mosaic.core.types.evaluation import SliceProfile
@@ -19,6 +20,7 @@ from mosaic.core.types.runs import Observation, Round
 from prompts.envelope import capped, wrap
 from prompts.load import Prompt, load
 from tools.planning.schemas import label_values
+from tools.planning.toolbox import stages_told
 
 MAX_TEXT = 300
 MAX_REVIEW = 4000
@@ -65,6 +67,8 @@ def numbers(observation: Observation) -> object:
         "limits": observation.limits.json_data(),
         "past_rounds": [_past_round(past, observation.names) for past in observation.history],
     }
+    if observation.methods:
+        told["practice_prompts"] = observation.practice
     labels = label_values(observation)
     if labels:
         told["labels"] = labels
@@ -89,7 +93,11 @@ def _slice(profile: SliceProfile) -> dict[str, object]:
 def _last_plan(observation: Observation) -> dict[str, object]:
     last, proportions = observation.last_plan, observation.bucket_proportions
     buckets = {dataset: bucket_weights(last, dataset, proportions) for dataset in proportions}
-    return {"ratios": last.ratios, "bucket_weights": buckets}
+    told: dict[str, object] = {"ratios": last.ratios, "bucket_weights": buckets}
+    if observation.methods:
+        told["method_shares"] = shares_of(last, observation.methods)
+        told["practice_weights"] = last.practice_weights
+    return told
 
 
 def _pool_tokens(observation: Observation) -> dict[str, object]:
@@ -101,12 +109,15 @@ def _pool_tokens(observation: Observation) -> dict[str, object]:
 
 def _past_round(past: Round, names: list[str]) -> dict[str, object]:
     point = past.point(names)
-    return {
+    told: dict[str, object] = {
         "round": past.round,
         "selection": dict(zip(names, point, strict=True)) if point else None,
         "accepted": past.accepted,
         "dominated": past.dominated,
     }
+    if past.trial.stages:
+        told["stages"] = stages_told(past.trial.stages)
+    return told
 
 
 def _rounded(value: object) -> object:

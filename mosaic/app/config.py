@@ -28,9 +28,9 @@ from eval.objectives.config import (
     RetentionConfig,
     RubricConfig,
 )
-from mosaic.core.types.base import LABEL, NAMES, FrozenModel
+from mosaic.core.types.base import LABEL, NAMES, FrozenModel, check_weights
 from mosaic.core.types.plans import Limits, ObjectiveSpec
-from mosaic.core.types.runs import LoraRecipe
+from mosaic.core.types.runs import RECIPES, LoraRecipe
 from tools.executors.base import ExecutorConfig, InlineExecutorConfig
 from training.influence.settings import InfluenceConfig
 from training.methods.kinds import METHODS
@@ -111,25 +111,71 @@ class BudgetConfig(FrozenModel):
     planner_tokens: int | None = Field(default=None, ge=1, exclude_if=_is_none)
 
 
+MIXTURE = "mixture"
+# What the adapter itself is made of, and how its base is loaded: the same in every stage.
+SHARED = (
+    "lora_r",
+    "lora_alpha",
+    "lora_dropout",
+    "target_modules",
+    "attn_implementation",
+    "load_in_4bit",
+    "dtype",
+    "max_length",
+)
+
+
 class MethodConfigs(FrozenModel):
-    """How models are trained: the recipe of one method. Without any, supervised fine-tuning."""
+    """How models are trained. Without any method, by supervised fine-tuning.
+
+    One method trains on the mixture. Those that train on answers to practice prompts go on from its
+    adapter, one after the other; what that adapter is made of is said once, in the first.
+    """
 
     @model_validator(mode="before")
     @classmethod
-    def _sft_by_default(cls, data: object) -> object:
-        return {"sft": {}} if data == {} else data
+    def _said_once(cls, data: object) -> object:
+        if data == {}:
+            return {"sft": {}}
+        if not isinstance(data, dict):
+            return data
+        first = next((k for k in METHODS if isinstance(data.get(k), dict)), None)
+        if first is None or RECIPES[first].trains_on != MIXTURE:
+            return data
+        filled = dict(data)
+        for kind in METHODS:
+            if isinstance(data.get(kind), dict) and RECIPES[kind].trains_on != MIXTURE:
+                shared = {name: data[first][name] for name in SHARED if name in data[first]}
+                filled[kind] = {**shared, **data[kind]}
+        return filled
 
     @model_validator(mode="after")
-    def _one(self) -> MethodConfigs:
-        named = [kind for kind in METHODS if getattr(self, kind) is not None]
-        if len(named) != 1:
-            raise ValueError(f"names {' and '.join(named) or 'no method'}; a run trains by one")
+    def _one_adapter(self) -> MethodConfigs:
+        mixtures = [kind for kind, r in self.recipes.items() if r.trains_on == MIXTURE]
+        if len(mixtures) != 1:
+            raise ValueError(
+                f"names {' and '.join(mixtures) or 'no method'} to train on the mixture; a run has "
+                "one such method"
+            )
+        for kind, recipe in self.recipes.items():
+            for name in SHARED:
+                if getattr(recipe, name) != getattr(self.recipe, name):
+                    raise ValueError(
+                        f"{kind}.{name} differs from {mixtures[0]}.{name}: the stages of a trial "
+                        f"train one adapter; leave it out of {kind}"
+                    )
         return self
 
     @property
+    def recipes(self) -> dict[str, LoraRecipe]:
+        """The methods that are enabled, in the order in which they run: the mixture's is first."""
+        enabled = {kind: r for kind in METHODS if (r := getattr(self, kind)) is not None}
+        return dict(sorted(enabled.items(), key=lambda item: item[1].trains_on != MIXTURE))
+
+    @property
     def recipe(self) -> LoraRecipe:
-        found: list[LoraRecipe] = [r for kind in METHODS if (r := getattr(self, kind))]
-        return found[0]
+        """That of the mixture: what the adapter is made of, and what a round is charged by."""
+        return next(iter(self.recipes.values()))
 
 
 if TYPE_CHECKING:
@@ -173,6 +219,8 @@ class RunConfig(FrozenModel):
     `chat_template` is a Jinja file that replaces the one of `base_model`, everywhere.
     `base_model` is a folder, or `org/name@revision` of the hub. `base_model_name` is how exports
     call a base that lies in a folder: the name under which its owner published it.
+    `method_shares` is method -> share of a round's tokens in plans that name none; left out, all go
+    to the first method. `evaluate_stages` scores the adapter between two methods on steering.
     """
 
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,79}$")
@@ -195,6 +243,9 @@ class RunConfig(FrozenModel):
     failures: FailureConfig = FailureConfig()
     keep: Literal["archive", "all"] = "archive"
     methods: MethodsConfig = MethodsConfig()
+    # Left out of what is written if there are none: the digests of other configs stay.
+    method_shares: dict[str, float] = Field(default={}, exclude_if=lambda shares: not shares)
+    evaluate_stages: bool = Field(default=False, exclude_if=lambda value: not value)
     generator: GeneratorConfig = TransformersGeneratorConfig()
     judge: JudgeConfig = VerifierJudgeConfig()
     executor: ExecutorConfig = InlineExecutorConfig()
@@ -227,6 +278,7 @@ class RunConfig(FrozenModel):
                 )
         if self.stop.at_targets and not any(o.target for o in self.objectives.values()):
             raise ValueError("stop.at_targets: no objective has a target")
+        self._check_methods()
         self._check_influence()
         self._check_prices()
         if not served:
@@ -234,6 +286,25 @@ class RunConfig(FrozenModel):
                 "objectives: no objective has a data set, so there is nothing to train on"
             )
         return self
+
+    def _check_methods(self) -> None:
+        """Raise ValueError for shares or pairs that the enabled methods and objectives do not allow."""
+        enabled = self.methods.recipes
+        if self.method_shares:
+            check_weights("method_shares", self.method_shares)
+        for method in self.method_shares:
+            if method not in enabled:
+                raise ValueError(
+                    f"method_shares.{method}: not enabled; `methods` has {', '.join(enabled)}"
+                )
+        if self.evaluate_stages and len(enabled) < 2:
+            raise ValueError("evaluate_stages: there is one method, so nothing lies between stages")
+        for method, recipe in enabled.items():
+            objective = getattr(recipe, "objective", None)
+            if objective is not None and objective not in self.objectives:
+                raise ValueError(
+                    f"methods.{method}.objective: {objective!r} is none of {', '.join(self.objectives)}"
+                )
 
     def _check_influence(self) -> None:
         """Raise ValueError if what reads the influence of buckets is on and no estimate is."""
@@ -282,8 +353,22 @@ class RunConfig(FrozenModel):
 
     @property
     def recipe(self) -> LoraRecipe:
-        """How trials are trained: the one method that is enabled."""
+        """How trials are trained on their mixture."""
         return self.methods.recipe
+
+    @property
+    def later_recipes(self) -> dict[str, LoraRecipe]:
+        """Methods that draw answers and train on them, by name."""
+        return {kind: r for kind, r in self.methods.recipes.items() if r.trains_on != MIXTURE}
+
+    @property
+    def default_shares(self) -> dict[str, float]:
+        """Every enabled method with its share of a plan that names none; empty if there is one."""
+        if not self.later_recipes:
+            return {}
+        enabled = list(self.methods.recipes)
+        shares = self.method_shares or {enabled[0]: 1.0}
+        return {method: shares.get(method, 0.0) for method in enabled}
 
     @property
     def tokens_total(self) -> int:
@@ -308,4 +393,7 @@ class RunConfig(FrozenModel):
             max_repairs=self.planner.max_repairs,
             failures=self.failures,
             keep=self.keep,
+            method_shares=self.default_shares,
+            stages=self.later_recipes,
+            evaluate_stages=self.evaluate_stages,
         )

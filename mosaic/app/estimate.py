@@ -16,6 +16,8 @@ from the size of the model. Assumptions, all for one device:
   seconds.
 * An estimate of influence passes three times over its rows and twice over the steering prompts, a
   pass as fast as training. There is one per round, and one more for the second calibration repeat.
+* A method that draws answers to practice prompts goes on until its tokens are used; half of the
+  prompts give a pair. What is drawn is read at the speed of generation, and paid by the budget.
 * A vLLM server takes 90 seconds to start. With `memory: stop` it starts for every evaluation, at
   `base_url` never.
 """
@@ -39,6 +41,7 @@ from eval.objectives.base import Objective, by_code
 from eval.suite import Suite
 from mosaic.app.config import RunConfig
 from mosaic.app.shapes import Finding
+from mosaic.core.types.runs import DpoRecipe
 from training.influence.estimate import PROMPT_PASSES, ROW_PASSES
 
 TRAINING = {"gpu": 1e14 / 6, "cpu": 2.5e10 / 6}
@@ -50,6 +53,8 @@ SERVER_START = 90.0
 AUDITED = 3
 # Tokens and seconds of one verdict; verdicts at once if the judge does not say.
 VERDICT_READ, VERDICT_WRITTEN, VERDICT_SECONDS, VERDICTS_AT_ONCE = 1200, 200, 4.0, 16
+# Share of practice prompts that give a pair.
+PAIRED = 0.5
 # Calls of a planning round; tokens and seconds of one.
 PLAN_CALLS, PLAN_READ, PLAN_WRITTEN, PLAN_SECONDS = 6, 8000, 600, 20.0
 
@@ -84,6 +89,26 @@ class SuiteSize:
     turns: int
     tokens: int
     judged: bool
+
+
+@dataclass(frozen=True)
+class PracticeSize:
+    """A practice prompt: turns to answer, tokens to read, and objectives that ask a judge."""
+
+    turns: int
+    tokens: int
+    judged: int
+
+
+@dataclass(frozen=True)
+class Practised:
+    """What the methods that draw answers take over the whole run."""
+
+    prompts: float = 0.0
+    answers: float = 0.0
+    drawn: float = 0.0
+    read: float = 0.0
+    judged: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -157,21 +182,53 @@ def speeds(
     return known
 
 
+def practised(config: RunConfig, prompts: Sequence[PracticeSize]) -> Practised:
+    """What is drawn and judged for practice by plans of the config's own shares, all trials together."""
+    total = Practised()
+    trials = config.rounds + config.calibration.repeats
+    for method, recipe in config.later_recipes.items():
+        share = config.default_shares[method]
+        if not prompts or not share or not isinstance(recipe, DpoRecipe):
+            continue
+        turns = sum(p.turns for p in prompts) / len(prompts)
+        tokens = sum(p.tokens for p in prompts) / len(prompts)
+        answer = turns * _answer_tokens(config)
+        each = recipe.n * answer + PAIRED * 2 * recipe.epochs * (tokens + answer)
+        asked = trials * min(len(prompts), share * config.tokens_per_round / each)
+        answers = asked * recipe.n
+        judged = answers * sum(p.judged for p in prompts) / len(prompts)
+        total = Practised(
+            total.prompts + asked,
+            total.answers + answers,
+            total.drawn + answers * answer,
+            total.read + asked * tokens,
+            total.judged + judged,
+        )
+    return total
+
+
 def estimate(
-    config: RunConfig, suites: Sequence[SuiteSize], known: Speeds, influence_rows: int = 0
+    config: RunConfig,
+    suites: Sequence[SuiteSize],
+    known: Speeds,
+    influence_rows: int = 0,
+    practice: Sequence[PracticeSize] = (),
 ) -> Estimate:
     """What the run of a config takes, all rounds, calibration and audit included.
 
     `influence_rows` are the tokens of the rows that influence is estimated from.
     """
+    drawn = practised(config, practice)
     parts = {
-        "training": _training(config, known),
+        "training": _training(config, known, drawn),
         "generation": _generation(config, suites, known),
     }
+    if config.later_recipes:
+        parts["practice"] = _practice(drawn, known)
     if config.influence is not None:
         parts["influence"] = _influence(config, suites, known, influence_rows)
     if isinstance(config.judge, LlmJudgeConfig):
-        parts["judge"] = _judge(config, config.judge, suites, known)
+        parts["judge"] = _judge(config, config.judge, suites, known, drawn)
     if isinstance(config.planner, LlmPlannerConfig):
         parts["planner"] = _planner(config, config.planner)
     whole: float | None = 0.0
@@ -209,13 +266,22 @@ def _answer_tokens(config: RunConfig) -> float:
     return ANSWER * config.generator.max_new_tokens
 
 
-def _training(config: RunConfig, known: Speeds) -> Finding:
+def _training(config: RunConfig, known: Speeds, drawn: Practised) -> Finding:
     count = config.rounds + config.calibration.repeats
     text = (
         f"{count} trainings of {config.tokens_per_round:,} tokens, {config.tokens_total:,} in all"
     )
     pace = _Pace("training", "tokens/s", known.get("training"), "--training-speed")
-    return pace.part(text, config.tokens_total, tokens=config.tokens_total)
+    if drawn.drawn:
+        text += f", of which about {drawn.drawn:,.0f} are drawn as answers"
+    return pace.part(text, config.tokens_total - drawn.drawn, tokens=config.tokens_total)
+
+
+def _practice(drawn: Practised, known: Speeds) -> Finding:
+    """Answers to practice prompts; a plan may give their methods another share."""
+    text = f"about {drawn.answers:,.0f} answers to {drawn.prompts:,.0f} practice prompts"
+    pace = _Pace("practice", "tokens/s", known.get("generation"), "--generation-speed")
+    return pace.part(text, drawn.drawn + drawn.read / READING, tokens=round(drawn.drawn))
 
 
 def _generation(config: RunConfig, suites: Sequence[SuiteSize], known: Speeds) -> Finding:
@@ -250,9 +316,14 @@ def _influence(config: RunConfig, suites: Sequence[SuiteSize], known: Speeds, ro
 
 
 def _judge(
-    config: RunConfig, judge: LlmJudgeConfig, suites: Sequence[SuiteSize], known: Speeds
+    config: RunConfig,
+    judge: LlmJudgeConfig,
+    suites: Sequence[SuiteSize],
+    known: Speeds,
+    drawn: Practised,
 ) -> Finding:
-    calls, talk = 0, 0.0
+    calls = round(drawn.judged)
+    talk = drawn.judged * (drawn.drawn + drawn.read) / max(1.0, drawn.answers)
     for suite in suites:
         if not suite.judged:
             continue

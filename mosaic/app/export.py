@@ -10,12 +10,13 @@ from agent.retention import dropped_adapters
 from mosaic.app.config import RunConfig
 from mosaic.app.export_model import base_name, export_adapter, merge, same_base
 from mosaic.app.runs import run_config
-from mosaic.app.views.cards import dataset_card, model_card
+from mosaic.app.views.cards import dataset_card, model_card, pairs_card
 from mosaic.app.views.report_data import load, pick_round, report_data
 from mosaic.core.errors import UsageError
+from mosaic.core.journal import Journal
 from mosaic.core.store import Store
 from mosaic.core.types.records import Train
-from mosaic.core.types.runs import TRAINING_SET
+from mosaic.core.types.runs import TRAINING_SET, Round
 from training.data.pool import Pool
 from training.data.provenance import Origin
 
@@ -24,7 +25,8 @@ def export_round(folder: Path, number: int | None, out: Path, merged: bool = Fal
     """Write the folder `out` and return what is in it.
 
     adapter/ (with tokenizer and recipe), training_set.parquet, plan.json, README.md (the model
-    card) and DATASET.md; with `merged` also model/, base and adapter in one. Without a `number` it
+    card) and DATASET.md; dpo_pairs/, a data set in TRL's conversational preference format with its
+    card, if pairs were trained on; with `merged` also model/, base and adapter in one. Without a `number` it
     is the chosen round. Raises UsageError if there is nothing to export, or the base is not at
     hand.
     """
@@ -42,8 +44,7 @@ def export_round(folder: Path, number: int | None, out: Path, merged: bool = Fal
             raise UsageError(
                 f"round {round_.round} is the base and has no adapter; name one with --round"
             )
-        trained = {step.result.digest: step for step in journal.steps(Train)}
-        training_set = trained[round_.adapter].inputs.job.inputs[TRAINING_SET]
+        training_set = _training_set(journal, round_)
         inputs = journal.recorded.inputs
         dropped = dropped_adapters(journal)
     finally:
@@ -54,7 +55,7 @@ def export_round(folder: Path, number: int | None, out: Path, merged: bool = Fal
             f"the adapter of round {round_.round} was not kept (keep: archive); archived rounds: "
             f"{state.archive}"
         )
-    adapter, rows = store.path(round_.adapter), store.path(training_set)
+    adapter = store.path(round_.adapter)
     report = report_data(folder)
     config = run_config(folder)
     same_base(config, inputs.base_model)
@@ -62,7 +63,14 @@ def export_round(folder: Path, number: int | None, out: Path, merged: bool = Fal
     export_adapter(adapter, config, inputs.base_model, out / "adapter")
     if merged:
         merge(adapter, config, inputs.base_model, out / "model")
-    shutil.copyfile(rows, out / "training_set.parquet")
+    if training_set is not None:
+        shutil.copyfile(store.path(training_set), out / "training_set.parquet")
+    for stage in round_.trial.stages:
+        if stage.pairs_file is not None:
+            pairs = out / f"{stage.method}_pairs"
+            pairs.mkdir()
+            shutil.copyfile(store.path(stage.pairs_file), pairs / "train.parquet")
+            (pairs / "README.md").write_text(pairs_card(folder.name, round_, stage))
     (out / "plan.json").write_text(json.dumps(round_.plan.json_data(), indent=2) + "\n")
     origins = pool_origins(config, inputs.pool)
     base, _ = base_name(config)
@@ -70,6 +78,14 @@ def export_round(folder: Path, number: int | None, out: Path, merged: bool = Fal
     (out / "README.md").write_text(model_card(folder.name, base, round_, report, origins or []))
     (out / "DATASET.md").write_text(dataset_card(folder.name, round_, origins))
     return sorted(out.iterdir())
+
+
+def _training_set(journal: Journal, round_: Round) -> str | None:
+    """Digest of the rows of a round's mixture; None if its plan spent nothing on one."""
+    trained = {step.result.digest: step.inputs.job for step in journal.steps(Train)}
+    stages = [stage.adapter.digest for stage in round_.trial.stages if stage.adapter]
+    first = stages[0] if stages else round_.adapter
+    return trained[first].inputs.get(TRAINING_SET) if first else None
 
 
 def pool_origins(config: RunConfig, digest: str) -> list[Origin] | None:

@@ -70,6 +70,11 @@ def export_adapter(adapter: Path, config: RunConfig, base_digest: str, out: Path
     copy_tokenizer(base, out, config.template)
     recipe: JsonObject = {
         "recipe": config.recipe.json_data(),
+        **(
+            {"stages": {k: r.json_data() for k, r in config.later_recipes.items()}}
+            if config.later_recipes
+            else {}
+        ),
         "base_model": name,
         "revision": revision,
         "base_digest": base_digest,

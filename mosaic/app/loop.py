@@ -206,12 +206,13 @@ def propose(
                 reason = step.result.reason
                 refused += [refusal(context.plan(d), reason) for d in step.result.plans]
         influence = None
-        if context.influence is not None:
+        if context.influence is not None and state.latest.mixture_adapter is not None:
             influence = context.influence.look_ahead(
                 context.steps, state.latest_repeats, state.first_trials
             )
         left = context.budget_left()
-        seen = observation(state, settings, context.pool, left, refused, influence)
+        practice = context.practice.slices if context.practice else None
+        seen = observation(state, settings, context.pool, left, refused, influence, practice)
         store = context.steps.store
         toolbox = open_toolbox(seen, context.pool, store, state.latest.files)
         (plan,) = context.planner.propose(seen, toolbox)

@@ -11,6 +11,7 @@ from mosaic.core.types.data import CurationReport
 from mosaic.core.types.evaluation import Difference, Score
 from mosaic.core.types.plans import ActionPlan, Forecast
 from mosaic.core.types.records import PlannerReplaced
+from mosaic.core.types.runs import Stage
 
 Standing = Literal["finished", "waiting for approval", "unfinished"]
 
@@ -40,7 +41,8 @@ class Finding(FrozenModel):
 class RoundTokens(FrozenModel):
     """Training tokens of a round: the budget, what was selected and trained, what was short.
 
-    `supervised` are those of the selected ones that the loss counts, in one epoch.
+    `supervised` are those of the selected ones that the loss counts, in one epoch. `sampled` were
+    drawn from the model to practise on, and are charged like those trained.
     """
 
     budget: int = 0
@@ -48,13 +50,15 @@ class RoundTokens(FrozenModel):
     trained: int = 0
     supervised: int = 0
     short: int = 0
+    sampled: int = 0
 
 
 class ReportRound(FrozenModel):
     """One round; round 0 is the base.
 
     `trial` is the id of the trial that stands for the round, `scores` is objective -> role ->
-    score, `seconds` is by part.
+    score, `seconds` is by part. `stages` has what each method cost and brought, if there are
+    several.
     """
 
     round: int
@@ -71,6 +75,7 @@ class ReportRound(FrozenModel):
     dominated: bool
     forecast: list[Forecast]
     adapter: str | None
+    stages: list[Stage] = []
 
 
 class CalibrationShape(FrozenModel):

@@ -86,7 +86,7 @@ def smoke_test(config: RunConfig, inputs: Inputs, serve: bool) -> tuple[Finding,
 
 
 def first_training_set(config: RunConfig, inputs: Inputs) -> Curated:
-    """The rows of the pools' own mixture at the full budget of a round."""
+    """The rows of the pools' own mixture at the full budget that a plan can give it."""
     plan = static_plan(inputs.pool, config.settings())
     tokens = config.budget.tokens_per_round
     mixture = mixture_of(plan, tokens, config.seed, config.limits)

@@ -17,6 +17,7 @@ from mosaic.app.config import RunConfig
 from mosaic.app.estimate import KnownSpeeds, estimate, has_gpu, model_size, speeds, suite_sizes
 from mosaic.app.judging import check_judge
 from mosaic.app.lengths import chat_lengths, model_length
+from mosaic.app.practice_check import method_findings, practice_sizes
 from mosaic.app.runs import check_budget
 from mosaic.app.scorable import check_scorable, check_valid
 from mosaic.app.shapes import Finding
@@ -109,6 +110,7 @@ def _checks(config: RunConfig, inputs: Inputs) -> list[Finding]:
         _mixture(config, inputs),
         *training_findings(config, inputs),
         *_influence(config, inputs),
+        *method_findings(config, inputs),
     ]
 
 
@@ -221,7 +223,7 @@ def _refuse_forged(config: RunConfig, inputs: Inputs) -> None:
     """Raise UsageError with the prompts that hold a control token of the base."""
     control_token = TokenCounter(base_folder(config.base_model), config.template).control_token
     forged = []
-    for suite in all_suites(inputs):
+    for suite in [*all_suites(inputs), *inputs.practice.values()]:
         for prompt in suite.prompts:
             token = control_token([prompt.system or "", *prompt.turns])
             if token:
@@ -321,7 +323,8 @@ def _cost(
     known = speeds(config, model_size(base), has_gpu(), given, measured)
     tool = build_influence(config, inputs)
     rows = tool.sample.budget if tool else 0
-    return estimate(config, sizes, known, rows).findings()
+    practice = practice_sizes(config, inputs, count)
+    return estimate(config, sizes, known, rows, practice).findings()
 
 
 def contaminated(config: RunConfig, inputs: Inputs) -> list[SuiteOverlap]:

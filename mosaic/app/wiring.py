@@ -32,7 +32,7 @@ from eval.objectives.reference import ReferenceObjective
 from eval.objectives.retention import RetentionObjective
 from eval.objectives.rubric import open_rubric
 from eval.objectives.safety import Safety
-from eval.practice import load_practice
+from eval.practice import PRACTICE, load_practice
 from eval.suite import Suite, check_disjoint, load_suite
 from mosaic.app.base_check import check_base
 from mosaic.app.bases import base_folder
@@ -59,6 +59,7 @@ from tools.effects.evaluate import Progress as EvaluationProgress
 from tools.effects.influence import InfluenceTool
 from tools.effects.judge import GoldChecks, RecordedJudge
 from tools.effects.model_calls import journaled, uncached
+from tools.effects.preference_pairs import PracticeTool
 from tools.effects.spending import Limits, Purse
 from tools.effects.train import TrainTool
 from tools.effects.verdict_cache import FOLDER as CACHE
@@ -110,6 +111,8 @@ def run_digests(config: RunConfig, inputs: Inputs) -> InputDigests:
     suites = {}
     for objective, roles in inputs.suites.items():
         suites[objective] = {role: suite.digest for role, suite in roles.items()}
+        if config.later_recipes and objective in inputs.practice:
+            suites[objective][PRACTICE] = inputs.practice[objective].digest
     read = {}
     if "llm" in (config.planner.kind, config.judge.kind):
         read = {path.stem: file_digest(path) for path in sorted(PROMPTS.glob("*.md"))}
@@ -230,6 +233,12 @@ def open_inputs(config: RunConfig, notify: Callable[[str], None] = lambda text: 
                 )
     objectives, suites = open_suites(config, notify)
     practice = open_practice(config, objectives, suites, notify)
+    for method in config.later_recipes:
+        if not practice:
+            raise UsageError(
+                f"methods.{method}: draws answers to practice prompts, and no suite folder has a "
+                "practice.jsonl with prompts for the objectives of this config"
+            )
     return Inputs(pool, objectives, suites, base_identity(base, config.template), practice)
 
 
@@ -388,8 +397,8 @@ def build_smoke_generator(
 
 def check_recipe(config: RunConfig) -> None:
     """Raise UsageError if the base model cannot be trained by the configured recipe."""
-    method = METHODS[config.recipe.kind]
-    method.check_recipe(base_folder(config.base_model), config.recipe, config.template)
+    for kind, recipe in config.methods.recipes.items():
+        METHODS[kind].check_recipe(base_folder(config.base_model), recipe, config.template)
 
 
 def check_server(config: RunConfig) -> int | None:
@@ -423,6 +432,14 @@ def build_executor(config: RunConfig, folder: Path) -> Executor[Any]:
     if config.executor.kind == "subprocess":
         return SubprocessExecutor(config.executor, folder / "logs")
     return InlineExecutor()
+
+
+def build_practice(config: RunConfig, inputs: Inputs, evaluator: Evaluator) -> PracticeTool | None:
+    """What draws and pairs answers, if a method is enabled that trains on them."""
+    if not config.later_recipes:
+        return None
+    base = base_folder(config.base_model)
+    return PracticeTool(evaluator, inputs.practice, base, inputs.base_digest, config.template)
 
 
 def build_influence(config: RunConfig, inputs: Inputs) -> InfluenceTool | None:
@@ -478,6 +495,7 @@ def build_context(
         "base": inputs.base_digest,
         "generator": settings,
         "recipe": config.recipe.json_data(),
+        **({"methods": config.methods.json_data()} if config.later_recipes else {}),
         **run_digests(config, inputs).json_data(),
     }
     return RunContext(
@@ -492,5 +510,6 @@ def build_context(
         experiment=digest_of(experiment),
         pause=config.planner.on_failure == "pause",
         influence=build_influence(config, inputs),
+        practice=build_practice(config, inputs, evaluator),
         notify=reporting.notify,
     )

@@ -14,7 +14,7 @@ from mosaic.core.errors import TrainingError
 from mosaic.core.journal import Journal
 from mosaic.core.types.plans import ActionPlan
 from mosaic.core.types.records import Train
-from mosaic.core.types.runs import SftRecipe, TrialSpec
+from mosaic.core.types.runs import DpoRecipe, SftRecipe, StageSpec, TrialSpec
 
 REPEATS = 2
 
@@ -178,6 +178,8 @@ SPEC = TrialSpec(plan=PLAN, tokens=100, recipe=SftRecipe(), seed=1, base="base",
         {"start_from": "an adapter"},
         {"base": "another base"},
         {"pool": "another pool"},
+        {"stages": [StageSpec(recipe=DpoRecipe(), tokens=50)]},
+        {"practice": "practice prompts"},
     ],
     ids=lambda change: next(iter(change)),
 )
@@ -187,5 +189,6 @@ def test_the_id_of_a_trial_changes_with_everything_that_decides_what_it_measures
 
 def test_nothing_else_is_part_of_the_id():
     varied = {"plan", "tokens", "recipe", "seed", "start_from", "base", "pool"}
+    varied |= {"stages", "practice"}
     assert set(TrialSpec.model_fields) == varied
     assert TrialSpec.model_validate_json(SPEC.model_dump_json()).id == SPEC.id

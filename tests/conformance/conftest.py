@@ -6,10 +6,10 @@ from eval.references import pick, references
 from mosaic.app.config_file import load_config
 from mosaic.app.wiring import open_suites
 from tests.agent.conftest import observe, trial
-from tests.training.conftest import order
+from tests.training.conftest import order, pair_order
 
 # Fixtures that the suites share with the tests of one implementation.
-__all__ = ["known", "lab", "observe", "order", "trial"]
+__all__ = ["known", "lab", "observe", "order", "pair_order", "trial"]
 SOME = 12
 
 

@@ -11,19 +11,22 @@ from mosaic.core.types.runs import TrainJob
 from training import worker
 from training.methods.base import never
 from training.methods.kinds import METHODS
+from training.methods.preference_rows import read_pairs
 from training.models.adapter import check_adapter
 
 # kind -> settings of a small training; what it may train on is in the order
 RECIPES = {
     "sft": {"epochs": 2},
     "sft, packed": {"epochs": 2, "packing": True, "dtype": "bfloat16"},
+    "dpo": {"epochs": 2},
 }
 
 
 @pytest.fixture(params=RECIPES)
-def new_order(request, order):
+def new_order(request, order, pair_order):
     """Makes orders of one recipe."""
-    return lambda out="adapter", **more: order(out, **{**RECIPES[request.param], **more})
+    make = pair_order if request.param == "dpo" else order
+    return lambda out="adapter", **more: make(out, **{**RECIPES[request.param], **more})
 
 
 def run(order, progress=None, stopping=never):
@@ -31,9 +34,11 @@ def run(order, progress=None, stopping=never):
 
 
 def selected(order):
-    """Tokens of the training set."""
+    """Tokens of what is trained on."""
     import pyarrow.parquet as pq
 
+    if "pairs" in order.place.paths:
+        return sum(pair.tokens for pair in read_pairs(Path(order.place.paths["pairs"])))
     return sum(pq.read_table(order.place.paths["training_set"])["n_tokens"].to_pylist())
 
 

@@ -1,11 +1,23 @@
 """A small training set, orders to train on it, and models that know a handful of words."""
 
+from dataclasses import replace
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from mosaic.core.store import file_digest
-from mosaic.core.types.runs import BASE, TRAINING_SET, SftRecipe, TrainJob, Workplace
+from mosaic.core.types.runs import (
+    BASE,
+    PAIRS,
+    START,
+    TRAINING_SET,
+    DpoRecipe,
+    SftRecipe,
+    TrainJob,
+    Workplace,
+)
+from training.methods.preference_rows import PreferenceRow, write_pairs
 from training.models.adapter import model_digest
 from training.models.chat_template import tokenise
 from training.models.tokenizer import load_tokenizer
@@ -50,6 +62,45 @@ def order(tiny_model, tmp_path):
             out=str(tmp_path / out),
             work=str(tmp_path / f"{out}.work"),
         )
+        return Order(job=job, place=place)
+
+    return make
+
+
+@pytest.fixture
+def pair_order(tiny_model, tmp_path):
+    """A function that writes preference pairs of `CHATS` and returns the order to train on them.
+
+    The answer is preferred to a longer one. `n_tokens` is what each chosen conversation is said to
+    have.
+    """
+    tokenizer = load_tokenizer(tiny_model)
+    rows = []
+    for number, (asked, answer) in enumerate(CHATS):
+        sides = {"prompt": [asked]}
+        worse = {**answer, "content": f"{answer['content']} keep it in a dry cabinet ."}
+        for side, message in (("chosen", answer), ("rejected", worse)):
+            (ids,), _ = tokenise(tokenizer, [[asked, message]])
+            sides |= {side: [message], f"{side}_tokens": len(ids)}
+        rows.append(PreferenceRow(id=f"p{number}", slice="o/s", gap=1.0, **sides))
+
+    def make(
+        out="adapter", n_tokens=None, seed=1, base=tiny_model, start=None, pairs=rows, **recipe
+    ):
+        path = tmp_path / f"{out}.pairs.parquet"
+        if n_tokens:
+            pairs = [replace(r, chosen_tokens=n) for r, n in zip(pairs, n_tokens, strict=True)]
+        write_pairs(pairs, path)
+        paths = {BASE: str(base), PAIRS: str(path)}
+        if start:
+            paths[START] = str(start)
+        job = TrainJob(
+            recipe=DpoRecipe(**{**SMALL, **recipe}),
+            inputs={BASE: model_digest(base), PAIRS: file_digest(path)},
+            start_from="1" * 64 if start else None,
+            seed=seed,
+        )
+        place = Workplace(paths=paths, out=str(tmp_path / out), work=str(tmp_path / f"{out}.work"))
         return Order(job=job, place=place)
 
     return make

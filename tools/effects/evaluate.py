@@ -39,7 +39,7 @@ from mosaic.core.types.records import (
     LikelihoodMeasured,
     MeasureLikelihood,
 )
-from mosaic.core.types.runs import GREEDY
+from mosaic.core.types.runs import GREEDY, Sampling
 
 SHARD = 256
 BOOTSTRAP_SEED = 20260101
@@ -118,6 +118,22 @@ class Evaluator:
         self.identity = identity
         self.progress = progress
         self._serving = False
+
+    @property
+    def most_tokens(self) -> int:
+        """The most tokens that one answer may have."""
+        most = self.identity.settings["max_new_tokens"]
+        assert isinstance(most, int)
+        return most
+
+    def sample(
+        self, prompts: Sequence[Prompt], adapter: Path | None, sampling: Sampling
+    ) -> list[Response]:
+        """`sampling.n` answers to each prompt; the generator then gives its memory back."""
+        try:
+            return self.generator.generate(prompts, adapter, sampling)
+        finally:
+            self.generator.release()
 
     def evaluate(self, steps: Steps, adapter: str | None, roles: Sequence[str]) -> Evaluation:
         """Generate, judge and score. `adapter` is a digest in the store; None is the base model."""

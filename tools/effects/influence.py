@@ -52,11 +52,12 @@ class TrainedAdapter:
 
     @classmethod
     def of(cls, trial: Trial) -> TrainedAdapter:
-        """The adapter of a trial that was trained."""
-        assert trial.adapter is not None
+        """The adapter that a trial trained on its mixture."""
+        adapter = trial.mixture_adapter
+        assert adapter is not None
         assert trial.curation is not None
         assert trial.spec.recipe is not None
-        return cls(trial.adapter.digest, trial.spec.recipe, delivered_shares(trial.curation))
+        return cls(adapter.digest, trial.spec.recipe, delivered_shares(trial.curation))
 
 
 @dataclass(frozen=True)

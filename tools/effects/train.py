@@ -13,9 +13,12 @@ from mosaic.core.types.events import TrainedEvent
 from mosaic.core.types.records import Train
 from mosaic.core.types.runs import (
     BASE,
+    PAIRS,
+    START,
     TEMPLATE,
     TRAINING_SET,
     Adapter,
+    DpoRecipe,
     Recipe,
     TrainJob,
     TrainResult,
@@ -56,9 +59,19 @@ class TrainTool:
 
     def job(self, training_set: str, seed: int, start_from: str | None = None) -> TrainJob:
         """The job that trains on a filed training set, given by its digest."""
-        inputs = {BASE: self.base_digest, TRAINING_SET: training_set}
-        inputs |= template_input(self.template)
-        return TrainJob(recipe=self.recipe, inputs=inputs, start_from=start_from, seed=seed)
+        return self._job(self.recipe, {TRAINING_SET: training_set}, seed, start_from)
+
+    def pair_job(
+        self, recipe: DpoRecipe, pairs: str, seed: int, start_from: str | None = None
+    ) -> TrainJob:
+        """The job that trains on filed preference pairs, given by their digest."""
+        return self._job(recipe, {PAIRS: pairs}, seed, start_from)
+
+    def _job(
+        self, recipe: Recipe, data: dict[str, str], seed: int, start_from: str | None
+    ) -> TrainJob:
+        inputs = {BASE: self.base_digest, **data, **template_input(self.template)}
+        return TrainJob(recipe=recipe, inputs=inputs, start_from=start_from, seed=seed)
 
     def train(self, steps: Steps, job: TrainJob, reserve: Usage) -> Adapter:
         """The adapter of a job.
@@ -83,7 +96,7 @@ class TrainTool:
             events = [TrainedEvent(adapter=adapter)]
             return Outcome(adapter, events, usage=spent, seconds=done.seconds)
 
-        copies = CHECKPOINT_COPIES + 1 if self.recipe.save_every else 2
+        copies = CHECKPOINT_COPIES + 1 if job.recipe.save_every else 2
         room = self.adapter_bytes * copies
         adapter = steps.run(Train(job=job), effect, reserve=reserve, room=room)
         shutil.rmtree(work, ignore_errors=True)
@@ -93,10 +106,14 @@ class TrainTool:
         """Train in the run's work folder, continuing from what an earlier try left there."""
         out = work / "adapter"
         shutil.rmtree(out, ignore_errors=True)
-        training_set = steps.store.path(job.inputs[TRAINING_SET])
-        paths = {BASE: str(self.base_model), TRAINING_SET: str(training_set)}
+        paths = {BASE: str(self.base_model)}
         if self.template is not None:
             paths[TEMPLATE] = str(self.template)
+        for name in (TRAINING_SET, PAIRS):
+            if name in job.inputs:
+                paths[name] = str(steps.store.path(job.inputs[name]))
+        if job.start_from is not None:
+            paths[START] = str(steps.store.path(job.start_from))
         place = Workplace(paths=paths, out=str(out), work=str(work))
         handle = self.executor.submit(job, place, self.progress)
         (done,) = self.executor.wait([handle], steps.stopping)

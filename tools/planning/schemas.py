@@ -32,6 +32,13 @@ Change = Annotated[float, Field(ge=-4, le=4)]
 FieldDefinitions = dict[str, Any]
 
 
+METHOD_SHARES = (
+    "sum 1: the share of the round's tokens that each method takes. The first trains on the mixture; "
+    "dpo then draws answers to practice prompts from what came of it, and trains on pairs of answers "
+    "of which one is better"
+)
+PRACTICE_WEIGHTS = "sum 1: which practice prompts are drawn, by objective/slice"
+
 # -- the arguments of tools that only look; their docstrings are what the model reads --------------
 
 
@@ -137,6 +144,8 @@ def plan_model(observation: Observation, kind: PlanKind) -> type[BaseModel]:
         labelled=tuple(labels),
         attributes=tuple(sorted(attributes)),
         objectives=tuple(observation.names),
+        methods=tuple(observation.methods),
+        practice=tuple(observation.practice),
     )
 
 
@@ -149,6 +158,8 @@ def _plan_model(
     labelled: tuple[str, ...],
     attributes: tuple[str, ...],
     objectives: tuple[str, ...],
+    methods: tuple[str, ...],
+    practice: tuple[str, ...],
 ) -> type[BaseModel]:
     weights = {}
     for number, (dataset, names) in enumerate(buckets):
@@ -162,6 +173,11 @@ def _plan_model(
     if labelled:
         criterion = _criterion(labelled, attributes)
         shares["focus"] = (GenericAlias(list, criterion), Field(max_length=8))
+    if methods:
+        described = _closed_object("MethodShares", dict.fromkeys(methods, Share))
+        shares["method_shares"] = (described, Field(description=METHOD_SHARES))
+        described = _closed_object("PracticeWeights", dict.fromkeys(practice, Share))
+        shares["practice_weights"] = (described, Field(description=PRACTICE_WEIGHTS))
     if kind == "draft":
         return create_model("Draft", __config__=CLOSED, **shares)
     expected = _closed_object("Expected", dict.fromkeys(objectives, Change))
@@ -266,6 +282,12 @@ def action_plan(reply: BaseModel) -> tuple[ActionPlan | None, list[Violation]]:
         buckets[dataset] = _scaled(f"bucket_weights.{dataset}", weights, violations)
     if violations:
         return None, violations
+    others = {}
+    for name in ("method_shares", "practice_weights"):
+        if name in data:
+            others[name] = _scaled(name, data[name], violations)
+    if violations:
+        return None, violations
     criteria: dict[str, dict[str, JsonObject]] = {}
     for item in data.get("focus", []):
         sides = criteria.setdefault(item["dataset"], {"include": {}, "exclude": {}})
@@ -278,6 +300,7 @@ def action_plan(reply: BaseModel) -> tuple[ActionPlan | None, list[Violation]]:
         bucket_weights=buckets,
         focus=focus,
         expected=data.get("expected", {}),
+        **others,
     )
     return plan, []
 

@@ -6,7 +6,7 @@ stock and the past, and check a draft. None of them has an effect.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from mosaic.core.errors import UsageError
@@ -14,7 +14,7 @@ from mosaic.core.types.base import JsonObject, canonical_json
 from mosaic.core.types.evaluation import SliceProfile
 from mosaic.core.types.influence import BucketInfluence
 from mosaic.core.types.plans import ActionPlan, Violation
-from mosaic.core.types.runs import Observation, Round
+from mosaic.core.types.runs import Observation, Round, Stage
 
 Filter = Literal["failed", "passed", "borderline", "all"]
 # (objective, slice, filter, n) -> steering items: `label`, `score`, `failed` and maybe `answer`.
@@ -186,7 +186,7 @@ class Toolbox:
         names = self._observation.names
         point = past.point(names)
         means = dict(zip(names, point, strict=True)) if point else dict.fromkeys(names)
-        return {
+        told: Answer = {
             "round": past.round,
             "ratios": past.plan.ratios if past.plan else None,
             "bucket_weights": past.plan.bucket_weights if past.plan else None,
@@ -194,6 +194,29 @@ class Toolbox:
             "accepted": past.accepted,
             "forecast": [forecast.json_data() for forecast in past.forecast],
         }
+        if past.trial.stages:
+            told["method_shares"] = past.plan.method_shares if past.plan else None
+            told["stages"] = stages_told(past.trial.stages)
+        return told
+
+
+def stages_told(stages: Sequence[Stage]) -> list[JsonObject]:
+    """What each method of a round cost and brought, for a planner: numbers and names only."""
+    lines: list[JsonObject] = []
+    for stage in stages:
+        line: JsonObject = {
+            "method": stage.method,
+            "tokens": stage.usage.cost,
+            "steering": {o: score.mean for o, score in stage.steering.items()},
+        }
+        if stage.pairs is not None:
+            line |= {
+                "pairs": stage.pairs.pairs,
+                "practice_prompts": stage.pairs.prompts,
+                "pairs_by_slice": dict(stage.pairs.slices),
+            }
+        lines.append(line)
+    return lines
 
 
 def _influence_of(found: BucketInfluence) -> JsonObject:

@@ -12,7 +12,7 @@ import yaml
 from mosaic.app.shapes import Report
 from mosaic.core.types.evaluation import Score
 from mosaic.core.types.plans import ActionPlan
-from mosaic.core.types.runs import Round
+from mosaic.core.types.runs import Round, Stage
 from training.data.provenance import UNKNOWN, Origin
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
@@ -67,7 +67,7 @@ def model_card(run: str, base: str, round_: Round, report: Report, origins: list
         "tags": ["lora", "mosaic"],
         "model-index": [{"name": f"{run}-round-{round_.round}", "results": results}],
     }
-    tokens = round_.trial.adapter.tokens if round_.trial.adapter else 0
+    tokens = round_.trial.usage.trained
     lines = [
         *front_matter(header),
         f"# {run}, round {round_.round}",
@@ -83,6 +83,7 @@ def model_card(run: str, base: str, round_: Round, report: Report, origins: list
         "## Mixture",
         "",
         *_mixture_table(round_.plan),
+        *_stage_lines(round_.trial.stages),
         *_licence_lines(origins),
         "",
         "## How it was made",
@@ -144,6 +145,19 @@ def _mixture_table(plan: ActionPlan | None) -> list[str]:
     return lines
 
 
+def _stage_lines(stages: list[Stage]) -> list[str]:
+    """What each method was spent, if there are several."""
+    if not stages:
+        return []
+    lines = ["", "## Methods", ""]
+    lines += _table(["method", "tokens trained", "tokens sampled", "pairs", "practice prompts"])
+    for stage in stages:
+        pairs = (str(stage.pairs.pairs), str(stage.pairs.prompts)) if stage.pairs else ("", "")
+        usage = stage.usage
+        lines.append(_row(stage.method, f"{usage.trained:,}", f"{usage.sampled:,}", *pairs))
+    return lines
+
+
 def _licence_lines(origins: list[Origin]) -> list[str]:
     licences = sorted({origin.licence for origin in origins})
     if not licences:
@@ -190,6 +204,38 @@ def dataset_card(run: str, round_: Round, origins: list[Origin] | None) -> str:
     rationale = round_.plan.rationale if round_.plan else ""
     lines += ["", "## Rationale of the plan", ""]
     lines += [f"> {line}" for line in rationale.splitlines()]
+    return "\n".join([*lines, ""])
+
+
+def pairs_card(run: str, round_: Round, stage: Stage) -> str:
+    """What the preference pairs of a stage hold, and what was left out of them."""
+    report = stage.pairs
+    if report is None:
+        raise ValueError(f"{stage.method} formed no pairs")
+    header = {
+        "pretty_name": f"{run}, round {round_.round}, preference pairs",
+        "tags": ["mosaic", "preference", "chat"],
+        "size_categories": [_size(report.pairs)],
+    }
+    lines = [*front_matter(header), f"# Preference pairs of {run}, round {round_.round}", ""]
+    lines.append(
+        f"{report.pairs} pairs from {report.answers:,} answers that the model under training gave to "
+        f"{report.prompts} practice prompts, in TRL's conversational preference format: `prompt`, "
+        "`chosen` and `rejected` are lists of messages."
+    )
+    lines += ["", "## Left out", ""]
+    lines.append(f"* {report.cut} answers that reached the greatest length")
+    lines.append(f"* {report.unscored} answers that an objective could not score")
+    for reason, count in report.unlearnable.items():
+        lines.append(f"* {count} answers that cannot be trained on: {reason}")
+    lines += ["", "## Where objectives agreed", ""]
+    lines += _table(["objectives", "prompts of both", "with a pair that agrees"])
+    for found in report.yields:
+        names = " and ".join(found.objectives)
+        lines.append(_row(cell(names), str(found.prompts), str(found.consistent)))
+    lines += ["", "## Slices", "", *_table(["practice prompts", "pairs"])]
+    for name, count in report.slices.items():
+        lines.append(_row(cell(name), str(count)))
     return "\n".join([*lines, ""])
 
 

@@ -52,6 +52,7 @@ def write_html(folder: Path, report: Report, path: Path) -> None:
         mixture_svg=plots.svg("mixture", report),
         heat_svg=plots.heat(state.rounds),
         influence_svg=influence_svg,
+        sampled=any(round_.tokens.sampled for round_ in report.rounds),
         influence_unread=influence.unread if influence else [],
     )
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -23,6 +23,7 @@ from mosaic.app.views.spending import spending_of
 from mosaic.core.errors import UsageError
 from mosaic.core.journal import Journal
 from mosaic.core.types.base import digest_of
+from mosaic.core.types.data import BucketReport
 from mosaic.core.types.evaluation import FailureProfile
 from mosaic.core.types.records import Audited, CloseRound, PlannerReplaced, ReplacePlanner
 from mosaic.core.types.runs import Calibration, Round
@@ -135,21 +136,21 @@ def _round(
         dominated=round_.dominated,
         forecast=round_.forecast,
         adapter=round_.adapter,
+        stages=round_.trial.stages,
     )
 
 
 def tokens_of(round_: Round) -> RoundTokens:
     """Training tokens of the trial that stands for a round; all 0 for the base."""
     trial = round_.trial
-    if trial.curation is None:
-        return RoundTokens()
-    total = trial.curation.total
+    total = trial.curation.total if trial.curation else BucketReport()
     return RoundTokens(
         budget=trial.spec.tokens,
         selected=total.selected,
-        trained=trial.adapter.tokens if trial.adapter else 0,
+        trained=trial.usage.trained,
         supervised=trial.supervised,
         short=total.short,
+        sampled=trial.usage.sampled,
     )
 
 

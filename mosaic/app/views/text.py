@@ -9,6 +9,7 @@ from mosaic.app.terminal import safe
 from mosaic.app.views.spending import spending_lines
 from mosaic.core.types.evaluation import Score
 from mosaic.core.types.plans import ApprovalRequest, Change, ProposedPlan
+from mosaic.core.types.runs import Stage
 
 MIN_CELL = 17
 
@@ -84,12 +85,28 @@ def _cell(score: Score) -> str:
 
 
 def _remarks(round_: ReportRound) -> list[str]:
-    lines = []
+    lines = [stage_line(round_.round, stage) for stage in round_.stages]
     if round_.replaced:
         lines.append(f"round {round_.round}: planner replaced: {round_.replaced.reason}")
     if not round_.accepted:
         lines.append(f"round {round_.round} not accepted: {round_.reason}")
     return lines
+
+
+def stage_line(round_: int, stage: Stage) -> str:
+    """What one method of a round cost and brought."""
+    spent = f"{stage.usage.trained:,} tokens trained"
+    if stage.usage.sampled:
+        spent = f"{stage.usage.sampled:,} sampled, {spent}"
+    brought = ""
+    if stage.pairs is not None:
+        brought = f"; {stage.pairs.pairs} pairs of {stage.pairs.prompts} practice prompts"
+    if stage.steering:
+        means = [f"{o} {s.mean:.2f}" for o, s in stage.steering.items() if s.mean is not None]
+        brought += f"; on steering {', '.join(means)}"
+    if stage.note:
+        brought += f"; {stage.note}"
+    return f"round {round_}, {stage.method}: {spent} of {stage.tokens:,}{brought}"
 
 
 def request_text(request: ApprovalRequest) -> str:

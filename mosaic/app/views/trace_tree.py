@@ -26,6 +26,7 @@ from mosaic.core.types.events import (
     FailedEvent,
     MeasuredEvent,
     ObservedEvent,
+    PairedEvent,
     PlannedEvent,
     ReplacedEvent,
     TraceEntry,
@@ -148,6 +149,12 @@ def _node(record: EventRecord, store: Store) -> Node:
             return Node(f"{decision.kind} by {decision.by}", decision.reason, given)
         case MeasuredEvent():
             return _measured(record)
+        case PairedEvent():
+            report = record.report
+            return Node(
+                f"paired {report.pairs} of {report.prompts} practice prompts, from "
+                f"{report.answers:,} answers"
+            )
         case TrainedEvent():
             adapter = record.adapter
             return Node(

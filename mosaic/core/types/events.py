@@ -10,6 +10,7 @@ from mosaic.core.types.base import FrozenModel, JsonObject
 from mosaic.core.types.data import BucketReport
 from mosaic.core.types.evaluation import Score
 from mosaic.core.types.plans import ActionPlan, Decision, Forecast, Violation
+from mosaic.core.types.preferences import PairReport
 from mosaic.core.types.runs import Adapter
 
 
@@ -80,6 +81,14 @@ class CuratedEvent(EventRecord):
     total: BucketReport
 
 
+class PairedEvent(EventRecord):
+    """Preference pairs were formed; they are filed under `pairs`."""
+
+    kind: Literal["paired"] = "paired"
+    pairs: str
+    report: PairReport
+
+
 class TrainedEvent(EventRecord):
     kind: Literal["trained"] = "trained"
     adapter: Adapter
@@ -146,6 +155,7 @@ AnyEvent = Annotated[
     | AskedEvent
     | DecidedEvent
     | CuratedEvent
+    | PairedEvent
     | TrainedEvent
     | MeasuredEvent
     | CalibratedEvent

@@ -10,8 +10,17 @@ from mosaic.core.types.base import FrozenModel, check_weights
 from mosaic.core.types.data import Focus
 
 
+def _is_empty(value: object) -> bool:
+    return not value
+
+
 class ActionPlan(FrozenModel):
-    """A planner's proposal. Rationale first, so that a model reasons before it commits to numbers."""
+    """A planner's proposal. Rationale first, so that a model reasons before it commits to numbers.
+
+    `method_shares` is method -> share of the round's tokens, `practice_weights` says which practice
+    prompts (`objective/slice` -> weight) the methods that sample draw. A plan that names none takes
+    the config's shares, and the prompts in their own proportions.
+    """
 
     rationale: str = Field(max_length=8000)
     ratios: dict[str, float]
@@ -20,10 +29,16 @@ class ActionPlan(FrozenModel):
     expected: dict[str, float] = Field(
         default={}, description="objective -> expected change of the selection mean"
     )
+    # Left out of what is written if there are none: the digests of plans without them stay.
+    method_shares: dict[str, float] = Field(default={}, exclude_if=_is_empty)
+    practice_weights: dict[str, float] = Field(default={}, exclude_if=_is_empty)
 
     @model_validator(mode="after")
     def _weights(self) -> ActionPlan:
         check_weights("ratios", self.ratios)
+        for name in ("method_shares", "practice_weights"):
+            if getattr(self, name):
+                check_weights(name, getattr(self, name))
         for dataset, weights in self.bucket_weights.items():
             check_weights(f"bucket_weights.{dataset}", weights)
         return self
@@ -145,11 +160,18 @@ class Decision(FrozenModel):
         return [plan.content_digest for plan in self.edited] or self.plans
 
 
+METHOD_STEP = 1.0
+
+
 class Limits(FrozenModel):
     """Bounds every plan must respect. Steps are L1 distances between weight vectors (0-2); None means unlimited."""
 
     max_ratio_step: float | None = Field(default=0.6, gt=0, le=2)
     max_bucket_step: float | None = Field(default=1.0, gt=0, le=2)
+    # Left out of what is written if it is the default: the digests of other limits stay.
+    max_method_step: float | None = Field(
+        default=METHOD_STEP, gt=0, le=2, exclude_if=lambda step: step == METHOD_STEP
+    )
     near_repeat: float = Field(default=0.02, ge=0, lt=2)
     min_quality: int = Field(default=4, ge=1, le=5)
     max_repeat: int = Field(default=1, ge=1)

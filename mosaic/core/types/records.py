@@ -23,6 +23,7 @@ from mosaic.core.types.plans import (
     Decision,
     Violation,
 )
+from mosaic.core.types.preferences import PairReport
 from mosaic.core.types.runs import Adapter, Calibration, Round, Sampling, TrainJob
 
 R = TypeVar("R", bound=FrozenModel)
@@ -165,6 +166,59 @@ class Train(StepInputs[Adapter]):
     kind: Literal["train"] = "train"
     version: int = 3
     job: TrainJob
+
+
+class SamplePractice(StepInputs[Generated]):
+    """Answers drawn for practice prompts, given by the digests of what they say; paid for."""
+
+    result_type: ClassVar[type[FrozenModel]] = Generated
+    kind: Literal["sample"] = "sample"
+    base: str
+    generator: JsonObject
+    sampling: Sampling
+    adapter: str | None
+    prompts: list[str]
+
+
+class PracticeScored(FrozenModel):
+    """A filed list with the score of each answer, or null."""
+
+    scores: str
+
+
+class ScorePractice(StepInputs[PracticeScored]):
+    """Answers to practice prompts, judged under one objective."""
+
+    result_type: ClassVar[type[FrozenModel]] = PracticeScored
+    kind: Literal["score_practice"] = "score_practice"
+    responses: str
+    prompts: list[str]
+    objective: str
+    judge: str
+    rules: str
+
+
+class PairsFiled(FrozenModel):
+    """Preference pairs in a filed Parquet file, and what became of the prompts."""
+
+    pairs: str
+    report: PairReport
+
+
+class FormPairs(StepInputs[PairsFiled]):
+    """Pairs chosen among filed answers by their scores: `rule` says how, `tokens` what they may cost.
+
+    `base` is the digest of the tokenizer's base.
+    """
+
+    result_type: ClassVar[type[FrozenModel]] = PairsFiled
+    kind: Literal["pairs"] = "pairs"
+    base: str
+    responses: list[str]
+    scores: list[dict[str, str]]
+    prompts: list[str]
+    rule: JsonObject
+    tokens: int
 
 
 class InfluenceEstimated(FrozenModel):
@@ -466,6 +520,8 @@ ARTIFACTS: Mapping[type[FrozenModel], tuple[str, ...]] = {
     LikelihoodMeasured: ("responses",),
     SuiteFiles: ("responses", "judgments", "scored"),
     Curated: ("training_set",),
+    PracticeScored: ("scores",),
+    PairsFiled: ("pairs",),
     Adapter: ("digest",),
     InfluenceEstimated: ("influence",),
     Observed: ("observation",),
@@ -479,6 +535,9 @@ STEPS: tuple[type[StepInputs[Any]], ...] = (
     AskVerdict,
     CheckGold,
     Curate,
+    SamplePractice,
+    ScorePractice,
+    FormPairs,
     Train,
     EstimateInfluence,
     Observe,

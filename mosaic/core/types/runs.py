@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
 
@@ -11,6 +11,7 @@ from mosaic.core.types.data import CurationReport, Stock
 from mosaic.core.types.evaluation import FailureProfile, Score, SuiteFiles
 from mosaic.core.types.influence import Influence
 from mosaic.core.types.plans import ActionPlan, Forecast, Limits, ObjectiveSpec, Violation
+from mosaic.core.types.preferences import PairReport
 
 
 def _is_zero(value: int) -> bool:
@@ -82,6 +83,9 @@ class LoraRecipe(FrozenModel):
     `load_in_4bit` quantises the frozen base while it is loaded (QLoRA), for training and answers.
     """
 
+    # What its rows are: selected from the pool, or made of answers to practice prompts.
+    trains_on: ClassVar[Literal["mixture", "practice"]] = "mixture"
+
     kind: str
     learning_rate: float = Field(default=2e-4, gt=0)
     epochs: int = Field(default=1, ge=1)
@@ -148,6 +152,42 @@ class SftRecipe(LoraRecipe):
     kind: Literal["sft"] = "sft"
 
 
+class DpoRecipe(LoraRecipe):
+    """Direct preference optimisation on pairs of answers that the model gave to practice prompts.
+
+    `n` answers are drawn per prompt at `temperature` and `top_p`. `rule` says which two make a pair:
+    `consistent`, one is better by more than `margin` points under every objective that applies
+    (reward consistency); `objective`, under the one that `objective` names; `weighted`, by the mean
+    of all. With `sufficient` the better one must also lie above the prompt's mean and the worse one
+    below it, under every objective. Of several pairs the one with the largest gap is taken: the
+    `sum` of the objectives' gaps in standard deviations, or their `minimum`.
+
+    `beta` is DPO's, how strongly the policy is held to where it began. A learning rate for LoRA.
+    """
+
+    trains_on: ClassVar[Literal["mixture", "practice"]] = "practice"
+
+    kind: Literal["dpo"] = "dpo"
+    learning_rate: float = Field(default=5e-5, gt=0)
+    beta: float = Field(default=0.1, gt=0)
+    n: int = Field(default=8, ge=2, le=64)
+    temperature: float = Field(default=1.0, gt=0, le=2)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    rule: Literal["consistent", "objective", "weighted"] = "consistent"
+    objective: str | None = None
+    gap: Literal["sum", "minimum"] = "sum"
+    margin: float = Field(default=0.0, ge=0, lt=4)
+    sufficient: bool = False
+
+    @model_validator(mode="after")
+    def _sensible(self) -> DpoRecipe:
+        if (self.rule == "objective") != (self.objective is not None):
+            raise ValueError("objective is given with rule: objective, and only with it")
+        if self.packing:
+            raise ValueError("packing: pairs of answers are never packed; leave it out")
+        return self
+
+
 def _of_its_kind(value: object) -> object:
     """The recipe that plain data describe. Anything else is handed on."""
     if not isinstance(value, dict):
@@ -163,13 +203,15 @@ Recipe = Annotated[SerializeAsAny[LoraRecipe], BeforeValidator(_of_its_kind)]
 BASE = "base"
 TEMPLATE = "chat_template"
 TRAINING_SET = "training_set"
+PAIRS = "pairs"
+START = "start_from"
 
 
 class TrainJob(FrozenModel):
     """Everything that decides what a training yields: the same job gives the same adapter.
 
-    `inputs` is name -> digest: `base`, for supervised fine-tuning `training_set`, and
-    `chat_template` if a file replaces the base's own.
+    `inputs` is name -> digest: `base`, for supervised fine-tuning `training_set`, for preference
+    optimisation `pairs`, and `chat_template` if a file replaces the base's own.
     `start_from` is the digest of the adapter to continue from; None starts a fresh one.
     """
 
@@ -182,7 +224,8 @@ class TrainJob(FrozenModel):
 class Workplace(FrozenModel):
     """Where one machine holds what a job names, and where it writes.
 
-    `paths` is input name -> path. `out` must not exist yet; checkpoints live in `work`.
+    `paths` is input name -> path, `start_from` among them if the job continues from an adapter.
+    `out` must not exist yet; checkpoints live in `work`.
     """
 
     paths: dict[str, str]
@@ -272,11 +315,19 @@ class RunRecord(FrozenModel):
     inputs: InputDigests
 
 
+class StageSpec(FrozenModel):
+    """A stage of a trial after its mixture: how it trains, and the tokens that it may be charged."""
+
+    recipe: Recipe
+    tokens: int = Field(ge=1)
+
+
 class TrialSpec(FrozenModel):
     """Everything that decides what a trial measures. A trial of nothing measures the base.
 
-    `tokens` is the budget that its mixture selects; `start_from` the adapter that its training
-    continues from; `base` and `pool` are digests.
+    `tokens` is the budget that its mixture selects, 0 if its plan gives the
+    mixture nothing; `start_from` the adapter that its training continues from; `stages` what follows, each
+    beginning with the adapter of the one before; `base`, `pool` and `practice` are digests.
     """
 
     plan: ActionPlan | None = None
@@ -286,6 +337,9 @@ class TrialSpec(FrozenModel):
     start_from: str | None = None
     base: str
     pool: str | None = None
+    # Left out of what is written if there are none: the ids of other trials stay.
+    stages: list[StageSpec] = Field(default=[], exclude_if=lambda stages: not stages)
+    practice: str | None = Field(default=None, exclude_if=lambda digest: digest is None)
 
     @property
     def id(self) -> str:
@@ -293,11 +347,30 @@ class TrialSpec(FrozenModel):
         return self.content_digest
 
 
+class Stage(FrozenModel):
+    """What one stage of a trial cost and brought.
+
+    `adapter` is None if it trained nothing, and `note` says why. `pairs` is filed under `pairs_file`.
+    `steering` is objective -> score of the stage's adapter, if the config asks for it and another
+    stage follows.
+    """
+
+    method: str
+    tokens: int
+    usage: Usage
+    adapter: Adapter | None = None
+    note: str = ""
+    pairs: PairReport | None = None
+    pairs_file: str | None = None
+    steering: dict[str, Score] = {}
+
+
 class Trial(FrozenModel):
-    """One plan, trained by one recipe with one seed, and measured.
+    """One plan, trained by its methods with one seed, and measured.
 
     `scores` and `files` are objective -> role; a trial whose training failed has neither, and says
-    why. `profile` is measured on the steering suites.
+    why. `profile` is measured on the steering suites. `adapter` is that of the last stage; `stages`
+    are all of them if there are several methods.
     """
 
     id: str
@@ -309,18 +382,27 @@ class Trial(FrozenModel):
     profile: FailureProfile
     files: dict[str, dict[str, SuiteFiles]] = {}
     failure: str | None = None
+    stages: list[Stage] = Field(default=[], exclude_if=lambda stages: not stages)
 
     @property
     def plan(self) -> ActionPlan | None:
         return self.spec.plan
 
     @property
+    def mixture_adapter(self) -> Adapter | None:
+        """The adapter that was trained on the mixture, before any other method; None if none was."""
+        if self.curation is None:
+            return None
+        return self.stages[0].adapter if self.stages else self.adapter
+
+    @property
     def supervised(self) -> int:
-        """Tokens of one epoch that the loss counts."""
-        if self.adapter is None or self.curation is None:
+        """Tokens of one epoch of the mixture that the loss counts."""
+        adapter = self.mixture_adapter
+        if adapter is None or self.curation is None:
             return 0
         selected = self.curation.total.selected
-        return self.adapter.supervised * selected // max(1, self.adapter.tokens)
+        return adapter.supervised * selected // max(1, adapter.tokens)
 
     def point(self, objectives: list[str]) -> list[float] | None:
         """Selection means in the given order, or None if one is not scored."""
@@ -441,6 +523,16 @@ class Observation(FrozenModel):
     # Left out of what is written if there is none: the digests of other observations stay.
     influence: Influence | None = Field(default=None, exclude_if=lambda value: value is None)
     below_floor: list[str] = []
+    methods: dict[str, float] = Field(
+        default={},
+        exclude_if=lambda methods: not methods,
+        description="method -> share of a plan that names none; empty if there is one method",
+    )
+    practice: dict[str, int] = Field(
+        default={},
+        exclude_if=lambda practice: not practice,
+        description="objective/slice -> practice prompts",
+    )
 
     @property
     def names(self) -> list[str]:

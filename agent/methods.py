@@ -1,0 +1,40 @@
+"""How a plan spends a round's tokens over the methods of training. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from mosaic.core.types.plans import ActionPlan
+
+
+def shares_of(plan: ActionPlan, default: Mapping[str, float]) -> dict[str, float]:
+    """Method -> share of the round's tokens, in the order in which they run.
+
+    `default` has every method that is enabled, the one that trains on the mixture first, and the
+    shares of a plan that names none.
+    """
+    named = plan.method_shares or default
+    return {method: named.get(method, 0.0) for method in default}
+
+
+def mixture_tokens(plan: ActionPlan, default: Mapping[str, float], budget: int) -> int:
+    """Tokens that the plan's mixture selects, of `budget` if its method had all of a round.
+
+    >>> plan = ActionPlan(rationale="", ratios={"a": 1}, method_shares={"sft": 0.7, "dpo": 0.3})
+    >>> mixture_tokens(plan, {"sft": 1.0, "dpo": 0.0}, 12_000)
+    8400
+    """
+    if not default:
+        return budget
+    first, *_ = shares_of(plan, default).values()
+    return part_of(first, budget)
+
+
+def part_of(share: float, tokens: int) -> int:
+    """So many of some tokens, rounded down but for the error of a sum of decimals.
+
+    >>> part_of(0.7, 30)  # 0.7 * 30 is 20.999999999999996
+    21
+    """
+    return math.floor(share * tokens + 1e-6)

@@ -1,0 +1,160 @@
+"""Methods at equal tokens on the laboratory: supervised fine-tuning alone, and with preference pairs of several rules.
+
+Every arm of a seed is charged the tokens of one round. Those with pairs spend SHARE of it on the mixture, and go on from
+that one adapter with answers that were drawn once: the arms differ in which two answers to a prompt make its pair. Only
+prompts that give a pair under every rule are used, so that all have the same prompts and as many pairs. Scores are those of
+the audit suites, which nothing was tuned on: the rates were chosen on selection with other seeds (docs/preferences.md).
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+
+from benchmarks.figures import Row, Rows, figure
+from benchmarks.world import World
+from mosaic.app.config_file import load_config
+from mosaic.core.types.runs import DpoRecipe, Usage
+from training.methods.preference_rows import PreferenceRow, read_pairs, write_pairs
+
+SHARE = 0.6
+SEEDS = (1, 2, 3, 4, 5)
+RECIPE = (
+    "methods.dpo.learning_rate=1.0e-3",
+    "methods.dpo.batch_size=4",
+    "methods.dpo.epochs=4",
+    "methods.dpo.beta=0.1",
+)
+OWN, INSTRUCTIONS = "ranked by the folder's own objective", "ranked by instruction following"
+AGREEING, WEIGHTED = "reward consistency", "ranked by the mean"
+# Student's t for five seeds.
+T = 2.776
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way of spending a round's tokens with one seed: audit means by objective."""
+
+    name: str
+    seed: int
+    means: dict[str, float]
+
+
+def open_world(folder: Path, overrides: Sequence[str] = RECIPE) -> World:
+    shares = (f"method_shares.sft={SHARE}", f"method_shares.dpo={1 - SHARE:.6g}")
+    return World(load_config("lab", [*overrides, *shares]), folder)
+
+
+def arms(world: World, seed: int, role: str = "audit") -> tuple[list[Arm], dict[str, int]]:
+    """All arms of a seed, and what their pairs took: prompts, pairs, tokens."""
+    context, steps = world.context, world.context.steps
+    recipe = context.settings.stages["dpo"]
+    assert isinstance(recipe, DpoRecipe)
+    assert context.practice is not None
+    selected = context.settings.tokens_per_round
+
+    def measured(name: str, adapter: str | None) -> Arm:
+        return Arm(name, seed, {n: world.evaluated(adapter, role).means[n] for n in traded})
+
+    traded = [objective.name for objective in context.settings.traded]
+    whole = world.measure(world.ratios, world.buckets, seed, role)
+    part = world.measure(world.ratios, world.buckets, seed, role, round(SHARE * selected))
+    found = [
+        Arm("all tokens to the mixture", seed, {n: whole.means[n] for n in traded}),
+        Arm("before the pairs", seed, {n: part.means[n] for n in traded}),
+    ]
+    tokens = round((1 - SHARE) * context.settings.cost_per_round)
+    batches = context.practice.draw(steps, part.adapter, recipe, tokens, {}, seed)
+    rules = {
+        AGREEING: [recipe],
+        OWN: [_ranked(recipe, name) for name in ("safety", "over_refusal")],
+        INSTRUCTIONS: [_ranked(recipe, "instruction_following")],
+        WEIGHTED: [recipe.model_copy(update={"rule": "weighted"})],
+    }
+    pairs: dict[str, dict[str, PreferenceRow]] = {}
+    for name, recipes in rules.items():
+        pairs[name] = {}
+        for each in recipes:
+            filed = context.practice.form(steps, batches, each, tokens)
+            for row in read_pairs(steps.store.path(filed.pairs)):
+                pairs[name][row.id] = row
+    shared = sorted(set.intersection(*(set(rows) for rows in pairs.values())))
+    for name, rows in pairs.items():
+        adapter = _trained(world, recipe, [rows[i] for i in shared], seed, part.adapter)
+        found.append(measured(name, adapter))
+    prompts = sum(len(batch.prompts) for batch in batches)
+    return found, {"prompts": prompts, "agreeing": len(pairs[AGREEING]), "pairs": len(shared)}
+
+
+def _ranked(recipe: DpoRecipe, objective: str) -> DpoRecipe:
+    return recipe.model_copy(update={"rule": "objective", "objective": objective})
+
+
+def _trained(
+    world: World,
+    recipe: DpoRecipe,
+    rows: Sequence[PreferenceRow],
+    seed: int,
+    start: str | None,
+) -> str:
+    """Digest of the adapter that some pairs make of another."""
+    steps, trainer = world.context.steps, world.context.trainer
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "pairs.parquet"
+        write_pairs(rows, path)
+        digest = steps.store.put_file(path)
+    job = trainer.pair_job(recipe, digest, seed, start)
+    most = Usage(trained=recipe.epochs * sum(row.tokens for row in rows))
+    return trainer.train(steps, job, most).digest
+
+
+def differences(found: Sequence[Arm], arm: str, other: str) -> dict[str, list[float]]:
+    """By how much an arm is ahead of another, seed by seed: for each objective, and for the mean."""
+    ahead: dict[str, list[float]] = {}
+    for one in found:
+        for two in found:
+            if (one.name, two.name) != (arm, other) or one.seed != two.seed:
+                continue
+            each = {name: one.means[name] - two.means[name] for name in one.means}
+            for name, value in {**each, "mean": fmean(each.values())}.items():
+                ahead.setdefault(name, []).append(value)
+    return ahead
+
+
+def compared(what: str, values: Sequence[float]) -> Row:
+    """A mean over seeds, with its 95 % interval by Student's t in the text if there are several."""
+    if len(values) > 1:
+        half = T * stdev(values) / len(values) ** 0.5
+        mean = fmean(values)
+        what += f" ({mean - half:+.2f} to {mean + half:+.2f})"
+    return figure(what, fmean(values), "points")
+
+
+def methods(quick: bool) -> Rows:
+    """Audit means of each arm over the seeds, and reward consistency against the others."""
+    folder = Path("runs") / "methods"
+    world = open_world(folder)
+    found: list[Arm] = []
+    rows: Rows = []
+    for seed in SEEDS[:1] if quick else SEEDS:
+        made, counts = arms(world, seed)
+        found += made
+        share = counts["agreeing"] / max(1, counts["prompts"])
+        rows.append(figure(f"seed {seed}: prompts drawn", counts["prompts"], "prompts"))
+        rows.append(figure(f"seed {seed}: with a consistent pair", share, "", at_least=0.2))
+        rows.append(figure(f"seed {seed}: pairs in every arm", counts["pairs"], "pairs"))
+    names = list(dict.fromkeys(arm.name for arm in found))
+    for name in names:
+        means = [arm.means for arm in found if arm.name == name]
+        for objective in means[0]:
+            mean = fmean(each[objective] for each in means)
+            rows.append(figure(f"{name}, audit: {objective}", mean, "of 5"))
+    for other in names:
+        if other == AGREEING:
+            continue
+        for objective, values in differences(found, AGREEING, other).items():
+            rows.append(compared(f"{AGREEING} less {other}: {objective}", values))
+    return rows

@@ -1,0 +1,56 @@
+"""What `validate` says of methods that draw answers to practice prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from eval.objectives.base import by_code
+from mosaic.app.config import RunConfig
+from mosaic.app.estimate import PracticeSize
+from mosaic.app.shapes import Finding
+from mosaic.app.training_plan import WARNING
+from mosaic.app.wiring import Inputs
+from mosaic.core.types.runs import DpoRecipe
+from tools.effects.preference_pairs import practice_prompts
+from training.data.preferences import expected_pairs, opposed
+
+
+def method_findings(config: RunConfig, inputs: Inputs) -> list[Finding]:
+    """How methods share a round, and how often answers can be expected to agree."""
+    if not config.later_recipes:
+        return []
+    prompts = practice_prompts(inputs.practice)
+    shares = ", ".join(f"{method} {share:.0%}" for method, share in config.default_shares.items())
+    result = f"{shares} of a round unless its plan says otherwise; {len(prompts)} practice prompts"
+    opposing = opposed(practised.objectives for practised in prompts)
+    if opposing:
+        named = "; ".join(" and ".join(pair) for pair in opposing)
+        result += f"; none of them is judged under both {named}"
+    findings = [Finding(check="methods", result=result)]
+    most = max(len(practised.objectives) for practised in prompts)
+    for method, recipe in config.later_recipes.items():
+        if not isinstance(recipe, DpoRecipe) or recipe.rule != "consistent":
+            continue
+        expected = expected_pairs(recipe.n, most)
+        if expected < 1:
+            text = (
+                f"methods.{method}.n: of {recipe.n} answers under {most} objectives that do not "
+                f"depend on each other {expected:.2g} pairs agree; draw more"
+            )
+            findings.append(Finding(check=WARNING, result=text))
+    return findings
+
+
+def practice_sizes(
+    config: RunConfig, inputs: Inputs, count: Callable[[str], int]
+) -> list[PracticeSize]:
+    """Sizes of the practice prompts that are drawn from; `count` gives the tokens of a text."""
+    if not config.later_recipes:
+        return []
+    sizes = []
+    for practised in practice_prompts(inputs.practice):
+        prompt = practised.prompt
+        tokens = sum(count(text) for text in [prompt.system or "", *prompt.turns])
+        judged = sum(not by_code(inputs.objectives[name]) for name in practised.objectives)
+        sizes.append(PracticeSize(len(prompt.turns), tokens, judged))
+    return sizes
