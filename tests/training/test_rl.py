@@ -9,10 +9,9 @@ import pytest
 from eval.rendering.ends import stop_ids
 from eval.rendering.render import texts_of
 from mosaic.core.errors import StopRequested, UsageError
-from mosaic.core.types.runs import BASE, TrainJob, Workplace
+from mosaic.core.types.runs import BASE, START, TrainJob, Workplace
 from mosaic.lab.pretrain import SPECIAL
 from training.methods.rl import (
-    START,
     Answers,
     RlRecipe,
     make_trainer,

@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, ValidationError, model_validator
@@ -78,6 +78,8 @@ Cell = tuple[str, int]
 
 class RewardModelRecipe(LoraRecipe):
     """How a reward model is trained. `held_out` is the share of prompts kept for calibration."""
+
+    trains_on: ClassVar[Literal["mixture", "practice"]] = "practice"
 
     kind: Literal["reward_model"] = "reward_model"
     held_out: float = Field(default=0.15, gt=0, lt=1)

@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, ValidationError, model_validator
@@ -33,7 +33,15 @@ from eval.reward_model import RewardModel
 from mosaic.core.errors import UsageError
 from mosaic.core.types.base import FrozenModel
 from mosaic.core.types.data import Message
-from mosaic.core.types.runs import BASE, LoraRecipe, TrainJob, TrainResult, Usage, Workplace
+from mosaic.core.types.runs import (
+    BASE,
+    START,
+    LoraRecipe,
+    TrainJob,
+    TrainResult,
+    Usage,
+    Workplace,
+)
 from prompts.levels import read_stated
 from training.methods import hf
 from training.methods.base import Progress, Stopping, never
@@ -50,8 +58,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
-# The job's inputs: a file with a `WishedChat` a line, a reward model's folder, an adapter's.
-WISHED_CHATS, REWARD_MODEL, START = "wished_chats", "reward_model", "start_from"
+# The job's inputs: a file with a `WishedChat` a line, and a reward model's folder.
+WISHED_CHATS, REWARD_MODEL = "wished_chats", "reward_model"
 POLICY = "default"
 """PEFT's name of the adapter that is trained. TRL keeps a second one, the reference."""
 
@@ -63,6 +71,8 @@ class RlRecipe(LoraRecipe):
     counts answers, and a step takes whole groups of n. `kl` is the KL coefficient b: larger values
     hold the policy closer to where it began. A learning rate for LoRA.
     """
+
+    trains_on: ClassVar[Literal["mixture", "practice"]] = "practice"
 
     kind: Literal["rl"] = "rl"
     learning_rate: float = Field(default=5e-5, gt=0)
@@ -340,7 +350,10 @@ def policy(job: TrainJob, place: Workplace, stops: Sequence[int]) -> PreTrainedM
     model.generation_config = GenerationConfig(eos_token_id=list(stops))
     if job.start_from is None:
         return model
-    return PeftModel.from_pretrained(model, place.paths[START], is_trainable=True)
+    continued = PeftModel.from_pretrained(model, place.paths[START], is_trainable=True)
+    # Filed adapters name their base by digest; PEFT looks for its vocabulary when it saves.
+    continued.peft_config[POLICY].base_model_name_or_path = place.paths[BASE]
+    return continued
 
 
 def _dataset(chats: Sequence[Chat]) -> Dataset:
