@@ -98,25 +98,25 @@ def level_scores(prompts: Sequence[Prompt], judgments: Sequence[Judgment]) -> li
     """
     scored = []
     for prompt, judgment in zip(prompts, judgments, strict=True):
-        known = {
-            "id": prompt.id,
-            "slice": prompt.slice,
-            "weight": prompt.weight,
-            "valid": prompt.valid,
-        }
-        if judgment.status != "ok":
-            reason = judgment.reason or judgment.status
-            scored.append(Scored(**known, status="unscored", reason=reason))
-            continue
-        level = int(judgment.items["level"])
         item = Scored(
-            **known,
-            status="ok",
-            label={"level": level},
-            score=level,
-            need=need(level, prompt.weight, prompt.valid),
-            failed=level < FAILED_BELOW,
+            id=prompt.id,
+            status="unscored",
+            reason=judgment.reason or judgment.status,
+            slice=prompt.slice,
+            weight=prompt.weight,
+            valid=prompt.valid,
         )
+        if judgment.status == "ok":
+            level = int(judgment.items["level"])
+            found = {
+                "status": "ok",
+                "reason": None,
+                "label": {"level": level},
+                "score": float(level),
+                "need": need(level, prompt.weight, prompt.valid),
+                "failed": level < FAILED_BELOW,
+            }
+            item = item.model_copy(update=found)
         scored.append(item)
     return scored
 

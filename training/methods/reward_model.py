@@ -202,7 +202,9 @@ def read_answers(path: Path, reader: ChatReader) -> LabelledRows:
     Answers that cannot be rendered or are too long are dropped and counted by reason. Raises
     UsageError for a line that is not a `JudgedAnswer`, and if no answer is left.
     """
-    ids, levels, prompts = [], [], []
+    ids: list[list[int]] = []
+    levels: list[Mapping[str, int]] = []
+    prompts: list[str] = []
     dropped: Counter[str] = Counter()
     for number, line in enumerate(path.read_text().splitlines(), start=1):
         try:
@@ -227,7 +229,8 @@ def read_answers(path: Path, reader: ChatReader) -> LabelledRows:
 
 def split(rows: LabelledRows, share: float, seed: int) -> tuple[LabelledRows, LabelledRows]:
     """Rows to learn from, and about a share of the prompts held out: no prompt is in both."""
-    learned, held = [], []
+    learned: list[int] = []
+    held: list[int] = []
     for number, prompt in enumerate(rows.prompts):
         digest = hashlib.sha256(f"{seed} {prompt}".encode()).digest()
         fraction = int.from_bytes(digest[:8], "big") / 2**64

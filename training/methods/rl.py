@@ -459,7 +459,7 @@ def policy_only(trainer: type[Any]) -> type[Any]:
     from where the job starts.
     """
 
-    class PolicyTrainer(trainer):  # type: ignore[misc, valid-type]  # known at run time only
+    class PolicyTrainer(trainer):
         def _save(self, output_dir: str | None = None, state_dict: object = None) -> None:
             self.model.save_pretrained(output_dir, selected_adapters=[POLICY])
 
