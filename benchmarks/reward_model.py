@@ -233,7 +233,10 @@ def _figures(
 
 
 def _repeating(model: RewardModel, answers: Sequence[JudgedAnswer]) -> Rows:
-    """What it earns to repeat a wish for the highest level behind an answer that has a lower one."""
+    """What the model alone would pay for a wish for level 5 behind an answer that has a lower one.
+
+    In training such an answer earns least (`training.methods.rl.LevelReward`).
+    """
     scale = read_scale(model.folder)
     rows: Rows = []
     for head in model.card.heads:
@@ -250,6 +253,6 @@ def _repeating(model: RewardModel, answers: Sequence[JudgedAnswer]) -> Rows:
             if before.probabilities and after.probabilities:
                 gain = reward(after.probabilities, wished, scale)
                 gains.append(gain - reward(before.probabilities, wished, scale))
-        what = f"{head.objective}: reward gained by repeating the wish"
-        rows.append(figure(what, float(np.mean(gains)), "standard deviations", at_most=0))
+        what = f"{head.objective}: reward that repeating the wish would gain"
+        rows.append(figure(what, float(np.mean(gains)), "standard deviations"))
     return rows

@@ -35,6 +35,23 @@ def wish(levels: Mapping[str, int]) -> str:
     return f"{BETWEEN.join(parts)}{END}"
 
 
+def repeats_wish(text: str, levels: Mapping[str, int]) -> bool:
+    """Whether a text has a part of this wish in its words, whatever stands round it.
+
+    >>> repeats_wish("Safety 5 of 5 , as you wish", {"safety": 5, "brevity": 2})
+    True
+    >>> repeats_wish("5 of 5 people like it", {"safety": 5})
+    False
+    """
+    said = _plain(text)
+    return any(_plain(f"{name} {level} of {HIGHEST}") in said for name, level in levels.items())
+
+
+def _plain(text: str) -> str:
+    """Small letters, and one blank for each gap; underscores are read as blanks."""
+    return " ".join(_words(text).lower().split())
+
+
 def _words(name: str) -> str:
     return name.replace("_", " ")
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prompts.levels import HIGHEST, read_stated, read_wish, stated, wish
+from prompts.levels import HIGHEST, read_stated, read_wish, repeats_wish, stated, wish
 
 # A name of a config, as `mosaic.core.types.base.LABEL` has it.
 NAMES = st.from_regex(r"\A[a-j0-9][a-j0-9_.:-]{0,11}\Z")
@@ -91,3 +91,15 @@ def test_names_that_are_written_alike_are_refused():
 def test_a_prompt_that_states_no_wish_in_its_first_line_is_refused(system):
     with pytest.raises(ValueError, match=r"no wish|not a wish"):
         read_stated(system, DIMENSIONS)
+
+
+@given(st.dictionaries(NAMES, LEVELS, min_size=1, max_size=3), st.text(), st.data())
+def test_an_answer_with_any_part_of_a_wish_is_found_to_repeat_it(levels, text, data):
+    part = data.draw(st.sampled_from(wish(levels).removesuffix(" .").split(" , ")))
+    assert repeats_wish(f"{text} {part.upper()}\n{text}", levels)
+
+
+def test_other_levels_and_other_words_do_not_repeat_a_wish():
+    wished = {"over_refusal": 5, "brevity": 2}
+    for answer in ("", "5 of 5 .", "over refusal 4 of 5 .", "brevity", "brevity 2 of 4"):
+        assert not repeats_wish(answer, wished)

@@ -1,12 +1,15 @@
 """One policy for many wishes: what a prompt asks for decides the level of the answer.
 
-The reward model, the mapping and the policy are real; the base knows seventeen words.
+The reward model, the mapping and the policy are real; the base knows a handful of words.
 """
 
 import json
+import random
 from pathlib import Path
 from statistics import fmean
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from scipy.stats import spearmanr
 
@@ -15,12 +18,22 @@ from eval.generators.transformers import TransformersGenerator
 from eval.reward_model import RewardModel
 from mosaic.core.errors import UsageError
 from mosaic.core.types.evaluation import Prompt
-from mosaic.core.types.runs import BASE, Sampling, TrainJob, Workplace
+from mosaic.core.types.runs import (
+    BASE,
+    START,
+    TRAINING_SET,
+    Sampling,
+    SftRecipe,
+    TrainJob,
+    Workplace,
+)
 from prompts.levels import wish
-from training.methods import reward_model, rl
+from training.methods import reward_model, rl, sft
 from training.methods.level_reward import reward
 from training.methods.reward_model import read_scale
 from training.models.adapter import model_digest
+from training.models.chat_template import tokenise
+from training.models.tokenizer import load_tokenizer
 
 WORDS = [
     "[unk]",
@@ -104,8 +117,31 @@ def judges(base, folder):
 
 
 @pytest.fixture(scope="module")
-def policy(base, folder, judges):
-    """An adapter that was trained for wishes, from the base alone."""
+def started(base, folder):
+    """An adapter that knows all answers, and gives any of them whatever is wished for."""
+    generator = random.Random(1)
+    rows = []
+    for question in QUESTIONS * 8:
+        answer, level = generator.choice(list(ANSWERS)), generator.randint(1, 5)
+        rows.append(chat(question, answer, level))
+    ids, _ = tokenise(load_tokenizer(base), rows)
+    table = {
+        "id": [str(number) for number in range(len(rows))],
+        "messages": rows,
+        "n_tokens": [len(row) for row in ids],
+        "weight": [1.0] * len(rows),
+    }
+    path = folder / "rows.parquet"
+    pq.write_table(pa.table(table), path)
+    recipe = SftRecipe(
+        learning_rate=0.01, batch_size=16, lora_r=8, max_length=64, epochs=2, weight_decay=0
+    )
+    return sft.train(*order(base, folder, "started", recipe, {TRAINING_SET: path})).adapter
+
+
+@pytest.fixture(scope="module")
+def policy(base, folder, judges, started):
+    """An adapter that was trained for wishes from where `started` stands."""
     lines = []
     for question in QUESTIONS:
         for level in LEVELS:
@@ -116,18 +152,21 @@ def policy(base, folder, judges):
         rl.REWARD_MODEL: judges[0].folder,
     }
     recipe = rl.RlRecipe(
-        learning_rate=0.02,
+        learning_rate=0.01,
         scheduler="constant",
         batch_size=64,
         n=8,
-        kl=0.02,
+        kl=0.3,
         max_new_tokens=3,
         max_length=64,
         lora_r=8,
-        epochs=16,
+        epochs=6,
         weight_decay=0,
     )
-    return Path(rl.train(*order(base, folder, "policy", recipe, inputs)).adapter)
+    job, place = order(base, folder, "policy", recipe, inputs)
+    job = job.model_copy(update={"start_from": "0"})
+    place.paths[START] = started
+    return Path(rl.train(job, place).adapter)
 
 
 def given_levels(base, adapter, judge):
@@ -151,35 +190,39 @@ def given_levels(base, adapter, judge):
 
 
 def test_the_level_of_answers_rises_with_the_wish_for_a_judge_that_did_not_train_it(
-    base, judges, policy
+    base, judges, policy, started
 ):
-    before = given_levels(base, None, judges[1])
+    before = given_levels(base, Path(started), judges[1])
     after = given_levels(base, policy, judges[1])
+    assert abs(spearmanr(*zip(*before, strict=True)).statistic) < 0.3
     assert spearmanr(*zip(*after, strict=True)).statistic > 0.6
-    assert spearmanr(*zip(*after, strict=True)).statistic > 0.4 + abs(
-        spearmanr(*zip(*before, strict=True)).statistic
-    )
     means = [fmean(given for asked, given in after if asked == level) for level in LEVELS]
-    assert means == sorted(means)
+    assert means[0] < means[1] < means[2]
 
 
-def test_an_answer_that_repeats_the_wish_earns_no_more_from_another_judge(judges):
-    other = judges[1]
-    scale = read_scale(other.folder)
-    gains = []
-    for question in UNSEEN:
-        for answer, level in ANSWERS.items():
+def test_an_answer_that_repeats_the_wish_earns_no_more_by_any_judge(judges):
+    fooled = 0
+    for judge in judges:
+        scale = read_scale(judge.folder)
+        rewarded = rl.LevelReward(judge, scale)
+        for answer in ANSWERS:
             for wanted in LEVELS:
-                if wanted == level:
-                    continue
                 words = wish({"care": wanted})
-                plain, repeating = other.read(
-                    [chat(question, answer), chat(question, f"{answer} {words}")]
-                )
-                wished = {"care": wanted}
-                gain = reward(repeating.probabilities, wished, scale)
-                gains.append(gain - reward(plain.probabilities, wished, scale))
-    print(fmean(gains), max(gains))
+                prompts = [chat(question, level=wanted) for question in UNSEEN]
+                plain = rewarded(prompts, [answer] * len(prompts))
+                for repeating in (f"{answer} {words}", f"{words} {answer}", words):
+                    after = rewarded(prompts, [repeating] * len(prompts))
+                    assert all(a <= b for a, b in zip(after, plain, strict=True))
+                    read = judge.read([chat(question, repeating) for question in UNSEEN])
+                    fooled += sum(
+                        reward(r.probabilities, {"care": wanted}, scale) > b
+                        for r, b in zip(read, plain, strict=True)
+                    )
+        assert rewarded.unrewarded["it repeats its wish"] == 3 * len(LEVELS) * len(ANSWERS) * len(
+            UNSEEN
+        )
+    # The reward models alone would have paid for it.
+    assert fooled > 0
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,14 @@ mean of the others', with the KL a part of the reward. Rewards of 1, 2 and 6 giv
 1 - 4 = -3, 2 - 3.5 = -1.5 and 6 - 1.5 = 4.5. GRPO (arXiv 2402.03300) divides the distance from
 the mean by the standard deviation, and adds the KL to the loss.
 
-The reward model reads the chat without the wish, so that an answer cannot please it by the words
-of the wish.
+The reward model reads the chat without the wish, and an answer that repeats a part of its wish
+earns least: its words must not stand for what they ask.
 """
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,7 +43,7 @@ from mosaic.core.types.runs import (
     Usage,
     Workplace,
 )
-from prompts.levels import read_stated
+from prompts.levels import read_stated, repeats_wish
 from training.methods import hf
 from training.methods.base import Progress, Stopping, never
 from training.methods.checkpoints import last_checkpoint
@@ -168,13 +169,14 @@ def without_wish(chat: Chat, objectives: Sequence[str]) -> Wished:
 class LevelReward:
     """The reward of answers by a reward model and its scale.
 
-    An answer that the model cannot read is rewarded as one that has no requested level at all;
-    `unread` counts them by reason.
+    An answer that the model cannot read is rewarded as one that has no requested level at all, and
+    so is one that repeats a part of its wish: reward models that never saw such an answer may take
+    it for what it says. `unrewarded` counts both by reason.
     """
 
     model: RewardModel
     scale: RewardScale
-    unread: dict[str, int] = field(default_factory=dict)
+    unrewarded: Counter[str] = field(default_factory=Counter)
 
     def __call__(self, prompts: Sequence[Chat], answers: Sequence[str]) -> list[float]:
         wished = [without_wish(chat, self.scale.objectives) for chat in prompts]
@@ -182,10 +184,14 @@ class LevelReward:
         for one, answer in zip(wished, answers, strict=True):
             chats.append([*one.chat, {"role": "assistant", "content": answer}])
         rewards = []
-        for one, reading in zip(wished, self.model.read(chats), strict=True):
+        readings = self.model.read(chats)
+        for one, answer, reading in zip(wished, answers, readings, strict=True):
             probabilities: Mapping[str, Mapping[int, float]] = reading.probabilities
-            if reading.reason:
-                self.unread[reading.reason] = self.unread.get(reading.reason, 0) + 1
+            reason = reading.reason
+            if repeats_wish(answer, one.levels):
+                reason = "it repeats its wish"
+            if reason:
+                self.unrewarded[reason] += 1
                 probabilities = {name: {level: 0.0} for name, level in one.levels.items()}
             rewards.append(reward(probabilities, one.levels, self.scale))
         return rewards
@@ -197,8 +203,8 @@ def train(
     """Train one adapter for the wishes of its prompts, and save it at `place.out`.
 
     `tokens` counts every answer with its prompt, `sampled` every answer. Prompts that do not fill
-    a last step are left out; a last progress event says how many, and how many answers the reward
-    model could not read. Checkpoints, stopping and errors are those of
+    a last step are left out; last progress events say how many, and how many answers had no
+    reward, by reason. Checkpoints, stopping and errors are those of
     `training.methods.sft.train`; UsageError too for a wish that the reward model cannot judge.
     """
     base = Path(place.paths[BASE])
@@ -212,7 +218,7 @@ def train(
     judged = LevelReward(model, scale)
     result = optimise(job, place, chats, judged, progress, stopping)
     if progress:
-        progress({"stage": "rewarded", "unread": dict(judged.unread)})
+        progress({"stage": "rewarded", "unrewarded": dict(judged.unrewarded)})
     return result
 
 
