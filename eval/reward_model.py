@@ -233,6 +233,10 @@ class RewardModel:
         model = PeftModel.from_pretrained(base, self.folder).to(device).eval()
         return model, heads.to(device).eval()
 
+    def load(self) -> None:
+        """Load the model now rather than with the first answer."""
+        _ = self._loaded
+
     def read(self, chats: Sequence[Chat]) -> list[Reading]:
         """The probabilities of the levels of each chat's last answer, at the heads' temperatures.
 

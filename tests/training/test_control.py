@@ -5,6 +5,7 @@ The reward model, the mapping and the policy are real; the base knows a handful 
 
 import json
 import random
+import shutil
 from pathlib import Path
 from statistics import fmean
 
@@ -16,7 +17,7 @@ from scipy.stats import spearmanr
 from eval.generators.base import TransformersGeneratorConfig
 from eval.generators.transformers import TransformersGenerator
 from eval.reward_model import RewardModel
-from mosaic.core.errors import UsageError
+from mosaic.core.errors import StopRequested, UsageError
 from mosaic.core.types.evaluation import Prompt
 from mosaic.core.types.runs import (
     BASE,
@@ -223,6 +224,35 @@ def test_an_answer_that_repeats_the_wish_earns_no_more_by_any_judge(judges):
         )
     # The reward models alone would have paid for it.
     assert fooled > 0
+
+
+def test_a_training_with_a_reward_model_continues_bitwise(base, folder, judges):
+    lines = []
+    for question in QUESTIONS[:8]:
+        lines.append({"id": question, "messages": chat(question, level=3)})
+    inputs = {
+        rl.WISHED_CHATS: written(folder / "few.jsonl", lines),
+        rl.REWARD_MODEL: judges[0].folder,
+    }
+    recipe = rl.RlRecipe(batch_size=8, max_new_tokens=3, max_length=64, lora_r=4, save_every=2)
+    whole = rl.train(*order(base, folder, "whole", recipe, inputs))
+    steps = []
+
+    def note(event):
+        steps.append(event.get("step", 0))
+
+    job, place = order(base, folder, "cut", recipe, inputs)
+    with pytest.raises(StopRequested):
+        rl.train(job, place, note, lambda: steps[-1:] >= [2])
+    again = rl.train(job, place)
+    name = "adapter_model.safetensors"
+    one, other = (Path(result.adapter) / name for result in (whole, again))
+    assert one.read_bytes() == other.read_bytes()
+    # What is asked for again after its last step is only saved.
+    shutil.rmtree(place.out)
+    last = rl.train(job, place)
+    assert (Path(last.adapter) / name).read_bytes() == one.read_bytes()
+    assert (last.tokens, last.sampled) == (whole.tokens, whole.sampled)
 
 
 @pytest.mark.parametrize(

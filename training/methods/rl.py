@@ -215,6 +215,8 @@ def train(
         )
     scale = read_scale(model.folder)
     chats = read_chats(Path(place.paths[WISHED_CHATS]), scale)
+    # Loading draws random numbers. Done later, a resumed training would go on with other ones.
+    model.load()
     judged = LevelReward(model, scale)
     result = optimise(job, place, chats, judged, progress, stopping)
     if progress:
@@ -305,7 +307,7 @@ def _optimise(
         loss=loss,
         seconds=time.monotonic() - started,
         train_seconds=float(output.metrics["train_runtime"]),
-        real_token_share=answers.tokens / answers.positions,
+        real_token_share=answers.share,
     )
 
 
@@ -383,6 +385,11 @@ class Answers:
     positions: int = 0
 
     __name__ = "level_reward"
+
+    @property
+    def share(self) -> float:
+        """Tokens over positions, 0-1; 1 if nothing was drawn, as after the last checkpoint."""
+        return self.tokens / self.positions if self.positions else 1.0
 
     def __call__(
         self,
