@@ -49,6 +49,7 @@ BENCHMARKS = {
     "hostile_replies": "hostile",
     "influence": "influence",
     "influence_prediction": "influence_prediction",
+    "reward_model": "reward_model",
     "crash": "durability",
     "power_loss": "durability",
     "mutants": "mutants",

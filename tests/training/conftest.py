@@ -1,4 +1,4 @@
-"""A small training set, and orders to train on it."""
+"""A small training set, orders to train on it, and models that know a handful of words."""
 
 from dataclasses import replace
 
@@ -121,3 +121,46 @@ def changed_template(tiny_model, tmp_path):
         return base
 
     return copy
+
+
+@pytest.fixture(scope="session")
+def word_model(tmp_path_factory):
+    """A function that makes a model folder of these words, each a token of its own.
+
+    The model is random, and wide enough to give all tokens any probabilities. The first word stands
+    for everything else.
+    """
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    from mosaic.lab.pretrain import SPECIAL, TEMPLATE, save
+
+    def make(words):
+        vocabulary = {token: number for number, token in enumerate([*SPECIAL, *words])}
+        backend = Tokenizer(models.WordLevel(vocabulary, unk_token=words[0]))
+        backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        backend.add_special_tokens(list(SPECIAL))
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=backend, eos_token="<|end|>", pad_token="<|pad|>", unk_token=words[0]
+        )
+        tokenizer.chat_template = TEMPLATE
+        torch.manual_seed(5)
+        config = LlamaConfig(
+            vocab_size=len(vocabulary),
+            hidden_size=32,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            max_position_embeddings=64,
+            bos_token_id=None,
+            eos_token_id=vocabulary["<|end|>"],
+            pad_token_id=vocabulary["<|pad|>"],
+            initializer_range=0.2,
+        )
+        folder = tmp_path_factory.mktemp("words")
+        save(LlamaForCausalLM(config), tokenizer, folder)
+        return folder
+
+    return make

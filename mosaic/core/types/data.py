@@ -34,6 +34,28 @@ class Example(FrozenModel):
     n_tokens: StrictInt | None = Field(default=None, ge=1)
 
 
+class JudgedAnswer(FrozenModel):
+    """A chat that ends with an answer, and the level from 1 to 5 that it was given by objective.
+
+    An objective under which it was not judged is left out of `levels`.
+    """
+
+    id: str = Field(min_length=1)
+    messages: list[Message] = Field(min_length=1)
+    levels: dict[str, StrictInt]
+
+    @model_validator(mode="after")
+    def _answered_and_on_the_scale(self) -> JudgedAnswer:
+        if self.messages[-1].role != "assistant":
+            raise ValueError(f"{self.id}: the last message is not an answer")
+        if not self.levels:
+            raise ValueError(f"{self.id}: no objective gives it a level")
+        for objective, level in self.levels.items():
+            if level not in range(1, 6):
+                raise ValueError(f"{self.id}: {objective}: {level} is not a level from 1 to 5")
+        return self
+
+
 class Range(FrozenModel):
     """A numeric criterion, both ends included; at least one end is given."""
 

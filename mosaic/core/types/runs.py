@@ -236,6 +236,8 @@ class Workplace(FrozenModel):
 class TrainResult(FrozenModel):
     """What a training yields. `adapter` is the folder it was written to; tokens count all epochs.
 
+    `sampled` are the tokens that the training itself drew from the model.
+
     `seconds` run from the trainer's construction to the saved adapter, `train_seconds` over the
     optimiser steps alone. `real_token_share` is tokens over batch positions, 0-1: the rest is
     padding.
@@ -249,6 +251,7 @@ class TrainResult(FrozenModel):
     seconds: float
     train_seconds: float
     real_token_share: float
+    sampled: int = 0
 
 
 class Sampling(FrozenModel):
