@@ -24,6 +24,20 @@ def mosaic(*arguments, cwd=None):
     )
 
 
+@pytest.mark.parametrize("command", [(), ("run",), ("pool", "build"), ("judge", "check")])
+def test_short_and_long_help_say_the_same(command):
+    short, long = mosaic(*command, "-h"), mosaic(*command, "--help")
+    assert short.returncode == 0
+    assert short.stdout == long.stdout != ""
+
+
+def test_the_version_is_that_of_the_package():
+    from mosaic import __version__
+
+    done = mosaic("--version")
+    assert (done.returncode, done.stdout) == (0, f"mosaic {__version__}\n")
+
+
 def test_help_answers_at_once_and_imports_nothing_heavy():
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     done = mosaic("run", "--help")
