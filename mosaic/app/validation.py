@@ -88,7 +88,7 @@ def check_before_run(
 
     Training steps and prompts are part of it. `runs` is the folder of the run directories: verdicts
     on known answers that lie in its cache are not asked for again. `meters` count what judge and
-    planner take.
+    planner take. Said last is what the run is expected to take, at the speed of these steps.
     """
     check_budget(config)
     say("checking config, pool, suites, verifiers, adapter recipe")
@@ -96,7 +96,9 @@ def check_before_run(
         if finding.check == WARNING:
             say(f"warning: {finding.result}")
     _asked(config, inputs, say, runs, meters)
-    smoke_test(config, inputs, serve=False)
+    _, measured = smoke_test(config, inputs, serve=False)
+    *_, whole = _cost(config, inputs, KnownSpeeds(), measured)
+    say(f"the whole run is expected to take {whole.result}")
 
 
 def _checks(config: RunConfig, inputs: Inputs) -> list[Finding]:
