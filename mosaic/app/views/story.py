@@ -77,11 +77,6 @@ class PlanChange(FrozenModel):
     problems: list[str] = []
     quoted: bool = False
 
-    @property
-    def any_problem(self) -> bool:
-        """Whether something is wrong with one of the weights."""
-        return any(move.problems for move in self.moves)
-
 
 class Said(FrozenModel):
     """A message to or from a model. `calls` are the tools that it calls, as JSON text."""
