@@ -57,7 +57,9 @@ def sample_size(objectives: Sequence[ObjectiveSpec], suites: Suites) -> Finding:
         for count in (whole, slice_):
             difference = smallest_difference(count, PROMPT_SPREAD, between)
             shown.append(f"{difference:.2f} over {count}")
-        parts.append(f"{objective.name} {shown[0]} selection prompts, {shown[1]} prompts of a slice")
+        parts.append(
+            f"{objective.name} {shown[0]} selection prompts, {shown[1]} prompts of a slice"
+        )
     result = (
         f"differences between two rounds that show in four of five cases: {'; '.join(parts)} "
         f"(points; prompts scatter by {PROMPT_SPREAD:g}, trainings as is usual)"
