@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Protocol
 
 from pydantic import Field
 
+from agent.methods import differ_in_weights_only, mixture_tokens, shares_of
 from agent.prediction import predicted_changes
 from agent.weights import bucket_weights, distance
 from mosaic.core.types.base import FrozenModel, digest_of
@@ -42,8 +43,9 @@ class Rule(FrozenModel):
     Steps are L1 distances from the plan executed last (0-2). `max_tokens` is what the round costs.
     `max_regression` is the largest fall of a selection mean, in points, that our own prediction
     allows: its lower bound counts, and a plan that cannot be predicted does not match. What the
-    plan claims of itself is not read. A plan with another focus matches no rule that limits steps
-    or regressions: neither the distance nor the prediction sees a focus.
+    plan claims of itself is not read. A plan with another focus, other method shares or other
+    practice weights matches no rule that limits steps or regressions: neither the distance nor the
+    prediction sees them.
     """
 
     max_ratio_step: float | None = Field(default=None, ge=0, le=2)
@@ -121,8 +123,8 @@ def matches(rule: Rule, shown: ProposedPlan, observation: Observation) -> bool:
     """Whether a plan stays within every limit that the rule states."""
     plan, last = shown.plan, observation.last_plan
     measures = (rule.max_ratio_step, rule.max_bucket_step, rule.max_regression)
-    blind_to_focus = any(limit is not None for limit in measures)
-    if blind_to_focus and plan.focus != last.focus:
+    blind = any(limit is not None for limit in measures)
+    if blind and not differ_in_weights_only(plan, last, observation.methods):
         return False
     if rule.max_ratio_step is not None:
         if distance(plan.ratios, last.ratios) > rule.max_ratio_step:
@@ -204,7 +206,8 @@ def request_of(
 
 def _shown(plan: ActionPlan, observation: Observation) -> ProposedPlan:
     """A plan with its changes against the plan executed last, and what it asks of the pool."""
-    budget, last = observation.budget_per_round, observation.last_plan
+    last = observation.last_plan
+    budget = mixture_tokens(plan, observation.methods, observation.budget_per_round)
     changes, demands = [], []
     for dataset, stock in observation.stock.items():
         before, after = last.ratios.get(dataset, 0.0), plan.ratios.get(dataset, 0.0)
@@ -222,6 +225,14 @@ def _shown(plan: ActionPlan, observation: Observation) -> ProposedPlan:
         old_focus, new_focus = last.focus.get(dataset), plan.focus.get(dataset)
         if old_focus != new_focus:
             changes.append(Change(path=f"focus.{dataset}", before=old_focus, after=new_focus))
+    old_shares, new_shares = (shares_of(p, observation.methods) for p in (last, plan))
+    for method, share in new_shares.items():
+        path = f"method_shares.{method}"
+        changes.append(Change(path=path, before=old_shares[method], after=share))
+    for slice_ in sorted({*plan.practice_weights, *last.practice_weights}):
+        path = f"practice_weights.{slice_}"
+        was, will = last.practice_weights.get(slice_), plan.practice_weights.get(slice_)
+        changes.append(Change(path=path, before=was, after=will))
     return ProposedPlan(
         plan=plan,
         plan_digest=plan.content_digest,

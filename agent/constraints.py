@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from agent.methods import mixture_tokens, shares_of
+from agent.methods import differ_in_weights_only, mixture_tokens, shares_of
 from agent.weights import Cell, bucket_weights, distance, plan_distance, plan_shares, share_of
 from mosaic.core.types.base import SUM_TOLERANCE
 from mosaic.core.types.plans import ActionPlan, Violation
@@ -252,7 +252,7 @@ def _check_floors(plan: ActionPlan, observation: Observation) -> list[Violation]
         if after < before - 10 * SUM_TOLERANCE:
             path = f"ratios.{objective.datasets[0]}"
             hint = (
-                f"{objective.name} is below its floor {objective.floor}:"
+                f"{objective.name} is below its floor, {objective.floor}:"
                 " the share of its data sets may not fall"
             )
             value, limit = round(after, 4), round(before, 4)
@@ -260,20 +260,13 @@ def _check_floors(plan: ActionPlan, observation: Observation) -> list[Violation]
     return found
 
 
-def _alike(plan: ActionPlan, other: ActionPlan) -> bool:
-    """Whether two plans agree in everything but the weights of data sets and buckets."""
-    return (
-        plan.focus == other.focus
-        and plan.method_shares == other.method_shares
-        and plan.practice_weights == other.practice_weights
-    )
-
-
 def _check_repeats(plan: ActionPlan, observation: Observation) -> list[Violation]:
     """Plans too near to one that was tried and is dominated."""
     found = []
     for past in observation.history:
-        if past.plan is None or not past.dominated or not _alike(plan, past.plan):
+        if past.plan is None or not past.dominated:
+            continue
+        if not differ_in_weights_only(plan, past.plan, observation.methods):
             continue
         step = plan_distance(plan, past.plan, observation.bucket_proportions)
         if step < observation.limits.near_repeat:
@@ -289,7 +282,8 @@ def _check_refused(plan: ActionPlan, observation: Observation) -> list[Violation
     """A plan that a person or a rule refused in this round is not asked for again."""
     for refused in refused_plans(observation):
         step = plan_distance(plan, refused, observation.bucket_proportions)
-        if _alike(plan, refused) and step < observation.limits.near_repeat:
+        alike = differ_in_weights_only(plan, refused, observation.methods)
+        if alike and step < observation.limits.near_repeat:
             hint = "a plan as good as this one was refused in this round; propose another"
             value, limit = round(step, 4), observation.limits.near_repeat
             return [

@@ -31,6 +31,17 @@ def mixture_tokens(plan: ActionPlan, default: Mapping[str, float], budget: int) 
     return part_of(first, budget)
 
 
+def differ_in_weights_only(
+    plan: ActionPlan, other: ActionPlan, default: Mapping[str, float]
+) -> bool:
+    """Whether two plans agree in all that a distance of data sets and buckets does not see."""
+    return (
+        plan.focus == other.focus
+        and shares_of(plan, default) == shares_of(other, default)
+        and plan.practice_weights == other.practice_weights
+    )
+
+
 def part_of(share: float, tokens: int) -> int:
     """So many of some tokens, rounded down but for the error of a sum of decimals.
 

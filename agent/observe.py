@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import fmean, stdev
+from statistics import fmean
 
+from agent.noise import believed_noise
 from agent.pareto import MIN_NOISE, choose, floors_broken
 from agent.settings import Settings
 from agent.state import RunState
@@ -12,7 +13,7 @@ from agent.weights import proportions
 from mosaic.core.types.evaluation import FailureProfile, Score
 from mosaic.core.types.influence import Influence
 from mosaic.core.types.plans import ActionPlan, Forecast, Violation
-from mosaic.core.types.runs import Observation, Round, Trial
+from mosaic.core.types.runs import Observation, Round
 from training.data.pool import Pool
 
 
@@ -22,34 +23,6 @@ def static_plan(pool: Pool, settings: Settings) -> ActionPlan:
     return ActionPlan(
         rationale="The pools' own proportions.", ratios=ratios, bucket_weights=buckets
     )
-
-
-def noise_of(trials: Sequence[Trial]) -> dict[str, float]:
-    """Noise of one selection mean, by objective, from repeats of one mixture.
-
-    It is their standard deviation, at least 0.01: means of 3.9, 4.0 and 4.1 give 0.1. A single
-    repeat leaves the bootstrap interval as the only evidence: its width over 2 x 1.96 is the
-    standard deviation of a normal distribution with that interval.
-    """
-    noise = {}
-    for objective in trials[0].scores:
-        scores = [t.scores[objective]["selection"] for t in trials]
-        means = [s.mean for s in scores if s.mean is not None]
-        spread = stdev(means) if len(means) > 1 else _interval_spread(scores)
-        noise[objective] = max(MIN_NOISE, spread)
-    return noise
-
-
-def _interval_spread(scores: Sequence[Score]) -> float:
-    """The widest interval as a standard deviation; 0 if nothing was scored.
-
-    An interval from 3.0 to 3.98 gives 0.25.
-    """
-    spreads = [0.0]
-    for score in scores:
-        if score.high is not None and score.low is not None:
-            spreads.append((score.high - score.low) / 3.92)
-    return max(spreads)
 
 
 def observation(
@@ -67,6 +40,7 @@ def observation(
     latest = state.latest
     assert latest is not None
     assert state.last_plan is not None
+    noise = believed_noise(state.calibration, settings.names)
     return Observation(
         round=state.rounds[-1].round + 1,
         rounds=settings.rounds,
@@ -87,9 +61,9 @@ def observation(
         budget_left=budget_left,
         feedback=feedback,
         influence=influence,
-        below_floor=floors_broken(latest.scores, settings.objectives),
         methods=settings.method_shares,
         practice=dict(practice or {}),
+        below_floor=floors_broken(latest, settings.objectives, noise),
     )
 
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 import moocore
 import numpy as np
 
-from mosaic.core.types.evaluation import Score
-from mosaic.core.types.plans import ObjectiveSpec
-from mosaic.core.types.runs import Round
+from mosaic.core.types.evaluation import MIN_CLUSTERS
+from mosaic.core.types.plans import BASE_FLOOR, ObjectiveSpec
+from mosaic.core.types.runs import Round, Trial
 
 REFERENCE = 1.0
 SPAN = 4.0
@@ -74,37 +74,91 @@ def hypervolume(points: Sequence[Sequence[float]]) -> float:
 
 
 def floors_broken(
-    scores: Mapping[str, Mapping[str, Score]], objectives: Sequence[ObjectiveSpec]
+    trial: Trial, objectives: Sequence[ObjectiveSpec], noise: Mapping[str, float]
 ) -> list[str]:
-    """Objectives with a floor that their selection interval reaches below, or that are unscored."""
+    """Objectives with a floor that does not hold.
+
+    A floor holds if the selection interval lies above it. The floor `base` holds if the interval of
+    the difference to the base, over equal prompts, lies above minus the noise of a training, in
+    points. No floor holds on an interval of too few clusters (`Score.few`), nor where nothing was
+    scored.
+    """
     broken = []
     for objective in objectives:
-        low = scores[objective.name]["selection"].low
-        if objective.floor is not None and (low is None or low < objective.floor):
+        if objective.floor is not None and not _floor_holds(objective, trial, noise):
             broken.append(objective.name)
     return broken
 
 
-def verdict(round_: Round, objectives: Sequence[ObjectiveSpec]) -> tuple[bool, str]:
+def _floor_holds(objective: ObjectiveSpec, trial: Trial, noise: Mapping[str, float]) -> bool:
+    score = trial.scores[objective.name]["selection"]
+    if score.low is None or objective.floor is None or score.few:
+        return False
+    if objective.floor != BASE_FLOOR:
+        return score.low >= objective.floor
+    if trial.plan is None:  # the base itself
+        return True
+    change = trial.against_base.get(objective.name)
+    return change is not None and not change.few and change.low >= -noise[objective.name]
+
+
+def verdict(
+    round_: Round, objectives: Sequence[ObjectiveSpec], noise: Mapping[str, float]
+) -> tuple[bool, str]:
     """Whether a round may enter the archive, and why.
 
-    All objectives must be scored, and floors must hold on the lower bound of the interval.
+    All objectives must be scored, and floors must hold on the lower bound of the interval. An
+    objective that fell below the base is named in any case. `noise` is by objective, in points.
     """
-    selection = {o.name: round_.scores[o.name]["selection"] for o in objectives}
-    unscored = [name for name, score in selection.items() if score.mean is None]
+    trial = round_.trial
+    unscored = [o.name for o in objectives if trial.scores[o.name]["selection"].mean is None]
     if unscored:
         return False, f"not scored: {', '.join(unscored)}"
-    broken = floors_broken(round_.scores, objectives)
-    if broken:
-        parts = []
-        for objective in objectives:
-            if objective.name in broken:
-                low = selection[objective.name].low
-                parts.append(f"{objective.name} {low:.2f} < {objective.floor}")
-        return False, f"below the floor on the lower bound: {', '.join(parts)}"
-    if any(objective.floor is not None for objective in objectives):
-        return True, "all floors held"
-    return True, "all objectives scored"
+    broken = floors_broken(trial, objectives, noise)
+    few, low = [], []
+    for objective in objectives:
+        if objective.name not in broken:
+            continue
+        missing = _too_few(objective.name, trial)
+        if missing:
+            few.append(missing)
+        else:
+            low.append(_below(objective, trial, noise))
+    fallen = []
+    for name, change in trial.against_base.items():
+        if change.fell(noise[name]):
+            fallen.append(f"{name} fell by {-change.mean:.2f} from the base")
+    reasons = []
+    if low:
+        reasons.append(f"below the floor on the lower bound: {', '.join(low)}")
+    if few:
+        reasons.append(f"too few independent prompts scored for a floor: {', '.join(few)}")
+    if reasons:
+        return False, "; ".join([*reasons, *fallen])
+    floors = any(objective.floor is not None for objective in objectives)
+    held = "all floors held" if floors else "all objectives scored"
+    return True, "; ".join([held, *fallen])
+
+
+def _too_few(name: str, trial: Trial) -> str:
+    """How many clusters were scored, by the trial and with the base, if a floor needs more."""
+    score, change = trial.scores[name]["selection"], trial.against_base.get(name)
+    if score.few:
+        return f"{name} {score.clusters} of {MIN_CLUSTERS}"
+    if change is not None and change.few:
+        return f"{name} {change.clusters} of {MIN_CLUSTERS} with the base"
+    return ""
+
+
+def _below(objective: ObjectiveSpec, trial: Trial, noise: Mapping[str, float]) -> str:
+    """By what a floor was missed."""
+    name = objective.name
+    if objective.floor != BASE_FLOOR:
+        return f"{name} {trial.scores[name]['selection'].low:.2f} < {objective.floor}"
+    change = trial.against_base.get(name)
+    if change is None:
+        return f"{name} not compared with the base"
+    return f"{name} {change.low:+.2f} < {-noise[name]:.2f} against the base"
 
 
 def merit(

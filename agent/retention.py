@@ -1,18 +1,35 @@
-"""Which adapters nothing will need again."""
+"""Which adapters nothing will need again, and which requests to judges nobody wants to keep."""
 
 from __future__ import annotations
 
 from agent.state import RunState
 from mosaic.core.journal import Journal
-from mosaic.core.types.records import Retain, Train
+from mosaic.core.types.records import (
+    AskVerdict,
+    ChargeCalls,
+    CheckGold,
+    Retain,
+    Train,
+    artifacts_of,
+)
 
 
-def dropped_adapters(journal: Journal) -> set[str]:
-    """Digests of adapters that were deleted."""
-    dropped: set[str] = set()
+def dropped(journal: Journal) -> set[str]:
+    """Digests of artifacts that were deleted: adapters, and what judges were asked."""
+    digests: set[str] = set()
     for step in journal.steps(Retain):
-        dropped |= set(step.result.dropped)
-    return dropped
+        digests |= set(step.result.dropped)
+    return digests
+
+
+def spare_requests(journal: Journal, last: int) -> list[str]:
+    """What judges were asked up to the round `last`, as it is filed. Verdicts do not depend on it."""
+    asked: set[str] = set()
+    for kind in (AskVerdict, CheckGold, ChargeCalls):
+        for step in journal.steps(kind):
+            if step.place.round <= last:
+                asked |= set(artifacts_of(step.stored))
+    return sorted(asked - dropped(journal))
 
 
 def spare_adapters(journal: Journal, state: RunState, last: int) -> list[str]:
@@ -35,4 +52,4 @@ def spare_adapters(journal: Journal, state: RunState, last: int) -> list[str]:
     for step in journal.steps(Train):
         if step.place.round <= last:
             trained.add(step.result.digest)
-    return sorted(trained - kept - dropped_adapters(journal))
+    return sorted(trained - kept - dropped(journal))

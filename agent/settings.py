@@ -49,7 +49,8 @@ class Settings(FrozenModel):
     """The agent's part of a config.
 
     A round selects `tokens_per_round` tokens; the recipe says what training on them costs. `keep`
-    keeps the adapters of archived rounds, or all.
+    keeps the adapters of archived rounds, or all; `keep_judge_requests` what judges were asked. What a
+    planner was sent is always kept.
 
     With several methods `method_shares` has the shares of a plan that names none, in the order in
     which they run, and `stages` the recipes of those after the mixture's.
@@ -70,6 +71,8 @@ class Settings(FrozenModel):
     method_shares: dict[str, float] = Field(default={}, exclude_if=lambda shares: not shares)
     stages: dict[str, Recipe] = Field(default={}, exclude_if=lambda stages: not stages)
     evaluate_stages: bool = Field(default=False, exclude_if=lambda value: not value)
+    # Left out of what is written if they are kept: the digests of other settings stay.
+    keep_judge_requests: bool = Field(default=True, exclude_if=lambda keep: keep)
 
     @property
     def usage_per_round(self) -> Usage:

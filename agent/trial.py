@@ -7,12 +7,14 @@ from functools import partial
 
 from agent.context import RunContext
 from agent.methods import mixture_tokens, part_of, shares_of
+from agent.noise import slice_noise
 from agent.stages import run_stages
 from eval.profile import build_profile
+from eval.statistics import paired_interval
 from mosaic.core.errors import TrainingError
 from mosaic.core.steps import Steps
 from mosaic.core.types.data import CurationReport
-from mosaic.core.types.evaluation import FailureProfile, Score, Scored
+from mosaic.core.types.evaluation import Difference, FailureProfile, Score, Scored
 from mosaic.core.types.plans import ActionPlan
 from mosaic.core.types.records import Curated
 from mosaic.core.types.runs import (
@@ -25,7 +27,7 @@ from mosaic.core.types.runs import (
     Usage,
 )
 from tools.effects.curate import curate_step
-from tools.effects.evaluate import read_scored
+from tools.effects.evaluate import BOOTSTRAP_SEED, Evaluation, read_scored
 from training.data.curate import mixture_of
 
 ROUND_ROLES = ("steering", "selection")
@@ -84,23 +86,61 @@ def run_trial(
     context.notify(f"round {round_}: evaluating {what}{saying}")
     digest = adapter.digest if adapter else None
     evaluation = context.evaluator.evaluate(steps, digest, ROUND_ROLES)
-    profile = build_profile(
-        round_,
-        evaluation.of_role("steering"),
-        context.evaluator.objectives,
-        _steering(steps, previous),
-    )
-    return Trial(
+    trial = Trial(
         id=spec.id,
         spec=spec,
         curation=report,
         adapter=adapter,
         usage=usage,
         scores=evaluation.scores(),
-        profile=profile,
+        profile=FailureProfile(round=round_, slices=[]),
         files=evaluation.files,
         stages=stages,
+        against_base=_against_base(context, steps, spec, evaluation),
     )
+    repeats = context.state.calibration.trials if context.state.calibration else []
+    return profiled(context, trial, evaluation.of_role("steering"), previous, repeats)
+
+
+def _against_base(
+    context: RunContext, steps: Steps, spec: TrialSpec, evaluation: Evaluation
+) -> dict[str, Difference]:
+    """By how much each objective is ahead of the base, over equal selection prompts."""
+    if spec.plan is None or not context.state.rounds:
+        return {}
+    base = context.state.rounds[0].trial
+    found = {}
+    for objective, items in evaluation.of_role("selection").items():
+        before = read_scored(steps, base.files[objective]["selection"])
+        change = paired_interval(before, items, BOOTSTRAP_SEED)
+        if change is not None:
+            found[objective] = change
+    return found
+
+
+def profiled(
+    context: RunContext,
+    trial: Trial,
+    measured: Mapping[str, Sequence[Scored]],
+    previous: Trial | None,
+    repeats: Sequence[Trial],
+) -> Trial:
+    """A trial with its profile, whose changes count from the trial `previous`.
+
+    `measured` is what it scored on the steering suites. How far a training moves a slice by luck is
+    learnt from the `repeats` of one mixture.
+    """
+    earlier = None
+    if previous is not None:
+        earlier = steering_scores(context.steps.at(trial.profile.round, trial.id), previous)
+    trainings = sum(one is not None and one.adapter is not None for one in (trial, previous))
+    noise = {}
+    for objective, estimate in slice_noise(repeats, trial.scores).items():
+        noise[objective] = estimate.of_difference(trainings)
+    profile = build_profile(
+        trial.profile.round, measured, context.evaluator.objectives, earlier, noise
+    )
+    return trial.model_copy(update={"profile": profile})
 
 
 def failed_trial(context: RunContext, spec: TrialSpec, round_: int, error: TrainingError) -> Trial:
@@ -148,10 +188,8 @@ def _trained(context: RunContext, steps: Steps, job: TrainJob, reserve: Usage) -
     return context.trainer.train(steps, job, reserve)
 
 
-def _steering(steps: Steps, trial: Trial | None) -> Mapping[str, Sequence[Scored]] | None:
-    """What an earlier trial scored on the steering suites."""
-    if trial is None:
-        return None
+def steering_scores(steps: Steps, trial: Trial) -> dict[str, list[Scored]]:
+    """What a trial scored on the steering suites."""
     found = {}
     for objective, roles in trial.files.items():
         found[objective] = read_scored(steps, roles["steering"])

@@ -60,6 +60,8 @@ BENCHMARKS = {
     "gpu_sft": "gpu",
     "demo": "loop",
     "controller_share": "loop",
+    "coverage": "coverage",
+    "discoveries": "discoveries",
     "audit": "planners",
     "landscape": "landscape",
     "methods": "methods",

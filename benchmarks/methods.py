@@ -23,7 +23,7 @@ from training.methods.preference_rows import PreferenceRow, read_pairs, write_pa
 SHARE = 0.6
 SEEDS = (1, 2, 3, 4, 5)
 RECIPE = (
-    "methods.dpo.learning_rate=1.0e-3",
+    "methods.dpo.learning_rate=3.0e-4",
     "methods.dpo.batch_size=4",
     "methods.dpo.epochs=4",
     "methods.dpo.beta=0.1",
@@ -48,8 +48,13 @@ def open_world(folder: Path, overrides: Sequence[str] = RECIPE) -> World:
     return World(load_config("lab", [*overrides, *shares]), folder)
 
 
-def arms(world: World, seed: int, role: str = "audit") -> tuple[list[Arm], dict[str, int]]:
-    """All arms of a seed, and what their pairs took: prompts, pairs, tokens."""
+def arms(
+    world: World, seed: int, role: str = "audit", tokens: int | None = None
+) -> tuple[list[Arm], dict[str, int]]:
+    """All arms of a seed, and how many prompts were drawn and pairs taken.
+
+    `tokens` is what drawing and training on pairs may take, by default the rest of a round.
+    """
     context, steps = world.context, world.context.steps
     recipe = context.settings.stages["dpo"]
     assert isinstance(recipe, DpoRecipe)
@@ -66,7 +71,8 @@ def arms(world: World, seed: int, role: str = "audit") -> tuple[list[Arm], dict[
         Arm("all tokens to the mixture", seed, {n: whole.means[n] for n in traded}),
         Arm("before the pairs", seed, {n: part.means[n] for n in traded}),
     ]
-    tokens = round((1 - SHARE) * context.settings.cost_per_round)
+    if tokens is None:
+        tokens = round((1 - SHARE) * context.settings.cost_per_round)
     batches = context.practice.draw(steps, part.adapter, recipe, tokens, {}, seed)
     rules = {
         AGREEING: [recipe],

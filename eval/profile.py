@@ -5,29 +5,39 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from eval.objectives.base import Objective
-from eval.statistics import discoveries, paired_change, summarise
-from mosaic.core.types.evaluation import FailureProfile, Reliability, Scored, SliceProfile
+from eval.statistics import NoiseEstimate, discoveries, paired_change, summarise
+from mosaic.core.types.evaluation import (
+    MIN_CLUSTERS,
+    FailureProfile,
+    Reliability,
+    Scored,
+    SliceProfile,
+)
 
 SEED = 20260102
-MEDIUM, HIGH = 10, 30
+HIGH = 30
 COVERAGE = 0.8
 # Above the scale: slices without a mean come last.
 UNKNOWN_MEAN = 6.0
 
 
-def reliability(scored: int, total: int) -> Reliability:
+def reliability(scored: int, total: int, clusters: int | None = None) -> Reliability:
     """How far the mean of a slice can be relied on, from how many of its prompts were scored.
 
-    `unknown` under 80 % scored, `low` under 10 scored prompts, `medium` under 30, else `high`.
+    `unknown` under 80 % scored; `low` under 15 clusters of scored prompts, `medium` under 30, else
+    `high`. `clusters` is left out if every prompt is one of its own.
 
-    >>> reliability(7, 10), reliability(9, 10), reliability(24, 30), reliability(30, 30)
+    >>> reliability(7, 10), reliability(14, 14), reliability(24, 30), reliability(30, 30)
     ('unknown', 'low', 'medium', 'high')
+    >>> reliability(60, 60, clusters=12)
+    'low'
     """
     if total == 0 or scored < COVERAGE * total:
         return "unknown"
-    if scored < MEDIUM:
+    independent = scored if clusters is None else clusters
+    if independent < MIN_CLUSTERS:
         return "low"
-    return "medium" if scored < HIGH else "high"
+    return "medium" if independent < HIGH else "high"
 
 
 def build_profile(
@@ -35,17 +45,20 @@ def build_profile(
     scored: Mapping[str, Sequence[Scored]],
     objectives: Mapping[str, Objective],
     previous: Mapping[str, Sequence[Scored]] | None,
+    noise: Mapping[str, NoiseEstimate] | None = None,
 ) -> FailureProfile:
     """Slices of all objectives, from one model's steering items.
 
-    `previous` are another model's items, for the change. Items carry the slice of their prompt even
+    `previous` are another model's items, for the change; `noise` is, by objective, what trainings
+    add to the difference of a slice's means. Items carry the slice of their prompt even
     if they are unscored (`eval.scoring` sees to it).
     """
     slices: list[SliceProfile] = []
     for name, items in scored.items():
         earlier = (previous or {}).get(name)
         for slice_, inside in sorted(_by_slice(items).items()):
-            slices.append(_slice(name, slice_, inside, objectives[name], earlier))
+            luck = (noise or {}).get(name)
+            slices.append(_slice(name, slice_, inside, objectives[name], earlier, luck))
     significant = discoveries([s.p_value for s in slices])
     believed = [
         one.model_copy(update={"significant": holds})
@@ -73,16 +86,20 @@ def _slice(
     items: Sequence[Scored],
     rules: Objective,
     previous: Sequence[Scored] | None,
+    noise: NoiseEstimate | None,
 ) -> SliceProfile:
     valid = [s for s in items if s.status == "ok" and s.valid]
     failures = sum(bool(s.failed) for s in valid)
-    change = paired_change(previous, items, SEED) if previous is not None else None
+    change = None
+    if previous is not None:
+        change = paired_change(previous, items, SEED, noise)
+    score = summarise(items, SEED)
     return SliceProfile(
         objective=objective,
         slice=slice_,
-        score=summarise(items, SEED),
+        score=score,
         failure_rate=failures / len(valid) if valid else None,
-        reliability=reliability(len(valid), sum(s.valid for s in items)),
+        reliability=reliability(len(valid), sum(s.valid for s in items), score.clusters),
         breakdown=rules.breakdown(valid),
         change=change[0] if change else None,
         p_value=change[1] if change else None,

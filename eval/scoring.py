@@ -34,7 +34,7 @@ def score_judgments(
 ) -> list[Scored]:
     """Score one judgment of each prompt of a suite, in the suite's order.
 
-    Slice, weight and validity are the prompt's, fixed in the suite. A judgment that is not `ok`
+    Slice, weight, validity and group are the prompt's, fixed in the suite. A judgment that is not `ok`
     becomes an `unscored` item with its reason. A slice that the rules derive differently is a
     defect and raises ValueError.
     """
@@ -44,6 +44,8 @@ def score_judgments(
             scored.append(_unscored(prompt, judgment.reason or judgment.status))
             continue
         item = objective.score({"id": prompt.id, **judgment.items})
+        if prompt.group is not None:
+            item = item.model_copy(update={"group": prompt.group})
         if own_slice(prompt):
             item = item.model_copy(update={"slice": prompt.slice})
         if item.status != "ok":
@@ -66,4 +68,5 @@ def _unscored(prompt: Prompt, reason: str) -> Scored:
         slice=prompt.slice,
         weight=prompt.weight,
         valid=prompt.valid,
+        group=prompt.group,
     )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from agent.context import RunContext
 from agent.nodes.state import State
 from agent.pareto import choose
-from agent.retention import dropped_adapters, spare_adapters
+from agent.retention import dropped, spare_adapters, spare_requests
 from eval.statistics import paired_interval, summarise
 from mosaic.core.steps import Outcome
 from mosaic.core.types.evaluation import Difference, Score, Scored
@@ -20,16 +20,22 @@ Answers = Mapping[str, list[Scored]]
 
 
 def retain(context: RunContext, state: State) -> State:
-    """Delete the adapters that nothing will need again."""
-    number = len(context.state.rounds) - 1
-    if context.settings.keep == "all" or number < 1:
-        return {}
-    drop = spare_adapters(context.steps.journal, context.state, number)
+    """Delete the adapters that nothing will need again, and what judges were asked."""
+    number, settings = len(context.state.rounds) - 1, context.settings
+    adapters: list[str] = []
+    requests: list[str] = []
+    if settings.keep != "all" and number >= 1:
+        adapters = spare_adapters(context.steps.journal, context.state, number)
+    if not settings.keep_judge_requests:
+        requests = spare_requests(context.steps.journal, number)
+    drop = [*adapters, *requests]
 
     def effect() -> Outcome[Retained]:
         for digest in drop:
             context.steps.store.remove(digest)
-        return Outcome(Retained(dropped=drop), [DroppedEvent(adapters=drop)])
+        return Outcome(
+            Retained(dropped=drop), [DroppedEvent(adapters=adapters, requests=len(requests))]
+        )
 
     if drop:
         inputs = Retain(run=context.run, round=number, drop=drop)
@@ -55,21 +61,22 @@ def audit(context: RunContext, state: State) -> State:
     context.notify(f"audit: {', '.join(audited)}")
     trial = None if chosen is None else current.rounds[chosen].trial
     last = current.rounds[-1].round
-    base = _scores(_audited(context, last, current.rounds[0].trial))
+    base = _audited(context, last, current.rounds[0].trial)
     found = _audited(context, last, trial) if trial else {}
     static = _static(context, last)
     result = Audited(
         chosen=chosen,
         trial=trial.id if trial else None,
         stop=state["stop"],
-        base=base,
+        base=_scores(base),
         scores=_scores(found),
         static=_scores(static),
         gain=_gains(static, found),
+        against_base=_gains(base, found),
     )
     adapter = trial.adapter.digest if trial and trial.adapter else None
     inputs = Audit(chosen=chosen, adapter=adapter, stop=state["stop"], rounds=len(current.rounds))
-    event = AuditedEvent(chosen=chosen, stop=state["stop"], base=base, scores=result.scores)
+    event = AuditedEvent(chosen=chosen, stop=state["stop"], base=result.base, scores=result.scores)
     stands = context.steps.at(last).run(inputs, lambda: Outcome(result, [event]))
     context.state = current.audited(stands)
     return {}
@@ -91,7 +98,7 @@ def _static(context: RunContext, round_: int) -> Answers:
     trial = calibration.trials[0] if calibration else None
     if trial is None or trial.adapter is None:
         return {}
-    if trial.adapter.digest in dropped_adapters(context.steps.journal):
+    if trial.adapter.digest in dropped(context.steps.journal):
         context.notify("audit: the adapter of the static mixture was deleted; it is not measured")
         return {}
     return _audited(context, round_, trial)
@@ -102,10 +109,10 @@ def _scores(answers: Answers) -> dict[str, Score]:
     return {name: summarise(items, BOOTSTRAP_SEED) for name, items in answers.items()}
 
 
-def _gains(static: Answers, chosen: Answers) -> dict[str, Difference]:
-    """By how much the chosen model is ahead of the static mixture, prompt by prompt."""
+def _gains(other: Answers, chosen: Answers) -> dict[str, Difference]:
+    """By how much the chosen model is ahead of another one, prompt by prompt."""
     gains = {}
-    for name, before in static.items():
+    for name, before in other.items():
         if name not in chosen:
             continue
         gain = paired_interval(before, chosen[name], BOOTSTRAP_SEED)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from agent.context import RunContext
 from agent.nodes.scored import require_scores
 from agent.nodes.state import State, fresh
-from agent.observe import forecasts, noise_of, reference_means, static_plan
+from agent.noise import believed_noise, noise_of
+from agent.observe import forecasts, reference_means, static_plan
 from agent.pareto import verdict
-from agent.trial import base_spec, failed_trial, plan_spec, run_trial
+from agent.trial import base_spec, failed_trial, plan_spec, profiled, run_trial, steering_scores
 from mosaic.core.errors import BoundaryError, TrainingError
 from mosaic.core.steps import Outcome
 from mosaic.core.types.base import digest_of
@@ -44,6 +45,8 @@ def calibrate(context: RunContext, state: State) -> State:
         seed = settings.seed + CALIBRATION_SEEDS * (repeat + 1)
         spec = plan_spec(context, plan, seed)
         trials.append(run_trial(context, spec, 0, base, saying))
+    # Only now it is known how far a training moves a slice by luck.
+    trials = [_profiled_again(context, trial, base, trials) for trial in trials]
     calibration = Calibration(trials=trials, noise=noise_of(trials))
     adapters = [t.adapter.digest for t in trials if t.adapter]
     inputs = Calibrate(trials=[t.id for t in trials], mixture=plan)
@@ -52,6 +55,11 @@ def calibrate(context: RunContext, state: State) -> State:
     context.steps.at(0).run(inputs, lambda: Outcome(result, [event]))
     context.state = context.state.calibrated(calibration)
     return {}
+
+
+def _profiled_again(context: RunContext, trial: Trial, base: Trial, repeats: list[Trial]) -> Trial:
+    measured = steering_scores(context.steps.at(0, trial.id), trial)
+    return profiled(context, trial, measured, base, repeats)
 
 
 def run(context: RunContext, state: State) -> State:
@@ -94,7 +102,8 @@ def close(context: RunContext, round_: Round) -> None:
     """Give a round its verdict and record it."""
     number = round_.round
     if round_.failure is None:
-        accepted, reason = verdict(round_, context.settings.objectives)
+        noise = believed_noise(context.state.calibration, context.settings.names)
+        accepted, reason = verdict(round_, context.settings.objectives, noise)
     else:
         accepted, reason = False, f"training failed: {round_.failure}"
     closed = round_.model_copy(update={"accepted": accepted, "reason": reason})

@@ -6,12 +6,12 @@ scale or at a target is therefore worth less than one with room to spare.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 import numpy as np
 
+from agent.noise import believed_noise
 from agent.planners.response_model import ResponseModel
 from agent.weights import Floats
 from mosaic.core.types.runs import Calibration, Observation
@@ -22,38 +22,11 @@ SHORTFALL_COST = 16.0
 # The noise of a training is standard normal: nodes and weights of Gauss and Hermite's quadrature.
 NOISE_NODES, NOISE_WEIGHTS = np.polynomial.hermite_e.hermegauss(7)
 NOISE_WEIGHTS = NOISE_WEIGHTS / NOISE_WEIGHTS.sum()
-# What is believed of its standard deviation before anything is measured, in points (1-5), and how
-# many repeats of the calibration that belief is worth. It covers a training and a decision's unseen
-# prompts; the calibration tells of the training alone.
-PRIOR_NOISE, PRIOR_NOISE_REPEATS = 0.5, 8
-
-
-def shrink_noise(measured: float, repeats: int) -> float:
-    """A measured standard deviation, drawn toward what is usual, since few repeats say little.
-
-    It is sqrt((8 * 0.5^2 + repeats * measured^2) / (8 + repeats)):
-
-    >>> round(shrink_noise(0.9, repeats=2), 2)
-    0.6
-    >>> shrink_noise(0.0, repeats=0)
-    0.5
-    """
-    total = PRIOR_NOISE_REPEATS * PRIOR_NOISE**2 + repeats * measured**2
-    return math.sqrt(total / (PRIOR_NOISE_REPEATS + repeats))
 
 
 def noise_prior(observation: Observation) -> dict[str, float]:
     """Objective that has data -> standard deviation of its mean from one training to the next."""
-    calibration = observation.calibration
-    noise = {}
-    for objective in observation.traded:
-        if calibration is None:
-            noise[objective] = shrink_noise(0.0, 0)
-        else:
-            measured = calibration.noise.get(objective, 0.0)
-            # The first of the calibration's trainings does not repeat another.
-            noise[objective] = shrink_noise(measured, len(calibration.scores) - 1)
-    return noise
+    return believed_noise(observation.calibration, observation.traded)
 
 
 def predicted_means(

@@ -19,7 +19,7 @@ from mosaic.core.types.base import JsonObject, digest_of
 from mosaic.core.types.records import AskPlanner, PlannerAnswer
 from mosaic.core.types.runs import Observation
 from prompts.load import Prompt
-from tools.effects.model_calls import Ask, Spent
+from tools.effects.model_calls import Ask, Request, Spent
 from tools.planning.schemas import definitions, offered, schema_of
 from tools.planning.toolbox import Toolbox
 
@@ -110,7 +110,8 @@ class PlannerCalls:
         }
         question = self._question.model_copy(update=this_call)
         try:
-            answer = self._ask.answer(question, lambda: self._complete(messages, closing))
+            request = self._request(messages, closing)
+            answer = self._ask.answer(question, request, lambda: self._complete(messages, closing))
         except ChatUnavailable as error:
             self._trace_outage(error)
             raise
@@ -131,6 +132,18 @@ class PlannerCalls:
                 f"max_seconds: {totals.seconds:.0f} of {config.max_seconds:.0f} s are used"
             )
 
+    def _request(self, messages: list[JsonObject], closing: bool) -> Request:
+        """What is sent, as it is filed."""
+        tools, schema = self._offered(closing)
+        offered: JsonObject = {"tools": [*tools]} if tools else {"schema": schema}
+        return Request(self._chat.without_key(messages), offered)
+
+    def _offered(self, closing: bool) -> tuple[list[JsonObject] | None, JsonObject | None]:
+        """The tools, or the schema of the plan if the model has no tools."""
+        if self.config.tool_calls:
+            return definitions(self._observation, only_submit=closing), None
+        return None, schema_of(self._plan_shape)
+
     def _complete(self, messages: list[JsonObject], closing: bool) -> PlannerAnswer:
         """One completion as it is filed. `closing` offers no tool but to submit the plan.
 
@@ -138,11 +151,7 @@ class PlannerCalls:
         and not ask again.
         """
         config, totals = self.config, self.totals
-        tools = schema = None
-        if config.tool_calls:
-            tools = definitions(self._observation, only_submit=closing)
-        else:
-            schema = schema_of(self._plan_shape)
+        tools, schema = self._offered(closing)
         started = time.monotonic()
         try:
             completion = self._chat.complete(
@@ -161,7 +170,9 @@ class PlannerCalls:
                 attempts=sent(error.attempts),
                 charged=sum(attempt.charged for attempt in error.attempts),
                 seconds=round(time.monotonic() - started, 4),
+                told=self._chat.without_key(error.told),
             )
+        completion = completion.model_copy(update={"told": self._chat.without_key(completion.told)})
         return PlannerAnswer(
             completion=completion.json_data(),
             attempts=sent(completion.attempts),

@@ -28,7 +28,7 @@ from agent.planners.acquisition import (
 )
 from agent.planners.base import Planner, PlannerSettings, require_one_plan
 from agent.planners.fallen import missing_share, raised_ratios, shares_to_reach
-from agent.planners.response_model import ResponseModel, fit_responses
+from agent.planners.response_model import ResponseModel, fit_responses, measured_mixtures
 from agent.weights import (
     Floats,
     Weights,
@@ -56,6 +56,9 @@ MIN_NEWS, STALE_COST = 0.12, 1.0
 # What a share costs that an objective which fell below the base would need and does not get: a
 # hundredth of all tokens costs as much as 16 hundredths of the volume.
 MISSING_COST = 16.0
+# The trace is told of so many mixtures, which lie further apart than this (L1 over cells); of what
+# sets the first apart from the next, what is worth at least so much.
+SHOWN, APART, MENTIONED = 10, 0.05, 0.0005
 
 
 class SurrogatePlanner:
@@ -68,10 +71,10 @@ class SurrogatePlanner:
         toolbox.past_rounds()
         worst = _look(observation, toolbox)
         model = fit_responses(observation)
-        best, value = _search(observation, model)
+        _tell_fit(observation, model, toolbox)
+        best = _search(observation, model, toolbox)
         expected = _expected_changes(best, observation, model)
         rationale = _rationale(observation, worst, model, best, expected)
-        toolbox.conclude(f"of the mixtures searched this one is predicted best (value {value:.3f})")
         plan = ActionPlan(
             rationale=rationale,
             ratios=best.ratios,
@@ -116,8 +119,8 @@ def _look(observation: Observation, toolbox: Toolbox) -> list[SliceProfile]:
 # -- the search -----------------------------------------------------------------------------------
 
 
-def _search(observation: Observation, model: ResponseModel) -> tuple[Weights, float]:
-    """The best mixture found and its value.
+def _search(observation: Observation, model: ResponseModel, toolbox: Toolbox) -> Weights:
+    """The best mixture found; the trace is told of the ten best.
 
     Random moves in log-ratios around the best point so far, narrower each time. Every point is
     drawn back inside the limits before it is valued.
@@ -129,15 +132,18 @@ def _search(observation: Observation, model: ResponseModel) -> tuple[Weights, fl
     best = space.project(ratios, start.buckets)
     worth = _Worth(observation, model)
     best_value = worth.of([best])[0]
+    valued = [(float(best_value), best)]
     for spread in SPREADS:
         points = []
         for _ in range(CANDIDATES):
             points.append(space.project(*_moved(best, spread, generator)))
         values = worth.of(points)
+        valued += zip(values.tolist(), points, strict=True)
         top = int(np.argmax(values))
         if values[top] > best_value:
             best, best_value = points[top], values[top]
-    return best, float(best_value)
+    _tell_search(valued, worth, observation, model, toolbox)
+    return best
 
 
 def _moved(point: Weights, spread: float, generator: np.random.Generator) -> Weights:
@@ -169,10 +175,33 @@ class _Worth:
         rows = _rows(points, self._model)
         means = predicted_means(self._model, rows, self._observation)
         worth = np.broadcast_to(expected_values(means, self._targets), len(rows))
+        stale, missing = self._prices(points, rows)
+        return worth - stale - missing
+
+    def parts(self, points: Sequence[Weights]) -> list[dict[str, float]]:
+        """What each value is made of: value = volume - missed targets - price."""
+        rows = _rows(points, self._model)
+        means = predicted_means(self._model, rows, self._observation)
+        volumes = np.broadcast_to(expected_values(means, {}), len(rows))
+        worth = np.broadcast_to(expected_values(means, self._targets), len(rows))
+        stale, missing = self._prices(points, rows)
+        found = []
+        for volume, value, price in zip(volumes, worth, stale + missing, strict=True):
+            parts = {
+                "value": value - price,
+                "volume": volume,
+                "missed_targets": volume - value,
+                "price": price,
+            }
+            found.append({name: round(float(part), 4) for name, part in parts.items()})
+        return found
+
+    def _prices(self, points: Sequence[Weights], rows: Floats) -> tuple[Floats, Floats]:
+        """What is taken off for points that teach nothing new, and for those that starve what fell."""
         news = np.abs(rows[:, None, :] - self._tried[None, :, :]).sum(axis=2)
         stale = (news < MIN_NEWS).any(axis=1)
         missing = np.array([missing_share(point.ratios, self._needed) for point in points])
-        return worth - STALE_COST * stale - MISSING_COST * missing
+        return STALE_COST * stale, MISSING_COST * missing
 
 
 def _rows(points: Sequence[Weights], model: ResponseModel) -> Floats:
@@ -202,6 +231,90 @@ def _best_measured_plan(observation: Observation) -> ActionPlan:
     if not measured:
         return observation.last_plan
     return max(measured, key=lambda result: result[:2])[2]
+
+
+# -- what the trace is told of it ------------------------------------------------------------------
+
+
+def _tell_fit(observation: Observation, model: ResponseModel, toolbox: Toolbox) -> None:
+    """What was fitted, and to how much."""
+    slices: list[dict[str, object]] = []
+    for groups in model.slices:
+        objective, name = groups.key
+        effect = round(model.doubling_effect(groups.key), 4)
+        slices.append({"objective": objective, "slice": name, "doubling": effect})
+    fitted = {"mixtures": len(measured_mixtures(observation)), "slices": slices}
+    toolbox.record("fit_responses", {}, fitted)
+
+
+def _tell_search(
+    valued: Sequence[tuple[float, Weights]],
+    worth: _Worth,
+    observation: Observation,
+    model: ResponseModel,
+    toolbox: Toolbox,
+) -> None:
+    """The best mixtures that differ from each other, the one executed last, and why the first won."""
+    best = _different([point for _, point in sorted(valued, key=lambda one: -one[0])], model)
+    last = weights_of(observation.last_plan, observation.bucket_proportions)
+    found: list[dict[str, object]] = []
+    means = predicted_means(model, _rows([*best, last], model), observation)
+    for number, (point, parts) in enumerate(
+        zip([*best, last], worth.parts([*best, last]), strict=True)
+    ):
+        predicted = {
+            name: round(float(mean[number] @ NOISE_WEIGHTS), 4) for name, mean in means.items()
+        }
+        found.append(
+            {
+                "ratios": point.ratios,
+                "bucket_weights": point.buckets,
+                "predicted": predicted,
+                **parts,
+            }
+        )
+    toolbox.record(
+        "search_mixtures",
+        {"passes": len(SPREADS), "candidates": CANDIDATES},
+        {"valued": len(valued), "apart": APART, "best": found[:-1], "last": found[-1]},
+    )
+    toolbox.conclude(_why_it_won(found))
+
+
+def _different(points: Sequence[Weights], model: ResponseModel) -> list[Weights]:
+    """The first `SHOWN` of some points that lie further than `APART` from all before them."""
+    kept: list[Weights] = []
+    rows = _rows(points, model)
+    taken: list[Floats] = []
+    for point, row in zip(points, rows, strict=True):
+        if all(np.abs(row - other).sum() > APART for other in taken):
+            kept.append(point)
+            taken.append(row)
+        if len(kept) == SHOWN:
+            break
+    return kept
+
+
+def _why_it_won(found: Sequence[Mapping[str, object]]) -> str:
+    """The winner beside the next that differs from it; the last entry is the plan executed last."""
+    first, *others, last = found
+    said = f"of the mixtures searched this one is predicted best (value {first['value']:.3f}"
+    said += f", the plan executed last {last['value']:.3f})"
+    if not others:
+        return said
+    reasons = []
+    for name, words in (
+        ("volume", "more expected volume"),
+        ("missed_targets", "less expected shortfall from targets"),
+        ("price", "a lower price for what was tried or is starved"),
+    ):
+        ahead = float(str(first[name])) - float(str(others[0][name]))
+        if name != "volume":
+            ahead = -ahead
+        if ahead >= MENTIONED:
+            reasons.append(f"{words} ({ahead:.3f})")
+    why = f" by {', '.join(reasons)}" if reasons else ", by next to nothing"
+    return f"{said}; it is ahead of the next that differs ({others[0]['value']:.3f}){why}"
 
 
 # -- what is said about the plan ------------------------------------------------------------------

@@ -20,12 +20,14 @@ import time
 from collections.abc import Callable, Sequence
 from typing import cast
 
+from pydantic import JsonValue
+
 from eval.chat.config import ChatConfig as ChatConfig
 from eval.chat.failures import HOPELESS, failure_of
 from eval.chat.failures import REFUSES as REFUSES
 from eval.chat.failures import BadReply as BadReply
 from eval.chat.failures import ChatUnavailable as ChatUnavailable
-from eval.chat.fault import Fault, holds_key
+from eval.chat.fault import Fault, holds_key, without_key
 from eval.chat.http import Endpoint, Http
 from eval.chat.message import ids_of
 from eval.chat.metering import UNLIMITED, Meter, Tokens
@@ -103,18 +105,39 @@ class ChatModel:
         together may be charged. `most_attempts` may lower the config's `max_attempts`.
 
         Raises ChatUnavailable or BadReply after the last attempt, and UsageError for an empty
-        conversation or a key that cannot be sent.
+        conversation or a key that cannot be sent. What was added to the conversation meanwhile is in
+        `told`, of the completion or of the error.
         """
         if not messages:
             raise UsageError(
                 "messages: an empty conversation cannot be completed; give at least one message"
             )
+        asked = list(messages)
+        try:
+            completion = self._complete(
+                asked, schema, tools, max_tokens, deadline, allowance, most_attempts
+            )
+        except (ChatUnavailable, BadReply) as error:
+            error.told = cast(list[JsonObject], asked[len(messages) :])
+            raise
+        return completion.model_copy(update={"told": asked[len(messages) :]})
+
+    def _complete(
+        self,
+        asked: list[JsonMapping],
+        schema: JsonMapping | None,
+        tools: Sequence[JsonMapping] | None,
+        max_tokens: int | None,
+        deadline: float | None,
+        allowance: int | None,
+        most_attempts: int | None,
+    ) -> Completion:
+        """See `complete`. What is said about replies that cannot be read is added to `asked`."""
         end = None if deadline is None else self._clock() + deadline
         first_cap = cap = max_tokens or self.config.max_tokens
         attempts: list[Attempt] = []
         most = min(self.config.max_attempts, most_attempts or self.config.max_attempts)
         last: Fault | None = None
-        asked = list(messages)
         for number in range(1, most + 1):
             time_left = None if end is None else end - self._clock()
             if time_left is not None and time_left <= 0:
@@ -154,9 +177,12 @@ class ChatModel:
                         tokens=fault.tokens,
                         charged=taken.total,
                         max_tokens=cap,
+                        written=taken.written,
                     )
                 )
                 if self._is_final(fault, cap, first_cap, attempts):
+                    if fault.answer is not None:
+                        asked += told(fault)[:1]
                     raise failure_of(self.config, self._key(), fault, attempts, body) from None
                 if fault.kind == "truncated":
                     cap *= 2
@@ -177,6 +203,7 @@ class ChatModel:
                 tokens=completion.tokens,
                 charged=taken.total,
                 max_tokens=cap,
+                written=taken.written,
             )
             return completion.model_copy(update={"attempts": [*attempts, success]})
         assert last is not None
@@ -227,6 +254,11 @@ class ChatModel:
             texts.append(canonical_json(completion.message))
         if holds_key(self._key(), texts):
             raise Fault("envelope", "a reply that holds the key", usage=completion.usage)
+
+    def without_key(self, messages: Sequence[JsonMapping]) -> list[JsonObject]:
+        """Messages fit to be filed: a text that holds the key says so in the key's place."""
+        plain = cast(list[JsonObject], [dict(message) for message in messages])
+        return cast(list[JsonObject], without_key(cast(JsonValue, plain), self._key()))
 
     def _key(self) -> str:
         return os.environ.get(self.config.api_key_env) or ""

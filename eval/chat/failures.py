@@ -20,12 +20,14 @@ REFUSES = "the endpoint refuses the request"
 class ChatUnavailable(PausedError):
     """The endpoint does not answer as a chat server, or may not be asked any more.
 
-    `attempts` records the requests that were made in vain.
+    `attempts` records the requests that were made in vain. `told` are messages that were added within
+    the call.
     """
 
     def __init__(self, message: str, attempts: list[Attempt]) -> None:
         super().__init__(message)
         self.attempts = attempts
+        self.told: list[JsonObject] = []
 
 
 class LimitReached(ChatUnavailable):
@@ -41,7 +43,7 @@ class BadReply(BoundaryError):
     `kind` names the gate that the last reply failed (refused, truncated, unparsable, body,
     envelope, error, http_400), or the limit that ended the call (allowance, deadline). `refusal`
     says how the endpoint refused the request itself, else "". `said` is what the server said of its
-    last reply, fit for a message.
+    last reply, fit for a message. `told` are messages that were added within the call.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class BadReply(BoundaryError):
         super().__init__(message)
         self.kind = kind
         self.attempts = attempts
+        self.told: list[JsonObject] = []
         self.refusal = refusal
         self.said = said
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable
 
+from pydantic import JsonValue
+
 from eval.chat.strict_json import NotStrict, strict_json
 from mosaic.core.types.base import FrozenModel, canonical_json
 
@@ -14,6 +16,8 @@ MAX_DEPTH = 32
 # A shorter key may stand in a text by chance.
 SHORTEST_KEY = 8
 MAX_QUOTE = 300
+# What stands in a filed text where the key stood.
+THE_KEY = "(the key)"
 # How the message of a fault begins if a server is there, and no secure connection comes about.
 TLS = "TLS"
 
@@ -97,6 +101,24 @@ def holds_key(key: str, texts: Iterable[str]) -> bool:
             if escaped in canonical_json(strict_json(text)):
                 return True
     return False
+
+
+def without_key(value: JsonValue, key: str) -> JsonValue:
+    """Plain JSON data in which no text holds the key: for what is filed and shown.
+
+    >>> without_key({"role": "user", "content": "use sk-secret-123 now"}, "sk-secret-123")
+    {'role': 'user', 'content': 'use (the key) now'}
+    """
+    if isinstance(value, str):
+        if not holds_key(key, [value]):
+            return value
+        plain = value.replace(key, THE_KEY).replace(canonical_json(key)[1:-1], THE_KEY)
+        return "(not kept: it holds the key)" if holds_key(key, [plain]) else plain
+    if isinstance(value, list):
+        return [without_key(item, key) for item in value]
+    if isinstance(value, dict):
+        return {str(without_key(name, key)): without_key(item, key) for name, item in value.items()}
+    return value
 
 
 def quoted(text: str, key: str) -> str:

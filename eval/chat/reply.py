@@ -54,7 +54,8 @@ BROKEN = ("error", "abort", "cancelled", "insufficient_system_resource", "networ
 class Attempt(FrozenModel):
     """One request of a call.
 
-    `tokens` as the server counted them, None if unknown; `charged` is what limits count.
+    `tokens` as the server counted them, None if unknown; `charged` is what limits count. `written`
+    are those of `charged` that the model wrote, None in records of earlier releases.
     """
 
     error: str | None
@@ -62,6 +63,7 @@ class Attempt(FrozenModel):
     tokens: int | None
     charged: int = Field(ge=0)
     max_tokens: int
+    written: int | None = Field(default=None, ge=0)
 
 
 def sent(attempts: Sequence[Attempt]) -> int:
@@ -75,7 +77,8 @@ class Completion(FrozenModel):
     `text` is what was read: JSON without what stood round it, if JSON was asked for. `reasoning` is
     the model's thinking, set apart by the server or by tags: shown to people, never parsed.
     `message` is the message as it goes back into the conversation: as it came, with ids that no
-    other call has.
+    other call has. `told` are messages that were added within the call: replies that could not be
+    read, each with what the model was told about it.
     """
 
     text: str
@@ -86,6 +89,7 @@ class Completion(FrozenModel):
     attempts: list[Attempt] = []
     model: str
     message: JsonObject | None = None
+    told: list[JsonObject] = Field(default=[], exclude_if=lambda told: not told)
 
     @property
     def tokens(self) -> int | None:

@@ -16,6 +16,7 @@ from eval.chat.client import ChatUnavailable
 from eval.chat.failures import STRANGE
 from eval.chat.reply import Attempt
 from eval.judges.verdicts import Question, VerdictEntry, verdict_of
+from mosaic.core.types.calls import Exchange
 from mosaic.core.types.evaluation import Verdict
 
 TICK = 1.0
@@ -34,7 +35,7 @@ OWN_FAULT = (
 )
 MAX_LOST = 5
 
-Ask = Callable[[Question], Verdict]
+Ask = Callable[[Question], tuple[Verdict, Exchange]]
 """Asks the model one question. May raise ChatUnavailable."""
 Probe = Callable[[list[Attempt]], bool]
 """Whether the endpoint answers something harmless. What that took is added to `attempts`."""
@@ -58,8 +59,8 @@ class Asking:
         outage: ChatUnavailable | None = None
         held_back: list[VerdictEntry] = []
         pool = ThreadPoolExecutor(self._concurrency, thread_name_prefix="judge")
-        futures = {pool.submit(self._work, q): q for q in questions}
-        waiting: set[Future[tuple[Verdict, float] | None]] = set(futures)
+        futures = [pool.submit(self._work, question) for question in questions]
+        waiting: set[Future[VerdictEntry | None]] = set(futures)
         left_early = True
         try:
             while waiting:
@@ -74,9 +75,8 @@ class Asking:
                         outage = outage or error
                         continue
                     if result:
-                        question = futures[future]
-                        target = held_back if question.key in self._lost else entries
-                        target.append(VerdictEntry(question, *result))
+                        target = held_back if result.question.key in self._lost else entries
+                        target.append(result)
                 if entries:  # others are answered, so that it is these conversations
                     entries, held_back = entries + held_back, []
                 yield entries
@@ -92,13 +92,14 @@ class Asking:
             self._halt.set()
             pool.shutdown(wait=not left_early, cancel_futures=True)
 
-    def _work(self, question: Question) -> tuple[Verdict, float] | None:
-        """The verdict of one question and the seconds it took, in a thread. None after a halt."""
+    def _work(self, question: Question) -> VerdictEntry | None:
+        """The verdict of one question, in a thread. None after a halt."""
         if self._halt.is_set():
             return None
         started = time.monotonic()
+        exchange: Exchange | None = None
         try:
-            verdict = self._ask(question)
+            verdict, exchange = self._ask(question)
         except ChatUnavailable as error:
             kind = str(error.attempts[-1].error) if error.attempts else "limit"
             self._lost[question.key] = error.attempts
@@ -109,4 +110,4 @@ class Asking:
                 raise
             why = str(error) if kind in STRANGE else kind
             verdict = verdict_of(error.attempts, "failed", f"{UNANSWERED}: {why}")
-        return verdict, time.monotonic() - started
+        return VerdictEntry(question, verdict, time.monotonic() - started, exchange)

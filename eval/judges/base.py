@@ -62,7 +62,8 @@ class LlmJudgeConfig(FrozenModel):
     good and bad ones, are asked about before each batch of questions. The run pauses if fewer than
     the fraction `agreement` of them are judged right. `max_repairs` is how often a well-formed but
     invalid verdict is asked for again; other bad replies are asked for again within
-    `chat.max_attempts`. `prices` are those of the provider.
+    `chat.max_attempts`. `prices` are those of the provider. `keep_requests: false` deletes what the
+    judge was asked, of a round that is closed; verdicts stay.
     """
 
     kind: Literal["llm"] = "llm"
@@ -74,6 +75,7 @@ class LlmJudgeConfig(FrozenModel):
     gold_checks: int = Field(default=20, ge=2, le=256)
     agreement: float = Field(default=0.95, gt=0, le=1)
     max_repairs: int = Field(default=2, ge=0, le=3)
+    keep_requests: bool = Field(default=True, exclude_if=lambda keep: keep)
 
     @field_validator("chat")
     @classmethod
@@ -111,7 +113,7 @@ class ModelJudge(SuiteJudge, Protocol):
         ...
 
     def ask_afresh(
-        self, questions: Sequence[Question], count: Callable[[Verdict], None] = ...
+        self, questions: Sequence[Question], count: Callable[[VerdictEntry], None] = ...
     ) -> dict[str, Verdict]:
         """The verdict of each question by its key, asked of the model now."""
         ...

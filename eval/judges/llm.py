@@ -22,6 +22,7 @@ from eval.judges.rehearsal import rehearse
 from eval.judges.verdicts import Items, Question, VerdictEntry, unique, verdict_of
 from eval.objectives.base import Objective, by_code
 from mosaic.core.types.base import JsonObject, digest_of
+from mosaic.core.types.calls import Exchange
 from mosaic.core.types.data import Message
 from mosaic.core.types.evaluation import Judgment, Prompt, Response, Verdict
 from prompts.envelope import capped, wrap
@@ -113,7 +114,7 @@ class LlmJudge:
     def ask_afresh(
         self,
         questions: Sequence[Question],
-        count: Callable[[Verdict], None] = lambda verdict: None,
+        count: Callable[[VerdictEntry], None] = lambda entry: None,
     ) -> dict[str, Verdict]:
         """The verdict of each question by its key, asked of the model now.
 
@@ -121,9 +122,9 @@ class LlmJudge:
         """
         verdicts: dict[str, Verdict] = {}
         for entries in self.ask_all(unique(questions)):
-            for question, verdict, _ in entries:
-                verdicts[question.key] = verdict
-                count(verdict)
+            for entry in entries:
+                verdicts[entry.question.key] = entry.verdict
+                count(entry)
         return verdicts
 
     def ask_all(
@@ -138,7 +139,9 @@ class LlmJudge:
         of all questions that it left without a verdict. A caller that leaves the iterator early
         does not wait for what is under way.
         """
-        return Asking(self.ask, self._answers, self.config.concurrency).run(questions, stopping)
+        return Asking(self.exchange, self._answers, self.config.concurrency).run(
+            questions, stopping
+        )
 
     def _answers(self, attempts: list[Attempt]) -> bool:
         """Whether the endpoint answers something harmless. What that took is added to `attempts`."""
@@ -153,19 +156,42 @@ class LlmJudge:
         return True
 
     def ask(self, question: Question) -> Verdict:
-        """One verdict.
+        """One verdict. See `exchange`."""
+        return self.exchange(question)[0]
+
+    def exchange(self, question: Question) -> tuple[Verdict, Exchange]:
+        """One verdict, and what was asked and said on the way to it.
 
         A reply that is not a verdict is asked for again within limits. After that it is data:
         `failed`, or `abstained` if the model refused or cannot tell. Raises ChatUnavailable.
         """
-        model = reply_model(question.items)
         messages: list[JsonMapping] = [*self.messages(question)]
-        schema, attempts = model.model_json_schema(), list[Attempt]()
+        said = messages[:]
+        attempts: list[Attempt] = []
+        verdict = self._verdict(question, messages, said, attempts)
+        exchange = Exchange(
+            question=question.key,
+            messages=self.chat.without_key(said),
+            attempts=[attempt.json_data() for attempt in attempts],
+        )
+        return verdict, exchange
+
+    def _verdict(
+        self,
+        question: Question,
+        messages: list[JsonMapping],
+        said: list[JsonMapping],
+        attempts: list[Attempt],
+    ) -> Verdict:
+        """The verdict; what is said by whom is added to `said`, each attempt to `attempts`."""
+        model = reply_model(question.items)
+        schema = model.model_json_schema()
         for repairs_left in reversed(range(self.config.max_repairs + 1)):
             try:
                 completion = self.chat.complete(messages, schema=schema)
             except BadReply as error:
                 attempts += error.attempts
+                said += error.told
                 if error.strange:  # not the model's words: it may be so for every question
                     raise ChatUnavailable(str(error), attempts) from None
                 return _no_verdict(error, attempts)
@@ -173,11 +199,14 @@ class LlmJudge:
                 error.attempts = [*attempts, *error.attempts]
                 raise
             attempts += completion.attempts
+            said += [*completion.told, _answer(completion)]
             try:
                 reply = parse_unwrapped(completion.text, model).model_dump()
             except (NotStrict, Invalid) as error:
                 if repairs_left:
-                    messages = [*messages, *_repair(completion, error)]
+                    repair = _repair(completion, error)
+                    messages = [*messages, *repair]
+                    said += repair[1:]
                 continue
             explanation = capped(reply.pop("reason"), MAX_EXPLANATION)
             return _typed_verdict(reply, explanation, attempts)
@@ -235,12 +264,17 @@ def _delimiter(question: Question) -> str:
         number += 1
 
 
+def _answer(completion: Completion) -> JsonMapping:
+    """What the model said, as it came."""
+    return completion.message or {"role": "assistant", "content": completion.text}
+
+
 def _repair(completion: Completion, error: NotStrict | Invalid) -> list[JsonMapping]:
     """Messages that show a reply to its author, and say what is wrong with it."""
     problems = error.problems if isinstance(error, Invalid) else [str(error)]
     lines = "\n".join(f"- {problem}" for problem in problems)
     return [
-        completion.message or {"role": "assistant", "content": completion.text},
+        _answer(completion),
         {"role": "user", "content": load("judge_repair").fill(problems=lines)},
     ]
 

@@ -18,6 +18,7 @@ from typing import Literal, NamedTuple, Protocol
 from eval.chat.reply import Attempt, sent
 from eval.judges.items import ItemSet, prompt_digest
 from mosaic.core.types.base import digest_of
+from mosaic.core.types.calls import Exchange
 from mosaic.core.types.data import Message
 from mosaic.core.types.evaluation import Verdict
 
@@ -74,11 +75,15 @@ def verdict_of(
 
 
 class VerdictEntry(NamedTuple):
-    """A verdict with its question, and how many seconds it took to make (0 if it was copied)."""
+    """A verdict with its question, and how many seconds it took to make (0 if it was copied).
+
+    `exchange` is what was asked and said; None if it was copied.
+    """
 
     question: Question
     verdict: Verdict
     seconds: float
+    exchange: Exchange | None = None
 
 
 class VerdictStore(Protocol):

@@ -29,7 +29,7 @@ from eval.objectives.config import (
     RubricConfig,
 )
 from mosaic.core.types.base import LABEL, NAMES, FrozenModel, check_weights
-from mosaic.core.types.plans import Limits, ObjectiveSpec
+from mosaic.core.types.plans import Floor, Limits, ObjectiveSpec
 from mosaic.core.types.runs import RECIPES, LoraRecipe
 from tools.executors.base import ExecutorConfig, InlineExecutorConfig
 from training.influence.settings import InfluenceConfig
@@ -42,12 +42,13 @@ KINDS = (PUBLISHED, "rubric", "reference", "retention", "python")
 class Measured(FrozenModel):
     """What every objective has: its suites' folder, the data sets that serve it, floor and target.
 
-    Floor and target are selection means, 1-5.
+    Floor and target are selection means, 1-5. The floor `base` is the base's mean, less the noise of
+    a training.
     """
 
     suite: str
     datasets: list[str] = []
-    floor: float | None = Field(default=None, ge=1, le=5)
+    floor: Floor | None = None
     target: float | None = Field(default=None, ge=1, le=5)
 
 
@@ -267,7 +268,7 @@ class RunConfig(FrozenModel):
                     f"objectives.{name}.datasets: retention guards against forgetting; no data set "
                     "serves it"
                 )
-            if floor is not None and target is not None and floor > target:
+            if isinstance(floor, float) and target is not None and floor > target:
                 raise ValueError(f"objectives.{name}: floor {floor} is above target {target}")
         attention = self.recipe.attn_implementation or ""
         if self.generator.kind == "transformers" and self.generator.dtype == "float32":
@@ -396,4 +397,5 @@ class RunConfig(FrozenModel):
             method_shares=self.default_shares,
             stages=self.later_recipes,
             evaluate_stages=self.evaluate_stages,
+            keep_judge_requests=getattr(self.judge, "keep_requests", True),
         )

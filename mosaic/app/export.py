@@ -6,7 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
-from agent.retention import dropped_adapters
+from agent.retention import dropped
 from mosaic.app.config import RunConfig
 from mosaic.app.export_model import base_name, export_adapter, merge, same_base
 from mosaic.app.runs import run_config
@@ -46,11 +46,11 @@ def export_round(folder: Path, number: int | None, out: Path, merged: bool = Fal
             )
         training_set = _training_set(journal, round_)
         inputs = journal.recorded.inputs
-        dropped = dropped_adapters(journal)
+        deleted = dropped(journal)
     finally:
         journal.close()
     store = Store(folder)
-    if round_.adapter in dropped:
+    if round_.adapter in deleted:
         raise UsageError(
             f"the adapter of round {round_.round} was not kept (keep: archive); archived rounds: "
             f"{state.archive}"

@@ -41,19 +41,23 @@ SCHEMAS: dict[str, type[BaseModel]] = {
     "decision": Decision,
 }
 SCORE = "score-"
+TRACE = "trace"
 
 
 def schema_names() -> list[str]:
-    return [*SCHEMAS, *_line_names()]
+    return [*SCHEMAS, TRACE, *_line_names()]
 
 
 def schema_of(name: str) -> JsonObject:
     """JSON Schema of a file shape. Raises UsageError with the names there are."""
+    from mosaic.app.views.trace import trace_schema
     from mosaic.app.wiring import published_objective
 
     lines = _line_names()
     if name in lines:
         return line_model(published_objective(lines[name])).model_json_schema()
+    if name == TRACE:
+        return trace_schema()
     if name not in SCHEMAS:
         raise UsageError(f"no schema {name!r}; there are {', '.join(schema_names())}")
     return SCHEMAS[name].model_json_schema()

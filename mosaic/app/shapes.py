@@ -9,7 +9,7 @@ from pydantic import Field
 from mosaic.core.types.base import FrozenModel
 from mosaic.core.types.data import CurationReport
 from mosaic.core.types.evaluation import Difference, Score
-from mosaic.core.types.plans import ActionPlan, Forecast
+from mosaic.core.types.plans import ActionPlan, Floor, Forecast
 from mosaic.core.types.records import PlannerReplaced
 from mosaic.core.types.runs import Stage
 
@@ -78,26 +78,57 @@ class ReportRound(FrozenModel):
     stages: list[Stage] = []
 
 
+class NoiseShape(FrozenModel):
+    """What is believed of a training's noise, drawn toward what is usual, with its 95 % interval.
+
+    In points, a standard deviation of one selection mean.
+    """
+
+    deviation: float
+    low: float
+    high: float
+
+
 class CalibrationShape(FrozenModel):
-    """Scores of each repeat of the static mixture, and the noise per objective."""
+    """Scores of each repeat of the static mixture, and the noise per objective.
+
+    `noise` is what the repeats show, `believed` what follows from so few of them.
+    """
 
     mixture: ActionPlan
     trials: list[str]
     scores: list[dict[str, dict[str, Score]]]
     noise: dict[str, float]
+    believed: dict[str, NoiseShape]
 
 
 class AuditShape(FrozenModel):
     """Audit scores by objective; `chosen` is empty if no round was chosen.
 
     `static` are those of the pools' own proportions and `gain` is the chosen round less them; both
-    are empty if nothing was calibrated.
+    are empty if nothing was calibrated. `against_base` is the chosen round less the base, and `fell`
+    names the objectives in which that is a fall.
     """
 
     base: dict[str, Score]
     static: dict[str, Score]
     chosen: dict[str, Score]
     gain: dict[str, Difference]
+    against_base: dict[str, Difference]
+    fell: list[str]
+
+
+class RankedShape(FrozenModel):
+    """An archived round by merit: expected shortfall below targets, volume, chance of being best.
+
+    `shortfall` is in points, summed over objectives; `volume` and `best` are in 0-1. Round 0 is the
+    base.
+    """
+
+    round: int
+    shortfall: float
+    volume: float
+    best: float
 
 
 class AuditOpening(FrozenModel):
@@ -150,7 +181,7 @@ class Report(FrozenModel):
     """`report --json`, `run --json`, `resume --json`.
 
     `traded` are the objectives that have data: those of dominance and hypervolume. The others are
-    constraints.
+    constraints. `ranking` is the archive by merit, the best first.
     """
 
     run: str
@@ -159,12 +190,13 @@ class Report(FrozenModel):
     objectives: list[str]
     traded: list[str]
     targets: dict[str, float | None]
-    floors: dict[str, float | None]
+    floors: dict[str, Floor | None]
     state: Literal["finished", "unfinished"]
     stop: str | None
     rounds: list[ReportRound]
     calibration: CalibrationShape | None
     archive: list[int]
+    ranking: list[RankedShape]
     chosen: int | None
     audit: AuditShape | None
     audits: list[AuditOpening]

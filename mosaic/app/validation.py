@@ -19,6 +19,7 @@ from mosaic.app.judging import check_judge
 from mosaic.app.lengths import chat_lengths, model_length
 from mosaic.app.practice_check import method_findings, practice_sizes
 from mosaic.app.runs import check_budget
+from mosaic.app.sample_size import check_floors, sample_size
 from mosaic.app.scorable import check_scorable, check_valid
 from mosaic.app.shapes import Finding
 from mosaic.app.smoke import first_training_set, smoke_test
@@ -212,10 +213,13 @@ def all_suites(inputs: Inputs) -> Iterator[Suite]:
 def _suites(config: RunConfig, inputs: Inputs) -> list[Finding]:
     _refuse_forged(config, inputs)
     judge = build_judge(config)
+    objectives = config.settings().objectives
+    check_floors(objectives, inputs.suites)
     traded = [name for name, objective in config.objectives.items() if objective.datasets]
     return [
         check_scorable(config.judge.kind, judge, inputs.objectives, inputs.suites),
         check_valid(traded, inputs.suites),
+        sample_size(objectives, inputs.suites),
     ]
 
 

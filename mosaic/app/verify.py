@@ -6,16 +6,25 @@ Reads all, changes nothing.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 
-from agent.retention import dropped_adapters
+from agent.retention import dropped
 from mosaic.core.errors import DamageError, UsageError
 from mosaic.core.journal import Journal
 from mosaic.core.store import FOLDER, Store
 from mosaic.core.tables import FILE
 from mosaic.core.types.base import FrozenModel
-from mosaic.core.types.records import MAKERS, RecordDecision, artifacts_of
+from mosaic.core.types.calls import FiledExchange, SentMessage
+from mosaic.core.types.records import (
+    MAKERS,
+    AskPlanner,
+    AskVerdict,
+    ChargeCalls,
+    CheckGold,
+    RecordDecision,
+    artifacts_of,
+)
 from mosaic.core.types.runs import RunRecord
 from training.data.pool import Pool
 
@@ -45,9 +54,10 @@ def verify(folder: Path) -> list[Damage]:
         if found:
             return found + _altered(Store(folder))
         makers = _makers(journal)
-        dropped = dropped_adapters(journal)
-        needed = {digest: maker for digest, maker in makers.items() if digest not in dropped}
+        deleted = dropped(journal)
         store = Store(folder)
+        makers |= _messages(journal, store, deleted)
+        needed = {digest: maker for digest, maker in makers.items() if digest not in deleted}
         return _pool(journal.recorded) + _missing(store, needed) + _altered(store)
     finally:
         journal.close()
@@ -64,6 +74,43 @@ def _makers(journal: Journal) -> dict[str, str]:
         for plan in decided.result.edited:
             named[plan.content_digest] = f"{decided.inputs.kind}, step {decided.seq}"
     return named
+
+
+def _messages(journal: Journal, store: Store, deleted: Set[str]) -> dict[str, str]:
+    """Message that was sent to a model -> the step that sent it, as far as they can be read."""
+    named: dict[str, str] = {}
+    for step in journal.steps(AskPlanner):
+        maker = f"{step.inputs.kind}, step {step.seq}"
+        named |= dict.fromkeys(_chain(store, step.result.sent), maker)
+    for kind in (AskVerdict, CheckGold, ChargeCalls):
+        for asked in journal.steps(kind):
+            maker = f"{asked.inputs.kind}, step {asked.seq}"
+            for digest in set(artifacts_of(asked.stored)) - deleted - named.keys():
+                named[digest] = maker
+                for first in _first_messages(store, digest):
+                    named[first] = maker
+    return named
+
+
+def _chain(store: Store, digest: str) -> list[str]:
+    """The artifacts of a request. It ends at one that cannot be read, which is named."""
+    found = []
+    at: str | None = digest or None
+    while at:
+        found.append(at)
+        try:
+            at = SentMessage.model_validate(store.get_json(at)).before
+        except (DamageError, ValueError):
+            break
+    return found
+
+
+def _first_messages(store: Store, digest: str) -> set[str]:
+    """What the exchanges of a group begin with; nothing if the group cannot be read."""
+    try:
+        return {FiledExchange.model_validate(data).begins for data in store.get_json(digest)}
+    except (DamageError, ValueError):
+        return set()
 
 
 def _pool(recorded: RunRecord) -> list[Damage]:

@@ -12,20 +12,24 @@ from agent.pareto import (
     hypervolume,
     verdict,
 )
-from mosaic.core.types.evaluation import FailureProfile, Score
-from mosaic.core.types.plans import ObjectiveSpec
+from mosaic.core.types.evaluation import Difference, FailureProfile, Score
+from mosaic.core.types.plans import ActionPlan, ObjectiveSpec
 from mosaic.core.types.runs import Round, Trial, TrialSpec
 
 NAMES = ["s", "o"]
 
 
-def score(mean, half=0.1):
+def score(mean, half=0.1, n=40, clusters=None):
     return Score(
         mean=mean,
         low=None if mean is None else mean - half,
         high=None if mean is None else mean + half,
-        n_scored=9,
+        n_scored=n,
+        n_clusters=clusters,
     )
+
+
+NOISE = {"s": 0.3, "o": 0.3}
 
 
 def rounds(*points, accepted=True):
@@ -87,10 +91,86 @@ def test_floors_are_held_on_the_lower_bound():
         ObjectiveSpec(name="o", datasets=["b"]),
     ]
     made = rounds((3.0, 3.0), (3.2, 3.0))
-    assert [verdict(r, objectives)[0] for r in made] == [False, True]
-    assert floors_broken(made[0].scores, objectives) == ["s"]
+    assert [verdict(r, objectives, NOISE)[0] for r in made] == [False, True]
+    assert floors_broken(made[0].trial, objectives, NOISE) == ["s"]
     unscored = rounds((None, 3.0))[0]
-    assert verdict(unscored, objectives) == (False, "not scored: s")
+    assert verdict(unscored, objectives, NOISE) == (False, "not scored: s")
+
+
+@pytest.mark.parametrize(
+    ("n", "clusters", "holds"), [(14, None, False), (15, None, True), (40, 14, False)]
+)
+def test_no_floor_holds_on_fewer_than_fifteen_clusters(n, clusters, holds):
+    objectives = [ObjectiveSpec(name="s", datasets=["a"], floor=2.0)]
+    made = rounds((4.0, 3.0))[0]
+    scores = {"s": {"selection": score(4.0, n=n, clusters=clusters)}}
+    trial = made.trial.model_copy(update={"scores": scores})
+    made = made.model_copy(update={"trials": [trial]})
+    accepted, reason = verdict(made, objectives, NOISE)
+    assert accepted == holds
+    assert holds or reason == "too few independent prompts scored for a floor: s 14 of 15"
+
+
+def against_base(round_, mean, half, clusters=40):
+    change = Difference(mean=mean, low=mean - half, high=mean + half, clusters=clusters)
+    plan = ActionPlan(rationale="", ratios={"a": 1.0})
+    spec = round_.trial.spec.model_copy(update={"plan": plan})
+    changes = {"spec": spec, "against_base": {"s": change}}
+    return round_.model_copy(update={"trials": [round_.trial.model_copy(update=changes)]})
+
+
+@pytest.mark.parametrize(
+    ("mean", "half", "clusters", "accepted", "reason"),
+    [
+        (0.0, 0.2, 40, True, "all floors held"),
+        (-0.2, 0.09, 40, True, "all floors held; s fell by 0.20 from the base"),
+        (
+            -0.2,
+            0.2,
+            40,
+            False,
+            "below the floor on the lower bound: s -0.40 < -0.30 against the base",
+        ),
+        (
+            -1.0,
+            0.2,
+            40,
+            False,
+            "below the floor on the lower bound: s -1.20 < -0.30 against the base; "
+            "s fell by 1.00 from the base",
+        ),
+        (
+            0.5,
+            0.1,
+            14,
+            False,
+            "too few independent prompts scored for a floor: s 14 of 15 with the base",
+        ),
+    ],
+)
+def test_the_floor_base_is_held_by_the_paired_difference(mean, half, clusters, accepted, reason):
+    objectives = [ObjectiveSpec(name="s", datasets=["a"], floor="base")]
+    made = against_base(rounds((3.0, 3.0))[0], mean, half, clusters)
+    assert verdict(made, objectives, NOISE) == (accepted, reason)
+    assert floors_broken(made.trial, objectives, NOISE) == ([] if accepted else ["s"])
+
+
+def test_the_base_holds_its_own_floor_and_a_trial_that_was_not_compared_does_not():
+    objectives = [ObjectiveSpec(name="s", datasets=["a"], floor="base")]
+    base = rounds((3.0, 3.0))[0]
+    assert verdict(base, objectives, NOISE)[0]
+    lost = against_base(base, 0.0, 0.1)
+    trial = lost.trial.model_copy(update={"against_base": {}})
+    accepted, reason = verdict(lost.model_copy(update={"trials": [trial]}), objectives, NOISE)
+    assert not accepted
+    assert reason.endswith("s not compared with the base")
+
+
+def test_a_fall_is_named_without_a_floor_too():
+    objectives = [ObjectiveSpec(name="s", datasets=["a"])]
+    made = against_base(rounds((3.0, 3.0))[0], -0.4, 0.6)
+    expected = (True, "all objectives scored; s fell by 0.40 from the base")
+    assert verdict(made, objectives, NOISE) == expected
 
 
 def test_the_choice_takes_targets_first_and_volume_second():

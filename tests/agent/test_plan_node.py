@@ -11,10 +11,10 @@ from benchmarks.judge_server import JudgeServer
 from benchmarks.standins import StandIn, Witness
 from eval.chat.client import ChatConfig, ChatModel
 from mosaic.app.views.report_data import report_data
-from mosaic.app.views.trace_tree import event_node, tree_text
+from mosaic.app.views.story_text import entry_text
+from mosaic.app.views.telling import entry_of
 from mosaic.core.errors import PausedError, TrainingError, UsageError
 from mosaic.core.journal import Journal
-from mosaic.core.store import Store
 from mosaic.core.types.events import ToolCall
 from mosaic.lab.server import ScriptedServer
 from tools.effects.model_calls import journaled
@@ -84,10 +84,10 @@ def test_a_conversation_that_ends_without_a_plan_is_in_the_trace(start, on_failu
     assert len(lines) == 2
     assert {attempt["error"] for attempt in lines[1].result["attempts"]} == {said}
     assert (event.record.step, event.record.planner, event.place.round) == ("plan", "llm", 1)
-    text = tree_text([event_node(event, Store(start.folder))], limit=10_000)
-    assert text.startswith("plan failed")
+    text = entry_text(entry_of(start.folder, event.seq), 1000, full=True)
+    assert "plan of llm failed" in text.splitlines()[0]
     assert said in text
-    assert "asked model" in text
+    assert "the model, call 2, gave no usable reply" in text
 
 
 def test_why_the_endpoint_refused_the_request_stands_in_the_event_that_replaces_the_planner(start):

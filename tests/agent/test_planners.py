@@ -21,7 +21,7 @@ from agent.planners.acquisition import (
 from agent.planners.baselines import NeedPlanner, RandomPlanner, StaticPlanner
 from agent.planners.response_model import MeasuredMixture, ResponseModel, log_share_features
 from agent.planners.surrogate import SurrogatePlanner
-from agent.weights import proportions
+from agent.weights import cell_shares, distance, proportions
 from mosaic.core.errors import UsageError
 from mosaic.core.types.data import Stock
 from mosaic.core.types.evaluation import Score
@@ -188,9 +188,44 @@ def test_the_profile_planner_moves_tokens_from_settled_slices_to_failing_ones(ob
     assert settled(plan) < 0.9 * settled(seen.last_plan)
     assert sum(plan.expected.values()) > 0
     tools = [c["tool"] for c in box.trace() if "tool" in c]
-    assert {"past_rounds", "diagnose_slice", "show_examples", "pool_stock", "check_plan"} == set(
-        tools
-    )
+    assert {
+        "past_rounds",
+        "diagnose_slice",
+        "show_examples",
+        "pool_stock",
+        "fit_responses",
+        "search_mixtures",
+        "check_plan",
+    } == set(tools)
+
+
+def test_the_profile_planner_tells_what_it_searched_and_why_the_winner_won(observe, small_pool):
+    seen = observe()
+    box = toolbox(seen, small_pool)
+    [plan] = SurrogatePlanner().propose(seen, box)
+    told = {c["tool"]: c["result"] for c in box.trace() if "tool" in c}
+    fitted, searched = told["fit_responses"], told["search_mixtures"]
+    assert fitted["mixtures"] == 2  # the base, and the one repeat of the calibration
+    assert len(fitted["slices"]) == len(seen.profile.slices)
+    best = searched["best"]
+    assert searched["valued"] > 1000
+    assert 2 <= len(best) <= 10
+    assert best[0]["ratios"] == plan.ratios
+    assert best[0]["bucket_weights"] == plan.bucket_weights
+    assert [b["value"] for b in best] == sorted((b["value"] for b in best), reverse=True)
+    # The change that the plan expects is the difference of the predictions.
+    for objective, change in plan.expected.items():
+        predicted = best[0]["predicted"][objective] - searched["last"]["predicted"][objective]
+        assert predicted == pytest.approx(change, abs=2e-4)
+    for found in [*best, searched["last"]]:
+        parts = found["volume"] - found["missed_targets"] - found["price"]
+        assert found["value"] == pytest.approx(parts, abs=2e-4)
+    points = [cell_shares(b["ratios"], b["bucket_weights"]) for b in best]
+    for number, point in enumerate(points):
+        assert all(distance(point, other) > 0.05 for other in points[:number])
+    why = [c["conclusion"] for c in box.trace() if "conclusion" in c][-1]
+    assert f"value {best[0]['value']:.3f}" in why
+    assert f"({best[1]['value']:.3f})" in why
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import shutil
 import pyarrow.parquet as pq
 import pytest
 
+from agent.approval import Rule, matches, request_of
 from agent.constraints import check_plan
 from agent.graph import run as run_graph
 from agent.methods import mixture_tokens, part_of, shares_of
@@ -311,3 +312,23 @@ def test_methods_without_practice_prompts_are_refused():
 def test_configs_that_make_no_sense_are_refused(overrides, text):
     with pytest.raises(UsageError, match=text):
         StandIn.make(*(() if "evaluate" in overrides[0] else ("methods.dpo.n=4",)), *overrides)
+
+
+def test_an_approver_sees_shares_and_no_rule_of_steps_passes_other_ones(finished):
+    _, seen = seen_by(finished)
+    moved = seen.last_plan.model_copy(update={"method_shares": {"sft": 0.8, "dpo": 0.2}})
+    shown = {}
+    for name, plan in (("same", seen.last_plan), ("moved", moved)):
+        asked = request_of(
+            [plan], seen, observation_digest="0", run="r", attempt=0, experiment="e", planner="p"
+        )
+        shown[name] = asked.plans[0]
+    changes = {change.path: change for change in shown["moved"].changes}
+    assert changes["method_shares.sft"].before == 0.5
+    assert changes["method_shares.sft"].after == 0.8
+    asked = {(d.dataset, d.bucket): d.asked for d in shown["same"].stock}
+    more = {(d.dataset, d.bucket): d.asked for d in shown["moved"].stock}
+    assert sum(asked.values()) < sum(more.values()) < seen.budget_per_round
+    rule = Rule(max_ratio_step=0.1, then="auto")
+    assert matches(rule, shown["same"], seen)
+    assert not matches(rule, shown["moved"], seen)

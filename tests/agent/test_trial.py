@@ -5,16 +5,20 @@ from dataclasses import replace
 import pytest
 
 from agent.graph import run as run_graph
+from agent.noise import SLICE_NOISE_REPEATS, believed_noise, slice_noise
 from agent.observe import static_plan
 from agent.settings import FailureConfig
 from agent.state import fold
-from agent.trial import base_spec, plan_spec, run_trial
+from agent.trial import base_spec, plan_spec, run_trial, steering_scores
 from benchmarks.standins import StandIn, StandInExecutor, Witness
+from eval.profile import SEED
+from eval.statistics import paired_change, paired_interval
 from mosaic.core.errors import TrainingError
 from mosaic.core.journal import Journal
 from mosaic.core.types.plans import ActionPlan
 from mosaic.core.types.records import Train
 from mosaic.core.types.runs import DpoRecipe, SftRecipe, StageSpec, TrialSpec
+from tools.effects.evaluate import BOOTSTRAP_SEED, read_scored
 
 REPEATS = 2
 
@@ -93,6 +97,50 @@ def test_the_base_a_repeat_and_a_candidate_are_trials(context, journal):
     places = [(step.place.round, step.place.trial) for step in journal.steps(Train)]
     expected = [(0, repeat.id) for repeat in repeats]
     assert places == [*expected, (1, candidate.id)]
+
+
+def test_the_changes_of_a_profile_count_the_luck_of_all_trainings_in_them(context, journal):
+    run_graph(context, journal.folder)
+    state, names = fold(journal, context.settings.names), context.settings.names
+    base, candidate = (round_.trial for round_ in state.rounds)
+    repeats = state.calibration.trials
+    noise = slice_noise(repeats, names)
+    assert all(estimate.freedom == SLICE_NOISE_REPEATS + REPEATS - 1 for estimate in noise.values())
+    # The base was not trained; the candidate follows the first repeat, which was.
+    for trial, previous, trainings in ((repeats[1], base, 1), (candidate, repeats[0], 2)):
+        before = steering_scores(context.steps, previous)
+        after = steering_scores(context.steps, trial)
+        assert trial.profile.slices
+        for found in trial.profile.slices:
+            inside = [item for item in after[found.objective] if item.slice == found.slice]
+            luck = noise[found.objective].of_difference(trainings)
+            expected = paired_change(before[found.objective], inside, SEED, luck)
+            assert (found.change, found.p_value) == expected
+
+
+def test_a_trial_is_compared_with_the_base_on_equal_prompts_and_held_to_its_floor(tmp_path):
+    floors = [f"objectives.{name}.floor=base" for name in ("safety", "over_refusal")]
+    standin = StandIn.make("rounds=1", f"calibration.repeats={REPEATS}", *floors, per_slice=4)
+    standin.create(tmp_path / "run")
+    journal = Journal.open(tmp_path / "run")
+    journal.acquire()
+    context = standin.context(journal.folder, journal, Witness(tmp_path / "witness"))
+    run_graph(context, journal.folder)
+    state, names = fold(journal, context.settings.names), context.settings.names
+    base, candidate = (round_.trial for round_ in state.rounds)
+    assert (base.against_base, state.rounds[0].reason) == ({}, "all floors held")
+    for name in names:
+        before, after = (
+            read_scored(context.steps, trial.files[name]["selection"])
+            for trial in (base, candidate)
+        )
+        change = candidate.against_base[name]
+        assert change == paired_interval(before, after, BOOTSTRAP_SEED)
+        assert change.clusters == len(before) >= 15
+    noise = believed_noise(state.calibration, names)
+    holds = [candidate.against_base[name].low >= -noise[name] for name in names]
+    assert state.rounds[1].accepted == all(holds)
+    journal.close()
 
 
 def test_a_training_that_failed_is_a_trial_with_a_failure(context, journal, tmp_path):

@@ -9,9 +9,11 @@ from benchmarks.standins import StandIn, Witness
 from benchmarks.waiting import trainings, until_asked
 from mosaic.app.decisions import approve, pending
 from mosaic.app.verify import verify
-from mosaic.app.views import trace_tree as trace
+from mosaic.app.views import trace
 from mosaic.app.views.provenance import why_data
 from mosaic.app.views.report_data import load, report_data
+from mosaic.app.views.story_text import story_text
+from mosaic.app.views.telling import story_of
 from mosaic.core.errors import TrainingError, UsageError
 from mosaic.core.journal import Journal
 from mosaic.core.store import Store
@@ -64,8 +66,8 @@ def test_an_edited_plan_stands_in_the_trace_and_its_loss_is_damage(standin, aske
     )
     approve(folder, request.request, edited=edited, by="ann")
     until_asked(standin, folder, witness)
-    text = trace.tree_text(trace.tree(folder, 1))
-    assert "plan given in its place" in text
+    text = story_text(story_of(folder, 1), 100)
+    assert "given in its place" in text
     assert "a little less, said Ann" in text
     why = why_data(folder, _row_of(folder)).rounds[0]
     assert why.share.after > 0
@@ -75,7 +77,7 @@ def test_an_edited_plan_stands_in_the_trace_and_its_loss_is_damage(standin, aske
         edited.content_digest[:12] in damage.what + damage.where for damage in verify(folder)
     )
     # The decision itself holds the plan, so the trace still tells what ran.
-    assert "a little less, said Ann" in trace.tree_text(trace.tree(folder, 1))
+    assert "a little less, said Ann" in story_text(story_of(folder, 1), 100)
 
 
 def _row_of(folder):

@@ -5,8 +5,9 @@ from huggingface_hub import DatasetCard, ModelCard
 
 from mosaic.app.shapes import AuditShape, BudgetShape, Report
 from mosaic.app.views.cards import cell, dataset_card, model_card
+from mosaic.app.views.text import report_text
 from mosaic.core.types.data import CurationReport
-from mosaic.core.types.evaluation import FailureProfile, Score
+from mosaic.core.types.evaluation import Difference, FailureProfile, Score
 from mosaic.core.types.plans import ActionPlan
 from mosaic.core.types.runs import Adapter, Round, Trial, TrialSpec
 from training.data.provenance import Origin
@@ -50,7 +51,11 @@ ORIGINS = [
 ]
 
 
-def report(chosen):
+RISE = Difference(mean=0.75, low=0.5, high=1.0, clusters=40)
+FALL = Difference(mean=-0.75, low=-1.0, high=-0.5, clusters=40)
+
+
+def report(chosen, change=RISE):
     audited, before = (SCORE.model_copy(update={"mean": mean}) for mean in (3.25, 2.5))
     return Report(
         run="run",
@@ -65,8 +70,16 @@ def report(chosen):
         rounds=[],
         calibration=None,
         archive=[],
+        ranking=[],
         chosen=chosen,
-        audit=AuditShape(base={"safety": before}, static={}, chosen={"safety": audited}, gain={}),
+        audit=AuditShape(
+            base={"safety": before},
+            static={},
+            chosen={"safety": audited},
+            gain={},
+            against_base={"safety": change},
+            fell=["safety"] if change.fell(noise=0.5) else [],
+        ),
         audits=[],
         hypervolume=[],
         budget=BudgetShape(total=0, spent=0, reserved=0, left=0),
@@ -82,6 +95,18 @@ def test_the_chosen_round_is_told_by_its_audit_scores():
     assert "| safety | 3.25 | 3.50 to 4.50 | 9 | 2.50 |" in text
     assert "| a | 0.700 | x 0.40, y 0.60 |" in text
     assert "python -m mosaic run run/config.json" in text
+
+
+def test_a_result_that_fell_below_the_base_says_so_in_the_first_line():
+    fallen, stood = report(2, FALL), report(2)
+    told = "; fell below the base: safety by 0.75 (-1.00 to -0.50)"
+    assert report_text(fallen).splitlines()[0] == f"run: finished{told}"
+    assert report_text(stood).splitlines()[0] == "run: finished"
+    line = "Fell below the base: safety."
+    assert line in model_card("run", "llama", ROUND, fallen, ORIGINS)
+    assert line not in model_card("run", "llama", ROUND, stood, ORIGINS)
+    # The round that was not audited is not known to have fallen.
+    assert line not in model_card("run", "llama", ROUND, report(1, FALL), ORIGINS)
 
 
 def test_any_other_round_says_that_its_scores_are_optimistic():

@@ -24,6 +24,20 @@ def mosaic(*arguments, cwd=None):
     )
 
 
+@pytest.mark.parametrize("command", [(), ("run",), ("pool", "build"), ("judge", "check")])
+def test_short_and_long_help_say_the_same(command):
+    short, long = mosaic(*command, "-h"), mosaic(*command, "--help")
+    assert short.returncode == 0
+    assert short.stdout == long.stdout != ""
+
+
+def test_the_version_is_that_of_the_package():
+    from mosaic import __version__
+
+    done = mosaic("--version")
+    assert (done.returncode, done.stdout) == (0, f"mosaic {__version__}\n")
+
+
 def test_help_answers_at_once_and_imports_nothing_heavy():
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     done = mosaic("run", "--help")
@@ -47,6 +61,8 @@ def test_help_answers_at_once_and_imports_nothing_heavy():
         ("budget.tokens_per_round=.nan", "budget.tokens_per_round"),
         ("planner.kind=oracle", "planner"),
         ("objectives.safety.floor=5", "floor 5.0 is above target"),
+        ("objectives.safety.floor=basis", "objectives.safety"),
+        ("objectives.safety.floor=6", "objectives.safety"),
         ("objectives.safety.datasets=[guard, guard]", "names a data set twice"),
         ("planner.on_failure", "write it as a.b=value"),
         ("seed=2024-13-45", "--set seed: the value is not what it looks like"),
@@ -158,6 +174,7 @@ def test_init_writes_a_config_that_parses(tmp_path):
     assert mosaic("init", cwd=tmp_path).returncode == 0
     config = load_config(str(tmp_path / "mosaic.yaml"))
     assert config.base_model == str(tmp_path / "models/base")
+    assert {objective.floor for objective in config.objectives.values()} == {"base"}
     assert mosaic("init", cwd=tmp_path).returncode == 2
 
 

@@ -14,10 +14,12 @@ from mosaic.app.cli.main import app
 from mosaic.app.cli.run import finish
 from mosaic.app.decisions import approve, pending, reject
 from mosaic.app.replay import replay
-from mosaic.app.views import trace_tree as trace
+from mosaic.app.views import trace
 from mosaic.app.views.diff import diff_data
 from mosaic.app.views.provenance import why_data, why_text
 from mosaic.app.views.report_data import load, report_data, status_data
+from mosaic.app.views.story_text import story_text
+from mosaic.app.views.telling import story_of
 from mosaic.app.views.text import report_text, request_text
 from mosaic.app.wiring import run_digests
 from mosaic.core.errors import BoundaryError, StopRequested, TrainingError, UsageError
@@ -82,8 +84,9 @@ def test_a_rejected_plan_is_not_proposed_again_and_its_reason_is_kept(standin, a
     assert trainings(witness) == before
     assert second.plans[0].plan_digest != first.plans[0].plan_digest
     assert (second.round, second.attempt) == (1, 2)
-    text = trace.tree_text(trace.tree(folder, 1))
-    assert "reject by ann: less of the first" in text
+    text = story_text(story_of(folder, 1), 100)
+    assert "! reject by ann\n" in text
+    assert "| less of the first\n" in text
 
 
 def test_an_edited_plan_is_checked_and_then_runs(standin, asked):
@@ -142,7 +145,7 @@ def test_a_policy_decides_within_its_limits_and_asks_beyond_them(tmp_path):
     until_asked(made, folder, witness)
     made.approver = PolicyApprover([Rule(max_ratio_step=2.0, max_bucket_step=2.0, then="auto")])
     made.run(folder, witness)
-    assert "approve by policy" in trace.tree_text(trace.tree(folder, 1))
+    assert "approve by policy" in story_text(story_of(folder, 1), 100)
 
 
 def test_a_policy_that_refuses_everything_ends_the_planning(tmp_path):
@@ -214,7 +217,7 @@ def test_a_failed_training_fails_its_round_if_the_config_says_so(
     assert len(calls) == tries
     assert f"training failed: {failure}" in report.rounds[1].reason
     assert [r.accepted for r in report.rounds] == [True, False, True]
-    assert f"failed ({failure})" in trace.tree_text(trace.tree(folder, 1))
+    assert f"failed ({failure})" in story_text(story_of(folder, 1), 100)
     assert "not scored" in report_text(report)
     from mosaic.app.views.html import write_html
 
@@ -333,6 +336,13 @@ def test_a_run_that_is_extended_is_audited_again(tmp_path):
     assert (second.after_round, second.chosen, second.decided_after) == (2, report.chosen, [])
     text = report_text(report)
     assert "opened 2 times" in text
+    repeats = len(report.calibration.trials)
+    assert f"noise of a training, from {repeats} of one mixture: over_refusal" in text
+    assert "archive by merit, and the chance of being its best: " in text
+    assert sorted(one.round for one in report.ranking) == sorted(report.archive)
+    assert sum(one.best for one in report.ranking) == pytest.approx(1)
+    for name, believed in report.calibration.believed.items():
+        assert believed.low < believed.deviation < believed.high, name
     assert "the audit was opened after round 1; rounds decided after it: 2" in text
     assert len(why_data(folder, _row_of(folder)).rounds) >= 1
 

@@ -14,7 +14,8 @@ from tests.app.test_loop import SMALL, mosaic
 
 BRIEF = Path(__file__).parents[1] / "conformance" / "brief_answers.py"
 ROLES = ("steering", "selection", "audit")
-PROMPTS = 12
+# `forget` has a floor, which needs 15.
+PROMPTS = 16
 TONE = """\
 version: 1
 about: Short answers of a small model.

@@ -15,7 +15,7 @@ import pytest
 
 from agent.approval import AutoApprover, HumanApprover
 from benchmarks import page
-from benchmarks.standins import StandIn, Witness
+from benchmarks.standins import ALL_METHODS, StandIn, Witness
 from benchmarks.waiting import trainings, until_asked, waiting_run
 from mosaic.app import runs
 from mosaic.app.decisions import approve, pending
@@ -227,6 +227,26 @@ def test_an_edited_plan_that_breaks_a_limit_is_refused_with_its_shares(standin, 
     assert recorded(folder) == 0
 
 
+def test_the_form_shows_and_takes_the_shares_of_methods(tmp_path):
+    objectives = ("over_refusal", "instruction_following")
+    standin = StandIn.make("rounds=1", *ALL_METHODS, per_slice=2, objectives=objectives)
+    standin.approver = HumanApprover()
+    folder, _ = waiting_run(standin, tmp_path, "asked")
+    web = page.client(tmp_path)
+    tab = form_fields(web.get("/run/asked").text)
+    assert (tab["method_shares.sft"], tab["method_shares.dpo"]) == ("50.0", "50.0")
+    wrong = {**tab, "kind": "edit", "method_shares.sft": "70"}
+    answer = web.post("/run/asked/decide", headers=HEADERS, data=wrong)
+    assert answer.status_code == 409
+    assert "method_shares: the shares sum to 120.0 %" in answer.text
+    typed = {**wrong, "method_shares.dpo": "30"}
+    assert web.post("/run/asked/decide", headers=HEADERS, data=typed).status_code == 303
+    with closing(Journal.open(folder)) as journal:
+        decision = journal.decision(1, tab["request"])
+    (plan,) = decision.edited
+    assert plan.method_shares == {"sft": 0.7, "dpo": 0.3}
+
+
 def test_the_form_shows_the_prediction_beside_the_planners_own_expectation(tmp_path):
     standin = StandIn.make("rounds=2", "planner.kind=profile", per_slice=4)
     standin.approver = HumanApprover()
@@ -408,7 +428,7 @@ def test_a_person_approves_edits_and_rejects_in_the_browser(standin, tmp_path, b
     thread.join()
     assert pending(folder).attempt == 2
     tab.wait_for_selector(".tree:has-text('less of the first')", state="attached")
-    tab.click(".tree summary:has-text('planned by') >> nth=0")
+    tab.click(".tree summary:has-text('proposed plan') >> nth=0")
     tab.wait_for_selector(".tree li:has-text('ratios')", timeout=20_000)
     tab.click(".tree summary:has-text('base and calibration')")
     tab.wait_for_selector(".tree:has-text('calibrated')", timeout=20_000)

@@ -30,7 +30,7 @@ class Store:
         return self.verdicts.get(question.key)
 
     def keep(self, entries, source):
-        self.verdicts |= {q.key: verdict for q, verdict, _ in entries}
+        self.verdicts |= {q.key: verdict for q, verdict, *_ in entries}
         self.sources += [source] * len(entries)
 
 

@@ -138,7 +138,7 @@ def test_an_outage_raises_once_what_was_under_way_is_handed_over():
         made = []
         with pytest.raises(ChatUnavailable):
             handed_over(asked, questions, made)
-    assert (server.calls, [verdict.status for _, verdict, _ in made]) == (5, ["ok"] * 3)
+    assert (server.calls, [one.verdict.status for one in made]) == (5, ["ok"] * 3)
 
 
 def asked_about(body, word):
@@ -184,9 +184,11 @@ def test_a_batch_with_more_of_them_is_done_after_some_resumes():
         for _ in range(4):
             with contextlib.suppress(ChatUnavailable):
                 handed_over(
-                    asked, [q for q in questions if q.key not in {k.key for k, _, _ in made}], made
+                    asked,
+                    [q for q in questions if q.key not in {k.question.key for k in made}],
+                    made,
                 )
-    assert sorted(v.status for _, v, _ in made) == ["failed"] * 8 + ["ok"] * 32
+    assert sorted(m.verdict.status for m in made) == ["failed"] * 8 + ["ok"] * 32
 
 
 def test_verdicts_are_handed_over_while_a_slow_question_is_under_way():
@@ -201,7 +203,7 @@ def test_verdicts_are_handed_over_while_a_slow_question_is_under_way():
         ]
         started, seen = time.monotonic(), {}
         for some in asked.ask_all(questions):
-            seen |= {q.messages[-1].content: time.monotonic() - started for q, _, _ in some}
+            seen |= {e.question.messages[-1].content: time.monotonic() - started for e in some}
     assert max(seen[t] for t in "abc") < 3 < seen["slow"]
 
 

@@ -7,9 +7,10 @@ from eval.judges.verifier import VerifierJudge
 from eval.known_answers import check_references
 from eval.objectives.instruction_following import InstructionFollowing
 from eval.objectives.safety import CONCEALMENT, PRESSURE, Safety
-from eval.suite import check_disjoint, load_suite
+from eval.scoring import judge_and_score, score_judgments
+from eval.suite import check_disjoint, load_suite, reference_response
 from mosaic.core.errors import UsageError
-from mosaic.core.types.evaluation import Prompt, Response
+from mosaic.core.types.evaluation import Judgment, Prompt, Response
 from mosaic.lab.safety import RULES
 
 
@@ -155,3 +156,17 @@ def test_an_answer_that_a_checker_cannot_read_is_one_lost_item(monkeypatch):
     (judged,) = VerifierJudge().judge(InstructionFollowing(), [asked], [answer])
     assert (judged.status, judged.items) == ("failed", {})
     assert "list indices must be integers" in judged.reason
+
+
+def test_a_group_stands_with_the_score_and_only_a_suite_with_groups_has_another_digest(tmp_path):
+    plain = load(write(tmp_path, prompt()))
+    assert "group" not in plain.prompts[0].json_data()
+    grouped = load(write(tmp_path, prompt(group="seed 1")))
+    assert grouped.digest != plain.digest
+    answer = reference_response(grouped.prompts[0], prompt()["good"])
+    _, (item,) = judge_and_score(Safety(), grouped, [answer], VerifierJudge())
+    assert (item.status, item.group) == ("ok", "seed 1")
+    lost = Judgment(id="p1", status="failed", reason="lost", judge="j")
+    assert score_judgments(Safety(), grouped, [lost])[0].group == "seed 1"
+    with pytest.raises(UsageError, match="group"):
+        load(write(tmp_path, prompt(group="")))

@@ -1,12 +1,14 @@
 """A model judge inside a run: a conversation is asked once, known answers come first, and nothing made is lost."""
 
 import hashlib
+import json
 import sqlite3
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
+from agent.retention import spare_requests
 from benchmarks.judge_server import MODEL, JudgeServer, by_rules
 from benchmarks.judging import ASKED, OWN, Evaluations
 from eval.chat.client import ChatConfig, ChatModel, ChatUnavailable
@@ -19,14 +21,24 @@ from eval.objectives.rubric import open_rubric
 from eval.objectives.safety import Safety
 from eval.suite import Suite
 from mosaic.app.config_file import load_config
+from mosaic.app.verify import verify
 from mosaic.app.views.report_data import model_calls
 from mosaic.app.wiring import open_suites
 from mosaic.core.errors import DamageError, PausedError, StopRequested, UsageError
 from mosaic.core.journal import Journal
+from mosaic.core.steps import Outcome, Steps
+from mosaic.core.store import Store
 from mosaic.core.types.data import Message
 from mosaic.core.types.evaluation import Verdict
-from mosaic.core.types.records import AskVerdict, ChargeCalls, CheckGold
+from mosaic.core.types.records import (
+    AskVerdict,
+    ChargeCalls,
+    CheckGold,
+    Retain,
+    Retained,
+)
 from tools.effects.judge import GoldChecks
+from tools.effects.transcripts import read_exchanges
 from tools.effects.verdict_cache import VerdictCache
 
 
@@ -75,6 +87,70 @@ def test_a_judged_evaluation_equals_a_verified_one_and_is_never_asked_again(worl
         assert server.calls == calls
     verified = world.evaluate("three", None)
     assert judged.scores() == again.scores() == verified.scores()
+
+
+def exchanges_of(folder):
+    """What the judge of a run was asked, by the digest that its verdicts and gold checks name."""
+    journal, store = Journal.open(folder), Store(folder)
+    named = {
+        step.result.exchanges for kind in (AskVerdict, CheckGold) for step in journal.steps(kind)
+    }
+    journal.close()
+    return {digest: read_exchanges(store, digest) for digest in named if digest}
+
+
+def test_what_a_judge_was_asked_and_said_is_kept_with_every_attempt(world, decide):
+    def invalid_once(call):
+        return "invalid" if call == 45 else None
+
+    with JudgeServer(decide, invalid_once) as server:
+        world.evaluate("one", server)
+    kept = [e for group in exchanges_of(world.folder / "one").values() for e in group]
+    heard = sorted(json.dumps(body["messages"], sort_keys=True) for body in server.bodies)
+    sent = []
+    for exchange in kept:
+        for number, message in enumerate(exchange.messages):
+            if message["role"] == "assistant":
+                sent.append(json.dumps(exchange.messages[:number], sort_keys=True))
+        assert exchange.messages[-1]["role"] == "assistant"
+    assert sorted(sent) == heard
+    assert sum(len(exchange.attempts) for exchange in kept) == server.calls
+    (repaired,) = [e for e in kept if len(e.messages) > 3]
+    roles = [message["role"] for message in repaired.messages]
+    assert roles == ["system", *["user", "assistant"] * 2]
+    store = Store(world.folder / "one")
+    systems = [
+        p for p in store.root.iterdir() if p.is_file() and b'"before":null' in p.read_bytes()
+    ]
+    assert len(systems) == len(ASKED)
+
+
+def test_verdicts_of_another_run_name_no_request_of_this_one(world, decide):
+    with JudgeServer(decide) as server:
+        world.evaluate("one", server)
+        world.evaluate("two", server)
+    assert exchanges_of(world.folder / "one")
+    assert exchanges_of(world.folder / "two") == {}
+
+
+def test_retention_drops_what_judges_were_asked_and_the_run_stays_sound(world, decide):
+    with JudgeServer(decide) as server:
+        world.evaluate("one", server)
+        folder = world.folder / "one"
+        journal, store = Journal.open(folder), Store(folder)
+        asked = spare_requests(journal, last=0)
+        assert set(asked) == set(exchanges_of(folder))
+        journal.acquire()
+        for digest in asked:
+            store.remove(digest)
+        steps = Steps(journal, store)
+        steps.run(Retain(run="one", round=0, drop=asked), lambda: Outcome(Retained(dropped=asked)))
+        assert spare_requests(journal, last=0) == []
+        journal.close()
+        assert verify(folder) == []
+        calls = server.calls
+        world.evaluate("one", server)
+        assert server.calls == calls
 
 
 def test_a_run_folder_stands_alone(world, decide):
@@ -150,6 +226,8 @@ def test_too_few_known_answers_right_hold_the_run_before_any_verdict(world, deci
         assert own(server) == []
     (held,) = Journal.open(world.folder / "one").steps(ChargeCalls)
     assert (held.result.attempts, held.result.charged) == (server.calls, 120 * server.calls)
+    asked = read_exchanges(Store(world.folder / "one"), held.result.exchanges)
+    assert len(asked) == server.calls
     with JudgeServer(decide) as server:
         server.bodies.clear()
         judged = world.evaluate("one", server)

@@ -129,10 +129,14 @@ class Evaluator:
     def sample(
         self, prompts: Sequence[Prompt], adapter: Path | None, sampling: Sampling
     ) -> list[Response]:
-        """`sampling.n` answers to each prompt; the generator then gives its memory back."""
-        try:
-            return self.generator.generate(prompts, adapter, sampling)
-        finally:
+        """`sampling.n` answers to each prompt. Call `release` when no more are drawn."""
+        self._serving = True
+        return self.generator.generate(prompts, adapter, sampling)
+
+    def release(self) -> None:
+        """The generator gives its memory back; what was read from the journal asked none."""
+        if self._serving:
+            self._serving = False
             self.generator.release()
 
     def evaluate(self, steps: Steps, adapter: str | None, roles: Sequence[str]) -> Evaluation:
@@ -140,9 +144,7 @@ class Evaluator:
         try:
             return self._evaluate(steps, adapter, roles)
         finally:
-            if self._serving:  # what is read from the journal asks no generator
-                self._serving = False
-                self.generator.release()
+            self.release()
 
     def _evaluate(self, steps: Steps, adapter: str | None, roles: Sequence[str]) -> Evaluation:
         scored: dict[str, dict[str, list[Scored]]] = {}

@@ -29,22 +29,31 @@ from eval.suite import Suite
 from mosaic.core.errors import PausedError, StopRequested
 from mosaic.core.rows import Calls, SmallStep
 from mosaic.core.steps import Outcome, Steps
+from mosaic.core.types.calls import Exchange
 from mosaic.core.types.evaluation import Judgment, Prompt, Response, Verdict
 from mosaic.core.types.events import GoldCheckedEvent
 from mosaic.core.types.records import AskVerdict, ChargeCalls, CheckGold, GoldChecked, VerdictFiled
 from tools.effects.model_calls import charge_attempts, charge_calls
+from tools.effects.transcripts import file_exchanges
 from tools.effects.verdict_cache import VerdictCache
 
 Progress = Callable[[str, int, int], None]
 
 
 class _CountedJudge:
-    """A model judge that adds up what its verdicts cost."""
+    """A model judge that adds up what its verdicts cost, and keeps what was said."""
 
     def __init__(self, judge: ModelJudge, cost: JudgeCost) -> None:
         self.digest = judge.digest
+        self.exchanges: list[Exchange] = []
         self._judge = judge
-        self._ask = partial(judge.ask_afresh, count=cost.add)
+        self._cost = cost
+        self._ask = partial(judge.ask_afresh, count=self._count)
+
+    def _count(self, entry: VerdictEntry) -> None:
+        self._cost.add(entry.verdict)
+        if entry.exchange is not None:
+            self.exchanges.append(entry.exchange)
 
     def judge(
         self, objective: Objective, prompts: Sequence[Prompt], responses: Sequence[Response]
@@ -80,16 +89,27 @@ class GoldChecks:
         """How many of them go before a batch."""
         return min(self.judge.config.gold_checks, len(self.known.get(objective, [])))
 
-    def ask(self, objective: str, batch: str, cost: JudgeCost) -> GoldChecked:
+    def ask(
+        self,
+        objective: str,
+        batch: str,
+        cost: JudgeCost,
+        file: Callable[[Sequence[Exchange]], str] = lambda exchanges: "",
+    ) -> GoldChecked:
         """Ask some of them, chosen by the batch's digest; `cost` is added to as verdicts are made.
 
+        `file` files what was asked and said, whatever comes of it, and says under which digest.
         PausedError if the agreement is too low, UsageError if the suites of the objective have no
         references.
         """
         config = self.judge.config
         some = pick(self.known.get(objective, []), config.gold_checks, batch)
         require_both(objective, some)
-        bad = wrong(_CountedJudge(self.judge, cost), self.objectives[objective], some)
+        judge = _CountedJudge(self.judge, cost)
+        try:
+            bad = wrong(judge, self.objectives[objective], some)
+        finally:
+            exchanges = file(judge.exchanges)
         agreement = 1 - len(bad) / len(some)
         if agreement < config.agreement:
             names = ", ".join(f"{r.prompt.id} ({r.kind})" for r, _ in bad[:5])
@@ -104,6 +124,7 @@ class GoldChecks:
             agreement=round(agreement, 4),
             attempts=cost.requests,
             charged=cost.tokens,
+            exchanges=exchanges,
         )
 
 
@@ -118,9 +139,13 @@ class _JournalVerdicts:
         return step.result.verdict if step else None
 
     def keep(self, entries: Sequence[VerdictEntry], source: Source) -> None:
+        made = [entry.exchange for entry in entries if entry.exchange is not None]
+        exchanges = file_exchanges(self._steps.store, made)
         items = []
-        for question, verdict, seconds in entries:
-            filed = VerdictFiled(verdict=verdict, source=source)
+        for question, verdict, seconds, exchange in entries:
+            filed = VerdictFiled(
+                verdict=verdict, source=source, exchanges=exchanges if exchange else ""
+            )
             items.append(SmallStep(_inputs(question), filed, round(seconds, 4)))
         self._steps.record(items, [_calls([entry.verdict for entry in entries], source)])
 
@@ -201,10 +226,15 @@ class RecordedJudge:
         """
         inputs = CheckGold(judge=self.digest, objective=objective, batch=batch)
         cost, started = JudgeCost(), time.monotonic()
+        filed: list[str] = []
+
+        def file(exchanges: Sequence[Exchange]) -> str:
+            filed.append(file_exchanges(self._steps.store, exchanges))
+            return filed[-1]
 
         def effect() -> Outcome[GoldChecked]:
-            checked = self._gold_checks.ask(objective, batch, cost)
-            event = GoldCheckedEvent.model_validate({**checked.json_data()})
+            checked = self._gold_checks.ask(objective, batch, cost, file)
+            event = GoldCheckedEvent.model_validate(checked.model_dump(exclude={"exchanges"}))
             calls = [Calls("judge", requests=cost.requests, tokens=cost.tokens)]
             return Outcome(checked, [event], calls=calls)
 
@@ -213,7 +243,8 @@ class RecordedJudge:
         except PausedError:
             whose = self._charge(objective, known=True, batch=batch)
             seconds = time.monotonic() - started
-            charge_calls(self._steps, whose, cost.requests, cost.tokens, seconds)
+            exchanges = filed[-1] if filed else ""
+            charge_calls(self._steps, whose, cost.requests, cost.tokens, seconds, exchanges)
             raise
 
     def _charge(self, objective: str, known: bool, batch: str | None = None) -> ChargeCalls:

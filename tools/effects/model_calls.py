@@ -15,6 +15,7 @@ from eval.chat.client import ChatUnavailable
 from eval.chat.reply import Attempt, sent
 from mosaic.core.rows import Calls, SmallStep
 from mosaic.core.steps import Outcome, Steps
+from mosaic.core.types.base import JsonObject
 from mosaic.core.types.records import (
     AskPlanner,
     CallsCharged,
@@ -25,9 +26,18 @@ from mosaic.core.types.records import (
     MarkChosen,
     PlannerAnswer,
 )
+from tools.effects.transcripts import file_messages
 
 Inputs = TypeVar("Inputs", AskPlanner, ChooseMark, GiveUp)
 Spent = PlannerAnswer | CallsCharged
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a call sends, without the key: messages, and the tools or the schema that go with them."""
+
+    messages: list[JsonObject]
+    offered: JsonObject
 
 
 class Ask(Protocol):
@@ -37,8 +47,13 @@ class Ask(Protocol):
         """The same for the conversations of one round."""
         ...
 
-    def answer(self, inputs: AskPlanner, effect: Callable[[], PlannerAnswer]) -> PlannerAnswer:
-        """The answer of the effect, or the one that is filed under these inputs."""
+    def answer(
+        self, inputs: AskPlanner, request: Request, effect: Callable[[], PlannerAnswer]
+    ) -> PlannerAnswer:
+        """The answer of the effect, or the one that is filed under these inputs.
+
+        The request is filed before it is sent.
+        """
         ...
 
     def give_up(self, inputs: GiveUp) -> None:
@@ -62,7 +77,9 @@ class _Uncached:
     def at(self, round_: int) -> Ask:
         return self
 
-    def answer(self, inputs: AskPlanner, effect: Callable[[], PlannerAnswer]) -> PlannerAnswer:
+    def answer(
+        self, inputs: AskPlanner, request: Request, effect: Callable[[], PlannerAnswer]
+    ) -> PlannerAnswer:
         return effect()
 
     def give_up(self, inputs: GiveUp) -> None:
@@ -101,11 +118,17 @@ class _Journaled:
     def at(self, round_: int) -> Ask:
         return _Journaled(self.steps.at(round_)) if self.steps.journal.fence else uncached
 
-    def answer(self, inputs: AskPlanner, effect: Callable[[], PlannerAnswer]) -> PlannerAnswer:
-        full = self._placed(inputs)
+    def answer(
+        self, inputs: AskPlanner, request: Request, effect: Callable[[], PlannerAnswer]
+    ) -> PlannerAnswer:
+        full, store = self._placed(inputs), self.steps.store
 
         def counted() -> Outcome[PlannerAnswer]:
-            said = effect()
+            filed = {
+                "sent": file_messages(store, request.messages),
+                "offered": store.put_json(request.offered),
+            }
+            said = effect().model_copy(update=filed)
             calls = Calls("planner", 1, said.attempts, said.charged)
             return Outcome(said, calls=[calls])
 
@@ -180,15 +203,23 @@ def charge_attempts(
 
 
 def charge_calls(
-    steps: Steps, whose: ChargeCalls, requests: int, tokens: int, seconds: float
+    steps: Steps,
+    whose: ChargeCalls,
+    requests: int,
+    tokens: int,
+    seconds: float,
+    exchanges: str = "",
 ) -> None:
-    """File requests and charged tokens that led to no answer which a step could hold."""
+    """File requests and charged tokens that led to no answer which a step could hold.
+
+    `exchanges` is the digest of what was asked and said, if that is filed.
+    """
     if not requests:
         return
     # The number tells one outage from the next, which would have the same inputs.
     number = len(steps.journal.steps(ChargeCalls))
     took = round(seconds, 4)
     inputs = whose.model_copy(update={"number": number})
-    result = CallsCharged(attempts=requests, charged=tokens, seconds=took)
+    result = CallsCharged(attempts=requests, charged=tokens, seconds=took, exchanges=exchanges)
     calls = [Calls(whose.who, requests=requests, tokens=tokens)]
     steps.record([SmallStep(inputs, result, took)], calls)

@@ -169,16 +169,15 @@ class PracticeTool:
         )
         batches: list[Batch] = []
         left = tokens
-        while True:
-            batch = self._affordable(waiting, recipe, left)
-            if not batch:
-                break
-            waiting = waiting[len(batch) :]
-            sampled = self._sample(steps, batch, adapter, sampling)
-            batches.append(
-                Batch(batch, sampled.responses, self._score(steps, batch, sampled, recipe))
-            )
-            left -= sampled.tokens + self._most_trained(steps, batches[-1], recipe)
+        try:
+            while batch := self._affordable(waiting, recipe, left):
+                waiting = waiting[len(batch) :]
+                sampled = self._sample(steps, batch, adapter, sampling)
+                scores = self._score(steps, batch, sampled, recipe)
+                batches.append(Batch(batch, sampled.responses, scores))
+                left -= sampled.tokens + self._most_trained(steps, batches[-1], recipe)
+        finally:
+            self.evaluator.release()
         return batches
 
     # -- what a batch may cost ---------------------------------------------------------------------

@@ -74,7 +74,7 @@ class VerdictCache:
         makes no difference.
         """
         rows = []
-        for question, verdict, _ in entries:
+        for question, verdict, *_ in entries:
             if verdict.status == "ok":
                 text = canonical_json(verdict.json_data())
                 rows.append((question.key, text, _checksum(question.key, text)))

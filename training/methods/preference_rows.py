@@ -117,7 +117,7 @@ def tokenised_pairs(
     except ChatError as error:
         row = rows[error.position // 2]
         raise UsageError(f"preference pair {row.id}: {error.reason}") from None
-    masks = [[int(label != IGNORED) for label in row] for row in labels]
+    masks = [_own_words(row) for row in labels]
     pairs = []
     for number, row in enumerate(rows):
         first, second = 2 * number, 2 * number + 1
@@ -136,3 +136,8 @@ def tokenised_pairs(
             )
         pairs.append(pair)
     return pairs
+
+
+def _own_words(labels: Sequence[int]) -> list[int]:
+    """1 where a token is labelled, which is where the model's own words stand."""
+    return [int(label != IGNORED) for label in labels]

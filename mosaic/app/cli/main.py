@@ -10,9 +10,11 @@ import errno
 import os
 import sys
 from contextlib import suppress
+from typing import Annotated
 
 import typer
 
+from mosaic import __version__
 from mosaic.app.cli import approval, judge, lab, pool, report, run, setup
 from mosaic.app.cli.options import MATERIAL
 from mosaic.app.terminal import say
@@ -39,7 +41,10 @@ BAD_PATHS = (
 )
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=ABOUT
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 for commands in (setup.commands, run.commands, approval.commands, report.commands):
     app.add_typer(commands)
@@ -47,6 +52,22 @@ for name, group in (("pool", pool.group), ("judge", judge.group), ("lab", lab.gr
     app.add_typer(group, name=name, rich_help_panel=MATERIAL)
 for commands in (pool.commands, judge.commands):
     app.add_typer(commands)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"mosaic {__version__}")
+        raise typer.Exit
+
+
+@app.callback(help=ABOUT)
+def about(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """What stands before any command."""
 
 
 def main() -> None:

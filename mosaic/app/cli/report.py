@@ -95,23 +95,51 @@ def profile(run: Run, round_: RoundOption = None, as_json: Json = False) -> None
 def trace(
     run: Run,
     round_: RoundOption = None,
+    event: Annotated[
+        str | None,
+        typer.Option("--event", help="One event in full, or one turn of it: 12 or 12.3."),
+    ] = None,
     follow: Annotated[
         bool, typer.Option("--follow", help="Go on printing until the run ends.")
     ] = False,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write one self-contained page to hand on.")
+    ] = None,
+    without_texts: Annotated[
+        bool,
+        typer.Option(
+            "--without-texts", help="With --html: leave out what models and people wrote."
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Show what was seen, asked, concluded, planned, checked, decided and measured."""
+    """Show what was seen, asked, thought, planned, checked, decided and measured."""
     from mosaic.app.runs import find_run
-    from mosaic.app.views import trace_tree
+    from mosaic.app.views import trace as events
+    from mosaic.app.views.story_text import entry_text, story_text, terminal_width
+    from mosaic.app.views.telling import story_of, turn_of
 
     folder = find_run(run)
-    if follow:
-        for event in trace_tree.follow(folder, round_):
-            print(json.dumps(event) if as_json else event["text"], flush=True)
+    if without_texts and html is None:
+        raise UsageError("--without-texts is about the page that --html FILE writes")
+    if html is not None:
+        from mosaic.app.views.trace_html import write_trace
+
+        write_trace(story_of(folder, round_), html, with_texts=not without_texts)
+        say(f"wrote {html}")
+    elif follow:
+        for found in events.follow(folder, round_):
+            print(json.dumps(found) if as_json else found["text"], flush=True)
+    elif event is not None:
+        told = turn_of(folder, event)
+        if as_json:
+            emit(events.one_event(folder, told.seq))
+        else:
+            print(entry_text(told, terminal_width(), full=True))
     elif as_json:
-        emit(trace_tree.trace_data(folder, round_))
+        emit(events.trace_data(folder, round_))
     else:
-        print(trace_tree.tree_text(trace_tree.tree(folder, round_)))
+        print(story_text(story_of(folder, round_), terminal_width()))
 
 
 @commands.command(rich_help_panel=READ)

@@ -79,6 +79,7 @@ def model_card(run: str, base: str, round_: Round, report: Report, origins: list
         *_score_table(role, scores, before),
         "",
         f"Scores are means from 1 to 5, higher is better. {_trust(role)}",
+        *_fallen_lines(round_, report),
         "",
         "## Mixture",
         "",
@@ -96,6 +97,13 @@ def model_card(run: str, base: str, round_: Round, report: Report, origins: list
         "",
     ]
     return "\n".join(lines)
+
+
+def _fallen_lines(round_: Round, report: Report) -> list[str]:
+    """In which objectives the round fell below the base, if it is the audited one."""
+    if report.audit is None or round_.round != report.chosen or not report.audit.fell:
+        return []
+    return ["", f"Fell below the base: {', '.join(report.audit.fell)}."]
 
 
 def _result(objective: str, role: str, mean: float) -> dict[str, object]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from agent.noise import believed_noise, mean_noise
+from agent.ranking import ranked
 from agent.state import RunState, fold
 from mosaic.app.decisions import open_request
 from mosaic.app.runs import config_of
@@ -13,6 +15,8 @@ from mosaic.app.shapes import (
     BudgetShape,
     CalibrationShape,
     ModelCalls,
+    NoiseShape,
+    RankedShape,
     Report,
     ReportRound,
     RoundTokens,
@@ -25,6 +29,7 @@ from mosaic.core.journal import Journal
 from mosaic.core.types.base import digest_of
 from mosaic.core.types.data import BucketReport
 from mosaic.core.types.evaluation import FailureProfile
+from mosaic.core.types.plans import ObjectiveSpec
 from mosaic.core.types.records import Audited, CloseRound, PlannerReplaced, ReplacePlanner
 from mosaic.core.types.runs import Calibration, Round
 
@@ -78,8 +83,9 @@ def report_of(journal: Journal, state: RunState) -> Report:
         rounds=rounds,
         calibration=_calibration(state.calibration),
         archive=state.archive,
+        ranking=_ranking(state, config.settings().traded),
         chosen=audit.chosen if audit else None,
-        audit=_audit_shape(audit) if audit else None,
+        audit=_audit_shape(audit, state) if audit else None,
         audits=openings(state),
         hypervolume=state.hypervolumes,
         budget=BudgetShape(total=cap, spent=spent, reserved=held, left=cap - spent - held),
@@ -88,8 +94,17 @@ def report_of(journal: Journal, state: RunState) -> Report:
     )
 
 
-def _audit_shape(audit: Audited) -> AuditShape:
-    return AuditShape(base=audit.base, static=audit.static, chosen=audit.scores, gain=audit.gain)
+def _audit_shape(audit: Audited, state: RunState) -> AuditShape:
+    noise = believed_noise(state.calibration, audit.against_base)
+    changes = audit.against_base.items()
+    return AuditShape(
+        base=audit.base,
+        static=audit.static,
+        chosen=audit.scores,
+        gain=audit.gain,
+        against_base=audit.against_base,
+        fell=[name for name, change in changes if change.fell(noise[name])],
+    )
 
 
 def openings(state: RunState) -> list[AuditOpening]:
@@ -107,6 +122,18 @@ def openings(state: RunState) -> list[AuditOpening]:
     return found
 
 
+def _ranking(state: RunState, objectives: list[ObjectiveSpec]) -> list[RankedShape]:
+    """The archive by merit, under what is believed of the noise."""
+    noise = {o.name: mean_noise(state.calibration, o.name) for o in objectives}
+    shapes = []
+    for one in ranked(state.rounds, state.archive, objectives, noise):
+        shape = RankedShape(
+            round=one.round, shortfall=one.shortfall, volume=one.volume, best=one.best
+        )
+        shapes.append(shape)
+    return shapes
+
+
 def _calibration(calibration: Calibration | None) -> CalibrationShape | None:
     if calibration is None:
         return None
@@ -115,7 +142,14 @@ def _calibration(calibration: Calibration | None) -> CalibrationShape | None:
         trials=[trial.id for trial in calibration.trials],
         scores=calibration.scores,
         noise=calibration.noise,
+        believed={name: _believed(calibration, name) for name in calibration.noise},
     )
+
+
+def _believed(calibration: Calibration, objective: str) -> NoiseShape:
+    estimate = mean_noise(calibration, objective)
+    low, high = estimate.interval()
+    return NoiseShape(deviation=estimate.deviation, low=low, high=high)
 
 
 def _round(

@@ -17,7 +17,7 @@ MIN_CELL = 17
 def report_text(report: Report) -> str:
     """The result table of a run."""
     ended = f" ({report.stop})" if report.stop else ""
-    lines = [f"{report.run}: {report.state}{ended}", ""]
+    lines = [f"{report.run}: {report.state}{ended}{_fallen(report)}", ""]
     width = max(MIN_CELL, *(len(o) for o in report.objectives))
     lines.append("selection suites (mean, 95 % interval)")
     header = "  ".join(f"{o:>{width}}" for o in report.objectives)
@@ -27,6 +27,8 @@ def report_text(report: Report) -> str:
         mark = "*" if round_.round == report.chosen else " " if round_.accepted else "x"
         name = "base" if round_.round == 0 else str(round_.round)
         lines.append(f"{name:>4} {mark} {_cells(report, scores, width)}  {volume:.3f}")
+    lines += _ranking_lines(report)
+    lines += _noise_lines(report)
     lines += _audit_lines(report, width)
     lines += ["", f"tokens: {report.budget.spent:,} spent of {report.budget.total:,}"]
     for who, used in report.model_calls.items():
@@ -39,6 +41,44 @@ def report_text(report: Report) -> str:
     for round_ in report.rounds:
         lines += _remarks(round_)
     return "\n".join(safe(line) for line in lines)
+
+
+def _fallen(report: Report) -> str:
+    """The objectives in which the result fell below the base, for the first line."""
+    if report.audit is None or not report.audit.fell:
+        return ""
+    parts = []
+    for name in report.audit.fell:
+        change = report.audit.against_base[name]
+        parts.append(f"{name} by {-change.mean:.2f} ({change.low:+.2f} to {change.high:+.2f})")
+    return f"; fell below the base: {', '.join(parts)}"
+
+
+def _ranking_lines(report: Report) -> list[str]:
+    """The archive by merit, with how probably each of its rounds is the best."""
+    parts = []
+    for one in report.ranking:
+        name = f"round {one.round}" if one.round else "base"
+        parts.append(f"{name} {100 * one.best:.0f} %")
+    return (
+        [f"archive by merit, and the chance of being its best: {', '.join(parts)}"] if parts else []
+    )
+
+
+def _noise_lines(report: Report) -> list[str]:
+    """The noise of a training, and how little its repeats say of it."""
+    calibration = report.calibration
+    if calibration is None:
+        return []
+    parts = []
+    for objective, measured in calibration.noise.items():
+        believed = calibration.believed[objective]
+        parts.append(
+            f"{objective} {measured:.2f}, believed {believed.deviation:.2f} "
+            f"({believed.low:.2f}-{believed.high:.2f})"
+        )
+    trainings = len(calibration.trials)
+    return [f"noise of a training, from {trainings} of one mixture: {'; '.join(parts)}"]
 
 
 def _audit_lines(report: Report, width: int) -> list[str]:

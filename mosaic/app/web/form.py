@@ -7,9 +7,10 @@ from collections.abc import Mapping
 
 from mosaic.app.files import parse_plan
 from mosaic.core.errors import UsageError
+from mosaic.core.types.base import JsonObject
 from mosaic.core.types.plans import ActionPlan, ApprovalRequest, ProposedPlan
 
-SHARES = ("ratios.", "bucket_weights.")
+SHARES = ("ratios.", "bucket_weights.", "method_shares.")
 # Fields are rounded to tenths of a percent, so each may be off by half of that, and a bit.
 SLACK = 0.051
 Form = Mapping[str, str]
@@ -18,7 +19,7 @@ Form = Mapping[str, str]
 def edited_plan(asked: ApprovalRequest, form: Form) -> ActionPlan:
     """The plan that was asked about with the form's percentages.
 
-    Fields are `ratios.D` and `bucket_weights.D.B`; a group with a missing field stays as it
+    Fields are `ratios.D`, `bucket_weights.D.B` and `method_shares.M`; a group with a missing field stays as it
     is. Raises UsageError if a field is not a number, or if a group does not sum to 100.
     """
     (shown,) = asked.plans
@@ -29,8 +30,24 @@ def edited_plan(asked: ApprovalRequest, form: Form) -> ActionPlan:
     _take(form, "ratios", ratios)
     for dataset, weights in buckets.items():
         _take(form, f"bucket_weights.{dataset}", weights)
+    _take_methods(shown, form, data)
     data["rationale"] = f"Edited by a person. {shown.plan.rationale}"[:8000]
     return parse_plan(json.dumps(data), "the edited plan")
+
+
+def _take_methods(shown: ProposedPlan, form: Form, data: JsonObject) -> None:
+    """Put the form's method shares into a plan; one that named none may go on naming none."""
+    methods = {}
+    for change in shown.changes:
+        group, _, name = change.path.partition(".")
+        if group == "method_shares" and isinstance(change.after, float):
+            methods[name] = change.after
+    if not methods:
+        return
+    before = dict(methods)
+    _take(form, "method_shares", methods)
+    if methods != before:
+        data["method_shares"] = {**methods}
 
 
 def _add_missing(

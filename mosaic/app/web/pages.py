@@ -16,21 +16,37 @@ from mosaic.app.decisions import open_request
 from mosaic.app.runs import config_of, run_config
 from mosaic.app.shapes import Report, Standing, Status
 from mosaic.app.views.report_data import load, report_of, standing, status_of
-from mosaic.app.views.trace_tree import Node, event_node, round_title, steps_node
-from mosaic.core.errors import MosaicError, UsageError
+from mosaic.app.views.story import Chapter, Entry, Messages, Span, flat
+from mosaic.app.views.story_markdown import entry_markdown
+from mosaic.app.views.telling import Teller, chapter_title, spans_of
+from mosaic.app.views.trace_html import Asked, longest_of
+from mosaic.app.views.turns import said_messages
+from mosaic.core.errors import DamageError, MosaicError, UsageError
 from mosaic.core.journal import WAITING, Journal
-from mosaic.core.rows import StepRow
+from mosaic.core.rows import Step, StepRow
 from mosaic.core.store import Store
 from mosaic.core.tables import FILE
-from mosaic.core.types.evaluation import ROLES, Response, Scored
+from mosaic.core.types.base import digest_of
+from mosaic.core.types.data import Focus
+from mosaic.core.types.evaluation import ROLES, Prompt, Response, Scored
+from mosaic.core.types.events import EVENT_KINDS
 from mosaic.core.types.plans import ApprovalRequest, ProposedPlan
-from mosaic.core.types.records import Audit, CloseRound
+from mosaic.core.types.records import AskVerdict, Audit, CloseRound
 from mosaic.core.types.runs import Round
+from tools.effects.transcripts import read_exchanges
 
 STEERING = ROLES[0]
 EXAMPLES = 12
 EVENTS = 40  # events of a round that a page shows at first
-LONG = 400  # characters of an event that a line shows at once
+RESULTS = 200  # entries that a search shows
+# What entries can be filtered by: kinds of events, then of turns of a planner's conversation.
+KINDS = [
+    *(str(record.model_fields["kind"].default) for record in EVENT_KINDS),
+    "model",
+    "tool",
+    "repair",
+    "conclusion",
+]
 
 
 # -- the list of runs ------------------------------------------------------------------------------
@@ -94,6 +110,21 @@ def headline(folder: Path) -> Headline:
     )
 
 
+METHOD_SHARES = "method_shares"
+METHOD_GROUPS = (METHOD_SHARES, "practice_weights")
+
+
+@dataclass(frozen=True)
+class MethodRow:
+    """A method's share of the tokens, or a practice slice's weight, which is not typed here."""
+
+    path: str
+    name: str
+    before: float | None
+    after: float | None
+    typed: bool
+
+
 # -- the page of a run -----------------------------------------------------------------------------
 
 
@@ -140,29 +171,20 @@ class HeatRow:
 
 
 @dataclass(frozen=True)
-class Line:
-    """An event of the reasoning: what it says, and whether there is more to load."""
-
-    node: Node
-    seq: int
-    more: bool
-
-
-@dataclass(frozen=True)
 class RoundReasons:
     """A round's reasoning: some events, how many there were before them, and, beside the last
-    ones, its steps."""
+    ones, what its steps took."""
 
     number: int
     title: str
-    lines: list[Line]
+    entries: list[Entry]
     earlier: int
-    steps: Node | None
+    spans: list[Span]
 
     @property
     def first(self) -> int:
         """The number of the first event that is shown."""
-        return self.lines[0].seq if self.lines else 0
+        return self.entries[0].seq if self.entries else 0
 
 
 @dataclass(frozen=True)
@@ -176,6 +198,7 @@ class RunPage:
     rounds_planned: int
     request: ApprovalRequest | None
     rows: list[DatasetRow]
+    methods: list[MethodRow]
     outlook: list[Outlook]
     doing: StepRow | None
     columns: list[int]
@@ -207,12 +230,13 @@ def run_page(folder: Path) -> RunPage:
             rounds_planned=config_of(journal).rounds,
             request=request,
             rows=_change_rows(request.plans[0]) if request else [],
+            methods=_method_rows(request.plans[0]) if request else [],
             outlook=_outlook(request.plans[0]) if request else [],
             doing=doing[-1] if doing and not state.audit else None,
             columns=[round_.round for round_ in measured],
             heat=heat(measured),
             newest=newest,
-            older=[(number, round_title(number)) for number in reversed(begun[:-1])],
+            older=[(number, chapter_title(number)) for number in reversed(begun[:-1])],
         )
     finally:
         journal.close()
@@ -259,6 +283,18 @@ def _change_rows(shown: ProposedPlan) -> list[DatasetRow]:
     return list(rows.values())
 
 
+def _method_rows(shown: ProposedPlan) -> list[MethodRow]:
+    """Shares of methods, and weights of practice slices that a plan moves."""
+    rows = []
+    for change in shown.changes:
+        group, _, name = change.path.partition(".")
+        before, after = change.before, change.after
+        if group not in METHOD_GROUPS or isinstance(before, Focus) or isinstance(after, Focus):
+            continue
+        rows.append(MethodRow(change.path, name, before, after, typed=group == METHOD_SHARES))
+    return rows
+
+
 def _outlook(shown: ProposedPlan) -> list[Outlook]:
     """Predictions of the surrogate beside the planner's own expectation, by objective."""
     predicted = {prediction.objective: prediction for prediction in shown.predicted}
@@ -277,37 +313,97 @@ def _outlook(shown: ProposedPlan) -> list[Outlook]:
 def reasons(journal: Journal, number: int, store: Store, before: int | None = None) -> RoundReasons:
     """The last events of a round, or those before an event, each as one line."""
     events = journal.events(number, before=before, newest=EVENTS)
-    lines = []
-    for event in events:
-        node = event_node(event, store)
-        long = len(node.details or "") > LONG
-        lines.append(Line(node, event.seq, more=long or bool(node.children)))
+    teller = Teller(journal, store)
+    entries = [teller.entry(event) for event in events]
     earlier = journal.event_count(number, before=events[0].seq) if events else 0
-    steps = steps_node(journal, number) if before is None else None
-    return RoundReasons(number, round_title(number), lines, earlier, steps)
+    spans = spans_of(journal, number) if before is None else []
+    return RoundReasons(number, chapter_title(number), entries, earlier, spans)
 
 
 def round_reasons(folder: Path, number: int, before: int | None) -> RoundReasons:
     """The reasoning of one round of a run. Raises UsageError for a round that has not begun."""
     journal = Journal.open(folder)
     try:
-        if number not in journal.begun_rounds():
-            raise UsageError(f"round {number} has not begun")
+        _check_begun(journal, number)
         return reasons(journal, number, Store(folder), before)
     finally:
         journal.close()
 
 
-def event_tree(folder: Path, seq: int) -> Node:
-    """One event in full. Raises UsageError if there is none of this number."""
+def chapter(folder: Path, number: int) -> Chapter:
+    """All of one round. Raises UsageError for a round that has not begun."""
     journal = Journal.open(folder)
     try:
-        events = journal.events(after=seq - 1, before=seq + 1)
+        _check_begun(journal, number)
+        return Teller(journal, Store(folder)).chapter(number)
     finally:
         journal.close()
-    if not events:
-        raise UsageError(f"no event {seq} is recorded")
-    return event_node(events[0], Store(folder))
+
+
+def _check_begun(journal: Journal, number: int) -> None:
+    if number not in journal.begun_rounds():
+        raise UsageError(f"round {number} has not begun")
+
+
+@dataclass(frozen=True)
+class TracePage:
+    """The reasoning of a whole run: what took how long, and what was searched for.
+
+    `chapters` have no entries. `found` are the first `RESULTS` of `hits` entries.
+    """
+
+    name: str
+    planner: str
+    kinds: list[str]
+    objectives: list[str]
+    chapters: list[Chapter]
+    asked: Asked
+    found: list[Entry]
+    hits: int
+
+    @property
+    def longest(self) -> float:
+        return longest_of(self.chapters)
+
+
+def trace_page(folder: Path, asked: Asked) -> TracePage:
+    """What the page of a run's reasoning shows. Every event is told only if one is asked for."""
+    journal = Journal.open(folder)
+    try:
+        config = config_of(journal)
+        teller = Teller(journal, Store(folder))
+        chapters = []
+        hits: list[Entry] = []
+        for number in journal.begun_rounds():
+            spans = spans_of(journal, number)
+            title = chapter_title(number)
+            chapters.append(Chapter(round=number, title=title, spans=spans, entries=[]))
+            if asked.anything:
+                told = teller.chapter(number).entries
+                hits += [entry for entry in flat(told) if wanted(entry, asked)]
+        return TracePage(
+            name=folder.name,
+            planner=config.planner.kind,
+            kinds=KINDS,
+            objectives=list(config.objectives),
+            chapters=chapters,
+            asked=asked,
+            found=hits[:RESULTS],
+            hits=len(hits),
+        )
+    finally:
+        journal.close()
+
+
+def wanted(entry: Entry, asked: Asked) -> bool:
+    """Whether an entry is what somebody looks for; upper and lower case are the same."""
+    if asked.kind and entry.kind != asked.kind:
+        return False
+    if asked.objective and asked.objective not in entry.objectives:
+        return False
+    if asked.failed and not entry.failed:
+        return False
+    return not asked.q or asked.q.lower() in entry_markdown(entry).lower()
 
 
 # -- the answers behind a cell ---------------------------------------------------------------------
@@ -317,7 +413,8 @@ def event_tree(folder: Path, seq: int) -> Node:
 class ScoredChat:
     """One steering conversation with its label: `turns` are (user, answer) pairs.
 
-    A text whose likelihood was read has no answer: None.
+    A text whose likelihood was read has no answer: None. `judged` is what a model was asked about it,
+    and said.
     """
 
     id: str
@@ -325,6 +422,7 @@ class ScoredChat:
     failed: bool
     label: dict[str, JsonValue]
     turns: list[tuple[str, str | None]]
+    judged: list[Messages]
 
 
 def examples(folder: Path, number: int, objective: str, slice_: str) -> list[ScoredChat]:
@@ -338,6 +436,7 @@ def examples(folder: Path, number: int, objective: str, slice_: str) -> list[Sco
     config = run_config(folder)
     journal, state = load(folder)
     recorded = journal.recorded.inputs.suites
+    verdicts = journal.steps(AskVerdict) if config.judge.kind == "llm" else []
     journal.close()
     files = state.rounds[number].trial.files if 0 <= number < len(state.rounds) else {}
     if objective not in files or objective not in config.objectives:
@@ -348,7 +447,7 @@ def examples(folder: Path, number: int, objective: str, slice_: str) -> list[Sco
     prompts, digest = read_prompts(suite, STEERING)
     if digest != recorded[objective][STEERING]:
         raise UsageError(f"{suite}/{STEERING}.jsonl changed since it was answered; restore it")
-    turns = {prompt.id: prompt.turns for prompt in prompts}
+    by_id = {prompt.id: prompt for prompt in prompts}
     answers = {}
     for line in store.get_json(digests.responses):
         response = Response.model_validate(line)
@@ -361,9 +460,36 @@ def examples(folder: Path, number: int, objective: str, slice_: str) -> list[Sco
     kept.sort(key=lambda scored: (scored.score or 0.0, scored.id))
     found = []
     for scored in kept[:EXAMPLES]:
-        asked = turns.get(scored.id, [])
+        prompt = by_id.get(scored.id)
+        asked = prompt.turns if prompt else []
         given: Sequence[str | None] = answers[scored.id] or [None] * len(asked)
         pairs = list(zip(asked, given, strict=False))
-        chat = ScoredChat(scored.id, scored.score, bool(scored.failed), scored.label, pairs)
+        judged = _judged(store, verdicts, prompt, answers[scored.id]) if prompt else []
+        chat = ScoredChat(scored.id, scored.score, bool(scored.failed), scored.label, pairs, judged)
         found.append(chat)
+    return found
+
+
+def _judged(
+    store: Store, verdicts: Sequence[Step[AskVerdict]], prompt: Prompt, answers: Sequence[str]
+) -> list[Messages]:
+    """What a judge was asked about a conversation and said, as far as it is kept."""
+    said = [["system", prompt.system]] if prompt.system else []
+    for turn, answer in zip(prompt.turns, answers, strict=False):
+        said += [["user", turn], ["assistant", answer]]
+    conversation = digest_of(said)
+    found = []
+    for step in verdicts:
+        if step.inputs.conversation != conversation or not step.result.exchanges:
+            continue
+        key = digest_of(step.inputs.model_dump(include={"judge", "prompt", "conversation"}))
+        try:
+            exchanges = read_exchanges(store, step.result.exchanges)
+        except (DamageError, ValueError):  # retention dropped it
+            continue
+        for exchange in exchanges:
+            if exchange.question == key:
+                messages = said_messages(exchange.messages)
+                title = f"what the judge was asked and said: {step.result.verdict.status}"
+                found.append(Messages(title=title, messages=messages))
     return found

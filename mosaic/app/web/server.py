@@ -19,9 +19,13 @@ from starlette.responses import (
     StreamingResponse,
 )
 
-from mosaic.app import decisions
+from mosaic.app import decisions, views
 from mosaic.app.views import plots
 from mosaic.app.views.report_data import report_data
+from mosaic.app.views.story import Entry
+from mosaic.app.views.story_markdown import chapter_markdown, entry_markdown
+from mosaic.app.views.telling import entry_of, turn_of
+from mosaic.app.views.trace_html import Asked, add_filters, longest_of
 from mosaic.app.web import pages
 from mosaic.app.web.children import Children
 from mosaic.app.web.form import Form, edited_plan, typed_shares
@@ -33,13 +37,38 @@ from mosaic.core.tables import change_counter
 from mosaic.core.types.plans import ApprovalRequest, Violation
 
 HERE = Path(__file__).parent
-STATIC = {"style.css": "text/css", "app.js": "text/javascript"}
+VIEWS = Path(views.__file__).parent
+STATIC = {
+    "style.css": (HERE / "static", "text/css"),
+    "app.js": (HERE / "static", "text/javascript"),
+    "trace.css": (VIEWS, "text/css"),
+    "trace.js": (VIEWS, "text/javascript"),
+}
 POLL = 1.0  # seconds between two looks at a run that somebody watches
 KINDS = ("approve", "edit", "reject")
 HEXADECIMAL = set("0123456789abcdef")
 OTHER = "This page showed another question than the one that waits now, so your answer was not recorded."
 # A drawing of our own: it may have inline styles, which a page may not.
 SVG_HEADERS = {"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'"}
+
+
+class RunLinks:
+    """Addresses of one run's entries."""
+
+    def __init__(self, name: str) -> None:
+        self._run = f"/run/{quote(name, safe='')}"
+
+    def entry(self, entry: Entry) -> str:
+        return f"{self._run}/event/{entry.seq}#e{entry.id}"
+
+    def markdown(self, entry: Entry) -> str:
+        return f"{self._run}/event/{entry.seq}/markdown?turn={entry.id.partition('.')[2]}"
+
+    def kept(self, entry: Entry) -> str:
+        return ""
+
+    def chapter(self, number: int) -> str:
+        return f"{self._run}/round/{number}"
 
 
 class Site:
@@ -51,14 +80,14 @@ class Site:
         self.children = Children()
         self._csrf = csrf_of(token)
         self._templates = Environment(
-            loader=FileSystemLoader(HERE / "templates"),
+            loader=FileSystemLoader([HERE / "templates", VIEWS]),
             autoescape=select_autoescape(default=True, default_for_string=True),
             undefined=StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._templates.filters["words"] = _words
-        self._templates.filters["percent"] = _percent
+        add_filters(self._templates)
+        self._templates.filters["share"] = _percent
         self._templates.filters["signed"] = _signed
 
     def folder(self, name: str) -> Path:
@@ -75,7 +104,11 @@ class Site:
     def run(self, folder: Path) -> tuple[pages.RunPage, list[Section]]:
         """The page of a run, and its sections."""
         page = pages.run_page(folder)
-        values = {"page": page, "child": self.children.of(folder)}
+        values = {
+            "page": page,
+            "child": self.children.of(folder),
+            "links": RunLinks(folder.name),
+        }
         return page, sections_of(self.text, values)
 
     def mark(self, folder: Path) -> str:
@@ -143,7 +176,8 @@ def _add_reading(app: FastAPI, site: Site) -> None:
     def static(name: str) -> Response:
         if name not in STATIC:
             return PlainTextResponse("no such file", 404)
-        return Response((HERE / "static" / name).read_bytes(), media_type=STATIC[name])
+        folder, kind = STATIC[name]
+        return Response((folder / name).read_bytes(), media_type=kind)
 
     @app.get("/run/{name}")
     def run(name: str) -> Response:
@@ -183,13 +217,39 @@ def _add_parts(app: FastAPI, site: Site) -> None:
 
     @app.get("/run/{name}/round/{number}")
     def round_(name: str, number: int, before: int | None = None, part: int = 0) -> Response:
-        found = pages.round_reasons(site.folder(name), number, before)
-        return site.page("round.html.j2", name=name, reasons=found, part=bool(part))
+        folder, links = site.folder(name), RunLinks(name)
+        if part or before is not None:
+            found = pages.round_reasons(folder, number, before)
+            return site.page(
+                "lines.html.j2", name=name, reasons=found, part=bool(part), links=links
+            )
+        chapter = pages.chapter(folder, number)
+        longest = longest_of([chapter])
+        return site.page("round.html.j2", name=name, chapter=chapter, links=links, longest=longest)
+
+    @app.get("/run/{name}/round/{number}/markdown")
+    def round_markdown(name: str, number: int) -> Response:
+        return PlainTextResponse(chapter_markdown(pages.chapter(site.folder(name), number)))
 
     @app.get("/run/{name}/event/{number}")
     def event(name: str, number: int, part: int = 0) -> Response:
-        node = pages.event_tree(site.folder(name), number)
-        return site.page("event.html.j2", name=name, node=node, part=bool(part))
+        entry = entry_of(site.folder(name), number)
+        return site.page(
+            "event.html.j2", name=name, entry=entry, part=bool(part), links=RunLinks(name)
+        )
+
+    @app.get("/run/{name}/event/{number}/markdown")
+    def event_markdown(name: str, number: int, turn: str = "") -> Response:
+        id_ = f"{number}.{turn}" if turn else str(number)
+        return PlainTextResponse(entry_markdown(turn_of(site.folder(name), id_)) + "\n")
+
+    @app.get("/run/{name}/trace")
+    def trace(
+        name: str, q: str = "", kind: str = "", objective: str = "", failed: int = 0
+    ) -> Response:
+        asked = Asked(q=q.strip(), kind=kind, objective=objective, failed=bool(failed))
+        found = pages.trace_page(site.folder(name), asked)
+        return site.page("trace_page.html.j2", page=found, links=RunLinks(name))
 
     @app.get("/run/{name}/plot/{kind}.svg")
     def plot(name: str, kind: str, dark: int = 0) -> Response:
@@ -272,10 +332,6 @@ def _waiting(folder: Path) -> ApprovalRequest | None:
 def _back(folder: Path) -> Response:
     """To the page of the run, as a browser asks after a form."""
     return RedirectResponse(f"/run/{quote(folder.name, safe='')}", 303)
-
-
-def _words(name: object) -> str:
-    return str(name).replace("_", " ")
 
 
 def _percent(share: float | None) -> str:

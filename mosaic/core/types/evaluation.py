@@ -26,7 +26,8 @@ class Prompt(FrozenModel):
     best score and `bad` a worse one before a run may start; one that is a model must see `bad` fail.
     `answer` is the known answer of an objective that compares with one: a text, a number, a list of parts or a
     JSON schema (see `eval/objectives/reference.py`). `objectives` (practice only) name what its answers are
-    judged under.
+    judged under. `group` names the cluster of prompts that rise and fall together, such as variants of one
+    seed prompt; without it a prompt stands alone.
     """
 
     id: str = Field(min_length=1)
@@ -44,6 +45,7 @@ class Prompt(FrozenModel):
     # Left out of what is written if there is none: the digests of suites without known answers stay.
     answer: JsonValue | None = Field(default=None, exclude_if=_is_none)
     objectives: list[str] | None = Field(default=None, exclude_if=_is_none)
+    group: str | None = Field(default=None, min_length=1, exclude_if=_is_none)
 
 
 class Response(FrozenModel):
@@ -91,7 +93,10 @@ class SuiteFiles(FrozenModel):
 
 
 class Scored(FrozenModel):
-    """L2 and L1 of one response. `unscored` items have no score and a reason; `valid: 0` ones are not averaged."""
+    """L2 and L1 of one response. `unscored` items have no score and a reason; `valid: 0` ones are not averaged.
+
+    `group` is the prompt's.
+    """
 
     id: str
     status: Literal["ok", "unscored"]
@@ -103,10 +108,18 @@ class Scored(FrozenModel):
     score: float | None = Field(default=None, ge=1, le=5)
     need: float | None = None
     failed: bool | None = None
+    group: str | None = Field(default=None, exclude_if=_is_none)
+
+
+# Fewer clusters than this say too little of how much clusters differ: intervals may not cover.
+MIN_CLUSTERS = 15
 
 
 class Score(FrozenModel):
-    """L1 mean over prompts with its 95 % interval; None if nothing was scored."""
+    """L1 mean over prompts with its 95 % interval; None if nothing was scored.
+
+    `n_clusters` counts the clusters of the scored prompts, if the suite groups any.
+    """
 
     mean: float | None
     low: float | None
@@ -114,14 +127,44 @@ class Score(FrozenModel):
     n_scored: int = Field(ge=0)
     n_unscored: int = Field(default=0, ge=0)
     n_invalid: int = Field(default=0, ge=0)
+    n_clusters: int | None = Field(default=None, ge=0, exclude_if=_is_none)
+
+    @property
+    def clusters(self) -> int:
+        """How many clusters were scored; a prompt without a group is one."""
+        return self.n_scored if self.n_clusters is None else self.n_clusters
+
+    @property
+    def few(self) -> bool:
+        """Whether there are too few clusters to rely on the interval: no floor holds on it."""
+        return self.clusters < MIN_CLUSTERS
 
 
 class Difference(FrozenModel):
-    """A mean difference of scores over the same prompts, with its 95 % interval."""
+    """A mean difference of scores over the same prompts, with its 95 % interval.
+
+    `clusters` are those of the prompts that were scored both times.
+    """
 
     mean: float
     low: float
     high: float
+    clusters: int = 0
+
+    @property
+    def few(self) -> bool:
+        """Whether there are too few clusters to rely on the interval."""
+        return self.clusters < MIN_CLUSTERS
+
+    def fell(self, noise: float) -> bool:
+        """Whether this is a fall: the whole interval is below 0, or the mean by more than the noise.
+
+        >>> Difference(mean=-0.2, low=-0.3, high=-0.1).fell(noise=0.5)
+        True
+        >>> Difference(mean=-0.2, low=-0.5, high=0.1).fell(noise=0.5)
+        False
+        """
+        return self.high < 0 or self.mean < -noise
 
 
 Reliability = Literal["unknown", "low", "medium", "high"]

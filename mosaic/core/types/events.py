@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, JsonValue, TypeAdapter
 
@@ -116,8 +116,11 @@ class AuditedEvent(EventRecord):
 
 
 class DroppedEvent(EventRecord):
+    """What retention deleted: adapters, and so many groups of requests to judges."""
+
     kind: Literal["dropped"] = "dropped"
     adapters: list[str]
+    requests: int = Field(default=0, exclude_if=lambda count: count == 0)
 
 
 class GoldCheckedEvent(EventRecord):
@@ -166,4 +169,5 @@ AnyEvent = Annotated[
     | ChangedEvent,
     Field(discriminator="kind"),
 ]
+EVENT_KINDS: tuple[type[EventRecord], ...] = get_args(get_args(AnyEvent)[0])
 EVENT: TypeAdapter[AnyEvent] = TypeAdapter(AnyEvent)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -103,11 +103,17 @@ class Cost(FrozenModel):
     left_after: int
 
 
+# The floor of an objective that may not fall below the base.
+BASE_FLOOR: Literal["base"] = "base"
+# A selection mean, 1 to 5, or the base's.
+Floor = Annotated[float, Field(ge=1, le=5)] | Literal["base"]
+
+
 class FloorState(FrozenModel):
     """An objective with a floor, and whether it is below it now."""
 
     objective: str
-    floor: float
+    floor: Floor
     below: bool
 
 
@@ -181,12 +187,13 @@ class ObjectiveSpec(FrozenModel):
     """An objective as the agent sees it.
 
     One without data sets is a constraint: its floor must hold, and it takes no part in dominance
-    and hypervolume, since no plan can spend tokens on it.
+    and hypervolume, since no plan can spend tokens on it. With the floor `base` it may not fall
+    below the base by more than the noise of a training.
     """
 
     name: str
     datasets: list[str]
-    floor: float | None = None
+    floor: Floor | None = None
     target: float | None = None
 
     @property

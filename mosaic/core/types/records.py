@@ -104,10 +104,14 @@ class JudgeSuite(StepInputs[SuiteFiles]):
 
 
 class VerdictFiled(FrozenModel):
-    """A verdict, and whether the model was asked or another run's cache held it."""
+    """A verdict, and whether the model was asked or another run's cache held it.
+
+    `exchanges` is the digest of what was asked and said, filed together with others'.
+    """
 
     verdict: Verdict
     source: Literal["model", "cache"]
+    exchanges: str = ""
 
 
 class AskVerdict(StepInputs[VerdictFiled]):
@@ -121,13 +125,17 @@ class AskVerdict(StepInputs[VerdictFiled]):
 
 
 class GoldChecked(FrozenModel):
-    """How a judge did on answers whose verdict is known. `agreement` is 0-1."""
+    """How a judge did on answers whose verdict is known. `agreement` is 0-1.
+
+    `exchanges` is the digest of what was asked and said.
+    """
 
     objective: str
     asked: int
     agreement: float
     attempts: int
     charged: int
+    exchanges: str = ""
 
 
 class CheckGold(StepInputs[GoldChecked]):
@@ -290,7 +298,9 @@ class PlannerAnswer(FrozenModel):
     """A reply of a planner's model, or how the call failed.
 
     `completion` and `records` are the endpoint's own, handed on unread. `attempts` are requests
-    that reached a server, `charged` is in model tokens.
+    that reached a server, `charged` is in model tokens. `sent` is the digest of the filed messages,
+    `offered` of the tools or of the schema that went with them; `told` are messages that were added
+    within a call that failed. All three are empty in records of earlier releases.
     """
 
     completion: JsonObject | None = None
@@ -300,6 +310,9 @@ class PlannerAnswer(FrozenModel):
     attempts: int
     charged: int
     seconds: float
+    sent: str = ""
+    offered: str = ""
+    told: list[JsonObject] = []
 
 
 class AskPlanner(StepInputs[PlannerAnswer]):
@@ -356,11 +369,15 @@ class GiveUp(StepInputs[GivenUp]):
 
 
 class CallsCharged(FrozenModel):
-    """Requests and model tokens that led to no answer which a step could hold."""
+    """Requests and model tokens that led to no answer which a step could hold.
+
+    `exchanges` is the digest of what a judge was asked about known answers.
+    """
 
     attempts: int
     charged: int
     seconds: float
+    exchanges: str = ""
 
 
 class ChargeCalls(StepInputs[CallsCharged]):
@@ -474,9 +491,9 @@ class Audited(FrozenModel):
     """Scores on the audit suites: objective -> Score, of the base and of the chosen trial.
 
     `static` are those of the first calibration trial, the pools' own proportions, and `gain` is by
-    how much the chosen trial is ahead of it; both are empty if it was not measured. `chosen` is the
-    number of the round that counts as the result, `trial` the id of its trial;
-    both are None if no round could be chosen.
+    how much the chosen trial is ahead of it; both are empty if it was not measured. `against_base`
+    is by how much it is ahead of the base. `chosen` is the number of the round that counts as the
+    result, `trial` the id of its trial; both are None if no round could be chosen.
     """
 
     chosen: int | None
@@ -486,6 +503,7 @@ class Audited(FrozenModel):
     scores: dict[str, Score]
     static: dict[str, Score] = {}
     gain: dict[str, Difference] = {}
+    against_base: dict[str, Difference] = {}
 
 
 class Audit(StepInputs[Audited]):
@@ -526,6 +544,10 @@ ARTIFACTS: Mapping[type[FrozenModel], tuple[str, ...]] = {
     InfluenceEstimated: ("influence",),
     Observed: ("observation",),
     PlanProposed: ("plan",),
+    PlannerAnswer: ("sent", "offered"),
+    VerdictFiled: ("exchanges",),
+    GoldChecked: ("exchanges",),
+    CallsCharged: ("exchanges",),
 }
 
 STEPS: tuple[type[StepInputs[Any]], ...] = (

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, mo
 
 from mosaic.core.types.base import Attribute, FrozenModel, JsonObject, StrictInt
 from mosaic.core.types.data import CurationReport, Stock
-from mosaic.core.types.evaluation import FailureProfile, Score, SuiteFiles
+from mosaic.core.types.evaluation import Difference, FailureProfile, Score, SuiteFiles
 from mosaic.core.types.influence import Influence
 from mosaic.core.types.plans import ActionPlan, Forecast, Limits, ObjectiveSpec, Violation
 from mosaic.core.types.preferences import PairReport
@@ -370,7 +370,8 @@ class Trial(FrozenModel):
 
     `scores` and `files` are objective -> role; a trial whose training failed has neither, and says
     why. `profile` is measured on the steering suites. `adapter` is that of the last stage; `stages`
-    are all of them if there are several methods.
+    are all of them if there are several methods. `against_base` is objective -> by how much it is
+    ahead of the base, over equal selection prompts; the base has none.
     """
 
     id: str
@@ -383,6 +384,7 @@ class Trial(FrozenModel):
     files: dict[str, dict[str, SuiteFiles]] = {}
     failure: str | None = None
     stages: list[Stage] = Field(default=[], exclude_if=lambda stages: not stages)
+    against_base: dict[str, Difference] = Field(default={}, exclude_if=lambda found: not found)
 
     @property
     def plan(self) -> ActionPlan | None:
