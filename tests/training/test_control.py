@@ -153,15 +153,15 @@ def policy(base, folder, judges, started):
         rl.REWARD_MODEL: judges[0].folder,
     }
     recipe = rl.RlRecipe(
-        learning_rate=0.01,
+        learning_rate=0.004,
         scheduler="constant",
         batch_size=64,
         n=8,
-        kl=0.3,
+        kl=0.5,
         max_new_tokens=3,
         max_length=64,
         lora_r=8,
-        epochs=6,
+        epochs=10,
         weight_decay=0,
     )
     job, place = order(base, folder, "policy", recipe, inputs)

@@ -291,7 +291,7 @@ def draw(
 
     >>> safety = HeadCard(objective="safety", classes=[1, 5], answers={1: 1, 5: 2}, absent=[2, 3, 4])
     >>> draw([{"safety": 5}, {"safety": 1}, {"safety": 5}], [safety], [4, 4, 4], 16, seed=1)
-    [1, 0, 1, 2]
+    [1, 2, 1, 0]
     """
     generator = random.Random(seed)
     cells: dict[Cell, list[int]] = {}

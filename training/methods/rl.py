@@ -337,7 +337,7 @@ def prompt_order(count: int, recipe: RlRecipe, seed: int) -> list[int]:
     Whole steps only: what would not fill the last one is left out.
 
     >>> prompt_order(3, RlRecipe(batch_size=8, n=4, epochs=2), seed=1)  # two prompts a step
-    [1, 2, 0, 0, 1, 2]
+    [0, 1, 2, 2, 0, 1]
     """
     order: list[int] = []
     for epoch in range(recipe.epochs):
