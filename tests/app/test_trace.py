@@ -10,7 +10,7 @@ import pytest
 
 from agent.approval import HumanApprover
 from benchmarks import page
-from benchmarks.standins import StandIn, Witness
+from benchmarks.standins import ALL_METHODS, StandIn, Witness
 from mosaic.app.decisions import approve, pending, reject
 from mosaic.app.files import schema_of
 from mosaic.app.views.report_data import report_data
@@ -426,3 +426,19 @@ def test_keys_filter_and_copy_in_a_browser(llm, tmp_path):
         assert tab.locator(".entry.k-curated:visible").count() == 0
         browser.close()
     assert errors == []
+
+
+def test_a_run_with_the_bases_floor_and_several_methods_is_told_whole(tmp_path):
+    objectives = ("over_refusal", "instruction_following")
+    floors = [f"objectives.{name}.floor=base" for name in objectives]
+    made = StandIn.make("rounds=1", *ALL_METHODS, *floors, per_slice=4, objectives=objectives)
+    made.create(tmp_path / "run")
+    made.run(tmp_path / "run", Witness(tmp_path / "witness"))
+    story = story_of(tmp_path / "run")
+    entries = [entry for chapter in story.chapters for entry in chapter.entries]
+    notes = []
+    for entry in entries:
+        for part in entry.parts:
+            notes += [bar.note for bar in part.bars] if part.kind == "bars" else []
+    assert any("floor base" in note for note in notes)
+    assert any(entry.title.startswith("paired answers of") for entry in entries)

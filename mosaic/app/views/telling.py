@@ -43,6 +43,7 @@ from mosaic.core.errors import DamageError, MosaicError, UsageError
 from mosaic.core.journal import Journal
 from mosaic.core.rows import Event
 from mosaic.core.store import Store
+from mosaic.core.types.evaluation import Score
 from mosaic.core.types.events import (
     AskedEvent,
     AuditedEvent,
@@ -535,16 +536,22 @@ def _entry(
 
 
 def _objective_bars(seen: Observation) -> list[Bar]:
-    """Selection means of the round measured last, beside targets and floors."""
-    latest = seen.history[-1] if seen.history else None
+    """Selection means of the mixture executed last, beside targets and floors.
+
+    Before the first planned round that is the first repeat of the calibration.
+    """
+    scores: Mapping[str, Mapping[str, Score]] = seen.history[-1].scores if seen.history else {}
+    if seen.calibration and seen.history and seen.history[-1].plan is None:
+        scores = seen.calibration.scores[0]
     noise: Mapping[str, float] = seen.calibration.noise if seen.calibration else {}
     bars = []
     for objective in seen.objectives:
         name = objective.name
-        score = latest.scores.get(name, {}).get("selection") if latest else None
+        score = scores.get(name, {}).get("selection")
         notes = []
         if objective.floor is not None:
-            notes.append(f"floor {objective.floor:g}")
+            floor = objective.floor
+            notes.append(f"floor {floor if isinstance(floor, str) else f'{floor:g}'}")
         if objective.target is not None:
             notes.append(f"target {objective.target:g}")
         if name in noise:
