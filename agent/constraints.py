@@ -241,13 +241,18 @@ def _check_reliability(
 
 
 def _check_floors(plan: ActionPlan, observation: Observation) -> list[Violation]:
-    """Below its floor, an objective's data sets together may not get less than they had."""
+    """Below its floor, an objective's data sets together may not get less than they had.
+
+    What they get is their ratio of the tokens that the mixture has of the round.
+    """
     found = []
+    last = observation.last_plan
+    had, has = (_mixture_share(one, observation) for one in (last, plan))
     for objective in observation.objectives:
         if objective.name not in observation.below_floor or not objective.datasets:
             continue
-        before = share_of(observation.last_plan.ratios, objective.datasets)
-        after = share_of(plan.ratios, objective.datasets)
+        before = had * share_of(last.ratios, objective.datasets)
+        after = has * share_of(plan.ratios, objective.datasets)
         # Weights are written in millionths, so that sums of a few may differ by some of them.
         if after < before - 10 * SUM_TOLERANCE:
             path = f"ratios.{objective.datasets[0]}"
@@ -258,6 +263,13 @@ def _check_floors(plan: ActionPlan, observation: Observation) -> list[Violation]
             value, limit = round(after, 4), round(before, 4)
             found.append(Violation(path=path, rule="floor", value=value, limit=limit, hint=hint))
     return found
+
+
+def _mixture_share(plan: ActionPlan, observation: Observation) -> float:
+    """The share of a round's tokens that a plan's mixture has, 0-1."""
+    if not observation.methods:
+        return 1.0
+    return next(iter(shares_of(plan, observation.methods).values()))
 
 
 def _check_repeats(plan: ActionPlan, observation: Observation) -> list[Violation]:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Collection, Mapping
 
 from agent.constraints import check_amounts, unreliable_cells
+from agent.methods import with_methods_of
 from agent.weights import (
     BucketWeights,
     Cell,
@@ -74,7 +75,8 @@ def feasible_plan(
 ) -> ActionPlan:
     """A plan as near to the wish as the limits allow."""
     legal = project(ratios, buckets, observation)
-    return ActionPlan(rationale=rationale, ratios=legal.ratios, bucket_weights=legal.buckets)
+    plan = ActionPlan(rationale=rationale, ratios=legal.ratios, bucket_weights=legal.buckets)
+    return with_methods_of(plan, observation.last_plan)
 
 
 # -- ratios: floors and the stock of whole data sets -----------------------------------------------
@@ -196,8 +198,13 @@ def _between(start: Weights, end: Weights, share: float) -> Weights:
 
 def _is_allowed(point: Weights, held: Mapping[Cell, str], observation: Observation) -> bool:
     # Normalized weights need no validation, which would take as long as the check.
+    last = observation.last_plan
     draft = ActionPlan.model_construct(
-        rationale="a draft", ratios=point.ratios, bucket_weights=point.buckets
+        rationale="a draft",
+        ratios=point.ratios,
+        bucket_weights=point.buckets,
+        method_shares=last.method_shares,
+        practice_weights=last.practice_weights,
     )
     return not check_amounts(draft, observation, held=held)
 

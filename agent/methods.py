@@ -42,6 +42,14 @@ def differ_in_weights_only(
     )
 
 
+def with_methods_of(plan: ActionPlan, last: ActionPlan) -> ActionPlan:
+    """A plan of a planner that knows no methods: what the plan executed last says of them stands."""
+    if not (last.method_shares or last.practice_weights):
+        return plan
+    kept = {"method_shares": last.method_shares, "practice_weights": last.practice_weights}
+    return plan.model_copy(update=kept)
+
+
 def part_of(share: float, tokens: int) -> int:
     """So many of some tokens, rounded down but for the error of a sum of decimals.
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agent.pareto import REFERENCE, SPAN, merit
+from agent.pareto import MIN_NOISE, REFERENCE, SPAN, merit
 from agent.weights import Floats
 from eval.statistics import NoiseEstimate
 from mosaic.core.types.base import SCALE
@@ -43,21 +43,23 @@ def ranked(
     kept: Sequence[int],
     objectives: Sequence[ObjectiveSpec],
     noise: Mapping[str, NoiseEstimate],
+    calibrated: Mapping[str, float],
 ) -> list[Ranked]:
     """The archived rounds by merit, the best first; of equals the earlier one.
 
-    `kept` are the archive's round numbers. The order is that of `choose`; `noise` is what is
-    believed of each objective's noise.
+    `kept` are the archive's round numbers; the base is left out, since it cannot be chosen. The
+    order is that of `choose`, by the calibration's own noise; `noise` is what is believed of it,
+    which the probabilities are drawn with.
     """
     names = [objective.name for objective in objectives]
     points = {}
     for round_ in rounds:
         point = round_.point(names)
-        if round_.round in kept and point is not None:
+        if round_.round and round_.round in kept and point is not None:
             points[round_.round] = point
     if not points:
         return []
-    deviations = {name: noise[name].deviation for name in names}
+    deviations = {name: calibrated.get(name, MIN_NOISE) for name in names}
     chances = chances_of_best(np.array(list(points.values())), objectives, noise)
     found = []
     for (number, point), best in zip(points.items(), chances, strict=True):

@@ -12,6 +12,7 @@ from mosaic.core.types.records import (
     Train,
     artifacts_of,
 )
+from mosaic.core.types.runs import TRAINING_SET
 
 
 def dropped(journal: Journal) -> set[str]:
@@ -36,7 +37,8 @@ def spare_adapters(journal: Journal, state: RunState, last: int) -> list[str]:
     """Adapters of calibrations and of rounds outside of the archive, up to the round `last`.
 
     The round that was measured last is kept: the next one is compared with it. So is the first
-    calibration trial, which the audit measures.
+    calibration trial, which the audit measures. With several methods all that were trained on a
+    mixture are kept.
     """
     archive = set(state.archive)
     kept: set[str | None] = set()
@@ -48,8 +50,11 @@ def spare_adapters(journal: Journal, state: RunState, last: int) -> list[str]:
         # Influence is estimated around what the mixture trained, exports hold the last.
         for adapter in (trial.adapter, trial.mixture_adapter):
             kept.add(adapter.digest if adapter else None)
+    several = any(trial.spec.stages for trial in state.trials.values())
     trained = set()
     for step in journal.steps(Train):
-        if step.place.round <= last:
+        # A later plan may share a mixture with an earlier one, and go on from its adapter.
+        needed = several and TRAINING_SET in step.inputs.job.inputs
+        if step.place.round <= last and not needed:
             trained.add(step.result.digest)
     return sorted(trained - kept - dropped(journal))

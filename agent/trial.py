@@ -16,7 +16,7 @@ from mosaic.core.steps import Steps
 from mosaic.core.types.data import CurationReport
 from mosaic.core.types.evaluation import Difference, FailureProfile, Score, Scored
 from mosaic.core.types.plans import ActionPlan
-from mosaic.core.types.records import Curated
+from mosaic.core.types.records import Curated, SamplePractice, Train
 from mosaic.core.types.runs import (
     Adapter,
     Stage,
@@ -42,14 +42,18 @@ def base_spec(context: RunContext) -> TrialSpec:
 def plan_spec(context: RunContext, plan: ActionPlan, seed: int) -> TrialSpec:
     """The trial of a plan with one seed, at the budget of a round."""
     settings = context.settings
+    selected = mixture_tokens(plan, settings.method_shares, settings.tokens_per_round)
+    left = settings.cost_per_round - settings.recipe.usage(selected).cost
     stages = []
     for method, share in shares_of(plan, settings.method_shares).items():
-        tokens = part_of(share, settings.cost_per_round)
-        if method in settings.stages and tokens:
+        # Shares sum to 1 within rounding, and a round's tokens are all there are.
+        tokens = min(left, part_of(share, settings.cost_per_round))
+        if method in settings.stages and tokens > 0:
             stages.append(StageSpec(recipe=settings.stages[method], tokens=tokens))
+            left -= tokens
     return TrialSpec(
         plan=plan,
-        tokens=mixture_tokens(plan, settings.method_shares, settings.tokens_per_round),
+        tokens=selected,
         recipe=settings.recipe,
         seed=seed,
         base=context.trainer.base_digest,
@@ -144,7 +148,10 @@ def profiled(
 
 
 def failed_trial(context: RunContext, spec: TrialSpec, round_: int, error: TrainingError) -> Trial:
-    """What is recorded of a trial whose training failed: it scores nothing."""
+    """What is recorded of a trial whose training failed: it scores nothing.
+
+    What was paid before it failed is counted: its mixture's training, answers that were drawn.
+    """
     steps = context.steps.at(round_, spec.id)
     scores = {}
     for objective in context.settings.names:
@@ -156,6 +163,7 @@ def failed_trial(context: RunContext, spec: TrialSpec, round_: int, error: Train
         curation=report,
         scores=scores,
         profile=FailureProfile(round=round_, slices=[]),
+        usage=_paid(steps),
         failure=f"{error.failure}: {error}",
     )
 
@@ -164,6 +172,18 @@ def _curated(context: RunContext, steps: Steps, spec: TrialSpec) -> Curated:
     assert spec.plan is not None
     mixture = mixture_of(spec.plan, spec.tokens, spec.seed, context.settings.limits)
     return curate_step(steps, context.pool, mixture)
+
+
+def _paid(steps: Steps) -> Usage:
+    """What the steps of a trial were charged."""
+    paid = Usage()
+    for trained in steps.journal.steps(Train, steps.place.round):
+        if trained.place == steps.place:
+            paid = paid + Usage(trained=trained.result.tokens)
+    for sampled in steps.journal.steps(SamplePractice, steps.place.round):
+        if sampled.place == steps.place:
+            paid = paid + Usage(sampled=sampled.result.tokens)
+    return paid
 
 
 def _trained_on(context: RunContext, steps: Steps, spec: TrialSpec, curated: Curated) -> Adapter:

@@ -21,12 +21,18 @@ Answers = Mapping[str, list[Scored]]
 
 def retain(context: RunContext, state: State) -> State:
     """Delete the adapters that nothing will need again, and what judges were asked."""
-    number, settings = len(context.state.rounds) - 1, context.settings
+    number = len(context.state.rounds) - 1
     adapters: list[str] = []
-    requests: list[str] = []
-    if settings.keep != "all" and number >= 1:
+    if context.settings.keep != "all" and number >= 1:
         adapters = spare_adapters(context.steps.journal, context.state, number)
-    if not settings.keep_judge_requests:
+    _drop(context, number, adapters)
+    return {}
+
+
+def _drop(context: RunContext, number: int, adapters: list[str]) -> None:
+    """Delete adapters, and what judges were asked up to a round if the config does not keep it."""
+    requests: list[str] = []
+    if not context.settings.keep_judge_requests:
         requests = spare_requests(context.steps.journal, number)
     drop = [*adapters, *requests]
 
@@ -40,7 +46,6 @@ def retain(context: RunContext, state: State) -> State:
     if drop:
         inputs = Retain(run=context.run, round=number, drop=drop)
         context.steps.at(number).run(inputs, effect)
-    return {}
 
 
 def audit(context: RunContext, state: State) -> State:
@@ -51,6 +56,7 @@ def audit(context: RunContext, state: State) -> State:
     current = context.state
     if current.audit is not None:
         context.notify("audited already: the result stands")
+        _drop(context, current.rounds[-1].round, [])
         return {}
     planned = [r for r in current.executed if r.plan]
     chosen = choose(planned, current.archive, context.settings.traded, current.noise)
@@ -79,6 +85,7 @@ def audit(context: RunContext, state: State) -> State:
     event = AuditedEvent(chosen=chosen, stop=state["stop"], base=result.base, scores=result.scores)
     stands = context.steps.at(last).run(inputs, lambda: Outcome(result, [event]))
     context.state = current.audited(stands)
+    _drop(context, last, [])
     return {}
 
 

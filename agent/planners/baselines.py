@@ -10,6 +10,7 @@ from pydantic import Field
 
 from agent.constraints import refused_plans
 from agent.feasible import feasible_plan
+from agent.methods import with_methods_of
 from agent.planners.base import Planner, PlannerSettings, require_one_plan
 from agent.weights import complexity_of, perturb
 from mosaic.core.types.plans import ActionPlan
@@ -31,7 +32,7 @@ class StaticPlanner:
             bucket_weights=observation.bucket_proportions,
             expected=dict.fromkeys(observation.names, 0.0),
         )
-        return [plan]
+        return [with_methods_of(plan, observation.last_plan)]
 
 
 class StaticPlannerConfig(PlannerSettings):

@@ -69,6 +69,7 @@ def numbers(observation: Observation) -> object:
     }
     if observation.methods:
         told["practice_prompts"] = observation.practice
+        told["max_method_step"] = observation.limits.max_method_step
     labels = label_values(observation)
     if labels:
         told["labels"] = labels

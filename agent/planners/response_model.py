@@ -316,8 +316,8 @@ def measured_mixtures(observation: Observation) -> list[MeasuredMixture]:
     proportions = observation.bucket_proportions
     measured = []
     for past in observation.history:
-        if past.failure:
-            continue
+        if past.failure or (past.plan and not past.trial.spec.tokens):
+            continue  # nothing was trained, or nothing on a mixture
         shares = plan_shares(past.plan, proportions) if past.plan else {}
         measured.append(MeasuredMixture(shares, slice_means(past.profile)))
     if observation.calibration:

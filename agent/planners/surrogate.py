@@ -18,6 +18,7 @@ import numpy as np
 
 from agent.constraints import refused_plans
 from agent.feasible import FeasibleSpace
+from agent.methods import with_methods_of
 from agent.planners.acquisition import (
     NOISE_WEIGHTS,
     calibration_means,
@@ -81,6 +82,7 @@ class SurrogatePlanner:
             bucket_weights=best.buckets,
             expected=expected,
         )
+        plan = with_methods_of(plan, observation.last_plan)
         toolbox.check_plan(plan)
         return [plan]
 

@@ -258,8 +258,17 @@ def _models(config: RunConfig) -> int:
 
 
 def _times(config: RunConfig, suite: SuiteSize) -> int:
-    """How often a suite is answered: audit by base, static and chosen, the others by all."""
-    return AUDITED if suite.role == "audit" else _models(config)
+    """How often a suite is answered: audit by base, static and chosen, the others by all.
+
+    Steering also between the methods of a trial, if the config asks for it.
+    """
+    if suite.role == "audit":
+        return AUDITED
+    between = 0
+    if config.evaluate_stages and suite.role == "steering":
+        methods = sum(share > 0 for share in config.default_shares.values())
+        between = max(0, methods - 1) * (_models(config) - 1)
+    return _models(config) + between
 
 
 def _answer_tokens(config: RunConfig) -> float:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from eval.objectives.base import by_code
 from mosaic.app.config import RunConfig
 from mosaic.app.estimate import PracticeSize
 from mosaic.app.shapes import Finding
 from mosaic.app.training_plan import WARNING
-from mosaic.app.wiring import Inputs
+from mosaic.app.wiring import Inputs, build_judge
+from mosaic.core.errors import UsageError
 from mosaic.core.types.runs import DpoRecipe
-from tools.effects.preference_pairs import practice_prompts
+from tools.effects.preference_pairs import PracticePrompt, practice_prompts
 from training.data.preferences import expected_pairs, opposed
 
 
@@ -26,6 +27,7 @@ def method_findings(config: RunConfig, inputs: Inputs) -> list[Finding]:
     if opposing:
         named = "; ".join(" and ".join(pair) for pair in opposing)
         result += f"; none of them is judged under both {named}"
+    _check_scorable(config, inputs, prompts)
     findings = [Finding(check="methods", result=result)]
     most = max(len(practised.objectives) for practised in prompts)
     for method, recipe in config.later_recipes.items():
@@ -39,6 +41,23 @@ def method_findings(config: RunConfig, inputs: Inputs) -> list[Finding]:
             )
             findings.append(Finding(check=WARNING, result=text))
     return findings
+
+
+def _check_scorable(config: RunConfig, inputs: Inputs, prompts: Sequence[PracticePrompt]) -> None:
+    """Raise UsageError with the practice prompts that the judge could never score as they ask."""
+    judge = build_judge(config)
+    faults: dict[str, list[str]] = {}
+    for practised in prompts:
+        for name in practised.objectives:
+            reason = judge.unscorable(inputs.objectives[name], practised.prompt)
+            if reason is not None:
+                faults.setdefault(f"{name}: {reason}", []).append(practised.prompt.id)
+    if faults:
+        lines = [f"  {reason} ({len(ids)}, such as {ids[0]})" for reason, ids in faults.items()]
+        raise UsageError(
+            "practice prompts whose answers would be paid for and not scored; take the objective "
+            "out of their `objectives`, or mend them:\n" + "\n".join(lines)
+        )
 
 
 def practice_sizes(

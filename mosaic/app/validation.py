@@ -258,7 +258,7 @@ def _lengths(config: RunConfig, inputs: Inputs) -> list[Finding]:
     if limit is None:
         return []
     prompts: list[Prompt] = []
-    for suite in all_suites(inputs):
+    for suite in [*all_suites(inputs), *(inputs.practice.values() if config.later_recipes else ())]:
         prompts += suite.prompts
     needs = chat_lengths(load_tokenizer(base, config.template), prompts, answer)
     need, prompt = max(zip(needs, prompts, strict=True), key=lambda pair: pair[0])

@@ -59,7 +59,7 @@ from tools.effects.evaluate import Progress as EvaluationProgress
 from tools.effects.influence import InfluenceTool
 from tools.effects.judge import GoldChecks, RecordedJudge
 from tools.effects.model_calls import journaled, uncached
-from tools.effects.preference_pairs import PracticeTool
+from tools.effects.preference_pairs import PracticeTool, practice_prompts
 from tools.effects.spending import Limits, Purse
 from tools.effects.train import TrainTool
 from tools.effects.verdict_cache import FOLDER as CACHE
@@ -234,7 +234,7 @@ def open_inputs(config: RunConfig, notify: Callable[[str], None] = lambda text: 
     objectives, suites = open_suites(config, notify)
     practice = open_practice(config, objectives, suites, notify)
     for method in config.later_recipes:
-        if not practice:
+        if not practice_prompts(practice):
             raise UsageError(
                 f"methods.{method}: draws answers to practice prompts, and no suite folder has a "
                 "practice.jsonl with prompts for the objectives of this config"

@@ -9,12 +9,16 @@ from agent.approval import Rule, matches, request_of
 from agent.constraints import check_plan
 from agent.graph import run as run_graph
 from agent.methods import mixture_tokens, part_of, shares_of
-from agent.observe import observation
+from agent.observe import observation, static_plan
+from agent.planners.baselines import StaticPlannerConfig
+from agent.planners.toolbox import open_toolbox
+from agent.prediction import predicted_changes
 from agent.state import fold
 from benchmarks.standins import ALL_METHODS, StandIn, Witness
 from mosaic.app.views.cards import pairs_card
 from mosaic.app.views.report_data import report_data
 from mosaic.app.views.text import report_text
+from mosaic.app.wiring import build_planner
 from mosaic.core.errors import TrainingError, UsageError
 from mosaic.core.journal import Journal
 from mosaic.core.types.plans import ActionPlan
@@ -332,3 +336,77 @@ def test_an_approver_sees_shares_and_no_rule_of_steps_passes_other_ones(finished
     rule = Rule(max_ratio_step=0.1, then="auto")
     assert matches(rule, shown["same"], seen)
     assert not matches(rule, shown["moved"], seen)
+
+
+def cut_every_answer(context):
+    """Make the generator run into its length limit in every drawn answer."""
+    generator = context.evaluator.generator
+    drawn = generator._drawn
+
+    def cut(prompt, name):
+        response = drawn(prompt, name)
+        return response.model_copy(update={"finish_reasons": ["length"] * len(response.answers)})
+
+    generator._drawn = cut
+
+
+def test_answers_that_are_all_cut_give_no_pairs_and_no_crash(tmp_path):
+    context, journal, said = run_of(tmp_path)
+    cut_every_answer(context)
+    run_graph(context, tmp_path / "run")
+    _, dpo = fold(journal, context.settings.names).rounds[1].trial.stages
+    assert (dpo.pairs.pairs, dpo.adapter) == (0, None)
+    assert dpo.pairs.cut == dpo.pairs.answers > 0
+    assert any("reached max_new_tokens" in line for line in said)
+    journal.close()
+
+
+def test_an_adapter_that_a_later_plan_goes_on_from_is_kept(tmp_path):
+    """Round 3 has the mixture of round 1, which is out of the archive, and other practice weights."""
+    context, journal, _ = run_of(tmp_path, "rounds=3", "objectives.safety.floor=4.6")
+    first, second = sorted(context.practice.slices)[:2]
+    static = static_plan(context.pool, context.settings)
+    talk = static.bucket_weights["talk"]
+    other = {**static.bucket_weights, "talk": dict.fromkeys(talk, 1 / len(talk))}
+    plans = iter(
+        [
+            static.model_copy(update={"practice_weights": {first: 1.0}}),
+            static.model_copy(update={"bucket_weights": other}),
+            static.model_copy(update={"practice_weights": {second: 1.0}}),
+        ]
+    )
+    context.planner.propose = lambda seen, toolbox, n=1: [next(plans)]
+    run_graph(context, tmp_path / "run")
+    state = fold(journal, context.settings.names)
+    assert len(state.rounds) == 4
+    assert state.rounds[1].trial.stages[0].adapter == state.rounds[3].trial.stages[0].adapter
+    journal.close()
+
+
+def test_prompts_that_are_all_left_out_are_as_good_as_none():
+    with pytest.raises(UsageError, match=r"methods\.dpo: draws answers to practice prompts"):
+        StandIn.make(*ALL_METHODS, objectives=("over_refusal", "safety"))
+
+
+def test_planners_that_know_no_methods_keep_what_was_moved(finished):
+    _, seen = seen_by(finished)
+    moved = seen.last_plan.model_copy(update={"method_shares": {"sft": 0.0, "dpo": 1.0}})
+    limits = seen.limits.model_copy(update={"max_method_step": 0.1})
+    seen = seen.model_copy(update={"last_plan": moved, "limits": limits})
+    context, journal = finished
+    files = fold(journal, context.settings.names).latest.files
+    for kind in ("static", "random", "need", "profile"):
+        planner = build_planner(kind, StaticPlannerConfig())
+        toolbox = open_toolbox(seen, context.pool, context.steps.store, files)
+        (plan,) = planner.propose(seen, toolbox)
+        assert plan.method_shares == moved.method_shares
+        assert "step" not in {v.rule for v in check_plan(plan, seen, context.pool)}
+
+
+def test_a_floor_is_not_passed_by_taking_the_tokens_from_the_mixture(finished):
+    context, seen = seen_by(finished)
+    seen = seen.model_copy(update={"below_floor": ["safety"]})
+    moved = seen.last_plan.model_copy(update={"method_shares": {"sft": 0.1, "dpo": 0.9}})
+    assert "floor" in {v.rule for v in check_plan(moved, seen, context.pool)}
+    assert predicted_changes(seen.last_plan, seen)
+    assert predicted_changes(moved, seen) == []

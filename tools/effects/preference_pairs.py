@@ -171,7 +171,7 @@ class PracticeTool:
         left = tokens
         try:
             while batch := self._affordable(waiting, recipe, left):
-                waiting = waiting[len(batch) :]
+                waiting = [practice for practice in waiting if practice not in batch]
                 sampled = self._sample(steps, batch, adapter, sampling)
                 scores = self._score(steps, batch, sampled, recipe)
                 batches.append(Batch(batch, sampled.responses, scores))
@@ -185,13 +185,16 @@ class PracticeTool:
     def _affordable(
         self, waiting: Sequence[PracticePrompt], recipe: DpoRecipe, left: int
     ) -> list[PracticePrompt]:
-        """The next prompts, as many as `left` tokens surely pay for, at most `BATCH`."""
+        """The next prompts, as many as `left` tokens surely pay for, at most `BATCH`.
+
+        One that is too dear for what is left is passed over.
+        """
         batch: list[PracticePrompt] = []
-        for practice in waiting[:BATCH]:
-            left -= self._most_sampled(practice, recipe) + self._longest_pair(practice, recipe)
-            if left < 0:
-                break
-            batch.append(practice)
+        for practice in waiting:
+            dearest = self._most_sampled(practice, recipe) + self._longest_pair(practice, recipe)
+            if dearest <= left and len(batch) < BATCH:
+                left -= dearest
+                batch.append(practice)
         return batch
 
     def _most_sampled(self, practice: PracticePrompt, recipe: DpoRecipe) -> int:
@@ -418,5 +421,5 @@ def _digests(batch: Sequence[PracticePrompt]) -> list[str]:
 
 def _rule_of(recipe: DpoRecipe) -> JsonObject:
     """What of a recipe decides which answers make a pair, and what they cost."""
-    fields = {"n", "rule", "objective", "gap", "margin", "sufficient", "epochs"}
+    fields = {"n", "rule", "objective", "gap", "margin", "sufficient", "epochs", "max_length"}
     return recipe.model_dump(mode="json", include=fields)

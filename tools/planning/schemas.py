@@ -35,7 +35,7 @@ FieldDefinitions = dict[str, Any]
 METHOD_SHARES = (
     "sum 1: the share of the round's tokens that each method takes. The first trains on the mixture; "
     "dpo then draws answers to practice prompts from what came of it, and trains on pairs of answers "
-    "of which one is better"
+    "of which one is better. The L1 distance from the last plan's is at most max_method_step"
 )
 PRACTICE_WEIGHTS = "sum 1: which practice prompts are drawn, by objective/slice"
 

@@ -114,6 +114,8 @@ def choose_pair(
 
     Pairs that one objective ranks are compared by its gap alone.
     """
+    if not allowed:
+        return None
     names = answers.objectives
     columns = list(range(len(names)))
     if rule.rule == "objective" and rule.objective in names:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import TypeGuard
 
 from agent.weights import bucket_weights
 from mosaic.app.views.story import Bar, Move, PlanChange, Table
@@ -14,6 +15,8 @@ from mosaic.core.types.runs import Observation
 
 # A share that moved by less is told as unchanged: it reads the same in percent with one digit.
 MOVED = 0.0005
+# No share is larger; what a model wrote beyond it is shown in its own words alone.
+LARGEST = 1e6
 
 
 def count(number: int, what: str) -> str:
@@ -192,13 +195,18 @@ def read_plan(data: object) -> dict[str, float]:
         return found
     for group in ("ratios", "method_shares", "practice_weights"):
         for name, weight in _items(data.get(group)):
-            if isinstance(weight, int | float):
+            if _is_weight(weight):
                 found[f"{group}.{name}"] = float(weight)
     for dataset, weights in _items(data.get("bucket_weights")):
         for bucket, weight in _items(weights):
-            if isinstance(weight, int | float):
+            if _is_weight(weight):
                 found[f"bucket_weights.{dataset}.{bucket}"] = float(weight)
     return found
+
+
+def _is_weight(value: object) -> TypeGuard[int | float]:
+    """Whether a value is a number that a weight could be: a model may write one of any length."""
+    return isinstance(value, int | float) and abs(value) <= LARGEST
 
 
 def _items(value: object) -> list[tuple[str, object]]:

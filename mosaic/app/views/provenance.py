@@ -78,7 +78,11 @@ def why_data(folder: Path, row: str, number: int | None = None) -> RowReasons:
     found = []
     try:
         for round_ in state.executed:
-            if round_.plan is None or (number is not None and round_.round != number):
+            if (
+                round_.plan is None
+                or round_.curation is None
+                or (number is not None and round_.round != number)
+            ):
                 continue
             windows = _windows(store.path(_training_set(journal, round_)), row)
             if windows:

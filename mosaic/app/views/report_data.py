@@ -126,7 +126,7 @@ def _ranking(state: RunState, objectives: list[ObjectiveSpec]) -> list[RankedSha
     """The archive by merit, under what is believed of the noise."""
     noise = {o.name: mean_noise(state.calibration, o.name) for o in objectives}
     shapes = []
-    for one in ranked(state.rounds, state.archive, objectives, noise):
+    for one in ranked(state.rounds, state.archive, objectives, noise, state.noise):
         shape = RankedShape(
             round=one.round, shortfall=one.shortfall, volume=one.volume, best=one.best
         )
