@@ -162,8 +162,11 @@ def test_the_audit_is_of_the_round_furthest_above_its_targets_in_noise_and_happe
 
     def start():
         """One start of the controller, at its last node; the audit that stands after it."""
+        settings = SimpleNamespace(
+            objectives=OBJECTIVES, names=NAMES, traded=OBJECTIVES, keep_judge_requests=True
+        )
         context = SimpleNamespace(
-            steps=steps, settings=SimpleNamespace(objectives=OBJECTIVES, names=NAMES, traded=OBJECTIVES),
+            steps=steps, settings=settings,
             notify=lambda text: None, state=fold(journal, NAMES),
             evaluator=SimpleNamespace(evaluate=evaluate),
         )  # fmt: skip
