@@ -39,6 +39,8 @@ def test_an_outage_pauses_the_run_and_resume_lets_the_model_plan(tmp_path):
     lab, folder = tmp_path / "lab", tmp_path / "run"
     shutil.copytree(BUNDLED, lab)
     for path in (lab / "suites").rglob("*.jsonl"):
+        if path.parent.name == "retention":
+            continue  # a floor needs more than a few
         lines = path.read_text().splitlines()
         path.write_text("\n".join(line for i, line in enumerate(lines) if i % 32 < 4) + "\n")
     with ScriptedServer(pick=lambda n: None) as server:

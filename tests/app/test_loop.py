@@ -94,7 +94,7 @@ def test_the_report_has_its_documented_shape(finished):
         score = round_["scores"]["safety"]["selection"]
         assert {"mean", "low", "high", "n_scored", "n_unscored"} <= set(score)
     audit = report["audit"]
-    assert set(audit) == {"base", "static", "chosen", "gain"}
+    assert set(audit) == {"base", "static", "chosen", "gain", "against_base", "fell"}
     if report["chosen"] is not None:
         ahead = audit["chosen"]["safety"]["mean"] - audit["static"]["safety"]["mean"]
         assert audit["gain"]["safety"]["mean"] == pytest.approx(ahead)

@@ -57,6 +57,8 @@ def lab(tmp_path):
     folder = tmp_path / "lab"
     shutil.copytree(BUNDLED, folder)
     for path in (folder / "suites").rglob("*.jsonl"):
+        if path.parent.name == "retention":
+            continue  # a floor needs more than a few
         lines = path.read_text().splitlines()
         path.write_text("\n".join(line for i, line in enumerate(lines) if i % 32 < 4) + "\n")
     return folder

@@ -195,7 +195,7 @@ def test_a_judge_stops_at_its_limit_with_every_verdict_that_it_made(journal):
                 Message(role="assistant", content="a"),
             ]
             questions.append(judge.ask_about(items, talk))
-        asking = Asking(judge.ask, lambda attempts: True, 3)
+        asking = Asking(judge.exchange, lambda attempts: True, 3)
 
         def judge_all():
             for entries in asking.run(questions, lambda: False):
