@@ -74,12 +74,11 @@ def _family() -> Rows:
 def _against_kronfluence(count: int) -> Rows:
     """Pairwise scores on a LoRA with padded rows, ours and theirs."""
     try:
-        import kronfluence  # noqa: F401 - only asked whether it is there
+        from benchmarks.influence_kronfluence import compare
     except ImportError as error:
         raise CannotRun(
             f"{error}; how to make the environment stands in benchmarks/influence.py"
         ) from None
-    from benchmarks.influence_kronfluence import compare
 
     with tempfile.TemporaryDirectory() as folder:
         started = time.monotonic()

@@ -38,7 +38,7 @@ from training.methods.reward_model import (
 from training.models.adapter import model_digest
 
 FOLDER = Path("runs/reward_model")
-# Of `lessons` the qualities are no judgments: nothing grades them.
+# Nothing grades `lessons`: their qualities do not judge an answer.
 POOL = {"guard": "safety", "benign": "over_refusal", "tasks": "instruction_following"}
 LEARNED_FROM, UNSEEN = 2, 3
 LEAST_ANSWERS = 30

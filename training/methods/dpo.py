@@ -25,7 +25,6 @@ from mosaic.core.types.runs import (
     PAIRS,
     START,
     DpoRecipe,
-    LoraRecipe,
     TrainJob,
     TrainResult,
     Workplace,
@@ -37,6 +36,7 @@ from training.methods.checkpoints import last_checkpoint
 from training.methods.failures import classify_failure
 from training.methods.log_ratios import log_likelihoods
 from training.methods.preference_rows import TokenisedPair, read_pairs, tokenised_pairs
+from training.methods.sft import check_recipe as check_recipe
 from training.models.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
@@ -46,11 +46,6 @@ if TYPE_CHECKING:
 
 RECIPE = DpoRecipe
 REFERENCE = "ref"
-
-
-def check_recipe(base: Path, recipe: LoraRecipe, template: Path | None = None) -> None:
-    """Check that a base model can be trained by a recipe; see `training.methods.sft.check_recipe`."""
-    sft.check_recipe(base, recipe, template)
 
 
 def train(

@@ -6,7 +6,7 @@ A head that an answer is not labelled for takes no part: its gradient is exactly
 a step is the mean over its answers.
 
 Levels are drawn evenly: each objective's levels in turn, so that rare ones are seen as often as
-common ones. A level that too few answers have is no class of its head, and named in the card.
+common ones. A level that too few answers have gets no class in its head, and is named in the card.
 Answers to a part of the prompts are held out; the temperature of each head is fitted on them.
 """
 
@@ -71,7 +71,7 @@ JUDGED_ANSWERS = "judged_answers"
 """The job's input: a file with a `JudgedAnswer` a line."""
 SCALE = "reward_scale.json"
 """Beside the card: the `RewardScale` over the held-out answers."""
-# With fewer answers a level is no class: drawn evenly, each would be seen too often.
+# With fewer answers a level gets no class: drawn evenly, each would be seen too often.
 MIN_ANSWERS = 10
 Cell = tuple[str, int]
 

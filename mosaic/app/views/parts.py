@@ -138,7 +138,7 @@ def changes(
 ) -> PlanChange:
     """Weights by path, before and after.
 
-    A violation of a path that is no weight stands in a row of its own; one of the plan as a whole
+    A violation of a path other than a weight stands in a row of its own; one of the plan as a whole
     (`plan`, `ratios`) beside none.
     """
     problems: dict[str, list[str]] = {}

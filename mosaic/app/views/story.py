@@ -239,7 +239,7 @@ def _bare(part: Part) -> Part:
 
 
 def _name(text: str) -> str:
-    """A name as it is; what is no name may be anything that a model wrote."""
+    """A name as it is; anything else may be what a model wrote."""
     return text if LABEL.fullmatch(text) else left_out(text)
 
 

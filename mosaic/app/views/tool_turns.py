@@ -80,7 +80,7 @@ def turn(
 
 
 def name_of(text: str) -> str:
-    """A name as it is; what is no name may hold anything, and stands among the details alone."""
+    """A name as it is; anything else stands among the details alone, since it may hold any text."""
     return text if LABEL.fullmatch(text) else "something without a proper name"
 
 

@@ -1,7 +1,7 @@
 """A planner's conversation, turn by turn: what it asked, was told, thought, drafted and concluded.
 
 A turn of a model stands in the trace with its first two thousand characters and in the journal in
-full, with what was sent; both are told together. Planners that are no model have turns too: each
+full, with what was sent; both are told together. Planners without a model have turns too: each
 question to a tool, each conclusion.
 """
 
