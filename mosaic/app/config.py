@@ -30,7 +30,8 @@ from eval.objectives.config import (
 )
 from mosaic.core.types.base import LABEL, NAMES, FrozenModel, check_weights
 from mosaic.core.types.plans import Floor, Limits, ObjectiveSpec
-from mosaic.core.types.runs import RECIPES, LoraRecipe
+from mosaic.core.types.recipes import RlRecipe
+from mosaic.core.types.runs import RECIPES, SHARED, LoraRecipe
 from tools.executors.base import ExecutorConfig, InlineExecutorConfig
 from training.influence.settings import InfluenceConfig
 from training.methods.kinds import METHODS
@@ -113,17 +114,6 @@ class BudgetConfig(FrozenModel):
 
 
 MIXTURE = "mixture"
-# What the adapter itself is made of, and how its base is loaded: the same in every stage.
-SHARED = (
-    "lora_r",
-    "lora_alpha",
-    "lora_dropout",
-    "target_modules",
-    "attn_implementation",
-    "load_in_4bit",
-    "dtype",
-    "max_length",
-)
 
 
 class MethodConfigs(FrozenModel):
@@ -301,11 +291,16 @@ class RunConfig(FrozenModel):
         if self.evaluate_stages and len(enabled) < 2:
             raise ValueError("evaluate_stages: there is one method, so nothing lies between stages")
         for method, recipe in enabled.items():
-            objective = getattr(recipe, "objective", None)
-            if objective is not None and objective not in self.objectives:
-                raise ValueError(
-                    f"methods.{method}.objective: {objective!r} is none of {', '.join(self.objectives)}"
-                )
+            named = {"objective": getattr(recipe, "objective", None)}
+            if isinstance(recipe, RlRecipe):
+                named = {f"graded.{dataset}": name for dataset, name in recipe.graded.items()}
+                named |= {f"wish.{name}": name for name in recipe.wish}
+            for field, objective in named.items():
+                if objective is not None and objective not in self.objectives:
+                    raise ValueError(
+                        f"methods.{method}.{field}: {objective!r} is none of "
+                        f"{', '.join(self.objectives)}"
+                    )
 
     def _check_influence(self) -> None:
         """Raise ValueError if what reads the influence of buckets is on and no estimate is."""

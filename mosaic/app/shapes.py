@@ -116,6 +116,9 @@ class AuditShape(FrozenModel):
     gain: dict[str, Difference]
     against_base: dict[str, Difference]
     fell: list[str]
+    control: dict[str, dict[int, Score]] = Field(
+        default={}, description="objective -> requested level -> score of the chosen round"
+    )
 
 
 class RankedShape(FrozenModel):

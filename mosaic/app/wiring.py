@@ -52,6 +52,7 @@ from mosaic.core.steps import Steps
 from mosaic.core.store import Store, file_digest
 from mosaic.core.types.base import JsonObject, digest_of
 from mosaic.core.types.evaluation import ROLES
+from mosaic.core.types.recipes import RlRecipe
 from mosaic.core.types.runs import InputDigests
 from mosaic.core.types.spending import Payer
 from tools.effects.evaluate import Evaluator, GeneratorIdentity, PlainJudge, RunJudge
@@ -59,7 +60,7 @@ from tools.effects.evaluate import Progress as EvaluationProgress
 from tools.effects.influence import InfluenceTool
 from tools.effects.judge import GoldChecks, RecordedJudge
 from tools.effects.model_calls import journaled, uncached
-from tools.effects.preference_pairs import PracticeTool, practice_prompts
+from tools.effects.practice import PracticeTool, practice_prompts
 from tools.effects.spending import Limits, Purse
 from tools.effects.train import TrainTool
 from tools.effects.verdict_cache import FOLDER as CACHE
@@ -230,6 +231,13 @@ def open_inputs(config: RunConfig, notify: Callable[[str], None] = lambda text: 
                 known = ", ".join(pool.datasets)
                 raise UsageError(
                     f"objectives.{name}.datasets: {dataset!r} is not in the pool; it has {known}"
+                )
+    for recipe in config.later_recipes.values():
+        for dataset in recipe.graded if isinstance(recipe, RlRecipe) else ():
+            if dataset not in pool.datasets:
+                raise UsageError(
+                    f"methods.rl.graded: {dataset!r} is not in the pool; it has "
+                    f"{', '.join(pool.datasets)}"
                 )
     objectives, suites = open_suites(config, notify)
     practice = open_practice(config, objectives, suites, notify)

@@ -11,7 +11,7 @@ them earlier.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -32,17 +32,14 @@ from mosaic.core.types.evaluation import (
     Scored,
     SuiteFiles,
 )
-from mosaic.core.types.records import (
-    Generate,
-    Generated,
-    JudgeSuite,
-    LikelihoodMeasured,
-    MeasureLikelihood,
-)
+from mosaic.core.types.records import Generate, JudgeSuite, LikelihoodMeasured, MeasureLikelihood
 from mosaic.core.types.runs import GREEDY, Sampling
+from mosaic.core.types.step_inputs import Generated
+from prompts.levels import stated
 
 SHARD = 256
 BOOTSTRAP_SEED = 20260101
+NO_WISH: Mapping[str, int] = {}
 
 Progress = Callable[[str, int, int], None]
 
@@ -139,30 +136,52 @@ class Evaluator:
             self._serving = False
             self.generator.release()
 
-    def evaluate(self, steps: Steps, adapter: str | None, roles: Sequence[str]) -> Evaluation:
-        """Generate, judge and score. `adapter` is a digest in the store; None is the base model."""
+    def evaluate(
+        self,
+        steps: Steps,
+        adapter: str | None,
+        roles: Sequence[str],
+        wish: Mapping[str, int] = NO_WISH,
+        names: Collection[str] | None = None,
+    ) -> Evaluation:
+        """Generate, judge and score. `adapter` is a digest in the store; None is the base model.
+
+        Every prompt states `wish` (objective -> level); judges read it without. `names` are the
+        objectives to evaluate, all if None.
+        """
         try:
-            return self._evaluate(steps, adapter, roles)
+            return self._evaluate(steps, adapter, roles, wish, names)
         finally:
             self.release()
 
-    def _evaluate(self, steps: Steps, adapter: str | None, roles: Sequence[str]) -> Evaluation:
+    def _evaluate(
+        self,
+        steps: Steps,
+        adapter: str | None,
+        roles: Sequence[str],
+        wish: Mapping[str, int],
+        names: Collection[str] | None,
+    ) -> Evaluation:
         scored: dict[str, dict[str, list[Scored]]] = {}
         files: dict[str, dict[str, SuiteFiles]] = {}
         for name, objective in self.objectives.items():
+            if names is not None and name not in names:
+                continue
             scored[name], files[name] = {}, {}
             for role in roles:
                 suite = self.suites[name][role]
                 if objective.evidence == "likelihood":
                     shards = self._likelihoods(steps, suite, adapter)
                 else:
-                    shards = self._generated(steps, suite, adapter)
+                    shards = self._generated(steps, suite, adapter, wish)
                 filed = self._judged(steps, objective, suite, shards)
                 files[name][role] = filed
                 scored[name][role] = read_scored(steps, filed)
         return Evaluation(scored, files)
 
-    def _generated(self, steps: Steps, suite: Suite, adapter: str | None) -> list[str]:
+    def _generated(
+        self, steps: Steps, suite: Suite, adapter: str | None, wish: Mapping[str, int]
+    ) -> list[str]:
         """Digests of the filed response shards of one suite."""
         shards = []
         total = len(suite.prompts)
@@ -176,8 +195,9 @@ class Evaluator:
                 adapter=adapter,
                 suite=suite.digest,
                 shard=(start, end),
+                wish=dict(wish),
             )
-            shards.append(self._shard(steps, inputs, prompts).responses)
+            shards.append(self._shard(steps, inputs, wishing(prompts, wish)).responses)
             if self.progress:
                 self.progress(f"{suite.objective} {suite.role}", end, total)
         return shards
@@ -264,6 +284,13 @@ class Evaluator:
             rules=objective.rules,
         )
         return steps.run(inputs, effect)
+
+
+def wishing(prompts: Sequence[Prompt], wish: Mapping[str, int]) -> Sequence[Prompt]:
+    """The prompts with a wish in the first line of their system message; as they are without one."""
+    if not wish:
+        return prompts
+    return [p.model_copy(update={"system": stated(p.system, wish)}) for p in prompts]
 
 
 def likelihood_judgments(

@@ -103,6 +103,7 @@ def _audit_shape(audit: Audited, state: RunState) -> AuditShape:
         chosen=audit.scores,
         gain=audit.gain,
         against_base=audit.against_base,
+        control=audit.control,
         fell=[name for name, change in changes if change.fell(noise[name])],
     )
 

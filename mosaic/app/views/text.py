@@ -6,6 +6,7 @@ import textwrap
 
 from mosaic.app.shapes import Report, ReportRound
 from mosaic.app.terminal import safe
+from mosaic.app.views.levels import control_lines, levels_line
 from mosaic.app.views.spending import spending_lines
 from mosaic.core.types.evaluation import Score
 from mosaic.core.types.plans import ApprovalRequest, Change, ProposedPlan
@@ -99,6 +100,7 @@ def _audit_lines(report: Report, width: int) -> list[str]:
             gains = "  ".join(f"{_gain(report, o):>{width}}" for o in report.objectives)
             lines.append(f"{'gain':>7} {gains}")
             lines.append("gain: the chosen round less the pools' own proportions, on equal prompts")
+        lines += control_lines(report.audit.control)
     for opening in report.audits:
         if opening.decided_after:
             later = ", ".join(str(number) for number in opening.decided_after)
@@ -141,6 +143,8 @@ def stage_line(round_: int, stage: Stage) -> str:
     brought = ""
     if stage.pairs is not None:
         brought = f"; {stage.pairs.pairs} pairs of {stage.pairs.prompts} practice prompts"
+    if stage.levels is not None:
+        brought += f"; {levels_line(stage.levels)}"
     if stage.steering:
         means = [f"{o} {s.mean:.2f}" for o, s in stage.steering.items() if s.mean is not None]
         brought += f"; on steering {', '.join(means)}"
