@@ -64,6 +64,7 @@ BENCHMARKS = {
     "discoveries": "discoveries",
     "audit": "planners",
     "landscape": "landscape",
+    "levels": "levels",
     "methods": "methods",
     "planners": "planners",
 }
