@@ -91,7 +91,9 @@ def run_trial(
     what = "the base model" if adapter is None else "the adapter"
     context.notify(f"round {round_}: evaluating {what}{saying}")
     digest = adapter.digest if adapter else None
-    evaluation = context.evaluator.evaluate(steps, digest, ROUND_ROLES, wish_of(stages))
+    evaluation = context.evaluator.evaluate(
+        steps, digest, ROUND_ROLES, wish_of(stages), reward_model=context.state.reward_model
+    )
     trial = Trial(
         id=spec.id,
         spec=spec,

@@ -20,7 +20,7 @@ from agent.approval import ApprovalConfig, AutoApprovalConfig
 from agent.planners.kinds import DEFAULT_PLANNER, PlannerConfig
 from agent.settings import CalibrationConfig, FailureConfig, Settings, StopConfig
 from eval.generators.base import GeneratorConfig, TransformersGeneratorConfig
-from eval.judges.base import JudgeConfig, VerifierJudgeConfig
+from eval.judges.base import JudgeConfig, SteeringJudgeConfig, VerifierJudgeConfig
 from eval.objectives.config import (
     PublishedConfig,
     PythonConfig,
@@ -239,6 +239,8 @@ class RunConfig(FrozenModel):
     evaluate_stages: bool = Field(default=False, exclude_if=lambda value: not value)
     generator: GeneratorConfig = TransformersGeneratorConfig()
     judge: JudgeConfig = VerifierJudgeConfig()
+    # Left out of what is written if there is none: the digests of other configs stay.
+    steering_judge: SteeringJudgeConfig | None = Field(default=None, exclude_if=_is_none)
     executor: ExecutorConfig = InlineExecutorConfig()
     # Left out of what is written if there is none: the digests of other configs stay.
     influence: InfluenceConfig | None = Field(default=None, exclude_if=lambda value: value is None)
@@ -288,6 +290,10 @@ class RunConfig(FrozenModel):
                 raise ValueError(
                     f"method_shares.{method}: not enabled; `methods` has {', '.join(enabled)}"
                 )
+        if self.steering_judge is not None and "rl" not in enabled:
+            raise ValueError(
+                "steering_judge: a reward model is trained by methods.rl, which is not enabled"
+            )
         if self.evaluate_stages and len(enabled) < 2:
             raise ValueError("evaluate_stages: there is one method, so nothing lies between stages")
         for method, recipe in enabled.items():

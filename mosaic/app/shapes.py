@@ -8,7 +8,7 @@ from pydantic import Field
 
 from mosaic.core.types.base import FrozenModel
 from mosaic.core.types.data import CurationReport
-from mosaic.core.types.evaluation import Difference, Score
+from mosaic.core.types.evaluation import Difference, LevelAgreement, Score
 from mosaic.core.types.plans import ActionPlan, Floor, Forecast
 from mosaic.core.types.records import PlannerReplaced
 from mosaic.core.types.runs import Stage
@@ -76,6 +76,7 @@ class ReportRound(FrozenModel):
     forecast: list[Forecast]
     adapter: str | None
     stages: list[Stage] = []
+    agreement: list[LevelAgreement] = []
 
 
 class NoiseShape(FrozenModel):

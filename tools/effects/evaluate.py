@@ -36,6 +36,7 @@ from mosaic.core.types.records import Generate, JudgeSuite, LikelihoodMeasured, 
 from mosaic.core.types.runs import GREEDY, Sampling
 from mosaic.core.types.step_inputs import Generated
 from prompts.levels import stated
+from tools.effects.steering_judge import SteeringJudge
 
 SHARD = 256
 BOOTSTRAP_SEED = 20260101
@@ -107,6 +108,7 @@ class Evaluator:
         suites: Mapping[str, Mapping[str, Suite]],
         identity: GeneratorIdentity,
         progress: Progress | None = None,
+        steering: SteeringJudge | None = None,
     ) -> None:
         self.generator = generator
         self.judge = judge
@@ -114,6 +116,7 @@ class Evaluator:
         self.suites = suites
         self.identity = identity
         self.progress = progress
+        self.steering = steering
         self._serving = False
 
     @property
@@ -143,14 +146,16 @@ class Evaluator:
         roles: Sequence[str],
         wish: Mapping[str, int] = NO_WISH,
         names: Collection[str] | None = None,
+        reward_model: str | None = None,
     ) -> Evaluation:
         """Generate, judge and score. `adapter` is a digest in the store; None is the base model.
 
         Every prompt states `wish` (objective -> level); judges read it without. `names` are the
-        objectives to evaluate, all if None.
+        objectives to evaluate, all if None. `reward_model` is the digest of one that may judge
+        steering suites.
         """
         try:
-            return self._evaluate(steps, adapter, roles, wish, names)
+            return self._evaluate(steps, adapter, roles, wish, names, reward_model)
         finally:
             self.release()
 
@@ -161,6 +166,7 @@ class Evaluator:
         roles: Sequence[str],
         wish: Mapping[str, int],
         names: Collection[str] | None,
+        reward_model: str | None,
     ) -> Evaluation:
         scored: dict[str, dict[str, list[Scored]]] = {}
         files: dict[str, dict[str, SuiteFiles]] = {}
@@ -174,7 +180,7 @@ class Evaluator:
                     shards = self._likelihoods(steps, suite, adapter)
                 else:
                     shards = self._generated(steps, suite, adapter, wish)
-                filed = self._judged(steps, objective, suite, shards)
+                filed = self._judged(steps, objective, suite, shards, reward_model)
                 files[name][role] = filed
                 scored[name][role] = read_scored(steps, filed)
         return Evaluation(scored, files)
@@ -251,12 +257,21 @@ class Evaluator:
         return steps.run(inputs, effect).responses
 
     def _judged(
-        self, steps: Steps, objective: Objective, suite: Suite, shards: list[str]
+        self,
+        steps: Steps,
+        objective: Objective,
+        suite: Suite,
+        shards: list[str],
+        reward_model: str | None,
     ) -> SuiteFiles:
         """Digests of the filed responses, judgments and scores of one suite."""
         store = steps.store
+        cheap = self.steering if suite.role == "steering" and reward_model else None
+        if objective.evidence == "likelihood":
+            cheap = None
 
         def effect() -> Outcome[SuiteFiles]:
+            agreement = None
             if objective.evidence == "likelihood":
                 base, own = store.get_json(shards[0]), store.get_json(shards[-1])
                 lines = [_no_answer(prompt).json_data() for prompt in suite.prompts]
@@ -268,19 +283,28 @@ class Evaluator:
                     lines += store.get_json(digest)
                 responses = [Response.model_validate(line) for line in lines]
                 judge = self.judge.at(steps)
-                judgments, scored = judge_and_score(objective, suite, responses, judge)
+                if cheap is None:
+                    judgments, scored = judge_and_score(objective, suite, responses, judge)
+                else:
+                    folder = store.path(str(reward_model))
+                    found = cheap.judge(folder, objective, suite, responses, judge)
+                    judgments, scored, agreement = found.judgments, found.scored, found.agreement
             files = SuiteFiles(
                 responses=store.put_json(lines),
                 judgments=store.put_json([j.json_data() for j in judgments]),
                 scored=store.put_json([s.json_data() for s in scored]),
+                agreement=agreement,
             )
             return Outcome(files)
 
+        by = self.judge.digest
+        if cheap is not None:
+            by = cheap.identity(str(reward_model), by)
         inputs = JudgeSuite(
             responses=shards,
             suite=suite.digest,
             objective=objective.name,
-            judge=self.judge.digest,
+            judge=by,
             rules=objective.rules,
         )
         return steps.run(inputs, effect)

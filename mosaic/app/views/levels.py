@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from mosaic.core.types.evaluation import Score
+from mosaic.core.types.evaluation import LevelAgreement, Score
 from mosaic.core.types.preferences import LevelReport
 
 
@@ -21,6 +21,19 @@ def levels_line(report: LevelReport) -> str:
         f"{judged}; reward model of {', '.join(heads) or 'no objective'}; "
         f"{report.warm_rows} rows below their levels, {report.chats} prompts rewarded"
     )
+
+
+def agreement_lines(round_: int, found: Sequence[LevelAgreement]) -> list[str]:
+    """How far the reward model agreed with the judge on steering, and whether it was believed."""
+    lines = []
+    for one in found:
+        kappa = "not defined" if one.kappa is None else f"{one.kappa:.2f}"
+        stands = "its levels stand" if one.used else "the judge scored all"
+        lines.append(
+            f"round {round_}, steering of {one.objective} by the reward model: {one.equal:.0%} of "
+            f"{one.n} levels equal the judge's, kappa {kappa}: {stands}"
+        )
+    return lines
 
 
 def control_lines(control: Mapping[str, Mapping[int, Score]]) -> list[str]:

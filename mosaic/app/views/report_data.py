@@ -172,6 +172,7 @@ def _round(
         forecast=round_.forecast,
         adapter=round_.adapter,
         stages=round_.trial.stages,
+        agreement=round_.trial.agreement,
     )
 
 

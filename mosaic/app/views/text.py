@@ -6,7 +6,7 @@ import textwrap
 
 from mosaic.app.shapes import Report, ReportRound
 from mosaic.app.terminal import safe
-from mosaic.app.views.levels import control_lines, levels_line
+from mosaic.app.views.levels import agreement_lines, control_lines, levels_line
 from mosaic.app.views.spending import spending_lines
 from mosaic.core.types.evaluation import Score
 from mosaic.core.types.plans import ApprovalRequest, Change, ProposedPlan
@@ -128,6 +128,7 @@ def _cell(score: Score) -> str:
 
 def _remarks(round_: ReportRound) -> list[str]:
     lines = [stage_line(round_.round, stage) for stage in round_.stages]
+    lines += agreement_lines(round_.round, round_.agreement)
     if round_.replaced:
         lines.append(f"round {round_.round}: planner replaced: {round_.replaced.reason}")
     if not round_.accepted:

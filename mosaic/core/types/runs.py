@@ -9,7 +9,13 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, mo
 
 from mosaic.core.types.base import Attribute, FrozenModel, JsonObject, StrictInt
 from mosaic.core.types.data import CurationReport, Stock
-from mosaic.core.types.evaluation import Difference, FailureProfile, Score, SuiteFiles
+from mosaic.core.types.evaluation import (
+    Difference,
+    FailureProfile,
+    LevelAgreement,
+    Score,
+    SuiteFiles,
+)
 from mosaic.core.types.influence import Influence
 from mosaic.core.types.plans import ActionPlan, Forecast, Limits, ObjectiveSpec, Violation
 from mosaic.core.types.preferences import LevelReport, PairReport
@@ -431,6 +437,12 @@ class Trial(FrozenModel):
         if self.curation is None:
             return None
         return self.stages[0].adapter if self.stages else self.adapter
+
+    @property
+    def agreement(self) -> list[LevelAgreement]:
+        """How far a reward model agreed with the judge on each steering suite that it was asked about."""
+        found = [roles["steering"].agreement for roles in self.files.values()]
+        return [one for one in found if one is not None]
 
     @property
     def wish(self) -> dict[str, int]:
