@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -158,8 +159,12 @@ def _waiter(
 def stop_signals(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
     """While inside, the first Ctrl-C or SIGTERM asks for a stop at the next safe point.
 
-    A second one stops at once.
+    A second one stops at once. Outside of the main thread, where Python lets nobody handle signals,
+    nothing asks.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
     asked: list[int] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
