@@ -19,6 +19,7 @@ from agent.planners.toolbox import open_toolbox
 from eval.chat.client import ChatUnavailable
 from mosaic.app import runs
 from mosaic.app.config import RunConfig
+from mosaic.app.telemetry.deliver import deliver
 from mosaic.app.terminal import safe_lines
 from mosaic.app.validation import check_before_run
 from mosaic.app.views.links import link_rounds
@@ -79,6 +80,7 @@ def execute(
                     run_graph(context, folder, _waiter(folder, say, stopping) if wait else None)
                 finally:
                     context.evaluator.generator.close()
+                    deliver(folder, config.telemetry, say)
             link_rounds(folder)
         finally:
             journal.close()
