@@ -1,12 +1,8 @@
 """`python -m mosaic`: the command line. Nothing heavy is imported before a command needs it."""
 
-import os
+from mosaic.app.environment import prepare
 
-# Two OpenMP threads waiting for each other make work on small models many times slower
-# (docs/architecture.md).
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ.setdefault("LANGGRAPH_STRICT_MSGPACK", "true")
+prepare()
 
 
 def main() -> None:

@@ -28,6 +28,7 @@ from eval.objectives.config import (
     RetentionConfig,
     RubricConfig,
 )
+from mosaic.app.telemetry.config import TelemetryConfig
 from mosaic.core.types.base import LABEL, NAMES, FrozenModel, check_weights
 from mosaic.core.types.plans import Floor, Limits, ObjectiveSpec
 from mosaic.core.types.recipes import RlRecipe
@@ -244,6 +245,7 @@ class RunConfig(FrozenModel):
     executor: ExecutorConfig = InlineExecutorConfig()
     # Left out of what is written if there is none: the digests of other configs stay.
     influence: InfluenceConfig | None = Field(default=None, exclude_if=lambda value: value is None)
+    telemetry: TelemetryConfig | None = Field(default=None, exclude_if=lambda value: value is None)
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +19,7 @@ from agent.planners.toolbox import open_toolbox
 from eval.chat.client import ChatUnavailable
 from mosaic.app import runs
 from mosaic.app.config import RunConfig
+from mosaic.app.telemetry.deliver import deliver
 from mosaic.app.terminal import safe_lines
 from mosaic.app.validation import check_before_run
 from mosaic.app.views.links import link_rounds
@@ -78,6 +80,7 @@ def execute(
                     run_graph(context, folder, _waiter(folder, say, stopping) if wait else None)
                 finally:
                     context.evaluator.generator.close()
+                    deliver(folder, config.telemetry, say)
             link_rounds(folder)
         finally:
             journal.close()
@@ -158,8 +161,12 @@ def _waiter(
 def stop_signals(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
     """While inside, the first Ctrl-C or SIGTERM asks for a stop at the next safe point.
 
-    A second one stops at once.
+    A second one stops at once. Outside of the main thread, where Python lets nobody handle signals,
+    nothing asks.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
     asked: list[int] = []
 
     def handle(number: int, frame: FrameType | None) -> None:

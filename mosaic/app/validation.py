@@ -23,6 +23,7 @@ from mosaic.app.sample_size import check_floors, sample_size
 from mosaic.app.scorable import check_scorable, check_valid
 from mosaic.app.shapes import Finding
 from mosaic.app.smoke import first_training_set, smoke_test
+from mosaic.app.telemetry.deliver import check_telemetry
 from mosaic.app.training_plan import WARNING, training_findings
 from mosaic.app.wiring import (
     Inputs,
@@ -103,6 +104,7 @@ def check_before_run(
 
 def _checks(config: RunConfig, inputs: Inputs) -> list[Finding]:
     """Everything that asks no server and trains nothing, in order."""
+    check_telemetry(config.telemetry)
     return [
         *check_base_of(config, inputs),
         check_pool(config, inputs),

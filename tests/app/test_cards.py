@@ -1,7 +1,9 @@
 """The cards of an export: metadata for the hub, scores on audit, licences, tables that hold."""
 
+import pytest
 import yaml
 from huggingface_hub import DatasetCard, ModelCard
+from huggingface_hub.utils import validate_repo_id
 
 from mosaic.app.shapes import AuditShape, BudgetShape, Report
 from mosaic.app.views.cards import cell, dataset_card, model_card
@@ -95,6 +97,36 @@ def test_the_chosen_round_is_told_by_its_audit_scores():
     assert "| safety | 3.25 | 3.50 to 4.50 | 9 | 2.50 |" in text
     assert "| a | 0.700 | x 0.40, y 0.60 |" in text
     assert "python -m mosaic run run/config.json" in text
+
+
+def test_the_card_says_by_interval_whether_it_beats_the_base_and_the_pools_own_proportions():
+    text = model_card("run", "llama", ROUND, report(2), ORIGINS)
+    assert "| safety | not measured | better: +0.75 (+0.50 to +1.00) |" in text
+    assert "worse: -0.75" in model_card("run", "llama", ROUND, report(2, FALL), ORIGINS)
+    # The audit is of the chosen round: of any other nothing is said.
+    assert "less the base" not in model_card("run", "llama", ROUND, report(1), ORIGINS)
+
+
+@pytest.mark.parametrize(
+    ("base", "named"),
+    [("org/name", True), ("model", True), ("my model", False), ("a/b/c", False), ("../up", False)],
+)
+def test_the_card_is_what_the_hubs_library_takes(base, named):
+    card = ModelCard(model_card("run", base, ROUND, report(2), ORIGINS))
+    assert (card.data.base_model == base) == named
+    if named:
+        validate_repo_id(base)
+    assert card.data.eval_results[0].task_type == "text-generation"
+    # What the library writes of it is what stands there: nothing was lost on the way.
+    again = ModelCard(f"---\n{card.data.to_yaml()}\n---\n{card.text}")
+    assert again.data.to_dict() == card.data.to_dict()
+
+
+def test_a_round_that_was_not_scored_has_no_results_for_the_hub():
+    empty = SCORE.model_copy(update={"mean": None, "low": None, "high": None, "n_scored": 0})
+    trial = TRIAL.model_copy(update={"scores": {"safety": {"selection": empty}}})
+    unscored = ROUND.model_copy(update={"trials": [trial]})
+    assert "model-index" not in model_card("run", "llama", unscored, report(1), ORIGINS)
 
 
 def test_a_result_that_fell_below_the_base_says_so_in_the_first_line():

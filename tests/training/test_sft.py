@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -251,8 +252,14 @@ def test_a_damaged_model_folder_is_refused(tiny_model, tmp_path, name, text, mes
 def test_an_unknown_tracker_is_refused_before_anything_runs(tiny_model):
     with pytest.raises(UsageError, match=r"methods\.sft\.report_to: 'nope': nope is not supported"):
         check_recipe(tiny_model, SftRecipe(report_to="nope"))
-    for known in ("tensorboard", "all", "none"):
+    for known in ("all", "none"):
         check_recipe(tiny_model, SftRecipe(report_to=known))
+
+
+@pytest.mark.skipif(find_spec("clearml") is not None, reason="clearml is installed here")
+def test_a_tracker_that_is_not_installed_is_refused_before_anything_runs(tiny_model):
+    with pytest.raises(UsageError, match=r"methods\.sft\.report_to: 'clearml': .*pip install"):
+        check_recipe(tiny_model, SftRecipe(report_to="clearml"))
 
 
 def test_an_adapter_that_does_not_fit_is_found(order, tiny_model, tmp_path):

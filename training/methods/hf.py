@@ -63,7 +63,8 @@ def check_base(base: Path, recipe: LoraRecipe) -> None:
     with readable(f"base_model: {base}: its config.json does not describe a known model"):
         AutoConfig.from_pretrained(base, local_files_only=True)
     with trackers(recipe.report_to):
-        get_reporting_integration_callbacks(recipe.report_to)
+        for callback in get_reporting_integration_callbacks(recipe.report_to):
+            callback()  # a tracker that is not installed says so when its callback is made
     check_quantisation(base, loading_of(recipe))
     check_attention(base, recipe.attn_implementation)
     lora_layout(base, recipe.lora_r, recipe.target_modules)
@@ -90,8 +91,10 @@ def trackers(report_to: str) -> Iterator[None]:
     """Turn transformers' complaint about an unknown or missing tracker into a UsageError."""
     try:
         yield
-    except ValueError as error:
-        if report_to not in str(error):
+    except (ValueError, RuntimeError, ImportError) as error:
+        # `comet_ml` is comet-ml in what it says of itself.
+        said = str(error).lower().replace("-", "").replace("_", "")
+        if report_to.lower().replace("_", "") not in said:
             raise
         raise UsageError(f"methods.sft.report_to: {report_to!r}: {error}") from None
 

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from mosaic import __version__
-from mosaic.app.cli import approval, judge, lab, pool, report, run, setup
+from mosaic.app.cli import approval, hand_on, judge, lab, pool, report, run, setup
 from mosaic.app.cli.options import MATERIAL
 from mosaic.app.terminal import say
 from mosaic.core.errors import (
@@ -46,8 +46,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for commands in (setup.commands, run.commands, approval.commands, report.commands):
-    app.add_typer(commands)
+for module in (setup, run, approval, report, hand_on):
+    app.add_typer(module.commands)
 for name, group in (("pool", pool.group), ("judge", judge.group), ("lab", lab.group)):
     app.add_typer(group, name=name, rich_help_panel=MATERIAL)
 for commands in (pool.commands, judge.commands):

@@ -11,6 +11,7 @@ START = "Set up"
 RUN = "Run"
 APPROVE = "Approve"
 READ = "Read a run"
+HAND_ON = "Hand a run on"
 MATERIAL = "Data, judges and the laboratory"
 
 Run = Annotated[str, typer.Argument(help="A run: a path, a name under runs/, or `last`.")]

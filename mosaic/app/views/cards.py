@@ -5,19 +5,22 @@ YAML between dashes, then Markdown.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 import yaml
 
-from mosaic.app.shapes import Report
+from mosaic.app.shapes import AuditShape, Report
 from mosaic.app.views.levels import control_table
-from mosaic.core.types.evaluation import Score
+from mosaic.core.types.evaluation import Difference, Score
 from mosaic.core.types.plans import ActionPlan
 from mosaic.core.types.runs import Round, Stage
 from prompts.levels import wish
 from training.data.provenance import UNKNOWN, Origin
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+# What can be the name of a repository on the hub.
+REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
 NO_POOL = "The pool of the run is not at hand, so its sources and licences are not known here."
 
 
@@ -63,12 +66,12 @@ def model_card(run: str, base: str, round_: Round, report: Report, origins: list
     results = [
         _result(o, role, score.mean) for o, score in scores.items() if score.mean is not None
     ]
-    header = {
-        "library_name": "peft",
-        "base_model": base,
-        "tags": ["lora", "mosaic"],
-        "model-index": [{"name": f"{run}-round-{round_.round}", "results": results}],
-    }
+    header: dict[str, object] = {"library_name": "peft", "tags": ["lora", "mosaic"]}
+    # The hub refuses a card that names a base under which no repository could be, or no result.
+    if REPOSITORY.fullmatch(base):
+        header["base_model"] = base
+    if results:
+        header["model-index"] = [{"name": f"{run}-round-{round_.round}", "results": results}]
     tokens = round_.trial.usage.trained
     lines = [
         *front_matter(header),
@@ -81,6 +84,7 @@ def model_card(run: str, base: str, round_: Round, report: Report, origins: list
         *_score_table(role, scores, before),
         "",
         f"Scores are means from 1 to 5, higher is better. {_trust(role)}",
+        *(_against_lines(report.audit) if report.audit and audited else []),
         *_fallen_lines(round_, report),
         "",
         "## Mixture",
@@ -100,6 +104,40 @@ def model_card(run: str, base: str, round_: Round, report: Report, origins: list
         "",
     ]
     return "\n".join(lines)
+
+
+def _against_lines(audit: AuditShape) -> list[str]:
+    """Whether the chosen round beats the pools' own proportions and the base, by interval."""
+    header = ["objective", "less the pools' own proportions", "less the base"]
+    lines = ["", "## Against the pools' own proportions, and against the base", ""]
+    lines += _table(header)
+    for objective in audit.chosen:
+        gain, change = audit.gain.get(objective), audit.against_base.get(objective)
+        lines.append(_row(objective, against(gain), against(change)))
+    lines += [
+        "",
+        "Differences over the same audit prompts with 95 % intervals; the pools' own proportions were "
+        "trained with the same recipe and budget.",
+    ]
+    return lines
+
+
+def against(change: Difference | None) -> str:
+    """A difference in words, by its interval.
+
+    >>> against(Difference(mean=0.5, low=0.2, high=0.8))
+    'better: +0.50 (+0.20 to +0.80)'
+    >>> against(Difference(mean=0.1, low=-0.2, high=0.4))
+    'not shown to differ: +0.10 (-0.20 to +0.40)'
+    """
+    if change is None:
+        return "not measured"
+    word = "not shown to differ"
+    if change.low > 0:
+        word = "better"
+    elif change.high < 0:
+        word = "worse"
+    return f"{word}: {change.mean:+.2f} ({change.low:+.2f} to {change.high:+.2f})"
 
 
 def _fallen_lines(round_: Round, report: Report) -> list[str]:
