@@ -8,66 +8,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from pydantic import BaseModel, JsonValue, ValidationError
+from pydantic import JsonValue, ValidationError
 
 from eval.chat.strict_json import NotStrict, strict_json
 from eval.objectives.base import Objective
-from mosaic.app.config import RunConfig
 from mosaic.app.config_file import explain
-from mosaic.app.score_lines import line_model
-from mosaic.app.shapes import Report, Status
 from mosaic.core.errors import UsageError
 from mosaic.core.types.base import JsonObject
-from mosaic.core.types.data import CurationReport, Example
-from mosaic.core.types.evaluation import Prompt, Scored
-from mosaic.core.types.plans import ActionPlan, ApprovalRequest, Decision
-from mosaic.core.types.runs import Observation
+from mosaic.core.types.evaluation import Scored
+from mosaic.core.types.plans import ActionPlan
 
 MAX_BYTES = 256 * 1024
 # The fields of a `Scored` that `score` prints.
 PRINTED = ("id", "status", "reason", "valid", "slice", "weight", "label", "score", "need")
-
-SCHEMAS: dict[str, type[BaseModel]] = {
-    "config": RunConfig,
-    "plan": ActionPlan,
-    "pool-row": Example,
-    "prompt": Prompt,
-    "scored": Scored,
-    "curation": CurationReport,
-    "observation": Observation,
-    "report": Report,
-    "status": Status,
-    "request": ApprovalRequest,
-    "decision": Decision,
-}
-SCORE = "score-"
-TRACE = "trace"
-
-
-def schema_names() -> list[str]:
-    return [*SCHEMAS, TRACE, *_line_names()]
-
-
-def schema_of(name: str) -> JsonObject:
-    """JSON Schema of a file shape. Raises UsageError with the names there are."""
-    from mosaic.app.views.trace import trace_schema
-    from mosaic.app.wiring import published_objective
-
-    lines = _line_names()
-    if name in lines:
-        return line_model(published_objective(lines[name])).model_json_schema()
-    if name == TRACE:
-        return trace_schema()
-    if name not in SCHEMAS:
-        raise UsageError(f"no schema {name!r}; there are {', '.join(schema_names())}")
-    return SCHEMAS[name].model_json_schema()
-
-
-def _line_names() -> dict[str, str]:
-    """Shapes of the lines that `score` reads, with the objective that each is of."""
-    from mosaic.app.wiring import OBJECTIVES
-
-    return {SCORE + objective.replace("_", "-"): objective for objective in OBJECTIVES}
 
 
 def read_json(text: str, where: str, *, constants: bool = False) -> JsonValue:

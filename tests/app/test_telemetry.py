@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import os
+import tempfile
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -17,6 +19,8 @@ from mosaic.core.errors import UsageError
 from mosaic.core.journal import Journal
 from mosaic.core.types.records import AskPlanner
 
+# Trackio reads it once, when it is first imported.
+os.environ["TRACKIO_DIR"] = tempfile.mkdtemp()
 OTEL = "by opentelemetry-sdk, which the extra `otel` brings"
 
 
@@ -214,10 +218,7 @@ def test_a_receiver_that_is_down_does_not_fail_the_run(finished, monkeypatch):
     ]
 
 
-def test_round_scores_stand_once_in_trackio_however_often_they_are_written(
-    finished, tmp_path, monkeypatch
-):
-    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path))
+def test_round_scores_stand_once_in_trackio_however_often_they_are_written(finished):
     trackio = pytest.importorskip("trackio", reason="by trackio, which the extra `trackio` brings")
     for _ in range(2):
         said = []

@@ -12,7 +12,7 @@ from agent.approval import HumanApprover
 from benchmarks import page
 from benchmarks.standins import ALL_METHODS, StandIn, Witness
 from mosaic.app.decisions import approve, pending, reject
-from mosaic.app.files import schema_of
+from mosaic.app.schemas import schema_of
 from mosaic.app.views.report_data import report_data
 from mosaic.app.views.story import flat
 from mosaic.app.views.story_markdown import entry_markdown

@@ -71,3 +71,21 @@ def spans(
     if otlp is not None:
         otel.send_spans(found, otlp)
         say(f"sent {len(found)} spans to {otlp}")
+
+
+@commands.command(rich_help_panel=HAND_ON)
+def mcp(
+    folder: Annotated[Path, typer.Argument(help="A folder of runs.")] = Path("runs"),
+) -> None:
+    """Let an assistant look at runs, over the Model Context Protocol on stdin and stdout.
+
+    It may read, and ask for the next plan; it decides nothing.
+    """
+    from mosaic.app.extras import needs
+
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder; `python -m mosaic run lab` makes runs/")
+    needs("mcp.server.mcpserver", "mcp")
+    from mosaic.app.mcp_server import make_server
+
+    make_server(folder.resolve()).run("stdio")

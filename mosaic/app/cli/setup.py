@@ -76,7 +76,7 @@ def schema(
     name: Annotated[str, typer.Argument(help="A file shape; leave it out for the names.")] = "",
 ) -> None:
     """Print the JSON Schema of a file shape."""
-    from mosaic.app.files import schema_names, schema_of
+    from mosaic.app.schemas import schema_names, schema_of
 
     if name:
         emit(schema_of(name))
