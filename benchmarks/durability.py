@@ -223,7 +223,8 @@ def _lab_kills(count: int) -> int:
 def _small() -> StandIn:
     """Four rounds with every method: every kind of step, and few enough points to try them all."""
     objectives = ("over_refusal", "instruction_following")
-    return StandIn.make(*ALL_METHODS, per_slice=1, objectives=objectives)
+    tokens = "budget.tokens_per_round=24000"
+    return StandIn.make(*ALL_METHODS, tokens, per_slice=1, objectives=objectives)
 
 
 def crash(quick: bool) -> Rows:

@@ -152,10 +152,12 @@ class WishTool:
         """Chats that state a wish for each objective of `classes`.
 
         `answers` is the digest of judged answers; `tokens` pay for all, of which `warm` for learning
-        from judged answers.
+        from judged answers and from graded rows of the pool.
         """
         inputs = FormWishes(
             base=self.practice.base_digest,
+            pool=self.pool.digest,
+            graded=dict(self.graded),
             answers=answers,
             responses=[batch.responses for batch in batches],
             prompts=[digest for batch in batches for digest in digests(batch.prompts)],
@@ -168,7 +170,7 @@ class WishTool:
 
         def effect() -> Outcome[WishesFiled]:
             generator = random.Random(seed)
-            judged = _read(steps.store.path(answers))
+            judged = self._with_rows(_read(steps.store.path(answers)), recipe, warm, seed)
             rows, row_tokens = self._warm_rows(judged, recipe, inputs, generator)
             left = tokens - recipe.warm.epochs * sum(row_tokens)
             chats, prompts = self._chats(steps, batches, recipe, inputs, left, generator)
@@ -188,6 +190,15 @@ class WishTool:
             return Outcome(result)
 
         return steps.run(inputs, effect)
+
+    def _with_rows(
+        self, judged: Sequence[JudgedAnswer], recipe: RlRecipe, warm: int, seed: int
+    ) -> list[JudgedAnswer]:
+        """Judged answers, with as many graded rows of the pool as `warm` tokens could pay for."""
+        tokens = warm // recipe.warm.epochs
+        rows = pool_answers(self.pool, self.graded, tokens, recipe.max_length, seed)
+        known = {row.id for row in rows}
+        return [*(one for one in judged if one.id not in known), *rows]
 
     def _warm_rows(
         self,
