@@ -107,8 +107,9 @@ class WishesFiled(FrozenModel):
 class FormWishes(StepInputs[WishesFiled]):
     """Wishes over judged answers and practice prompts. `classes` is objective -> levels to ask for.
 
-    `graded` is data set -> the objective that its rows' qualities are levels of. `rule` is what of the recipe decides how many there are, `tokens` what all of them may cost, of
-    which `warm` for the judged answers.
+    `graded` is data set -> the objective that its rows' qualities are levels of. `rule` is what of the
+    recipe decides how many there are, `tokens` what all of them may cost, of which `warm` for the
+    judged answers.
     """
 
     result_type: ClassVar[type[FrozenModel]] = WishesFiled
