@@ -28,6 +28,7 @@ from eval.objectives.config import (
     RetentionConfig,
     RubricConfig,
 )
+from mosaic.app.notices import NotifyConfig
 from mosaic.core.types.base import LABEL, NAMES, FrozenModel, check_weights
 from mosaic.core.types.plans import Floor, Limits, ObjectiveSpec
 from mosaic.core.types.runs import RECIPES, LoraRecipe
@@ -252,6 +253,7 @@ class RunConfig(FrozenModel):
     executor: ExecutorConfig = InlineExecutorConfig()
     # Left out of what is written if there is none: the digests of other configs stay.
     influence: InfluenceConfig | None = Field(default=None, exclude_if=lambda value: value is None)
+    notify: NotifyConfig | None = Field(default=None, exclude_if=lambda value: value is None)
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
@@ -398,4 +400,5 @@ class RunConfig(FrozenModel):
             stages=self.later_recipes,
             evaluate_stages=self.evaluate_stages,
             keep_judge_requests=getattr(self.judge, "keep_requests", True),
+            ask_calibration=getattr(self.approval, "calibration", False),
         )

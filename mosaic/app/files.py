@@ -14,12 +14,15 @@ from eval.chat.strict_json import NotStrict, strict_json
 from eval.objectives.base import Objective
 from mosaic.app.config import RunConfig
 from mosaic.app.config_file import explain
+from mosaic.app.notices import Notice
 from mosaic.app.score_lines import line_model
 from mosaic.app.shapes import Report, Status
+from mosaic.app.views.compare import RunComparison
+from mosaic.app.views.diff import Difference
 from mosaic.core.errors import UsageError
 from mosaic.core.types.base import JsonObject
 from mosaic.core.types.data import CurationReport, Example
-from mosaic.core.types.evaluation import Prompt, Scored
+from mosaic.core.types.evaluation import FailureProfile, Prompt, Scored
 from mosaic.core.types.plans import ActionPlan, ApprovalRequest, Decision
 from mosaic.core.types.runs import Observation
 
@@ -37,6 +40,10 @@ SCHEMAS: dict[str, type[BaseModel]] = {
     "observation": Observation,
     "report": Report,
     "status": Status,
+    "compare": RunComparison,
+    "diff": Difference,
+    "profile": FailureProfile,
+    "notice": Notice,
     "request": ApprovalRequest,
     "decision": Decision,
 }

@@ -309,7 +309,7 @@ def test_the_list_of_runs_says_what_status_says(standin, tmp_path):
         assert (line.state, line.rounds) == (status.state, status.rounds)
         assert line.tokens_left == status.tokens_left
         approve(folder, pending(folder).request, by="x")
-        assert pages.headline(folder).state == status_data(folder).state == "unfinished"
+        assert pages.headline(folder).state == status_data(folder).state == "decided"
         with suppress(WaitingError):
             standin.run(folder, witness)
     assert pages.headline(folder).state == status_data(folder).state == "finished"
