@@ -341,7 +341,7 @@ def test_a_run_of_any_name_is_opened_and_decided_from_its_links(standin, tmp_pat
     name = "exp#1 50% off?"
     waiting_run(standin, tmp_path, name)
     web = page.client(tmp_path)
-    link = re.search(r'class="card"><a href="([^"]+)"', web.get("/").text)[1]
+    link = re.search(r'scope="row"[^>]*><a href="([^"]+)"', web.get("/").text)[1]
     text = web.get(link).text
     action = re.search(r'action="([^"]+/decide)"', text)[1]
     for load in re.findall(r'data-load>.*?href="([^"]+)"', text):
