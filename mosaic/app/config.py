@@ -28,6 +28,7 @@ from eval.objectives.config import (
     RetentionConfig,
     RubricConfig,
 )
+from mosaic.app.notices import NotifyConfig
 from mosaic.app.telemetry.config import TelemetryConfig
 from mosaic.core.types.base import LABEL, NAMES, FrozenModel, check_weights
 from mosaic.core.types.plans import Floor, Limits, ObjectiveSpec
@@ -246,6 +247,7 @@ class RunConfig(FrozenModel):
     # Left out of what is written if there is none: the digests of other configs stay.
     influence: InfluenceConfig | None = Field(default=None, exclude_if=lambda value: value is None)
     telemetry: TelemetryConfig | None = Field(default=None, exclude_if=lambda value: value is None)
+    notify: NotifyConfig | None = Field(default=None, exclude_if=lambda value: value is None)
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
@@ -401,4 +403,5 @@ class RunConfig(FrozenModel):
             stages=self.later_recipes,
             evaluate_stages=self.evaluate_stages,
             keep_judge_requests=getattr(self.judge, "keep_requests", True),
+            ask_calibration=getattr(self.approval, "calibration", False),
         )

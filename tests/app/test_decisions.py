@@ -70,7 +70,7 @@ def test_a_second_decision_and_one_on_another_question_are_refused(asked):
         with pytest.raises(UsageError, match="is not the question that waits"):
             reject(folder, other, reason="no")
     reject(folder, request, reason="too much of it", by="ann")
-    with pytest.raises(UsageError, match="nothing in"):
+    with pytest.raises(UsageError, match="was decided: reject by ann"):
         approve(folder, request, by="bob")
 
 

@@ -353,6 +353,8 @@ class Teller:
         # Names of deciders are what they typed: cut to what a title can hold.
         who = " ".join(decision.by.split())[:60]
         title = f"{decision.kind} by {who}"
+        if decision.kind == "respond":
+            title = f"comment by {who}, who asks for another plan"
         return _entry(title, failed=decision.kind == "reject", parts=parts)
 
     # -- what came of it --------------------------------------------------------------------------
