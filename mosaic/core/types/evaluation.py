@@ -198,7 +198,8 @@ class SliceProfile(FrozenModel):
 
     `failure_rate` is in 0-1. `change` is the paired difference of means against the previous round, with its
     permutation p-value; `significant` is decided over all slices under false-discovery control at 10 %.
-    `breakdown` counts labels (dimension -> value -> count).
+    `breakdown` counts labels (dimension -> value -> count). `weight` is how hard the suite says the slice is: the
+    mean weight of its prompts, 1 or more.
     """
 
     objective: str
@@ -210,6 +211,7 @@ class SliceProfile(FrozenModel):
     change: float | None = None
     p_value: float | None = None
     significant: bool = False
+    weight: float = Field(default=1.0, ge=1)
 
 
 class FailureProfile(FrozenModel):
