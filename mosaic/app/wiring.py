@@ -225,7 +225,7 @@ def open_inputs(config: RunConfig, notify: Callable[[str], None] = lambda text: 
     if model_faults(base):
         check_base(base, config.template)  # names the faults of its template too
     pool = Pool.open(Path(config.pool))
-    pool.verify()
+    pool.check()
     for name, objective in config.objectives.items():
         if objective.kind == PUBLISHED:
             published_objective(name)
