@@ -25,6 +25,7 @@ from mosaic.app.json_shapes import (
 from mosaic.app.notices import Notice
 from mosaic.app.score_lines import line_model
 from mosaic.app.shapes import Finding, Report, Status
+from mosaic.app.stopping import StopOrder
 from mosaic.core.errors import UsageError
 from mosaic.core.types.base import JsonObject
 from mosaic.core.types.data import CurationReport, Example
@@ -52,6 +53,7 @@ SHAPES: dict[str, Any] = {
     "decision": Decision,
     "profile": FailureProfile,
     "notice": Notice,
+    "stop-order": StopOrder,
     "validate": list[Finding],
     "proposed": Proposed,
     "import": Imported,
