@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter
 
+from mosaic.app.comments import Comment
 from mosaic.app.config import RunConfig
 from mosaic.app.json_shapes import (
     Compared,
@@ -25,6 +26,7 @@ from mosaic.app.json_shapes import (
 from mosaic.app.notices import Notice
 from mosaic.app.score_lines import line_model
 from mosaic.app.shapes import Finding, Report, Status
+from mosaic.app.stopping import StopOrder
 from mosaic.core.errors import UsageError
 from mosaic.core.types.base import JsonObject
 from mosaic.core.types.data import CurationReport, Example
@@ -52,6 +54,8 @@ SHAPES: dict[str, Any] = {
     "decision": Decision,
     "profile": FailureProfile,
     "notice": Notice,
+    "stop": StopOrder,
+    "comment": Comment,
     "validate": list[Finding],
     "proposed": Proposed,
     "import": Imported,
