@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter
 
+from mosaic.app.comments import Comment
 from mosaic.app.config import RunConfig
 from mosaic.app.json_shapes import (
     Compared,
@@ -53,7 +54,8 @@ SHAPES: dict[str, Any] = {
     "decision": Decision,
     "profile": FailureProfile,
     "notice": Notice,
-    "stop-order": StopOrder,
+    "stop": StopOrder,
+    "comment": Comment,
     "validate": list[Finding],
     "proposed": Proposed,
     "import": Imported,

@@ -139,6 +139,28 @@ def trace(
 
 
 @commands.command(rich_help_panel=READ)
+def comment(
+    run: Run,
+    event: Annotated[str, typer.Argument(help="An event or one turn of it: 12 or 12.3.")],
+    text: Annotated[str, typer.Argument(help="What you say of it.")],
+    by: Annotated[str, typer.Option("--by", help="Your name; the user's by default.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Comment on an event of a run, for people who read its trace. No planner reads it."""
+    from mosaic.app.comments import add_comment
+    from mosaic.app.runs import find_run
+    from mosaic.app.views.telling import turn_of
+
+    folder = find_run(run)
+    about = turn_of(folder, event)
+    made = add_comment(folder, about.id, text, by)
+    if as_json:
+        emit(made.json_data())
+    else:
+        show(f"event {made.event}: commented by {made.by}")
+
+
+@commands.command(rich_help_panel=READ)
 def diff(
     run: Run,
     first: Annotated[int, typer.Argument(help="A round.")],

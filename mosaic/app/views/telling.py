@@ -9,7 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from agent.state import RunState
+from mosaic.app.comments import read_comments
 from mosaic.app.runs import config_of
+from mosaic.app.views.commented import commented
 from mosaic.app.views.parts import (
     changes,
     count,
@@ -162,6 +164,7 @@ class Teller:
         self._turns = Turns(journal, store)
         self._observations: dict[int, Observation | None] = {}
         self._rounds: dict[int, Round] | None = None
+        self._comments = read_comments(journal.folder)
 
     def chapter(self, number: int) -> Chapter:
         """One round, in order."""
@@ -176,15 +179,9 @@ class Teller:
         """One event. What cannot be read any more is left out of it."""
         made = self._told(event)
         raw = Raw(title="the record as JSON", data=event.record.json_data())
-        return made.model_copy(
-            update={
-                "id": str(event.seq),
-                "kind": event.kind,
-                "round": event.round,
-                "at": event.at,
-                "parts": [*made.parts, raw],
-            }
-        )
+        place = {"id": str(event.seq), "kind": event.kind, "round": event.round, "at": event.at}
+        placed = made.model_copy(update={**place, "parts": [*made.parts, raw]})
+        return commented(placed, self._comments)
 
     def _told(self, event: Event) -> Entry:
         match event.record:

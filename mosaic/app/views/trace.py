@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mosaic.app.comments import Comment, of_event, read_comments
 from mosaic.app.views.report_data import load
 from mosaic.app.views.story_text import entry_text, terminal_width
 from mosaic.app.views.telling import Teller, check_round, event_of
@@ -27,6 +28,11 @@ PLACE: JsonObject = {
     "round": {"type": "integer", "minimum": 0},
     "trial": {"type": "string", "description": "id of the trial that it belongs to, or empty"},
     "at": {"type": "number", "description": "wall time in seconds since 1970: a label"},
+    "comments": {
+        "type": "array",
+        "description": "what people said of it or of one of its turns, in order",
+        "items": {"$ref": "#/$defs/Comment"},
+    },
 }
 
 
@@ -35,7 +41,8 @@ def trace_data(folder: Path, number: int | None = None) -> list[JsonObject]:
     journal, state = load(folder)
     try:
         check_round(journal, state, number)
-        return [event_data(event) for event in journal.events(number)]
+        comments = read_comments(folder)
+        return [event_data(event, comments) for event in journal.events(number)]
     finally:
         journal.close()
 
@@ -44,18 +51,19 @@ def one_event(folder: Path, seq: int) -> JsonObject:
     """One event. Raises UsageError if there is none of this number."""
     journal = Journal.open(folder)
     try:
-        return event_data(event_of(journal, seq))
+        return event_data(event_of(journal, seq), read_comments(folder))
     finally:
         journal.close()
 
 
-def event_data(event: Event) -> JsonObject:
-    """An event as `trace --json` prints it."""
+def event_data(event: Event, comments: Mapping[str, Sequence[Comment]]) -> JsonObject:
+    """An event as `trace --json` prints it, with what people said of it."""
     where: JsonObject = {
         "seq": event.seq,
         "round": event.place.round,
         "trial": event.place.trial,
         "at": event.at,
+        "comments": [comment.json_data() for comment in of_event(comments, event.seq)],
     }
     return {**event.record.json_data(), **where}
 
@@ -64,6 +72,7 @@ def trace_schema() -> dict[str, Any]:
     """The JSON Schema of `trace --json`: a list of records, each with its place."""
     schema = EVENT.json_schema(mode="serialization", ref_template="#/$defs/{model}")
     definitions = schema.pop("$defs")
+    definitions["Comment"] = Comment.model_json_schema(mode="serialization")
     for reference in schema["discriminator"]["mapping"].values():
         record = definitions[reference.removeprefix("#/$defs/")]
         record["properties"] |= PLACE
@@ -92,7 +101,7 @@ def follow(
             last = event.seq
             if number is None or event.place.round == number:
                 text = entry_text(told[event.seq], terminal_width())
-                yield {**event_data(event), "text": text}
+                yield {**event_data(event, read_comments(folder)), "text": text}
         if any(event.kind == "audited" for event in events):
             journal, state = load(folder)
             journal.close()

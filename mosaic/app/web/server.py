@@ -22,6 +22,7 @@ from starlette.responses import (
 )
 
 from mosaic.app import decisions, views
+from mosaic.app.comments import add_comment
 from mosaic.app.stage import read_stage, stage_text
 from mosaic.app.stopping import stop_run
 from mosaic.app.views import plots
@@ -279,7 +280,12 @@ def _add_parts(app: FastAPI, site: Site) -> None:
     def event(name: str, number: int, part: int = 0) -> Response:
         entry = entry_of(site.folder(name), number)
         return site.page(
-            "event.html.j2", name=name, entry=entry, part=bool(part), links=RunLinks(name)
+            "event.html.j2",
+            name=name,
+            entry=entry,
+            part=bool(part),
+            links=RunLinks(name),
+            user=decisions.user_name(),
         )
 
     @app.get("/run/{name}/event/{number}/markdown")
@@ -340,6 +346,14 @@ def _add_deciding(app: FastAPI, site: Site) -> None:
         except MosaicError as error:
             return await asyncio.to_thread(site.refused, folder, form, error)
         return _back(folder)
+
+    @app.post("/run/{name}/event/{number}/comment")
+    async def comment(name: str, number: int, request: Request) -> Response:
+        folder = site.folder(name)
+        form = form_of(await request.body())
+        about = turn_of(folder, form.get("event", str(number)))
+        add_comment(folder, about.id, form.get("text", ""), form.get("by", ""))
+        return RedirectResponse(f"/run/{quote(folder.name, safe='')}/event/{about.seq}", 303)
 
     @app.post("/run/{name}/resume")
     def resume(name: str) -> Response:
