@@ -15,6 +15,7 @@ import numpy as np
 from agent.noise import noise_of
 from agent.pareto import archive, hypervolume
 from agent.planners.base import Planner
+from agent.planners.search import Surrogate
 from agent.state import mark_dominated
 from agent.weights import Cell, Weights, plan_shares, proportions
 from mosaic.core.types.data import Stock
@@ -53,13 +54,13 @@ class Landscape(Protocol):
 class Driven:
     """What came of a run: true points by round, and what was forecast.
 
-    `forecasts` has for each round after the first, and each objective, what was expected, what was
-    measured, and the lower and upper end of the 90 % interval if the planner has one.
+    `forecasts` has the surrogate's, for each round after the first and each objective, whoever
+    planned: the expected change, its standard deviation, and the change that was measured.
     """
 
     points: list[list[float]]
     targets_met: bool
-    forecasts: list[tuple[float, float]]
+    forecasts: list[tuple[float, float, float]]
 
     @property
     def volume(self) -> float:
@@ -74,7 +75,15 @@ class Driven:
 class Drive:
     """One run of one planner on one pool."""
 
-    def __init__(self, landscape: Landscape, seed: int, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        landscape: Landscape,
+        seed: int,
+        limits: Limits | None = None,
+        foresee: bool = False,
+    ) -> None:
+        """`foresee` asks the surrogate for its forecast of every plan."""
+        self.foresee = foresee
         self.landscape = landscape
         self.seed = seed
         self.limits = limits or Limits()
@@ -101,12 +110,13 @@ class Drive:
             [plan] = planner.propose(seen, Toolbox(seen, lambda *wanted: [], lambda draft: []))
             trial = self._trial(plan, number)
             before = self._selection(latest if number > 1 else None, repeats)
+            actual = {n: (trial.scores[n]["selection"].mean or 1.0) - before[n] for n in self.names}
             lines = []
             for name, expected in plan.expected.items():
-                actual = (trial.scores[name]["selection"].mean or 1.0) - before[name]
-                lines.append(Forecast(objective=name, expected=expected, actual=actual))
-                if number > 1:
-                    forecasts.append((expected, actual))
+                lines.append(Forecast(objective=name, expected=expected, actual=actual[name]))
+            if number > 1 and self.foresee:
+                for name, change in Surrogate(seen).changes(plan).items():
+                    forecasts.append((change.mean, change.deviation, actual[name]))
             done = mark_dominated(
                 [*done, self._round(number, trial, lines)], self.names, calibration.noise
             )
