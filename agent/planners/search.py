@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -43,6 +44,9 @@ OUTSIDE_COST = 16.0
 # What rounding to millionths may take a share out of its bounds.
 ROUNDING = 1e-5
 
+# Half of a 90 % interval in standard deviations, and the least lag that counts as one.
+HALF_90, MIN_LAG = 1.645, 0.01
+
 # Data set -> least and largest share.
 Bounds = Mapping[str, tuple[float, float]]
 
@@ -61,6 +65,21 @@ class Candidate:
     volume: float
     targets: float
     price: float
+
+
+class Lag(NamedTuple):
+    """How much worse a plan is predicted than the best mixture found, and half the 90 % interval of it.
+
+    In shares of the volume, of which a point below a target costs one.
+    """
+
+    mean: float
+    half_width: float
+
+    @property
+    def clear(self) -> bool:
+        """Whether the plan is worse by more than its interval."""
+        return self.mean > max(self.half_width, MIN_LAG)
 
 
 class Surrogate:
@@ -91,6 +110,17 @@ class Surrogate:
         real = self._names.real_objectives
         changes = {real[objective]: change for objective, change in found.items()}
         return {name: changes[name] for name in self.observation.names if name in changes}
+
+    def lag(self, plan: ActionPlan) -> Lag:
+        """How far a plan's own result is predicted to lie behind that of the best mixture found."""
+        points = [*self.best(1), weights_of(plan, self.observation.bucket_proportions)]
+        plain = []
+        for point in points:
+            draft = ActionPlan(rationale="", ratios=point.ratios, bucket_weights=point.buckets)
+            plain.append(weights_of(self._names.plan(draft), self._seen.bucket_proportions))
+        merits = self._worth({}).merits(plain)
+        behind = merits[0] - merits[1]
+        return Lag(float(behind.mean()), float(HALF_90 * behind.std()))
 
     def best(self, n: int, bounds: Bounds | None = None) -> list[Weights]:
         """The best `n` mixtures: each is chosen as if those before it were being tried.
@@ -251,6 +281,10 @@ class _Worth:
         parts = self._parts(rows, ratios)
         return parts["volume"] + parts["targets"] - parts["price"]
 
+    def merits(self, points: Sequence[Weights]) -> Floats:
+        """What each point's own result is worth, as often as the fit draws it: (points, draws)."""
+        return self._acquisition.merits(_rows(points, self._model))
+
     def parts(self, points: Sequence[Weights]) -> dict[str, Floats]:
         """What each value is made of, each of shape (points,)."""
         return self._parts(_rows(points, self._model), self._space.ratios(points))
@@ -264,8 +298,8 @@ class _Worth:
             missing += np.clip(share - held, 0, None) / rank
         outside = np.zeros(len(rows))
         for dataset, (low, high) in self._bounds.items():
-            share = ratios[:, self._space.places([dataset])[0]]
-            outside += np.clip(low - share, 0, None) + np.clip(share - high, 0, None)
+            held = ratios[:, self._space.places([dataset])[0]]
+            outside += np.clip(low - held, 0, None) + np.clip(held - high, 0, None)
         price = STALE_COST * stale + MISSING_COST * missing + OUTSIDE_COST * outside
         return {**self._acquisition.parts(rows), "price": price}
 
