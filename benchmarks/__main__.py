@@ -67,6 +67,7 @@ BENCHMARKS = {
     "landscape": "landscape",
     "methods": "methods",
     "planners": "planners",
+    "planning": "planning",
 }
 
 # With `planners --table FOLDER`: not a benchmark of its own, since no checkout has a table.

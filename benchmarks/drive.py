@@ -118,7 +118,9 @@ class Drive:
                 for name, change in Surrogate(seen).changes(plan).items():
                     forecasts.append((change.mean, change.deviation, actual[name]))
             done = mark_dominated(
-                [*done, self._round(number, trial, lines)], self.names, calibration.noise
+                [*done, self._round(number, trial, lines, planner.kind)],
+                self.names,
+                calibration.noise,
             )
             latest, last_plan = trial, plan
             points.append(self.true_point(plan))
@@ -161,7 +163,8 @@ class Drive:
     def _met(self, points: Sequence[Sequence[float]]) -> bool:
         """Whether some round reached every target in truth."""
         targets = [objective.target or 1.0 for objective in self.landscape.objectives]
-        return any(all(x >= t for x, t in zip(p, targets, strict=True)) for p in points)
+        short = np.array(targets) - np.array(points)
+        return bool((short.max(axis=1) <= 0).any())
 
     def _trial(self, plan: ActionPlan | None, seed: int) -> Trial:
         """A plan measured: its truth, with the luck of a training and of prompts."""
@@ -183,8 +186,8 @@ class Drive:
         profile = FailureProfile(round=0, slices=slices)
         return Trial(id=f"{seed}-{len(slices)}", spec=spec, scores=scores, profile=profile)
 
-    def _round(self, number: int, trial: Trial, lines: list[Forecast]) -> Round:
-        return Round(round=number, trials=[trial], accepted=True, forecast=lines)
+    def _round(self, number: int, trial: Trial, lines: list[Forecast], planner: str = "") -> Round:
+        return Round(round=number, trials=[trial], accepted=True, forecast=lines, planner=planner)
 
     def _selection(self, latest: Trial | None, repeats: Sequence[Trial]) -> dict[str, float]:
         """Selection means of what was executed last; the calibration's mean before the first round."""

@@ -48,6 +48,8 @@ from tools.planning.toolbox import Toolbox
 MAX_CALLS_AT_ONCE = 8
 # What a model is shown of its earlier rationales, each.
 MAX_RATIONALE = 1000
+# A whole note, and the name of who gave it.
+MAX_NOTE = 4300
 # What binary fractions may take from a share of rounds.
 ROUNDING = 1e-9
 
@@ -154,11 +156,22 @@ class Conversation:
             observation=json.dumps(numbers(self.observation), ensure_ascii=True),
             feedback=self._feedback(),
             earlier=self._earlier(),
+            notes=self._notes(),
         )
         return [
             {"role": "system", "content": self.prompts["planner"].fill(how=how.text.strip())},
             {"role": "user", "content": task},
         ]
+
+    def _notes(self) -> str:
+        """What people asked of the planner, each in an envelope; empty if nobody did."""
+        if not self.observation.notes:
+            return ""
+        lines = []
+        for note in self.observation.notes:
+            text = f"{note.by}: {note.text}"
+            lines.append(enveloped(text, self.mark, "note", MAX_NOTE))
+        return self.prompts["planner_notes"].fill(lines="\n".join(lines))
 
     def _earlier(self) -> str:
         """What earlier plans said of their rounds, and who was right; empty before the first."""

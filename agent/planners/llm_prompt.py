@@ -32,6 +32,7 @@ NAMES = (
     "planner_direct",
     "planner_task",
     "planner_earlier",
+    "planner_notes",
     "planner_feedback",
     "planner_repair",
 )

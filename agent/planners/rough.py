@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from agent.constraints import unreliable_cells
-from agent.weights import Floats, Weights, weights_of
+from agent.weights import Cell, Floats, Weights, weights_of
 from mosaic.core.types.runs import Observation
 
 # What a move adds to every weight, so that none stays at zero.
@@ -33,9 +33,9 @@ class RoughSpace:
     def __init__(self, observation: Observation) -> None:
         proportions = observation.bucket_proportions
         self.datasets = list(proportions)
-        self.cells = [
-            (dataset, bucket) for dataset in proportions for bucket in proportions[dataset]
-        ]
+        self.cells: list[Cell] = []
+        for dataset, buckets in proportions.items():
+            self.cells += [(dataset, bucket) for bucket in buckets]
         self._of = np.array([self.datasets.index(dataset) for dataset, _ in self.cells])
         held = unreliable_cells(observation)
         self._held = np.array([cell in held for cell in self.cells])
@@ -60,8 +60,10 @@ class RoughSpace:
 
     def ratios(self, points: Sequence[Weights]) -> Floats:
         """The data sets' shares of each point: shape (points, data sets)."""
-        rows = [[point.ratios.get(name, 0.0) for name in self.datasets] for point in points]
-        return np.array(rows).reshape(len(points), len(self.datasets))
+        rows = np.zeros((len(points), len(self.datasets)))
+        for place, point in enumerate(points):
+            rows[place] = [point.ratios.get(name, 0.0) for name in self.datasets]
+        return rows
 
     def places(self, datasets: Sequence[str]) -> list[int]:
         """Columns of data sets."""
