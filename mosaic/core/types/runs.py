@@ -551,6 +551,13 @@ class Calibration(FrozenModel):
         return [trial.profile for trial in self.trials]
 
 
+class Note(FrozenModel):
+    """A person's standing guidance to the planner, and who gave it."""
+
+    by: str = Field(min_length=1, max_length=200)
+    text: str = Field(min_length=1, max_length=4000)
+
+
 class Observation(FrozenModel):
     """All that a planner is told. A planner is a function of this and of what the tools answer."""
 
@@ -586,6 +593,12 @@ class Observation(FrozenModel):
         default={},
         exclude_if=lambda practice: not practice,
         description="objective/slice -> practice prompts",
+    )
+
+    notes: list[Note] = Field(
+        default=[],
+        exclude_if=lambda notes: not notes,
+        description="what people asked of the planner, oldest first",
     )
 
     @property
