@@ -86,7 +86,7 @@ def fields(body: dict[str, Any]) -> list[str]:
     lines = []
     if body.get("description"):
         lines += [about(body["description"]), ""]
-    lines += ["| field | type | default | meaning |", "| --- | --- | --- | --- |"]
+    lines += ["| field | meaning | type | default |", "| --- | --- | --- | --- |"]
     required = body.get("required", [])
     for field, entry in body["properties"].items():
         default = "required" if field in required else ""
@@ -95,7 +95,7 @@ def fields(body: dict[str, Any]) -> list[str]:
         if len(default) > 60:
             default = "see there"
         meaning = cell(entry.get("description", ""))
-        lines.append(f"| `{field}` | {cell(kind(entry))} | {cell(default)} | {meaning} |")
+        lines.append(f"| `{field}` | {meaning} | {cell(kind(entry))} | {cell(default)} |")
     return [*lines, ""]
 
 
@@ -147,13 +147,21 @@ def command_page() -> str:
     ]
     for name, command in commands(group):
         lines += [f"## `{name}`", "", (command.help or "").strip(), ""]
-        context = command.context_class(command, info_name=f"python -m mosaic {name}")
-        pieces = " ".join(command.collect_usage_pieces(context))
-        lines += [f"    python -m mosaic {name} {pieces}", ""]
+        lines += [f"    {usage(name, command)}", ""]
         rows = [row for row in map(option, command.params) if row]
         if rows:
             lines += ["| argument or option | meaning |", "| --- | --- |", *rows, ""]
     return "\n".join(lines)
+
+
+def usage(name: str, command: Any) -> str:
+    """How a command is called: its arguments, those in brackets may be left out."""
+    words = [f"python -m mosaic {name}"]
+    for parameter in command.params:
+        if parameter.param_type_name == "argument":
+            word = parameter.name.upper() + (" ..." if parameter.nargs == -1 else "")
+            words.append(word if parameter.required else f"[{word}]")
+    return " ".join([*words, "[OPTIONS]"])
 
 
 def commands(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
