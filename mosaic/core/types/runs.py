@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
 
-from mosaic.core.types.base import Attribute, FrozenModel, JsonObject, StrictInt
+from mosaic.core.types.base import Attribute, FrozenModel, StrictInt
 from mosaic.core.types.data import CurationReport, Stock
 from mosaic.core.types.evaluation import (
     Difference,
@@ -320,28 +320,6 @@ class Adapter(FrozenModel):
     def usage(self) -> Usage:
         """What its training took."""
         return Usage(trained=self.tokens, sampled=self.sampled)
-
-
-class InputDigests(FrozenModel):
-    """What a run depends on beside its config.
-
-    `suites` is objective -> role -> digest; `prompts`, name -> digest, only if a model reads them;
-    `objectives`, name -> digest of the rules (a rubric's file, somebody's code).
-    """
-
-    pool: str
-    base_model: str
-    suites: dict[str, dict[str, str]]
-    judge: str
-    prompts: dict[str, str] = {}
-    objectives: dict[str, str] = {}
-
-
-class RunRecord(FrozenModel):
-    """What a journal says of its run: the resolved config, and digests of what it names."""
-
-    run: JsonObject
-    inputs: InputDigests
 
 
 class StageSpec(FrozenModel):
