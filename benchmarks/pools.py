@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.figures import Row, Rows, figure, not_measured
+from benchmarks.memory import peak_memory
 from training.data.pool_format import MESSAGES
 from training.data.texts import TextsWriter, read_texts
 
@@ -168,6 +169,7 @@ def tokenizer_folder(folder: Path) -> Path:
     )
     fast.chat_template = CHATML
     fast.save_pretrained(folder)
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
     return folder
 
 
@@ -245,11 +247,10 @@ def _cpu() -> float:
 
 
 def _since(clocks: tuple[float, float]) -> dict[str, float]:
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
     return {
         "seconds": time.monotonic() - clocks[0],
         "cpu": _cpu() - clocks[1],
-        "memory": memory,
+        "memory": peak_memory(),
     }
 
 
