@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import random
-import resource
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.figures import Rows, figure
+from benchmarks.memory import peak_memory
 from mosaic.core.types.base import JsonObject
 from mosaic.core.types.data import Focus, Mixture, Range
 from training.data.curate import curate
@@ -25,6 +25,8 @@ from training.data.pool_format import INDEX, MANIFEST, ROW_GROUP, VERSION
 
 DATASETS, BUCKETS = ("guard", "benign", "tasks"), ("b1", "b2", "b3", "b4", "b5")
 ROWS, QUICK_ROWS = 10_000_000, 500_000
+MANY_ROWS = 100_000_000
+PIECE = 1 << 20
 TOKENS = 1_000_000
 NEEDED = (
     "hash",
@@ -38,40 +40,27 @@ NEEDED = (
 
 
 def synthetic_pool(folder: Path, rows: int) -> None:
-    """Write the index of a pool: 3 data sets of 5 buckets, four attributes, one of them a list."""
+    """Write the index of a pool: 3 data sets of 5 buckets, four attributes, one of them a list.
+
+    Rows are made in pieces that repeat in all but their hash, so that any number takes no memory.
+    """
     generator = np.random.default_rng(0)
-    cells = len(DATASETS) * len(BUCKETS)
-    bounds = np.linspace(0, rows, cells + 1).astype(int)
-    quality = generator.integers(1, 6, rows).astype(np.int8)
-    tokens = np.clip(generator.lognormal(6, 0.7, rows), 8, 4096).astype(np.int32)
-    topics = _labels(generator, "topic", 30, rows)
-    levels = _labels(generator, "level", 5, rows)
-    tags = _labels(generator, "tag", 50, 2 * rows)
-    hashes = []
-    for start, end in itertools.pairwise(bounds):
-        hashes.append(np.sort(generator.integers(0, 2**64, end - start, dtype=np.uint64)))
-    table = pa.table(
-        {
-            "hash": pa.array(np.concatenate(hashes)),
-            "n_tokens": pa.array(tokens),
-            "quality": pa.array(quality),
-            "window": pa.array(np.zeros(rows, np.int16)),
-            "windows": pa.array(np.ones(rows, np.int16)),
-            "attribute:level": levels,
-            "attribute:size": pa.array(generator.integers(0, 100, rows).astype(float)),
-            "attribute:tags": pa.ListArray.from_arrays(
-                pa.array(np.arange(rows + 1) * 2, pa.int32()), tags
-            ),
-            "attribute:topic": topics,
-        }
-    )
     folder.mkdir(parents=True)
-    pq.write_table(table, folder / INDEX, compression="zstd", row_group_size=ROW_GROUP)
+    pieces = [_piece(generator, min(PIECE, rows)) for _ in range(4)]
     datasets: JsonObject = {dataset: {} for dataset in DATASETS}
-    for number, (dataset, bucket) in enumerate(itertools.product(DATASETS, BUCKETS)):
-        start, end = int(bounds[number]), int(bounds[number + 1])
-        stock = _stock(quality[start:end], tokens[start:end])
-        datasets[dataset][bucket] = {"start": start, "end": end, "stock": stock}
+    cells = list(itertools.product(DATASETS, BUCKETS))
+    bounds = np.linspace(0, rows, len(cells) + 1).astype(int).tolist()
+    numbers = itertools.count()
+    with pq.ParquetWriter(folder / INDEX, pieces[0].schema, compression="zstd") as writer:
+        for (dataset, bucket), (start, end) in zip(cells, itertools.pairwise(bounds), strict=True):
+            stock: dict[str, list[int]] = {}
+            for at in range(start, end, PIECE):
+                piece = pieces[next(numbers) % len(pieces)].slice(0, min(PIECE, end - at))
+                low, high = ((place - start) / (end - start) for place in (at, at + len(piece)))
+                piece = piece.set_column(0, "hash", _hashes(generator, low, high, len(piece)))
+                writer.write_table(piece, row_group_size=ROW_GROUP)
+                _add_stock(stock, piece["quality"].to_numpy(), piece["n_tokens"].to_numpy())
+            datasets[dataset][bucket] = {"start": start, "end": end, "stock": stock}
     manifest = {
         "version": VERSION,
         "rows": rows,
@@ -86,6 +75,32 @@ def synthetic_pool(folder: Path, rows: int) -> None:
     (folder / MANIFEST).write_text(json.dumps(manifest))
 
 
+def _piece(generator: np.random.Generator, rows: int) -> pa.Table:
+    """Some rows of an index; their hashes are still to be set."""
+    tokens = np.clip(generator.lognormal(6, 0.7, rows), 8, 4096).astype(np.int32)
+    tags = _labels(generator, "tag", 50, 2 * rows)
+    places = pa.array(np.arange(rows + 1) * 2, pa.int32())
+    return pa.table(
+        {
+            "hash": pa.array(np.zeros(rows, np.uint64)),
+            "n_tokens": pa.array(tokens),
+            "quality": pa.array(generator.integers(1, 6, rows).astype(np.int8)),
+            "window": pa.array(np.zeros(rows, np.int16)),
+            "windows": pa.array(np.ones(rows, np.int16)),
+            "attribute:level": _labels(generator, "level", 5, rows),
+            "attribute:size": pa.array(generator.integers(0, 100, rows).astype(float)),
+            "attribute:tags": pa.ListArray.from_arrays(places, tags),
+            "attribute:topic": _labels(generator, "topic", 30, rows),
+        }
+    )
+
+
+def _hashes(generator: np.random.Generator, low: float, high: float, rows: int) -> pa.Array:
+    """Sorted hashes between two parts of their range."""
+    drawn = generator.integers(int(low * 2**64), int(high * 2**64), rows, np.uint64)
+    return pa.array(np.sort(drawn))
+
+
 def _labels(generator: np.random.Generator, name: str, count: int, rows: int) -> pa.Array:
     """A column of text: one of `count` labels in each row."""
     codes = pa.array(generator.integers(0, count, rows).astype(np.int32))
@@ -93,14 +108,13 @@ def _labels(generator: np.random.Generator, name: str, count: int, rows: int) ->
     return pa.DictionaryArray.from_arrays(codes, labels).cast(pa.string())
 
 
-def _stock(quality: np.ndarray, tokens: np.ndarray) -> dict[str, list[int]]:
-    """Rows, tokens and the longest row of a bucket for each quality."""
-    stock = {}
+def _add_stock(stock: dict[str, list[int]], quality: np.ndarray, tokens: np.ndarray) -> None:
+    """Count rows, tokens and the longest row of some rows, by quality."""
     for value in range(1, 6):
-        chosen = quality == value
-        longest = int(tokens[chosen].max(initial=0))
-        stock[str(value)] = [int(chosen.sum()), int(tokens[chosen].sum()), longest]
-    return stock
+        chosen = tokens[quality == value]
+        rows, total, longest = stock.get(str(value), [0, 0, 0])
+        longest = max(longest, int(chosen.max(initial=0)))
+        stock[str(value)] = [rows + len(chosen), total + int(chosen.sum()), longest]
 
 
 def plan() -> Mixture:
@@ -134,19 +148,21 @@ print(json.dumps(measure(Path(sys.argv[1]))))
 
 
 def measure(folder: Path) -> dict[str, float]:
-    """In this process: seconds to scan the needed columns, then seconds and CPU seconds to curate.
+    """In this process: seconds, CPU seconds and memory to curate, and to scan the needed columns.
 
     Nothing is in memory yet, so each of the runs has a process of its own.
     """
-    started = time.monotonic()
-    for name in NEEDED:
-        pq.read_table(folder / INDEX, columns=[name], use_threads=False)
-    scan = time.monotonic() - started
+    before = peak_memory()
     started, cpu = time.monotonic(), time.process_time()
     curated = curate(Pool.open(folder), plan())
-    out = {"scan": scan, "curate": time.monotonic() - started, "cpu": time.process_time() - cpu}
+    out = {"curate": time.monotonic() - started, "cpu": time.process_time() - cpu}
     out["tokens"] = curated.report.total.selected
-    out["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+    out["memory"], out["grown"] = peak_memory(), peak_memory() - before
+    started, cpu = time.monotonic(), time.process_time()
+    file = pq.ParquetFile(folder / INDEX)
+    for group in range(file.num_row_groups):
+        file.read_row_group(group, columns=list(NEEDED), use_threads=False)
+    out |= {"scan": time.monotonic() - started, "scan_cpu": time.process_time() - cpu}
     return out
 
 
@@ -191,13 +207,7 @@ def curation(quick: bool) -> Rows:
         synthetic_pool(pool, rows)
         runs = []
         for _ in range(3):
-            done = subprocess.run(
-                [sys.executable, "-c", MEASURE, str(pool)],
-                capture_output=True,
-                text=True,
-                check=True,
-            )
-            runs.append(json.loads(done.stdout))
+            runs.append(_measured(pool))
         median = sorted(runs, key=lambda run: run["curate"] / run["scan"])[1]
         figures = [
             figure(
@@ -208,6 +218,7 @@ def curation(quick: bool) -> Rows:
             ),
             figure("pool rows per CPU second", rows / median["cpu"], "rows/s", at_least=5_000_000),
             figure("peak memory", median["memory"], "GB", at_most=3),
+            figure("memory of curation", median["grown"] * 1024**3 / rows, "B a row", at_most=20),
             figure("tokens selected of 1,000,000", median["tokens"], "tokens"),
             figure("seconds of curation", median["curate"], "s"),
             figure(
@@ -223,6 +234,30 @@ def curation(quick: bool) -> Rows:
             )
         )
         return figures
+
+
+def _measured(pool: Path) -> dict[str, float]:
+    """What `measure` finds in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(pool)], capture_output=True, text=True, check=True
+    )
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
+def large_index(quick: bool) -> Rows:
+    """Curation from an index of 100 million rows, without texts."""
+    rows = ROWS if quick else MANY_ROWS
+    with tempfile.TemporaryDirectory() as folder:
+        pool = Path(folder) / "pool"
+        synthetic_pool(pool, rows)
+        found = _measured(pool)
+    return [
+        figure(f"seconds to curate from {rows:,} rows", found["curate"], "s", at_most=60),
+        figure("CPU seconds", found["cpu"], "s"),
+        figure("CPU seconds over a scan of the columns", found["cpu"] / found["scan_cpu"], "x"),
+        figure("memory of curation", found["grown"] * 1024**3 / rows, "B a row", at_most=20),
+    ]
 
 
 def budget(quick: bool) -> Rows:

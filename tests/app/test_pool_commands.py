@@ -76,6 +76,23 @@ def test_build_says_what_was_too_long_and_where_it_is_named(tmp_path, tiny_model
     assert "rows imported" in done.stdout
 
 
+def test_shards_are_built_and_merged_by_commands_that_name_the_next_one(tmp_path, rows, jsonl):
+    source = jsonl(tmp_path / "r.jsonl", rows())
+    how = ["pool", "build", source, "--trust-token-counts"]
+    for number in (1, 2):
+        done = mosaic(*how, "--shard", f"{number}/2", "--out", tmp_path / str(number))
+        assert done.exit_code == 0, done.output
+        assert f"wrote shard {number}/2" in done.stderr
+        assert "pool merge" in done.stderr
+    merged = mosaic(
+        "pool", "merge", tmp_path / "1", tmp_path / "2", "--out", tmp_path / "p", "--json"
+    )
+    whole = mosaic(*how, "--out", tmp_path / "whole", "--json")
+    assert json.loads(merged.stdout) == json.loads(whole.stdout)
+    again = mosaic("pool", "upgrade", tmp_path / "p", "--out", tmp_path / "q")
+    assert "has version 2; only version 1 is written anew" in str(again.exception)
+
+
 def test_a_run_does_not_begin_with_a_pool_that_was_changed_after_it_was_built(leaking):
     pool = leaking.parent / "pool"
     pool.unlink()

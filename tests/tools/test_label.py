@@ -17,6 +17,7 @@ from mosaic.app.judging import check, check_judge, compare_judges, label_pool, l
 from mosaic.app.wiring import open_suites
 from mosaic.core.errors import PausedError, UsageError
 from mosaic.core.types.data import Example
+from training.data.shards import Part
 
 OBJECTIVES, SUITES = open_suites(load_config("lab"))
 RULES = by_rules(OBJECTIVES, (s for roles in SUITES.values() for s in roles.values()))
@@ -124,6 +125,18 @@ def test_labelled_rows_keep_their_constraints_and_can_be_labelled_again(rows, tm
     assert one["e"]["attributes"]["constraints"] == ["keywords:existence"]
     assert one["e"]["attributes"]["constraint_params"] == ['{"keywords": ["amber"]}']
     assert one["e"]["attributes"]["constraint_count"] == 1
+
+
+def test_parts_that_are_labelled_apart_are_together_what_is_labelled_in_one_go(rows, tmp_path):
+    together = {}
+    with JudgeServer(by_words) as server:
+        label_pool([rows], "lab", overrides(server), tmp_path / "whole.jsonl", print)
+        for number in (1, 2, 3):
+            out = tmp_path / f"{number}.jsonl"
+            done = label_pool([rows], "lab", overrides(server), out, print, Part(number, 3))
+            assert done["rows"] == (3, 2, 2)[number - 1]
+            together |= read(out)
+    assert together == read(tmp_path / "whole.jsonl")
 
 
 def test_constraints_that_their_checker_cannot_use_are_a_reason(tmp_path):

@@ -113,7 +113,9 @@ def _example(where: str, row: Row) -> Example:
             shown = ""
         raise UsageError(f"{where}: {field}: {first['msg']}{shown}") from None
     try:
-        canonical_json(example.model_dump()).encode()
+        for message in example.messages:
+            message.content.encode()
+        canonical_json(example.attributes).encode()
         check_numbers(example.attributes)
     except Unusable as error:
         raise UsageError(f"{where}: {error}") from None

@@ -113,8 +113,7 @@ def merge(folders: Sequence[Path], out: Path) -> Manifest:
     content = hashlib.sha256()
     for dataset, bucket in runs.cells:
         for rows in runs.sorted_rows((dataset, bucket)):
-            for digest in rows["digest"].to_pylist():
-                content.update(digest)
+            content.update(b"".join(rows["digest"].to_pylist()))
             writer.add(dataset, bucket, _index(rows, kinds), _texts(rows, marked))
     too_long, turns_left_out = _carry_too_long(folders, out)
     facts = PoolFacts(
