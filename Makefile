@@ -4,9 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
-SOURCES := mosaic agent tools training eval prompts benchmarks examples tests
+SOURCES := mosaic agent tools training eval prompts benchmarks examples tests docs/_site
 
-.PHONY: install demo test test-slow test-vllm lint clean
+.PHONY: install demo test test-slow test-vllm lint docs clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -32,6 +32,10 @@ lint: $(VENV)/.installed-test
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q
+
+# The site, into site/: warnings are errors, and nothing is fetched.
+docs: $(VENV)/.installed-test
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q -m slow

@@ -13,7 +13,7 @@ from agent.weights import proportions
 from mosaic.core.types.evaluation import FailureProfile, Score
 from mosaic.core.types.influence import Influence
 from mosaic.core.types.plans import ActionPlan, Forecast, Violation
-from mosaic.core.types.runs import Observation, Round
+from mosaic.core.types.runs import Note, Observation, Round
 from training.data.pool import Pool
 
 
@@ -33,6 +33,7 @@ def observation(
     feedback: list[Violation],
     influence: Influence | None = None,
     practice: Mapping[str, int] | None = None,
+    notes: Sequence[Note] = (),
 ) -> Observation:
     """What the planner of the next round is told. `practice` counts the practice prompts by slice."""
     stock = pool.stock(settings.limits.min_quality)
@@ -63,6 +64,7 @@ def observation(
         influence=influence,
         methods=settings.method_shares,
         practice=dict(practice or {}),
+        notes=list(notes),
         below_floor=floors_broken(latest, settings.objectives, noise),
     )
 

@@ -13,6 +13,7 @@ import json
 import os
 import sys
 from importlib import import_module
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -68,14 +69,22 @@ BENCHMARKS = {
     "levels": "levels",
     "methods": "methods",
     "planners": "planners",
+    "planning": "planning",
 }
 
+# With `planners --table FOLDER`: not a benchmark of its own, since no checkout has a table.
+TABLE = "benchmarks.table"
 
-def measure(name: str, quick: bool) -> Rows:
-    """The rows of one benchmark; a single row that says why, if it cannot run on this machine."""
-    module = import_module(f"benchmarks.{BENCHMARKS[name]}")
+
+def measure(name: str, quick: bool, table: Path | None = None) -> Rows:
+    """The rows of one benchmark; a single row that says why, if it cannot run on this machine.
+
+    With `table`, a folder, planners are compared on a public table of mixtures.
+    """
+    module = import_module(f"benchmarks.{BENCHMARKS[name]}" if table is None else TABLE)
     try:
-        rows: Rows = getattr(module, name)(quick)
+        function = getattr(module, name if table is None else "table")
+        rows: Rows = function(quick) if table is None else function(table, quick)
     except CannotRun as error:
         rows = [not_measured(f"cannot run here: {error}")]
     return rows
@@ -95,12 +104,15 @@ def main() -> int:
     parser.add_argument("name", choices=[*BENCHMARKS, "all"])
     parser.add_argument("--quick", action="store_true", help="smaller and noisier")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
+    parser.add_argument("--table", type=Path, help="planners: a folder with a table of mixtures")
     options = parser.parse_args()
+    if options.table and options.name != "planners":
+        parser.error("--table belongs to planners")
     if options.name == "all":
         return run_all(list(BENCHMARKS), options.quick, options.json)
     # What a benchmark prints on its way must not end up between the rows.
     with contextlib.redirect_stdout(sys.stderr):
-        rows = measure(options.name, options.quick)
+        rows = measure(options.name, options.quick, options.table)
     if options.json:
         print(json.dumps(rows, indent=1))
     else:

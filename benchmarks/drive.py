@@ -15,6 +15,7 @@ import numpy as np
 from agent.noise import noise_of
 from agent.pareto import archive, hypervolume
 from agent.planners.base import Planner
+from agent.planners.search import Surrogate
 from agent.state import mark_dominated
 from agent.weights import Cell, Weights, plan_shares, proportions
 from mosaic.core.types.data import Stock
@@ -53,13 +54,13 @@ class Landscape(Protocol):
 class Driven:
     """What came of a run: true points by round, and what was forecast.
 
-    `forecasts` has for each round after the first, and each objective, what was expected, what was
-    measured, and the lower and upper end of the 90 % interval if the planner has one.
+    `forecasts` has the surrogate's, for each round after the first and each objective, whoever
+    planned: the expected change, its standard deviation, and the change that was measured.
     """
 
     points: list[list[float]]
     targets_met: bool
-    forecasts: list[tuple[float, float]]
+    forecasts: list[tuple[float, float, float]]
 
     @property
     def volume(self) -> float:
@@ -74,7 +75,15 @@ class Driven:
 class Drive:
     """One run of one planner on one pool."""
 
-    def __init__(self, landscape: Landscape, seed: int, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        landscape: Landscape,
+        seed: int,
+        limits: Limits | None = None,
+        foresee: bool = False,
+    ) -> None:
+        """`foresee` asks the surrogate for its forecast of every plan."""
+        self.foresee = foresee
         self.landscape = landscape
         self.seed = seed
         self.limits = limits or Limits()
@@ -101,14 +110,17 @@ class Drive:
             [plan] = planner.propose(seen, Toolbox(seen, lambda *wanted: [], lambda draft: []))
             trial = self._trial(plan, number)
             before = self._selection(latest if number > 1 else None, repeats)
+            actual = {n: (trial.scores[n]["selection"].mean or 1.0) - before[n] for n in self.names}
             lines = []
             for name, expected in plan.expected.items():
-                actual = (trial.scores[name]["selection"].mean or 1.0) - before[name]
-                lines.append(Forecast(objective=name, expected=expected, actual=actual))
-                if number > 1:
-                    forecasts.append((expected, actual))
+                lines.append(Forecast(objective=name, expected=expected, actual=actual[name]))
+            if number > 1 and self.foresee:
+                for name, change in Surrogate(seen).changes(plan).items():
+                    forecasts.append((change.mean, change.deviation, actual[name]))
             done = mark_dominated(
-                [*done, self._round(number, trial, lines)], self.names, calibration.noise
+                [*done, self._round(number, trial, lines, planner.kind)],
+                self.names,
+                calibration.noise,
             )
             latest, last_plan = trial, plan
             points.append(self.true_point(plan))
@@ -151,7 +163,8 @@ class Drive:
     def _met(self, points: Sequence[Sequence[float]]) -> bool:
         """Whether some round reached every target in truth."""
         targets = [objective.target or 1.0 for objective in self.landscape.objectives]
-        return any(all(x >= t for x, t in zip(p, targets, strict=True)) for p in points)
+        short = np.array(targets) - np.array(points)
+        return bool((short.max(axis=1) <= 0).any())
 
     def _trial(self, plan: ActionPlan | None, seed: int) -> Trial:
         """A plan measured: its truth, with the luck of a training and of prompts."""
@@ -173,8 +186,8 @@ class Drive:
         profile = FailureProfile(round=0, slices=slices)
         return Trial(id=f"{seed}-{len(slices)}", spec=spec, scores=scores, profile=profile)
 
-    def _round(self, number: int, trial: Trial, lines: list[Forecast]) -> Round:
-        return Round(round=number, trials=[trial], accepted=True, forecast=lines)
+    def _round(self, number: int, trial: Trial, lines: list[Forecast], planner: str = "") -> Round:
+        return Round(round=number, trials=[trial], accepted=True, forecast=lines, planner=planner)
 
     def _selection(self, latest: Trial | None, repeats: Sequence[Trial]) -> dict[str, float]:
         """Selection means of what was executed last; the calibration's mean before the first round."""

@@ -33,15 +33,9 @@ from mosaic.core.store import FOLDER, Store
 from mosaic.core.tables import FILE
 from mosaic.core.types.base import FrozenModel, JsonObject
 from mosaic.core.types.events import ChangedEvent, EventRecord, FailedEvent, TrainedEvent
+from mosaic.core.types.inputs import InputDigests, RunRecord
 from mosaic.core.types.records import Train
-from mosaic.core.types.runs import (
-    TRAINING_SET,
-    Adapter,
-    InputDigests,
-    RunRecord,
-    SftRecipe,
-    TrainJob,
-)
+from mosaic.core.types.runs import TRAINING_SET, Adapter, SftRecipe, TrainJob
 from mosaic.core.types.step_inputs import StepInputs
 
 AnyInputs = StepInputs[FrozenModel]

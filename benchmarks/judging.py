@@ -25,7 +25,8 @@ from mosaic.core.steps import Steps
 from mosaic.core.store import Store
 from mosaic.core.tables import FILE
 from mosaic.core.types.evaluation import Prompt, Response
-from mosaic.core.types.runs import GREEDY, InputDigests, RunRecord, Sampling
+from mosaic.core.types.inputs import InputDigests, RunRecord
+from mosaic.core.types.runs import GREEDY, Sampling
 from tools.effects.evaluate import (
     Evaluation,
     Evaluator,

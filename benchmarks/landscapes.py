@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from agent.weights import Cell
 from benchmarks.drive import Means
-from benchmarks.surface import Surface, Table, read_table
+from benchmarks.surface import Surface, Table
 from mosaic.core.types.plans import ObjectiveSpec
 
 # Three objectives over the table: the domains of each, which are buckets of one data set. A domain
@@ -90,10 +89,8 @@ class TableLandscape:
         return dict(zip(self._table.targets, np.clip(scores, 1, 5).tolist(), strict=True))
 
 
-def table_landscapes(folder: Path) -> dict[str, TableLandscape]:
+def table_landscapes(table: Table, surface: Surface) -> dict[str, TableLandscape]:
     """The table declared rightly, and with two data sets declared for each other's objective."""
-    table = read_table(folder)
-    surface = Surface(table.shares, table.losses)
     wrong = {"science": ["code_data"], "code": ["science_data"], "prose": ["prose_data"]}
     return {
         "table": TableLandscape(table, surface),

@@ -59,10 +59,13 @@ class OptunaPlanner:
 
         require_one_plan(self.kind, n)
         optuna.logging.set_verbosity(optuna.logging.ERROR)
+        sampler: BaseSampler
         if self.sampler == "tpe":
-            sampler: BaseSampler = optuna.samplers.TPESampler(
+            sampler = optuna.samplers.TPESampler(
                 seed=observation.seed, n_startup_trials=2, multivariate=True
             )
+        elif self.sampler == "nsga2":
+            sampler = optuna.samplers.NSGAIISampler(seed=observation.seed, population_size=4)
         else:
             sampler = optuna.samplers.GPSampler(seed=observation.seed, n_startup_trials=2)
         names = [objective.name for objective in observation.objectives]
@@ -72,7 +75,11 @@ class OptunaPlanner:
         )
 
         def tell(params: dict[str, float], values: list[float]) -> None:
-            made = optuna.trial.create_trial(params=params, distributions=space, values=values)
+            # NSGA-II breeds from trials of a generation; what was measured is the first.
+            attributes = {"NSGAIISampler:generation": 0} if self.sampler == "nsga2" else {}
+            made = optuna.trial.create_trial(
+                params=params, distributions=space, values=values, system_attrs=attributes
+            )
             study.add_trial(made)
 
         calibration = observation.calibration
@@ -129,6 +136,7 @@ PLANNERS: dict[str, Callable[[], Planner]] = {
     "need": NeedPlanner,
     "optuna_tpe": lambda: OptunaPlanner("tpe"),
     "optuna_gp": lambda: OptunaPlanner("gp"),
+    "optuna_nsga2": lambda: OptunaPlanner("nsga2"),
 }
 
 

@@ -136,12 +136,11 @@ def _fit(features: Floats, targets: Floats) -> Floats:
     return np.asarray(found.x)
 
 
-def explained(table: Table, folds: int = 8) -> Floats:
+def explained(table: Table, lengths: Floats, folds: int = 8) -> Floats:
     """Share of each loss's variance that is predicted for runs left out, shape (targets,).
 
-    The lengths are fitted once, on all runs.
+    `lengths` are those of a surface over all runs.
     """
-    lengths = Surface(table.shares, table.losses).lengths
     order = np.random.default_rng(0).permutation(len(table.shares))
     predicted = np.zeros_like(table.losses)
     for left_out in np.array_split(order, folds):

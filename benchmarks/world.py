@@ -14,7 +14,7 @@ from mosaic.core.journal import Journal
 from mosaic.core.tables import FILE
 from mosaic.core.types.data import Mixture
 from mosaic.core.types.evaluation import Score
-from mosaic.core.types.runs import RunRecord
+from mosaic.core.types.inputs import RunRecord
 from tools.effects.curate import curate_step
 
 UNLIMITED = 10**12

@@ -127,7 +127,7 @@ def jsonl():
 def new_journal():
     """Makes the journal of a run without inputs in a folder, held by this process."""
     from mosaic.core.journal import Journal
-    from mosaic.core.types.runs import InputDigests, RunRecord
+    from mosaic.core.types.inputs import InputDigests, RunRecord
 
     made = []
 

@@ -11,9 +11,17 @@ from agent.observe import observation, stop_reason
 from agent.planners.base import Planner
 from agent.planners.toolbox import open_toolbox
 from mosaic.core.errors import BoundaryError, PausedError, UsageError
+from mosaic.core.journal import Journal
 from mosaic.core.steps import Outcome, Steps
 from mosaic.core.types.base import JsonObject, digest_of
-from mosaic.core.types.events import TRACE, CheckedEvent, ObservedEvent, PlannedEvent, ReplacedEvent
+from mosaic.core.types.events import (
+    TRACE,
+    CheckedEvent,
+    NotedEvent,
+    ObservedEvent,
+    PlannedEvent,
+    ReplacedEvent,
+)
 from mosaic.core.types.influence import Influence
 from mosaic.core.types.plans import Violation
 from mosaic.core.types.records import (
@@ -26,6 +34,7 @@ from mosaic.core.types.records import (
     ProposePlan,
     ReplacePlanner,
 )
+from mosaic.core.types.runs import Note
 from training.influence.ideal import settled
 
 NO_PLAN = "no planner found an allowed plan"
@@ -64,11 +73,21 @@ def observe(context: RunContext, state: State) -> State:
             [],
             influence,
             context.practice.slices if context.practice else None,
+            notes_of(steps.journal),
         )
         digest = context.file_observation(seen)
         return Outcome(Observed(observation=digest), [ObservedEvent(observation=digest)])
 
     return {"observation": steps.run(inputs, effect).observation}
+
+
+def notes_of(journal: Journal) -> list[Note]:
+    """What people told the planner, oldest first."""
+    notes = []
+    for event in journal.events(kind="noted"):
+        if isinstance(event.record, NotedEvent):
+            notes.append(event.record.note)
+    return notes
 
 
 def estimate_influence(context: RunContext, steps: Steps) -> Influence | None:

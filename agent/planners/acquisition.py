@@ -95,6 +95,13 @@ class Acquisition:
             nearer = -self._shortfall(rows).mean(axis=1)
         return {"volume": held * self._gain(rows), "targets": held * TARGET_WORTH * nearer}
 
+    def merits(self, rows: Floats) -> Floats:
+        """The volume of each mixture's own result, less what is missed of targets: (n, draws)."""
+        if not self._names:
+            return np.zeros((len(rows), DRAWS))
+        volumes = np.prod((self._drawn(rows, self._draws) - 1) / 4, axis=2)
+        return np.asarray(volumes - TARGET_WORTH * self._shortfall(rows))
+
     def _drawn(self, rows: Floats, draws: Floats) -> Floats:
         """Means that the fit thinks possible: shape (n, draws, objectives)."""
         drawn = []

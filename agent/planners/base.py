@@ -70,8 +70,10 @@ class LlmPlannerConfig(FrozenModel):
 
     `on_failure` says who plans if the model finds no plan within the limits; `pause` stops the
     run until it is resumed, `stop` ends it. `tool_calls: false` asks for the plan at once, for a
-    server that has a grammar but no tools. `show_text` lets the model read up to 300 characters of
-    each answer that it asks to see. `prices` are those of the provider.
+    server that has a grammar but no tools. `explore_share` is the share of a run's rounds in which a
+    plan may run that the surrogate predicts clearly worse than its own best. `show_text` lets the
+    model read up to 300 characters of each answer that it asks to see. `prices` are those of the
+    provider.
     """
 
     kind: Literal["llm"] = "llm"
@@ -84,3 +86,4 @@ class LlmPlannerConfig(FrozenModel):
     max_seconds: float = Field(default=1800.0, gt=0)
     tool_calls: bool = True
     show_text: bool = False
+    explore_share: float = Field(default=0.4, ge=0, le=1)

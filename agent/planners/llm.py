@@ -16,6 +16,9 @@ repeated.
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import asdict
+from typing import cast
 
 from agent.planners.base import LlmPlannerConfig, require_one_plan
 from agent.planners.llm_calls import GaveUp, PlannerCalls
@@ -28,12 +31,13 @@ from agent.planners.llm_prompt import (
     problem_lines,
     refusal_lines,
 )
+from agent.planners.track_record import track_record
 from eval.chat.client import ChatModel, Completion, ToolCall
 from eval.chat.strict_json import Invalid, NotStrict
 from eval.chat.unwrap import parse_unwrapped
 from mosaic.core.errors import BoundaryError, PausedError, UsageError
 from mosaic.core.types.base import JsonObject, canonical_json
-from mosaic.core.types.plans import ActionPlan
+from mosaic.core.types.plans import ActionPlan, Violation
 from mosaic.core.types.records import ChooseMark, GiveUp
 from mosaic.core.types.runs import Observation
 from prompts.envelope import delimiter
@@ -42,6 +46,12 @@ from tools.planning.schemas import ShowExamples, action_plan, offered, plan_mode
 from tools.planning.toolbox import Toolbox
 
 MAX_CALLS_AT_ONCE = 8
+# What a model is shown of its earlier rationales, each.
+MAX_RATIONALE = 1000
+# A whole note, and the name of who gave it.
+MAX_NOTE = 4300
+# What binary fractions may take from a share of rounds.
+ROUNDING = 1e-9
 
 
 class LlmPlanner:
@@ -145,11 +155,39 @@ class Conversation:
             rounds=str(self.observation.rounds),
             observation=json.dumps(numbers(self.observation), ensure_ascii=True),
             feedback=self._feedback(),
+            earlier=self._earlier(),
+            notes=self._notes(),
         )
         return [
             {"role": "system", "content": self.prompts["planner"].fill(how=how.text.strip())},
             {"role": "user", "content": task},
         ]
+
+    def _notes(self) -> str:
+        """What people asked of the planner, each in an envelope; empty if nobody did."""
+        if not self.observation.notes:
+            return ""
+        lines = []
+        for note in self.observation.notes:
+            text = f"{note.by}: {note.text}"
+            lines.append(enveloped(text, self.mark, "note", MAX_NOTE))
+        return self.prompts["planner_notes"].fill(lines="\n".join(lines))
+
+    def _earlier(self) -> str:
+        """What earlier plans said of their rounds, and who was right; empty before the first."""
+        scored = track_record(self.observation)
+        if not scored:
+            return ""
+        lines: list[str] = []
+        told: list[JsonObject] = []
+        for one in scored:
+            figures = cast(JsonObject, asdict(one))
+            rationale = str(figures.pop("rationale"))
+            told.append(figures)
+            lines.append(canonical_json(figures))
+            lines.append(enveloped(rationale, self.mark, "rationale", MAX_RATIONALE))
+        self.toolbox.record("who_was_right", {}, told)
+        return self.prompts["planner_earlier"].fill(lines="\n".join(lines))
 
     def _feedback(self) -> str:
         """What was said about earlier plans of the round; empty if nothing was."""
@@ -192,8 +230,10 @@ class Conversation:
         try:
             if call.name == "check_plan":
                 return self._checked_draft(call.arguments)
+            if call.name == "predict" and not self.observation.methods:
+                return self._predicted_draft(call.arguments)
             if call.name not in self.tools:
-                known = ", ".join([*self.tools, "check_plan", "submit_plan"])
+                known = ", ".join([*self.tools, "predict", "check_plan", "submit_plan"])
                 raise _WrongReply([f"(whole): no tool {call.name!r}; there are {known}"])
             arguments = parse_unwrapped(call.arguments, self.tools[call.name])
             if isinstance(arguments, ShowExamples):
@@ -209,6 +249,12 @@ class Conversation:
         if draft is None:
             return canonical_json({"violations": [v.json_data() for v in violations]})
         return canonical_json(self.toolbox.check_plan(draft))
+
+    def _predicted_draft(self, text: str) -> str:
+        draft, violations = action_plan(parse_unwrapped(text, self.draft_shape))
+        if draft is None:
+            return canonical_json({"violations": [v.json_data() for v in violations]})
+        return canonical_json(self.toolbox.predict(draft))
 
     def _examples(self, wanted: ShowExamples) -> str:
         """The labels of each example, and its text in an envelope if the config shows it."""
@@ -237,7 +283,25 @@ class Conversation:
             violations = self.toolbox.violations(plan)
         if plan is None or violations:
             raise _WrongReply(problem_lines(violations))
-        return plan
+        return self._marked(plan)
+
+    def _marked(self, plan: ActionPlan) -> ActionPlan:
+        """The plan, marked if the surrogate predicts it clearly worse than its own best.
+
+        Raises _WrongReply if no further round of the run may explore so.
+        """
+        if self.observation.methods or not self.toolbox.has_surrogate:
+            return plan
+        told = self.toolbox.predict(plan)
+        if not told["explores"]:
+            return plan
+        used = sum(past.plan.explores for past in self.observation.history if past.plan)
+        most = math.floor(self.config.explore_share * self.observation.rounds + ROUNDING)
+        if used < most:
+            return plan.model_copy(update={"explores": True})
+        hint = "take a suggestion, or come nearer to one; predict says how much worse a draft is"
+        violation = Violation(path="plan", rule="explore", value=used + 1, limit=most, hint=hint)
+        raise _WrongReply(problem_lines([violation]))
 
     def _send_back(
         self, wrong: _WrongReply, completion: Completion, messages: list[JsonObject]

@@ -20,7 +20,7 @@ from mosaic.core.types.runs import Observation, Round
 from prompts.envelope import capped, wrap
 from prompts.load import Prompt, load
 from tools.planning.schemas import label_values
-from tools.planning.toolbox import stages_told
+from tools.planning.toolbox import delivered_told, stages_told
 
 MAX_TEXT = 300
 MAX_REVIEW = 4000
@@ -31,6 +31,8 @@ NAMES = (
     "planner_tools",
     "planner_direct",
     "planner_task",
+    "planner_earlier",
+    "planner_notes",
     "planner_feedback",
     "planner_repair",
 )
@@ -113,6 +115,7 @@ def _past_round(past: Round, names: list[str]) -> dict[str, object]:
     told: dict[str, object] = {
         "round": past.round,
         "selection": dict(zip(names, point, strict=True)) if point else None,
+        "delivered": delivered_told(past),
         "accepted": past.accepted,
         "dominated": past.dominated,
     }

@@ -6,8 +6,9 @@ Inside, everything has names that say nothing (`canonical`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,10 +16,11 @@ from agent.constraints import refused_plans
 from agent.feasible import FeasibleSpace
 from agent.planners.acquisition import NOISE_WEIGHTS, Acquisition, predicted_means
 from agent.planners.canonical import Names
-from agent.planners.fallen import missing_share, raised_ratios, shares_to_reach
+from agent.planners.fallen import raised_ratios, shares_to_reach
 from agent.planners.response_model import ResponseModel, fit_responses
+from agent.planners.rough import RoughSpace
 from agent.prediction import Change, expected_changes
-from agent.weights import Floats, Weights, cell_shares, perturb, share_row, weights_of
+from agent.weights import Floats, Weights, cell_shares, share_row, weights_of
 from mosaic.core.types.plans import ActionPlan
 from mosaic.core.types.runs import Observation
 
@@ -28,8 +30,8 @@ SPREADS = (1.2, 0.9, 0.6, 0.4, 0.3, 0.2, 0.15, 0.15, 0.1, 0.1, 0.07, 0.05)
 # Each pass moves the so many best points, and the first begins with at most so many of the plans
 # that were executed.
 CENTERS, MAX_STARTS = 4, 12
-# What a move adds to every weight, so that none stays at zero.
-MOVE_FLOOR = 0.003
+# Of each pass so many are drawn back inside the limits exactly, which takes most of the time.
+KEPT = 8
 # A mixture nearer than this (L1 over cells) to one that was trained would teach next to nothing,
 # and is worth so much less.
 MIN_NEWS, STALE_COST = 0.12, 1.0
@@ -37,8 +39,16 @@ MIN_NEWS, STALE_COST = 0.12, 1.0
 # hundredth of all tokens costs as much as 16 hundredths of the volume.
 MISSING_COST = 16.0
 
-# Whether a mixture, under its real names, may be suggested.
-Allowed = Callable[[Weights], bool]
+# The same of a share outside of the bounds that somebody asked for.
+OUTSIDE_COST = 16.0
+# What rounding to millionths may take a share out of its bounds.
+ROUNDING = 1e-5
+
+# Half of a 90 % interval in standard deviations, and the least lag that counts as one.
+HALF_90, MIN_LAG = 1.645, 0.01
+
+# Data set -> least and largest share.
+Bounds = Mapping[str, tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -57,6 +67,21 @@ class Candidate:
     price: float
 
 
+class Lag(NamedTuple):
+    """How much worse a plan is predicted than the best mixture found, and half the 90 % interval of it.
+
+    In shares of the volume, of which a point below a target costs one.
+    """
+
+    mean: float
+    half_width: float
+
+    @property
+    def clear(self) -> bool:
+        """Whether the plan is worse by more than its interval."""
+        return self.mean > max(self.half_width, MIN_LAG)
+
+
 class Surrogate:
     """The fit of one observation. Names in and out are the observation's own."""
 
@@ -65,7 +90,8 @@ class Surrogate:
         self._names = Names(observation)
         self._seen = self._names.observation(observation)
         self.model: ResponseModel = fit_responses(self._seen)
-        self._searched: tuple[list[Weights], Floats] | None = None
+        self._space = RoughSpace(self._seen)
+        self._searched: dict[object, tuple[list[Weights], Floats, int]] = {}
 
     @property
     def slices(self) -> dict[tuple[str, str], float]:
@@ -85,17 +111,30 @@ class Surrogate:
         changes = {real[objective]: change for objective, change in found.items()}
         return {name: changes[name] for name in self.observation.names if name in changes}
 
-    def best(self, n: int, allowed: Allowed | None = None) -> list[Weights]:
+    def lag(self, plan: ActionPlan) -> Lag:
+        """How far a plan's own result is predicted to lie behind that of the best mixture found."""
+        points = [*self.best(1), weights_of(plan, self.observation.bucket_proportions)]
+        plain = []
+        for point in points:
+            draft = ActionPlan(rationale="", ratios=point.ratios, bucket_weights=point.buckets)
+            plain.append(weights_of(self._names.plan(draft), self._seen.bucket_proportions))
+        merits = self._worth({}).merits(plain)
+        behind = merits[0] - merits[1]
+        return Lag(float(behind.mean()), float(HALF_90 * behind.std()))
+
+    def best(self, n: int, bounds: Bounds | None = None) -> list[Weights]:
         """The best `n` mixtures: each is chosen as if those before it were being tried.
 
-        Fewer if fewer are found that are `allowed` and differ from each other.
+        `bounds` is data set -> least and largest share. Fewer if fewer are found that lie within
+        them and differ from each other.
         """
-        points, values = self._points()
-        if allowed is not None:
-            kept = [place for place, point in enumerate(points) if allowed(self._names.real(point))]
-            points, values = [points[place] for place in kept], values[kept]
+        points, values, _ = self._points(bounds or {})
+        if bounds:
+            inside = [_within(self._names.real(point), bounds) for point in points]
+            points = [point for point, kept in zip(points, inside, strict=True) if kept]
+            values = values[inside]
         chosen: list[Weights] = []
-        worth = self._worth()
+        worth = self._worth(bounds or {})
         while points and len(chosen) < n:
             point = points[int(np.argmax(values))]
             chosen.append(point)
@@ -109,22 +148,29 @@ class Surrogate:
         return [self._names.real(point) for point in chosen]
 
     def shown(self, most: int, apart: float) -> tuple[int, list[Candidate], Candidate]:
-        """How many mixtures were valued, the best that lie `apart` (L1), and the one executed last."""
-        points, values = self._points()
+        """How many mixtures were looked at, the best that lie `apart` (L1), and the one executed last."""
+        points, values, looked_at = self._points({})
         order = np.argsort(-values, kind="stable")
         best = self._different([points[place] for place in order], most, apart)
         last = weights_of(self._seen.last_plan, self._seen.bucket_proportions)
         *found, executed = self._candidates([*best, last])
-        return len(points), found, executed
+        return looked_at, found, executed
 
-    def _worth(self) -> _Worth:
-        return _Worth(self._seen, self.model)
+    def candidate(self, plan: ActionPlan) -> Candidate:
+        """What a plan's mixture is worth."""
+        plain = weights_of(self._names.plan(plan), self._seen.bucket_proportions)
+        return self._candidates([plain])[0]
 
-    def _points(self) -> tuple[list[Weights], Floats]:
-        """All points of one search and their values. It is made once."""
-        if self._searched is None:
-            self._searched = _search(self._seen, self._worth())
-        return self._searched
+    def _worth(self, bounds: Bounds) -> _Worth:
+        plain = {self._names.datasets[dataset]: bound for dataset, bound in bounds.items()}
+        return _Worth(self._seen, self.model, self._space, plain)
+
+    def _points(self, bounds: Bounds) -> tuple[list[Weights], Floats, int]:
+        """All points of one search and their values. A search is made once."""
+        key = tuple(sorted(bounds.items()))
+        if key not in self._searched:
+            self._searched[key] = _search(self._seen, self._worth(bounds), self._space)
+        return self._searched[key]
 
     def _different(self, points: Sequence[Weights], most: int, apart: float) -> list[Weights]:
         """The first `most` of some points that lie further than `apart` from all before them."""
@@ -140,7 +186,7 @@ class Surrogate:
 
     def _candidates(self, points: Sequence[Weights]) -> list[Candidate]:
         means = predicted_means(self.model, _rows(points, self.model), self._seen)
-        parts = self._worth().parts(points)
+        parts = self._worth({}).parts(points)
         real = self._names.real_objectives
         found = []
         for number, point in enumerate(points):
@@ -153,28 +199,34 @@ class Surrogate:
         return found
 
 
-def _search(observation: Observation, worth: _Worth) -> tuple[list[Weights], Floats]:
-    """Mixtures inside the limits, and their values.
+def _search(
+    observation: Observation, worth: _Worth, space: RoughSpace
+) -> tuple[list[Weights], Floats, int]:
+    """Mixtures inside the limits, their values, and how many were looked at.
 
-    Random moves in log-ratios around the best points so far, narrower each time. Every point is
-    drawn back inside the limits before it is valued.
+    Random moves in log-ratios around the best points so far, narrower each time. All of a pass are
+    valued where they roughly lie; the best of them are drawn back inside the limits and valued again.
     """
     generator = np.random.default_rng([observation.seed, observation.round, 17])
-    space = FeasibleSpace(observation)
+    exact = FeasibleSpace(observation)
     needed = shares_to_reach(observation)
     points = []
     for start in _starts(observation):
-        points.append(space.project(raised_ratios(start.ratios, needed), start.buckets))
+        points.append(exact.project(raised_ratios(start.ratios, needed), start.buckets))
     values = worth.of(points)
+    looked_at = len(points)
     for spread in SPREADS:
         centers = np.argsort(-values, kind="stable")[:CENTERS]
-        moved = []
-        for number in range(CANDIDATES):
-            center = points[centers[number % len(centers)]]
-            moved.append(space.project(*_moved(center, spread, generator)))
-        points += moved
-        values = np.concatenate([values, worth.of(moved)])
-    return points, values
+        moved = space.moved([points[place] for place in centers], CANDIDATES, spread, generator)
+        rough = worth.of_rows(*space.rows(moved))
+        kept = []
+        for place in np.argsort(-rough, kind="stable")[:KEPT]:
+            wish = space.weights(moved, int(place))
+            kept.append(exact.project(wish.ratios, wish.buckets))
+        points += kept
+        values = np.concatenate([values, worth.of(kept)])
+        looked_at += len(rough)
+    return points, values, looked_at
 
 
 def _starts(observation: Observation) -> list[Weights]:
@@ -189,22 +241,23 @@ def _starts(observation: Observation) -> list[Weights]:
     return [*starts, Weights(ratios, buckets)]
 
 
-def _moved(point: Weights, spread: float, generator: np.random.Generator) -> Weights:
-    ratios = perturb(point.ratios, spread, generator, MOVE_FLOOR)
-    buckets = {}
-    for dataset, weights in sorted(point.buckets.items()):
-        buckets[dataset] = perturb(weights, spread, generator, MOVE_FLOOR)
-    return Weights(ratios, buckets)
-
-
 class _Worth:
     """Values points: what they are expected to gain, less a price if they were tried before.
 
-    What a point leaves an objective that fell below the base has a price too (`fallen`).
+    What a point leaves an objective that fell below the base has a price too (`fallen`), and what lies
+    outside of bounds on data sets' shares that somebody asked for.
     """
 
-    def __init__(self, observation: Observation, model: ResponseModel) -> None:
+    def __init__(
+        self,
+        observation: Observation,
+        model: ResponseModel,
+        space: RoughSpace,
+        bounds: Mapping[str, tuple[float, float]],
+    ) -> None:
         self._model = model
+        self._space = space
+        self._bounds = bounds
         self._needed = shares_to_reach(observation)
         executed = [past.plan for past in observation.history if past.plan and not past.failure]
         if observation.calibration:
@@ -223,13 +276,31 @@ class _Worth:
         parts = self.parts(points)
         return parts["volume"] + parts["targets"] - parts["price"]
 
+    def of_rows(self, rows: Floats, ratios: Floats) -> Floats:
+        """The value of cell shares (n, cells) and the data sets' shares (n, data sets): (n,)."""
+        parts = self._parts(rows, ratios)
+        return parts["volume"] + parts["targets"] - parts["price"]
+
+    def merits(self, points: Sequence[Weights]) -> Floats:
+        """What each point's own result is worth, as often as the fit draws it: (points, draws)."""
+        return self._acquisition.merits(_rows(points, self._model))
+
     def parts(self, points: Sequence[Weights]) -> dict[str, Floats]:
         """What each value is made of, each of shape (points,)."""
-        rows = _rows(points, self._model)
+        return self._parts(_rows(points, self._model), self._space.ratios(points))
+
+    def _parts(self, rows: Floats, ratios: Floats) -> dict[str, Floats]:
         news = np.abs(rows[:, None, :] - self._tried[None, :, :]).sum(axis=2)
         stale = (news < MIN_NEWS).any(axis=1)
-        missing = np.array([missing_share(point.ratios, self._needed) for point in points])
-        price = STALE_COST * stale + MISSING_COST * missing
+        missing = np.zeros(len(rows))
+        for rank, (datasets, share) in enumerate(self._needed, start=1):
+            held = ratios[:, self._space.places(datasets)].sum(axis=1)
+            missing += np.clip(share - held, 0, None) / rank
+        outside = np.zeros(len(rows))
+        for dataset, (low, high) in self._bounds.items():
+            held = ratios[:, self._space.places([dataset])[0]]
+            outside += np.clip(low - held, 0, None) + np.clip(held - high, 0, None)
+        price = STALE_COST * stale + MISSING_COST * missing + OUTSIDE_COST * outside
         return {**self._acquisition.parts(rows), "price": price}
 
     def _rows_of(self, plans: Sequence[ActionPlan], observation: Observation) -> Floats:
@@ -240,3 +311,10 @@ class _Worth:
 def _rows(points: Sequence[Weights], model: ResponseModel) -> Floats:
     """Cell shares of each point, shape (points, cells)."""
     return np.array([share_row(model.cells, cell_shares(*point)) for point in points])
+
+
+def _within(weights: Weights, bounds: Bounds) -> bool:
+    for dataset, (low, high) in bounds.items():
+        if not low - ROUNDING <= weights.ratios.get(dataset, 0.0) <= high + ROUNDING:
+            return False
+    return True

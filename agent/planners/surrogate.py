@@ -46,6 +46,10 @@ class SurrogatePlanner:
         toolbox.past_rounds()
         worst = _look(observation, toolbox)
         surrogate = Surrogate(observation)
+        for note in observation.notes:
+            toolbox.conclude(
+                f"a note by {note.by} is not followed: this planner reads figures only"
+            )
         _tell_fit(observation, surrogate, toolbox)
         _tell_search(surrogate, toolbox)
         found = surrogate.best(n)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 from agent.constraints import check_plan
+from agent.planners.search import HALF_90, Bounds, Surrogate
+from agent.prediction import last_means
 from mosaic.core.store import Store
 from mosaic.core.types.base import JsonObject
 from mosaic.core.types.plans import ActionPlan, Violation
@@ -26,4 +30,55 @@ def open_toolbox(
     def check(draft: ActionPlan) -> list[Violation]:
         return check_plan(draft, observation, pool)
 
-    return Toolbox(observation, examples, check)
+    fitted = SurrogateTools(observation)
+    return Toolbox(observation, examples, check, fitted.predict, fitted.suggest)
+
+
+class SurrogateTools:
+    """What a planner may ask the surrogate. It is fitted when it is first asked."""
+
+    def __init__(self, observation: Observation) -> None:
+        self._observation = observation
+
+    @cached_property
+    def surrogate(self) -> Surrogate:
+        """The fit of the observation."""
+        return Surrogate(self._observation)
+
+    def predict(self, plan: ActionPlan) -> JsonObject:
+        """Predicted means with 90 % intervals, and whether the plan explores."""
+        lag = self.surrogate.lag(plan)
+        return {
+            "selection": self._predicted(plan),
+            "worse_than_best_suggestion": round(lag.mean, 4),
+            "interval": round(lag.half_width, 4),
+            "explores": lag.clear,
+        }
+
+    def suggest(self, n: int, bounds: Bounds) -> list[JsonObject]:
+        """The best mixtures within the bounds, each with what is predicted of it."""
+        found: list[JsonObject] = []
+        for weights in self.surrogate.best(n, bounds):
+            plan = ActionPlan(rationale="", ratios=weights.ratios, bucket_weights=weights.buckets)
+            found.append(
+                {
+                    "ratios": dict(weights.ratios),
+                    "bucket_weights": {d: dict(w) for d, w in weights.buckets.items()},
+                    "selection": self._predicted(plan),
+                }
+            )
+        return found
+
+    def _predicted(self, plan: ActionPlan) -> JsonObject:
+        """Objective -> predicted selection mean, its interval, and the expected change."""
+        told: JsonObject = {}
+        measured = last_means(self._observation)
+        for objective, change in self.surrogate.changes(plan).items():
+            mean, half = measured[objective] + change.mean, HALF_90 * change.deviation
+            told[objective] = {
+                "mean": round(mean, 3),
+                "low": round(max(1.0, mean - half), 3),
+                "high": round(min(5.0, mean + half), 3),
+                "change": round(change.mean, 4),
+            }
+        return told

@@ -11,13 +11,16 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from mosaic.app.runs import run_config
 from mosaic.core.errors import UsageError
 from mosaic.core.journal import WAITING, Journal
 from mosaic.core.store import Store
+from mosaic.core.types.events import NotedEvent
 from mosaic.core.types.plans import ActionPlan, ApprovalRequest, Decision, ProposedPlan, Violation
 from mosaic.core.types.records import AskApproval, RecordDecision
-from mosaic.core.types.runs import Observation
+from mosaic.core.types.runs import Note, Observation
 
 MIN_PREFIX = 8
 
@@ -189,6 +192,25 @@ def _record(
     finally:
         journal.close()
     return decision
+
+
+def note(folder: Path, text: str, by: str | None = None) -> tuple[Note, int]:
+    """Leave a note to the planner, told from the next observation on, and the round it stands in.
+
+    Raises UsageError for a note without words, of more than 4,000 characters, or in broken UTF-8.
+    """
+    try:
+        text.encode()
+        left = Note(by=by or user_name(), text=text.strip())
+    except (UnicodeEncodeError, ValidationError):
+        raise UsageError(
+            "a note has 1 to 4,000 characters of valid text, and names who gives it"
+        ) from None
+    journal = Journal.open(folder)
+    try:
+        return left, journal.tell(NotedEvent(note=left))
+    finally:
+        journal.close()
 
 
 def user_name() -> str:

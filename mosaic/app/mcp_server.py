@@ -21,7 +21,6 @@ from mosaic.app.views.report_data import report_data, status_data
 from mosaic.app.views.trace import trace_data
 from mosaic.core.errors import MosaicError, UsageError
 from mosaic.core.tables import FILE
-from mosaic.core.types.base import LABEL
 
 ABOUT = """\
 Runs of MOSAIC, which fine-tunes a model round by round under a token budget. Scores are means from
@@ -109,6 +108,6 @@ def _told(tool: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
 
 def _folder(root: Path, run: str) -> Path:
     """A run by its name. Nothing outside of the folder of runs can be named."""
-    if not LABEL.fullmatch(run) or not (root / run / FILE).is_file():
+    if not run or Path(run).name != run or not (root / run / FILE).is_file():
         raise UsageError(f"no run {run!r} here; list_runs says which there are")
     return root / run

@@ -16,7 +16,7 @@ from mosaic.core.errors import BudgetError, UsageError
 from mosaic.core.journal import Journal
 from mosaic.core.tables import FILE, UNFINISHED
 from mosaic.core.types.events import ChangedEvent
-from mosaic.core.types.runs import InputDigests, RunRecord
+from mosaic.core.types.inputs import InputDigests, RunRecord
 
 RUNS = Path("runs")
 CONFIG = "config.json"

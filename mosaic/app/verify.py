@@ -16,6 +16,7 @@ from mosaic.core.store import FOLDER, Store
 from mosaic.core.tables import FILE
 from mosaic.core.types.base import FrozenModel
 from mosaic.core.types.calls import FiledExchange, SentMessage
+from mosaic.core.types.inputs import RunRecord
 from mosaic.core.types.records import (
     MAKERS,
     AskPlanner,
@@ -25,7 +26,6 @@ from mosaic.core.types.records import (
     RecordDecision,
     artifacts_of,
 )
-from mosaic.core.types.runs import RunRecord
 from training.data.pool import Pool
 
 DIGEST = re.compile(r"[0-9a-f]{64}")

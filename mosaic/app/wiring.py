@@ -54,8 +54,8 @@ from mosaic.core.steps import Steps
 from mosaic.core.store import Store, file_digest
 from mosaic.core.types.base import JsonObject, digest_of
 from mosaic.core.types.evaluation import ROLES
+from mosaic.core.types.inputs import InputDigests
 from mosaic.core.types.recipes import RlRecipe
-from mosaic.core.types.runs import InputDigests
 from mosaic.core.types.spending import Payer
 from tools.effects.evaluate import Evaluator, GeneratorIdentity, PlainJudge, RunJudge
 from tools.effects.evaluate import Progress as EvaluationProgress

@@ -7,9 +7,9 @@ clock; wall time is only a label.
 
 There is one writing process: whoever holds the lock file of the run directory. Each acquisition
 bumps a fencing number that every write compares, so that a controller which lost the lock without
-noticing cannot commit. The one thing that others may write is a person's decision. Threads of one
-process take turns at the connection. Every row carries a SHA-256 over all its columns, checked
-when the row is read.
+noticing cannot commit. Others may write a person's decision or note. Threads of one process take
+turns at the connection. Every row carries a SHA-256 over all its columns, checked when the row is
+read.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ from mosaic.core.tables import (
 )
 from mosaic.core.types.base import FrozenModel, canonical_json
 from mosaic.core.types.events import EventRecord
+from mosaic.core.types.inputs import RunRecord
 from mosaic.core.types.plans import Decision
-from mosaic.core.types.runs import RunRecord
 from mosaic.core.types.step_inputs import StepInputs
 
 WAITING = "waiting"
@@ -575,21 +575,26 @@ class Journal:
                 raise UsageError(
                     f"round {decision.round} was decided already: {earlier.kind} by {earlier.by}"
                 )
-            text = canonical_json(decision.json_data())
-            row = (self._next("decisions"), self.run, decision.round, decision.request, text)
-            self._db.execute(
-                "insert into decisions values (?, ?, ?, ?, ?, ?)", (*row, checksum(row))
-            )
+            where = (self._next("decisions"), self.run, decision.round, decision.request)
+            row = (*where, canonical_json(decision.json_data()))
+            insert = "insert into decisions values (?, ?, ?, ?, ?, ?)"
+            self._db.execute(insert, (*row, checksum(row)))
+
+    def tell(self, event: EventRecord) -> int:
+        """Record what a person tells a run, in the round that it is in. Needs no lock."""
+        with self._transaction(fenced=False):
+            ((number,),) = self._select("select coalesce(max(round), 0) from steps", [])
+            self._append(f"note:{self._next('events')}", Place(number), event)
+        return int(number)
 
     def decision(self, round_: int, request: str) -> Decision | None:
         """The decision on a request of this run, if there is one."""
-        values = (self.run, round_, request)
-        rows = self._rows("decisions", "run = ? and round = ? and request = ?", values)
+        wanted = "run = ? and round = ? and request = ?"
+        rows = self._rows("decisions", wanted, (self.run, round_, request))
         if not rows:
             return None
         try:
             return Decision.model_validate_json(rows[0][4])
         except ValidationError as error:
-            raise DamageError(
-                f"{self.folder / FILE}: the decision of round {round_}: {error}"
-            ) from error
+            what = f"{self.folder / FILE}: the decision of round {round_}: {error}"
+            raise DamageError(what) from error

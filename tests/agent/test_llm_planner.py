@@ -13,9 +13,9 @@ from mosaic.core.errors import BoundaryError, PausedError
 from mosaic.core.journal import Journal
 from mosaic.core.steps import Steps
 from mosaic.core.store import Store
+from mosaic.core.types.inputs import InputDigests, RunRecord
 from mosaic.core.types.plans import Limits, Violation
 from mosaic.core.types.records import AskPlanner, ChargeCalls
-from mosaic.core.types.runs import InputDigests, RunRecord
 from mosaic.lab.script import reply
 from mosaic.lab.server import ScriptedServer
 from tools.effects.model_calls import journaled

@@ -7,6 +7,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from mosaic.app.shapes import AuditShape, BudgetShape, Report
 from mosaic.app.views.cards import cell, dataset_card, model_card
+from mosaic.app.views.result import compared
 from mosaic.app.views.text import report_text
 from mosaic.core.types.data import CurationReport
 from mosaic.core.types.evaluation import Difference, FailureProfile, Score
@@ -81,6 +82,7 @@ def report(chosen, change=RISE):
             gain={},
             against_base={"safety": change},
             fell=["safety"] if change.fell(noise=0.5) else [],
+            compared_to_base=compared({"safety": change}, {"safety": 0.5}),
         ),
         audits=[],
         hypervolume=[],
@@ -131,7 +133,7 @@ def test_a_round_that_was_not_scored_has_no_results_for_the_hub():
 
 def test_a_result_that_fell_below_the_base_says_so_in_the_first_line():
     fallen, stood = report(2, FALL), report(2)
-    told = "; fell below the base: safety by 0.75 (-1.00 to -0.50)"
+    told = "; worse than the base: safety -0.75 (-1.00 to -0.50)"
     assert report_text(fallen).splitlines()[0] == f"run: finished{told}"
     assert report_text(stood).splitlines()[0] == "run: finished"
     line = "Fell below the base: safety."

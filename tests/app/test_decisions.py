@@ -12,7 +12,7 @@ from benchmarks.waiting import trainings, until_asked
 from mosaic.app import runs
 from mosaic.app.cli.main import app
 from mosaic.app.cli.run import finish
-from mosaic.app.decisions import approve, pending, reject
+from mosaic.app.decisions import approve, note, pending, reject
 from mosaic.app.replay import replay
 from mosaic.app.views import trace
 from mosaic.app.views.diff import diff_data
@@ -46,6 +46,27 @@ def test_the_question_is_drawn_from_the_plan(asked):
     text = request_text(request)
     assert "the planner's words (not checked)" in text
     assert status_data(folder).state == "waiting for approval"
+
+
+def test_a_note_reaches_the_next_observation_and_stands_in_the_trace(standin, asked):
+    folder, witness = asked
+    result = CliRunner().invoke(app, ["note", str(folder), "Mind the refusals.", "--by", "ann"])
+    assert result.exit_code == 0, result.output
+    assert "round 1: a note by ann" in result.output
+    with pytest.raises(UsageError, match="1 to 4,000 characters"):
+        note(folder, "  ")
+    approve(folder, pending(folder).request[:12], by="ann")
+    until_asked(standin, folder, witness)
+    journal, _ = load(folder)
+    observed = [event.record.observation for event in journal.events(kind="observed")]
+    store = Store(folder)
+    notes = [Observation.model_validate(store.get_json(digest)).notes for digest in observed]
+    journal.close()
+    assert notes[0] == []
+    assert [(one.by, one.text) for one in notes[1]] == [("ann", "Mind the refusals.")]
+    told = story_text(story_of(folder), 100)
+    assert "ann left a note to the planner" in told
+    assert "Mind the refusals." in told
 
 
 def test_an_approved_plan_runs_and_the_next_one_is_asked_for(standin, asked):

@@ -37,6 +37,8 @@ PRINTED = {
     "stop": "stop",
     "comment": "comment",
     "compare": "compare",
+    "pool merge": "pool-stats",
+    "pool upgrade": "pool-stats",
     "curate": "curation",
     "pool import": "import",
     "pool build": "pool-stats",

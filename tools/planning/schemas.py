@@ -82,18 +82,43 @@ class EstimateInfluence(_Arguments):
     dataset: str = Field(max_length=200)
 
 
+class Bound(_Arguments):
+    """A bound on a data set's share."""
+
+    dataset: str = Field(max_length=200)
+    at_least: float = Field(ge=0, le=1)
+    at_most: float = Field(ge=0, le=1)
+
+
+class Suggest(_Arguments):
+    """Mixtures that a surrogate, fitted to the rounds of this run, expects to gain most, with what it predicts.
+
+    Each is inside the limits, and chosen as if those before it were being tried. `bounds` limit the shares of data
+    sets; an empty list leaves them free.
+    """
+
+    n: int = Field(ge=1, le=5)
+    bounds: list[Bound] = Field(max_length=20)
+
+
 ARGUMENTS: dict[str, type[_Arguments]] = {
     "diagnose_slice": DiagnoseSlice,
     "show_examples": ShowExamples,
     "pool_stock": PoolStock,
     "past_rounds": PastRounds,
+    "suggest": Suggest,
     "estimate_influence": EstimateInfluence,
 }
 
 
 def offered(observation: Observation) -> dict[str, type[_Arguments]]:
-    """The tools that only look, by name: `estimate_influence` only if there is one to read."""
+    """The tools that only look, by name: `estimate_influence` only if there is one to read.
+
+    `suggest` only where the mixture is all that a plan decides: the surrogate sees nothing else.
+    """
     names = dict(ARGUMENTS)
+    if observation.methods:
+        del names["suggest"]
     if observation.influence is None:
         del names["estimate_influence"]
     return names
@@ -108,6 +133,12 @@ def definitions(observation: Observation, only_submit: bool = False) -> list[Jso
     if not only_submit:
         for name, arguments in offered(observation).items():
             tools.append(_definition(name, (arguments.__doc__ or "").strip(), arguments))
+        if not observation.methods:
+            text = (
+                "Predicted selection means of a draft plan with 90 % intervals, and whether it is "
+                "clearly worse than the best suggestion."
+            )
+            tools.append(_definition("predict", text, plan_model(observation, "draft")))
         text = "Cost in tokens and violations of a draft plan; nothing is executed."
         tools.append(_definition("check_plan", text, plan_model(observation, "draft")))
     text = "Submit the plan of this round; ends the planning."
@@ -282,7 +313,7 @@ def action_plan(reply: BaseModel) -> tuple[ActionPlan | None, list[Violation]]:
         buckets[dataset] = _scaled(f"bucket_weights.{dataset}", weights, violations)
     if violations:
         return None, violations
-    others = {}
+    others: dict[str, Any] = {}
     for name in ("method_shares", "practice_weights"):
         if name in data:
             others[name] = _scaled(name, data[name], violations)

@@ -20,6 +20,10 @@ Filter = Literal["failed", "passed", "borderline", "all"]
 # (objective, slice, filter, n) -> steering items: `label`, `score`, `failed` and maybe `answer`.
 Examples = Callable[[str, str, Filter, int], list[JsonObject]]
 Check = Callable[[ActionPlan], list[Violation]]
+# A plan -> what is expected of it; how many, bounds -> mixtures that are expected to gain most.
+Predict = Callable[[ActionPlan], JsonObject]
+Bounds = Mapping[str, tuple[float, float]]
+Suggest = Callable[[int, Bounds], list[JsonObject]]
 # What a tool says, and one line of the trace: `tool`, `arguments` and `result`, or a `conclusion`.
 Answer = dict[str, object]
 TraceLine = dict[str, object]
@@ -30,14 +34,29 @@ MAX_EXAMPLES = 20
 class Toolbox:
     """The tools of one planning call.
 
-    `examples` reads steering items; `check` holds a plan against all constraints.
+    `examples` reads steering items; `check` holds a plan against all constraints; `predict` and
+    `suggest` ask the surrogate.
     """
 
-    def __init__(self, observation: Observation, examples: Examples, check: Check) -> None:
+    def __init__(
+        self,
+        observation: Observation,
+        examples: Examples,
+        check: Check,
+        predict: Predict | None = None,
+        suggest: Suggest | None = None,
+    ) -> None:
         self._observation = observation
         self._examples = examples
         self._check = check
+        self._predict = predict
+        self._suggest = suggest
         self.calls: list[TraceLine] = []
+
+    @property
+    def has_surrogate(self) -> bool:
+        """Whether `predict` and `suggest` have somebody to ask."""
+        return self._predict is not None
 
     # -- the tools --------------------------------------------------------------------------------
 
@@ -49,6 +68,8 @@ class Toolbox:
             "pool_stock": self.pool_stock,
             "past_rounds": self.past_rounds,
             "estimate_influence": self.estimate_influence,
+            "predict": self.predict,
+            "suggest": self.suggest,
             "check_plan": self.check_plan,
         }
         if tool not in tools:
@@ -126,6 +147,37 @@ class Toolbox:
         self.record("estimate_influence", {"dataset": dataset}, answer)
         return answer
 
+    def predict(self, plan: ActionPlan | JsonObject) -> JsonObject:
+        """What a draft plan is expected to bring, by the rounds of this run.
+
+        Raises UsageError if nothing is fitted to these.
+        """
+        draft = plan if isinstance(plan, ActionPlan) else ActionPlan.model_validate(plan)
+        if self._predict is None:
+            raise UsageError("nothing is fitted to the rounds of this run")
+        answer = self._predict(draft)
+        self.record("predict", {"plan": draft.json_data()}, answer)
+        return answer
+
+    def suggest(self, n: int, bounds: Sequence[JsonObject] = ()) -> list[JsonObject]:
+        """Up to `n` mixtures that are expected to gain most, within bounds on data sets' shares.
+
+        A bound names `dataset`, `at_least` and `at_most`. Raises UsageError for a data set that the
+        pool does not have, and if nothing is fitted to the rounds.
+        """
+        if self._suggest is None:
+            raise UsageError("nothing is fitted to the rounds of this run")
+        limits = {}
+        for bound in bounds:
+            dataset = str(bound["dataset"])
+            if dataset not in self._observation.bucket_proportions:
+                known = sorted(self._observation.bucket_proportions)
+                raise UsageError(f"no data set {dataset!r}; known: {known}")
+            limits[dataset] = (float(str(bound["at_least"])), float(str(bound["at_most"])))
+        answer = self._suggest(n, limits)
+        self.record("suggest", {"n": n, "bounds": list(bounds)}, answer)
+        return answer
+
     def check_plan(self, plan: ActionPlan | JsonObject) -> Answer:
         """Cost in tokens and violations of a draft plan."""
         draft = plan if isinstance(plan, ActionPlan) else ActionPlan.model_validate(plan)
@@ -190,6 +242,7 @@ class Toolbox:
             "round": past.round,
             "ratios": past.plan.ratios if past.plan else None,
             "bucket_weights": past.plan.bucket_weights if past.plan else None,
+            "delivered": delivered_told(past),
             "selection": means,
             "accepted": past.accepted,
             "forecast": [forecast.json_data() for forecast in past.forecast],
@@ -198,6 +251,16 @@ class Toolbox:
             told["method_shares"] = past.plan.method_shares if past.plan else None
             told["stages"] = stages_told(past.trial.stages)
         return told
+
+
+def delivered_told(past: Round) -> dict[str, dict[str, int]] | None:
+    """Data set -> bucket -> tokens that the round was trained on; None if nothing was curated."""
+    if past.curation is None:
+        return None
+    told = {}
+    for dataset, report in past.curation.datasets.items():
+        told[dataset] = {bucket: given.selected for bucket, given in report.buckets.items()}
+    return told
 
 
 def stages_told(stages: Sequence[Stage]) -> list[JsonObject]:

@@ -1,4 +1,6 @@
-"""The commands by which a person decides on the plan that waits. They run nothing."""
+"""The commands by which a person decides on the plan that waits, or tells the planner something.
+
+They run nothing."""
 
 from __future__ import annotations
 
@@ -99,3 +101,18 @@ def _tell(made: Decision, folder: Path, as_json: bool) -> None:
     else:
         print(f"round {made.round}: {made.kind} by {made.by}")
     say(f"continue: python -m mosaic resume {folder}")
+
+
+@commands.command(rich_help_panel=APPROVE)
+def note(
+    run: Run,
+    text: Annotated[str, typer.Argument(help="What the planner should know.")],
+    by: Annotated[str | None, typer.Option("--by", help="Who says so; you by default.")] = None,
+) -> None:
+    """Tell the planner something, from the next observation on. Runs nothing."""
+    from mosaic.app import decisions
+    from mosaic.app.runs import find_run
+
+    folder = find_run(run)
+    left, number = decisions.note(folder, text, by)
+    print(f"round {number}: a note by {left.by}; the planner reads it from the next observation on")

@@ -60,6 +60,7 @@ from mosaic.core.types.events import (
     GoldCheckedEvent,
     JudgedAnswersEvent,
     MeasuredEvent,
+    NotedEvent,
     ObservedEvent,
     PairedEvent,
     PlannedEvent,
@@ -487,6 +488,9 @@ def _plain(event: Event) -> Entry:
             if record.requests:
                 dropped.append(count(record.requests, "group") + " of requests to the judge")
             return _entry(f"deleted {' and '.join(dropped) or 'nothing'}")
+        case NotedEvent():
+            words = Words(by=record.note.by, label="a note to the planner", text=record.note.text)
+            return _entry(f"{record.note.by} left a note to the planner", parts=[words])
         case ChangedEvent():
             lines = Words(by="a person", label="what changed", text="\n".join(record.changes))
             return _entry(

@@ -11,7 +11,7 @@ from mosaic.core.types.data import BucketReport
 from mosaic.core.types.evaluation import Score
 from mosaic.core.types.plans import ActionPlan, Decision, Forecast, Violation
 from mosaic.core.types.preferences import JudgedReport, PairReport
-from mosaic.core.types.runs import Adapter
+from mosaic.core.types.runs import Adapter, Note
 
 
 class EventRecord(FrozenModel):
@@ -158,6 +158,13 @@ class ChangedEvent(EventRecord):
     changes: list[str]
 
 
+class NotedEvent(EventRecord):
+    """What a person wants the planner to know from the next observation on."""
+
+    kind: Literal["noted"] = "noted"
+    note: Note
+
+
 AnyEvent = Annotated[
     ObservedEvent
     | PlannedEvent
@@ -175,7 +182,8 @@ AnyEvent = Annotated[
     | DroppedEvent
     | GoldCheckedEvent
     | FailedEvent
-    | ChangedEvent,
+    | ChangedEvent
+    | NotedEvent,
     Field(discriminator="kind"),
 ]
 EVENT_KINDS: tuple[type[EventRecord], ...] = get_args(get_args(AnyEvent)[0])

@@ -30,6 +30,11 @@ class ActionPlan(FrozenModel):
         default={}, description="objective -> expected change of the selection mean"
     )
     # Left out of what is written if there are none: the digests of plans without them stay.
+    explores: bool = Field(
+        default=False,
+        exclude_if=lambda explores: not explores,
+        description="predicted worse than the surrogate's best by more than its interval",
+    )
     method_shares: dict[str, float] = Field(default={}, exclude_if=_is_empty)
     practice_weights: dict[str, float] = Field(default={}, exclude_if=_is_empty)
 

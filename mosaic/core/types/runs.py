@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
 
-from mosaic.core.types.base import Attribute, FrozenModel, JsonObject, StrictInt
+from mosaic.core.types.base import Attribute, FrozenModel, StrictInt
 from mosaic.core.types.data import CurationReport, Stock
 from mosaic.core.types.evaluation import (
     Difference,
@@ -322,28 +322,6 @@ class Adapter(FrozenModel):
         return Usage(trained=self.tokens, sampled=self.sampled)
 
 
-class InputDigests(FrozenModel):
-    """What a run depends on beside its config.
-
-    `suites` is objective -> role -> digest; `prompts`, name -> digest, only if a model reads them;
-    `objectives`, name -> digest of the rules (a rubric's file, somebody's code).
-    """
-
-    pool: str
-    base_model: str
-    suites: dict[str, dict[str, str]]
-    judge: str
-    prompts: dict[str, str] = {}
-    objectives: dict[str, str] = {}
-
-
-class RunRecord(FrozenModel):
-    """What a journal says of its run: the resolved config, and digests of what it names."""
-
-    run: JsonObject
-    inputs: InputDigests
-
-
 class StageSpec(FrozenModel):
     """A stage of a trial after its mixture: how it trains, and the tokens that it may be charged."""
 
@@ -551,6 +529,13 @@ class Calibration(FrozenModel):
         return [trial.profile for trial in self.trials]
 
 
+class Note(FrozenModel):
+    """A person's standing guidance to the planner, and who gave it."""
+
+    by: str = Field(min_length=1, max_length=200)
+    text: str = Field(min_length=1, max_length=4000)
+
+
 class Observation(FrozenModel):
     """All that a planner is told. A planner is a function of this and of what the tools answer."""
 
@@ -586,6 +571,12 @@ class Observation(FrozenModel):
         default={},
         exclude_if=lambda practice: not practice,
         description="objective/slice -> practice prompts",
+    )
+
+    notes: list[Note] = Field(
+        default=[],
+        exclude_if=lambda notes: not notes,
+        description="what people asked of the planner, oldest first",
     )
 
     @property

@@ -1,0 +1,183 @@
+"""Planners on a landscape that they were not made for: a public table of mixtures and losses.
+
+The constants of `profile` were chosen on other pools of the table (seeds from 100 on), on recorded
+observations and by reasoning; pools 1 to 20 are only measured on.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import statistics
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from agent.planners.base import Planner, require_one_plan
+from agent.planners.baselines import NeedPlanner
+from agent.planners.surrogate import SurrogatePlanner
+from benchmarks.drive import FREE, Drive, Driven
+from benchmarks.figures import Rows, figure, not_measured
+from benchmarks.landscapes import TableLandscape, table_landscapes
+from benchmarks.planners import PLANNERS, half_width
+from benchmarks.surface import Surface, explained, read_table
+from mosaic.core.types.evaluation import FailureProfile, Score, SliceProfile
+from mosaic.core.types.plans import ActionPlan, Limits
+from mosaic.core.types.runs import Observation, Trial
+from tools.planning.toolbox import Toolbox
+
+POOLS = 20
+# Ends of a 90 % interval, in standard deviations.
+HALF_90 = 1.645
+
+
+class ThenPlanner:
+    """`need` in the first two rounds, the surrogate after them."""
+
+    kind = "need_then_profile"
+
+    def propose(self, observation: Observation, toolbox: Toolbox, n: int = 1) -> list[ActionPlan]:
+        planner = NeedPlanner() if observation.round <= 2 else SurrogatePlanner()
+        return planner.propose(observation, toolbox, n)
+
+
+class Ablated:
+    """`profile` that is told less, or whose plans say less."""
+
+    def __init__(
+        self,
+        kind: str,
+        told: Callable[[Observation], Observation] = lambda seen: seen,
+        said: Callable[[ActionPlan, Observation], ActionPlan] = lambda plan, seen: plan,
+    ) -> None:
+        self.kind = kind
+        self._told, self._said = told, said
+
+    def propose(self, observation: Observation, toolbox: Toolbox, n: int = 1) -> list[ActionPlan]:
+        require_one_plan(self.kind, n)
+        plans = SurrogatePlanner().propose(self._told(observation), toolbox)
+        return [self._said(plan, observation) for plan in plans]
+
+
+def without_slices(seen: Observation) -> Observation:
+    """One slice for each objective, at the mean of all."""
+    history = []
+    for past in seen.history:
+        trials = [_one_slice(trial) for trial in past.trials]
+        history.append(past.model_copy(update={"trials": trials}))
+    calibration = seen.calibration
+    if calibration is not None:
+        trials = [_one_slice(trial) for trial in calibration.trials]
+        calibration = calibration.model_copy(update={"trials": trials})
+    changes = {"history": history, "calibration": calibration, "profile": _merged(seen.profile)}
+    return seen.model_copy(update=changes)
+
+
+def _one_slice(trial: Trial) -> Trial:
+    return trial.model_copy(update={"profile": _merged(trial.profile)})
+
+
+def _merged(profile: FailureProfile) -> FailureProfile:
+    means: dict[str, list[float]] = {}
+    for one in profile.slices:
+        means.setdefault(one.objective, []).append(one.score.mean or 1.0)
+    slices = []
+    for name, each in sorted(means.items()):
+        mean = statistics.fmean(each)
+        score = Score(mean=mean, low=mean, high=mean, n_scored=40 * len(each))
+        slices.append(SliceProfile(objective=name, slice="all", score=score, reliability="high"))
+    return FailureProfile(round=profile.round, slices=slices)
+
+
+def without_buckets(plan: ActionPlan, seen: Observation) -> ActionPlan:
+    """The pools' own buckets within each data set."""
+    return plan.model_copy(update={"bucket_weights": seen.bucket_proportions})
+
+
+def without_rounds(seen: Observation) -> Observation:
+    """Only the base and the calibration: nothing is learned from the rounds."""
+    return seen.model_copy(update={"history": [r for r in seen.history if r.plan is None]})
+
+
+ABLATIONS: dict[str, Callable[[], Planner]] = {
+    "without slices": lambda: Ablated("slices", without_slices),
+    "without bucket weights": lambda: Ablated("buckets", said=without_buckets),
+    "without earlier rounds": lambda: Ablated("rounds", without_rounds),
+    "without calibration": lambda: Ablated(
+        "calibration", lambda seen: seen.model_copy(update={"calibration": None})
+    ),
+    "need in rounds 1 and 2": ThenPlanner,
+}
+
+
+def table(folder: Path, quick: bool) -> Rows:
+    """Hypervolume after five rounds over 20 pools, `profile` less each other planner, paired."""
+    pools = range(1, 4 if quick else POOLS + 1)
+    found = read_table(folder)
+    surface = Surface(found.shares, found.losses)
+    known = float(explained(found, surface.lengths).mean())
+    rows = [figure("the surface explains, of the variance of losses left out", known, "share")]
+    others: dict[str, Callable[[], Planner]] = {n: p for n, p in PLANNERS.items() if n != "profile"}
+    if importlib.util.find_spec("optuna") is None:
+        others = {name: make for name, make in others.items() if not name.startswith("optuna")}
+        rows.append(not_measured("TPE, GP and NSGA-II need optuna: pip install -e '.[bench]'"))
+    landscapes = table_landscapes(found, surface)
+    right, wrong = landscapes.values()
+    rows += _compared("table", right, None, pools, {**others, **ABLATIONS})
+    rows += _compared("table, wrong declarations", wrong, None, pools, others)
+    rows += _compared("table, limits off", right, FREE, pools, others)
+    return rows
+
+
+def _compared(
+    what: str,
+    landscape: TableLandscape,
+    limits: Limits | None,
+    pools: range,
+    others: Mapping[str, Callable[[], Planner]],
+) -> Rows:
+    def driven(make: Callable[[], Planner], foresee: bool = False) -> list[Driven]:
+        return [Drive(landscape, pool, limits, foresee).run(make()) for pool in pools]
+
+    own = driven(SurrogatePlanner, foresee=True)
+    volumes = [run.volume for run in own]
+    rows = [
+        figure(f"{what}: hypervolume of profile", statistics.fmean(volumes), "share"),
+        figure(f"{what}: all targets met by profile", _met(own), "share of pools"),
+        *_forecasts(what, own),
+    ]
+    _say(rows)
+    for name, make in others.items():
+        runs = driven(make)
+        ahead = np.subtract(volumes, [run.volume for run in runs]).tolist()
+        mean, half = statistics.fmean(ahead), half_width(ahead)
+        goal = None if name in ABLATIONS else 0.0
+        label = f"{what}: profile ahead of {name} (95 % +- {half:.3f}, targets {_met(runs):.2f})"
+        rows.append(figure(label, mean, "share", at_least=goal))
+        _say(rows[-1:])
+    return rows
+
+
+def _met(runs: list[Driven]) -> float:
+    return statistics.fmean(run.targets_met for run in runs)
+
+
+def _forecasts(what: str, runs: list[Driven]) -> Rows:
+    """Errors of forecasts against those of `no change`, and how many 90 % intervals cover."""
+    lines = np.array([line for run in runs for line in run.forecasts])
+    error = float(np.abs(lines[:, 0] - lines[:, 2]).mean())
+    still = float(np.abs(lines[:, 2]).mean())
+    inside = np.abs(lines[:, 0] - lines[:, 2]) <= HALF_90 * lines[:, 1]
+    return [
+        figure(
+            f"{what}: error of forecasts over that of no change", error / still, "", at_most=0.7
+        ),
+        figure(f"{what}: 90 % intervals that cover", float(inside.mean()), "", at_least=0.85),
+    ]
+
+
+def _say(rows: Rows) -> None:
+    """Progress, for whoever waits: this takes a quarter of an hour."""
+    for row in rows:
+        print(f"{row['what']}: {row['figure']}", file=sys.stderr, flush=True)
