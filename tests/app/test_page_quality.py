@@ -40,7 +40,7 @@ MAX_SHIFT = 0.1
 def world(tmp_path_factory):
     """A folder with one run that waits and two that are finished, and the stand-in behind them."""
     root = tmp_path_factory.mktemp("runs")
-    standin = StandIn.make("rounds=2", per_slice=4)
+    standin = StandIn.make("rounds=3", per_slice=4)
     waiting = replace(standin, approver=HumanApprover())
     waiting_run(waiting, root, "asked")
     for name in ("one", "two"):
