@@ -22,7 +22,7 @@ def ending_of(error: BaseException | None) -> tuple[Ending, str]:
     if isinstance(error, PausedError):
         return "paused", str(error)
     if isinstance(error, StopRequested):
-        return "stopped", str(error)
+        return "stopped", str(error).partition("; continue: ")[0]
     if isinstance(error, KeyboardInterrupt):
         return "stopped", "interrupted at the terminal"
     if isinstance(error, MosaicError):

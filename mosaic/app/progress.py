@@ -84,7 +84,7 @@ class Bars(Reporting):
             self._write(self._stage)
         if self._live:
             self._draw(self._stage, begins)
-        elif done >= total:
+        elif before is not None and not begins and before.done < total <= done:
             took = duration(seconds)
             tail = "" if loss is None else f", loss {loss:.3f}"
             self._say(f"  {what}: {total:,} in {took}{tail}")

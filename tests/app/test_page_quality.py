@@ -22,8 +22,15 @@ CHROMIUM = next(
 # Adds up layout shifts as Chromium scores them, those right after an input left out.
 SHIFTS = """
 window.shifts = 0;
+window.moved = [];
 new PerformanceObserver((list) => {
-  for (const entry of list.getEntries()) if (!entry.hadRecentInput) window.shifts += entry.value;
+  for (const entry of list.getEntries()) {
+    if (entry.hadRecentInput) continue;
+    window.shifts += entry.value;
+    const what = entry.sources.map(({ node, previousRect, currentRect }) =>
+      `${node && node.nodeName} ${node && (node.textContent || "").trim().slice(0, 40)}: ${previousRect.y} to ${currentRect.y}`);
+    window.moved.push(`${entry.value.toFixed(3)} ${what.join(" | ")}`);
+  }
 }).observe({ type: "layout-shift", buffered: true });
 """
 MAX_SHIFT = 0.1
@@ -33,7 +40,7 @@ MAX_SHIFT = 0.1
 def world(tmp_path_factory):
     """A folder with one run that waits and two that are finished, and the stand-in behind them."""
     root = tmp_path_factory.mktemp("runs")
-    standin = StandIn.make("rounds=2", per_slice=4)
+    standin = StandIn.make("rounds=3", per_slice=4)
     waiting = replace(standin, approver=HumanApprover())
     waiting_run(waiting, root, "asked")
     for name in ("one", "two"):
@@ -129,5 +136,7 @@ def test_a_live_page_shifts_little_keeps_the_focus_and_shows_no_blank_plot(world
     assert "finished" in tab.inner_text("h1")
     assert tab.evaluate("() => document.activeElement.className") == "brand"
     assert not tab.evaluate("() => window.blank === true")
-    assert tab.evaluate("() => window.shifts") <= MAX_SHIFT
+    assert tab.evaluate("() => window.shifts") <= MAX_SHIFT, tab.evaluate("() => window.moved")
+    tab.click("text=Show the result")
+    tab.wait_for_selector("text=against the pools' own proportions")
     context.close()

@@ -46,7 +46,12 @@ class Kind:
     caption: str
     draw: Callable[[Figure, Report], None]
     height: Callable[[Report], float]
-    shown: Callable[[Report], bool] = lambda report: bool(report.rounds)
+    applies: Callable[[Report], bool] = lambda report: True
+    measured: Callable[[Report], bool] = lambda report: bool(report.rounds)
+
+    def shown(self, report: Report) -> bool:
+        """Whether there is something to draw, for as many objectives as it can show."""
+        return self.applies(report) and self.measured(report)
 
     def size(self, report: Report) -> tuple[int, int]:
         """Width and height in points, so that a page can keep its place free."""
@@ -115,20 +120,20 @@ KINDS: dict[str, Kind] = {
         "better, beyond both dotted lines both targets are met.",
         draw=draw_pairs,
         height=lambda report: 0.7 + 2.9 * -(-pair_count(report) // 2),
-        shown=lambda report: bool(report.rounds) and 2 <= len(report.traded) <= 4,
+        applies=lambda report: 2 <= len(report.traded) <= 4,
     ),
     "parallel": Kind(
         title="All objectives together",
         caption="Selection means, a line for each model; short dotted bars are targets.",
         draw=draw_parallel,
         height=lambda report: 3.6,
-        shown=lambda report: bool(report.rounds) and len(report.objectives) > 2,
+        applies=lambda report: len(report.objectives) > 2,
     ),
     "mixture": Kind(
         title="Mixture per round",
         caption="Shares of the data sets in a round's tokens.",
         draw=draw_mixture,
         height=lambda report: 3.2,
-        shown=lambda report: report.static is not None,
+        measured=lambda report: report.static is not None,
     ),
 }

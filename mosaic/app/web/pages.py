@@ -41,6 +41,7 @@ from tools.effects.transcripts import read_exchanges
 
 STEERING = ROLES[0]
 EXAMPLES = 12
+MAX_PLACES = 12  # rows of rounds to come
 EVENTS = 40  # events of a round that a page shows at first
 RESULTS = 200  # entries that a search shows
 # What entries can be filtered by: kinds of events, then of turns of a planner's conversation.
@@ -247,10 +248,16 @@ class RunPage:
         """The plots that this run has, with the room that each takes."""
         found = []
         for name, kind in plots.KINDS.items():
-            if kind.shown(self.data):
+            if kind.applies(self.data):
                 width, height = kind.size(self.data)
-                found.append(Picture(name, kind.title, kind.caption, width, height))
+                drawn = kind.shown(self.data)
+                found.append(Picture(name, kind.title, kind.caption, width, height, drawn))
         return found
+
+    @property
+    def rounds_to_come(self) -> int:
+        """The last round whose row keeps its place free; 0 once the run is over."""
+        return 0 if self.data.audit else min(self.rounds_planned, MAX_PLACES)
 
 
 @dataclass(frozen=True)
@@ -262,6 +269,7 @@ class Picture:
     caption: str
     width: int
     height: int
+    drawn: bool
 
 
 def run_page(folder: Path) -> RunPage:

@@ -31,6 +31,12 @@ async function refresh() {
   let whole = true;
   for (const [name, html] of Object.entries(update.sections)) {
     if (name === "approval" && editing()) { whole = false; tellDecided(update); continue; }
+    if (name === "result" && html.includes(" data-audit") && !section(name).querySelector("[data-audit]")) {
+      // The whole result would push away what somebody reads: it comes when they ask for it.
+      over = true;
+      showStage();
+      continue;
+    }
     await replace(section(name), html, update.marks[name]);
   }
   if (whole) live.dataset.mark = update.mark;
@@ -276,10 +282,17 @@ let latest = live ? live.dataset.mark : "";
 
 // What a controller does just now: it changes every second, so it is no part of a section.
 let stage = "";
+let over = false;
 
 function showStage() {
   const line = document.getElementById("stage");
-  if (line) line.textContent = stage || "\u00a0";
+  if (!line) return;
+  line.textContent = stage || "\u00a0";
+  if (!over) return;
+  const link = document.createElement("a");
+  link.href = location.pathname;
+  link.textContent = "Show the result";
+  line.replaceChildren("The audit suites have been opened. ", link);
 }
 
 function wire(part) {
