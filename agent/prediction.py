@@ -20,10 +20,8 @@ LOWER_95 = 1.645
 # What is believed of the noise of one selection mean from one training to the next, in points, and
 # how many repeats of the calibration that is worth.
 USUAL_NOISE, USUAL_REPEATS = 0.12, 3
-# The fit's own uncertainty is too wide as it stands, since its prior must leave room for wrong
-# declarations; found on pools of a table that no figure is taken of. The rest is learned in a run,
-# where a forecast's error counts as much as this many.
-FIT_SCALE, BELIEF_WORTH = 0.5, 1.0
+# What is believed of a forecast's error counts as much as so many errors that were seen.
+BELIEF_WORTH = 1.0
 SURROGATE = "profile"
 
 
@@ -75,7 +73,7 @@ def expected_changes(
         if objective not in model.objectives or objective not in reference:
             continue
         mean = float(model.predict(row, objective, 0.0, np.zeros(1))[0, 0])
-        unsure = FIT_SCALE * float(model.spread(row, objective)[0])
+        unsure = float(model.spread(row, objective)[0])
         believed = math.hypot(unsure, selection_noise(observation, objective))
         deviation = _as_it_turned_out(believed, observation, objective)
         found[objective] = Change(mean - reference[objective], deviation)

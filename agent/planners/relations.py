@@ -1,6 +1,7 @@
 """Which cells speak for which slices, and what is believed of it before anything is measured.
 
-On the 1-5 scale, a slice's mean is linear in logarithms of shares of tokens, log(share + 0.01):
+On the 1-5 scale, a slice's mean is linear in logarithms of shares of tokens, log(share + 0.01), where
+to a single bucket's share a tenth of an even share is added if that is less:
 
     mean = c(slice)
          + own(slice) log(own bucket) + kin(slice) log(other buckets of its objective's data)
@@ -64,8 +65,9 @@ class Relations:
         found = np.zeros((n, size, len(self.prior.mean)))
         at = np.arange(size)
         found[:, at, at] = 1.0
+        floors = (self.bucket_floor, MIN_SHARE, self.bucket_floor)
         for place, groups in enumerate((self.own, self.kin, self.namesake), start=1):
-            found[:, at, place * size + at] = log_shares(shares, groups)
+            found[:, at, place * size + at] = log_shares(shares, groups, floors[place - 1])
         found[:, :, 4 * size :] = log_shares(shares, self.shared)[:, None, :]
         return found
 
@@ -73,9 +75,15 @@ class Relations:
         """The mean of the slices' features: shape (n, coefficients)."""
         size = len(self.slices)
         parts = [np.full((len(shares), size), 1.0 / size)]
-        for groups in (self.own, self.kin, self.namesake):
-            parts.append(log_shares(shares, groups) / size)
+        parts.append(log_shares(shares, self.own, self.bucket_floor) / size)
+        parts.append(log_shares(shares, self.kin) / size)
+        parts.append(log_shares(shares, self.namesake, self.bucket_floor) / size)
         return np.hstack([*parts, log_shares(shares, self.shared)])
+
+    @property
+    def bucket_floor(self) -> float:
+        """What is added to the share of a bucket: a tenth of an even share, at most a hundredth."""
+        return min(MIN_SHARE, 0.1 / self.own.shape[1])
 
     @property
     def own_columns(self) -> Floats:
@@ -88,13 +96,13 @@ class Relations:
         return found
 
 
-def log_shares(shares: Floats, groups: Floats) -> Floats:
-    """The log share of each group: shape (n, groups). No tokens count as a hundredth.
+def log_shares(shares: Floats, groups: Floats, floor: float = MIN_SHARE) -> Floats:
+    """The log share of each group: shape (n, groups). `floor` is added, a hundredth by default.
 
     >>> log_shares(np.array([[0.24, 0.0]]), np.array([[1.0, 0.0], [0.0, 1.0]])).round(2).tolist()
     [[-1.39, -4.61]]
     """
-    return np.asarray(np.log(shares @ groups.T + MIN_SHARE))
+    return np.asarray(np.log(shares @ groups.T + floor))
 
 
 def relations(

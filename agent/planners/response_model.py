@@ -32,6 +32,9 @@ SliceKey = tuple[str, str]
 SLICE_MISFIT, MEAN_MISFIT, LUCK = 0.15, 0.08, 0.1
 # The base is trained on nothing, which is more than having a hundredth of every share.
 BASE_MISFIT = 0.5
+# The fit's own uncertainty is too wide as it stands, since the prior must leave room for declarations
+# that are wrong. Found on pools of a table that no figure is taken of.
+FIT_SCALE = 0.5
 # How far selection prompts may be easier or harder than steering prompts, in points.
 ROLE_SD = 0.3
 
@@ -100,7 +103,7 @@ class ResponseModel:
         `shares` are mixtures, shape (n, cells). `deviates`, shape (k,), are standard normal: by
         each, all slices lie higher or lower together. One unit of them is
 
-            sqrt(variance of the fit at this mixture + noise^2)        0.5 = sqrt(0.4^2 + 0.3^2)
+            sqrt(spread of the fit at this mixture^2 + noise^2)        0.5 = sqrt(0.4^2 + 0.3^2)
 
         with `noise` the standard deviation of a training. Returns shape (n, k), in 1-5; all NaN
         for an objective without slices.
@@ -122,7 +125,7 @@ class ResponseModel:
         size = features.shape[1]
         covariance = found.fitted.covariance[:size, :size]
         variance = ((features @ covariance) * features).sum(axis=1)
-        return np.asarray(np.sqrt(np.maximum(variance, 0.0)))
+        return np.asarray(FIT_SCALE * np.sqrt(np.maximum(variance, 0.0)))
 
     def difference(
         self, after: Floats, before: Floats, objective: str

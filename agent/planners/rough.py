@@ -17,6 +17,8 @@ from mosaic.core.types.runs import Observation
 
 # What a move adds to every weight, so that none stays at zero.
 MOVE_FLOOR = 0.003
+# The share of weights that a small move changes.
+FEW = 0.25
 TINY = 1e-12
 
 
@@ -74,9 +76,12 @@ class RoughSpace:
     ) -> Wishes:
         """`n` log-normal moves, of each center in turn; `spread` is that of a log-ratio."""
         ratios, buckets = self.wishes(centers)
-        turn = np.arange(n) % len(centers)
-        by_ratio = np.exp(spread * generator.standard_normal((n, ratios.shape[1])))
-        by_bucket = np.exp(spread * generator.standard_normal((n, buckets.shape[1])))
+        turn = np.arange(n) // 2 % len(centers)
+        steps = generator.standard_normal((n, ratios.shape[1] + buckets.shape[1]))
+        # Every second one moves a few weights only: with many of them, moving all rarely gains.
+        still = generator.random(steps.shape) >= FEW
+        steps[1::2][still[1::2]] = 0.0
+        by_ratio, by_bucket = np.split(np.exp(spread * steps), [ratios.shape[1]], axis=1)
         return Wishes(
             (ratios[turn] + MOVE_FLOOR) * by_ratio, (buckets[turn] + MOVE_FLOOR) * by_bucket
         )

@@ -230,7 +230,9 @@ def _search(
 
 
 def _starts(observation: Observation) -> list[Weights]:
-    """Where the search begins: the pools' proportions, and plans that were executed, latest first."""
+    """Where the search begins: plans that were executed, latest first, the pools' proportions, and
+    even shares.
+    """
     plans = [observation.last_plan]
     for past in reversed(observation.history):
         if past.plan and past.plan not in plans:
@@ -238,7 +240,11 @@ def _starts(observation: Observation) -> list[Weights]:
     starts = [weights_of(plan, observation.bucket_proportions) for plan in plans[:MAX_STARTS]]
     buckets = {d: dict(weights) for d, weights in observation.bucket_proportions.items()}
     ratios = {dataset: observation.proportions[dataset] for dataset in buckets}
-    return [*starts, Weights(ratios, buckets)]
+    even = {d: dict.fromkeys(weights, 1.0) for d, weights in buckets.items()}
+    starts.append(Weights(ratios, buckets))
+    starts.append(Weights(ratios, even))
+    starts.append(Weights(dict.fromkeys(ratios, 1.0), even))
+    return starts
 
 
 class _Worth:
@@ -259,9 +265,8 @@ class _Worth:
         self._space = space
         self._bounds = bounds
         self._needed = shares_to_reach(observation)
-        executed = [past.plan for past in observation.history if past.plan and not past.failure]
-        if observation.calibration:
-            executed.append(observation.calibration.mixture)
+        # The calibration's mixture is none that the run can choose.
+        executed = [past.plan for past in observation.history if past.plan and past.accepted]
         refused = refused_plans(observation)
         tried = [past.plan for past in observation.history if past.plan] + refused
         self._tried = self._rows_of(tried, observation)

@@ -1,0 +1,52 @@
+"""Planners on a table of mixtures: the surface over it, and the runs that are driven on a landscape."""
+
+import numpy as np
+import pytest
+
+from agent.planners.baselines import StaticPlanner
+from agent.planners.surrogate import SurrogatePlanner
+from benchmarks.drive import FREE, Drive
+from benchmarks.figures import CannotRun
+from benchmarks.planning import LogLandscape
+from benchmarks.surface import Surface, explained, read_table
+
+DOMAINS, TARGETS = ("one", "two", "three"), ("one", "two")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A table whose losses fall with the logarithm of their domain's share."""
+    draws = np.random.default_rng(0)
+    mixtures = ["index," + ",".join(f"train_the_pile_{name}" for name in DOMAINS)]
+    losses = ["index," + ",".join(f"metric/the_pile_{name}_val_loss" for name in TARGETS)]
+    for index in range(1, 41):
+        shares = draws.dirichlet((1, 1, 1))
+        row = 4 - 0.5 * np.log(shares[:2] + 0.01)
+        mixtures.append(f"{index}," + ",".join(f"{share:.4f}" for share in shares))
+        losses.append(f"{index}," + ",".join(f"{loss:.6f}" for loss in row))
+    (tmp_path / "mixture_60m.csv").write_text("\n".join(mixtures))
+    (tmp_path / "loss_60m.csv").write_text("\n".join(losses))
+    return tmp_path
+
+
+def test_a_surface_foretells_losses_that_it_has_not_seen(folder):
+    table = read_table(folder)
+    assert (table.domains, table.targets) == (list(DOMAINS), list(TARGETS))
+    surface = Surface(table.shares, table.losses)
+    assert explained(table, surface.lengths).min() > 0.8
+
+
+def test_a_folder_without_the_table_is_named(tmp_path):
+    with pytest.raises(CannotRun, match=r"has no mixture_60m\.csv"):
+        read_table(tmp_path)
+
+
+def test_a_driven_run_measures_the_truth_and_not_its_noise():
+    drive = Drive(LogLandscape(), seed=1, limits=FREE)
+    static = drive.run(StaticPlanner(), rounds=2)
+    assert static.points[0] == static.points[1]
+    assert static.volumes == [static.volume] * 2
+    drive = Drive(LogLandscape(), seed=1, limits=FREE, foresee=True)
+    searched = drive.run(SurrogatePlanner(), rounds=2)
+    assert searched.volume >= max(searched.volumes)
+    assert len(searched.forecasts) == 5
