@@ -31,7 +31,7 @@ lint: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks house
 
 test: lint
-	$(BIN)/python -m pytest -n 2 -q
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q
 
 # The site, into site/: warnings are errors, and nothing is fetched.
 docs: $(VENV)/.installed-test

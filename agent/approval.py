@@ -31,10 +31,19 @@ class AutoApprovalConfig(FrozenModel):
     kind: Literal["auto"] = "auto"
 
 
+def _is_false(value: object) -> bool:
+    return value is False
+
+
 class HumanApprovalConfig(FrozenModel):
-    """A person decides on every plan; the run ends its process and waits."""
+    """A person decides on every plan; the run ends its process and waits.
+
+    With `calibration` the trainings of the static mixture, which come before any plan, are asked
+    for as well.
+    """
 
     kind: Literal["human"] = "human"
+    calibration: bool = Field(default=False, exclude_if=_is_false)
 
 
 class Rule(FrozenModel):
@@ -56,10 +65,14 @@ class Rule(FrozenModel):
 
 
 class PolicyApprovalConfig(FrozenModel):
-    """The first rule that matches decides; where none does, a person."""
+    """The first rule that matches decides; where none does, a person.
+
+    With `calibration` a person is asked for the trainings of the static mixture as well.
+    """
 
     kind: Literal["policy"] = "policy"
     rules: list[Rule] = Field(min_length=1)
+    calibration: bool = Field(default=False, exclude_if=_is_false)
 
 
 ApprovalConfig = Annotated[
@@ -198,13 +211,44 @@ def request_of(
         experiment=experiment,
         observation=observation_digest,
         planner=planner,
-        plans=[_shown(plan, observation) for plan in plans],
+        plans=[shown_plan(plan, observation) for plan in plans],
         cost=Cost(tokens=cost, left_before=left, left_after=left - cost),
         floors=floors,
     )
 
 
-def _shown(plan: ActionPlan, observation: Observation) -> ProposedPlan:
+def calibration_request(
+    plan: ActionPlan,
+    observation: Observation,
+    *,
+    repeats: int,
+    run: str,
+    experiment: str,
+    digest: str,
+) -> ApprovalRequest:
+    """What a person is asked before the calibration: the pools' own proportions, trained `repeats`
+    times. It stands in round 0, and `digest` is that of the observation."""
+    asked = request_of(
+        [plan],
+        observation,
+        observation_digest=digest,
+        run=run,
+        attempt=0,
+        planner="calibration",
+        experiment=experiment,
+    )
+    cost = observation.cost_per_round * repeats
+    left = observation.budget_left
+    identity = {"calibration": asked.request, "repeats": repeats}
+    changed = {
+        "request": digest_of(identity),
+        "round": 0,
+        "cost": Cost(tokens=cost, left_before=left, left_after=left - cost),
+    }
+    return asked.model_copy(update=changed)
+
+
+def shown_plan(plan: ActionPlan, observation: Observation) -> ProposedPlan:
     """A plan with its changes against the plan executed last, and what it asks of the pool."""
     last = observation.last_plan
     budget = mixture_tokens(plan, observation.methods, observation.budget_per_round)

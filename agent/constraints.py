@@ -13,7 +13,8 @@ from agent.weights import Cell, bucket_weights, distance, plan_distance, plan_sh
 from mosaic.core.types.base import SUM_TOLERANCE
 from mosaic.core.types.plans import ActionPlan, Violation
 from mosaic.core.types.runs import Observation
-from training.data.curate import check_mixture, left_after_exclusion, mixture_of
+from training.data.curate import mixture_of
+from training.data.mixture_checks import check_mixture, left_after_exclusion
 from training.data.pool import Pool
 
 LOW_RELIABILITY = ("unknown", "low")

@@ -16,7 +16,7 @@ from mosaic.core.types.plans import ActionPlan, Violation
 from mosaic.core.types.runs import Observation
 from tools.effects.evaluate import Evaluator
 from tools.effects.influence import InfluenceTool
-from tools.effects.preference_pairs import PracticeTool
+from tools.effects.practice import PracticeTool
 from tools.effects.train import TrainTool
 from training.data.pool import Pool
 

@@ -1,7 +1,7 @@
 """The rounds as a LangGraph graph.
 
-    base -> calibrate -> retain -> observe -> plan -> check -> ask -> (approve) -> run -> retain ...
-    observe -> audit
+    base -> permit -> calibrate -> retain -> observe -> plan -> check -> ask -> (approve) -> run
+    run -> retain -> observe ... -> audit
 
 LangGraph's checkpoint is never read: each start opens a fresh thread from the fold of the journal.
 """
@@ -25,6 +25,7 @@ STEPS_PER_ROUND = 60
 Node = Callable[[RunContext, State], State]
 NODES: dict[str, Node] = {
     "base": trials.measure_base,
+    "permit": approving.permit,
     "calibrate": trials.calibrate,
     "retain": closing.retain,
     "observe": planning.observe,
@@ -52,9 +53,10 @@ def build(context: RunContext) -> Any:
     for name, node in NODES.items():
         add(name, node)
     graph.add_conditional_edges(
-        START, lambda state: begin_at(context), ["base", "calibrate", "retain"]
+        START, lambda state: begin_at(context), ["base", "permit", "retain"]
     )
-    graph.add_edge("base", "calibrate")
+    graph.add_edge("base", "permit")
+    graph.add_edge("permit", "calibrate")
     graph.add_edge("calibrate", "retain")
     graph.add_edge("retain", "observe")
     graph.add_conditional_edges("observe", after_observe, ["audit", "plan"])
@@ -71,7 +73,7 @@ def begin_at(context: RunContext) -> str:
     """Where a start takes up the run: the fold of the journal decides."""
     if not context.state.rounds:
         return "base"
-    return "retain" if context.state.calibration else "calibrate"
+    return "retain" if context.state.calibration else "permit"
 
 
 def after_observe(state: State) -> str:

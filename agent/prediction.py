@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
 
 from agent.methods import shares_of
-from agent.planners.response_model import fit_responses
-from agent.weights import Floats, Weights, cell_shares, share_row, weights_of
+from agent.planners.response_model import ResponseModel, fit_responses
+from agent.weights import Cell, cell_shares, share_row, weights_of
+from eval.statistics import shrink_noise
 from mosaic.core.types.plans import ActionPlan, Prediction
 from mosaic.core.types.runs import Observation
 
 # One-sided: 95 % of a normal distribution lie above its mean less 1.645 standard deviations.
 LOWER_95 = 1.645
+# What is believed of the noise of one selection mean from one training to the next, in points, and
+# how many repeats of the calibration that is worth.
+USUAL_NOISE, USUAL_REPEATS = 0.12, 3
+
+
+class Change(NamedTuple):
+    """The expected change of a selection mean, and its standard deviation, in points."""
+
+    mean: float
+    deviation: float
 
 
 def predicted_changes(plan: ActionPlan, observation: Observation) -> list[Prediction]:
@@ -19,7 +34,7 @@ def predicted_changes(plan: ActionPlan, observation: Observation) -> list[Predic
 
     An objective that no slice measures is left out, and all are if a plan moves method shares or
     practice weights, which the fit does not see. The lower bound takes off what the fit does
-    not know of the difference and the noise of one training: a change of +0.20 with a fit that is
+    not know of the result and the noise of one training: a change of +0.20 with a fit that is
     unsure by 0.05 and a noise of 0.10 has its lower bound at
 
     >>> round(0.20 - LOWER_95 * math.hypot(0.05, 0.10), 3)
@@ -29,21 +44,60 @@ def predicted_changes(plan: ActionPlan, observation: Observation) -> list[Predic
     same_shares = shares_of(plan, observation.methods) == shares_of(last, observation.methods)
     if not same_shares or plan.practice_weights != last.practice_weights:
         return []
-    proportions = observation.bucket_proportions
     model = fit_responses(observation)
-
-    def row(weights: Weights) -> Floats:
-        return share_row(model.cells, cell_shares(*weights))
-
-    after = row(weights_of(plan, proportions))
-    before = row(weights_of(observation.last_plan, proportions))
-    noise = observation.calibration.noise if observation.calibration else {}
+    shares = cell_shares(*weights_of(plan, observation.bucket_proportions))
     found = []
-    for objective in observation.names:
-        difference = model.difference(after, before, objective)
-        if difference is None or objective not in noise:
-            continue
-        change, unsure = difference
-        low = change - LOWER_95 * math.hypot(unsure, noise[objective])
-        found.append(Prediction(objective=objective, change=round(change, 4), low=round(low, 4)))
+    for objective, change in expected_changes(shares, observation, model).items():
+        low = change.mean - LOWER_95 * change.deviation
+        found.append(
+            Prediction(objective=objective, change=round(change.mean, 4), low=round(low, 4))
+        )
     return found
+
+
+def expected_changes(
+    shares: Mapping[Cell, float], observation: Observation, model: ResponseModel
+) -> dict[str, Change]:
+    """Objective -> change from what was measured last to what a mixture is predicted to have.
+
+    What was measured last is the selection mean of the round executed last, or the mean of the
+    calibration. Objectives without slices, or that were not scored, are left out.
+    """
+    reference = last_means(observation)
+    row = np.array([share_row(model.cells, shares)])
+    found = {}
+    for objective in observation.names:
+        if objective not in model.objectives or objective not in reference:
+            continue
+        mean = float(model.predict(row, objective, 0.0, np.zeros(1))[0, 0])
+        unsure = float(model.spread(row, objective)[0])
+        deviation = math.hypot(unsure, selection_noise(observation, objective))
+        found[objective] = Change(mean - reference[objective], deviation)
+    return found
+
+
+def selection_noise(observation: Observation, objective: str) -> float:
+    """How far a selection mean moves from one training of a mixture to the next, in points."""
+    measured, repeats = 0.0, 0
+    if observation.calibration is not None:
+        measured = observation.calibration.noise.get(objective, 0.0)
+        repeats = len(observation.calibration.trials) - 1
+    return shrink_noise(measured, repeats, USUAL_NOISE, USUAL_REPEATS).deviation
+
+
+def last_means(observation: Observation) -> dict[str, float]:
+    """Selection means of what was executed last: of the latest round, or over the calibration."""
+    trials = observation.calibration.trials if observation.calibration else []
+    for past in observation.history:
+        if past.plan is not None and not past.failure:
+            trials = [past.trial]
+    means = {}
+    for objective in observation.names:
+        scored = []
+        for trial in trials:
+            score = trial.scores.get(objective, {}).get("selection")
+            if score is not None and score.mean is not None:
+                scored.append(score.mean)
+        if scored:
+            means[objective] = math.fsum(scored) / len(scored)
+    return means

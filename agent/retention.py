@@ -50,11 +50,14 @@ def spare_adapters(journal: Journal, state: RunState, last: int) -> list[str]:
         # Influence is estimated around what the mixture trained, exports hold the last.
         for adapter in (trial.adapter, trial.mixture_adapter):
             kept.add(adapter.digest if adapter else None)
+        kept |= {stage.reward_model for stage in trial.stages}
+    kept.add(state.reward_model)
     several = any(trial.spec.stages for trial in state.trials.values())
     trained = set()
     for step in journal.steps(Train):
         # A later plan may share a mixture with an earlier one, and go on from its adapter.
-        needed = several and TRAINING_SET in step.inputs.job.inputs
+        job = step.inputs.job
+        needed = several and TRAINING_SET in job.inputs and job.start_from is None
         if step.place.round <= last and not needed:
             trained.add(step.result.digest)
     return sorted(trained - kept - dropped(journal))

@@ -16,13 +16,15 @@ class StopConfig(FrozenModel):
 
     `patience` stops after so many rounds in a row whose gain lies within the noise. `at_targets`
     stops as soon as the round that would be chosen reaches every target. `at_equilibrium` stops
-    where the influence of buckets is lost in the noise.
+    where the influence of buckets is lost in the noise. `hours` of wall-clock time after a start the
+    run stops at the next safe point, as if somebody had stopped it; `resume` goes on.
     """
 
     patience: int | None = Field(default=None, ge=1)
     at_targets: bool = False
     # Left out of what is written if it is not asked for: the digests of other settings stay.
     at_equilibrium: bool = Field(default=False, exclude_if=lambda value: not value)
+    hours: float | None = Field(default=None, gt=0, exclude_if=lambda value: value is None)
 
 
 class CalibrationConfig(FrozenModel):
@@ -50,7 +52,7 @@ class Settings(FrozenModel):
 
     A round selects `tokens_per_round` tokens; the recipe says what training on them costs. `keep`
     keeps the adapters of archived rounds, or all; `keep_judge_requests` what judges were asked. What a
-    planner was sent is always kept.
+    planner was sent is always kept. With `ask_calibration` a person is asked before the calibration.
 
     With several methods `method_shares` has the shares of a plan that names none, in the order in
     which they run, and `stages` the recipes of those after the mixture's.
@@ -73,6 +75,8 @@ class Settings(FrozenModel):
     evaluate_stages: bool = Field(default=False, exclude_if=lambda value: not value)
     # Left out of what is written if they are kept: the digests of other settings stay.
     keep_judge_requests: bool = Field(default=True, exclude_if=lambda keep: keep)
+    # Left out of what is written if nobody asks: the digests of other settings stay.
+    ask_calibration: bool = Field(default=False, exclude_if=lambda ask: not ask)
 
     @property
     def usage_per_round(self) -> Usage:

@@ -6,11 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from agent.context import RunContext
+from eval.reward_model import read_card
 from mosaic.core.errors import TrainingError
 from mosaic.core.steps import Steps
 from mosaic.core.types.evaluation import Score
-from mosaic.core.types.preferences import PairReport
+from mosaic.core.types.preferences import HeadReport, LevelReport, PairReport
+from mosaic.core.types.recipes import RlRecipe, worst_case
 from mosaic.core.types.runs import (
+    JUDGED_ANSWERS,
+    PAIRS,
+    REWARD_MODEL,
+    TRAINING_SET,
+    WISHED_CHATS,
     Adapter,
     DpoRecipe,
     Stage,
@@ -18,7 +25,11 @@ from mosaic.core.types.runs import (
     TrainJob,
     TrialSpec,
     Usage,
+    wish_of,
 )
+from prompts.levels import HIGHEST
+from tools.effects.preference_pairs import PairTool
+from tools.effects.wishes import WishTool
 from training.data.preferences import LOW_YIELD
 
 # Trains a job, as often as the config allows.
@@ -50,7 +61,8 @@ def run_stages(
     done = Progress([first] if first else [], first.adapter if first else None)
     for stage in spec.stages:
         _measure_last(context, steps, done)
-        done.stages.append(_preference_stage(context, steps, spec, stage, done.adapter, train))
+        run = LATER[type(stage.recipe)]
+        done.stages.append(run(context, steps, spec, stage, done.adapter, train))
         done.adapter = done.stages[-1].adapter or done.adapter
     if done.adapter is None:
         notes = "; ".join(stage.note for stage in done.stages if stage.note)
@@ -65,7 +77,8 @@ def _measure_last(context: RunContext, steps: Steps, done: Progress) -> None:
     last = done.stages[-1]
     assert last.adapter is not None
     context.notify(f"round {steps.place.round}: evaluating the adapter after {last.method}")
-    evaluation = context.evaluator.evaluate(steps, last.adapter.digest, ("steering",))
+    wish = wish_of(done.stages)
+    evaluation = context.evaluator.evaluate(steps, last.adapter.digest, ("steering",), wish)
     scores: dict[str, Score] = {}
     for objective, roles in evaluation.scores().items():
         scores[objective] = roles["steering"]
@@ -89,7 +102,9 @@ def _preference_stage(
     digest = adapter.digest if adapter else None
     context.notify(f"round {number}: {recipe.kind}: drawing and judging answers to practise on")
     weights = spec.plan.practice_weights
-    filed = context.practice.gather(steps, digest, recipe, stage.tokens, weights, spec.seed)
+    filed = PairTool(context.practice).gather(
+        steps, digest, recipe, stage.tokens, weights, spec.seed
+    )
     report = filed.report
     for line in warnings(report):
         context.notify(f"round {number}: {recipe.kind}: {line}")
@@ -104,10 +119,99 @@ def _preference_stage(
         note = f"{recipe.kind}: none of {report.prompts} practice prompts gave a pair"
         return drawn.model_copy(update={"note": note})
     context.notify(f"round {number}: {recipe.kind}: training on {report.pairs} pairs")
-    job = context.trainer.pair_job(recipe, filed.pairs, spec.seed, digest)
+    job = context.trainer.stage_job(recipe, {PAIRS: filed.pairs}, spec.seed, digest)
     trained = train(job, Usage(trained=report.trained))
     usage = drawn.usage + Usage(trained=trained.tokens)
     return drawn.model_copy(update={"usage": usage, "adapter": trained})
+
+
+def _level_stage(
+    context: RunContext,
+    steps: Steps,
+    spec: TrialSpec,
+    stage: StageSpec,
+    adapter: Adapter | None,
+    train: Training,
+) -> Stage:
+    """Judge answers, train a reward model on them, and a policy for the levels that prompts ask for."""
+    recipe = stage.recipe
+    assert isinstance(recipe, RlRecipe)
+    assert spec.plan is not None
+    assert context.practice is not None
+    where = f"round {steps.place.round}: {recipe.kind}"
+    tool = WishTool(context.practice, context.pool, recipe.graded)
+    context.notify(f"{where}: drawing and judging answers to practise on")
+    tokens, start = int(recipe.judged_share * stage.tokens), adapter.digest if adapter else None
+    weights, seed = spec.plan.practice_weights, spec.seed
+    batches = tool.draw(steps, start, recipe, tokens, weights, seed)
+    judged = tool.judged(steps, batches, recipe, tokens, seed)
+    usage = Usage(sampled=judged.report.sampled)
+    done = Stage(
+        method=recipe.kind,
+        tokens=stage.tokens,
+        usage=usage,
+        levels=LevelReport(judged=judged.report),
+    )
+    if not judged.report.prompts:
+        return _ended(done, "its tokens do not pay for the answers to a single practice prompt")
+
+    context.notify(f"{where}: training a reward model")
+    data = {JUDGED_ANSWERS: judged.answers}
+    job = context.trainer.stage_job(recipe.reward_model, data, seed)
+    try:
+        model = train(job, Usage(trained=tokens - usage.cost))
+    except TrainingError as error:
+        if error.failure != "no_heads":
+            raise
+        return _ended(done, str(error))
+    card = read_card(steps.store.path(model.digest))
+    usage = usage + model.usage
+    classes = {head.objective: head.classes for head in card.heads}
+    heads = [HeadReport.model_validate(head.model_dump(include=HEAD)) for head in card.heads]
+    report = LevelReport(
+        judged=judged.report,
+        heads=heads,
+        left_out=card.left_out,
+        reward_model=model.tokens,
+        wish={name: recipe.wish.get(name, HIGHEST) for name in classes},
+    )
+    done = done.model_copy(update={"usage": usage, "reward_model": model.digest, "levels": report})
+
+    left = stage.tokens - usage.cost
+    warm = min(left, int(recipe.warm_share * stage.tokens))
+    filed = tool.wishes(steps, batches, judged.answers, recipe, classes, warm, left, seed)
+    if filed.warm is not None:
+        context.notify(f"{where}: fine-tuning on {filed.rows} answers below their levels")
+        job = context.trainer.stage_job(recipe.warm, {TRAINING_SET: filed.warm}, seed, start)
+        adapter = train(job, recipe.warm.usage(filed.tokens))
+        usage, start = usage + adapter.usage, adapter.digest
+        report = report.model_copy(update={"warm_rows": filed.rows, "warm": adapter.tokens})
+        done = done.model_copy(update={"usage": usage, "adapter": adapter, "levels": report})
+    chats = len(filed.prompts)
+    if filed.chats is None or chats < recipe.prompts_per_step:
+        return _ended(done, f"its tokens pay for {chats} prompts, which do not fill one step")
+    context.notify(f"{where}: rewarding answers to {chats} prompts")
+    data = {WISHED_CHATS: filed.chats, REWARD_MODEL: model.digest}
+    job = context.trainer.stage_job(recipe, data, seed, start)
+    policy = train(job, worst_case(recipe, filed.prompts))
+    update = {"chats": chats, "policy": policy.tokens, "policy_sampled": policy.sampled}
+    return done.model_copy(
+        update={
+            "usage": usage + policy.usage,
+            "adapter": policy,
+            "levels": report.model_copy(update=update),
+        }
+    )
+
+
+def _ended(stage: Stage, note: str) -> Stage:
+    """A stage that went no further, and why."""
+    return stage.model_copy(update={"note": f"{stage.method}: {note}"})
+
+
+LATER = {DpoRecipe: _preference_stage, RlRecipe: _level_stage}
+# What of a head's card is reported.
+HEAD = {"objective", "classes", "held_out", "balanced_accuracy", "calibration_error"}
 
 
 def warnings(report: PairReport) -> list[str]:

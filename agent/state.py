@@ -79,6 +79,13 @@ class RunState:
         return [self.rounds[0].trial, *repeats]
 
     @property
+    def reward_model(self) -> str | None:
+        """Digest of the reward model of the trial executed last, None if it trained none."""
+        latest = self.latest
+        models = [stage.reward_model for stage in latest.stages] if latest else []
+        return next((model for model in reversed(models) if model), None)
+
+    @property
     def last_plan(self) -> ActionPlan | None:
         """The plan executed last: of the last round, or the calibration's."""
         latest = self.latest

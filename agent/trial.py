@@ -16,7 +16,8 @@ from mosaic.core.steps import Steps
 from mosaic.core.types.data import CurationReport
 from mosaic.core.types.evaluation import Difference, FailureProfile, Score, Scored
 from mosaic.core.types.plans import ActionPlan
-from mosaic.core.types.records import Curated, SamplePractice, Train
+from mosaic.core.types.practice_records import SamplePractice
+from mosaic.core.types.records import Curated, Train
 from mosaic.core.types.runs import (
     Adapter,
     Stage,
@@ -25,6 +26,7 @@ from mosaic.core.types.runs import (
     Trial,
     TrialSpec,
     Usage,
+    wish_of,
 )
 from tools.effects.curate import curate_step
 from tools.effects.evaluate import BOOTSTRAP_SEED, Evaluation, read_scored
@@ -89,7 +91,9 @@ def run_trial(
     what = "the base model" if adapter is None else "the adapter"
     context.notify(f"round {round_}: evaluating {what}{saying}")
     digest = adapter.digest if adapter else None
-    evaluation = context.evaluator.evaluate(steps, digest, ROUND_ROLES)
+    evaluation = context.evaluator.evaluate(
+        steps, digest, ROUND_ROLES, wish_of(stages), reward_model=context.state.reward_model
+    )
     trial = Trial(
         id=spec.id,
         spec=spec,
@@ -179,7 +183,7 @@ def _paid(steps: Steps) -> Usage:
     paid = Usage()
     for trained in steps.journal.steps(Train, steps.place.round):
         if trained.place == steps.place:
-            paid = paid + Usage(trained=trained.result.tokens)
+            paid = paid + trained.result.usage
     for sampled in steps.journal.steps(SamplePractice, steps.place.round):
         if sampled.place == steps.place:
             paid = paid + Usage(sampled=sampled.result.tokens)

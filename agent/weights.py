@@ -222,13 +222,3 @@ def proportions(stock: Mapping[str, Mapping[str, Stock]]) -> Weights:
         if ratios[dataset] > 0:
             buckets[dataset] = normalize(tokens)
     return Weights(normalize(ratios), buckets)
-
-
-def complexity_of(name: str) -> int:
-    """Complexity of a slice or bucket: the number 1-9 after its last underscore, 1 without one.
-
-    >>> [complexity_of(name) for name in ("complexity_5", "all", "year_2024")]
-    [5, 1, 1]
-    """
-    number = name.rsplit("_", 1)[-1]
-    return int(number) if len(number) == 1 and number in "123456789" else 1

@@ -24,6 +24,7 @@ from benchmarks.figures import CannotRun, Row, Rows, not_measured
 # when they are needed, so that a package that only one of them uses is not needed by the others.
 BENCHMARKS = {
     "house": "house",
+    "ideal": "ideal",
     "rubrics": "rubrics",
     "extension": "extension",
     "cases": "cases",
@@ -64,6 +65,7 @@ BENCHMARKS = {
     "discoveries": "discoveries",
     "audit": "planners",
     "landscape": "landscape",
+    "levels": "levels",
     "methods": "methods",
     "planners": "planners",
 }

@@ -21,7 +21,7 @@ from mosaic.core.types.base import JsonObject
 from mosaic.core.types.data import Focus, Mixture, Range
 from training.data.curate import curate
 from training.data.pool import Pool
-from training.data.pool_format import INDEX, MANIFEST, VERSION
+from training.data.pool_format import INDEX, MANIFEST, ROW_GROUP, VERSION
 
 DATASETS, BUCKETS = ("guard", "benign", "tasks"), ("b1", "b2", "b3", "b4", "b5")
 ROWS, QUICK_ROWS = 10_000_000, 500_000
@@ -66,7 +66,7 @@ def synthetic_pool(folder: Path, rows: int) -> None:
         }
     )
     folder.mkdir(parents=True)
-    pq.write_table(table, folder / INDEX, compression="zstd")
+    pq.write_table(table, folder / INDEX, compression="zstd", row_group_size=ROW_GROUP)
     datasets: JsonObject = {dataset: {} for dataset in DATASETS}
     for number, (dataset, bucket) in enumerate(itertools.product(DATASETS, BUCKETS)):
         start, end = int(bounds[number]), int(bounds[number + 1])
@@ -80,6 +80,7 @@ def synthetic_pool(folder: Path, rows: int) -> None:
         "max_length": 4096,
         "too_long": 0,
         "attributes": {"level": "text", "size": "number", "tags": "list", "topic": "text"},
+        "values": {},
         "datasets": datasets,
     }
     (folder / MANIFEST).write_text(json.dumps(manifest))
@@ -93,11 +94,12 @@ def _labels(generator: np.random.Generator, name: str, count: int, rows: int) ->
 
 
 def _stock(quality: np.ndarray, tokens: np.ndarray) -> dict[str, list[int]]:
-    """Rows and tokens of a bucket for each quality."""
+    """Rows, tokens and the longest row of a bucket for each quality."""
     stock = {}
     for value in range(1, 6):
         chosen = quality == value
-        stock[str(value)] = [int(chosen.sum()), int(tokens[chosen].sum())]
+        longest = int(tokens[chosen].max(initial=0))
+        stock[str(value)] = [int(chosen.sum()), int(tokens[chosen].sum()), longest]
     return stock
 
 
@@ -252,6 +254,6 @@ def budget(quick: bool) -> Rows:
                 max_repeat=rng.randint(1, 3),
             )
             curated = curate(pool, mixture)
-            spent = int(pool.column("n_tokens")[curated.indices].sum())
+            spent = int(curated.n_tokens.sum())
             over += max(0, spent - mixture.budget) + abs(spent - curated.report.total.selected)
     return [figure(f"tokens over budget in {trials:,} plans", over, "tokens", at_most=0)]

@@ -33,7 +33,7 @@ from mosaic.core.store import FOLDER, Store
 from mosaic.core.tables import FILE
 from mosaic.core.types.base import FrozenModel, JsonObject
 from mosaic.core.types.events import ChangedEvent, EventRecord, FailedEvent, TrainedEvent
-from mosaic.core.types.records import StepInputs, Train
+from mosaic.core.types.records import Train
 from mosaic.core.types.runs import (
     TRAINING_SET,
     Adapter,
@@ -42,6 +42,7 @@ from mosaic.core.types.runs import (
     SftRecipe,
     TrainJob,
 )
+from mosaic.core.types.step_inputs import StepInputs
 
 AnyInputs = StepInputs[FrozenModel]
 NO_INPUTS = InputDigests(pool="", base_model="", suites={}, judge="")
@@ -222,7 +223,8 @@ def _lab_kills(count: int) -> int:
 def _small() -> StandIn:
     """Four rounds with every method: every kind of step, and few enough points to try them all."""
     objectives = ("over_refusal", "instruction_following")
-    return StandIn.make(*ALL_METHODS, per_slice=1, objectives=objectives)
+    tokens = "budget.tokens_per_round=24000"
+    return StandIn.make(*ALL_METHODS, tokens, per_slice=1, objectives=objectives)
 
 
 def crash(quick: bool) -> Rows:

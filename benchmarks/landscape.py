@@ -52,11 +52,15 @@ def landscape(quick: bool) -> Rows:
         found += mixtures(world, own)
         if lab == "default":
             found += [*breadth(world, own), *pairs(world)]
-            if not quick:
-                found += signal(world, own.ratios, own.buckets)
-        for row in found:
-            rows.append({**row, "what": f"lab {lab}: {row['what']}"})
+            default = world
+        rows += _of_lab(lab, found)
+    if not quick:
+        rows += _of_lab("default", signal(default, default.ratios, default.buckets))
     return rows
+
+
+def _of_lab(lab: str, found: Rows) -> Rows:
+    return [{**row, "what": f"lab {lab}: {row['what']}"} for row in found]
 
 
 def only(world: World, own: Point, **ratios: float) -> Point:
@@ -146,7 +150,7 @@ def room(world: World, own: Point, quick: bool) -> Rows:
     for point, measured in zip(points, drawn, strict=True):
         tried.append((measured.volume, point))
     best_volume, best = max(tried, key=lambda one: one[0])
-    for step in range(6 if quick else 60):
+    for step in range(6 if quick else 30):
         point = around(generator, best, 0.6 if step % 2 else 0.3)
         volume = trained(world, point).volume
         if volume > best_volume:

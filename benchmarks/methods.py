@@ -17,7 +17,8 @@ from statistics import fmean, stdev
 from benchmarks.figures import Row, Rows, figure
 from benchmarks.world import World
 from mosaic.app.config_file import load_config
-from mosaic.core.types.runs import DpoRecipe, Usage
+from mosaic.core.types.runs import PAIRS, DpoRecipe, Usage
+from tools.effects.preference_pairs import PairTool
 from training.methods.preference_rows import PreferenceRow, read_pairs, write_pairs
 
 SHARE = 0.6
@@ -73,7 +74,8 @@ def arms(
     ]
     if tokens is None:
         tokens = round((1 - SHARE) * context.settings.cost_per_round)
-    batches = context.practice.draw(steps, part.adapter, recipe, tokens, {}, seed)
+    pairing = PairTool(context.practice)
+    batches = pairing.draw(steps, part.adapter, recipe, tokens, {}, seed)
     rules = {
         AGREEING: [recipe],
         OWN: [_ranked(recipe, name) for name in ("safety", "over_refusal")],
@@ -84,7 +86,7 @@ def arms(
     for name, recipes in rules.items():
         pairs[name] = {}
         for each in recipes:
-            filed = context.practice.form(steps, batches, each, tokens)
+            filed = pairing.form(steps, batches, each, tokens)
             for row in read_pairs(steps.store.path(filed.pairs)):
                 pairs[name][row.id] = row
     shared = sorted(set.intersection(*(set(rows) for rows in pairs.values())))
@@ -112,7 +114,7 @@ def _trained(
         path = Path(folder) / "pairs.parquet"
         write_pairs(rows, path)
         digest = steps.store.put_file(path)
-    job = trainer.pair_job(recipe, digest, seed, start)
+    job = trainer.stage_job(recipe, {PAIRS: digest}, seed, start)
     most = Usage(trained=recipe.epochs * sum(row.tokens for row in rows))
     return trainer.train(steps, job, most).digest
 

@@ -20,6 +20,7 @@ from benchmarks.figures import Rows, figure
 from benchmarks.world import World
 from eval.calibration import balanced_accuracy, calibration_error
 from eval.judges.reward_model import chat_of
+from eval.rendering.render import plain_chat
 from eval.reward_model import Probabilities, RewardModel
 from eval.suite import Suite
 from mosaic.app.config_file import load_config
@@ -177,7 +178,7 @@ def trained(
 
 
 def _chats(answers: Sequence[JudgedAnswer]) -> list[list[dict[str, str]]]:
-    return [[{"role": m.role, "content": m.content} for m in one.messages] for one in answers]
+    return [plain_chat(one.messages) for one in answers]
 
 
 @dataclass(frozen=True)

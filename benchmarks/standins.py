@@ -20,18 +20,23 @@ from agent.approval import Approver
 from agent.context import RunContext
 from agent.graph import run as run_graph
 from eval.generators.base import TextLikelihood
+from eval.reward_model import CARD, RewardModelCard
 from mosaic.app import runs
 from mosaic.app.config import RunConfig
 from mosaic.app.config_file import load_config
 from mosaic.app.wiring import Inputs, Reporting, build_context, open_inputs, run_digests
 from mosaic.core.journal import Journal
 from mosaic.core.types.base import digest_of
+from mosaic.core.types.data import JudgedAnswer
 from mosaic.core.types.evaluation import Prompt, Response
 from mosaic.core.types.runs import (
+    BASE,
     GREEDY,
+    JUDGED_ANSWERS,
     PAIRS,
     START,
     TRAINING_SET,
+    WISHED_CHATS,
     Sampling,
     TrainJob,
     TrainResult,
@@ -40,6 +45,7 @@ from mosaic.core.types.runs import (
 from tools.effects.evaluate import Evaluator
 from tools.executors.inline import InlineHandle
 from training.methods.base import Progress, Stopping
+from training.methods.reward_model import head_cards
 from training.models.adapter import CONFIG, WEIGHTS
 
 SETTINGS = (
@@ -52,12 +58,22 @@ SETTINGS = (
 )
 
 
-# Every method after the mixture's, for `StandIn.make`; its objectives need practice prompts.
-ALL_METHODS = (
+# Methods after the mixture's, for `StandIn.make`; their objectives need practice prompts.
+PREFERENCES = (
     "methods.dpo.n=4",
     "method_shares.sft=0.5",
     "method_shares.dpo=0.5",
     "evaluate_stages=true",
+)
+ALL_METHODS = (
+    *PREFERENCES,
+    "methods.rl.max_new_tokens=8",
+    "methods.rl.judged_share=0.7",
+    "methods.rl.warm_share=0.1",
+    "methods.rl.graded.benign=over_refusal",
+    "method_shares.sft=0.3",
+    "method_shares.dpo=0.3",
+    "method_shares.rl=0.4",
 )
 
 
@@ -74,6 +90,10 @@ class Witness:
 
     def lines(self) -> list[str]:
         return self.path.read_text().splitlines() if self.path.exists() else []
+
+
+# What a job trains on.
+FILES = (TRAINING_SET, PAIRS, JUDGED_ANSWERS, WISHED_CHATS)
 
 
 class StandInExecutor:
@@ -93,8 +113,7 @@ class StandInExecutor:
     def _train(self, job: TrainJob, place: Workplace) -> TrainResult:
         import pyarrow.parquet as pq
 
-        pairs = PAIRS in job.inputs
-        data = Path(place.paths[PAIRS if pairs else TRAINING_SET])
+        data = next(Path(place.paths[name]) for name in FILES if name in job.inputs)
         start = (Path(place.paths[START]) / WEIGHTS).read_text() if job.start_from else None
         content = hashlib.sha256(data.read_bytes()).hexdigest()
         seed = digest_of([content, job.seed, start] if start else [content, job.seed])
@@ -102,13 +121,24 @@ class StandInExecutor:
         out.mkdir(parents=True)
         (out / WEIGHTS).write_text(seed)
         (out / CONFIG).write_text("{}")
-        columns = ["chosen_tokens", "rejected_tokens"] if pairs else ["n_tokens"]
-        table = pq.read_table(data, columns=columns)
-        tokens = job.recipe.epochs * sum(sum(table[name].to_pylist()) for name in columns)
+        sampled = 0
+        if WISHED_CHATS in job.inputs or JUDGED_ANSWERS in job.inputs:
+            lines = data.read_text().splitlines()
+            tokens, sampled = len(lines), len(lines) if WISHED_CHATS in job.inputs else 0
+        else:
+            columns = ["chosen_tokens", "rejected_tokens"] if PAIRS in job.inputs else ["n_tokens"]
+            table = pq.read_table(data, columns=columns)
+            tokens = job.recipe.epochs * sum(sum(table[name].to_pylist()) for name in columns)
+        if JUDGED_ANSWERS in job.inputs:
+            levels = [JudgedAnswer.model_validate_json(line).levels for line in lines]
+            heads, left_out = head_cards(levels)
+            known = {"dtype": job.recipe.dtype, "max_length": job.recipe.max_length}
+            card = RewardModelCard(base=job.inputs[BASE], heads=heads, left_out=left_out, **known)
+            (out / CARD).write_text(json.dumps(card.json_data()))
         self.witness.note(f"train {seed}")
         return TrainResult(
             adapter=place.out, tokens=tokens, supervised=tokens, steps=1, loss=1.0, seconds=0.0, train_seconds=0.0,
-            real_token_share=1.0,
+            real_token_share=1.0, sampled=sampled,
         )  # fmt: skip
 
 

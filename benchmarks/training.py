@@ -42,7 +42,7 @@ def _lab_set(folder: Path, tokens: int) -> tuple[RunConfig, Path, list[int]]:
     curated = curate(pool, Mixture(ratios=ratios, bucket_weights=buckets, budget=tokens, seed=1))
     path = folder / "set.parquet"
     write_training_set(pool, curated, path)
-    return config, path, pool.column("n_tokens")[curated.indices].tolist()
+    return config, path, curated.n_tokens.tolist()
 
 
 def _packed(lengths: list[int], max_length: int, batch_size: int) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 from eval.objectives.base import Objective
 from eval.statistics import NoiseEstimate, discoveries, paired_change, summarise
@@ -94,6 +95,7 @@ def _slice(
     if previous is not None:
         change = paired_change(previous, items, SEED, noise)
     score = summarise(items, SEED)
+    weights = [s.weight for s in items if s.weight is not None]
     return SliceProfile(
         objective=objective,
         slice=slice_,
@@ -103,4 +105,5 @@ def _slice(
         breakdown=rules.breakdown(valid),
         change=change[0] if change else None,
         p_value=change[1] if change else None,
+        weight=fmean(weights) if weights else 1.0,
     )

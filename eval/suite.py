@@ -102,10 +102,12 @@ def _prompt(line: bytes, where: str, defaults: SuiteDefaults) -> Prompt:
 
 
 def check_disjoint(folder: Path, suites: Sequence[Suite]) -> None:
-    """UsageError if a prompt of one role asks what one of another asks.
+    """UsageError if a prompt of one role asks what one of another asks, or is of the same group.
 
-    An audit with prompts that decisions were made on would not be an audit.
+    An audit with prompts that decisions were made on, or with variants of them, would not be an
+    audit.
     """
+    grouped: dict[tuple[str, str], tuple[str, str]] = {}
     asked: dict[tuple[str | None, ...], tuple[str, str]] = {}
     for suite in suites:
         for prompt in suite.prompts:
@@ -116,6 +118,16 @@ def check_disjoint(folder: Path, suites: Sequence[Suite]) -> None:
                     f"{folder / suite.role}.jsonl: the prompt {prompt.id!r} asks the same as "
                     f"{identifier!r} of {role}.jsonl; the three roles share no prompt: "
                     "take it out of one of them"
+                )
+            if prompt.group is None:
+                continue
+            key = (suite.objective, prompt.group)
+            role, identifier = grouped.setdefault(key, (suite.role, prompt.id))
+            if role != suite.role:
+                raise UsageError(
+                    f"{folder / suite.role}.jsonl: the prompt {prompt.id!r} is of the group "
+                    f"{prompt.group!r}, as {identifier!r} of {role}.jsonl is; keep a group within one "
+                    "role"
                 )
 
 

@@ -17,7 +17,13 @@ from mosaic.app.wiring import build_context, open_inputs, run_digests
 from mosaic.core.journal import Journal
 
 # Where the loop goes after a node: to one node, or to the one that the node's state names.
-NEXT = {"base": "calibrate", "calibrate": "retain", "retain": "observe", "run": "retain"}
+NEXT = {
+    "base": "permit",
+    "permit": "calibrate",
+    "calibrate": "retain",
+    "retain": "observe",
+    "run": "retain",
+}
 CHOICES = {"observe": after_observe, "plan": after_plan, "check": after_check, "ask": after_ask}
 
 

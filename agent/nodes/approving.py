@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from agent.approval import check_decision, request_of
+from agent.approval import calibration_request, check_decision, request_of
 from agent.context import Approval, RunContext
 from agent.nodes.planning import plain, replace_planner
 from agent.nodes.state import State, feedback_of
-from mosaic.core.errors import BoundaryError, DamageError
+from agent.observe import names_only, static_plan
+from mosaic.core.errors import BoundaryError, DamageError, StopRequested
 from mosaic.core.steps import Outcome
 from mosaic.core.types.events import AskedEvent, DecidedEvent
 from mosaic.core.types.plans import ActionPlan, ApprovalRequest, Decision, Violation
@@ -47,9 +48,53 @@ def ask(context: RunContext, state: State) -> State:
     return {"request": request.request}
 
 
+def permit(context: RunContext, state: State) -> State:
+    """Ask a person before the calibration trains, if the config says so.
+
+    Raises StopRequested if it was refused: without calibration nothing can be planned.
+    """
+    settings = context.settings
+    if not settings.ask_calibration:
+        return {}
+    plan = static_plan(context.pool, settings)
+    context.file_plan(plan)
+    practice = context.practice.slices if context.practice else None
+    seen = names_only(settings, context.pool, practice)
+    seen = seen.model_copy(update={"budget_left": context.budget_left()})
+    request = calibration_request(
+        plan,
+        seen,
+        repeats=settings.calibration.repeats,
+        run=context.run,
+        experiment=context.experiment,
+        digest=context.file_observation(seen),
+    )
+    inputs = AskApproval(run=context.run, round=0, request=request.request)
+    event = AskedEvent(request=request.request, plan_digests=[plan.content_digest])
+    steps = context.steps.at(0)
+    steps.run(inputs, lambda: Outcome(request, [event]))
+    decision = _given(context, 0, request.request)
+    taken = RecordDecision(run=context.run, round=0, attempt=0, decision=decision)
+    steps.run(taken, lambda: Outcome(decision, [DecidedEvent(decision=decision)]))
+    if decision.kind != "approve":
+        raise StopRequested(
+            f"{decision.by} refused the calibration: {decision.reason}; nothing was trained. Start "
+            "another run, or change this one with resume --set ... --accept-changes"
+        )
+    return {}
+
+
 def approve(context: RunContext, state: State) -> State:
-    """Wait for a person at an interrupt; whatever does not answer this very question is refused."""
-    journal, number, request_id = context.steps.journal, state["round"], str(state["request"])
+    """Wait for a person at an interrupt, and take up the decision."""
+    return _decided(context, state, _given(context, state["round"], str(state["request"])))
+
+
+def _given(context: RunContext, number: int, request_id: str) -> Decision:
+    """The person's decision; without one the graph is interrupted.
+
+    Whatever does not answer this very question is refused (DamageError).
+    """
+    journal = context.steps.journal
     stored = journal.decision(number, request_id)
     if stored is None:
         from langgraph.types import interrupt
@@ -65,7 +110,7 @@ def approve(context: RunContext, state: State) -> State:
         raise DamageError(
             f"the stored decision of round {number} does not fit its request: {error}"
         ) from None
-    return _decided(context, state, stored)
+    return stored
 
 
 def _never_asked() -> Outcome[ApprovalRequest]:
@@ -74,7 +119,7 @@ def _never_asked() -> Outcome[ApprovalRequest]:
 
 def _decided(context: RunContext, state: State, decision: Decision) -> State:
     """Journal a decision: an approved plan runs, an edited one is checked first, a refused one
-    goes back."""
+    goes back, and so does one that somebody only commented on."""
     inputs = RecordDecision(
         run=context.run,
         round=state["round"],
@@ -88,6 +133,9 @@ def _decided(context: RunContext, state: State, decision: Decision) -> State:
         for digest in stands.plans:
             rejected.append(plain(refusal(context.plan(digest), stands.reason)))
         return {"violations": [], "rejected": rejected, "decided": None, "plan": ""}
+    if stands.kind == "respond":
+        told = [*state["rejected"], plain(comment(stands))]
+        return {"violations": [], "rejected": told, "decided": None, "plan": ""}
     for plan in stands.edited:
         context.file_plan(plan)
     (runs,) = stands.executes
@@ -98,3 +146,9 @@ def _decided(context: RunContext, state: State, decision: Decision) -> State:
 def refusal(plan: ActionPlan, reason: str) -> Violation:
     """What the planner is told of a plan that was refused."""
     return Violation(path="plan", rule="rejected", value=plan.json_data(), hint=reason)
+
+
+def comment(decision: Decision) -> Violation:
+    """What the planner is told of a comment; the plan that it is about may be proposed again."""
+    hint = f"{decision.by} asks for another plan: {decision.reason}"
+    return Violation(path="plan", rule="comment", hint=hint)

@@ -70,6 +70,7 @@ def audit(context: RunContext, state: State) -> State:
     base = _audited(context, last, current.rounds[0].trial)
     found = _audited(context, last, trial) if trial else {}
     static = _static(context, last)
+    control = _control(context, last, trial) if trial else {}
     result = Audited(
         chosen=chosen,
         trial=trial.id if trial else None,
@@ -79,6 +80,7 @@ def audit(context: RunContext, state: State) -> State:
         static=_scores(static),
         gain=_gains(static, found),
         against_base=_gains(base, found),
+        control=control,
     )
     adapter = trial.adapter.digest if trial and trial.adapter else None
     inputs = Audit(chosen=chosen, adapter=adapter, stop=state["stop"], rounds=len(current.rounds))
@@ -93,7 +95,30 @@ def _audited(context: RunContext, round_: int, trial: Trial) -> Answers:
     """Scored answers of one model to the audit suites, by objective."""
     adapter = trial.adapter.digest if trial.adapter else None
     steps = context.steps.at(round_, trial.id)
-    return context.evaluator.evaluate(steps, adapter, ["audit"]).of_role("audit")
+    return context.evaluator.evaluate(steps, adapter, ["audit"], trial.wish).of_role("audit")
+
+
+def _control(context: RunContext, round_: int, trial: Trial) -> dict[str, dict[int, Score]]:
+    """What a trial scores on audit if its prompts ask for other levels, one objective at a time.
+
+    Empty for a trial that was not trained for such wishes.
+    """
+    if trial.adapter is None or not trial.wish:
+        return {}
+    levels = trial.stages[-1].levels
+    steps = context.steps.at(round_, trial.id)
+    found: dict[str, dict[int, Score]] = {}
+    for head in levels.heads if levels else []:
+        name = head.objective
+        context.notify(f"audit: levels of {name}")
+        found[name] = {}
+        for level in head.classes:
+            wish = {**trial.wish, name: level}
+            evaluation = context.evaluator.evaluate(
+                steps, trial.adapter.digest, ["audit"], wish, [name]
+            )
+            found[name][level] = evaluation.scores()[name]["audit"]
+    return found
 
 
 def _static(context: RunContext, round_: int) -> Answers:

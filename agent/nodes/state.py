@@ -12,7 +12,7 @@ class State(TypedDict, total=False):
     """Digests point into the store.
 
     `attempt` counts plans of the round, `repairs` those in a row that broke a constraint.
-    `rejected` are the plans that a person or a rule refused, with the reason. `decided` is the
+    `rejected` are the plans that a person or a rule refused, with the reason, and comments. `decided` is the
     digest of the plan that was approved, or given in its place. `fallback` says why the planner was
     replaced, `stop` why no further round is planned.
     """

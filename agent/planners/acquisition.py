@@ -1,27 +1,38 @@
-"""What a mixture is worth: the volume it is expected to dominate, less a price for missed targets.
+"""What a mixture is worth: by how much it is expected to widen what the run can choose from.
 
-Both are averaged over the noise of a training. A mixture whose mean lies just at the top of the
-scale or at a target is therefore worth less than one with room to spare.
+    worth = P(floors hold) * (expected gain in hypervolume over the mixtures that were measured
+                              + expected fall of the least shortfall from targets, in points)
+
+So targets come first until a mixture that meets them is known; from then on what counts is what the
+archive does not have yet. What was measured is taken at what the fit makes of it, not at face value.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from statistics import fmean
+import math
+from functools import lru_cache
 
 import numpy as np
+from scipy.special import ndtr
 
 from agent.noise import believed_noise
+from agent.pareto import MIN_NOISE
 from agent.planners.response_model import ResponseModel
 from agent.weights import Floats
-from mosaic.core.types.runs import Calibration, Observation
+from mosaic.core.types.plans import BASE_FLOOR
+from mosaic.core.types.runs import Observation
 
-# A point below a target costs four times the whole volume: targets come first, as when the result
-# is chosen.
-SHORTFALL_COST = 16.0
+# A point nearer to a target is worth the whole volume. A round gains a few hundredths of the volume,
+# so that targets come first until what is missed is within the noise, as when the result is chosen.
+TARGET_WORTH = 1.0
 # The noise of a training is standard normal: nodes and weights of Gauss and Hermite's quadrature.
 NOISE_NODES, NOISE_WEIGHTS = np.polynomial.hermite_e.hermegauss(7)
 NOISE_WEIGHTS = NOISE_WEIGHTS / NOISE_WEIGHTS.sum()
+# What the fit is unsure of is drawn this often, in pairs of opposite signs, and volumes are averaged
+# over so many directions.
+DRAWS, DIRECTIONS = 16, 192
+# A floor must hold on the lower end of an interval: so far below the mean, in points.
+FLOOR_MARGIN = 0.2
 
 
 def noise_prior(observation: Observation) -> dict[str, float]:
@@ -49,52 +60,143 @@ def targets_of(observation: Observation) -> dict[str, float]:
     return {o.name: o.target for o in observation.objectives if o.target}
 
 
-def expected_values(
-    means: Mapping[str, Floats], targets: Mapping[str, float], weights: Floats = NOISE_WEIGHTS
-) -> Floats:
-    """What is maximised: the value of each mixture, shape (n,).
+class Acquisition:
+    """Values mixtures that are given as rows of cell shares, against those that were measured."""
 
-    `means` is objective -> (n, k) means at k noise nodes with `weights` (k,). The noise of
-    objectives is independent:
+    def __init__(self, observation: Observation, model: ResponseModel, measured: Floats) -> None:
+        """`measured` (m, cells) are the mixtures whose results the run could choose from."""
+        self._observation = observation
+        self._model = model
+        self._targets = targets_of(observation)
+        self._names = [n for n in observation.traded if n in model.objectives]
+        self._floors = _floors(observation, model)
+        self._draws = _draws(len(self._names))
+        self._noise = _noise(observation)
+        self._reached = np.zeros(DIRECTIONS)
+        self._least = self._shortfall(measured).mean(axis=1).min() if len(measured) else np.inf
+        if len(measured) and self._names:
+            self.add(measured)
 
-        value = product of E[(mean - 1) / 4] - 16 / 4 * sum of E[max(0, target - mean)]
+    def add(self, rows: Floats) -> None:
+        """Take mixtures (m, cells) as measured, at their predicted means."""
+        points = self._drawn(rows, np.zeros((1, len(self._names))))[:, 0]
+        held = self._floors_hold(rows) > 0.5
+        scales = scalarized(points) * held[:, None]
+        self._reached = np.maximum(self._reached, scales.max(axis=0))
+        self._least = min(self._least, float(self._shortfall(rows).mean(axis=1).min()))
 
-    A mixture at 3.0 with one objective and at 5.0 with another dominates 0.5 * 1.0 of the volume.
-    A target of 4.5 for the first is missed by 1.5, which costs 4 * 1.5:
+    def parts(self, rows: Floats) -> dict[str, Floats]:
+        """What the worth of each mixture is made of, each of shape (n,)."""
+        if not self._names:
+            return {"volume": np.zeros(len(rows)), "targets": np.zeros(len(rows))}
+        held = self._floors_hold(rows)
+        nearer = np.clip(self._least - self._shortfall(rows), 0, None).mean(axis=1)
+        if not np.isfinite(self._least):
+            nearer = -self._shortfall(rows).mean(axis=1)
+        return {"volume": held * self._gain(rows), "targets": held * TARGET_WORTH * nearer}
 
-    >>> at = {"safety": np.array([[3.0]]), "help": np.array([[5.0]])}
-    >>> expected_values(at, {"safety": 4.5}, np.ones(1)).tolist()
-    [-5.5]
+    def _drawn(self, rows: Floats, draws: Floats) -> Floats:
+        """Means that the fit thinks possible: shape (n, draws, objectives)."""
+        drawn = []
+        for name, column in zip(self._names, draws.T, strict=True):
+            drawn.append(self._model.predict(rows, name, 0.0, column))
+        return np.stack(drawn, axis=2)
+
+    def _gain(self, rows: Floats) -> Floats:
+        """Expected gain in hypervolume over what was measured, as a share of the box: (n,)."""
+        points = self._drawn(rows, self._draws)
+        gains = np.zeros(len(rows))
+        size = len(self._names)
+        for draw in range(DRAWS):
+            scales = scalarized(points[:, draw, :])
+            gains += (np.maximum(scales, self._reached) ** size - self._reached**size).mean(axis=1)
+        return np.asarray(ball_part(size) * gains / DRAWS)
+
+    def _shortfall(self, rows: Floats) -> Floats:
+        """Expected shortfall below targets in points, summed, for each draw: shape (n, draws)."""
+        points = self._drawn(rows, self._draws)
+        total = np.zeros(points.shape[:2])
+        for place, name in enumerate(self._names):
+            if name in self._targets:
+                below = self._targets[name] - points[:, :, place]
+                total += expected_shortfalls(below, self._noise[name])
+        return total
+
+    def _floors_hold(self, rows: Floats) -> Floats:
+        """How probable it is that a mixture holds all floors, shape (n,)."""
+        probable = np.ones(len(rows))
+        for name, floor in self._floors.items():
+            means = self._model.predict(rows, name, 0.0, NOISE_NODES)
+            probable *= (means >= floor) @ NOISE_WEIGHTS
+        return probable
+
+
+def _floors(observation: Observation, model: ResponseModel) -> dict[str, float]:
+    """Objective -> the mean that it must reach for its floor to hold."""
+    base: dict[str, float] = {}
+    for past in observation.history:
+        if past.plan is None and not past.failure:
+            for name, roles in past.scores.items():
+                mean = roles["selection"].mean
+                if mean is not None:
+                    base[name] = mean
+    floors = {}
+    for objective in observation.objectives:
+        name, floor = objective.name, objective.floor
+        if floor is None or name not in model.objectives:
+            continue
+        if floor != BASE_FLOOR:
+            floors[name] = float(floor) + FLOOR_MARGIN
+        elif name in base:
+            floors[name] = base[name]
+    return floors
+
+
+def scalarized(points: Floats) -> Floats:
+    """How far each point (n, objectives) reaches in each direction: shape (n, directions).
+
+    It is min over objectives of (mean - 1) / 4 over the direction's component. Its power by the
+    number of objectives, averaged over directions, is the dominated volume up to a constant.
     """
-    volume: Floats = np.ones(())
-    for mean in means.values():
-        volume = volume * (np.clip((mean - 1) / 4, 0, None) @ weights)
-    shortfall: Floats = np.zeros(())
-    for objective, target in targets.items():
-        if objective in means:
-            shortfall = shortfall + np.clip(target - means[objective], 0, None) @ weights
-    return np.asarray(volume - SHORTFALL_COST * shortfall / 4)
+    inside = np.clip((points - 1) / 4, 0, None)
+    directions = _directions(points.shape[1])
+    reached = np.full((len(points), DIRECTIONS), np.inf)
+    for column, component in zip(inside.T, directions.T, strict=True):
+        np.minimum(reached, column[:, None] / component, out=reached)
+    return reached
 
 
-def measured_value(means: Mapping[str, float], targets: Mapping[str, float]) -> float:
-    """The value of a result that was measured.
+@lru_cache(maxsize=32)
+def _directions(size: int) -> Floats:
+    """Directions drawn evenly from the positive part of a sphere: shape (directions, size)."""
+    drawn = np.abs(np.random.default_rng([size, 5]).standard_normal((DIRECTIONS, size))) + 1e-9
+    return np.asarray(drawn / np.linalg.norm(drawn, axis=1, keepdims=True))
 
-    >>> measured_value({"safety": 3.0, "help": 5.0}, {"safety": 2.5})
-    0.5
+
+@lru_cache(maxsize=32)
+def _draws(size: int) -> Floats:
+    """Standard normal draws in pairs of opposite signs: shape (draws, size)."""
+    half = np.random.default_rng([size, 6]).standard_normal((DRAWS // 2, size))
+    return np.vstack([half, -half])
+
+
+def ball_part(size: int) -> float:
+    """The volume of the part of a ball of radius 1 whose coordinates are all positive."""
+    return math.pi ** (size / 2) / (2**size * math.gamma(size / 2 + 1))
+
+
+def expected_shortfalls(below: Floats, noise: float) -> Floats:
+    """Mean of max(0, below + noise z) for a standard normal z, as `agent.pareto` has it for one.
+
+    >>> expected_shortfalls(np.array([-0.2, 0.0]), 0.2).round(3).tolist()
+    [0.017, 0.08]
     """
-    certain = {objective: np.array([[mean]]) for objective, mean in means.items()}
-    return float(expected_values(certain, targets, np.ones(1))[0])
+    z = below / noise
+    density = np.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+    return np.asarray(below * ndtr(z) + noise * density)
 
 
-def calibration_means(calibration: Calibration, names: Sequence[str]) -> dict[str, float]:
-    """Selection means over the repeats; objectives that none of them scored are left out."""
-    means = {}
-    for name in names:
-        scored = []
-        for scores in calibration.scores:
-            mean = scores[name]["selection"].mean
-            if mean is not None:
-                scored.append(mean)
-        if scored:
-            means[name] = fmean(scored)
-    return means
+def _noise(observation: Observation) -> dict[str, float]:
+    """Objective -> the noise that a result is off by when it is chosen, in points."""
+    measured = observation.calibration.noise if observation.calibration else {}
+    return {name: max(MIN_NOISE, measured.get(name, 0.0)) for name in observation.traded}

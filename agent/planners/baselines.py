@@ -12,7 +12,7 @@ from agent.constraints import refused_plans
 from agent.feasible import feasible_plan
 from agent.methods import with_methods_of
 from agent.planners.base import Planner, PlannerSettings, require_one_plan
-from agent.weights import complexity_of, perturb
+from agent.weights import perturb
 from mosaic.core.types.plans import ActionPlan
 from mosaic.core.types.runs import Observation
 from tools.planning.toolbox import Toolbox
@@ -87,9 +87,9 @@ class RandomPlannerConfig(PlannerSettings):
 class NeedPlanner:
     """Budget in proportion to need, in two levels: objective, then slice (methods 1b).
 
-    A slice's need is its number of scored prompts, times 6 less its mean score, times its
-    complexity, which is read from the slice's name: 30 prompts of `complexity_3` with a mean of
-    4.5 need 30 * (6 - 4.5) * 3 = 135.
+    A slice's need is its number of scored prompts, times 6 less its mean score, times the mean
+    weight of its prompts in the suite: 30 prompts of weight 3 with a mean of 4.5 need
+    30 * (6 - 4.5) * 3 = 135.
     """
 
     kind = "need"
@@ -150,5 +150,5 @@ def needs(observation: Observation, objective: str) -> dict[str, float]:
     for profile in observation.profile.of(objective):
         if profile.score.mean is not None:
             valid, gap = profile.score.n_scored, 6 - profile.score.mean
-            need[profile.slice] = valid * gap * complexity_of(profile.slice)
+            need[profile.slice] = valid * gap * profile.weight
     return need

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from agent.planners.acquisition import calibration_means
+from agent.prediction import last_means
 from agent.weights import share_of
 from mosaic.core.types.evaluation import Score
 from mosaic.core.types.runs import Observation
@@ -40,7 +40,7 @@ def falls(observation: Observation) -> dict[str, float]:
     """
     names = observation.traded
     base = _base_means(observation)
-    now = _latest_means(observation)
+    now = last_means(observation)
     targets = {o.name: o.target for o in observation.objectives}
     found = {}
     for name in names:
@@ -124,16 +124,6 @@ def _base_means(observation: Observation) -> dict[str, float]:
     for past in observation.history:
         if past.plan is None and not past.failure:
             return _means(past.scores)
-    return {}
-
-
-def _latest_means(observation: Observation) -> dict[str, float]:
-    """Selection means of the mixture that was executed last."""
-    for past in reversed(observation.history):
-        if past.plan is not None and not past.failure:
-            return _means(past.scores)
-    if observation.calibration:
-        return calibration_means(observation.calibration, observation.traded)
     return {}
 
 

@@ -163,6 +163,8 @@ def refusal_lines(violations: Sequence[Violation], mark: str) -> list[str]:
             plan = {name: refused.get(name) or {} for name in ("ratios", "bucket_weights")}
             lines.append("Refused: " + json.dumps(_rounded(labels_only(plan))))
             lines.append(enveloped(violation.hint or "", mark, "review", MAX_REVIEW))
+        elif violation.rule == "comment":
+            lines.append(enveloped(violation.hint, mark, "review", MAX_REVIEW))
         else:
             for line in problem_lines([violation]):
                 lines.append(enveloped(line, mark, "review"))

@@ -45,6 +45,18 @@ class SuiteJudge(Judge, Protocol):
         ...
 
 
+class SteeringJudgeConfig(FrozenModel):
+    """The reward model of the trial before, as the judge of steering suites.
+
+    On each suite the run's own judge scores a `sample` of the answers as well. Where Cohen's kappa
+    of the two is below `agreement`, the model is not believed, and the judge scores all.
+    """
+
+    kind: Literal["reward_model"] = "reward_model"
+    sample: int = Field(default=40, ge=10)
+    agreement: float = Field(default=0.6, gt=0, le=1)
+
+
 class VerifierJudgeConfig(FrozenModel):
     """Deterministic rules that travel with the suite."""
 

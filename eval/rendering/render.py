@@ -10,6 +10,8 @@ from mosaic.core.errors import MosaicError, UsageError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from mosaic.core.types import data
+
 LEARN = "learn"
 
 
@@ -28,6 +30,11 @@ Chat = list[Message]
 T = TypeVar("T")
 # Failures that say nothing about the chat that was being rendered.
 ELSEWHERE = (MosaicError, MemoryError, OSError)
+
+
+def plain_chat(messages: Sequence[data.Message]) -> Chat:
+    """A chat as templates read it, without marks of what is not to be learnt."""
+    return [{"role": message.role, "content": message.content} for message in messages]
 
 
 class ChatError(UsageError):

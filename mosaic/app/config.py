@@ -20,7 +20,7 @@ from agent.approval import ApprovalConfig, AutoApprovalConfig
 from agent.planners.kinds import DEFAULT_PLANNER, PlannerConfig
 from agent.settings import CalibrationConfig, FailureConfig, Settings, StopConfig
 from eval.generators.base import GeneratorConfig, TransformersGeneratorConfig
-from eval.judges.base import JudgeConfig, VerifierJudgeConfig
+from eval.judges.base import JudgeConfig, SteeringJudgeConfig, VerifierJudgeConfig
 from eval.objectives.config import (
     PublishedConfig,
     PythonConfig,
@@ -28,10 +28,12 @@ from eval.objectives.config import (
     RetentionConfig,
     RubricConfig,
 )
+from mosaic.app.notices import NotifyConfig
 from mosaic.app.telemetry.config import TelemetryConfig
 from mosaic.core.types.base import LABEL, NAMES, FrozenModel, check_weights
 from mosaic.core.types.plans import Floor, Limits, ObjectiveSpec
-from mosaic.core.types.runs import RECIPES, LoraRecipe
+from mosaic.core.types.recipes import RlRecipe
+from mosaic.core.types.runs import RECIPES, SHARED, LoraRecipe
 from tools.executors.base import ExecutorConfig, InlineExecutorConfig
 from training.influence.settings import InfluenceConfig
 from training.methods.kinds import METHODS
@@ -114,17 +116,6 @@ class BudgetConfig(FrozenModel):
 
 
 MIXTURE = "mixture"
-# What the adapter itself is made of, and how its base is loaded: the same in every stage.
-SHARED = (
-    "lora_r",
-    "lora_alpha",
-    "lora_dropout",
-    "target_modules",
-    "attn_implementation",
-    "load_in_4bit",
-    "dtype",
-    "max_length",
-)
 
 
 class MethodConfigs(FrozenModel):
@@ -250,10 +241,13 @@ class RunConfig(FrozenModel):
     evaluate_stages: bool = Field(default=False, exclude_if=lambda value: not value)
     generator: GeneratorConfig = TransformersGeneratorConfig()
     judge: JudgeConfig = VerifierJudgeConfig()
+    # Left out of what is written if there is none: the digests of other configs stay.
+    steering_judge: SteeringJudgeConfig | None = Field(default=None, exclude_if=_is_none)
     executor: ExecutorConfig = InlineExecutorConfig()
     # Left out of what is written if there is none: the digests of other configs stay.
     influence: InfluenceConfig | None = Field(default=None, exclude_if=lambda value: value is None)
     telemetry: TelemetryConfig | None = Field(default=None, exclude_if=lambda value: value is None)
+    notify: NotifyConfig | None = Field(default=None, exclude_if=lambda value: value is None)
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
@@ -300,14 +294,23 @@ class RunConfig(FrozenModel):
                 raise ValueError(
                     f"method_shares.{method}: not enabled; `methods` has {', '.join(enabled)}"
                 )
+        if self.steering_judge is not None and "rl" not in enabled:
+            raise ValueError(
+                "steering_judge: a reward model is trained by methods.rl, which is not enabled"
+            )
         if self.evaluate_stages and len(enabled) < 2:
             raise ValueError("evaluate_stages: there is one method, so nothing lies between stages")
         for method, recipe in enabled.items():
-            objective = getattr(recipe, "objective", None)
-            if objective is not None and objective not in self.objectives:
-                raise ValueError(
-                    f"methods.{method}.objective: {objective!r} is none of {', '.join(self.objectives)}"
-                )
+            named = {"objective": getattr(recipe, "objective", None)}
+            if isinstance(recipe, RlRecipe):
+                named = {f"graded.{dataset}": name for dataset, name in recipe.graded.items()}
+                named |= {f"wish.{name}": name for name in recipe.wish}
+            for field, objective in named.items():
+                if objective is not None and objective not in self.objectives:
+                    raise ValueError(
+                        f"methods.{method}.{field}: {objective!r} is none of "
+                        f"{', '.join(self.objectives)}"
+                    )
 
     def _check_influence(self) -> None:
         """Raise ValueError if what reads the influence of buckets is on and no estimate is."""
@@ -400,4 +403,5 @@ class RunConfig(FrozenModel):
             stages=self.later_recipes,
             evaluate_stages=self.evaluate_stages,
             keep_judge_requests=getattr(self.judge, "keep_requests", True),
+            ask_calibration=getattr(self.approval, "calibration", False),
         )

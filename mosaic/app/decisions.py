@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import getpass
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from mosaic.app.runs import run_config
 from mosaic.core.errors import UsageError
 from mosaic.core.journal import WAITING, Journal
 from mosaic.core.store import Store
-from mosaic.core.types.plans import ActionPlan, ApprovalRequest, Decision, Violation
-from mosaic.core.types.records import AskApproval
+from mosaic.core.types.plans import ActionPlan, ApprovalRequest, Decision, ProposedPlan, Violation
+from mosaic.core.types.records import AskApproval, RecordDecision
 from mosaic.core.types.runs import Observation
 
 MIN_PREFIX = 8
@@ -29,25 +30,58 @@ class AnotherQuestion(UsageError):
         self.asked = asked
 
 
-def open_request(journal: Journal) -> ApprovalRequest | None:
-    """The question that the run waits on, if it has no answer yet."""
+@dataclass(frozen=True)
+class Question:
+    """What a run asked a person last, and the answer, if there is one by now."""
+
+    request: ApprovalRequest
+    decision: Decision | None
+
+
+def waiting_question(journal: Journal) -> Question | None:
+    """The question that a run waits on, whether it has an answer yet or not.
+
+    A decision stands here from the moment it is recorded until a controller takes it up.
+    """
     waiting = journal.meta(WAITING)
     if not waiting:
         return None
     for step in reversed(journal.steps(AskApproval)):
         request = step.result
         if request.request == waiting:
-            return request if journal.decision(request.round, waiting) is None else None
+            decision = journal.decision(request.round, waiting)
+            taken = decision is not None and _taken_up(journal, decision)
+            return None if taken else Question(request, decision)
     return None
+
+
+def _taken_up(journal: Journal, decision: Decision) -> bool:
+    """Whether a controller has journalled a decision as the step that it goes on from."""
+    steps = journal.steps(RecordDecision, decision.round)
+    return any(step.result.request == decision.request for step in steps)
+
+
+def open_request(journal: Journal) -> ApprovalRequest | None:
+    """The question that the run waits on, if it has no answer yet."""
+    question = waiting_question(journal)
+    return question.request if question is not None and question.decision is None else None
 
 
 def pending(folder: Path) -> ApprovalRequest:
     """The question that waits for a person. Raises UsageError if nothing waits."""
     journal = Journal.open(folder)
     try:
-        request = open_request(journal)
+        question = waiting_question(journal)
     finally:
         journal.close()
+    if question is not None and question.decision is not None:
+        made = question.decision
+        said = f" ({made.reason})" if made.reason else ""
+        raise UsageError(
+            f"round {made.round} was decided: {made.kind} by {made.by}{said}; a controller takes it "
+            f"up with: python -m mosaic resume {folder}"
+        )
+    request = question.request if question else None
     if request is None:
         raise UsageError(
             f"nothing in {folder} waits for approval; continue: python -m mosaic resume {folder}"
@@ -71,6 +105,8 @@ def approve(
     asked = seen(folder, request, "approve")
     if edited is None:
         return _record(folder, asked, "approve", [], reason, by)
+    if asked.round == 0:
+        raise UsageError("the calibration trains the pools' own proportions and cannot be edited")
     edited = _own_words(edited, asked)
     broken = violations(folder, asked, edited)
     if broken:
@@ -84,6 +120,19 @@ def reject(folder: Path, request: str, *, reason: str, by: str | None = None) ->
     if not reason.strip():
         raise UsageError("a rejection needs a reason; the planner is told")
     return _record(folder, seen(folder, request, "reject"), "reject", [], reason, by)
+
+
+def respond(folder: Path, request: str, *, comment: str, by: str | None = None) -> Decision:
+    """Send a comment on the plans of the question that was seen, and ask for another plan.
+
+    Nothing is refused: a planner that reads no comments may propose the same plan again.
+    """
+    if not comment.strip():
+        raise UsageError("a response needs a comment; the planner is told")
+    asked = seen(folder, request, "respond")
+    if asked.round == 0:
+        raise UsageError("no planner proposed the calibration; approve it or reject it")
+    return _record(folder, asked, "respond", [], comment, by)
 
 
 def seen(folder: Path, request: str, verb: str = "approve") -> ApprovalRequest:
@@ -128,7 +177,7 @@ def _record(
             "run": asked.run,
             "round": asked.round,
             "kind": kind,
-            "by": by or _who(),
+            "by": by or user_name(),
             "reason": reason,
             "plans": [shown.plan_digest for shown in asked.plans],
             "edited": edited,
@@ -142,7 +191,7 @@ def _record(
     return decision
 
 
-def _who() -> str:
+def user_name() -> str:
     """The name of the user, or the number if there is no name (a container)."""
     try:
         return getpass.getuser()
@@ -150,11 +199,22 @@ def _who() -> str:
         return f"user {os.getuid()}"
 
 
-def violations(folder: Path, request: ApprovalRequest, plan: ActionPlan) -> list[Violation]:
-    """Every constraint that a plan would break in place of one that waits."""
+def edited_view(folder: Path, request: ApprovalRequest, plan: ActionPlan) -> ProposedPlan:
+    """A plan as the question would show it in place of the one that waits.
+
+    It has the changes, what is asked of the stock, what the surrogate predicts, and every
+    constraint that the plan would break.
+    """
+    from agent.approval import shown_plan
     from agent.constraints import check_plan
     from training.data.pool import Pool
 
-    seen = Observation.model_validate(Store(folder).get_json(request.observation))
+    observed = Observation.model_validate(Store(folder).get_json(request.observation))
     pool = Pool.open(Path(run_config(folder).pool))
-    return check_plan(plan, seen, pool)
+    broken = check_plan(plan, observed, pool)
+    return shown_plan(plan, observed).model_copy(update={"violations": broken})
+
+
+def violations(folder: Path, request: ApprovalRequest, plan: ActionPlan) -> list[Violation]:
+    """Every constraint that a plan would break in place of one that waits."""
+    return edited_view(folder, request, plan).violations

@@ -25,7 +25,7 @@ from the size of the model. Assumptions, all for one device:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
@@ -41,7 +41,9 @@ from eval.objectives.base import Objective, by_code
 from eval.suite import Suite
 from mosaic.app.config import RunConfig
 from mosaic.app.shapes import Finding
+from mosaic.core.types.recipes import RlRecipe
 from mosaic.core.types.runs import DpoRecipe
+from tools.effects.wishes import DRAWN
 from training.influence.estimate import PROMPT_PASSES, ROW_PASSES
 
 TRAINING = {"gpu": 1e14 / 6, "cpu": 2.5e10 / 6}
@@ -187,14 +189,20 @@ def practised(config: RunConfig, prompts: Sequence[PracticeSize]) -> Practised:
     total = Practised()
     trials = config.rounds + config.calibration.repeats
     for method, recipe in config.later_recipes.items():
-        share = config.default_shares[method]
-        if not prompts or not share or not isinstance(recipe, DpoRecipe):
+        stage = config.default_shares[method] * config.tokens_per_round
+        if not prompts or not stage or not isinstance(recipe, DpoRecipe | RlRecipe):
             continue
         turns = sum(p.turns for p in prompts) / len(prompts)
         tokens = sum(p.tokens for p in prompts) / len(prompts)
         answer = turns * _answer_tokens(config)
-        each = recipe.n * answer + PAIRED * 2 * recipe.epochs * (tokens + answer)
-        asked = trials * min(len(prompts), share * config.tokens_per_round / each)
+        if isinstance(recipe, RlRecipe):
+            total = _with_policy(total, recipe, trials * stage, tokens, _answer_tokens(config))
+            stage *= recipe.judged_share * (DRAWN if recipe.graded else 1.0)
+            learned = recipe.reward_model.epochs * recipe.n * (tokens + answer)
+        else:
+            learned = PAIRED * 2 * recipe.epochs * (tokens + answer)
+        each = recipe.n * answer + learned
+        asked = trials * min(len(prompts), stage / each)
         answers = asked * recipe.n
         judged = answers * sum(p.judged for p in prompts) / len(prompts)
         total = Practised(
@@ -205,6 +213,20 @@ def practised(config: RunConfig, prompts: Sequence[PracticeSize]) -> Practised:
             total.judged + judged,
         )
     return total
+
+
+def _with_policy(
+    total: Practised, recipe: RlRecipe, stage: float, tokens: float, answer: float
+) -> Practised:
+    """With the answers that a policy draws while it is trained: nobody judges them."""
+    left = stage * (1 - recipe.judged_share - recipe.warm_share)
+    answers = left / (tokens + 2 * recipe.max_new_tokens)
+    return replace(
+        total,
+        answers=total.answers + answers,
+        drawn=total.drawn + answers * answer,
+        read=total.read + answers * tokens,
+    )
 
 
 def estimate(

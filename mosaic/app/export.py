@@ -71,6 +71,8 @@ def export_round(folder: Path, number: int | None, out: Path, merged: bool = Fal
             pairs.mkdir()
             shutil.copyfile(store.path(stage.pairs_file), pairs / "train.parquet")
             (pairs / "README.md").write_text(pairs_card(folder.name, round_, stage))
+        if stage.reward_model is not None:
+            shutil.copytree(store.path(stage.reward_model), out / "reward_model")
     (out / "plan.json").write_text(json.dumps(round_.plan.json_data(), indent=2) + "\n")
     origins = pool_origins(config, inputs.pool)
     base, _ = base_name(config)

@@ -31,6 +31,7 @@ from tools.labelling.pool import Labeller
 from tools.labelling.suite import label_suite
 from training.data.outputs import check_place
 from training.data.provenance import SUITE_CARD, carry_cards
+from training.data.shards import WHOLE, Part
 
 Say = Callable[[str], None]
 Suites = Mapping[str, Mapping[str, Suite]]
@@ -242,9 +243,14 @@ def _graded_under(config: RunConfig, say: Say) -> dict[str, str]:
 
 
 def label_pool(
-    sources: Sequence[Path], source: str, overrides: Sequence[str], out: Path, say: Say
+    sources: Sequence[Path],
+    source: str,
+    overrides: Sequence[str],
+    out: Path,
+    say: Say,
+    part: Part = WHOLE,
 ) -> dict[str, object]:
-    """`pool label`: rows with quality, bucket and attributes, by the config's judge."""
+    """`pool label`: rows of a part with quality, bucket and attributes, by the config's judge."""
     check_place(out)
     config = load_config(source, overrides)
     judge = model_judge(config)
@@ -262,7 +268,7 @@ def label_pool(
         )
     cache = VerdictCache(judge_cache(config, out.resolve().parent))
     try:
-        labeller = Labeller(judge, cache, gold_checks, objectives, datasets, say)
+        labeller = Labeller(judge, cache, gold_checks, objectives, datasets, say, part)
         done = labeller.label(sources, out).json_data()
         carry_cards(sources, out)
         return done

@@ -3,41 +3,37 @@
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
 
 from agent.graph import run as run_graph
-from agent.nodes.approving import refusal
+from agent.nodes.approving import comment, refusal
 from agent.observe import observation, stop_reason
 from agent.planners.toolbox import open_toolbox
 from eval.chat.client import ChatUnavailable
 from mosaic.app import runs
 from mosaic.app.config import RunConfig
+from mosaic.app.notices import told
+from mosaic.app.progress import Bars
+from mosaic.app.standing import note_end, noted
+from mosaic.app.stopping import stop_order, withdraw_stop
 from mosaic.app.telemetry.deliver import deliver
-from mosaic.app.terminal import safe_lines
 from mosaic.app.validation import check_before_run
 from mosaic.app.views.links import link_rounds
 from mosaic.app.wiring import (
     Inputs,
-    Reporting,
     build_context,
     open_inputs,
     open_meters,
     run_digests,
 )
-from mosaic.core.errors import StopRequested, UsageError
+from mosaic.core.errors import StopRequested, UsageError, WaitingError
 from mosaic.core.journal import Journal
 from mosaic.core.types.records import RecordDecision
-from training.methods.base import Event
-
-if TYPE_CHECKING:
-    from rich.progress import TaskID
 
 POLL = 1.0
 
@@ -57,33 +53,72 @@ def execute(
     person's decision instead of leaving with WaitingError. `accept_changes` goes on although config
     or inputs differ from those the run began with, and records the difference.
     """
-    with stop_signals(say) as stopping:
+    with stop_signals(say) as signalled, told(folder, config.notify, say) as tell:
         if new:
             with _dropped_on_failure(folder):
                 inputs = open_inputs(config, say)
                 _check_new(folder, config, inputs, say)
-                if stopping():
+                if signalled():
                     raise StopRequested("stopped before the run was made; nothing was spent")
                 runs.create(folder, config, run_digests(config, inputs))
             say(f"run directory: {folder}")
         journal = Journal.open(folder)
         try:
             journal.acquire()
-            if not new:
-                inputs = open_inputs(config, say)
-                _continue(journal, config, inputs, say, accept_changes)
-            with Bars(say) as reporting:
-                reporting.stopping = stopping
-                context = build_context(config, folder, journal, inputs, reporting)
-                context.steps.store.sweep()
-                try:
-                    run_graph(context, folder, _waiter(folder, say, stopping) if wait else None)
-                finally:
-                    context.evaluator.generator.close()
-                    deliver(folder, config.telemetry, say)
-            link_rounds(folder)
+            stops = Stops(folder, signalled, config.stop.hours)
+            with noted(journal):
+                if not new:
+                    inputs = open_inputs(config, say)
+                    _continue(journal, config, inputs, say, accept_changes)
+                with Bars(say) as reporting:
+                    reporting.into(folder)
+                    reporting.stopping = stops
+                    context = build_context(config, folder, journal, inputs, reporting)
+                    context.steps.store.sweep()
+                    waiter = _waiter(folder, say, stops, tell) if wait else None
+                    try:
+                        run_graph(context, folder, waiter)
+                    except StopRequested as error:
+                        raise StopRequested(stops.words(str(error))) from error
+                    finally:
+                        context.evaluator.generator.close()
+                        deliver(folder, config.telemetry, say)
+                link_rounds(folder)
         finally:
             journal.close()
+
+
+class Stops:
+    """Whether anybody asks the run to stop: a signal, `stop RUN`, or the config's own limit.
+
+    What was asked of an earlier controller does not count.
+    """
+
+    def __init__(self, folder: Path, signalled: Callable[[], bool], hours: float | None) -> None:
+        withdraw_stop(folder)
+        self._folder = folder
+        self._signalled = signalled
+        self._hours = hours
+        self._began = time.monotonic()
+
+    def __call__(self) -> bool:
+        return self._signalled() or stop_order(self._folder) is not None or self._late()
+
+    def _late(self) -> bool:
+        return self._hours is not None and time.monotonic() - self._began >= 3600 * self._hours
+
+    def words(self, otherwise: str) -> str:
+        """Who stopped the run and why, for its trace; `otherwise` for a signal."""
+        order = stop_order(self._folder)
+        if order is not None:
+            withdraw_stop(self._folder)
+            return f"{order.text}; continue: python -m mosaic resume {self._folder}"
+        if self._late():
+            return (
+                f"stop.hours: {self._hours:g} hours are over; continue: "
+                f"python -m mosaic resume {self._folder}"
+            )
+        return otherwise
 
 
 def _check_new(folder: Path, config: RunConfig, inputs: Inputs, say: Callable[[str], None]) -> None:
@@ -93,8 +128,11 @@ def _check_new(folder: Path, config: RunConfig, inputs: Inputs, say: Callable[[s
     """
     try:
         check_before_run(config, inputs, say, folder.resolve().parent)
-    except ChatUnavailable:
+    except ChatUnavailable as error:
         runs.create(folder, config, run_digests(config, inputs))
+        journal = Journal.open(folder)
+        note_end(journal, error)
+        journal.close()
         say(f"run directory: {folder}; nothing was measured yet")
         raise
 
@@ -138,7 +176,10 @@ def _dropped_on_failure(folder: Path) -> Iterator[None]:
 
 
 def _waiter(
-    folder: Path, say: Callable[[str], None], stopping: Callable[[], bool]
+    folder: Path,
+    say: Callable[[str], None],
+    stopping: Callable[[], bool],
+    tell: Callable[[BaseException | None], None],
 ) -> Callable[[], None]:
     """Sleeps between two looks at the journal; a stop signal ends the wait."""
     said = False
@@ -147,6 +188,7 @@ def _waiter(
         nonlocal said
         if not said:
             say(f"waiting for a decision: python -m mosaic pending {folder}")
+            tell(WaitingError(f"a plan waits: python -m mosaic pending {folder}"))
             said = True
         if stopping():
             raise StopRequested(
@@ -212,6 +254,8 @@ def propose(
             if step.result.kind == "reject":
                 reason = step.result.reason
                 refused += [refusal(context.plan(d), reason) for d in step.result.plans]
+            elif step.result.kind == "respond":
+                refused.append(comment(step.result))
         influence = None
         if context.influence is not None and state.latest.mixture_adapter is not None:
             influence = context.influence.look_ahead(
@@ -233,55 +277,3 @@ def propose(
         }
     finally:
         journal.close()
-
-
-class Bars(Reporting):
-    """Rich progress bars on a terminal; plain lines elsewhere."""
-
-    def __init__(self, say: Callable[[str], None]) -> None:
-        super().__init__()
-        self._live = sys.stderr.isatty()
-        self.notify = say
-        if self._live:
-            from rich.console import Console
-            from rich.progress import (
-                BarColumn,
-                MofNCompleteColumn,
-                Progress,
-                TextColumn,
-                TimeElapsedColumn,
-            )
-            from rich.text import Text
-
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-            )
-            self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
-            self._tasks: dict[str, TaskID] = {}
-            # As it stands: a model's words may hold what Rich would take for markup or an emoji.
-            self.notify = lambda text: self._progress.console.print(Text(safe_lines(text)))
-            self.evaluating = lambda what, done, total: self._show(what, done, total)
-            self.generating = lambda done, total: self._show("generating", done, total)
-            self.training = self._train
-
-    def _train(self, event: Event) -> None:
-        step, steps = event.get("step"), event.get("steps")
-        if isinstance(step, int) and isinstance(steps, int):
-            self._show("training", step, steps)
-
-    def _show(self, what: str, done: int, total: int) -> None:
-        if what not in self._tasks:
-            self._tasks[what] = self._progress.add_task(what, total=total)
-        self._progress.update(self._tasks[what], completed=done, total=total, visible=done < total)
-
-    def __enter__(self) -> Bars:
-        if self._live:
-            self._progress.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        if self._live:
-            self._progress.stop()

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from eval.objectives.base import by_code
+from eval.judges.base import SuiteJudge
+from eval.objectives.base import Malformed, Objective, by_code, labels_of
 from mosaic.app.config import RunConfig
 from mosaic.app.estimate import PracticeSize
 from mosaic.app.shapes import Finding
 from mosaic.app.training_plan import WARNING
 from mosaic.app.wiring import Inputs, build_judge
 from mosaic.core.errors import UsageError
+from mosaic.core.types.evaluation import Prompt
 from mosaic.core.types.runs import DpoRecipe
-from tools.effects.preference_pairs import PracticePrompt, practice_prompts
+from tools.effects.practice import PracticePrompt, practice_prompts
 from training.data.preferences import expected_pairs, opposed
 
 
@@ -49,7 +51,7 @@ def _check_scorable(config: RunConfig, inputs: Inputs, prompts: Sequence[Practic
     faults: dict[str, list[str]] = {}
     for practised in prompts:
         for name in practised.objectives:
-            reason = judge.unscorable(inputs.objectives[name], practised.prompt)
+            reason = _unscorable(judge, inputs.objectives[name], practised.prompt)
             if reason is not None:
                 faults.setdefault(f"{name}: {reason}", []).append(practised.prompt.id)
     if faults:
@@ -58,6 +60,19 @@ def _check_scorable(config: RunConfig, inputs: Inputs, prompts: Sequence[Practic
             "practice prompts whose answers would be paid for and not scored; take the objective "
             "out of their `objectives`, or mend them:\n" + "\n".join(lines)
         )
+
+
+def _unscorable(judge: SuiteJudge, objective: Objective, prompt: Prompt) -> str | None:
+    """Why no answer to a prompt can be scored under an objective, or None.
+
+    The prompt has the slice of its folder's objective; another one gives it a slice of its own.
+    """
+    try:
+        slice_, weight, valid = labels_of(objective, prompt)
+    except Malformed as error:
+        return str(error)
+    own = {"slice": slice_, "weight": weight, "valid": valid}
+    return judge.unscorable(objective, prompt.model_copy(update=own))
 
 
 def practice_sizes(

@@ -22,8 +22,10 @@ from mosaic.app.json_shapes import (
     Proposed,
     Shown,
 )
+from mosaic.app.notices import Notice
 from mosaic.app.score_lines import line_model
 from mosaic.app.shapes import Finding, Report, Status
+from mosaic.app.stopping import StopOrder
 from mosaic.core.errors import UsageError
 from mosaic.core.types.base import JsonObject
 from mosaic.core.types.data import CurationReport, Example
@@ -50,6 +52,8 @@ SHAPES: dict[str, Any] = {
     "request": ApprovalRequest,
     "decision": Decision,
     "profile": FailureProfile,
+    "notice": Notice,
+    "stop-order": StopOrder,
     "validate": list[Finding],
     "proposed": Proposed,
     "import": Imported,
@@ -60,7 +64,7 @@ SHAPES: dict[str, Any] = {
     "pool-show": list[Shown],
 }
 # Shapes of commands whose modules are imported when they are asked for.
-LATER = ("diff", "why", "replay", "verify", "doctor")
+LATER = ("compare", "diff", "why", "replay", "verify", "doctor")
 
 
 def schema_names() -> list[str]:
@@ -93,10 +97,12 @@ def _later(name: str) -> Any:
     from mosaic.app.doctor import Examined
     from mosaic.app.replay import Replayed
     from mosaic.app.verify import Damage
+    from mosaic.app.views.compare import RunComparison
     from mosaic.app.views.diff import Difference
     from mosaic.app.views.provenance import RowReasons
 
     shapes: dict[str, Any] = {
+        "compare": RunComparison,
         "diff": Difference,
         "why": RowReasons,
         "replay": list[Replayed],

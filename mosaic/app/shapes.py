@@ -8,12 +8,61 @@ from pydantic import Field
 
 from mosaic.core.types.base import FrozenModel
 from mosaic.core.types.data import CurationReport
-from mosaic.core.types.evaluation import Difference, Score
+from mosaic.core.types.evaluation import Difference, LevelAgreement, Score
 from mosaic.core.types.plans import ActionPlan, Floor, Forecast
 from mosaic.core.types.records import PlannerReplaced
 from mosaic.core.types.runs import Stage
 
-Standing = Literal["finished", "waiting for approval", "unfinished"]
+State = Literal[
+    "not started",
+    "running",
+    "waiting for approval",
+    "decided",
+    "paused",
+    "stopped",
+    "failed",
+    "dead",
+    "finished",
+]
+
+
+class StageProgress(FrozenModel):
+    """What a controller does just now: so many of so many, in so many seconds.
+
+    `rate` is per second, `left` in seconds; both are None while nothing is done yet.
+    """
+
+    what: str
+    done: int
+    total: int
+    seconds: float
+    loss: float | None = None
+
+    @property
+    def rate(self) -> float | None:
+        return self.done / self.seconds if self.done and self.seconds > 0 else None
+
+    @property
+    def left(self) -> float | None:
+        return None if self.rate is None else (self.total - self.done) / self.rate
+
+
+class Standing(FrozenModel):
+    """Where a run stands.
+
+    `running`: a controller holds it. `waiting for approval`: a person must decide. `decided`: a
+    person has, and no controller has taken it up. `paused`: an endpoint or the disk failed.
+    `stopped`: somebody asked for it. `failed`: an error ended it. `dead`: its controller is gone
+    without a word. `by` is who runs it, stopped it or decided; `since` is in seconds since 1970;
+    `next` is the command to give.
+    """
+
+    state: State
+    by: str = ""
+    since: float | None = None
+    why: str = ""
+    next: str = ""
+    stage: StageProgress | None = None
 
 
 class Finding(FrozenModel):
@@ -76,6 +125,7 @@ class ReportRound(FrozenModel):
     forecast: list[Forecast]
     adapter: str | None
     stages: list[Stage] = []
+    agreement: list[LevelAgreement] = []
 
 
 class NoiseShape(FrozenModel):
@@ -102,12 +152,46 @@ class CalibrationShape(FrozenModel):
     believed: dict[str, NoiseShape]
 
 
+class StaticShape(FrozenModel):
+    """The pools' own proportions on the selection suites: the mean of the calibration's trainings.
+
+    `hypervolume` is that of its means, None if one is not scored.
+    """
+
+    trainings: int
+    plan: ActionPlan
+    selection: dict[str, Score]
+    hypervolume: float | None
+
+
+Compared = Literal["better", "worse", "not told apart"]
+Met = Literal["met", "missed", "not shown to be met"]
+
+
+class Comparison(FrozenModel):
+    """How one objective of a result stands against something else, on equal prompts."""
+
+    objective: str
+    verdict: Compared
+    change: Difference
+
+
+class TargetShape(FrozenModel):
+    """A target held against the chosen round's audit: met or missed by the whole interval."""
+
+    objective: str
+    target: float
+    verdict: Met
+    score: Score
+
+
 class AuditShape(FrozenModel):
     """Audit scores by objective; `chosen` is empty if no round was chosen.
 
     `static` are those of the pools' own proportions and `gain` is the chosen round less them; both
     are empty if nothing was calibrated. `against_base` is the chosen round less the base, and `fell`
-    names the objectives in which that is a fall.
+    names the objectives in which that is a fall. `against_static` and `compared_to_base` say of both
+    differences what may be read from them.
     """
 
     base: dict[str, Score]
@@ -116,6 +200,11 @@ class AuditShape(FrozenModel):
     gain: dict[str, Difference]
     against_base: dict[str, Difference]
     fell: list[str]
+    control: dict[str, dict[int, Score]] = Field(
+        default={}, description="objective -> requested level -> score of the chosen round"
+    )
+    against_static: list[Comparison] = []
+    compared_to_base: list[Comparison] = []
 
 
 class RankedShape(FrozenModel):
@@ -180,8 +269,12 @@ class ModelCalls(FrozenModel):
 class Report(FrozenModel):
     """`report --json`, `run --json`, `resume --json`.
 
+    `state` and `why` are those of `status`; `stop` is the rule that ended a finished run.
+
     `traded` are the objectives that have data: those of dominance and hypervolume. The others are
-    constraints. `ranking` is the archive by merit, the best first.
+    constraints. `ranking` is the archive by merit, the best first. `hypervolume` is of all accepted
+    rounds after each round, on the selection suites. `verdicts` are the targets, `headline`,
+    `why_chosen` and `unknown` sentences about the result.
     """
 
     run: str
@@ -191,14 +284,20 @@ class Report(FrozenModel):
     traded: list[str]
     targets: dict[str, float | None]
     floors: dict[str, Floor | None]
-    state: Literal["finished", "unfinished"]
+    state: State
+    why: str = ""
     stop: str | None
     rounds: list[ReportRound]
     calibration: CalibrationShape | None
+    static: StaticShape | None = None
     archive: list[int]
     ranking: list[RankedShape]
     chosen: int | None
     audit: AuditShape | None
+    verdicts: list[TargetShape] = []
+    headline: list[str] = []
+    why_chosen: str = ""
+    unknown: list[str] = []
     audits: list[AuditOpening]
     hypervolume: list[float]
     budget: BudgetShape
@@ -210,7 +309,8 @@ class Status(FrozenModel):
     """`status --json`: where a run stands."""
 
     run: str
-    state: Standing
+    state: State
+    standing: Standing
     rounds: str
     calibrated: bool
     archive: list[int]

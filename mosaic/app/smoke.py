@@ -52,7 +52,7 @@ def smoke_test(config: RunConfig, inputs: Inputs, serve: bool) -> tuple[Finding,
     moments.
     """
     curated = first_training_set(config, inputs)
-    lengths = inputs.pool.column("n_tokens")[curated.indices].tolist()
+    lengths = curated.n_tokens.tolist()
     largest = largest_batch(lengths, config.recipe)
     base = base_folder(config.base_model)
     with tempfile.TemporaryDirectory() as folder:

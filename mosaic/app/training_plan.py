@@ -80,7 +80,7 @@ def training_findings(config: RunConfig, inputs: Inputs) -> list[Finding]:
     """Lines for `validate`; what is unusual is a line `warning` of its own."""
     recipe, base = config.recipe, base_folder(config.base_model)
     curated = first_training_set(config, inputs)
-    lengths = inputs.pool.column("n_tokens")[curated.indices].tolist()
+    lengths = curated.n_tokens.tolist()
     size = training_size(lengths, recipe)
     layout = lora_layout(base, recipe.lora_r, recipe.target_modules)
     return [

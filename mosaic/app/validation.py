@@ -184,8 +184,7 @@ def _check_tokens(config: RunConfig, inputs: Inputs) -> None:
     """Raise UsageError if rows are too long, or were counted with another tokenizer."""
     pool, allowed = inputs.pool, config.recipe.max_length
     counted = pool.manifest.get("tokenizer")
-    usable = pool.column("quality") >= config.limits.min_quality
-    longest = int(pool.column("n_tokens")[usable].max())
+    longest = pool.longest(config.limits.min_quality)
     if longest > allowed:
         how = "" if counted else "--model DIR, so that long chats are cut, and "
         raise UsageError(

@@ -22,6 +22,7 @@ from eval.generators.vllm import VllmGenerator
 from eval.generators.vllm_server import find_vllm
 from eval.judges.base import LlmJudgeConfig, ModelJudge, SuiteJudge
 from eval.judges.llm import LlmJudge
+from eval.judges.reward_model import RewardModelJudge
 from eval.judges.verifier import VerifierJudge
 from eval.model_folder import model_faults
 from eval.objectives.base import Objective
@@ -33,6 +34,7 @@ from eval.objectives.retention import RetentionObjective
 from eval.objectives.rubric import open_rubric
 from eval.objectives.safety import Safety
 from eval.practice import PRACTICE, load_practice
+from eval.reward_model import RewardModel
 from eval.suite import Suite, check_disjoint, load_suite
 from mosaic.app.base_check import check_base
 from mosaic.app.bases import base_folder
@@ -52,6 +54,7 @@ from mosaic.core.steps import Steps
 from mosaic.core.store import Store, file_digest
 from mosaic.core.types.base import JsonObject, digest_of
 from mosaic.core.types.evaluation import ROLES
+from mosaic.core.types.recipes import RlRecipe
 from mosaic.core.types.runs import InputDigests
 from mosaic.core.types.spending import Payer
 from tools.effects.evaluate import Evaluator, GeneratorIdentity, PlainJudge, RunJudge
@@ -59,8 +62,9 @@ from tools.effects.evaluate import Progress as EvaluationProgress
 from tools.effects.influence import InfluenceTool
 from tools.effects.judge import GoldChecks, RecordedJudge
 from tools.effects.model_calls import journaled, uncached
-from tools.effects.preference_pairs import PracticeTool, practice_prompts
+from tools.effects.practice import PracticeTool, practice_prompts
 from tools.effects.spending import Limits, Purse
+from tools.effects.steering_judge import SteeringJudge
 from tools.effects.train import TrainTool
 from tools.effects.verdict_cache import FOLDER as CACHE
 from tools.effects.verdict_cache import VerdictCache
@@ -221,7 +225,7 @@ def open_inputs(config: RunConfig, notify: Callable[[str], None] = lambda text: 
     if model_faults(base):
         check_base(base, config.template)  # names the faults of its template too
     pool = Pool.open(Path(config.pool))
-    pool.verify()
+    pool.check()
     for name, objective in config.objectives.items():
         if objective.kind == PUBLISHED:
             published_objective(name)
@@ -230,6 +234,13 @@ def open_inputs(config: RunConfig, notify: Callable[[str], None] = lambda text: 
                 known = ", ".join(pool.datasets)
                 raise UsageError(
                     f"objectives.{name}.datasets: {dataset!r} is not in the pool; it has {known}"
+                )
+    for recipe in config.later_recipes.values():
+        for dataset in recipe.graded if isinstance(recipe, RlRecipe) else ():
+            if dataset not in pool.datasets:
+                raise UsageError(
+                    f"methods.rl.graded: {dataset!r} is not in the pool; it has "
+                    f"{', '.join(pool.datasets)}"
                 )
     objectives, suites = open_suites(config, notify)
     practice = open_practice(config, objectives, suites, notify)
@@ -434,6 +445,18 @@ def build_executor(config: RunConfig, folder: Path) -> Executor[Any]:
     return InlineExecutor()
 
 
+def build_steering_judge(config: RunConfig) -> SteeringJudge | None:
+    """What judges steering suites by a reward model, if the config asks for it."""
+    if config.steering_judge is None:
+        return None
+    base, loading = base_folder(config.base_model), loading_of(config.recipe)
+
+    def open_model(folder: Path) -> RewardModelJudge:
+        return RewardModelJudge(RewardModel(folder, base, config.template, loading))
+
+    return SteeringJudge(config.steering_judge, open_model)
+
+
 def build_practice(config: RunConfig, inputs: Inputs, evaluator: Evaluator) -> PracticeTool | None:
     """What draws and pairs answers, if a method is enabled that trains on them."""
     if not config.later_recipes:
@@ -478,6 +501,7 @@ def build_context(
         inputs.suites,
         GeneratorIdentity(inputs.base_digest, settings),
         reporting.evaluating,
+        build_steering_judge(config),
     )
     trainer = TrainTool(
         build_executor(config, folder),

@@ -74,12 +74,12 @@ class BoundaryError(MosaicError):
 class TrainingError(BoundaryError):
     """A training failed.
 
-    `failure` is one word for how: out_of_memory, nan_loss, wrong_adapter, hang, no_adapter, killed
-    or error. Input that cannot be trained on is a UsageError instead.
+    `failure` is one word for how: out_of_memory, nan_loss, wrong_adapter, hang, no_adapter,
+    no_heads, killed or error. Input that cannot be trained on is a UsageError instead.
     """
 
     # What follows from the job itself: the same job on the same machine would end the same way.
-    REPEATING = frozenset({"out_of_memory", "nan_loss", "wrong_adapter"})
+    REPEATING = frozenset({"out_of_memory", "nan_loss", "wrong_adapter", "no_heads"})
 
     def __init__(self, message: str, failure: str = "error") -> None:
         super().__init__(message)

@@ -52,8 +52,8 @@ from mosaic.core.tables import (
 from mosaic.core.types.base import FrozenModel, canonical_json
 from mosaic.core.types.events import EventRecord
 from mosaic.core.types.plans import Decision
-from mosaic.core.types.records import StepInputs
 from mosaic.core.types.runs import RunRecord
+from mosaic.core.types.step_inputs import StepInputs
 
 WAITING = "waiting"
 

@@ -8,7 +8,7 @@ from typing import Any, Generic, Literal, TypeVar, cast
 
 from mosaic.core.types.base import FrozenModel
 from mosaic.core.types.events import EVENT, AnyEvent
-from mosaic.core.types.records import StepInputs
+from mosaic.core.types.step_inputs import StepInputs
 
 S_co = TypeVar("S_co", bound=StepInputs[Any], covariant=True)
 R = TypeVar("R", bound=FrozenModel)

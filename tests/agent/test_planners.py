@@ -9,17 +9,15 @@ from hypothesis import strategies as st
 
 from agent.constraints import check_amounts, check_plan
 from agent.feasible import feasible_plan
+from agent.pareto import expected_shortfall, hypervolume
 from agent.planners.acquisition import (
-    NOISE_NODES,
-    NOISE_WEIGHTS,
-    SHORTFALL_COST,
-    expected_values,
+    ball_part,
+    expected_shortfalls,
     noise_prior,
-    predicted_means,
-    targets_of,
+    scalarized,
 )
 from agent.planners.baselines import NeedPlanner, RandomPlanner, StaticPlanner
-from agent.planners.response_model import MeasuredMixture, ResponseModel, log_share_features
+from agent.planners.response_model import MeasuredMixture, ResponseModel
 from agent.planners.surrogate import SurrogatePlanner
 from agent.weights import cell_shares, distance, proportions
 from mosaic.core.errors import UsageError
@@ -186,7 +184,7 @@ def test_the_profile_planner_moves_tokens_from_settled_slices_to_failing_ones(ob
     box = toolbox(seen, small_pool)
     [plan] = SurrogatePlanner().propose(seen, box)
     assert settled(plan) < 0.9 * settled(seen.last_plan)
-    assert sum(plan.expected.values()) > 0
+    assert set(plan.expected) == {"safety", "over_refusal"}
     tools = [c["tool"] for c in box.trace() if "tool" in c]
     assert {
         "past_rounds",
@@ -213,12 +211,14 @@ def test_the_profile_planner_tells_what_it_searched_and_why_the_winner_won(obser
     assert best[0]["ratios"] == plan.ratios
     assert best[0]["bucket_weights"] == plan.bucket_weights
     assert [b["value"] for b in best] == sorted((b["value"] for b in best), reverse=True)
-    # The change that the plan expects is the difference of the predictions.
+    # The change that the plan expects counts from what was measured last.
     for objective, change in plan.expected.items():
-        predicted = best[0]["predicted"][objective] - searched["last"]["predicted"][objective]
-        assert predicted == pytest.approx(change, abs=2e-4)
+        measured = seen.calibration.scores[0][objective]["selection"].mean
+        # The trace's prediction is averaged over a training's noise, cut off at the scale's ends.
+        predicted = best[0]["predicted"][objective] - measured
+        assert predicted == pytest.approx(change, abs=0.25)
     for found in [*best, searched["last"]]:
-        parts = found["volume"] - found["missed_targets"] - found["price"]
+        parts = found["volume"] + found["targets"] - found["price"]
         assert found["value"] == pytest.approx(parts, abs=2e-4)
     points = [cell_shares(b["ratios"], b["bucket_weights"]) for b in best]
     for number, point in enumerate(points):
@@ -228,9 +228,7 @@ def test_the_profile_planner_tells_what_it_searched_and_why_the_winner_won(obser
     assert f"({best[1]['value']:.3f})" in why
 
 
-@pytest.mark.parametrize(
-    "planner", [StaticPlanner(), RandomPlanner(), NeedPlanner(), SurrogatePlanner()]
-)
+@pytest.mark.parametrize("planner", [StaticPlanner(), RandomPlanner(), NeedPlanner()])
 def test_a_planner_of_one_plan_a_round_says_so_when_more_are_asked_for(
     observe, small_pool, planner
 ):
@@ -239,38 +237,37 @@ def test_a_planner_of_one_plan_a_round_says_so_when_more_are_asked_for(
         planner.propose(seen, toolbox(seen, small_pool), n=2)
 
 
-def test_the_value_of_a_mixture_is_its_mean_over_the_noise_of_a_training(observe):
-    seen = observe()
-    draws = np.random.default_rng(0).standard_normal((1, 200_000))
-    for latent in (3.0, 4.4, 5.0, 5.5):
-        by_nodes, by_draws = (
-            {o.name: np.clip(latent + 0.4 * noise, 1, 5) for o in seen.objectives}
-            for noise in (NOISE_NODES[None], draws)
-        )
-        drawn = expected_values(
-            by_draws, targets_of(seen), np.full(draws.shape[1], 1 / draws.shape[1])
-        )
-        # Seven nodes miss a kink by at most two hundredths of a point.
-        assert expected_values(by_nodes, targets_of(seen))[0] == pytest.approx(
-            drawn[0], abs=0.03 + 0.02 * SHORTFALL_COST / 4
-        )
-    assert NOISE_WEIGHTS.sum() == pytest.approx(1)
+def test_the_profile_planner_proposes_several_legal_plans_that_differ(observe, small_pool):
+    seen = observe(limits=Limits(min_quality=2, max_ratio_step=None, max_bucket_step=None))
+    alone = SurrogatePlanner().propose(seen, toolbox(seen, small_pool))
+    plans = SurrogatePlanner().propose(seen, toolbox(seen, small_pool), n=3)
+    assert plans[:1] == alone
+    for number, plan in enumerate(plans):
+        assert check_plan(plan, seen, small_pool) == []
+        shares = cell_shares(plan.ratios, plan.bucket_weights)
+        for other in plans[:number]:
+            assert distance(shares, cell_shares(other.ratios, other.bucket_weights)) >= 0.12
 
 
-def test_a_mixture_at_the_top_of_the_scale_is_worth_less_than_one_with_room_to_spare(observe):
-    seen = observe()
-    cells = [(d, b) for d in "ab" for b in "xyz"]
-    even = dict.fromkeys(cells, 1 / 6)
-    trials = [MeasuredMixture({}, {("safety", b): 1.5 for b in "xyz"})]
-    trials += [
-        MeasuredMixture(even, {(o, b): 4.9 for o in ("safety", "over_refusal") for b in "xyz"})
-    ] * 3
-    model = ResponseModel(cells, {"safety": ["a"], "over_refusal": ["b"]}, trials)
-    rows = np.array([[1 / 6] * 6, [0.3] * 3 + [1 / 30] * 3])
-    safety = predicted_means(model, rows, seen)["safety"]
-    high = NOISE_NODES > 0
-    assert (safety[:, high] == 5).all()
-    assert (safety[1] @ NOISE_WEIGHTS) > (safety[0] @ NOISE_WEIGHTS) + 0.01
+def test_more_plans_than_the_limits_leave_room_for_are_refused(observe, small_pool):
+    tight = Limits(min_quality=2, max_ratio_step=0.02, max_bucket_step=0.02)
+    seen = observe(limits=tight)
+    with pytest.raises(UsageError, match="plans that differ, not 5"):
+        SurrogatePlanner().propose(seen, toolbox(seen, small_pool), n=5)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_directions_measure_the_dominated_volume(size):
+    points = np.random.default_rng(size).uniform(2, 5, (4, size))
+    reached = scalarized(points).max(axis=0)
+    found = ball_part(size) * (reached**size).mean()
+    assert found == pytest.approx(hypervolume(points.tolist()), rel=0.12)
+
+
+def test_expected_shortfalls_are_those_that_the_result_is_chosen_by():
+    below = np.array([-0.5, -0.1, 0.0, 0.3])
+    wanted = [expected_shortfall(float(one), 0.1) for one in below]
+    assert expected_shortfalls(below, 0.1) == pytest.approx(wanted)
 
 
 def test_a_slice_at_the_top_of_the_scale_says_at_least():
@@ -283,8 +280,7 @@ def test_a_slice_at_the_top_of_the_scale_says_at_least():
 
     def latent(trials):
         model = ResponseModel(cells, names, trials)
-        mean, _ = model._fitted[0]
-        return (log_share_features(rows, model.slices[0].groups) @ mean)[0]
+        return model.latent(rows, "over_refusal")[0, 0]
 
     # A prior that promises more than the top of the scale is not told otherwise by a result at the top,
     assert latent([MeasuredMixture(little, {key: 4.9}), MeasuredMixture(much, {key: 5.0})]) > 5.5
@@ -297,15 +293,39 @@ def test_a_slice_at_the_top_of_the_scale_says_at_least():
 
 
 def test_harder_buckets_are_believed_to_teach_easier_slices():
-    cells = [("a", f"complexity_{level}") for level in range(1, 6)]
+    cells = [("a", name) for name in "vwxyz"]
     even = dict.fromkeys(cells, 0.2)
-    model = ResponseModel(
-        cells, {"safety": ["a"]}, [MeasuredMixture(even, {("safety", b): 3.0 for _, b in cells})]
-    )
-    rows = np.array([[0.2] * 5, [0.1, 0.15, 0.2, 0.25, 0.3], [0.3, 0.25, 0.2, 0.15, 0.1]])
-    level, harder, easier = model.predict(rows, "safety", 0.0, np.zeros(1))[:, 0]
-    assert harder > level + 0.02
-    assert easier < level - 0.02
+    measured = [MeasuredMixture(even, {("safety", b): 3.0 for _, b in cells})]
+    hardness = {name: float(level) for level, name in enumerate("vwxyz", start=1)}
+    rows = np.array([[0.1, 0.15, 0.2, 0.25, 0.3], [0.3, 0.25, 0.2, 0.15, 0.1]])
+
+    def ahead(**options):
+        model = ResponseModel(cells, {"safety": ["a"]}, measured, **options)
+        harder, easier = model.predict(rows, "safety", 0.0, np.zeros(1))[:, 0]
+        return harder - easier
+
+    assert ahead() == pytest.approx(0, abs=1e-9)
+    assert ahead(hardness=hardness) > 0.05
+
+
+def test_a_declaration_that_is_wrong_is_unlearned():
+    cells = [("a", "x"), ("b", "x"), ("c", "x")]
+    named = {"safety": ["a"], "over_refusal": ["b"]}
+    key = ("safety", "p")
+    # What was declared does nothing; the data of another objective do all.
+    measured = []
+    for share in (0.1, 0.3, 0.5, 0.7):
+        shares = {cells[0]: 0.8 - share, cells[1]: share, cells[2]: 0.2}
+        measured.append(MeasuredMixture(shares, {key: 4.0 + np.log(share)}))
+    rows = np.array([[0.7, 0.1, 0.2], [0.1, 0.7, 0.2]])
+    declared, other = ResponseModel(cells, named, measured).predict(
+        rows, "safety", 0.0, np.zeros(1)
+    )[:, 0]
+    assert other > declared + 1.0
+    declared, other = ResponseModel(cells, named, measured[:1]).predict(
+        rows, "safety", 0.0, np.zeros(1)
+    )[:, 0]
+    assert declared > other + 0.5
 
 
 def test_what_was_never_tried_is_less_certain():
@@ -335,9 +355,9 @@ def test_an_objective_answers_to_its_tokens_alike_however_many_buckets_they_lie_
         rows = np.array([[s / len(names)] * len(names) + [1 - s] for s in (0.2, 0.4, 0.8)])
         little, same, much = model.predict(rows, "safety", 0.0, np.zeros(1))[:, 0]
         assert same == pytest.approx(3.0, abs=0.1)
-        assert same - little == pytest.approx(np.log(2), abs=0.12)
-        assert much - same == pytest.approx(np.log(2), abs=0.12)
-        assert model.doubling_effect(("safety", "x")) == pytest.approx(np.log(2), abs=0.05)
+        assert same - little == pytest.approx(np.log(2), abs=0.2)
+        assert much - same == pytest.approx(np.log(2), abs=0.2)
+        assert model.doubling_effect(("safety", "x")) == pytest.approx(np.log(2), abs=0.2)
 
 
 def test_a_fit_to_bounds_is_not_drawn_back_by_more_of_them():
@@ -358,7 +378,7 @@ def test_a_fit_to_bounds_is_not_drawn_back_by_more_of_them():
     assert effects[1] == pytest.approx(effects[0], abs=0.01)
 
 
-def test_need_weighs_slices_by_their_complexity_and_takes_names_without_one(observe, small_pool):
+def test_need_weighs_slices_by_their_weight_in_the_suites(observe, small_pool):
     def bare(observation):
         [plan] = NeedPlanner().propose(observation, toolbox(observation, small_pool))
         assert check_plan(plan, observation, small_pool) == []
@@ -372,7 +392,11 @@ def test_need_weighs_slices_by_their_complexity_and_takes_names_without_one(obse
     renamed = {"x": "x_1", "y": "y_2", "z": "z_3"}
     slices = [
         s.model_copy(
-            update={"slice": renamed[s.slice], "score": s.score.model_copy(update={"mean": 3.0})}
+            update={
+                "slice": renamed[s.slice],
+                "score": s.score.model_copy(update={"mean": 3.0}),
+                "weight": 1.0 + "xyz".index(s.slice),
+            }
         )
         for s in seen.profile.slices
     ]

@@ -14,7 +14,7 @@ from agent.planners.baselines import StaticPlannerConfig
 from agent.planners.toolbox import open_toolbox
 from agent.prediction import predicted_changes
 from agent.state import fold
-from benchmarks.standins import ALL_METHODS, StandIn, Witness
+from benchmarks.standins import PREFERENCES, StandIn, Witness
 from mosaic.app.views.cards import pairs_card
 from mosaic.app.views.report_data import report_data
 from mosaic.app.views.text import report_text
@@ -22,8 +22,10 @@ from mosaic.app.wiring import build_planner
 from mosaic.core.errors import TrainingError, UsageError
 from mosaic.core.journal import Journal
 from mosaic.core.types.plans import ActionPlan
-from mosaic.core.types.records import FormPairs, SamplePractice, Train
+from mosaic.core.types.practice_records import FormPairs, SamplePractice
+from mosaic.core.types.records import Train
 from mosaic.core.types.runs import TrialSpec
+from tools.effects.preference_pairs import PairTool
 from tools.planning.schemas import action_plan, plan_model
 
 OBJECTIVES = ("over_refusal", "instruction_following", "safety")
@@ -39,7 +41,7 @@ def started(standin, folder):
 
 @pytest.fixture(scope="module")
 def standin():
-    return StandIn.make(*SHORT, *ALL_METHODS, per_slice=1, objectives=OBJECTIVES)
+    return StandIn.make(*SHORT, *PREFERENCES, per_slice=1, objectives=OBJECTIVES)
 
 
 @pytest.fixture(scope="module")
@@ -242,7 +244,7 @@ def test_a_model_is_offered_shares_and_weights_by_their_names(finished):
 
 
 def run_of(tmp_path, *overrides, objectives=OBJECTIVES):
-    standin = StandIn.make(*SHORT, *ALL_METHODS, *overrides, per_slice=1, objectives=objectives)
+    standin = StandIn.make(*SHORT, *PREFERENCES, *overrides, per_slice=1, objectives=objectives)
     journal = started(standin, tmp_path / "run")
     context = standin.context(tmp_path / "run", journal, Witness(tmp_path / "witness"))
     said = []
@@ -292,7 +294,7 @@ def test_weights_of_practice_choose_what_is_drawn(tmp_path):
     steps = context.begin(0)
     recipe = context.settings.stages["dpo"]
     name = min(context.practice.slices)
-    filed = context.practice.gather(steps, None, recipe, 6_000, {name: 1.0}, seed=1)
+    filed = PairTool(context.practice).gather(steps, None, recipe, 6_000, {name: 1.0}, seed=1)
     assert set(filed.report.slices) <= {name}
     assert 0 < filed.report.prompts <= context.practice.slices[name]
     journal.close()
@@ -300,7 +302,7 @@ def test_weights_of_practice_choose_what_is_drawn(tmp_path):
 
 def test_methods_without_practice_prompts_are_refused():
     with pytest.raises(UsageError, match=r"methods\.dpo: draws answers to practice prompts"):
-        StandIn.make(*ALL_METHODS, objectives=("retention", "instruction_following"))
+        StandIn.make(*PREFERENCES, objectives=("retention", "instruction_following"))
 
 
 @pytest.mark.parametrize(
@@ -385,7 +387,7 @@ def test_an_adapter_that_a_later_plan_goes_on_from_is_kept(tmp_path):
 
 def test_prompts_that_are_all_left_out_are_as_good_as_none():
     with pytest.raises(UsageError, match=r"methods\.dpo: draws answers to practice prompts"):
-        StandIn.make(*ALL_METHODS, objectives=("over_refusal", "safety"))
+        StandIn.make(*PREFERENCES, objectives=("over_refusal", "safety"))
 
 
 def test_planners_that_know_no_methods_keep_what_was_moved(finished):

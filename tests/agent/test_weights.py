@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from agent.weights import (
     cell_shares,
-    complexity_of,
     distance,
     fill,
     interpolate,
@@ -75,8 +74,3 @@ def test_a_plan_without_bucket_weights_takes_the_pools_proportions():
     assert cell_shares(*weights)[("b", "x")] == 0
     own = plan.model_copy(update={"bucket_weights": {"a": {"x": 1.0}}})
     assert plan_distance(plan, own, proportions) == 1.5
-
-
-def test_complexity_is_the_number_at_the_end_of_a_name():
-    names = ("complexity_5", "boundary_2", "all", "turns_many", "2", "x_0", "x_2024")
-    assert [complexity_of(name) for name in names] == [5, 2, 1, 1, 2, 1, 1]

@@ -253,8 +253,8 @@ def test_curate_replaces_neither_plan_nor_pool(small_pool, tmp_path):
 
     plan = tmp_path / "plan.json"
     plan.write_text(json.dumps(PLAN))
-    before = (small_pool.path / "rows.parquet").read_bytes()
-    for out in (plan, small_pool.path / "rows.parquet", small_pool.path / "sets" / "new.parquet"):
+    before = (small_pool.path / "rows.arrow").read_bytes()
+    for out in (plan, small_pool.path / "rows.arrow", small_pool.path / "sets" / "new.parquet"):
         arguments = [
             "curate",
             str(plan),
@@ -269,7 +269,7 @@ def test_curate_replaces_neither_plan_nor_pool(small_pool, tmp_path):
         assert isinstance(done.exception, UsageError)
         assert "would replace" in str(done.exception)
     assert json.loads(plan.read_text()) == PLAN
-    assert (small_pool.path / "rows.parquet").read_bytes() == before
+    assert (small_pool.path / "rows.arrow").read_bytes() == before
 
 
 def test_score_reads_stored_items(tmp_path):

@@ -70,7 +70,7 @@ def test_a_second_decision_and_one_on_another_question_are_refused(asked):
         with pytest.raises(UsageError, match="is not the question that waits"):
             reject(folder, other, reason="no")
     reject(folder, request, reason="too much of it", by="ann")
-    with pytest.raises(UsageError, match="nothing in"):
+    with pytest.raises(UsageError, match="was decided: reject by ann"):
         approve(folder, request, by="bob")
 
 
@@ -124,7 +124,7 @@ def test_the_commands_say_what_they_did_and_leave_with_their_codes(asked, monkey
     done = runner.invoke(app, ["reject", str(folder), *seen, "--reason", "no"])
     assert "reject by" in done.stdout
     assert runner.invoke(app, ["verify", str(folder)]).exit_code == 0
-    monkeypatch.setattr("training.data.pool.file_facts", lambda path: {})
+    monkeypatch.setattr("training.data.pool_files.file_facts", lambda path: {})
     found = runner.invoke(app, ["verify", str(folder), "--json"])
     assert (found.exit_code, "index.parquet is not the file" in found.stdout) == (1, True)
     monkeypatch.undo()

@@ -6,6 +6,8 @@ import pytest
 
 from mosaic.app.config_file import load_config
 from mosaic.app.estimate import KnownSpeeds, SuiteSize, estimate, speeds
+from mosaic.app.practice_check import method_findings
+from mosaic.app.wiring import open_inputs
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 EIGHT_BILLION = 8_030_261_248
@@ -35,3 +37,10 @@ def test_the_published_setting_and_what_it_takes(name):
     assert found["judge"].calls == 2 * 100 * (2 * 9 + 3) + 20 * 2 * (2 * 9 + 3)
     assert found["planner"].calls == 30
     assert 1 < found["run"].hours < 24
+
+
+@pytest.mark.parametrize("name", ["reward_consistency", "levels"])
+def test_what_the_examples_practise_on_can_be_scored(name):
+    config = load_config(str(EXAMPLES / f"{name}.yaml"))
+    found = method_findings(config, open_inputs(config))
+    assert "120 practice prompts" in found[0].result

@@ -309,7 +309,7 @@ def test_the_list_of_runs_says_what_status_says(standin, tmp_path):
         assert (line.state, line.rounds) == (status.state, status.rounds)
         assert line.tokens_left == status.tokens_left
         approve(folder, pending(folder).request, by="x")
-        assert pages.headline(folder).state == status_data(folder).state == "unfinished"
+        assert pages.headline(folder).state == status_data(folder).state == "decided"
         with suppress(WaitingError):
             standin.run(folder, witness)
     assert pages.headline(folder).state == status_data(folder).state == "finished"
@@ -341,7 +341,7 @@ def test_a_run_of_any_name_is_opened_and_decided_from_its_links(standin, tmp_pat
     name = "exp#1 50% off?"
     waiting_run(standin, tmp_path, name)
     web = page.client(tmp_path)
-    link = re.search(r'class="card"><a href="([^"]+)"', web.get("/").text)[1]
+    link = re.search(r'scope="row"[^>]*><a href="([^"]+)"', web.get("/").text)[1]
     text = web.get(link).text
     action = re.search(r'action="([^"]+/decide)"', text)[1]
     for load in re.findall(r'data-load>.*?href="([^"]+)"', text):

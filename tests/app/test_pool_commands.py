@@ -81,9 +81,9 @@ def test_a_run_does_not_begin_with_a_pool_that_was_changed_after_it_was_built(le
     pool.unlink()
     shutil.copytree(BUNDLED / "pool", pool)
     open_inputs(load_config(str(leaking)))
-    with (pool / "rows.parquet").open("ab") as stream:
+    with (pool / "rows.arrow").open("ab") as stream:
         stream.write(b"x")
-    with pytest.raises(UsageError, match=r"rows\.parquet is not the file that was built"):
+    with pytest.raises(UsageError, match=r"rows\.arrow is not the file that was built"):
         open_inputs(load_config(str(leaking)))
 
 

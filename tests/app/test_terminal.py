@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 
-from mosaic.app.loop import Bars
+from mosaic.app.progress import Bars
 from mosaic.app.terminal import say, table
 
 HOSTILE = "a:b:c [/b] [link=http://x]y[/link] \x1b]0;owned\x07\x1b[2J \u202e abc"

@@ -227,11 +227,11 @@ CHANGES = [
         Generate,
         {
             "base": "b", "generator": {"kind": "g"}, "sampling": GREEDY, "adapter": None,
-            "suite": "s", "shard": (0, 8),
+            "suite": "s", "shard": (0, 8), "wish": {},
         },
         {
             "base": "c", "generator": {"kind": "h"}, "sampling": Sampling(n=2, temperature=1.0),
-            "adapter": "x", "suite": "t", "shard": (0, 9),
+            "adapter": "x", "suite": "t", "shard": (0, 9), "wish": {"safety": 5},
         },
     ),
     (

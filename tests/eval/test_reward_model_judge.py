@@ -6,20 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from eval.judges.reward_model import (
-    RewardModelJudge,
-    agreement,
-    chat_of,
-    drawn_sample,
-    level_scores,
-)
+from eval.judges.reward_model import RewardModelJudge, chat_of
+from eval.levels import agreement, drawn_sample, level_scores
 from eval.objectives.over_refusal import OverRefusal
 from eval.objectives.safety import Safety
 from eval.reward_model import CARD, RewardModel
 from mosaic.core.errors import UsageError
 from mosaic.core.types.evaluation import Judgment, Prompt, Response, Scored
-from mosaic.core.types.runs import BASE, TrainJob, Workplace
-from training.methods.reward_model import JUDGED_ANSWERS, RewardModelRecipe, train
+from mosaic.core.types.recipes import RewardModelRecipe
+from mosaic.core.types.runs import BASE, JUDGED_ANSWERS, TrainJob, Workplace
+from training.methods.reward_model import train
 from training.models.adapter import model_digest
 
 # The word that decides the level, last in the answer.

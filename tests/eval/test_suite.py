@@ -57,6 +57,15 @@ def test_roles_share_no_prompt(tmp_path):
         check_disjoint(tmp_path, [suite, asked])
 
 
+def test_a_group_lies_within_one_role_of_its_objective(tmp_path):
+    suite = load(write(tmp_path, prompt(group="seed 1"), prompt(id="p2", turns=["two ?"])))
+    variant = suite.prompts[0].model_copy(update={"id": "p9", "turns": ["another ?"]})
+    audit = replace(suite, role="audit", prompts=[variant])
+    with pytest.raises(UsageError, match=r"'p9' is of the group 'seed 1', as 'p1' of steering"):
+        check_disjoint(tmp_path, [suite, audit])
+    check_disjoint(tmp_path, [suite, replace(audit, objective="over_refusal")])
+
+
 def test_a_good_suite_loads_and_its_references_hold(tmp_path):
     suite = load(write(tmp_path, prompt()))
     assert [p.id for p in suite.prompts] == ["p1"]

@@ -18,6 +18,7 @@ from eval.generators.base import TransformersGeneratorConfig
 from eval.generators.transformers import TransformersGenerator
 from eval.reward_model import RewardModel
 from mosaic.core.errors import StopRequested, UsageError
+from mosaic.core.types.data import WishedChat
 from mosaic.core.types.evaluation import Prompt
 from mosaic.core.types.runs import (
     BASE,
@@ -205,7 +206,12 @@ def test_an_answer_that_repeats_the_wish_earns_no_more_by_any_judge(judges):
     fooled = 0
     for judge in judges:
         scale = read_scale(judge.folder)
-        rewarded = rl.LevelReward(judge, scale)
+        wished = {}
+        for question in UNSEEN:
+            for wanted in LEVELS:
+                asked = WishedChat(id="asked", messages=chat(question, level=wanted))
+                wished |= rl.wishes([asked], scale)
+        rewarded = rl.LevelReward(judge, scale, wished)
         for answer in ANSWERS:
             for wanted in LEVELS:
                 words = wish({"care": wanted})

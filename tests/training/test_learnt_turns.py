@@ -1,7 +1,6 @@
 """Answers that are context only: marked in the data, kept in the chat, and without labels."""
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
 from mosaic.core.errors import UsageError
@@ -67,8 +66,8 @@ def test_marks_go_from_a_file_to_the_labels(tiny_model, tmp_path, jsonl):
 
 def test_a_pool_without_marks_is_stored_as_before(tmp_path, jsonl):
     source = jsonl(tmp_path / "s.jsonl", [pool_row(CHAT, n_tokens=9)])
-    build_pool([source], tmp_path / "p", model=None, max_length=99, trust_token_counts=True)
-    fields = pq.read_schema(tmp_path / "p" / "rows.parquet").field("messages").type.value_type
+    pool = build_pool([source], tmp_path / "p", model=None, max_length=99, trust_token_counts=True)
+    fields = pool.rows(np.array([0])).schema.field("messages").type.value_type
     assert [fields.field(i).name for i in range(fields.num_fields)] == ["role", "content"]
 
 

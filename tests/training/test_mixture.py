@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 
 from mosaic.core.errors import UsageError
 from mosaic.core.types.data import Focus, Mixture
-from training.data.curate import check_mixture, curate, quotas, splitmix64, write_training_set
+from training.data.curate import curate, quotas, write_training_set
+from training.data.mixture_checks import check_mixture
 from training.data.pool import build_pool
+from training.data.selection import splitmix64
 
 
 def mixture(budget=400, **changes):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from eval.calibration import balanced_accuracy, calibration_error, fit_temperature
 from eval.reward_model import CARD, HEADS, HeadCard, RewardModel
-from mosaic.core.errors import StopRequested, UsageError
+from mosaic.core.errors import StopRequested, TrainingError, UsageError
 from mosaic.core.types.data import JudgedAnswer
 from mosaic.core.types.runs import BASE, TrainJob, Workplace
 from training.methods.reward_model import (
@@ -457,7 +457,7 @@ def test_a_level_off_the_scale_is_refused(levels):
 
 def test_answers_that_all_have_one_level_train_nothing(order):
     same = [answer(str(k), QUESTIONS[k], "keep it dry .", {"care": 5}) for k in range(40)]
-    with pytest.raises(UsageError, match="train no head"):
+    with pytest.raises(TrainingError, match="train no head"):
         train(*order("same", answers=same))
 
 

@@ -9,16 +9,15 @@ import pytest
 from eval.rendering.ends import stop_ids
 from eval.rendering.render import texts_of
 from mosaic.core.errors import StopRequested, UsageError
+from mosaic.core.types.recipes import RlRecipe, worst_case
 from mosaic.core.types.runs import BASE, START, TrainJob, Workplace
 from mosaic.lab.pretrain import SPECIAL
 from training.methods.rl import (
     Answers,
-    RlRecipe,
     make_trainer,
     optimise,
     policy,
     prompt_order,
-    worst_case,
 )
 from training.models.adapter import check_adapter, model_digest
 from training.models.tokenizer import load_tokenizer

@@ -11,7 +11,7 @@ them earlier.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -32,17 +32,15 @@ from mosaic.core.types.evaluation import (
     Scored,
     SuiteFiles,
 )
-from mosaic.core.types.records import (
-    Generate,
-    Generated,
-    JudgeSuite,
-    LikelihoodMeasured,
-    MeasureLikelihood,
-)
+from mosaic.core.types.records import Generate, JudgeSuite, LikelihoodMeasured, MeasureLikelihood
 from mosaic.core.types.runs import GREEDY, Sampling
+from mosaic.core.types.step_inputs import Generated
+from prompts.levels import stated
+from tools.effects.steering_judge import SteeringJudge
 
 SHARD = 256
 BOOTSTRAP_SEED = 20260101
+NO_WISH: Mapping[str, int] = {}
 
 Progress = Callable[[str, int, int], None]
 
@@ -110,6 +108,7 @@ class Evaluator:
         suites: Mapping[str, Mapping[str, Suite]],
         identity: GeneratorIdentity,
         progress: Progress | None = None,
+        steering: SteeringJudge | None = None,
     ) -> None:
         self.generator = generator
         self.judge = judge
@@ -117,6 +116,7 @@ class Evaluator:
         self.suites = suites
         self.identity = identity
         self.progress = progress
+        self.steering = steering
         self._serving = False
 
     @property
@@ -139,30 +139,55 @@ class Evaluator:
             self._serving = False
             self.generator.release()
 
-    def evaluate(self, steps: Steps, adapter: str | None, roles: Sequence[str]) -> Evaluation:
-        """Generate, judge and score. `adapter` is a digest in the store; None is the base model."""
+    def evaluate(
+        self,
+        steps: Steps,
+        adapter: str | None,
+        roles: Sequence[str],
+        wish: Mapping[str, int] = NO_WISH,
+        names: Collection[str] | None = None,
+        reward_model: str | None = None,
+    ) -> Evaluation:
+        """Generate, judge and score. `adapter` is a digest in the store; None is the base model.
+
+        Every prompt states `wish` (objective -> level); judges read it without. `names` are the
+        objectives to evaluate, all if None. `reward_model` is the digest of one that may judge
+        steering suites.
+        """
         try:
-            return self._evaluate(steps, adapter, roles)
+            return self._evaluate(steps, adapter, roles, wish, names, reward_model)
         finally:
             self.release()
 
-    def _evaluate(self, steps: Steps, adapter: str | None, roles: Sequence[str]) -> Evaluation:
+    def _evaluate(
+        self,
+        steps: Steps,
+        adapter: str | None,
+        roles: Sequence[str],
+        wish: Mapping[str, int],
+        names: Collection[str] | None,
+        reward_model: str | None,
+    ) -> Evaluation:
         scored: dict[str, dict[str, list[Scored]]] = {}
         files: dict[str, dict[str, SuiteFiles]] = {}
         for name, objective in self.objectives.items():
+            if names is not None and name not in names:
+                continue
             scored[name], files[name] = {}, {}
             for role in roles:
                 suite = self.suites[name][role]
                 if objective.evidence == "likelihood":
                     shards = self._likelihoods(steps, suite, adapter)
                 else:
-                    shards = self._generated(steps, suite, adapter)
-                filed = self._judged(steps, objective, suite, shards)
+                    shards = self._generated(steps, suite, adapter, wish)
+                filed = self._judged(steps, objective, suite, shards, reward_model)
                 files[name][role] = filed
                 scored[name][role] = read_scored(steps, filed)
         return Evaluation(scored, files)
 
-    def _generated(self, steps: Steps, suite: Suite, adapter: str | None) -> list[str]:
+    def _generated(
+        self, steps: Steps, suite: Suite, adapter: str | None, wish: Mapping[str, int]
+    ) -> list[str]:
         """Digests of the filed response shards of one suite."""
         shards = []
         total = len(suite.prompts)
@@ -176,8 +201,9 @@ class Evaluator:
                 adapter=adapter,
                 suite=suite.digest,
                 shard=(start, end),
+                wish=dict(wish),
             )
-            shards.append(self._shard(steps, inputs, prompts).responses)
+            shards.append(self._shard(steps, inputs, wishing(prompts, wish)).responses)
             if self.progress:
                 self.progress(f"{suite.objective} {suite.role}", end, total)
         return shards
@@ -231,12 +257,21 @@ class Evaluator:
         return steps.run(inputs, effect).responses
 
     def _judged(
-        self, steps: Steps, objective: Objective, suite: Suite, shards: list[str]
+        self,
+        steps: Steps,
+        objective: Objective,
+        suite: Suite,
+        shards: list[str],
+        reward_model: str | None,
     ) -> SuiteFiles:
         """Digests of the filed responses, judgments and scores of one suite."""
         store = steps.store
+        cheap = self.steering if suite.role == "steering" and reward_model else None
+        if objective.evidence == "likelihood":
+            cheap = None
 
         def effect() -> Outcome[SuiteFiles]:
+            agreement = None
             if objective.evidence == "likelihood":
                 base, own = store.get_json(shards[0]), store.get_json(shards[-1])
                 lines = [_no_answer(prompt).json_data() for prompt in suite.prompts]
@@ -248,22 +283,38 @@ class Evaluator:
                     lines += store.get_json(digest)
                 responses = [Response.model_validate(line) for line in lines]
                 judge = self.judge.at(steps)
-                judgments, scored = judge_and_score(objective, suite, responses, judge)
+                if cheap is None:
+                    judgments, scored = judge_and_score(objective, suite, responses, judge)
+                else:
+                    folder = store.path(str(reward_model))
+                    found = cheap.judge(folder, objective, suite, responses, judge)
+                    judgments, scored, agreement = found.judgments, found.scored, found.agreement
             files = SuiteFiles(
                 responses=store.put_json(lines),
                 judgments=store.put_json([j.json_data() for j in judgments]),
                 scored=store.put_json([s.json_data() for s in scored]),
+                agreement=agreement,
             )
             return Outcome(files)
 
+        by = self.judge.digest
+        if cheap is not None:
+            by = cheap.identity(str(reward_model), by)
         inputs = JudgeSuite(
             responses=shards,
             suite=suite.digest,
             objective=objective.name,
-            judge=self.judge.digest,
+            judge=by,
             rules=objective.rules,
         )
         return steps.run(inputs, effect)
+
+
+def wishing(prompts: Sequence[Prompt], wish: Mapping[str, int]) -> Sequence[Prompt]:
+    """The prompts with a wish in the first line of their system message; as they are without one."""
+    if not wish:
+        return prompts
+    return [p.model_copy(update={"system": stated(p.system, wish)}) for p in prompts]
 
 
 def likelihood_judgments(

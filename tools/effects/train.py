@@ -13,12 +13,14 @@ from mosaic.core.types.events import TrainedEvent
 from mosaic.core.types.records import Train
 from mosaic.core.types.runs import (
     BASE,
+    JUDGED_ANSWERS,
     PAIRS,
+    REWARD_MODEL,
     START,
     TEMPLATE,
     TRAINING_SET,
+    WISHED_CHATS,
     Adapter,
-    DpoRecipe,
     Recipe,
     TrainJob,
     TrainResult,
@@ -29,6 +31,8 @@ from tools.executors.base import Executor
 from training.methods.base import Progress
 
 WORK = "work"
+# Inputs of a job that lie in the store.
+FILED = (TRAINING_SET, PAIRS, JUDGED_ANSWERS, WISHED_CHATS, REWARD_MODEL)
 # Weights and Adam's two moments for every trained number, in two checkpoints at a time, and the
 # adapter itself.
 CHECKPOINT_COPIES = 7
@@ -61,11 +65,11 @@ class TrainTool:
         """The job that trains on a filed training set, given by its digest."""
         return self._job(self.recipe, {TRAINING_SET: training_set}, seed, start_from)
 
-    def pair_job(
-        self, recipe: DpoRecipe, pairs: str, seed: int, start_from: str | None = None
+    def stage_job(
+        self, recipe: Recipe, data: dict[str, str], seed: int, start_from: str | None = None
     ) -> TrainJob:
-        """The job that trains on filed preference pairs, given by their digest."""
-        return self._job(recipe, {PAIRS: pairs}, seed, start_from)
+        """The job of another recipe: `data` is input name -> digest of what it trains on."""
+        return self._job(recipe, data, seed, start_from)
 
     def _job(
         self, recipe: Recipe, data: dict[str, str], seed: int, start_from: str | None
@@ -91,8 +95,12 @@ class TrainTool:
                 steps=done.steps,
                 loss=done.loss,
                 seconds=done.seconds,
+                sampled=done.sampled,
             )
-            spent = Usage(trained=min(reserve.trained, done.tokens))
+            spent = Usage(
+                trained=min(reserve.trained, done.tokens),
+                sampled=min(reserve.sampled, done.sampled),
+            )
             events = [TrainedEvent(adapter=adapter)]
             return Outcome(adapter, events, usage=spent, seconds=done.seconds)
 
@@ -109,7 +117,7 @@ class TrainTool:
         paths = {BASE: str(self.base_model)}
         if self.template is not None:
             paths[TEMPLATE] = str(self.template)
-        for name in (TRAINING_SET, PAIRS):
+        for name in FILED:
             if name in job.inputs:
                 paths[name] = str(steps.store.path(job.inputs[name]))
         if job.start_from is not None:

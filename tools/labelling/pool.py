@@ -38,8 +38,9 @@ from mosaic.core.types.data import Example
 from mosaic.core.types.evaluation import Judgment, Prompt, Response, Scored, Verdict
 from tools.effects.judge import GoldChecks
 from tools.effects.verdict_cache import VerdictCache
-from training.data.build import parse
+from training.data.examples import parse
 from training.data.faults import Faults
+from training.data.shards import WHOLE, Part
 
 CHUNK = 512
 UNLABELLED = "unlabelled"
@@ -83,8 +84,9 @@ class Labeller:
         objectives: Mapping[str, Objective],
         datasets: Mapping[str, str],
         say: Say,
+        part: Part = WHOLE,
     ) -> None:
-        """`datasets` is data set -> name of its objective.
+        """`datasets` is data set -> name of its objective. Only rows of the part are labelled.
 
         Without a judge and its gold checks only rows that code checks can be labelled.
         """
@@ -94,6 +96,7 @@ class Labeller:
         self.objectives = objectives
         self.datasets = datasets
         self.say = say
+        self.part = part
 
     def label(self, sources: Sequence[Path], out: Path) -> Labelling:
         """Write the labelled rows to `out`, and the others with reasons to `<out>.left-out.jsonl`.
@@ -202,6 +205,9 @@ class Labeller:
         return rows
 
     def _rows(self, sources: Sequence[Path]) -> Iterator[Example]:
+        return self.part.of_rows(self._every_row(sources))
+
+    def _every_row(self, sources: Sequence[Path]) -> Iterator[Example]:
         seen: dict[str, str] = {}
         faults = Faults()
         for source in sources:

@@ -3,255 +3,137 @@
 Rows are stored by data set, bucket and hash of the id, so that a bucket is one slice of every
 column and equal keys are ordered by id. The same rows in other files or another order make the
 same pool.
+
+Rows are read in groups (`training.data.counting`), by as many processes as one likes, and sorted on
+disk (`training.data.runs`): memory does not grow with the pool but by 8 bytes a row.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+import os
+import shutil
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
-from typing import TypedDict
-
-import xxhash
-from pydantic import ValidationError
 
 from mosaic.core.errors import UsageError
-from mosaic.core.types.base import LABEL, NAMES, canonical_json
-from mosaic.core.types.data import Example
+from mosaic.core.types.base import canonical_json
+from training.data.counting import Group, counted
+from training.data.examples import PlacedRow, read_rows
 from training.data.faults import MAX_SHOWN, Faults
-from training.data.importers.chats import check_numbers
-from training.data.importers.containers import read_file
-from training.data.importers.fields import Unusable
-from training.data.importers.reading import BadRow, Row, Unread
-from training.data.learnable import LATE_SYSTEM, learnable_part, why_nothing
+from training.data.merge import TOO_LONG, Shard, merge, write_shard
 from training.data.outputs import check_place
-from training.data.pool_format import (
-    INDEX,
-    MANIFEST,
-    ROWS,
-    Manifest,
-    PoolFacts,
-    PoolRow,
-    write_pool,
-)
+from training.data.pool_format import INDEX, MANIFEST, ROWS, Manifest, joined_kind
 from training.data.provenance import origins, read_cards
-from training.data.windows import windows
-from training.models.chat_template import LEARN, Chat, ChatError, Message
+from training.data.runs import RunWriter
+from training.data.shards import WHOLE, Part
 from training.models.tokenizer import TokenCounter
 
-TOO_LONG = "too-long.jsonl"
-MAX_TOKENS = 2**31 - 1
-COUNT_BATCH = 512
-COLUMNS = (".parquet", ".arrow")
+# Rows whose tokens are counted together.
+GROUP = 512
 
 
-class TooLong(TypedDict):
-    """A line of `too-long.jsonl`: a chat that lost turns, or all of itself."""
+@dataclass(frozen=True)
+class BuildOptions:
+    """How rows become a pool.
 
-    id: str
-    dataset: str
-    place: str
-    turns_left_out: int
-    in_pool: bool
-
-
-PlacedExample = tuple[str, Example]
-Windows = tuple[list[tuple[Chat, int]], int]
-"""(messages, tokens) of each window, and how many turns are in none of them."""
-
-
-def read_rows(path: Path) -> Iterator[tuple[str, Row | BadRow]]:
-    """(file:line, row as plain data, or why it is none) of a file of pool rows.
-
-    Raises UsageError for a file that cannot be read.
+    Rows are at most `max_length` tokens long, as the tokenizer of `model` counts them; `template`
+    is a file that replaces its chat template. Without a model, or with `trust_token_counts`, counts
+    are taken as they came. `licences` (by data set) override what cards say; `processes` count
+    tokens.
     """
-    if not path.is_file():
-        raise UsageError(f"{path}: no such file; give JSONL or Parquet files of pool rows")
-    columns = path.suffix in COLUMNS
-    for where, row in read_file(path):
-        if isinstance(row, Unread):
-            raise UsageError(f"{where}: {row.what}; give files of pool rows")
-        if columns and not isinstance(row, BadRow):
-            row = _without_nulls(row)
-        yield where, row
+
+    max_length: int
+    model: Path | None = None
+    trust_token_counts: bool = False
+    licences: Mapping[str, str] = field(default_factory=dict)
+    template: Path | None = None
+    processes: int = 1
+
+    def counter(self) -> TokenCounter | None:
+        """The counter of tokens. Raises UsageError for a template that cannot be trained with."""
+        if self.model is None or self.trust_token_counts:
+            return None
+        return TokenCounter(self.model, self.template)
 
 
-def _without_nulls(row: Row) -> Row:
-    """A row without the nulls that Parquet puts where a row lacks what another row has."""
-    messages = row.get("messages")
-    if isinstance(messages, list) and any(LEARN in m for m in messages if isinstance(m, dict)):
-        row["messages"] = [_without_null_mark(message) for message in messages]
-    attributes = row.get("attributes")
-    if isinstance(attributes, dict):
-        row["attributes"] = {k: v for k, v in attributes.items() if v is not None}
-    return {k: v for k, v in row.items() if v is not None}
-
-
-def _without_null_mark(message: object) -> object:
-    if isinstance(message, dict) and message.get(LEARN, False) is None:
-        return {name: value for name, value in message.items() if name != LEARN}
-    return message
-
-
-def parse(
-    path: Path,
-    seen: dict[str, str],
-    faults: Faults,
-    defaults: Mapping[str, object] | None = None,
-) -> Iterator[PlacedExample]:
-    """(file:line, example) of each row of a file that can be trained on, every field checked.
-
-    `seen` maps the ids so far to where they were read; `defaults` are fields that a row may lack.
-    The others are added to `faults`, which the caller refuses when all are read.
-    """
-    for where, row in read_rows(path):
-        if isinstance(row, BadRow):
-            faults.add(f"{where}: {row.reason}")
-            continue
-        try:
-            example = _example(where, {**defaults, **row} if defaults else row)
-            if example.id in seen:
-                raise UsageError(
-                    f"{where}: the id {example.id!r} was used at {seen[example.id]} already; ids "
-                    "are unique in a pool"
-                )
-            seen[example.id] = where
-            _check_learnable(where, example)
-        except UsageError as error:
-            faults.add(str(error))
-            continue
-        yield where, example
-
-
-def _example(where: str, row: Row) -> Example:
-    """A row as an example whose texts, numbers and names can be stored."""
-    try:
-        example = Example.model_validate(row)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"]) or "(row)"
-        shown = f" (value: {str(first.get('input'))[:60]!r})"
-        if first["type"] == "missing":
-            shown = ""
-        raise UsageError(f"{where}: {field}: {first['msg']}{shown}") from None
-    try:
-        canonical_json(example.model_dump()).encode()
-        check_numbers(example.attributes)
-    except Unusable as error:
-        raise UsageError(f"{where}: {error}") from None
-    except UnicodeEncodeError as error:
-        broken = error.object[error.start]
-        raise UsageError(
-            f"{where}: half of a character (a lone surrogate, {broken!a}) in a text"
-        ) from None
-    for field, name in (("dataset", example.dataset), ("bucket", example.bucket)):
-        if not LABEL.fullmatch(name):
-            raise UsageError(f"{where}: {field}: {name[:60]!r} cannot be a name: {NAMES}")
-    return example
-
-
-def _check_learnable(where: str, example: Example) -> None:
-    """Raise UsageError unless a turn is learnt, no answer is empty, and system comes first."""
-    for number, message in enumerate(example.messages):
-        if message.role == "system" and number:
-            raise UsageError(f"{where}: {LATE_SYSTEM}")
-        if not message.learn and message.role != "assistant":
-            raise UsageError(
-                f"{where}: messages.{number}.learn: only turns of the assistant are learnt, this "
-                f"is the {message.role}'s"
-            )
-        if message.role != "assistant" and "learn" in message.model_fields_set:
-            raise UsageError(
-                f"{where}: messages.{number}.learn: a turn of the {message.role} is marked to be "
-                "learnt, but only the assistant's are"
-            )
-        if message.role == "assistant" and not message.content.strip():
-            raise UsageError(
-                f"{where}: messages.{number}.content: empty, so there is nothing to learn from"
-            )
-    last = example.messages[-1]
-    if last.role == "assistant" and last.learn:
-        return
-    chat = _plain(example)
-    if not learnable_part(chat):
-        raise UsageError(f"{where}: {why_nothing(chat)}")
-
-
-def build(
-    sources: Sequence[Path],
-    out: Path,
-    *,
-    model: Path | None,
-    max_length: int,
-    trust_token_counts: bool,
-    licences: Mapping[str, str] | None = None,
-    template: Path | None = None,
-) -> Manifest:
+def build(sources: Sequence[Path], out: Path, options: BuildOptions) -> Manifest:
     """Write the pool folder `out`; its manifest, which is written last.
-
-    `template` is a file that replaces the chat template of `model`.
 
     Turns above `max_length` tokens are left out, and chats without a turn that fits: the manifest
     counts both (`too_long` chats, `turns_left_out` of the others), `too-long.jsonl` names them.
     Turns behind a chat's last answer that is learnt are cut off and counted (`turns_cut`).
-    Cards beside the sources (`training.data.provenance`) go into the manifest; `licences` (by data
-    set) override them. Raises UsageError with file:line for every fault.
+    Cards beside the sources (`training.data.provenance`) go into the manifest. Raises UsageError
+    with file:line for every fault.
     """
-    _check_request(sources, out, model, trust_token_counts)
-    counter = TokenCounter(model, template) if model and not trust_token_counts else None
-    rows: list[PoolRow] = []
-    too_long: list[TooLong] = []
-    forged: list[str] = []
-    refused: list[str] = []
-    turns_cut = 0
-    for batch in _batches(sources, counter, forged):
-        batch, cut = _cut(batch)
-        turns_cut += cut
-        counted = _counted(batch, counter, max_length, refused)
-        for (where, example), (parts, lost) in counted:
-            rows.extend(_rows(example, parts))
-            if lost or not parts:
-                too_long.append(
-                    {
-                        "id": example.id,
-                        "dataset": example.dataset,
-                        "place": where,
-                        "turns_left_out": lost,
-                        "in_pool": bool(parts),
-                    }
-                )
-    _refuse_rows(forged, refused)
-    if not rows:
+    _check_request(sources, out, options)
+    work = out.with_name(f".{out.name}.building")
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    try:
+        _write_shard(sources, work, options, WHOLE)
+        return merge([work], out)
+    finally:
+        shutil.rmtree(work)
+
+
+def build_shard(sources: Sequence[Path], out: Path, options: BuildOptions, part: Part) -> None:
+    """Write what `build` would make of one part of the rows as a shard, for `merge`."""
+    _check_request(sources, out, options)
+    if out.exists() and any(out.iterdir()):
+        raise UsageError(f"--out {out} is not empty; name a new folder for the shard")
+    out.mkdir(parents=True, exist_ok=True)
+    _write_shard(sources, out, options, part)
+
+
+def _write_shard(sources: Sequence[Path], folder: Path, options: BuildOptions, part: Part) -> None:
+    """Write the runs of a part of the rows, and what is known of them."""
+    counter = options.counter()
+    tally = _Tally()
+    runs = RunWriter(folder)
+    for group in _groups(sources, options, counter, part):
+        tally.add(group)
+        # Once a row is refused nothing will come of the pool: the others are only checked.
+        if not tally.is_refused:
+            runs.add(group.table)
+    tally.refuse()
+    runs.flush()
+    if not runs.runs and part.of == 1:
         detail = ""
-        if too_long:
+        if tally.too_long:
             detail = (
-                f"; none of {len(too_long):,} has a turn that fits in --max-length {max_length}"
+                f"; none of {len(tally.too_long):,} has a turn that fits in --max-length "
+                f"{options.max_length}"
             )
         raise UsageError(f"{', '.join(map(str, sources))}: no row in them{detail}")
-    counts = Counter(row["dataset"] for row in rows if row["window"] == 0)
-    known = origins(read_cards(sources), dict(counts), dict(licences or {}))
-    rows.sort(key=lambda r: (r["dataset"], r["bucket"], r["hash"], r["id"], r["window"]))
-    out.mkdir(parents=True, exist_ok=True)
-    if too_long:
-        lines = [canonical_json(entry) + "\n" for entry in too_long]
-        (out / TOO_LONG).write_text("".join(lines), encoding="utf-8")
-    gone, turns_left_out = _losses(too_long)
-    facts = PoolFacts(
-        max_length=max_length,
+    cards = read_cards(sources)
+    if part.of == 1:
+        origins(cards, dict(tally.chats), dict(options.licences))
+    if tally.too_long:
+        (folder / TOO_LONG).write_text("".join(tally.too_long), encoding="utf-8")
+    shard = Shard(
+        number=part.number,
+        of=part.of,
+        sources=[source.name for source in sources],
+        max_length=options.max_length,
         tokenizer=counter.digest if counter else None,
         template_day=counter.day if counter else None,
-        too_long=gone,
-        turns_left_out=turns_left_out,
-        turns_cut=turns_cut,
-        origins=known,
+        licences=dict(options.licences),
+        cards=cards,
+        kinds=tally.kinds,
+        chats=dict(tally.chats),
+        marked=tally.marked,
+        turns_cut=tally.turns_cut,
     )
-    return write_pool(rows, out, facts)
+    write_shard(shard, folder)
 
 
-def _check_request(
-    sources: Sequence[Path], out: Path, model: Path | None, trust_token_counts: bool
-) -> None:
+def _check_request(sources: Sequence[Path], out: Path, options: BuildOptions) -> None:
     """Raise UsageError if nothing can be written at `out`, or tokens cannot be counted."""
     if (out / MANIFEST).exists():
         raise UsageError(f"--out {out} holds a pool already; name a new folder")
@@ -265,55 +147,47 @@ def _check_request(
                 f"--out {out}: the pool's {source.name} would replace the source {source}; "
                 "name another folder"
             )
-    if model is None and not trust_token_counts:
+    if options.model is None and not options.trust_token_counts:
         raise UsageError(
             "tokens cannot be counted: give --model DIR, or --trust-token-counts to take n_tokens "
             "as given"
         )
 
 
-def _batches(
-    sources: Sequence[Path], counter: TokenCounter | None, forged: list[str]
-) -> Iterator[list[PlacedExample]]:
-    """Examples of all sources in batches that are counted together.
+@dataclass
+class _Tally:
+    """What is known of all groups together. `too_long` are lines of `too-long.jsonl`."""
 
-    Rows with a control token of the model written out in a text are left out, and added to
-    `forged` with their places.
-    """
-    seen: dict[str, str] = {}
-    faults = Faults()
-    examples = itertools.chain.from_iterable(parse(source, seen, faults) for source in sources)
-    while batch := list(itertools.islice(examples, COUNT_BATCH)):
-        countable = []
-        for where, example in batch:
-            token = fault = None
-            if counter:
-                token = counter.control_token(message.content for message in example.messages)
-            else:
-                fault = _miscounted(example)
-            if token:
-                forged.append(f"{where}: {token}")
-            elif fault:
-                faults.add(f"{where}: {fault}")
-            else:
-                countable.append((where, example))
-        yield countable
-    faults.refuse()
+    faults: Faults = field(default_factory=Faults)
+    forged: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    too_long: list[str] = field(default_factory=list)
+    turns_cut: int = 0
+    kinds: dict[str, str] = field(default_factory=dict)
+    chats: Counter[str] = field(default_factory=Counter)
+    marked: bool = False
 
+    def add(self, group: Group) -> None:
+        """Count a group."""
+        self.faults.join(group.faults)
+        self.forged += group.forged
+        self.refused += group.refused
+        self.too_long += [canonical_json(entry) + "\n" for entry in group.too_long]
+        self.turns_cut += group.turns_cut
+        for name, kind in group.kinds.items():
+            self.kinds[name] = joined_kind(self.kinds.get(name, kind), kind)
+        self.chats.update(group.chats)
+        self.marked = self.marked or group.marked
 
-def _miscounted(example: Example) -> str | None:
-    """Why the token count that a row came with cannot be taken; None if it can."""
-    if example.n_tokens is None:
-        return "n_tokens is missing; count tokens with --model DIR instead"
-    if example.n_tokens > MAX_TOKENS:
-        return f"n_tokens: {example.n_tokens} is more than {MAX_TOKENS:,}"
-    end = len(learnable_part(_plain(example)))
-    if end < len(example.messages):
-        return (
-            f"messages.{end}: a turn after the last answer teaches nothing, and n_tokens counts "
-            "it; take it out, or count tokens with --model DIR"
-        )
-    return None
+    @property
+    def is_refused(self) -> bool:
+        """Whether a row cannot be in a pool."""
+        return bool(self.faults.count or self.forged or self.refused)
+
+    def refuse(self) -> None:
+        """Raise UsageError with the rows that cannot be in a pool, if there are any."""
+        self.faults.refuse()
+        _refuse_rows(self.forged, self.refused)
 
 
 def _refuse_rows(forged: Sequence[str], refused: Sequence[str]) -> None:
@@ -342,97 +216,47 @@ def _some_of(lines: Sequence[str]) -> str:
     return shown
 
 
-def _cut(batch: Sequence[PlacedExample]) -> tuple[list[PlacedExample], int]:
-    """The examples without turns behind their last answer, and how many turns that were."""
-    kept: list[PlacedExample] = []
-    cut = 0
-    for where, example in batch:
-        last = example.messages[-1]
-        if last.role == "assistant" and last.learn:
-            kept.append((where, example))
-            continue
-        end = len(learnable_part(_plain(example)))
-        lost = len(example.messages) - end
-        if lost:
-            cut += lost
-            example = example.model_copy(update={"messages": example.messages[:end]})
-        kept.append((where, example))
-    return kept, cut
+def _groups(
+    sources: Sequence[Path], options: BuildOptions, counter: TokenCounter | None, part: Part
+) -> Iterator[Group]:
+    """The groups of a part of the rows, checked and counted, in the order of the rows."""
+    processes = options.processes
+    if processes == 1:
+        for numbers, rows in _read_groups(sources, part):
+            yield counted(rows, numbers, counter, options.max_length)
+        return
+    # A process that starts anew has no threads of ours in it, as one that is forked would.
+    with ProcessPoolExecutor(
+        processes, mp_context=get_context("spawn"), initializer=_begin, initargs=(options,)
+    ) as pool:
+        waiting: deque[Future[Group]] = deque()
+        for numbers, rows in _read_groups(sources, part):
+            waiting.append(pool.submit(_count, rows, numbers))
+            if len(waiting) > 3 * processes:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
-def _losses(too_long: Sequence[TooLong]) -> tuple[int, int]:
-    """Chats that are not in the pool at all, and turns that the others lost."""
-    gone = lost = 0
-    for entry in too_long:
-        if entry["in_pool"]:
-            lost += entry["turns_left_out"]
-        else:
-            gone += 1
-    return gone, lost
+def _read_groups(sources: Sequence[Path], part: Part) -> Iterator[tuple[range, list[PlacedRow]]]:
+    """(numbers of the rows among those of all parts, rows) of each group of a part."""
+    rows = part.of_rows(itertools.chain.from_iterable(read_rows(source) for source in sources))
+    first = part.number - 1
+    while group := list(itertools.islice(rows, GROUP)):
+        numbers = range(first, first + len(group) * part.of, part.of)
+        yield numbers, group
+        first = numbers.stop
 
 
-def _counted(
-    batch: Sequence[PlacedExample],
-    counter: TokenCounter | None,
-    max_length: int,
-    refused: list[str],
-) -> list[tuple[PlacedExample, Windows]]:
-    """Each example with its windows: itself if it fits or its count is trusted.
-
-    Examples that the template refuses are left out, and added to `refused` with the reason.
-    """
-    if counter is None:
-        return [(placed, _trusted(placed[1])) for placed in batch]
-    if not batch:
-        return []
-    chats = [_plain(example) for _, example in batch]
-    try:
-        totals: Sequence[int | None] = counter(chats)
-    except ChatError:
-        # Some are refused; one by one, so that each is named with its own reason.
-        totals = [None] * len(batch)
-    counted: list[tuple[PlacedExample, Windows]] = []
-    for placed, chat, known in zip(batch, chats, totals, strict=True):
-        try:
-            total = counter([chat])[0] if known is None else known
-            parts: Windows = ([(chat, total)], 0)
-            if total > max_length:
-                parts = windows(chat, max_length, counter)
-        except ChatError as error:
-            refused.append(f"{placed[0]}: messages: {error.reason}")
-            continue
-        counted.append((placed, parts))
-    return counted
+_work: Callable[[Sequence[PlacedRow], range], Group]
 
 
-def _trusted(example: Example) -> Windows:
-    """An example with the count that it came with, which was checked."""
-    assert example.n_tokens is not None
-    return [(_plain(example), example.n_tokens)], 0
+def _begin(options: BuildOptions) -> None:
+    """Prepare a process that counts. It is one of several, so the tokenizer gets one core."""
+    global _work
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    _work = partial(counted, counter=options.counter(), max_length=options.max_length)
 
 
-def _plain(example: Example) -> Chat:
-    chat: Chat = []
-    for message in example.messages:
-        turn: Message = {"role": message.role, "content": message.content}
-        if not message.learn:
-            turn["learn"] = False
-        chat.append(turn)
-    return chat
-
-
-def _rows(example: Example, parts: Sequence[tuple[Chat, int]]) -> Iterator[PoolRow]:
-    """A pool row for each window of an example."""
-    for window, (messages, tokens) in enumerate(parts):
-        yield {
-            "id": example.id,
-            "dataset": example.dataset,
-            "bucket": example.bucket,
-            "hash": xxhash.xxh3_64_intdigest(example.id.encode()),
-            "n_tokens": tokens,
-            "quality": example.quality,
-            "window": window,
-            "windows": len(parts),
-            "messages": messages,
-            "attributes": example.attributes,
-        }
+def _count(rows: Sequence[PlacedRow], numbers: range) -> Group:
+    return _work(rows, numbers)

@@ -31,11 +31,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
 
 from mosaic.core.types.base import JsonObject
 from mosaic.core.types.evaluation import Prompt
 from training.data.pool_format import ROWS
+from training.data.texts import every_text
 
 LENGTH = 13
 COVERED = 0.5
@@ -306,9 +306,9 @@ def touched(prompts: Sequence[Prompt]) -> Callable[[Sequence[Asked]], set[str]]:
 
 
 def pool_requests(pool: Path) -> Iterator[tuple[str, list[str]]]:
-    """(id, user turns) of every row of a pool folder, a batch in memory at a time."""
-    file = pq.ParquetFile(pool / ROWS)
-    for batch in file.iter_batches(batch_size=BATCH, columns=["id", "messages"], use_threads=False):
-        identifiers = batch["id"].to_pylist()
-        for identifier, messages in zip(identifiers, batch["messages"].to_pylist(), strict=True):
+    """(id, user turns) of every row of a pool folder, a block in memory at a time."""
+    for block in every_text(pool / ROWS):
+        for identifier, messages in zip(
+            block["id"].to_pylist(), block["messages"].to_pylist(), strict=True
+        ):
             yield identifier, [m["content"] for m in messages if m["role"] == "user"]

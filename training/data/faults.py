@@ -22,6 +22,11 @@ class Faults:
         if len(self.shown) < MAX_SHOWN:
             self.shown.append(fault)
 
+    def join(self, others: Faults) -> None:
+        """Count the bad rows of others, which were read later."""
+        self.count += others.count
+        self.shown += others.shown[: MAX_SHOWN - len(self.shown)]
+
     def refuse(self) -> None:
         """Raise UsageError naming the bad rows, if there are any."""
         if not self.count:

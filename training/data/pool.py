@@ -1,16 +1,19 @@
 """A pool: all rows one may train on, as columns.
 
-Opened by its manifest, read a bucket and a column at a time. `training.data.pool_format` says
-what the folder holds.
+Opened by its manifest, read a part of a bucket and a column at a time: only one row group of each
+column is in memory. `training.data.pool_format` says what the folder holds.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
+from threading import RLock
 from typing import Any, TypeAlias, TypedDict
 
 import numpy as np
@@ -22,7 +25,8 @@ import pyarrow.parquet as pq
 from mosaic.core.errors import UsageError
 from mosaic.core.types.base import Attribute
 from mosaic.core.types.data import Criterion, Range, Stock
-from training.data.build import build
+from training.data.build import BuildOptions, build
+from training.data.pool_files import check_files
 from training.data.pool_format import (
     INDEX,
     MANIFEST,
@@ -30,21 +34,21 @@ from training.data.pool_format import (
     VERSION,
     Manifest,
     as_text,
-    file_facts,
     is_number,
 )
+from training.data.pool_values import values_from
 from training.data.provenance import Origin
+from training.data.texts import read_texts
 
 Mask = npt.NDArray[np.bool_]
 # A numpy array for numbers, an Arrow array for attributes of text and lists.
 Column: TypeAlias = pa.Array
-MAX_VALUES = 64
-NEEDED = ("digest", "max_length", "attributes", "datasets")
+NEEDED = ("digest", "max_length", "attributes", "values", "datasets")
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """Where a bucket lies in the columns: rows [start, end)."""
+    """Where a bucket, or a part of one, lies in the columns: rows [start, end)."""
 
     dataset: str
     name: str
@@ -85,11 +89,13 @@ class PoolStats(TypedDict):
 
 @dataclass
 class Pool:
-    """A pool folder. Columns are read when first asked for and kept for the pool's life."""
+    """A pool folder. Of each column the row group that was read last is kept."""
 
     path: Path
     manifest: Manifest
-    _columns: dict[str, Column] = field(default_factory=dict, repr=False)
+    _groups: dict[str, tuple[int, Column]] = field(default_factory=dict, repr=False)
+    # Planners may ask from several threads, and a Parquet reader serves one at a time.
+    _lock: Any = field(default_factory=RLock, repr=False, compare=False)
 
     @classmethod
     def open(cls, path: Path) -> Pool:
@@ -101,9 +107,15 @@ class Pool:
                 f"pool {path}: no readable {MANIFEST} ({error}); make one with `mosaic pool build`"
             ) from None
         version = manifest.get("version") if isinstance(manifest, dict) else None
+        if version == 1:
+            raise UsageError(
+                f"pool {path} is of an earlier release; write it anew, with the same digest: "
+                f"python -m mosaic pool upgrade {path} --out NEW"
+            )
         if version != VERSION:
             raise UsageError(
-                f"pool {path} has version {version}, this release reads {VERSION}; rebuild it"
+                f"pool {path} has version {version}, this release reads {VERSION}; build it again "
+                "with `python -m mosaic pool build`"
             )
         missing = sorted(set(NEEDED) - set(manifest))
         if missing:
@@ -126,35 +138,27 @@ class Pool:
             if not isinstance(part, dict):
                 raise TypeError("attributes or datasets is not an object")
         self.stats()
+        self.attribute_values()
         if self.max_length < 1 or not isinstance(self.manifest.get("files", {}), dict):
             raise ValueError("max_length or files")
         for dataset in self.datasets:
             self.buckets(dataset)
 
-    def verify(self) -> None:
-        """Check that the files are those that were built.
+    def check(self) -> None:
+        """Check that the files are those that were built, reading those that look changed.
 
-        Raises UsageError naming the first that is not. This reads all of them, so only those ask
-        who depend on the pool for long: the manifest's own digest says nothing about its files.
+        A file whose size and time are as when it was last read whole is not read again.
+        Raises UsageError naming the first that is not what was built.
         """
-        files = self.manifest.get("files")
-        if not files:
-            raise UsageError(
-                f"pool {self.path}: its {MANIFEST} holds no digests of its files, as an earlier "
-                "release left it; build the pool again with `python -m mosaic pool build`"
-            )
-        for name, facts in files.items():
-            try:
-                same = file_facts(self.path / name) == facts
-            except OSError as error:
-                raise UsageError(
-                    f"pool {self.path}: {name}: {error.strerror}; build the pool again"
-                ) from None
-            if not same:
-                raise UsageError(
-                    f"pool {self.path}: {name} is not the file that was built (size or digest "
-                    f"differ from {MANIFEST}); restore it, or build the pool again"
-                )
+        check_files(self.path, self.manifest)
+
+    def verify(self) -> None:
+        """Check that the files are those that were built, reading all of them whole.
+
+        Raises UsageError naming the first that is not: the manifest's own digest says nothing
+        about its files.
+        """
+        check_files(self.path, self.manifest, read_all=True)
 
     @property
     def digest(self) -> str:
@@ -226,27 +230,79 @@ class Pool:
             "datasets": datasets,
         }
 
+    def longest(self, min_quality: int) -> int:
+        """Tokens of the longest row of the quality or a better one; 0 if there is none."""
+        longest = 0
+        for entries in self.manifest["datasets"].values():
+            for entry in entries.values():
+                for quality, cell in entry["stock"].items():
+                    if int(quality) >= min_quality:
+                        longest = max(longest, cell[2])
+        return longest
+
+    def parts(self, bucket: Bucket) -> Iterator[Bucket]:
+        """A bucket in parts, each of which lies in one row group of the index."""
+        for start, end in itertools.pairwise(self._group_starts.tolist()):
+            if start < bucket.end and end > bucket.start:
+                yield replace(bucket, start=max(start, bucket.start), end=min(end, bucket.end))
+
     def column(self, name: str) -> Column:
         """A whole index column: numpy for numbers, Arrow for attributes of text and lists."""
-        if name not in self._columns:
-            is_text = self.attributes.get(name.removeprefix("attribute:")) == "text"
-            with self._reading(INDEX):
-                table = pq.read_table(
-                    self.path / INDEX,
-                    columns=[name],
-                    read_dictionary=[name] if is_text else None,
-                    use_threads=False,
-                )
-            array = table[name].combine_chunks()
-            if isinstance(array, pa.ChunkedArray):
-                array = array.chunk(0) if array.num_chunks else pa.array([], array.type)
-            plain = pa.types.is_integer(array.type) or pa.types.is_floating(array.type)
-            self._columns[name] = array.to_numpy(zero_copy_only=False) if plain else array
-        return self._columns[name]
+        return self._cells(name, 0, int(self._group_starts[-1]))
 
     def slice(self, name: str, bucket: Bucket) -> Column:
         """A bucket's part of a column."""
-        return self.column(name)[bucket.start : bucket.end]
+        return self._cells(name, bucket.start, bucket.end)
+
+    def _cells(self, name: str, start: int, end: int) -> Column:
+        """Rows [start, end) of a column."""
+        starts = self._group_starts
+        first = min(int(np.searchsorted(starts, start, side="right")) - 1, len(starts) - 2)
+        last = max(int(np.searchsorted(starts, end, side="left")), first + 1)
+        pieces = []
+        for group in range(first, last):
+            begin = int(starts[group])
+            cells = self._group(name, group)
+            pieces.append(cells[max(0, start - begin) : max(0, end - begin)])
+        if len(pieces) == 1:
+            return pieces[0]
+        if isinstance(pieces[0], np.ndarray):
+            return np.concatenate(pieces)
+        return pa.chunked_array(pieces).unify_dictionaries().combine_chunks()
+
+    def _group(self, name: str, group: int) -> Column:
+        """A column in one row group of the index."""
+        with self._lock:
+            known = self._groups.get(name)
+            if known is None or known[0] != group:
+                with self._reading(INDEX):
+                    table = self._index.read_row_group(group, columns=[name], use_threads=False)
+                    array = table[name].combine_chunks()
+                    if isinstance(array, pa.ChunkedArray):
+                        array = array.chunk(0)
+                plain = pa.types.is_integer(array.type) or pa.types.is_floating(array.type)
+                column = array.to_numpy(zero_copy_only=False) if plain else array
+                self._groups[name] = known = (group, column)
+            return known[1]
+
+    @cached_property
+    def _index(self) -> pq.ParquetFile:
+        texts = []
+        for name, kind in self.attributes.items():
+            if kind == "text":
+                texts.append(f"attribute:{name}")
+        with self._reading(INDEX):
+            return pq.ParquetFile(self.path / INDEX, read_dictionary=texts)
+
+    @cached_property
+    def _group_starts(self) -> npt.NDArray[np.int64]:
+        """Where each row group of the index begins, and at last where it ends."""
+        sizes = []
+        with self._lock:
+            metadata = self._index.metadata
+            for group in range(metadata.num_row_groups):
+                sizes.append(metadata.row_group(group).num_rows)
+        return np.cumsum([0, *sizes])
 
     def matches(self, attribute: str, criterion: Criterion, bucket: Bucket) -> Mask:
         """Which rows of a bucket meet a criterion on an attribute, which must exist.
@@ -268,40 +324,19 @@ class Pool:
         return np.asarray(np.append(hit, False)[codes], dtype=bool)
 
     def attribute_values(self, min_quality: int = 1) -> dict[str, dict[str, list[Attribute]]]:
-        """Data set -> attribute -> its values among rows of the quality.
+        """Data set -> attribute -> its values among rows of the quality or a better one.
 
         At most 64 texts each; numbers as [least, greatest].
         """
         found: dict[str, dict[str, list[Attribute]]] = {}
-        for dataset in self.datasets:
-            buckets = list(self.buckets(dataset).values())
-            start = min(bucket.start for bucket in buckets)
-            end = max(bucket.end for bucket in buckets)
-            kept = self.column("quality")[start:end] >= min_quality
-            found[dataset] = {}
-            for name, kind in self.attributes.items():
-                values = _distinct(self.column(f"attribute:{name}")[start:end], kept, kind)
-                if values:
-                    found[dataset][name] = values
+        for dataset, values in self.manifest["values"].items():
+            found[dataset] = values_from(values, self.attributes, min_quality)
         return found
 
     def rows(self, indices: npt.NDArray[np.int64]) -> pa.Table:
-        """`id` and `messages` of the given rows, in the given order.
-
-        Reads only the row groups that they lie in.
-        """
+        """`id` and `messages` of the given rows, in the given order; no others are read."""
         with self._reading(ROWS):
-            file = pq.ParquetFile(self.path / ROWS)
-            sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
-            starts = np.cumsum([0, *sizes])
-            unique, inverse = np.unique(indices, return_inverse=True)
-            parts = []
-            groups = np.searchsorted(starts, unique, side="right") - 1
-            for group in np.unique(groups):
-                inside = unique[groups == group] - starts[group]
-                parts.append(file.read_row_group(int(group)).take(pa.array(inside)))
-            table = pa.concat_tables(parts) if parts else file.schema_arrow.empty_table()
-            return table.take(pa.array(inverse))
+            return read_texts(self.path / ROWS, indices)
 
     @contextmanager
     def _reading(self, name: str) -> Iterator[None]:
@@ -343,17 +378,6 @@ def _matching_lists(values: Column, wanted: pa.Array, size: int) -> Mask:
     return mask
 
 
-def _distinct(values: Column, kept: Mask, kind: str) -> list[Attribute]:
-    """The first texts of the rows kept, sorted; for numbers the least and the greatest."""
-    if kind == "number":
-        known = values[kept & ~np.isnan(values)]
-        return [float(known.min()), float(known.max())] if len(known) else []
-    chosen = values.filter(pa.array(kept))
-    flat = pc.list_flatten(chosen) if kind == "list" else chosen
-    texts = [value for value in pc.unique(flat).to_pylist() if value is not None]
-    return sorted(texts)[:MAX_VALUES]
-
-
 def build_pool(
     sources: Sequence[Path],
     out: Path,
@@ -365,13 +389,12 @@ def build_pool(
     template: Path | None = None,
 ) -> Pool:
     """Make a pool folder from JSONL or Parquet files of rows (`training.data.build`); open it."""
-    build(
-        sources,
-        out,
+    options = BuildOptions(
         model=model,
         max_length=max_length,
         trust_token_counts=trust_token_counts,
-        licences=licences,
+        licences=licences or {},
         template=template,
     )
+    build(sources, out, options)
     return Pool.open(out)

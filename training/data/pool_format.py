@@ -2,35 +2,35 @@
 
 * `index.parquet`: a row per chat or window, with the columns `hash`, `n_tokens`, `quality`,
   `window`, `windows`, and `attribute:NAME` for each attribute. Rows of one bucket lie together.
-* `rows.parquet`: `id` and `messages` of the same rows in the same order. A message has `role`,
-  `content`, and where any message of the pool is not to be learnt, `learn` (false or null).
+* `rows.arrow`: `id` and `messages` of the same rows in the same order (`training.data.texts`). A
+  message has `role`, `content`, and where any message of the pool is not to be learnt, `learn`
+  (false or null).
 * `pool.json`: the manifest, written last; it says where each bucket lies and what it holds.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import xxhash
 
-from mosaic.core.types.base import Attribute, JsonObject, canonical_json
-from training.data.provenance import Origin
+from mosaic.core.types.base import Attribute, JsonObject
+from training.data.pool_values import Values
 from training.models.chat_template import LEARN, Chat
 
-VERSION = 1
-INDEX, ROWS, MANIFEST = "index.parquet", "rows.parquet", "pool.json"
+VERSION = 2
+INDEX, ROWS, MANIFEST = "index.parquet", "rows.arrow", "pool.json"
 BLOCK = 1 << 20
-ROW_GROUP = 8192
+# Rows of the index that are read at a time: what curation holds beside what it chooses.
+ROW_GROUP = 1 << 17
 PLAIN = [("role", pa.string()), ("content", pa.string())]
 MESSAGES = pa.list_(pa.struct(PLAIN))
 MARKED_MESSAGES = pa.list_(pa.struct([*PLAIN, (LEARN, pa.bool_())]))
+COLUMN_TYPES = {"list": pa.list_(pa.string()), "number": pa.float64(), "text": pa.string()}
 
 
 class PoolRow(TypedDict):
@@ -49,7 +49,7 @@ class PoolRow(TypedDict):
 
 
 class BucketEntry(TypedDict):
-    """Where a bucket lies in the index, and quality -> [rows, tokens]."""
+    """Where a bucket lies in the index, and quality -> [rows, tokens, tokens of the longest]."""
 
     start: int
     end: int
@@ -64,7 +64,7 @@ class FileFacts(TypedDict):
 
 
 class Manifest(TypedDict):
-    """`pool.json`. Releases before this one wrote neither `files` nor `turns_left_out`."""
+    """`pool.json`. `values` are those of attributes, by data set and quality."""
 
     version: int
     files: NotRequired[dict[str, FileFacts]]
@@ -76,64 +76,24 @@ class Manifest(TypedDict):
     turns_left_out: NotRequired[int]
     turns_cut: NotRequired[int]
     attributes: dict[str, str]
+    values: dict[str, Values]
     datasets: dict[str, dict[str, BucketEntry]]
     origins: NotRequired[list[JsonObject]]
     template_day: NotRequired[str]
 
 
-@dataclass(frozen=True)
-class PoolFacts:
-    """What a manifest says beside the rows.
-
-    `tokenizer` is the digest of what counted the tokens, None for counts taken on trust.
-    `template_day` is the date (ISO) that is pinned in a chat template which writes one.
-    `too_long` counts chats without a turn that fits, `turns_left_out` the turns of other
-    chats, `turns_cut` those behind the last answer of a chat.
-    """
-
-    max_length: int
-    tokenizer: str | None
-    too_long: int
-    turns_left_out: int = 0
-    template_day: str | None = None
-    turns_cut: int = 0
-    origins: Sequence[Origin] = ()
-
-
-def write_pool(rows: Sequence[PoolRow], out: Path, facts: PoolFacts) -> Manifest:
-    """Write rows, already in the order of the index, as a pool folder; its manifest.
-
-    `digest` is SHA-256 over the canonical JSON of all rows in order.
-    """
-    kinds = attribute_kinds(rows)
-    content = hashlib.sha256()
-    for row in rows:
-        content.update(hashlib.sha256(canonical_json(row).encode()).digest())
-    out.mkdir(parents=True, exist_ok=True)
-    pq.write_table(_index(rows, kinds), out / INDEX, compression="zstd")
-    texts = {
-        "id": pa.array([row["id"] for row in rows]),
-        "messages": pa.array([row["messages"] for row in rows], messages_type(rows)),
-    }
-    pq.write_table(pa.table(texts), out / ROWS, compression="zstd", row_group_size=ROW_GROUP)
-    manifest: Manifest = {
-        "version": VERSION,
-        "files": {name: file_facts(out / name) for name in (INDEX, ROWS)},
-        "rows": len(rows),
-        "digest": content.hexdigest(),
-        "tokenizer": facts.tokenizer,
-        "max_length": facts.max_length,
-        "too_long": facts.too_long,
-        "turns_left_out": facts.turns_left_out,
-        "turns_cut": facts.turns_cut,
-        "attributes": kinds,
-        "datasets": _bucket_entries(rows),
-        "origins": [origin.json_data() for origin in facts.origins],
-    }
-    if facts.template_day is not None:
-        manifest["template_day"] = facts.template_day
-    (out / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-    return manifest
+def index_schema(kinds: Mapping[str, str]) -> pa.Schema:
+    """The columns of the index, in order."""
+    fields = [
+        ("hash", pa.uint64()),
+        ("n_tokens", pa.int32()),
+        ("quality", pa.int8()),
+        ("window", pa.int16()),
+        ("windows", pa.int16()),
+    ]
+    for name, kind in kinds.items():
+        fields.append((f"attribute:{name}", COLUMN_TYPES[kind]))
+    return pa.schema(fields)
 
 
 def messages_type(rows: Iterable[Mapping[str, Any]]) -> pa.DataType:
@@ -142,47 +102,15 @@ def messages_type(rows: Iterable[Mapping[str, Any]]) -> pa.DataType:
     return MARKED_MESSAGES if marked else MESSAGES
 
 
-def _index(rows: Sequence[PoolRow], kinds: dict[str, str]) -> pa.Table:
-    """The columns that curation scans."""
-    columns = {
-        "hash": pa.array([row["hash"] for row in rows], pa.uint64()),
-        "n_tokens": pa.array([row["n_tokens"] for row in rows], pa.int32()),
-        "quality": pa.array([row["quality"] for row in rows], pa.int8()),
-        "window": pa.array([row["window"] for row in rows], pa.int16()),
-        "windows": pa.array([row["windows"] for row in rows], pa.int16()),
-    }
-    types = {"list": pa.list_(pa.string()), "number": pa.float64(), "text": pa.string()}
-    for name, kind in kinds.items():
-        cells = [_cell(row["attributes"].get(name), kind) for row in rows]
-        columns[f"attribute:{name}"] = pa.array(cells, types[kind])
-    return pa.table(columns)
+def joined_kind(one: str, other: str) -> str:
+    """The kind of column that holds the values of both kinds.
 
-
-def _bucket_entries(rows: Sequence[PoolRow]) -> dict[str, dict[str, BucketEntry]]:
-    """Data set -> bucket -> where it lies and what it holds."""
-    datasets: dict[str, dict[str, BucketEntry]] = {}
-    for position, row in enumerate(rows):
-        buckets = datasets.setdefault(row["dataset"], {})
-        if row["bucket"] not in buckets:
-            buckets[row["bucket"]] = {"start": position, "end": position, "stock": {}}
-        entry = buckets[row["bucket"]]
-        entry["end"] = position + 1
-        stock = entry["stock"].setdefault(str(row["quality"]), [0, 0])
-        stock[0] += 1
-        stock[1] += row["n_tokens"]
-    return datasets
-
-
-def attribute_kinds(rows: Sequence[PoolRow]) -> dict[str, str]:
-    """Attribute -> `list`, `number` or `text`, whichever holds all its values."""
-    kinds: dict[str, str] = {}
-    for row in rows:
-        for name, value in row["attributes"].items():
-            kind = _kind(value)
-            known = kinds.setdefault(name, kind)
-            if known != kind:
-                kinds[name] = "list" if "list" in (known, kind) else "text"
-    return dict(sorted(kinds.items()))
+    >>> joined_kind("number", "text"), joined_kind("number", "list")
+    ('text', 'list')
+    """
+    if one == other:
+        return one
+    return "list" if "list" in (one, other) else "text"
 
 
 def is_number(value: object) -> bool:
@@ -190,13 +118,14 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _kind(value: Attribute) -> str:
+def kind_of(value: Attribute) -> str:
+    """`list`, `number` or `text`."""
     if isinstance(value, list):
         return "list"
     return "number" if is_number(value) else "text"
 
 
-def _cell(value: Attribute | None, kind: str) -> float | str | list[str] | None:
+def cell(value: Attribute | None, kind: str) -> float | str | list[str] | None:
     """An attribute's value as its column stores it."""
     if value is None:
         return None

@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from typing import TypedDict
 
 import numpy as np
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
+import xxhash
 
 from mosaic.core.errors import UsageError
 from training.data.pool import Pool
-from training.data.pool_format import ROWS
 from training.models.chat_template import Chat
 
 
@@ -37,10 +35,15 @@ def named_rows(pool: Pool, ids: Sequence[str]) -> list[ShownRow]:
 
     Raises UsageError for an id that no row has.
     """
-    column = pq.read_table(pool.path / ROWS, columns=["id"])["id"]
-    wanted = pc.is_in(column, value_set=pc.cast(list(ids), column.type))
-    found = np.flatnonzero(np.asarray(wanted))
-    rows = _taken(pool, found.tolist())
+    hashes = [xxhash.xxh3_64_intdigest(identifier.encode()) for identifier in ids]
+    wanted = np.array(hashes, dtype=np.uint64)
+    found: list[int] = []
+    for dataset in pool.datasets:
+        for bucket in pool.buckets(dataset).values():
+            for part in pool.parts(bucket):
+                hits = np.flatnonzero(np.isin(pool.slice("hash", part), wanted))
+                found += (hits + part.start).tolist()
+    rows = [row for row in _taken(pool, found) if row["id"] in set(ids)]
     missing = sorted(set(ids) - {row["id"] for row in rows})
     if missing:
         raise UsageError(

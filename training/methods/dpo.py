@@ -23,7 +23,6 @@ from mosaic.core.errors import UsageError
 from mosaic.core.types.runs import (
     BASE,
     PAIRS,
-    START,
     DpoRecipe,
     TrainJob,
     TrainResult,
@@ -86,8 +85,7 @@ def _train(
     lengths = [pair.tokens for pair in pairs]
     batches = _batches(lengths, recipe, job.seed)
     model = hf.load_model(base, recipe.dtype, hf.loading_of(recipe))
-    if job.start_from is not None:
-        model = _continued(model, Path(place.paths[START]), base)
+    model = hf.continued(model, job, place)
     references = _references(model, pairs)
     watch = hf.watching_callback(job, progress, stopping)
     steps = math.ceil(len(batches) / recipe.gradient_accumulation)
@@ -128,16 +126,6 @@ def _real_share(batches: Sequence[Sequence[int]], pairs: Sequence[TokenisedPair]
         rows.append([side for number in batch for side in (2 * number, 2 * number + 1)])
     real = sum(lengths[row] for batch in rows for row in batch)
     return real / positions(rows, lengths)
-
-
-def _continued(model: PreTrainedModel, adapter: Path, base: Path) -> Any:
-    """The base with an adapter that goes on being trained."""
-    from peft import PeftModel
-
-    continued = PeftModel.from_pretrained(model, adapter, is_trainable=True)
-    # Filed adapters name their base by digest; PEFT looks for its vocabulary when it saves.
-    continued.peft_config["default"].base_model_name_or_path = str(base)
-    return continued
 
 
 def _references(

@@ -18,7 +18,7 @@ import numpy as np
 from eval.model_folder import read_json, vocabulary_size, without_rows
 from eval.model_loading import PLAIN, Loading, check_attention, check_quantisation, load_base
 from mosaic.core.errors import StopRequested, TrainingError, UsageError
-from mosaic.core.types.runs import BASE, LoraRecipe, TrainJob, Workplace
+from mosaic.core.types.runs import BASE, START, LoraRecipe, TrainJob, Workplace
 from training.methods.base import Progress, Stopping
 from training.methods.checkpoints import write_manifest
 from training.models.adapter import canonicalise
@@ -102,6 +102,18 @@ def trackers(report_to: str) -> Iterator[None]:
 def load_model(base: Path, dtype: str, loading: Loading = PLAIN) -> PreTrainedModel:
     """The frozen base in `dtype` (a name such as float32), from local files only."""
     return load_base(base, dtype, loading)
+
+
+def continued(model: PreTrainedModel, job: TrainJob, place: Workplace) -> PreTrainedModel:
+    """The base with the adapter that goes on being trained; as it is for a job that starts afresh."""
+    from peft import PeftModel
+
+    if job.start_from is None:
+        return model
+    started = PeftModel.from_pretrained(model, place.paths[START], is_trainable=True)
+    # Filed adapters name their base by digest; PEFT looks for its vocabulary when it saves.
+    started.peft_config["default"].base_model_name_or_path = place.paths[BASE]
+    return started
 
 
 def lora(base: Path, recipe: LoraRecipe) -> LoraConfig:

@@ -9,10 +9,15 @@ from __future__ import annotations
 from types import ModuleType
 
 import training.methods.dpo as dpo
+import training.methods.reward_model as reward_model
+import training.methods.rl as rl
 import training.methods.sft as sft
 
-MODULES: tuple[ModuleType, ...] = (
-    sft,
-    dpo,
-)
-METHODS: dict[str, ModuleType] = {m.RECIPE.model_fields["kind"].default: m for m in MODULES}
+
+def _by_kind(modules: tuple[ModuleType, ...]) -> dict[str, ModuleType]:
+    return {str(m.RECIPE.model_fields["kind"].default): m for m in modules}
+
+
+METHODS = _by_kind((sft, dpo, rl))
+# What a job may ask for: a reward model is trained inside a stage of `rl`, and is no adapter.
+TRAININGS = {**METHODS, **_by_kind((reward_model,))}

@@ -22,10 +22,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ValidationError
 
 from eval.calibration import (
     Floats,
@@ -34,7 +34,7 @@ from eval.calibration import (
     fit_temperature,
     log_softmax,
 )
-from eval.rendering.render import Chat, ChatError
+from eval.rendering.render import ChatError, plain_chat
 from eval.reward_model import (
     CARD,
     ChatReader,
@@ -47,10 +47,11 @@ from eval.reward_model import (
     padded,
     save_heads,
 )
-from mosaic.core.errors import UsageError
+from mosaic.core.errors import TrainingError, UsageError
 from mosaic.core.types.base import canonical_json
 from mosaic.core.types.data import JudgedAnswer
-from mosaic.core.types.runs import BASE, LoraRecipe, TrainJob, TrainResult, Workplace
+from mosaic.core.types.recipes import RewardModelRecipe
+from mosaic.core.types.runs import BASE, JUDGED_ANSWERS, TrainJob, TrainResult, Workplace
 from prompts.levels import HIGHEST
 from training.methods import hf
 from training.methods.base import Progress, Stopping, never
@@ -67,28 +68,11 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel, Trainer, TrainerCallback
 
-JUDGED_ANSWERS = "judged_answers"
-"""The job's input: a file with a `JudgedAnswer` a line."""
 SCALE = "reward_scale.json"
 """Beside the card: the `RewardScale` over the held-out answers."""
 # With fewer answers a level gets no class: drawn evenly, each would be seen too often.
 MIN_ANSWERS = 10
 Cell = tuple[str, int]
-
-
-class RewardModelRecipe(LoraRecipe):
-    """How a reward model is trained. `held_out` is the share of prompts kept for calibration."""
-
-    trains_on: ClassVar[Literal["mixture", "practice"]] = "practice"
-
-    kind: Literal["reward_model"] = "reward_model"
-    held_out: float = Field(default=0.15, gt=0, lt=1)
-
-    @model_validator(mode="after")
-    def _one_answer_a_row(self) -> RewardModelRecipe:
-        if self.packing:
-            raise ValueError("packing: a reward model reads each answer in a row of its own")
-        return self
 
 
 RECIPE = RewardModelRecipe
@@ -143,9 +127,13 @@ def _train(
         raise UsageError(f"{out} exists already; a reward model is written to a new folder")
     learned, held = split(rows, recipe.held_out, job.seed)
     heads, left_out = head_cards(learned.levels)
+    heads, unmeasured = measurable(heads, held.levels)
+    left_out |= unmeasured
     if not heads:
         said = "; ".join(f"{name}: {why}" for name, why in left_out.items())
-        raise UsageError(f"the judged answers train no head ({said}); judge more answers")
+        raise TrainingError(
+            f"the judged answers train no head ({said}); judge more answers", "no_heads"
+        )
     targets = class_numbers(learned.levels, heads)
     lengths = [len(row) for row in learned.ids]
     drawn = draw(learned.levels, heads, lengths, recipe.epochs * sum(lengths), job.seed)
@@ -212,7 +200,7 @@ def read_answers(path: Path, reader: ChatReader) -> LabelledRows:
         except ValidationError as error:
             first = error.errors()[0]["msg"]
             raise UsageError(f"{path}:{number}: not a judged answer: {first}") from None
-        chat: Chat = [{"role": m.role, "content": m.content} for m in answer.messages]
+        chat = plain_chat(answer.messages)
         try:
             row = reader.ids(chat)
         except ChatError as error:
@@ -261,6 +249,22 @@ def head_cards(levels: Sequence[Mapping[str, int]]) -> tuple[list[HeadCard], dic
         )
         heads.append(head)
     return heads, left_out
+
+
+def measurable(
+    heads: Sequence[HeadCard], held: Sequence[Mapping[str, int]]
+) -> tuple[list[HeadCard], dict[str, str]]:
+    """The heads that held-out answers have levels of; those left out, with the reason.
+
+    The scale of a reward is measured on held-out answers.
+    """
+    kept, left_out = [], {}
+    for head in heads:
+        if any(head.objective in answer for answer in held):
+            kept.append(head)
+        else:
+            left_out[head.objective] = "no held-out answer was judged under it"
+    return kept, left_out
 
 
 def class_numbers(
@@ -374,10 +378,7 @@ def calibrated(
 def reference_scale(
     heads: Sequence[HeadCard], logits: Sequence[Floats], levels: Sequence[Mapping[str, int]]
 ) -> RewardScale:
-    """The scale of the held-out answers, each under the objectives that it was judged under.
-
-    UsageError if there is none for some head: a reward could not be measured.
-    """
+    """The scale of the held-out answers, each under the objectives that it was judged under."""
     references: list[dict[str, dict[int, float]]] = [{} for _ in levels]
     for head, values in zip(heads, logits, strict=True):
         probabilities = np.exp(log_softmax(values / head.temperature))
@@ -385,13 +386,6 @@ def reference_scale(
             if head.objective in answer:
                 own = probabilities[number].tolist()
                 references[number][head.objective] = dict(zip(head.classes, own, strict=True))
-    measured = {objective for answer in references for objective in answer}
-    lacking = [head.objective for head in heads if head.objective not in measured]
-    if lacking:
-        raise UsageError(
-            f"no held-out answer was judged under {', '.join(lacking)}; judge more answers, or "
-            "raise held_out"
-        )
     return measure(references)
 
 

@@ -23,34 +23,34 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ValidationError
 
 from eval.rendering.ends import stop_ids
-from eval.rendering.render import Chat, texts_of
+from eval.rendering.render import Chat, ChatError, plain_chat, texts_of
 from eval.reward_model import RewardModel
 from mosaic.core.errors import UsageError
-from mosaic.core.types.base import FrozenModel
-from mosaic.core.types.data import Message
+from mosaic.core.types.base import canonical_json
+from mosaic.core.types.data import WishedChat
+from mosaic.core.types.recipes import RlRecipe
 from mosaic.core.types.runs import (
     BASE,
-    START,
+    REWARD_MODEL,
+    WISHED_CHATS,
     LoraRecipe,
     TrainJob,
     TrainResult,
-    Usage,
     Workplace,
 )
 from prompts.levels import read_stated, repeats_wish
-from training.methods import hf
+from training.methods import hf, sft
 from training.methods.base import Progress, Stopping, never
 from training.methods.checkpoints import last_checkpoint
 from training.methods.failures import classify_failure
 from training.methods.level_reward import RewardScale, check_wish, reward
 from training.methods.reward_model import read_scale
-from training.methods.sft import check_recipe as check_recipe
 from training.methods.sft import template_of
 from training.models.adapter import canonicalise
 from training.models.tokenizer import load_tokenizer
@@ -59,106 +59,37 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
-# The job's inputs: a file with a `WishedChat` a line, and a reward model's folder.
-WISHED_CHATS, REWARD_MODEL = "wished_chats", "reward_model"
 POLICY = "default"
 """PEFT's name of the adapter that is trained. TRL keeps a second one, the reference."""
-
-
-class RlRecipe(LoraRecipe):
-    """Policy optimisation of a LoRA adapter for levels that prompts ask for.
-
-    `n` answers of at most `max_new_tokens` are drawn per prompt at `temperature`; `batch_size`
-    counts answers, and a step takes whole groups of n. `kl` is the KL coefficient b: larger values
-    hold the policy closer to where it began. A learning rate for LoRA.
-    """
-
-    trains_on: ClassVar[Literal["mixture", "practice"]] = "practice"
-
-    kind: Literal["rl"] = "rl"
-    learning_rate: float = Field(default=5e-5, gt=0)
-    algorithm: Literal["rloo", "grpo"] = "rloo"
-    kl: float = Field(default=0.05, ge=0)
-    n: int = Field(default=4, ge=2, le=64)
-    temperature: float = Field(default=1.0, gt=0, le=2)
-    max_new_tokens: int = Field(default=64, ge=1)
-
-    @model_validator(mode="after")
-    def _whole_groups(self) -> RlRecipe:
-        answers = self.batch_size * self.gradient_accumulation
-        if answers % self.n:
-            raise ValueError(
-                f"batch_size x gradient_accumulation is {answers} answers a step, which is not a "
-                f"multiple of n ({self.n})"
-            )
-        if self.packing:
-            raise ValueError("packing: sampled answers are never packed; leave it out")
-        if self.lora_dropout:
-            raise ValueError(
-                "lora_dropout: answers are drawn and learned without dropout; set it to 0"
-            )
-        return self
-
-    @property
-    def prompts_per_step(self) -> int:
-        return self.batch_size * self.gradient_accumulation // self.n
-
-    def usage(self, selected: int) -> Usage:
-        """What a stage of `selected` tokens takes; `worst_case` says which prompts fit."""
-        return Usage(trained=selected)
-
-
 RECIPE = RlRecipe
-
-
-def worst_case(recipe: RlRecipe, lengths: Sequence[int]) -> Usage:
-    """The most that training on prompts of these lengths (in tokens) can take.
-
-    Every answer is drawn once, and trained on once with its prompt. Two prompts of 10 and 20
-    tokens with n = 4 and answers of up to 8: 4 (10 + 20 + 2 x 8) = 184 trained, 64 sampled.
-
-    >>> worst_case(RlRecipe(n=4, max_new_tokens=8), [10, 20]).cost
-    248
-    """
-    drawn = recipe.n * recipe.epochs
-    longest = len(lengths) * recipe.max_new_tokens
-    return Usage(trained=drawn * (sum(lengths) + longest), sampled=drawn * longest)
-
-
-class WishedChat(FrozenModel):
-    """A chat up to the question to be answered. Its system message begins with a wish."""
-
-    id: str = Field(min_length=1)
-    messages: list[Message] = Field(min_length=2)
-
-    @model_validator(mode="after")
-    def _asks(self) -> WishedChat:
-        if self.messages[-1].role != "user":
-            raise ValueError(f"{self.id}: the last message is not a question")
-        if self.messages[0].role != "system":
-            raise ValueError(f"{self.id}: no system message states a wish")
-        return self
-
-    @property
-    def chat(self) -> Chat:
-        return [{"role": m.role, "content": m.content} for m in self.messages]
-
-
-@dataclass(frozen=True)
-class Wished:
-    """A chat as the reward model reads it, without the wish, and the levels that it asks for."""
-
-    chat: Chat
-    levels: dict[str, int]
 
 
 Reward = Callable[[Sequence[Chat], Sequence[str]], list[float]]
 """(prompts with their wishes, an answer to each) -> rewards"""
 
 
-def without_wish(chat: Chat, objectives: Sequence[str]) -> Wished:
-    """Split a chat from its wish. ValueError if the system message does not begin with one."""
-    levels, system = read_stated(chat[0]["content"], objectives)
+@dataclass(frozen=True)
+class Wished:
+    """A chat as the reward model reads it, without the wish, and the levels that are rewarded."""
+
+    chat: Chat
+    levels: dict[str, int]
+
+
+def without_wish(wished: WishedChat, objectives: Sequence[str]) -> Wished:
+    """Split a chat from its wish. `objectives` are all that a wish can name.
+
+    ValueError if the system message does not begin with a
+    wish, or states nothing of an objective that is to be rewarded.
+    """
+    chat = plain_chat(wished.messages)
+    stated, system = read_stated(chat[0]["content"], objectives)
+    levels = stated
+    if wished.objectives:
+        unsaid = [name for name in wished.objectives if name not in stated]
+        if unsaid:
+            raise ValueError(f"the wish says nothing of {', '.join(unsaid)}")
+        levels = {name: stated[name] for name in wished.objectives}
     rest = chat[1:]
     if system is not None:
         rest = [{"role": "system", "content": system}, *rest]
@@ -171,20 +102,21 @@ class LevelReward:
 
     An answer that the model cannot read is rewarded as one that has no requested level at all, and
     so is one that repeats a part of its wish: reward models that never saw such an answer may take
-    it for what it says. `unrewarded` counts both by reason.
+    it for what it says. `unrewarded` counts both by reason. `wished` is what `wishes` gives.
     """
 
     model: RewardModel
     scale: RewardScale
+    wished: Mapping[str, Wished]
     unrewarded: Counter[str] = field(default_factory=Counter)
 
     def __call__(self, prompts: Sequence[Chat], answers: Sequence[str]) -> list[float]:
-        wished = [without_wish(chat, self.scale.objectives) for chat in prompts]
-        chats: list[Chat] = []
+        wished = [self.wished[canonical_json(list(chat))] for chat in prompts]
+        whole: list[Chat] = []
         for one, answer in zip(wished, answers, strict=True):
-            chats.append([*one.chat, {"role": "assistant", "content": answer}])
+            whole.append([*one.chat, {"role": "assistant", "content": answer}])
         rewards = []
-        readings = self.model.read(chats)
+        readings = self.model.read(whole)
         for one, answer, reading in zip(wished, answers, readings, strict=True):
             probabilities: Mapping[str, Mapping[int, float]] = reading.probabilities
             reason = reading.reason
@@ -195,6 +127,22 @@ class LevelReward:
                 probabilities = {name: {level: 0.0} for name, level in one.levels.items()}
             rewards.append(reward(probabilities, one.levels, self.scale))
         return rewards
+
+
+def check_recipe(base: Path, recipe: LoraRecipe, template: Path | None = None) -> None:
+    """As `training.methods.sft.check_recipe`; UsageError too for a template without system messages.
+
+    A wish stands in one.
+    """
+    sft.check_recipe(base, recipe, template)
+    asking: Chat = [{"role": "system", "content": "."}, {"role": "user", "content": "."}]
+    try:
+        texts_of(load_tokenizer(base, template), [asking], answer_next=True)
+    except ChatError as error:
+        raise UsageError(
+            f"methods.rl: the chat template of {base} takes no system message, in which a wish "
+            f"stands: {error.reason}"
+        ) from None
 
 
 def train(
@@ -217,26 +165,36 @@ def train(
     chats = read_chats(Path(place.paths[WISHED_CHATS]), scale)
     # Loading draws random numbers. Done later, a resumed training would go on with other ones.
     model.load()
-    judged = LevelReward(model, scale)
-    result = optimise(job, place, chats, judged, progress, stopping)
+    judged = LevelReward(model, scale, wishes(chats, scale))
+    asked = [plain_chat(one.messages) for one in chats]
+    result = optimise(job, place, asked, judged, progress, stopping)
     if progress:
         progress({"stage": "rewarded", "unrewarded": dict(judged.unrewarded)})
     return result
 
 
-def read_chats(path: Path, scale: RewardScale) -> list[Chat]:
+def wishes(chats: Sequence[WishedChat], scale: RewardScale) -> dict[str, Wished]:
+    """What is rewarded of each chat, by its canonical JSON."""
+    found = {}
+    for one in chats:
+        key = canonical_json(plain_chat(one.messages))
+        found[key] = without_wish(one, scale.objectives)
+    return found
+
+
+def read_chats(path: Path, scale: RewardScale) -> list[WishedChat]:
     """The chats of a file. UsageError names the line of one that is broken or cannot be rewarded."""
     chats = []
     for number, line in enumerate(path.read_text().splitlines(), start=1):
         where = f"{path}:{number}"
         try:
             wished = WishedChat.model_validate_json(line)
-            check_wish(without_wish(wished.chat, scale.objectives).levels, scale)
+            check_wish(without_wish(wished, scale.objectives).levels, scale)
         except ValidationError as error:
             raise UsageError(f"{where}: {error.errors()[0]['msg']}") from None
         except (ValueError, UsageError) as error:
             raise UsageError(f"{where}: {error}") from None
-        chats.append(wished.chat)
+        chats.append(wished)
     return chats
 
 
@@ -350,18 +308,12 @@ def prompt_order(count: int, recipe: RlRecipe, seed: int) -> list[int]:
 
 def policy(job: TrainJob, place: Workplace, stops: Sequence[int]) -> PreTrainedModel:
     """The base, with the adapter to start from if the job names one; it ends answers at `stops`."""
-    from peft import PeftModel
     from transformers import GenerationConfig
 
     model = hf.load_model(Path(place.paths[BASE]), job.recipe.dtype, hf.loading_of(job.recipe))
     # A folder's wishes for decoding are dropped, as they are where answers are measured.
     model.generation_config = GenerationConfig(eos_token_id=list(stops))
-    if job.start_from is None:
-        return model
-    continued = PeftModel.from_pretrained(model, place.paths[START], is_trainable=True)
-    # Filed adapters name their base by digest; PEFT looks for its vocabulary when it saves.
-    continued.peft_config[POLICY].base_model_name_or_path = place.paths[BASE]
-    return continued
+    return hf.continued(model, job, place)
 
 
 def _dataset(chats: Sequence[Chat]) -> Dataset:

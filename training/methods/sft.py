@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: TRL's `SFTTrainer` with a fresh LoRA, loss on assistant tokens only.
+"""Supervised fine-tuning: TRL's `SFTTrainer`, loss on assistant tokens only.
 
 Rows are tokenised once and batched by length over the whole set; the seed shuffles the batches.
 No row is truncated or dropped: what the pool counted is what is trained, or it is an error.
@@ -115,6 +115,7 @@ def _train(
         raise UsageError(f"{out} exists already; an adapter is written to a new folder")
     dataset = _dataset(rows, batches, recipe)
     model = hf.load_model(base, recipe.dtype, hf.loading_of(recipe))
+    model = hf.continued(model, job, place)
 
     watch = hf.watching_callback(job, progress, stopping)
     steps = None if recipe.packing else math.ceil(len(batches) / recipe.gradient_accumulation)
@@ -261,13 +262,14 @@ def make_trainer(
         # Experts and routers are frozen: there is no balance of theirs to keep.
         router_aux_loss_coef=0.0,
     )
+    fresh = None if job.start_from else hf.lora(Path(place.paths[BASE]), recipe)
     with hf.trackers(recipe.report_to):
         trainer = weighted_trainer()(
             model=model,
             args=settings,
             train_dataset=dataset,
             processing_class=tokenizer,
-            peft_config=hf.lora(Path(place.paths[BASE]), recipe),
+            peft_config=fresh,
             callbacks=[callback],
         )
     hf.silence(trainer)

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mosaic.app.cli.options import MATERIAL, Config, Json, Overrides, Template
+from mosaic.app.cli.options import MATERIAL, Config, Json, Overrides
+from mosaic.app.cli.pool_build import Shard, build, merge, show_stats, upgrade
 from mosaic.app.cli.pool_show import show_rows
 from mosaic.app.terminal import emit, say, show, table
 from mosaic.core.errors import UsageError
 
 if TYPE_CHECKING:
     from mosaic.core.types.data import CurationReport
-    from training.data.pool import PoolStats
 
 commands = typer.Typer()
 group = typer.Typer(
@@ -170,44 +170,9 @@ def contamination(config: Config, overrides: Overrides = None, as_json: Json = F
     refuse_contaminated(resolved, found)
 
 
-@group.command()
-def build(
-    sources: Annotated[list[Path], typer.Argument(help="JSONL or Parquet files of pool rows.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder of the pool.")],
-    model: Annotated[
-        Path | None,
-        typer.Option("--model", help="Base model, to count tokens: a folder or org/name@revision."),
-    ] = None,
-    template: Template = None,
-    max_length: Annotated[int, typer.Option(help="Longer chats become windows of turns.")] = 4096,
-    trust_token_counts: Annotated[bool, typer.Option(help="Take n_tokens as given.")] = False,
-    licence: Annotated[
-        list[str] | None, typer.Option(help="DATASET=LICENCE, where no card says it.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Make a pool from files of chats."""
-    from mosaic.app.base_check import check_base
-    from mosaic.app.bases import base_folder
-    from training.data.pool import build_pool
-    from training.data.provenance import licensed
-
-    base = None if model is None else base_folder(str(model))
-    if base is not None and not trust_token_counts:
-        check_base(base, template)
-    pool = build_pool(
-        sources,
-        out,
-        model=base,
-        max_length=max_length,
-        trust_token_counts=trust_token_counts,
-        licences=licensed(licence or []),
-        template=template,
-    )
-    _show(pool.stats(), as_json, pool.path)
-    say(f"wrote {out}; name it as `pool` in a config, then: python -m mosaic validate CONFIG")
-
-
+group.command("build")(build)
+group.command("merge")(merge)
+group.command("upgrade")(upgrade)
 group.command("show")(show_rows)
 
 
@@ -216,50 +181,7 @@ def stats(pool: Path, as_json: Json = False) -> None:
     """Count rows and tokens by data set and bucket; name sources and licences."""
     from training.data.pool import Pool
 
-    _show(Pool.open(pool).stats(), as_json, pool)
-
-
-def _show(stats: PoolStats, as_json: bool, pool: Path) -> None:
-    """Print what a pool holds; what was left out of it goes to stderr."""
-    for line in _left_out(stats, pool):
-        say(line)
-    if as_json:
-        emit(stats)
-        return
-    rows = []
-    for dataset, entry in stats["datasets"].items():
-        for bucket, cell in entry["buckets"].items():
-            rows.append([dataset, bucket, f"{cell['rows']:,}", f"{cell['tokens']:,}"])
-    table("pool", ["data set", "bucket", "rows", "tokens"], rows)
-    origins = []
-    for origin in stats["origins"]:
-        named = [origin["dataset"], origin["source"], origin["licence"]]
-        origins.append([*named, f"{origin['rows']:,}"])
-    table("origins", ["data set", "source", "licence", "rows imported"], origins)
-
-
-def _left_out(stats: PoolStats, pool: Path) -> list[str]:
-    """A line each for rows and turns that were too long for the pool, and for turns cut off."""
-    from training.data.build import TOO_LONG
-
-    named = f"named in {pool / TOO_LONG}"
-    lines = []
-    rows, turns, limit = stats["too_long"], stats["turns_left_out"], stats["max_length"]
-    if rows:
-        what = "1 row left out: no turn of it fits"
-        if rows > 1:
-            what = f"{rows:,} rows left out: no turn of them fits"
-        lines.append(f"{what} in {limit:,} tokens; {named}")
-    if turns:
-        what = "1 turn" if turns == 1 else f"{turns:,} turns"
-        lines.append(
-            f"{what} above {limit:,} tokens, or without an answer to learn within them, left out of "
-            f"rows that are kept; {named}"
-        )
-    if stats["turns_cut"]:
-        cut = "1 turn" if stats["turns_cut"] == 1 else f"{stats['turns_cut']:,} turns"
-        lines.append(f"{cut} after the last answer of a row cut off")
-    return lines
+    show_stats(Pool.open(pool).stats(), as_json, pool)
 
 
 @group.command()
@@ -275,6 +197,7 @@ def label(
     suite: Annotated[
         str, typer.Option("--suite", help="Label the prompts of this objective's suite folder.")
     ] = "",
+    shard: Shard = "",
     overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
@@ -283,7 +206,10 @@ def label(
     Says first what it will cost. It may be repeated: what is labelled is not asked again.
     """
     from mosaic.app.judging import label_pool, label_prompts
+    from training.data.shards import WHOLE, Part
 
+    if suite and shard:
+        raise typer.BadParameter("--shard is for pool rows; a suite is labelled in one go")
     if suite and len(sources) != 1:
         raise typer.BadParameter(
             "with --suite name one folder with steering, selection and audit.jsonl"
@@ -292,7 +218,8 @@ def label(
         done = label_prompts(sources[0], suite, config, overrides or [], out, say)
         next_ = f"name it as objectives.{suite}.suite"
     else:
-        done = label_pool(sources, config, overrides or [], out, say)
+        part = Part.parse(shard) if shard else WHOLE
+        done = label_pool(sources, config, overrides or [], out, say, part)
         next_ = f"python -m mosaic pool build {out} --model MODEL --out POOL"
     if as_json:
         emit(done)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from mosaic.app.cli.options import READ, Json, RoundOption, Run
-from mosaic.app.terminal import emit, number, say, show, table
+from mosaic.app.terminal import columns, emit, number, say, show, table
 from mosaic.core.errors import UsageError
 
 commands = typer.Typer()
@@ -20,21 +20,15 @@ def status(run: Run, as_json: Json = False) -> None:
     """Show where a run stands."""
     from mosaic.app.runs import find_run
     from mosaic.app.views.report_data import status_data
-    from mosaic.app.views.spending import spending_lines
+    from mosaic.app.views.status_text import status_text
 
     folder = find_run(run)
     found = status_data(folder)
-    data = found.json_data()
     if as_json:
-        emit(data)
+        emit(found.json_data())
     else:
-        data.pop("spending", None)
-        table(str(folder), ["", ""], [[name, str(value)] for name, value in data.items()])
-        for line in spending_lines(found.spending):
-            print(line)
-    if found.state != "finished":
-        command = "pending" if found.state == "waiting for approval" else "resume"
-        say(f"continue: python -m mosaic {command} {folder}")
+        show(status_text(found, str(folder)))
+    say(f"next: {found.standing.next}")
 
 
 @commands.command(rich_help_panel=READ)
@@ -55,7 +49,7 @@ def report(
     if as_json:
         emit(found.json_data())
     else:
-        print(report_text(found))
+        print(report_text(found, columns()))
     if html:
         from mosaic.app.views.html import write_html
 
@@ -89,6 +83,8 @@ def profile(run: Run, round_: RoundOption = None, as_json: Json = False) -> None
         )
     header = ["objective", "slice", "mean", "95 %", "failed", "reliability", "change"]
     table(f"round {found.round}", header, rows)
+    if any(slice_.significant for slice_ in found.slices):
+        show("*: a believable change against the round before")
 
 
 @commands.command(rich_help_panel=READ)
@@ -164,6 +160,31 @@ def diff(
         for pair in pairs:
             rows.append([pair.what, number(pair.first), number(pair.second), number(pair.change)])
         table(title, header, rows)
+
+
+@commands.command(rich_help_panel=READ)
+def compare(
+    runs: Annotated[list[str], typer.Argument(help="Two runs or more; each against the first.")],
+    as_json: Json = False,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Also write one self-contained page.")
+    ] = None,
+) -> None:
+    """Show runs side by side: audit scores with differences, plans, cost, time."""
+    from mosaic.app.runs import find_run
+    from mosaic.app.views.compare import compare as compared
+    from mosaic.app.views.compare_text import compare_text
+
+    found = compared([find_run(run) for run in runs])
+    if as_json:
+        emit(found.json_data())
+    else:
+        show(compare_text(found))
+    if html:
+        from mosaic.app.views.html import write_comparison
+
+        write_comparison(found, html)
+        say(f"wrote {html}")
 
 
 @commands.command(rich_help_panel=READ)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mosaic.app.cli.options import RUN, Config, Json, Overrides, Run
-from mosaic.app.terminal import emit, say
+from mosaic.app.terminal import columns, emit, say
 
 commands = typer.Typer()
 
@@ -55,6 +55,23 @@ def resume(
     finish(folder, as_json)
 
 
+@commands.command(rich_help_panel=RUN)
+def stop(
+    run: Run,
+    reason: Annotated[str, typer.Option("--reason", help="Why; it is kept with the run.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Ask the controller of a run to stop at its next safe point; nothing finished is lost."""
+    from mosaic.app import runs
+    from mosaic.app.stopping import stop_run
+
+    folder = runs.find_run(run)
+    order = stop_run(folder, reason)
+    if as_json:
+        emit(order.json_data())
+    say(f"{folder} stops at its next safe point; go on with: python -m mosaic resume {folder}")
+
+
 def finish(folder: Path, as_json: bool) -> None:
     """Print the report of a run that ended. Raises BoundaryError if it ended without a plan."""
     from agent.nodes.planning import NO_PLAN
@@ -66,7 +83,7 @@ def finish(folder: Path, as_json: bool) -> None:
     if as_json:
         emit(report.json_data())
     else:
-        print(report_text(report))
+        print(report_text(report, columns()))
     say(f"wrote {folder}; read more: python -m mosaic report {folder} --html report.html")
     if str(report.stop).startswith(NO_PLAN):
         raise BoundaryError(f"ended early: {report.stop}; what was measured stands")

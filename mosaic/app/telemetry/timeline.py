@@ -26,6 +26,7 @@ from mosaic.core.types.events import (
     PlannedEvent,
     TrainedEvent,
 )
+from mosaic.core.types.practice_records import FormPairs, SamplePractice, ScorePractice
 from mosaic.core.types.records import (
     AskVerdict,
     Audit,
@@ -33,14 +34,11 @@ from mosaic.core.types.records import (
     CloseRound,
     Curate,
     EstimateInfluence,
-    FormPairs,
     Generate,
     JudgeSuite,
     MeasureLikelihood,
     Observe,
     ProposePlan,
-    SamplePractice,
-    ScorePractice,
     Train,
 )
 

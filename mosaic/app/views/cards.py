@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 import yaml
 
 from mosaic.app.shapes import AuditShape, Report
+from mosaic.app.views.levels import control_table
 from mosaic.core.types.evaluation import Difference, Score
 from mosaic.core.types.plans import ActionPlan
 from mosaic.core.types.runs import Round, Stage
+from prompts.levels import wish
 from training.data.provenance import UNKNOWN, Origin
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
@@ -89,6 +91,7 @@ def model_card(run: str, base: str, round_: Round, report: Report, origins: list
         "",
         *_mixture_table(round_.plan),
         *_stage_lines(round_.trial.stages),
+        *_level_lines(round_, report),
         *_licence_lines(origins),
         "",
         "## How it was made",
@@ -201,6 +204,25 @@ def _stage_lines(stages: list[Stage]) -> list[str]:
         pairs = (str(stage.pairs.pairs), str(stage.pairs.prompts)) if stage.pairs else ("", "")
         usage = stage.usage
         lines.append(_row(stage.method, f"{usage.trained:,}", f"{usage.sampled:,}", *pairs))
+    return lines
+
+
+def _level_lines(round_: Round, report: Report) -> list[str]:
+    """How prompts state levels, and what the adapter gives for each, if it was trained for them."""
+    if not round_.trial.wish:
+        return []
+    lines = ["", "## Levels", ""]
+    lines += [
+        "The adapter was trained for levels that a prompt asks for, in the first line of its system "
+        "message. It was measured with",
+        "",
+        f"    {wish(round_.trial.wish)}",
+    ]
+    control = report.audit.control if report.audit and report.chosen == round_.round else {}
+    if control:
+        header, rows = control_table(control)
+        lines += ["", "Requested level against measured mean, on audit, the others as above:", ""]
+        lines += [*_table(header), *(_row(*map(cell, row)) for row in rows)]
     return lines
 
 

@@ -75,4 +75,8 @@ def _weights(plan: ActionPlan | None) -> dict[str, float | None]:
     for dataset, weights in plan.bucket_weights.items():
         for bucket, weight in weights.items():
             found[f"bucket_weights.{dataset}.{bucket}"] = weight
+    for method, share in plan.method_shares.items():
+        found[f"method_shares.{method}"] = share
+    for slice_, weight in plan.practice_weights.items():
+        found[f"practice_weights.{slice_}"] = weight
     return found

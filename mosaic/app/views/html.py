@@ -1,62 +1,139 @@
-"""The HTML report: one self-contained page that opens offline.
+"""The HTML report: one self-contained page that opens offline, in light, in dark and on paper.
 
 Plots are inline SVG by matplotlib, text is by Jinja.
 """
 
 from __future__ import annotations
 
-import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from agent.state import RunState
 from mosaic.app.shapes import Report
+from mosaic.app.stage import duration
 from mosaic.app.views import plots
+from mosaic.app.views.compare import RunComparison
 from mosaic.app.views.report_data import INFLUENCE, PARTS, load
+from mosaic.app.views.result import target_text, worse_sentences
 from mosaic.app.views.spending import spending_lines
+from mosaic.app.views.story import Entry, Messages, Raw
+from mosaic.app.views.telling import Teller
+from mosaic.app.views.trace_html import HERE, STYLE, add_filters
 from mosaic.core.journal import Journal
 from mosaic.core.store import Store
 from mosaic.core.types.evaluation import Score
-from mosaic.core.types.events import PlannedEvent
 from mosaic.core.types.influence import Influence
 from mosaic.core.types.records import Observe
 from mosaic.core.types.runs import Observation
 
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+STYLES = (STYLE, HERE / "trace.css", HERE / "report.css")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A plot in the report, with what stands above and below it."""
+
+    title: str
+    caption: str
+    svg: str
+
+
+class NoLinks:
+    """A report holds entries of the trace, and no page to go to from them."""
+
+    def entry(self, entry: Entry) -> str:
+        return f"#e{entry.id}"
+
+    def markdown(self, entry: Entry) -> str:
+        return ""
+
+    def kept(self, entry: Entry) -> str:
+        return ""
+
+    def chapter(self, number: int) -> str:
+        return ""
+
 
 def write_html(folder: Path, report: Report, path: Path) -> None:
-    """Render a report, and the slices and planners' calls behind it, into one HTML file."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=select_autoescape(default=True),
-        undefined=StrictUndefined,
-    )
-    environment.filters["score"] = _score
-    environment.filters["pretty"] = _pretty
-    environment.filters["words"] = _words
+    """Render a report, and the slices and the planners' reasoning behind it, into one HTML file."""
     journal, state = load(folder)
     try:
         influence = _latest_influence(journal, folder)
-        planned = {round_.round: _planned(journal, round_.round) for round_ in state.rounds}
+        told = {r.round: _reasoning(journal, folder, r.round) for r in state.rounds}
     finally:
         journal.close()
-    influence_svg = ""
-    if influence is not None and influence.buckets:
-        influence_svg = plots.influence_map(influence, report.objectives)
-    text = environment.get_template("report.html.j2").render(
-        data=report,
-        parts=_parts(report),
-        spending=spending_lines(report.spending),
-        planned=planned,
-        scores_svg=plots.svg("scores", report),
-        front_svg=plots.svg("front", report) if len(report.traded) > 1 else "",
-        mixture_svg=plots.svg("mixture", report),
-        heat_svg=plots.heat(state.rounds),
-        influence_svg=influence_svg,
-        sampled=any(round_.tokens.sampled for round_ in report.rounds),
-        influence_unread=influence.unread if influence else [],
+    text = (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            data=report,
+            parts=_parts(report),
+            spending=spending_lines(report.spending),
+            told=told,
+            links=NoLinks(),
+            pictures=_pictures(report, state, influence),
+            style=_style(),
+        )
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
+
+
+def write_comparison(found: RunComparison, path: Path) -> None:
+    """Render runs side by side into one HTML file."""
+    text = _environment().get_template("compare.html.j2").render(found=found, style=_style())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def _environment() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+
+    environment = Environment(
+        loader=FileSystemLoader(HERE),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    add_filters(environment)
+    add_result_filters(environment)
+    return environment
+
+
+def _style() -> str:
+    return "".join(style.read_text(encoding="utf-8") for style in STYLES)
+
+
+def add_result_filters(environment: Environment) -> None:
+    """What the templates of a result call."""
+    environment.filters["score"] = _score
+    environment.filters["slug"] = lambda text: str(text).replace(" ", "-")
+    environment.filters["target_text"] = target_text
+    environment.filters["worse"] = worse_sentences
+    environment.filters["duration"] = duration
+
+
+def _pictures(report: Report, state: RunState, influence: Influence | None) -> list[Picture]:
+    found = []
+    for name, kind in plots.KINDS.items():
+        if kind.shown(report):
+            found.append(Picture(kind.title, kind.caption, plots.svg(name, report, "page")))
+    heat = plots.heat(state.rounds, "page")
+    if heat:
+        found.append(Picture("Slices", "Means on the steering suites, by round.", heat))
+    if influence is not None and influence.buckets:
+        drawn = plots.influence_map(influence, report.objectives, "page")
+        caption = "The influence of buckets before the newest round."
+        if influence.unread:
+            names = ", ".join(influence.unread).replace("_", " ")
+            caption += f" None on {names}: too few references that differ."
+        found.append(Picture("Influence of buckets", caption, drawn))
+    return found
 
 
 def _parts(report: Report) -> list[str]:
@@ -65,12 +142,21 @@ def _parts(report: Report) -> list[str]:
     return [*([INFLUENCE] if told else []), *PARTS, "other", "total"]
 
 
-def _planned(journal: Journal, number: int) -> PlannedEvent | None:
-    """The last plan that was proposed in a round, with the calls that led to it."""
-    for event in journal.events(number, "planned", newest=1):
-        if isinstance(event.record, PlannedEvent):
-            return event.record
-    return None
+def _reasoning(journal: Journal, folder: Path, number: int) -> list[Entry]:
+    """How the plan of a round came about: the last one proposed, and what a person decided.
+
+    Records and messages are left to the trace.
+    """
+    teller = Teller(journal, Store(folder))
+    planned = journal.events(number, "planned", newest=1)
+    decided = journal.events(number, "decided", newest=1)
+    return [_short(teller.entry(event)) for event in [*planned, *decided]]
+
+
+def _short(entry: Entry) -> Entry:
+    parts = [part for part in entry.parts if not isinstance(part, Raw | Messages)]
+    turns = [_short(turn) for turn in entry.turns]
+    return entry.model_copy(update={"parts": parts, "turns": turns})
 
 
 def _latest_influence(journal: Journal, folder: Path) -> Influence | None:
@@ -80,14 +166,6 @@ def _latest_influence(journal: Journal, folder: Path) -> Influence | None:
         return None
     told = Store(folder).get_json(observed[-1].result.observation)
     return Observation.model_validate(told).influence
-
-
-def _words(name: object) -> str:
-    return str(name).replace("_", " ")
-
-
-def _pretty(value: object) -> str:
-    return json.dumps(value, indent=1)
 
 
 def _score(score: Score | None) -> str:

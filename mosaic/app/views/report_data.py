@@ -7,7 +7,6 @@ from pathlib import Path
 from agent.noise import believed_noise, mean_noise
 from agent.ranking import ranked
 from agent.state import RunState, fold
-from mosaic.app.decisions import open_request
 from mosaic.app.runs import config_of
 from mosaic.app.shapes import (
     AuditOpening,
@@ -20,8 +19,16 @@ from mosaic.app.shapes import (
     Report,
     ReportRound,
     RoundTokens,
-    Standing,
     Status,
+)
+from mosaic.app.standing import standing_of
+from mosaic.app.views.result import (
+    compared,
+    headline,
+    static_of,
+    targets_of,
+    unknowns,
+    why_chosen,
 )
 from mosaic.app.views.spending import spending_of
 from mosaic.core.errors import UsageError
@@ -70,32 +77,44 @@ def report_of(journal: Journal, state: RunState) -> Report:
         number = round_.round
         rounds.append(_round(round_, seconds.get(number, {}), replaced.get(number)))
     cap, held, spent = journal.ledger()
-    return Report(
+    standing = standing_of(journal, finished=audit is not None)
+    audited = None if audit is None else _audit_shape(audit, state)
+    targets = {name: o.target for name, o in config.objectives.items()}
+    report = Report(
         run=journal.folder.name,
         config_digest=digest_of(config.json_data()),
         planner=config.planner.kind,
         objectives=list(config.objectives),
         traded=[o.name for o in config.settings().traded],
-        targets={name: o.target for name, o in config.objectives.items()},
+        targets=targets,
         floors={name: o.floor for name, o in config.objectives.items()},
-        state="finished" if audit else "unfinished",
+        state=standing.state,
+        why=standing.why,
         stop=audit.stop if audit else None,
         rounds=rounds,
         calibration=_calibration(state.calibration),
+        static=static_of(journal.folder, state),
         archive=state.archive,
         ranking=_ranking(state, config.settings().traded),
         chosen=audit.chosen if audit else None,
-        audit=_audit_shape(audit, state) if audit else None,
+        audit=audited,
+        verdicts=targets_of(targets, audited),
         audits=openings(state),
         hypervolume=state.hypervolumes,
         budget=BudgetShape(total=cap, spent=spent, reserved=held, left=cap - spent - held),
         model_calls=model_calls(journal),
         spending=spending_of(journal, config),
     )
+    sentences = {
+        "headline": headline(report),
+        "why_chosen": why_chosen(report),
+        "unknown": unknowns(report),
+    }
+    return report.model_copy(update=sentences)
 
 
 def _audit_shape(audit: Audited, state: RunState) -> AuditShape:
-    noise = believed_noise(state.calibration, audit.against_base)
+    noise = believed_noise(state.calibration, {**audit.against_base, **audit.gain})
     changes = audit.against_base.items()
     return AuditShape(
         base=audit.base,
@@ -103,7 +122,10 @@ def _audit_shape(audit: Audited, state: RunState) -> AuditShape:
         chosen=audit.scores,
         gain=audit.gain,
         against_base=audit.against_base,
+        control=audit.control,
         fell=[name for name, change in changes if change.fell(noise[name])],
+        against_static=compared(audit.gain, noise),
+        compared_to_base=compared(audit.against_base, noise),
     )
 
 
@@ -171,6 +193,7 @@ def _round(
         forecast=round_.forecast,
         adapter=round_.adapter,
         stages=round_.trial.stages,
+        agreement=round_.trial.agreement,
     )
 
 
@@ -239,11 +262,12 @@ def status_of(journal: Journal, state: RunState) -> Status:
     config = config_of(journal)
     cap, held, spent = journal.ledger()
     last, begun = journal.last_row(), journal.rows(state="intent")
-    waits = open_request(journal)
+    standing = standing_of(journal, finished=state.audit is not None)
     planned = [round_ for round_ in state.rounds if round_.plan]
     return Status(
         run=journal.folder.name,
-        state=standing(finished=state.audit is not None, waiting=waits is not None),
+        state=standing.state,
+        standing=standing,
         rounds=f"{len(planned)} of {config.rounds}",
         calibrated=state.calibration is not None,
         archive=state.archive,
@@ -253,13 +277,6 @@ def status_of(journal: Journal, state: RunState) -> Status:
         tokens_left=cap - held - spent,
         spending=spending_of(journal, config),
     )
-
-
-def standing(*, finished: bool, waiting: bool) -> Standing:
-    """Where a run stands, in the words of `status`."""
-    if finished:
-        return "finished"
-    return "waiting for approval" if waiting else "unfinished"
 
 
 def pick_round(state: RunState, number: int | None) -> Round:

@@ -37,6 +37,7 @@ from mosaic.app.views.story import (
     Table,
     Words,
 )
+from mosaic.app.views.telling_practice import judged_answers, paired
 from mosaic.app.views.tool_turns import Conversation
 from mosaic.app.views.turns import Turns, said_messages
 from mosaic.core.errors import DamageError, MosaicError, UsageError
@@ -55,6 +56,7 @@ from mosaic.core.types.events import (
     DroppedEvent,
     FailedEvent,
     GoldCheckedEvent,
+    JudgedAnswersEvent,
     MeasuredEvent,
     ObservedEvent,
     PairedEvent,
@@ -351,6 +353,8 @@ class Teller:
         # Names of deciders are what they typed: cut to what a title can hold.
         who = " ".join(decision.by.split())[:60]
         title = f"{decision.kind} by {who}"
+        if decision.kind == "respond":
+            title = f"comment by {who}, who asks for another plan"
         return _entry(title, failed=decision.kind == "reject", parts=parts)
 
     # -- what came of it --------------------------------------------------------------------------
@@ -434,7 +438,11 @@ def _plain(event: Event) -> Entry:
             )
             return _entry(title)
         case PairedEvent():
-            return _paired(record)
+            title, facts, table = paired(record)
+            return _entry(title, facts=facts, parts=[table])
+        case JudgedAnswersEvent():
+            title, facts, table = judged_answers(record)
+            return _entry(title, facts=facts, parts=[table])
         case TrainedEvent():
             adapter = record.adapter
             title = f"trained {count(adapter.steps, 'step')} on {adapter.tokens:,} tokens"
@@ -488,28 +496,6 @@ def _plain(event: Event) -> Entry:
                 f"{count(len(record.changes), 'change')} of the config accepted", parts=[lines]
             )
     return _entry(str(event.kind))
-
-
-def _paired(record: PairedEvent) -> Entry:
-    """Preference pairs: where objectives agreed, and what was left out."""
-    report = record.report
-    rows = [
-        [" and ".join(found.objectives), str(found.prompts), str(found.consistent)]
-        for found in report.yields
-    ]
-    agreed = Table(
-        title="prompts where two objectives agree on some two answers",
-        header=["objectives", "prompts of both", "with a pair that agrees"],
-        rows=rows,
-        folded=False,
-    )
-    facts = [f"{report.sampled:,} tokens drawn", f"{count(report.answers, 'answer')}"]
-    if report.cut:
-        facts.append(f"{count(report.cut, 'answer')} cut at the greatest length")
-    if report.unscored:
-        facts.append(f"{count(report.unscored, 'answer')} without a score")
-    title = f"paired answers of {report.pairs} of {count(report.prompts, 'practice prompt')}"
-    return _entry(title, facts=facts, parts=[agreed])
 
 
 def _entry(

@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from mosaic.app.shapes import Report, ReportRound
 from mosaic.app.terminal import safe
+from mosaic.app.views.levels import agreement_lines, control_lines, levels_line
+from mosaic.app.views.result import STATIC, target_text, worse_sentences
 from mosaic.app.views.spending import spending_lines
-from mosaic.core.types.evaluation import Score
+from mosaic.core.types.evaluation import Difference, Score
 from mosaic.core.types.plans import ApprovalRequest, Change, ProposedPlan
 from mosaic.core.types.runs import Stage
 
 MIN_CELL = 17
+LABEL = 7  # columns of a row's name
 
 
-def report_text(report: Report) -> str:
-    """The result table of a run."""
+def report_text(report: Report, width: int | None = None) -> str:
+    """The result of a run for a terminal of so many columns; None never folds a table."""
     ended = f" ({report.stop})" if report.stop else ""
-    lines = [f"{report.run}: {report.state}{ended}{_fallen(report)}", ""]
-    width = max(MIN_CELL, *(len(o) for o in report.objectives))
-    lines.append("selection suites (mean, 95 % interval)")
-    header = "  ".join(f"{o:>{width}}" for o in report.objectives)
-    lines.append(f"round  {header}  hypervolume")
-    for round_, volume in zip(report.rounds, report.hypervolume, strict=True):
-        scores = {o: round_.scores[o]["selection"] for o in report.objectives}
-        mark = "*" if round_.round == report.chosen else " " if round_.accepted else "x"
-        name = "base" if round_.round == 0 else str(round_.round)
-        lines.append(f"{name:>4} {mark} {_cells(report, scores, width)}  {volume:.3f}")
+    first = "; ".join([f"{report.run}: {report.state}{ended}", *worse_sentences(report)])
+    lines = [first, *report.why.splitlines()]
+    lines += [*_headline_lines(report), *_selection_lines(report, width)]
     lines += _ranking_lines(report)
     lines += _noise_lines(report)
     lines += _audit_lines(report, width)
+    if report.unknown:
+        lines += ["", "what this run could not know"]
+        lines += [f"  - {sentence}" for sentence in report.unknown]
     lines += ["", f"tokens: {report.budget.spent:,} spent of {report.budget.total:,}"]
     for who, used in report.model_calls.items():
         cached = f", {used.from_cache:,} from judge.cache" if used.from_cache else ""
@@ -40,18 +41,98 @@ def report_text(report: Report) -> str:
     lines += spending_lines(report.spending)
     for round_ in report.rounds:
         lines += _remarks(round_)
-    return "\n".join(safe(line) for line in lines)
+    return "\n".join(safe(line) for line in _wrapped(lines, width))
 
 
-def _fallen(report: Report) -> str:
-    """The objectives in which the result fell below the base, for the first line."""
-    if report.audit is None or not report.audit.fell:
-        return ""
+def _wrapped(lines: Sequence[str], width: int | None) -> list[str]:
+    """Lines no wider than a terminal; sentences are broken, tables fit already."""
+    found: list[str] = []
+    for line in lines:
+        if width is None or len(line) <= width:
+            found.append(line)
+        else:
+            found += textwrap.wrap(line, width, subsequent_indent="  ")
+    return found
+
+
+def _headline_lines(report: Report) -> list[str]:
+    lines = [*report.headline]
+    if report.verdicts:
+        lines.append("Targets, by the audit: " + "; ".join(map(target_text, report.verdicts)) + ".")
+    if report.why_chosen:
+        lines.append(report.why_chosen)
+    return lines
+
+
+def _selection_lines(report: Report, width: int | None) -> list[str]:
+    """Base, static mixture and rounds on the selection suites."""
+    if not report.rounds:
+        return []
+    base, *planned = report.rounds
+    rows = [_Row("base", " ", base.scores, report.hypervolume[0])]
+    if report.static:
+        scores = {o: {"selection": score} for o, score in report.static.selection.items()}
+        rows.append(_Row("static", " ", scores, report.static.hypervolume))
+    for round_, volume in zip(planned, report.hypervolume[1:], strict=True):
+        mark = "*" if round_.round == report.chosen else " " if round_.accepted else "x"
+        rows.append(_Row(str(round_.round), mark, round_.scores, volume))
+    lines = ["", "selection suites (mean, 95 % interval)"]
+    for names in _blocks(report.objectives, width):
+        last = names[-1] == report.objectives[-1]
+        lines.append(_header(names) + ("  hypervolume" if last else ""))
+        for row in rows:
+            cells = _cells(names, {o: row.scores[o]["selection"] for o in names})
+            shown = "-" if row.volume is None else f"{row.volume:.3f}"
+            lines.append(f"{row.name:>6} {row.mark}{cells}" + (f"  {shown:>11}" if last else ""))
+    return [*lines, *_legend(report)]
+
+
+@dataclass(frozen=True)
+class _Row:
+    name: str
+    mark: str
+    scores: Mapping[str, Mapping[str, Score]]
+    volume: float | None
+
+
+def _legend(report: Report) -> list[str]:
+    """What the signs and the names of the rows mean."""
     parts = []
-    for name in report.audit.fell:
-        change = report.audit.against_base[name]
-        parts.append(f"{name} by {-change.mean:.2f} ({change.low:+.2f} to {change.high:+.2f})")
-    return f"; fell below the base: {', '.join(parts)}"
+    if report.static:
+        many = report.static.trainings
+        trained = f"the mean of {many} trainings" if many > 1 else "trained once"
+        parts.append(f"static: {STATIC}, {trained}")
+    if report.chosen is not None:
+        parts.append("*: chosen")
+    if any(round_.plan and not round_.accepted for round_ in report.rounds):
+        parts.append("x: not accepted")
+    lines = ["; ".join(parts)] if parts else []
+    return [
+        *lines,
+        "hypervolume: of the accepted rounds so far, a share of the best possible (0-1)",
+    ]
+
+
+def _blocks(objectives: Sequence[str], width: int | None) -> list[list[str]]:
+    """Objectives in groups whose columns fit side by side."""
+    if width is None:
+        return [list(objectives)]
+    blocks: list[list[str]] = [[]]
+    used = LABEL
+    for name in objectives:
+        needed = max(MIN_CELL, len(name)) + 2
+        if name == objectives[-1]:
+            needed += len("  hypervolume")
+        if blocks[-1] and used + needed > width:
+            blocks.append([])
+            used = LABEL
+        blocks[-1].append(name)
+        used += needed
+    return blocks
+
+
+def _header(names: Sequence[str]) -> str:
+    return " " * (LABEL + 1) + "  ".join(f"{o:>{max(MIN_CELL, len(o))}}" for o in names)
 
 
 def _ranking_lines(report: Report) -> list[str]:
@@ -81,24 +162,27 @@ def _noise_lines(report: Report) -> list[str]:
     return [f"noise of a training, from {trainings} of one mixture: {'; '.join(parts)}"]
 
 
-def _audit_lines(report: Report, width: int) -> list[str]:
-    lines = []
-    if report.audit:
+def _audit_lines(report: Report, width: int | None) -> list[str]:
+    audit, lines = report.audit, []
+    if audit:
         times = len(report.audits)
         opened = "opened once" if times == 1 else f"opened {times} times"
+        rows = (("base", audit.base), ("static", audit.static), ("chosen", audit.chosen))
         lines += ["", f"audit suites, {opened}"]
-        rows = (
-            ("base", report.audit.base),
-            ("static", report.audit.static),
-            (f"round {report.chosen}", report.audit.chosen),
-        )
-        for label, row in rows:
-            if row:
-                lines.append(f"{label:>7} {_cells(report, row, width)}")
-        if report.audit.gain:
-            gains = "  ".join(f"{_gain(report, o):>{width}}" for o in report.objectives)
-            lines.append(f"{'gain':>7} {gains}")
-            lines.append("gain: the chosen round less the pools' own proportions, on equal prompts")
+        for names in _blocks(report.objectives, width):
+            lines.append(_header(names))
+            for label, row in rows:
+                if row:
+                    lines.append(f"{label:>{LABEL}} {_cells(names, row)}")
+            for label, changes in (("-static", audit.gain), ("-base", audit.against_base)):
+                if changes:
+                    lines.append(f"{label:>{LABEL}} {_changes(names, changes)}")
+        if audit.chosen:
+            lines.append(
+                f"chosen: round {report.chosen}; -static and -base: chosen less either, on equal "
+                "prompts"
+            )
+        lines += control_lines(audit.control)
     for opening in report.audits:
         if opening.decided_after:
             later = ", ".join(str(number) for number in opening.decided_after)
@@ -109,13 +193,17 @@ def _audit_lines(report: Report, width: int) -> list[str]:
     return lines
 
 
-def _cells(report: Report, scores: dict[str, Score], width: int) -> str:
-    return "  ".join(f"{_cell(scores[o]):>{width}}" for o in report.objectives)
+def _cells(names: Sequence[str], scores: Mapping[str, Score]) -> str:
+    return "  ".join(f"{_cell(scores[o]):>{max(MIN_CELL, len(o))}}" for o in names)
 
 
-def _gain(report: Report, objective: str) -> str:
-    gain = report.audit.gain.get(objective) if report.audit else None
-    return f"{gain.mean:+.2f} ({gain.low:+.2f}-{gain.high:+.2f})" if gain else "not scored"
+def _changes(names: Sequence[str], changes: Mapping[str, Difference]) -> str:
+    cells = []
+    for name in names:
+        change = changes.get(name)
+        text = f"{change.mean:+.2f} ({change.low:+.2f}/{change.high:+.2f})" if change else "-"
+        cells.append(f"{text:>{max(MIN_CELL, len(name))}}")
+    return "  ".join(cells)
 
 
 def _cell(score: Score) -> str:
@@ -126,6 +214,7 @@ def _cell(score: Score) -> str:
 
 def _remarks(round_: ReportRound) -> list[str]:
     lines = [stage_line(round_.round, stage) for stage in round_.stages]
+    lines += agreement_lines(round_.round, round_.agreement)
     if round_.replaced:
         lines.append(f"round {round_.round}: planner replaced: {round_.replaced.reason}")
     if not round_.accepted:
@@ -141,6 +230,8 @@ def stage_line(round_: int, stage: Stage) -> str:
     brought = ""
     if stage.pairs is not None:
         brought = f"; {stage.pairs.pairs} pairs of {stage.pairs.prompts} practice prompts"
+    if stage.levels is not None:
+        brought += f"; {levels_line(stage.levels)}"
     if stage.steering:
         means = [f"{o} {s.mean:.2f}" for o, s in stage.steering.items() if s.mean is not None]
         brought += f"; on steering {', '.join(means)}"

@@ -296,7 +296,7 @@ def _searched(line: ToolCall, where: Conversation) -> Entry:
                 *[figure(predicted[name]) for name in names],
                 f"{candidate['value']:.3f}",
                 f"{candidate['volume']:.3f}",
-                f"{candidate['missed_targets']:.3f}",
+                f"{candidate['targets']:.3f}",
                 f"{candidate['price']:.3f}",
                 ", ".join(f"{name} {percent(ratios.get(name, 0.0))}" for name in datasets),
             ]
@@ -306,8 +306,8 @@ def _searched(line: ToolCall, where: Conversation) -> Entry:
         f"the best is worth {best[0]['value']:.3f}, the last plan {last['value']:.3f}"
     )
     table = Table(
-        title="the best that differ from each other: value = volume - missed targets - price",
-        header=["", *names, "value", "volume", "missed targets", "price", "mixture"],
+        title="the best that differ from each other: value = gain in volume + nearer to targets - price",
+        header=["", *names, "value", "gain in volume", "nearer to targets", "price", "mixture"],
         rows=rows,
         folded=False,
     )

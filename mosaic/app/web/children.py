@@ -41,7 +41,11 @@ class Children:
         command = [sys.executable, "-m", "mosaic", "resume", str(folder)]
         with log.open("ab") as output:
             self._started[folder.name] = subprocess.Popen(
-                command, stdout=output, stderr=output, stdin=subprocess.DEVNULL
+                command,
+                stdout=output,
+                stderr=output,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C on the page's terminal is not meant for it
             )
 
     def running(self, folder: Path) -> bool:

@@ -5,22 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from mosaic.app.files import parse_plan
+from mosaic.app.files import parse_plan, read_json
 from mosaic.core.errors import UsageError
 from mosaic.core.types.base import JsonObject
 from mosaic.core.types.plans import ActionPlan, ApprovalRequest, ProposedPlan
 
-SHARES = ("ratios.", "bucket_weights.", "method_shares.")
+SHARES = ("ratios.", "bucket_weights.", "method_shares.", "focus.")
 # Fields are rounded to tenths of a percent, so each may be off by half of that, and a bit.
 SLACK = 0.051
 Form = Mapping[str, str]
 
 
 def edited_plan(asked: ApprovalRequest, form: Form) -> ActionPlan:
-    """The plan that was asked about with the form's percentages.
+    """The plan that was asked about with the form's percentages and focus.
 
-    Fields are `ratios.D`, `bucket_weights.D.B` and `method_shares.M`; a group with a missing field stays as it
-    is. Raises UsageError if a field is not a number, or if a group does not sum to 100.
+    Fields are `ratios.D`, `bucket_weights.D.B` and `method_shares.M`, in percent with a point or a
+    comma, and `focus.D` as JSON, empty for none. A group with a missing field stays as it is.
+    Raises UsageError if a field is not a number, or if a group does not sum to 100.
     """
     (shown,) = asked.plans
     data = shown.plan.json_data()
@@ -31,6 +32,7 @@ def edited_plan(asked: ApprovalRequest, form: Form) -> ActionPlan:
     for dataset, weights in buckets.items():
         _take(form, f"bucket_weights.{dataset}", weights)
     _take_methods(shown, form, data)
+    _take_focus(shown, form, data["focus"])
     data["rationale"] = f"Edited by a person. {shown.plan.rationale}"[:8000]
     return parse_plan(json.dumps(data), "the edited plan")
 
@@ -48,6 +50,25 @@ def _take_methods(shown: ProposedPlan, form: Form, data: JsonObject) -> None:
     _take(form, "method_shares", methods)
     if methods != before:
         data["method_shares"] = {**methods}
+
+
+def _take_focus(shown: ProposedPlan, form: Form, focus: JsonObject) -> None:
+    """Put the focus of each data set as it was typed into a plan."""
+    for dataset in dict.fromkeys(demand.dataset for demand in shown.stock):
+        field = f"focus.{dataset}"
+        if field not in form:
+            continue
+        text = form[field].strip()
+        if not text:
+            focus.pop(dataset, None)
+            continue
+        focus[dataset] = read_json(text, field)
+
+
+def focus_text(plan: ActionPlan, dataset: str) -> str:
+    """The focus of a data set as a field of the form shows it."""
+    found = plan.focus.get(dataset)
+    return json.dumps(found.json_data()) if found is not None else ""
 
 
 def _add_missing(
@@ -86,7 +107,7 @@ def _percent(form: Form, field: str) -> float | None:
     if field not in form:
         return None
     try:
-        value = float(form[field])
+        value = float(form[field].strip().replace(",", "."))
     except ValueError:
         raise UsageError(f"{field}: {form[field][:40]!r} is not a number") from None
     if not 0 <= value <= 100:

@@ -6,31 +6,35 @@ the newest round; the others are read when somebody opens them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import JsonValue
 
-from mosaic.app.decisions import open_request
+from mosaic.app.decisions import user_name, waiting_question
 from mosaic.app.runs import config_of, run_config
-from mosaic.app.shapes import Report, Standing, Status
-from mosaic.app.views.report_data import load, report_of, standing, status_of
+from mosaic.app.shapes import Report, State, Status
+from mosaic.app.standing import standing_of
+from mosaic.app.views import plots
+from mosaic.app.views.compare import clock_of
+from mosaic.app.views.report_data import load, report_of, status_of
 from mosaic.app.views.story import Chapter, Entry, Messages, Span, flat
 from mosaic.app.views.story_markdown import entry_markdown
 from mosaic.app.views.telling import Teller, chapter_title, spans_of
 from mosaic.app.views.trace_html import Asked, longest_of
 from mosaic.app.views.turns import said_messages
+from mosaic.app.web.form import focus_text
 from mosaic.core.errors import DamageError, MosaicError, UsageError
-from mosaic.core.journal import WAITING, Journal
+from mosaic.core.journal import Journal
 from mosaic.core.rows import Step, StepRow
 from mosaic.core.store import Store
 from mosaic.core.tables import FILE
 from mosaic.core.types.base import digest_of
 from mosaic.core.types.data import Focus
-from mosaic.core.types.evaluation import ROLES, Prompt, Response, Scored
+from mosaic.core.types.evaluation import ROLES, Prompt, Response, Score, Scored
 from mosaic.core.types.events import EVENT_KINDS
-from mosaic.core.types.plans import ApprovalRequest, ProposedPlan
+from mosaic.core.types.plans import ApprovalRequest, Decision, ProposedPlan
 from mosaic.core.types.records import AskVerdict, Audit, CloseRound
 from mosaic.core.types.runs import Round
 from tools.effects.transcripts import read_exchanges
@@ -54,13 +58,22 @@ KINDS = [
 
 @dataclass(frozen=True)
 class Headline:
-    """A run in the list: where it stands, or why it cannot be read."""
+    """A run in the list: where it stands, or why it cannot be read.
+
+    `started` is in seconds since 1970, `seconds` reach from the first event to the last. `scores`
+    are the chosen round's on the audit suites, by objective.
+    """
 
     name: str
-    state: Standing | str
+    state: State | str
     rounds: str = ""
+    done: int = 0
     planner: str = ""
+    tokens: int = 0
     tokens_left: int = 0
+    started: float | None = None
+    seconds: float | None = None
+    scores: Mapping[str, Score] = field(default_factory=dict)
     error: str = ""
 
 
@@ -90,6 +103,14 @@ def listing(root: Path) -> list[Headline]:
     return lines
 
 
+def objectives_of(lines: Sequence[Headline]) -> list[str]:
+    """Every objective that some run of a list was audited on."""
+    names: dict[str, None] = {}
+    for line in lines:
+        names |= dict.fromkeys(line.scores)
+    return list(names)
+
+
 def headline(folder: Path) -> Headline:
     """Where a run stands, from counts alone: no round is read."""
     journal = Journal.open(folder)
@@ -97,16 +118,23 @@ def headline(folder: Path) -> Headline:
         config = config_of(journal)
         closed, last_round = journal.finished(CloseRound)
         _, last_audit = journal.finished(Audit)
-        waiting = bool(journal.meta(WAITING)) and open_request(journal) is not None
+        standing = standing_of(journal, finished=last_audit > last_round)
         cap, held, spent = journal.ledger()
+        started, seconds = clock_of(journal)
+        audits = journal.steps(Audit) if last_audit > last_round else []
     finally:
         journal.close()
     return Headline(
         name=folder.name,
-        state=standing(finished=last_audit > last_round, waiting=waiting),
+        state=standing.state,
         rounds=f"{max(0, closed - 1)} of {config.rounds}",
+        done=max(0, closed - 1),
         planner=config.planner.kind,
+        tokens=spent,
         tokens_left=cap - held - spent,
+        started=started,
+        seconds=seconds,
+        scores=audits[-1].result.scores if audits else {},
     )
 
 
@@ -197,7 +225,10 @@ class RunPage:
     status: Status
     rounds_planned: int
     request: ApprovalRequest | None
+    decided: Decision | None
+    user: str
     rows: list[DatasetRow]
+    focus: list[tuple[str, str]]
     methods: list[MethodRow]
     outlook: list[Outlook]
     doing: StepRow | None
@@ -211,13 +242,36 @@ class RunPage:
         """Changes when a plot would be drawn otherwise."""
         return f"{len(self.data.rounds)}-{len(self.data.audits)}-{self.data.calibration is None}"
 
+    @property
+    def pictures(self) -> list[Picture]:
+        """The plots that this run has, with the room that each takes."""
+        found = []
+        for name, kind in plots.KINDS.items():
+            if kind.shown(self.data):
+                width, height = kind.size(self.data)
+                found.append(Picture(name, kind.title, kind.caption, width, height))
+        return found
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A plot on a page: the page keeps its room free until it is drawn. Sizes are in pixels."""
+
+    name: str
+    title: str
+    caption: str
+    width: int
+    height: int
+
 
 def run_page(folder: Path) -> RunPage:
     """The page of a run."""
     journal, state = load(folder)
     try:
         report = report_of(journal, state)
-        request = open_request(journal)
+        question = waiting_question(journal)
+        decided = question.decision if question else None
+        request = question.request if question and decided is None else None
         doing = journal.rows(state="intent")
         begun = journal.begun_rounds()
         newest = reasons(journal, begun[-1], Store(folder)) if begun else None
@@ -229,7 +283,10 @@ def run_page(folder: Path) -> RunPage:
             status=status_of(journal, state),
             rounds_planned=config_of(journal).rounds,
             request=request,
+            decided=decided,
+            user=user_name(),
             rows=_change_rows(request.plans[0]) if request else [],
+            focus=_focus_rows(request.plans[0]) if request else [],
             methods=_method_rows(request.plans[0]) if request else [],
             outlook=_outlook(request.plans[0]) if request else [],
             doing=doing[-1] if doing and not state.audit else None,
@@ -281,6 +338,12 @@ def _change_rows(shown: ProposedPlan) -> list[DatasetRow]:
         before, after = weights[f"bucket_weights.{demand.dataset}.{demand.bucket}"]
         row.buckets.append(BucketRow(demand.bucket, before, after, demand.asked, demand.stock))
     return list(rows.values())
+
+
+def _focus_rows(shown: ProposedPlan) -> list[tuple[str, str]]:
+    """Every data set with its focus, as the form's fields hold it."""
+    datasets = dict.fromkeys(demand.dataset for demand in shown.stock)
+    return [(dataset, focus_text(shown.plan, dataset)) for dataset in datasets]
 
 
 def _method_rows(shown: ProposedPlan) -> list[MethodRow]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable
+from datetime import datetime
 from pathlib import Path
+from typing import Annotated
 from urllib.parse import quote
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Query, Request
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from starlette.responses import (
     HTMLResponse,
@@ -20,7 +22,11 @@ from starlette.responses import (
 )
 
 from mosaic.app import decisions, views
+from mosaic.app.stage import read_stage, stage_text
+from mosaic.app.stopping import stop_run
 from mosaic.app.views import plots
+from mosaic.app.views.compare import compare
+from mosaic.app.views.html import add_result_filters
 from mosaic.app.views.report_data import report_data
 from mosaic.app.views.story import Entry
 from mosaic.app.views.story_markdown import chapter_markdown, entry_markdown
@@ -32,8 +38,10 @@ from mosaic.app.web.form import Form, edited_plan, typed_shares
 from mosaic.app.web.guard import LOGIN, Guard, csrf_of, form_of, new_token
 from mosaic.app.web.sections import Section, changed, marks_of, sections_of
 from mosaic.core.errors import MosaicError, UsageError
+from mosaic.core.lock import other_holder
 from mosaic.core.store import Store
 from mosaic.core.tables import change_counter
+from mosaic.core.types.base import JsonObject
 from mosaic.core.types.plans import ApprovalRequest, Violation
 
 HERE = Path(__file__).parent
@@ -42,10 +50,21 @@ STATIC = {
     "style.css": (HERE / "static", "text/css"),
     "app.js": (HERE / "static", "text/javascript"),
     "trace.css": (VIEWS, "text/css"),
+    "report.css": (VIEWS, "text/css"),
     "trace.js": (VIEWS, "text/javascript"),
 }
+BADGES = {
+    "waiting for approval": "wait",
+    "decided": "wait",
+    "finished": "done",
+    "running": "done",
+    "paused": "bad",
+    "failed": "bad",
+    "dead": "bad",
+    "damaged": "bad",
+}
 POLL = 1.0  # seconds between two looks at a run that somebody watches
-KINDS = ("approve", "edit", "reject")
+KINDS = ("approve", "edit", "reject", "respond")
 HEXADECIMAL = set("0123456789abcdef")
 OTHER = "This page showed another question than the one that waits now, so your answer was not recorded."
 # A drawing of our own: it may have inline styles, which a page may not.
@@ -87,8 +106,11 @@ class Site:
             lstrip_blocks=True,
         )
         add_filters(self._templates)
+        add_result_filters(self._templates)
         self._templates.filters["share"] = _percent
         self._templates.filters["signed"] = _signed
+        self._templates.filters["badge"] = lambda state: BADGES.get(state, "")
+        self._templates.filters["iso"] = _iso
 
     def folder(self, name: str) -> Path:
         return pages.run_folder(self.root, name)
@@ -112,8 +134,9 @@ class Site:
         return page, sections_of(self.text, values)
 
     def mark(self, folder: Path) -> str:
-        """Changes with what is recorded, and when a `resume` that was started here ends."""
-        return change_counter(folder) + ("-runs" if self.children.running(folder) else "")
+        """Changes with what is recorded, and when a controller takes the run or leaves it."""
+        held = "-held" if other_holder(folder) else ""
+        return change_counter(folder) + held + ("-runs" if self.children.running(folder) else "")
 
     def decide(self, folder: Path, form: Form) -> None:
         """Record a decision on the question that the form was made for.
@@ -121,14 +144,18 @@ class Site:
         Raises UsageError if another question or none waits, or if the answer cannot be taken.
         """
         kind, request, reason = (form.get(name, "") for name in ("kind", "request", "reason"))
+        by = " ".join(form.get("by", "").split())[:60] or None
         if kind not in KINDS:
             raise UsageError(f"{kind[:40]!r} is not a decision")
         asked = decisions.seen(folder, request)
         if kind == "reject":
-            decisions.reject(folder, request, reason=reason)
+            decisions.reject(folder, request, reason=reason, by=by)
+            return
+        if kind == "respond":
+            decisions.respond(folder, request, comment=reason, by=by)
             return
         edited = edited_plan(asked, form) if kind == "edit" else None
-        decisions.approve(folder, request, edited=edited, reason=reason)
+        decisions.approve(folder, request, edited=edited, reason=reason, by=by)
 
     def refused(self, folder: Path, form: Form, error: MosaicError) -> Response:
         """The page after a decision that was not recorded: nothing that was typed is lost."""
@@ -166,7 +193,14 @@ def _add_reading(app: FastAPI, site: Site) -> None:
 
     @app.get("/")
     def index() -> Response:
-        return site.page("runs.html.j2", runs=pages.listing(site.root), root=site.root.name)
+        found = pages.listing(site.root)
+        names = pages.objectives_of(found)
+        return site.page("runs.html.j2", runs=found, objectives=names, root=site.root.name)
+
+    @app.get("/compare")
+    def side_by_side(run: Annotated[list[str], Query()] = []) -> Response:  # noqa: B006
+        found = compare([site.folder(name) for name in run])
+        return site.page("compare_page.html.j2", found=found)
 
     @app.get("/favicon.ico")
     def icon() -> Response:
@@ -190,23 +224,33 @@ def _add_reading(app: FastAPI, site: Site) -> None:
     def live(name: str, have: str = "") -> Response:
         folder = site.folder(name)
         mark = site.mark(folder)
-        _, sections = site.run(folder)
+        page, sections = site.run(folder)
         new = changed(sections, marks_of(have))
         marks = {section.name: section.mark for section in new}
         texts = {section.name: section.html for section in new}
-        return JSONResponse({"mark": mark, "marks": marks, "sections": texts})
+        waits = page.request.request if page.request else ""
+        decided = ""
+        if page.decided:
+            decided = f"{page.decided.kind} by {page.decided.by}"
+        told = {"mark": mark, "marks": marks, "sections": texts, "waits": waits, "decided": decided}
+        return JSONResponse(told)
 
     @app.get("/run/{name}/events")
     async def events(name: str, request: Request) -> Response:
         folder = site.folder(name)
 
         async def stream() -> AsyncIterator[str]:
-            last = ""
+            last, said = "", ""
             while not await request.is_disconnected():
                 now = site.mark(folder)
                 if now != last:
                     last = now
                     yield f"event: changed\ndata: {now}\n\n"
+                stage = read_stage(folder)
+                text = stage_text(stage) if stage else ""
+                if text != said:
+                    said = text
+                    yield f"event: stage\ndata: {text}\n\n"
                 await asyncio.sleep(POLL)
 
         return StreamingResponse(stream(), media_type="text/event-stream")
@@ -256,7 +300,7 @@ def _add_parts(app: FastAPI, site: Site) -> None:
         folder = site.folder(name)
         if kind not in plots.KINDS:
             return PlainTextResponse("no such picture", 404)
-        text = plots.svg(kind, report_data(folder), dark=bool(dark))
+        text = plots.svg(kind, report_data(folder), "dark" if dark else "light")
         return Response(text, media_type="image/svg+xml", headers=SVG_HEADERS)
 
     @app.get("/run/{name}/cell")
@@ -285,8 +329,7 @@ def _add_deciding(app: FastAPI, site: Site) -> None:
     async def check(name: str, request: Request) -> Response:
         folder = site.folder(name)
         form = form_of(await request.body())
-        found = await asyncio.to_thread(_violations, folder, form)
-        return JSONResponse({"violations": [violation.json_data() for violation in found]})
+        return JSONResponse(await asyncio.to_thread(_checked, folder, form))
 
     @app.post("/run/{name}/decide")
     async def decide(name: str, request: Request) -> Response:
@@ -308,17 +351,39 @@ def _add_deciding(app: FastAPI, site: Site) -> None:
         site.children.start(folder)
         return _back(folder)
 
+    @app.post("/run/{name}/stop")
+    async def stop(name: str, request: Request) -> Response:
+        folder = site.folder(name)
+        if not site.control:
+            raise UsageError(
+                "this page may not stop anything; start it with `python -m mosaic view --control`"
+            )
+        form = form_of(await request.body())
+        stop_run(folder, form.get("reason", ""))
+        return _back(folder)
 
-def _violations(folder: Path, form: Form) -> list[Violation]:
-    """Every constraint that the edited plan breaks, or why it cannot be read at all."""
+
+def _checked(folder: Path, form: Form) -> JsonObject:
+    """The edited plan as the question would show it: violations, tokens asked, predictions.
+
+    For one that cannot be read, why, as its only violation.
+    """
     try:
         asked = decisions.seen(folder, form.get("request", ""))
-        return decisions.violations(folder, asked, edited_plan(asked, form))
+        shown = decisions.edited_view(folder, asked, edited_plan(asked, form))
     except decisions.AnotherQuestion:
-        hint = f"{OTHER} Copy what you typed, then load the page again."
+        return _unreadable(f"{OTHER} Copy what you typed, then load the page again.")
     except MosaicError as error:
-        hint = str(error)
-    return [Violation(path="plan", rule="unreadable", hint=hint)]
+        return _unreadable(str(error))
+    return {
+        "violations": [violation.json_data() for violation in shown.violations],
+        "asked": {f"{d.dataset}.{d.bucket}": d.asked for d in shown.stock},
+        "predicted": [prediction.json_data() for prediction in shown.predicted],
+    }
+
+
+def _unreadable(hint: str) -> JsonObject:
+    return {"violations": [Violation(path="plan", rule="unreadable", hint=hint).json_data()]}
 
 
 def _waiting(folder: Path) -> ApprovalRequest | None:
@@ -342,6 +407,11 @@ def _signed(change: float | None) -> str:
     return "-" if change is None else f"{change:+.2f}"
 
 
+def _iso(at: float) -> str:
+    """A moment in the time of this machine."""
+    return datetime.fromtimestamp(at).astimezone().isoformat(sep=" ", timespec="seconds")
+
+
 def serve(root: Path, port: int, control: bool, say: Callable[[str], None]) -> None:
     """Serve until Ctrl-C. Prints the link that logs the browser in."""
     import uvicorn
@@ -359,7 +429,7 @@ def serve(root: Path, port: int, control: bool, say: Callable[[str], None]) -> N
         token = new_token(root)
         print(f"http://127.0.0.1:{bound}{LOGIN}?token={token}", flush=True)
         may = "this page may start `resume`; " if control else ""
-        say(f"runs below {root}; {may}Ctrl-C ends it")
+        say(f"runs below {root}; {may}Ctrl-C ends it, and no run that it started")
         config = uvicorn.Config(
             create_app(root, token, bound, control),
             log_level="warning",
@@ -367,3 +437,4 @@ def serve(root: Path, port: int, control: bool, say: Callable[[str], None]) -> N
             timeout_graceful_shutdown=1,
         )
         uvicorn.Server(config).run(sockets=[listener])
+        say("the page is closed; runs go on")

@@ -56,6 +56,26 @@ class JudgedAnswer(FrozenModel):
         return self
 
 
+class WishedChat(FrozenModel):
+    """A chat up to the question to be answered. Its system message begins with a wish.
+
+    `objectives` are those of the wish that an answer is rewarded for; the wish may state others,
+    which say nothing about this question. Empty: all that it states.
+    """
+
+    id: str = Field(min_length=1)
+    messages: list[Message] = Field(min_length=2)
+    objectives: list[str] = []
+
+    @model_validator(mode="after")
+    def _asks(self) -> WishedChat:
+        if self.messages[-1].role != "user":
+            raise ValueError(f"{self.id}: the last message is not a question")
+        if self.messages[0].role != "system":
+            raise ValueError(f"{self.id}: no system message states a wish")
+        return self
+
+
 class Range(FrozenModel):
     """A numeric criterion, both ends included; at least one end is given."""
 

@@ -84,12 +84,35 @@ class Verdict(FrozenModel):
     charged: int = 0
 
 
+class LevelAgreement(FrozenModel):
+    """How far the reward model's levels agree with a judge's scores, over `n` answers.
+
+    `equal` is the share of equal levels, `near` of those at most one apart; `difference` the mean
+    of the model's level less the judge's; `kappa` Cohen's, None where it is not defined. `unread`
+    answers were scored by one of the two only. Without any answer the shares are 0. `used` says whether
+    the model's levels stand as scores: they do if the two agree well enough.
+    """
+
+    objective: str
+    n: int
+    equal: float
+    near: float
+    difference: float
+    kappa: float | None
+    unread: int
+    used: bool = False
+
+
 class SuiteFiles(FrozenModel):
-    """Digests under which the evaluation of one suite is filed."""
+    """Digests under which the evaluation of one suite is filed.
+
+    `agreement` is how far a reward model agreed with the judge, if one was asked first.
+    """
 
     responses: str
     judgments: str
     scored: str
+    agreement: LevelAgreement | None = Field(default=None, exclude_if=_is_none)
 
 
 class Scored(FrozenModel):
@@ -175,7 +198,8 @@ class SliceProfile(FrozenModel):
 
     `failure_rate` is in 0-1. `change` is the paired difference of means against the previous round, with its
     permutation p-value; `significant` is decided over all slices under false-discovery control at 10 %.
-    `breakdown` counts labels (dimension -> value -> count).
+    `breakdown` counts labels (dimension -> value -> count). `weight` is how hard the suite says the slice is: the
+    mean weight of its prompts, 1 or more.
     """
 
     objective: str
@@ -187,6 +211,7 @@ class SliceProfile(FrozenModel):
     change: float | None = None
     p_value: float | None = None
     significant: bool = False
+    weight: float = Field(default=1.0, ge=1)
 
 
 class FailureProfile(FrozenModel):

@@ -10,7 +10,7 @@ from mosaic.core.types.base import FrozenModel, JsonObject
 from mosaic.core.types.data import BucketReport
 from mosaic.core.types.evaluation import Score
 from mosaic.core.types.plans import ActionPlan, Decision, Forecast, Violation
-from mosaic.core.types.preferences import PairReport
+from mosaic.core.types.preferences import JudgedReport, PairReport
 from mosaic.core.types.runs import Adapter
 
 
@@ -89,6 +89,14 @@ class PairedEvent(EventRecord):
     report: PairReport
 
 
+class JudgedAnswersEvent(EventRecord):
+    """Answers were judged for a reward model; they are filed under `answers`."""
+
+    kind: Literal["judged_answers"] = "judged_answers"
+    answers: str
+    report: JudgedReport
+
+
 class TrainedEvent(EventRecord):
     kind: Literal["trained"] = "trained"
     adapter: Adapter
@@ -159,6 +167,7 @@ AnyEvent = Annotated[
     | DecidedEvent
     | CuratedEvent
     | PairedEvent
+    | JudgedAnswersEvent
     | TrainedEvent
     | MeasuredEvent
     | CalibratedEvent

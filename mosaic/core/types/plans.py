@@ -139,14 +139,15 @@ class ApprovalRequest(FrozenModel):
 class Decision(FrozenModel):
     """The answer to one request, by a person or by a rule.
 
-    `plans` are the digests of the plans that the question showed. `edited` are the plans that run
+    `respond` approves nothing and refuses nothing: the planner is told the reason as a comment, and
+    plans again. `plans` are the digests of the plans that the question showed. `edited` are the plans that run
     in their place: given with `edit`, and with nothing else.
     """
 
     request: str
     run: str
     round: int
-    kind: Literal["approve", "edit", "reject"]
+    kind: Literal["approve", "edit", "reject", "respond"]
     by: str
     reason: str = ""
     plans: list[str] = Field(min_length=1)
@@ -161,7 +162,7 @@ class Decision(FrozenModel):
     @property
     def executes(self) -> list[str]:
         """Digests of the plans that may run."""
-        if self.kind == "reject":
+        if self.kind in ("reject", "respond"):
             return []
         return [plan.content_digest for plan in self.edited] or self.plans
 

@@ -12,9 +12,11 @@ so that a renamed field fails the type checker and not a person's export.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Literal
 
-from mosaic.core.types.base import FrozenModel, JsonObject, digest_of
+from pydantic import Field
+
+from mosaic.core.types.base import FrozenModel, JsonObject
 from mosaic.core.types.data import CurationReport, Mixture
 from mosaic.core.types.evaluation import Difference, Score, SuiteFiles, Verdict
 from mosaic.core.types.plans import (
@@ -23,23 +25,19 @@ from mosaic.core.types.plans import (
     Decision,
     Violation,
 )
-from mosaic.core.types.preferences import PairReport
+from mosaic.core.types.practice_records import (
+    FormJudged,
+    FormPairs,
+    FormWishes,
+    JudgedFiled,
+    PairsFiled,
+    PracticeScored,
+    SamplePractice,
+    ScorePractice,
+    WishesFiled,
+)
 from mosaic.core.types.runs import Adapter, Calibration, Round, Sampling, TrainJob
-
-R = TypeVar("R", bound=FrozenModel)
-
-
-class StepInputs(FrozenModel, Generic[R]):
-    """What a step depends on. `version` goes up when the code behind the step gives other results."""
-
-    result_type: ClassVar[type[FrozenModel]]
-    kind: str
-    version: int = 1
-
-    @property
-    def key(self) -> str:
-        """The step's identity: SHA-256 over kind, version and inputs."""
-        return digest_of(self.json_data())
+from mosaic.core.types.step_inputs import Generated, StepInputs
 
 
 def artifacts_of(result: FrozenModel) -> list[str]:
@@ -53,14 +51,6 @@ def artifacts_of(result: FrozenModel) -> list[str]:
 # -- measuring ------------------------------------------------------------------------------------
 
 
-class Generated(FrozenModel):
-    """A filed shard of responses."""
-
-    responses: str
-    tokens: int
-    conversations: int
-
-
 class Generate(StepInputs[Generated]):
     """Answers to the prompts `shard[0]` up to `shard[1]` of a suite. `adapter` None is the base."""
 
@@ -72,6 +62,8 @@ class Generate(StepInputs[Generated]):
     adapter: str | None
     suite: str
     shard: tuple[int, int]
+    # The levels that every prompt states; left out of the key of those that state none.
+    wish: dict[str, int] = Field(default={}, exclude_if=lambda wish: not wish)
 
 
 class LikelihoodMeasured(FrozenModel):
@@ -174,59 +166,6 @@ class Train(StepInputs[Adapter]):
     kind: Literal["train"] = "train"
     version: int = 3
     job: TrainJob
-
-
-class SamplePractice(StepInputs[Generated]):
-    """Answers drawn for practice prompts, given by the digests of what they say; paid for."""
-
-    result_type: ClassVar[type[FrozenModel]] = Generated
-    kind: Literal["sample"] = "sample"
-    base: str
-    generator: JsonObject
-    sampling: Sampling
-    adapter: str | None
-    prompts: list[str]
-
-
-class PracticeScored(FrozenModel):
-    """A filed list with the score of each answer, or null."""
-
-    scores: str
-
-
-class ScorePractice(StepInputs[PracticeScored]):
-    """Answers to practice prompts, judged under one objective."""
-
-    result_type: ClassVar[type[FrozenModel]] = PracticeScored
-    kind: Literal["score_practice"] = "score_practice"
-    responses: str
-    prompts: list[str]
-    objective: str
-    judge: str
-    rules: str
-
-
-class PairsFiled(FrozenModel):
-    """Preference pairs in a filed Parquet file, and what became of the prompts."""
-
-    pairs: str
-    report: PairReport
-
-
-class FormPairs(StepInputs[PairsFiled]):
-    """Pairs chosen among filed answers by their scores: `rule` says how, `tokens` what they may cost.
-
-    `base` is the digest of the tokenizer's base.
-    """
-
-    result_type: ClassVar[type[FrozenModel]] = PairsFiled
-    kind: Literal["pairs"] = "pairs"
-    base: str
-    responses: list[str]
-    scores: list[dict[str, str]]
-    prompts: list[str]
-    rule: JsonObject
-    tokens: int
 
 
 class InfluenceEstimated(FrozenModel):
@@ -492,7 +431,8 @@ class Audited(FrozenModel):
 
     `static` are those of the first calibration trial, the pools' own proportions, and `gain` is by
     how much the chosen trial is ahead of it; both are empty if it was not measured. `against_base`
-    is by how much it is ahead of the base. `chosen` is the number of the round that counts as the
+    is by how much it is ahead of the base. `control` is objective -> requested level -> Score, if the chosen
+    adapter was trained for levels that prompts ask for. `chosen` is the number of the round that counts as the
     result, `trial` the id of its trial; both are None if no round could be chosen.
     """
 
@@ -504,6 +444,7 @@ class Audited(FrozenModel):
     static: dict[str, Score] = {}
     gain: dict[str, Difference] = {}
     against_base: dict[str, Difference] = {}
+    control: dict[str, dict[int, Score]] = Field(default={}, exclude_if=lambda found: not found)
 
 
 class Audit(StepInputs[Audited]):
@@ -540,6 +481,8 @@ ARTIFACTS: Mapping[type[FrozenModel], tuple[str, ...]] = {
     Curated: ("training_set",),
     PracticeScored: ("scores",),
     PairsFiled: ("pairs",),
+    JudgedFiled: ("answers",),
+    WishesFiled: ("warm", "chats"),
     Adapter: ("digest",),
     InfluenceEstimated: ("influence",),
     Observed: ("observation",),
@@ -560,6 +503,8 @@ STEPS: tuple[type[StepInputs[Any]], ...] = (
     SamplePractice,
     ScorePractice,
     FormPairs,
+    FormJudged,
+    FormWishes,
     Train,
     EstimateInfluence,
     Observe,

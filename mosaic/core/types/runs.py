@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
 
 from mosaic.core.types.base import Attribute, FrozenModel, JsonObject, StrictInt
 from mosaic.core.types.data import CurationReport, Stock
-from mosaic.core.types.evaluation import Difference, FailureProfile, Score, SuiteFiles
+from mosaic.core.types.evaluation import (
+    Difference,
+    FailureProfile,
+    LevelAgreement,
+    Score,
+    SuiteFiles,
+)
 from mosaic.core.types.influence import Influence
 from mosaic.core.types.plans import ActionPlan, Forecast, Limits, ObjectiveSpec, Violation
-from mosaic.core.types.preferences import PairReport
+from mosaic.core.types.preferences import LevelReport, PairReport
 
 
 def _is_zero(value: int) -> bool:
@@ -142,6 +149,18 @@ class LoraRecipe(FrozenModel):
         RECIPES[str(cls.model_fields["kind"].default)] = cls
 
 
+# What the adapter itself is made of, and how its base is loaded: the same in every stage.
+SHARED = (
+    "lora_r",
+    "lora_alpha",
+    "lora_dropout",
+    "target_modules",
+    "attn_implementation",
+    "load_in_4bit",
+    "dtype",
+    "max_length",
+)
+
 RECIPES: dict[str, type[LoraRecipe]] = {}
 """Kind -> recipe, of the methods that are imported (`training.methods.kinds` imports all)."""
 
@@ -204,6 +223,10 @@ BASE = "base"
 TEMPLATE = "chat_template"
 TRAINING_SET = "training_set"
 PAIRS = "pairs"
+# Of a reward model: judged answers. Of a policy: the chats it answers, and what rewards its answers.
+JUDGED_ANSWERS = "judged_answers"
+WISHED_CHATS = "wished_chats"
+REWARD_MODEL = "reward_model"
 START = "start_from"
 
 
@@ -282,7 +305,7 @@ GREEDY = Sampling()
 
 
 class Adapter(FrozenModel):
-    """A trained LoRA adapter, filed in the store under `digest`."""
+    """A trained LoRA adapter, filed in the store under `digest`. `sampled` tokens it drew itself."""
 
     digest: str
     base: str
@@ -291,6 +314,12 @@ class Adapter(FrozenModel):
     steps: int
     loss: float
     seconds: float
+    sampled: int = Field(default=0, exclude_if=_is_zero)
+
+    @property
+    def usage(self) -> Usage:
+        """What its training took."""
+        return Usage(trained=self.tokens, sampled=self.sampled)
 
 
 class InputDigests(FrozenModel):
@@ -351,6 +380,8 @@ class Stage(FrozenModel):
     """What one stage of a trial cost and brought.
 
     `adapter` is None if it trained nothing, and `note` says why. `pairs` is filed under `pairs_file`.
+    `levels` is what a stage did that trains for stated wishes, its reward model filed under
+    `reward_model`.
     `steering` is objective -> score of the stage's adapter, if the config asks for it and another
     stage follows.
     """
@@ -362,7 +393,17 @@ class Stage(FrozenModel):
     note: str = ""
     pairs: PairReport | None = None
     pairs_file: str | None = None
+    levels: LevelReport | None = Field(default=None, exclude_if=_is_default)
+    reward_model: str | None = Field(default=None, exclude_if=_is_default)
     steering: dict[str, Score] = {}
+
+
+def wish_of(stages: Sequence[Stage]) -> dict[str, int]:
+    """What the adapter of the last of some stages is asked for; empty if none trained for wishes."""
+    for stage in reversed(stages):
+        if stage.levels is not None and stage.adapter is not None:
+            return stage.levels.wish
+    return {}
 
 
 class Trial(FrozenModel):
@@ -396,6 +437,17 @@ class Trial(FrozenModel):
         if self.curation is None:
             return None
         return self.stages[0].adapter if self.stages else self.adapter
+
+    @property
+    def agreement(self) -> list[LevelAgreement]:
+        """How far a reward model agreed with the judge on each steering suite that it was asked about."""
+        found = [roles["steering"].agreement for roles in self.files.values()]
+        return [one for one in found if one is not None]
+
+    @property
+    def wish(self) -> dict[str, int]:
+        """Objective -> level that is stated wherever the trial's adapter is measured."""
+        return wish_of(self.stages)
 
     @property
     def supervised(self) -> int:

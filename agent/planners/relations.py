@@ -1,0 +1,180 @@
+"""Which cells speak for which slices, and what is believed of it before anything is measured.
+
+On the 1-5 scale, a slice's mean is linear in logarithms of shares of tokens, log(share + 0.01):
+
+    mean = c(slice)
+         + own(slice) log(own bucket) + kin(slice) log(other buckets of its objective's data)
+         + namesake(slice) log(buckets of its name in other data, if it has none of its own)
+         + data(d) log(data set d), for every data set
+         + cell(b) log(bucket b), for every bucket of a data set that has several
+
+The config declares which data sets are an objective's own; so believed are `own` and `kin`, which
+together add 1.0 points for a logarithm of all of an objective's tokens. The last three are believed
+to be zero and are learned: data that were declared for another objective may help or hurt this one,
+a data set that was declared may do nothing, and so may each of its buckets. `own`, `kin` and
+`namesake` of an objective's slices are believed to be alike, so that each slice tells of the others;
+the last two are the same for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from agent.planners.regression import Mask, Prior
+from agent.weights import Cell, Floats
+
+MIN_SHARE = 0.01
+# What a log share of an objective's tokens adds to each of its slices, in points, and how sure that
+# is: of the slice's own bucket, and of all others.
+OWN_EFFECT, OWN_SD = 0.5, 0.35
+KIN_EFFECT, KIN_SD = 0.5, 0.35
+# The same for a slice without a bucket of its own, all of it by the others.
+ALONE_EFFECT, ALONE_SD = 1.0, 0.5
+NAMESAKE_EFFECT, NAMESAKE_SD = 0.25, 0.4
+# How alike these are among the slices of an objective: the correlation of two of them.
+ALIKE = 0.8
+# Data of other objectives may hurt as much as an objective's own help. Those declared for it are
+# accounted for already.
+OTHER_SD, DECLARED_SD, CELL_SD = 0.5, 0.2, 0.1
+INTERCEPT_SD, INTERCEPT_ALIKE = 3.0, 0.8
+ABSENT_SD = 1e-3
+
+
+@dataclass(frozen=True)
+class Relations:
+    """The features of one objective's slices.
+
+    `own`, `kin`, `namesake` have shape (slices, cells), `shared` (data sets and cells, cells): the
+    weights of cells in each share. `prior` is over the coefficients, in the order of `columns`.
+    """
+
+    slices: Sequence[str]
+    own: Floats
+    kin: Floats
+    namesake: Floats
+    shared: Floats
+    prior: Prior
+
+    def features(self, shares: Floats) -> Floats:
+        """Features of mixtures (n, cells) for each slice: shape (n, slices, coefficients)."""
+        n, size = len(shares), len(self.slices)
+        found = np.zeros((n, size, len(self.prior.mean)))
+        at = np.arange(size)
+        found[:, at, at] = 1.0
+        for place, groups in enumerate((self.own, self.kin, self.namesake), start=1):
+            found[:, at, place * size + at] = log_shares(shares, groups)
+        found[:, :, 4 * size :] = log_shares(shares, self.shared)[:, None, :]
+        return found
+
+    def mean_features(self, shares: Floats) -> Floats:
+        """The mean of the slices' features: shape (n, coefficients)."""
+        size = len(self.slices)
+        parts = [np.full((len(shares), size), 1.0 / size)]
+        for groups in (self.own, self.kin, self.namesake):
+            parts.append(log_shares(shares, groups) / size)
+        return np.hstack([*parts, log_shares(shares, self.shared)])
+
+    @property
+    def own_columns(self) -> Floats:
+        """For each slice, the coefficients that its objective's tokens have: (slices, coefficients)."""
+        size = len(self.slices)
+        found = np.zeros((size, len(self.prior.mean)))
+        at = np.arange(size)
+        found[at, size + at] = 1.0
+        found[at, 2 * size + at] = 1.0
+        return found
+
+
+def log_shares(shares: Floats, groups: Floats) -> Floats:
+    """The log share of each group: shape (n, groups). No tokens count as a hundredth.
+
+    >>> log_shares(np.array([[0.24, 0.0]]), np.array([[1.0, 0.0], [0.0, 1.0]])).round(2).tolist()
+    [[-1.39, -4.61]]
+    """
+    return np.asarray(np.log(shares @ groups.T + MIN_SHARE))
+
+
+def relations(
+    cells: Sequence[Cell],
+    slices: Sequence[str],
+    declared: Sequence[str],
+    hardness: Mapping[str, float],
+) -> Relations:
+    """The relations of one objective's slices to all cells.
+
+    `declared` are the objective's data sets. `hardness` is bucket -> weight in the suites: a harder
+    bucket's rows hold what easier ones ask for, and more. A missing one counts as 1.
+    """
+    names = np.array([bucket for _, bucket in cells])
+    sets = [dataset for dataset, _ in cells]
+    mine = np.array([dataset in declared for dataset in sets])
+    weights = np.array([hardness.get(bucket, 1.0) for _, bucket in cells])
+    own, kin, namesake = (np.zeros((len(slices), len(cells))) for _ in range(3))
+    for row, name in enumerate(slices):
+        same = names == name
+        own[row] = mine & same
+        kin[row] = (mine & ~same) * weights
+        if kin[row].any():
+            kin[row] /= kin[row][kin[row] > 0].mean()
+        if not own[row].any():
+            namesake[row] = ~mine & same
+    shared, deviations = _shared(cells, mine, several=len(declared) > 1)
+    prior = _prior(own, kin, namesake, deviations)
+    return Relations(slices, own, kin, namesake, shared, prior)
+
+
+def _shared(cells: Sequence[Cell], mine: Mask, several: bool) -> tuple[Floats, Floats]:
+    """Data sets, then cells of data sets that have several: weights of cells, and deviations.
+
+    `mine` marks cells of the objective's own data, `several` says whether those are several data
+    sets: a single one has its effect by `own` and `kin` already.
+    """
+    sets = np.array([dataset for dataset, _ in cells])
+    rows, deviations = [], []
+    for dataset in dict.fromkeys(sets.tolist()):
+        inside = sets == dataset
+        if not (mine & inside).any():
+            deviation = OTHER_SD
+        else:
+            deviation = DECLARED_SD if several else ABSENT_SD
+        rows.append(inside)
+        deviations.append(deviation)
+    for place, dataset in enumerate(sets):
+        if (sets == dataset).sum() > 1:
+            rows.append(np.arange(len(cells)) == place)
+            deviations.append(CELL_SD)
+    return np.array(rows, dtype=float), np.array(deviations)
+
+
+def _prior(own: Floats, kin: Floats, namesake: Floats, shared: Floats) -> Prior:
+    """The prior of all coefficients; `shared` are the deviations of those that all slices share."""
+    size = len(own)
+    has_own, has_kin, has_namesake = own.any(axis=1), kin.any(axis=1), namesake.any(axis=1)
+    alone = has_own ^ has_kin
+    own_effect, own_sd = (
+        np.where(alone, ALONE_EFFECT, OWN_EFFECT),
+        np.where(alone, ALONE_SD, OWN_SD),
+    )
+    kin_effect, kin_sd = (
+        np.where(alone, ALONE_EFFECT, KIN_EFFECT),
+        np.where(alone, ALONE_SD, KIN_SD),
+    )
+    blocks = [
+        (np.zeros(size), np.full(size, INTERCEPT_SD), INTERCEPT_ALIKE),
+        (has_own * own_effect, np.where(has_own, own_sd, ABSENT_SD), ALIKE),
+        (has_kin * kin_effect, np.where(has_kin, kin_sd, ABSENT_SD), ALIKE),
+        (has_namesake * NAMESAKE_EFFECT, np.where(has_namesake, NAMESAKE_SD, ABSENT_SD), ALIKE),
+    ]
+    total = 4 * size + len(shared)
+    mean, covariance = np.zeros(total), np.diag(np.concatenate([np.zeros(4 * size), shared**2]))
+    for place, (center, deviation, alike) in enumerate(blocks):
+        block = slice(place * size, (place + 1) * size)
+        mean[block] = center
+        correlation = np.full((size, size), alike) + (1 - alike) * np.eye(size)
+        covariance[block, block] = np.outer(deviation, deviation) * correlation
+    at_least_zero = np.zeros(total, dtype=bool)
+    at_least_zero[size : 4 * size] = True
+    return Prior(mean, covariance, at_least_zero)

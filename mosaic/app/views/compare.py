@@ -1,0 +1,220 @@
+"""Several runs side by side: audit scores, what differs between them, plans, cost and time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from agent.state import RunState
+from eval.statistics import paired_interval
+from mosaic.app.config import RunConfig
+from mosaic.app.config_file import differences
+from mosaic.app.runs import config_of
+from mosaic.app.shapes import Report, State
+from mosaic.app.views.report_data import load, report_of
+from mosaic.core.errors import UsageError
+from mosaic.core.journal import Journal
+from mosaic.core.store import Store
+from mosaic.core.types.base import FrozenModel
+from mosaic.core.types.evaluation import Difference, Score, Scored
+from mosaic.core.types.plans import ActionPlan
+from mosaic.core.types.records import Generate, JudgeSuite, MeasureLikelihood
+from tools.effects.evaluate import BOOTSTRAP_SEED
+
+AUDIT = "audit"
+
+
+class RunColumn(FrozenModel):
+    """One run. Scores are by objective, of the audit; empty while it is closed.
+
+    `started` and `seconds` are wall time: since 1970, and from the first event to the last.
+    """
+
+    run: str
+    folder: str
+    state: State
+    planner: str
+    seed: int
+    rounds: int
+    chosen: int | None
+    base: dict[str, Score]
+    static: dict[str, Score]
+    scores: dict[str, Score]
+    plan: ActionPlan | None
+    hypervolume: float | None
+    tokens: int
+    money: float | None
+    started: float | None
+    seconds: float | None
+
+
+class RunPair(FrozenModel):
+    """The chosen round of one run less that of the first, on equal audit prompts.
+
+    `changes` is by objective. `apart` says of the others why they cannot be compared.
+    """
+
+    first: str
+    other: str
+    changes: dict[str, Difference]
+    apart: dict[str, str]
+    config: list[str]
+
+
+class RunComparison(FrozenModel):
+    """`compare --json`: the runs in the order in which they were named, each against the first."""
+
+    objectives: list[str]
+    runs: list[RunColumn]
+    pairs: list[RunPair]
+
+
+class OpenedRun:
+    """A run that was read, with what its chosen round was scored on the audit suites."""
+
+    def __init__(self, folder: Path) -> None:
+        journal, state = load(folder)
+        try:
+            self.folder = folder
+            self.report: Report = report_of(journal, state)
+            self.config: RunConfig = config_of(journal)
+            self.record = journal.recorded.inputs
+            self.answers = _answers(journal, state, self.config)
+            self.started, self.seconds = clock_of(journal)
+        finally:
+            journal.close()
+
+    def column(self) -> RunColumn:
+        report, audit = self.report, self.report.audit
+        chosen = None
+        if report.chosen is not None:
+            chosen = report.rounds[report.chosen].plan
+        money = report.spending.get("money")
+        return RunColumn(
+            run=report.run,
+            folder=str(self.folder),
+            state=report.state,
+            planner=report.planner,
+            seed=self.config.seed,
+            rounds=sum(1 for round_ in report.rounds if round_.plan),
+            chosen=report.chosen,
+            base=audit.base if audit else {},
+            static=audit.static if audit else {},
+            scores=audit.chosen if audit else {},
+            plan=chosen,
+            hypervolume=report.hypervolume[-1] if report.hypervolume else None,
+            tokens=report.budget.spent,
+            money=money.used if money else None,
+            started=self.started,
+            seconds=self.seconds,
+        )
+
+
+def compare(folders: Sequence[Path]) -> RunComparison:
+    """Runs side by side. Raises UsageError for fewer than two, or one that is named twice."""
+    if len(folders) < 2:
+        raise UsageError("compare takes two runs or more; `python -m mosaic report` shows one")
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise UsageError("compare: a run is named twice")
+    opened = [OpenedRun(folder) for folder in folders]
+    names: dict[str, None] = {}
+    for one in opened:
+        names |= dict.fromkeys(one.report.objectives)
+    first, *others = opened
+    return RunComparison(
+        objectives=list(names),
+        runs=[one.column() for one in opened],
+        pairs=[_pair(first, other) for other in others],
+    )
+
+
+def clock_of(journal: Journal) -> tuple[float | None, float | None]:
+    """When a run's first event happened, in seconds since 1970, and how long after it the last."""
+    first, last = journal.events(before=2), journal.events(newest=1)
+    if not first or not last:
+        return None, None
+    return first[0].at, last[-1].at - first[0].at
+
+
+def _pair(first: OpenedRun, other: OpenedRun) -> RunPair:
+    changes, apart = {}, {}
+    for objective in first.report.objectives:
+        if objective not in other.report.objectives:
+            continue
+        reason = why_apart(first, other, objective)
+        found = None
+        if not reason:
+            before, after = first.answers[objective], other.answers[objective]
+            found = paired_interval(before, after, BOOTSTRAP_SEED)
+            reason = "no prompt was scored in both"
+        if found is not None:
+            changes[objective] = found
+        else:
+            apart[objective] = reason
+    told = differences(first.config.json_data(), other.config.json_data())
+    same = _same_places(first, other)
+    return RunPair(
+        first=first.report.run,
+        other=other.report.run,
+        changes=changes,
+        apart=apart,
+        config=[line for line in told if line.partition(":")[0] not in same],
+    )
+
+
+def _same_places(first: OpenedRun, other: OpenedRun) -> set[str]:
+    """Paths of the config that name the same bytes in two folders; and the name of a run."""
+    same = {"name"}
+    ours, theirs = first.record, other.record
+    if ours.base_model == theirs.base_model:
+        same.add("base_model")
+    if ours.pool == theirs.pool:
+        same.add("pool")
+    for objective, digests in ours.suites.items():
+        if theirs.suites.get(objective) == digests:
+            same.add(f"objectives.{objective}.suite")
+    return same
+
+
+def why_apart(first: OpenedRun, other: OpenedRun, objective: str) -> str:
+    """Why an objective of two runs cannot be compared prompt by prompt; empty if it can."""
+    if first.config.seed != other.config.seed:
+        return f"the seeds differ: {first.config.seed} and {other.config.seed}"
+    for one in (first, other):
+        if objective not in one.answers:
+            return f"{one.report.run} has no audit of a chosen round"
+    suites = [one.record.suites[objective][AUDIT] for one in (first, other)]
+    if suites[0] != suites[1]:
+        return "the audit suites differ"
+    if first.record.judge != other.record.judge:
+        return "the judges differ"
+    rules = [one.record.objectives.get(objective) for one in (first, other)]
+    return "the rules of scoring differ" if rules[0] != rules[1] else ""
+
+
+def _answers(journal: Journal, state: RunState, config: RunConfig) -> dict[str, list[Scored]]:
+    """Scored answers of the chosen round to the audit suites, by objective; empty without one."""
+    if state.audit is None or state.audit.chosen is None:
+        return {}
+    adapter = state.rounds[state.audit.chosen].adapter
+    generated = journal.steps(Generate)
+    measured = journal.steps(MeasureLikelihood)
+    judged = journal.steps(JudgeSuite)
+    store = Store(journal.folder)
+    found = {}
+    for objective in config.objectives:
+        suite = journal.recorded.inputs.suites[objective][AUDIT]
+        shards = []
+        for step in generated:
+            if step.inputs.suite == suite and step.inputs.adapter == adapter:
+                shards.append((step.inputs.shard, step.result.responses))
+        responses = [digest for _, digest in sorted(shards)]
+        for reading in measured:
+            if reading.inputs.suite == suite and reading.inputs.adapter in (None, adapter):
+                responses.append(reading.result.responses)
+        for judgment in judged:
+            inputs = judgment.inputs
+            if inputs.objective == objective and inputs.responses == responses:
+                lines = store.get_json(judgment.result.scored)
+                found[objective] = [Scored.model_validate(line) for line in lines]
+    return found

@@ -1,0 +1,181 @@
+"""Levels in a trial: what a reward model and a policy learn from, what they may spend, what is measured."""
+
+import json
+
+import pyarrow.parquet as pq
+import pytest
+
+from agent.graph import run as run_graph
+from agent.state import fold
+from benchmarks.standins import ALL_METHODS, StandIn, Witness
+from mosaic.app.views.cards import model_card
+from mosaic.app.views.report_data import report_data
+from mosaic.app.views.story_text import story_text
+from mosaic.app.views.telling import story_of
+from mosaic.app.views.text import report_text
+from mosaic.app.views.trace import trace_data
+from mosaic.core.errors import UsageError
+from mosaic.core.journal import Journal
+from mosaic.core.types.data import JudgedAnswer, WishedChat
+from mosaic.core.types.practice_records import FormJudged, FormWishes, SamplePractice
+from mosaic.core.types.records import Generate, Train
+from prompts.levels import read_stated
+
+OBJECTIVES = ("over_refusal", "instruction_following", "safety")
+SETTINGS = ("rounds=1", "budget.tokens_per_round=40000", *ALL_METHODS)
+
+
+def run_of(folder, *overrides):
+    standin = StandIn.make(*SETTINGS, *overrides, per_slice=1, objectives=OBJECTIVES)
+    standin.create(folder / "run")
+    journal = Journal.open(folder / "run")
+    journal.acquire()
+    context = standin.context(folder / "run", journal, Witness(folder / "witness"))
+    run_graph(context, folder / "run")
+    return context, journal
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    context, journal = run_of(tmp_path_factory.mktemp("levels"))
+    yield context, journal
+    journal.close()
+
+
+def trial_of(finished):
+    context, journal = finished
+    return fold(journal, context.settings.names).rounds[1].trial
+
+
+def test_the_policy_goes_on_from_the_adapter_before_and_the_reward_model_from_the_base(finished):
+    _, journal = finished
+    _, dpo, rl = trial_of(finished).stages
+    jobs = {step.result.digest: step.inputs.job for step in journal.steps(Train, 1)}
+    policy, model = jobs[rl.adapter.digest], jobs[rl.reward_model]
+    assert model.recipe.kind == "reward_model"
+    assert model.start_from is None
+    assert policy.inputs["reward_model"] == rl.reward_model
+    warm = jobs[policy.start_from]
+    assert warm.recipe.kind == "sft"
+    assert warm.start_from == dpo.adapter.digest
+    drawn = [step for step in journal.steps(SamplePractice, 1) if step.inputs.sampling.n == 4]
+    assert dpo.adapter.digest in {step.inputs.adapter for step in drawn}
+
+
+def test_everything_that_is_drawn_or_trained_is_charged_and_no_stage_takes_more_than_it_has(
+    finished,
+):
+    context, journal = finished
+    trial = trial_of(finished)
+    rl = trial.stages[2]
+    report = rl.levels
+    assert rl.usage.trained == report.reward_model + report.warm + report.policy
+    assert rl.usage.sampled == report.judged.sampled + report.policy_sampled
+    assert min(report.reward_model, report.warm, report.policy, report.policy_sampled) > 0
+    assert rl.usage.cost <= rl.tokens
+    spent = sum(t.usage.cost for t in fold(journal, context.settings.names).trials.values())
+    assert journal.ledger()[1:] == (0, spent)
+
+
+def test_judged_answers_are_drawn_ones_and_the_rows_of_graded_data_sets(finished):
+    context, journal = finished
+    for step in journal.steps(FormJudged):
+        report = step.result.report
+        lines = context.steps.store.path(step.result.answers).read_text().splitlines()
+        answers = [JudgedAnswer.model_validate_json(line) for line in lines]
+        rows = [one for one in answers if "practice" not in one.id]
+        assert len(rows) == report.pool_rows > 0
+        assert {name for one in rows for name in one.levels} == {"over_refusal"}
+        assert 0 < len(answers) - len(rows) <= report.answers
+        counted = {}
+        for one in answers:
+            for name, level in one.levels.items():
+                counted.setdefault(name, {}).setdefault(level, 0)
+                counted[name][level] += 1
+        assert report.levels == counted
+
+
+def test_wishes_state_what_the_reward_model_tells_apart_and_reward_what_applies(finished):
+    context, journal = finished
+    for step in journal.steps(FormWishes):
+        names = list(step.inputs.classes)
+        text = context.steps.store.path(step.result.chats).read_text()
+        seen = set()
+        for line in text.splitlines():
+            chat = WishedChat.model_validate_json(line)
+            levels, _ = read_stated(chat.messages[0].content, names)
+            assert list(levels) == names
+            assert all(level in step.inputs.classes[name] for name, level in levels.items())
+            assert set(chat.objectives) <= set(names)
+            seen.add(json.dumps([m.content for m in chat.messages]))
+        assert len(seen) == len(step.result.prompts) > 0
+        rows = pq.read_table(context.steps.store.path(step.result.warm))
+        assert rows.num_rows == step.result.rows > 0
+        assert sum(rows["n_tokens"].to_pylist()) == step.result.tokens
+        for messages in rows["messages"].to_pylist():
+            read_stated(messages[0]["content"], names)
+
+
+def test_the_adapter_is_measured_by_prompts_that_state_its_wish_and_the_base_is_not(finished):
+    _, journal = finished
+    trial = trial_of(finished)
+    assert set(trial.wish.values()) == {5}
+    wishes = {}
+    for step in journal.steps(Generate):
+        wishes.setdefault(step.inputs.adapter, set()).add(json.dumps(step.inputs.wish))
+    assert wishes[None] == {"{}"}
+    sft, dpo, _ = trial.stages
+    assert wishes[sft.adapter.digest] == wishes[dpo.adapter.digest] == {"{}"}
+    assert json.dumps(trial.wish) in wishes[trial.adapter.digest]
+
+
+def test_audit_asks_the_chosen_adapter_for_every_level(tmp_path):
+    targets = [f"objectives.{name}.target=1.01" for name in OBJECTIVES]
+    context, journal = run_of(tmp_path, *targets)
+    audit = fold(journal, context.settings.names).audit
+    trial = fold(journal, context.settings.names).rounds[audit.chosen].trial
+    heads = {head.objective: head.classes for head in trial.stages[-1].levels.heads}
+    assert {name: list(levels) for name, levels in audit.control.items()} == heads
+    for name, levels in audit.control.items():
+        assert levels[trial.wish[name]] == audit.scores[name]
+    report = report_data(tmp_path / "run")
+    assert "requested -> measured (audit)" in report_text(report)
+    round_ = fold(journal, context.settings.names).rounds[audit.chosen]
+    card = model_card("run", "base", round_, report, [])
+    assert "level 1 requested" in card
+    assert "over refusal 5 of 5" in card
+    journal.close()
+
+
+def test_report_and_trace_say_what_was_learnt_from(finished):
+    _, journal = finished
+    rl = trial_of(finished).stages[2]
+    told = report_text(report_data(journal.folder))
+    assert f"{rl.levels.judged.answers} judged answers" in told
+    assert "judged_answers" in [event["kind"] for event in trace_data(journal.folder)]
+    assert "for a reward model" in story_text(story_of(journal.folder), 120)
+
+
+def test_a_stage_that_cannot_pay_for_one_prompt_trains_nothing_and_says_so(tmp_path):
+    context, journal = run_of(tmp_path, "method_shares.sft=0.699", "method_shares.rl=0.001")
+    _, dpo, rl = fold(journal, context.settings.names).rounds[1].trial.stages
+    assert rl.adapter is None
+    assert rl.usage.cost == 0
+    assert "do not pay" in rl.note
+    assert fold(journal, context.settings.names).rounds[1].trial.adapter == dpo.adapter
+    journal.close()
+
+
+@pytest.mark.parametrize(
+    ("override", "text"),
+    [
+        ("methods.rl.graded.benign=kindness", "graded.benign: 'kindness' is none of"),
+        ("methods.rl.wish.kindness=5", "wish.kindness"),
+        ("methods.rl.wish.safety=6", "not a level"),
+        ("methods.rl.warm_share=0.5", "leave nothing to optimise"),
+        ("methods.rl.graded.nothing=safety", "'nothing' is not in the pool"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(override, text):
+    with pytest.raises(UsageError, match=text):
+        StandIn.make(*SETTINGS, override, per_slice=1, objectives=OBJECTIVES)

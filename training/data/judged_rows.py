@@ -1,0 +1,86 @@
+"""Answers by the level that they were given, drawn evenly. Pure but for reading the pool."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from mosaic.core.types.data import JudgedAnswer, Message
+from training.data.pool import Pool
+
+Cell = tuple[str, int]
+"""An objective, and a level of it."""
+
+
+def evenly(
+    cells: Mapping[Cell, Sequence[int]], lengths: Mapping[int, int], tokens: int
+) -> list[int]:
+    """Numbers of answers, each at most once, within a budget of tokens.
+
+    Each cell in turn gives the next of its answers; one that is too long for what is left is passed
+    over. `lengths` is number -> tokens.
+
+    >>> cells = {("safety", 1): [0, 1], ("safety", 5): [2]}
+    >>> evenly(cells, {0: 4, 1: 4, 2: 9}, 10)
+    [0, 1]
+    """
+    waiting = {cell: list(reversed(own)) for cell, own in sorted(cells.items())}
+    taken: dict[int, None] = {}
+    while any(waiting.values()):
+        for own in waiting.values():
+            while own:
+                number = own.pop()
+                if number not in taken and lengths[number] <= tokens:
+                    taken[number] = None
+                    tokens -= lengths[number]
+                    break
+    return list(taken)
+
+
+def by_cell(answers: Sequence[JudgedAnswer], seed: int) -> dict[Cell, list[int]]:
+    """The numbers of answers with each level, in an order that the seed shuffles."""
+    cells: dict[Cell, list[int]] = {}
+    order = list(range(len(answers)))
+    random.Random(seed).shuffle(order)
+    for number in order:
+        for cell in answers[number].levels.items():
+            cells.setdefault(cell, []).append(number)
+    return cells
+
+
+def pool_answers(
+    pool: Pool, graded: Mapping[str, str], tokens: int, max_length: int, seed: int
+) -> list[JudgedAnswer]:
+    """Rows of the pool whose qualities are levels, as many of each level as `tokens` allow.
+
+    `graded` is data set -> objective. Rows of more than `max_length` tokens are left out.
+    """
+    generator = np.random.default_rng(seed)
+    cells: dict[Cell, list[int]] = {}
+    lengths: dict[int, int] = {}
+    level_of: dict[int, tuple[str, int]] = {}
+    for dataset, objective in sorted(graded.items()):
+        for bucket in pool.buckets(dataset).values():
+            sizes = pool.slice("n_tokens", bucket)
+            qualities = pool.slice("quality", bucket)
+            for place in np.flatnonzero(sizes <= max_length).tolist():
+                number = bucket.start + place
+                cell = (objective, int(qualities[place]))
+                cells.setdefault(cell, []).append(number)
+                lengths[number] = int(sizes[place])
+                level_of[number] = cell
+    shuffled = {cell: generator.permutation(own).tolist() for cell, own in sorted(cells.items())}
+    chosen = evenly(shuffled, lengths, tokens)
+    found = []
+    rows = pool.rows(np.array(chosen, dtype=np.int64)).to_pylist() if chosen else []
+    for number, row in zip(chosen, rows, strict=True):
+        objective, level = level_of[number]
+        messages = []
+        for message in row["messages"]:
+            learn = message.get("learn") is not False
+            known = {"role": message["role"], "content": message["content"], "learn": learn}
+            messages.append(Message.model_validate(known))
+        found.append(JudgedAnswer(id=row["id"], messages=messages, levels={objective: level}))
+    return found
