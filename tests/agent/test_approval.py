@@ -80,7 +80,7 @@ def test_a_plan_near_the_last_one_is_approved_whatever_it_says_of_itself(seen):
 
 
 def test_the_lower_bound_counts_and_not_the_predicted_change(seen):
-    """The last plan again: next to no change is predicted, and noise leaves more or less below it."""
+    """The last plan again: the more trainings differ, the further the bound lies below."""
     repeated = {"trials": seen().calibration.trials * 4}
     calibration = seen().calibration.model_copy(update=repeated)
     calm = seen(calibration=calibration)
@@ -90,7 +90,7 @@ def test_the_lower_bound_counts_and_not_the_predicted_change(seen):
     lows = []
     for observation in (calm, noisy):
         (shown,) = ask(observation, again).plans
-        assert all(abs(p.change) < 0.05 for p in shown.predicted)
+        assert all(p.low < p.change - 0.1 for p in shown.predicted)
         lows.append(min(p.low for p in shown.predicted))
     assert lows[1] < lows[0] - 0.1
     between = PolicyApprover([Rule(max_regression=-sum(lows) / 2, then="auto")])
