@@ -373,7 +373,7 @@ def bent_cases() -> list[Case]:
         Case("pool with a data set for nobody", "pool", unserved),
         Case("pool with rows above max_length", "pool", too_long),
         Case("pool counted with another template", "pool", counted_otherwise),
-        Case("pool with rows that were changed", "pool", appended("rows.parquet")),
+        Case("pool with rows that were changed", "pool", appended("rows.arrow")),
         Case("pool with a cut index", "pool", cut("index.parquet")),
         Case("pool without its manifest", "pool", missing("pool.json")),
         Case("base with another template", "model", other_template),

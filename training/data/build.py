@@ -5,7 +5,7 @@ column and equal keys are ordered by id. The same rows in other files or another
 same pool.
 
 Rows are read in groups (`training.data.counting`), by as many processes as one likes, and sorted on
-disk (`training.data.runs`): memory does not grow with the pool but by 8 bytes a row.
+disk (`training.data.runs`): memory grows with the pool by some bytes a row only.
 """
 
 from __future__ import annotations

@@ -89,6 +89,7 @@ class Runs:
                     block = file.get_batch(number)
                     cell = (block["dataset"][0].as_py(), block["bucket"][0].as_py())
                     self._blocks.setdefault(cell, []).append(block)
+                self._forget()
 
     def _mapped(self, path: Path) -> mmap.mmap:
         with path.open("rb") as stream:
@@ -116,6 +117,7 @@ class Runs:
         for block in blocks:
             inner = np.searchsorted(block["hash"].to_numpy(), np.array(bounds, np.uint64))
             cuts.append([0, *inner.tolist(), block.num_rows])
+        self._forget()
         for number in range(ranges):
             pieces = []
             for block, places in zip(blocks, cuts, strict=True):
@@ -133,7 +135,8 @@ class Runs:
         hashes = []
         for block in self._each():
             hashes.append(block["hash"].to_numpy()[_first_windows(block)])
-        every = np.sort(np.concatenate(hashes))
+        every = np.concatenate(hashes)
+        every.sort()
         twice = np.unique(every[1:][every[1:] == every[:-1]])
         found: list[dict[str, Any]] = []
         for block in self._each() if len(twice) else ():
