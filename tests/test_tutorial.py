@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "tutorial.md"
 BLOCK = re.compile(r"```console\n(.*?)```", re.DOTALL)
 DRAWN = re.compile(r"[\u2500-\u257f]")
+PYTHON = re.compile(r"\S*/python[\d.]* ")
 NUMBER = re.compile(r"[+-]?\d[\d,.]*")
 LEFT_OUT = "..."
 
@@ -34,11 +35,12 @@ def steps(page):
 
 
 def plain(text):
-    """Words alone: a number is #, and where lines are folded does not matter.
+    """Words alone: a number is #, where lines are folded does not matter, nor where Python lies.
 
     >>> plain("│ rows │ 1,240 │")
     'rows #'
     """
+    text = PYTHON.sub("python ", text)
     return " ".join(NUMBER.sub("#", DRAWN.sub(" ", text)).split())
 
 

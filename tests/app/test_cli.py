@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from mosaic.app.config_file import BUNDLED, load_config
+from mosaic.app.schemas import schema_names, schema_of
 from mosaic.core.errors import UsageError
 
 ENV = {**os.environ, "PYTHONPATH": os.getcwd(), "COLUMNS": "200"}
@@ -315,8 +316,11 @@ def test_doctor_finds_the_six_packages_here():
 
 
 def test_every_schema_is_json():
-    for name in mosaic("schema").stdout.split():
-        assert json.loads(mosaic("schema", name).stdout)["type"] in ("object", "array")
+    names = mosaic("schema").stdout.split()
+    assert names == schema_names()
+    assert json.loads(mosaic("schema", names[0]).stdout) == schema_of(names[0])
+    for name in names:
+        assert schema_of(name)["type"] in ("object", "array")
 
 
 def test_the_bundled_config_is_complete():
