@@ -47,14 +47,21 @@ def predicted_changes(plan: ActionPlan, observation: Observation) -> list[Predic
     same_shares = shares_of(plan, observation.methods) == shares_of(last, observation.methods)
     if not same_shares or plan.practice_weights != last.practice_weights:
         return []
+    proportions = observation.bucket_proportions
     model = fit_responses(observation)
-    shares = cell_shares(*weights_of(plan, observation.bucket_proportions))
+    after, before = (
+        share_row(model.cells, cell_shares(*weights_of(one, proportions)))
+        for one in (plan, observation.last_plan)
+    )
+    noise = observation.calibration.noise if observation.calibration else {}
     found = []
-    for objective, change in expected_changes(shares, observation, model).items():
-        low = change.mean - LOWER_95 * change.deviation
-        found.append(
-            Prediction(objective=objective, change=round(change.mean, 4), low=round(low, 4))
-        )
+    for objective in observation.names:
+        difference = model.difference(after, before, objective)
+        if difference is None or objective not in noise:
+            continue
+        change, unsure = difference
+        low = change - LOWER_95 * math.hypot(unsure, noise[objective])
+        found.append(Prediction(objective=objective, change=round(change, 4), low=round(low, 4)))
     return found
 
 
