@@ -154,6 +154,8 @@ def _level_stage(
     )
     if not judged.report.prompts:
         return _ended(done, "its tokens do not pay for the answers to a single practice prompt")
+    if not judged.report.levels:
+        return _ended(done, "none of the answers could be judged and learnt from")
 
     context.notify(f"{where}: training a reward model")
     data = {JUDGED_ANSWERS: judged.answers}

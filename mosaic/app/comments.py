@@ -62,7 +62,11 @@ def read_comments(folder: Path) -> dict[str, list[Comment]]:
     if not path.is_file():
         return {}
     found: dict[str, list[Comment]] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    # Not `splitlines`: JSON leaves the line separators of Unicode as people typed them.
+    lines = path.read_text(encoding="utf-8").split("\n")
+    if not lines[-1]:
+        lines.pop()
+    for number, line in enumerate(lines, 1):
         try:
             comment = Comment.model_validate_json(line)
         except ValidationError as error:

@@ -108,6 +108,6 @@ def _told(tool: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
 
 def _folder(root: Path, run: str) -> Path:
     """A run by its name. Nothing outside of the folder of runs can be named."""
-    if not run or Path(run).name != run or not (root / run / FILE).is_file():
+    if run in ("", "..") or Path(run).name != run or not (root / run / FILE).is_file():
         raise UsageError(f"no run {run!r} here; list_runs says which there are")
     return root / run

@@ -17,6 +17,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from http.client import HTTPException
 from pathlib import Path
 
 from pydantic import Field, model_validator
@@ -173,5 +174,5 @@ def _post(address: str, text: str, faults: list[str]) -> None:
             pass
     except urllib.error.HTTPError as error:
         faults.append(f"the webhook answered {error.code}")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         faults.append(f"the webhook did not answer: {type(error).__name__}")

@@ -79,3 +79,11 @@ def test_a_broken_line_is_named(asked):
         file.write(json.dumps({"event": "x"}) + "\n")
     with pytest.raises(DamageError, match=r"comments\.jsonl:2"):
         read_comments(folder)
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\x85"])
+def test_a_comment_may_hold_any_line_separator(tmp_path, separator):
+    add_comment(tmp_path, "1", f"first{separator}second", "ann")
+    add_comment(tmp_path, "2", "third", "bob")
+    found = read_comments(tmp_path)
+    assert [found[event][0].text for event in ("1", "2")] == [f"first{separator}second", "third"]

@@ -69,10 +69,11 @@ def test_no_tool_decides_starts_or_stops(finished):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("run", ["nosuch", "../run", "/etc", ""])
+@pytest.mark.parametrize("run", ["nosuch", "..", "../run", "/etc", ""])
 def test_nothing_outside_of_the_folder_of_runs_can_be_named(finished, tmp_path, run):
     shutil.copytree(finished, tmp_path / "run")
-    (tmp_path / "inner").mkdir()
-    result = ask(tmp_path / "inner", "status", run=run)
+    inner = tmp_path / "run" / "inner"
+    inner.mkdir()
+    result = ask(inner, "status", run=run)
     assert result.is_error
     assert "list_runs says which there are" in result.content[0].text

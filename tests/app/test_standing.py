@@ -190,6 +190,15 @@ def test_a_webhook_gets_the_same_and_its_address_may_be_a_secret(tmp_path, monke
         NotifyConfig(webhook_env="HOOK").address()
 
 
+def test_an_address_that_cannot_be_asked_is_said_without_the_address(monkeypatch):
+    monkeypatch.setenv("HOOK", "http://127.0.0.1/secret words")
+    monkeypatch.setenv("no_proxy", "*")
+    said = []
+    notice = Notice(run="r", folder="r", host="h", state="paused", why="", at=1.0, next="")
+    send(NotifyConfig(webhook_env="HOOK"), notice, said.append)
+    assert said == ["notify: the webhook did not answer: InvalidURL; the run is not affected"]
+
+
 def test_a_command_that_hangs_or_is_missing_keeps_nothing_waiting(tmp_path, monkeypatch):
     monkeypatch.setattr(notices, "SECONDS", 0.3)
     notice = notices.notice_of(tmp_path, None)
