@@ -10,8 +10,7 @@ from mosaic.app.views.report_data import load
 from mosaic.core.journal import Journal
 from mosaic.core.types.data import Focus
 
-# A training's usual noise alone leaves 0.2 below no change at all.
-POLICY = PolicyApprover([Rule(max_regression=0.3, then="auto")])
+POLICY = PolicyApprover([Rule(max_regression=0.2, then="auto")])
 OBJECTIVES = ("safety", "over_refusal")
 CLAIMS = dict.fromkeys(OBJECTIVES, 0.5)
 
@@ -80,22 +79,18 @@ def test_a_plan_near_the_last_one_is_approved_whatever_it_says_of_itself(seen):
 
 
 def test_the_lower_bound_counts_and_not_the_predicted_change(seen):
-    """The last plan again: the more trainings differ, the further the bound lies below."""
-    repeated = {"trials": seen().calibration.trials * 4}
-    calibration = seen().calibration.model_copy(update=repeated)
-    calm = seen(calibration=calibration)
-    noise = dict.fromkeys(OBJECTIVES, 0.4)
-    noisy = seen(calibration=calibration.model_copy(update={"noise": noise}))
+    """The last plan again: no change is predicted, and a noise of 0.15 leaves 0.25 below it."""
+    calm, noisy = seen(), seen()
+    noise = dict.fromkeys(OBJECTIVES, 0.15)
+    calibration = calm.calibration.model_copy(update={"noise": noise})
+    noisy = seen(calibration=calibration)
     again = calm.last_plan
-    lows = []
-    for observation in (calm, noisy):
-        (shown,) = ask(observation, again).plans
-        assert all(p.low < p.change - 0.1 for p in shown.predicted)
-        lows.append(min(p.low for p in shown.predicted))
-    assert lows[1] < lows[0] - 0.1
-    between = PolicyApprover([Rule(max_regression=-sum(lows) / 2, then="auto")])
-    assert decided(calm, again, policy=between) == "approve"
-    assert decided(noisy, again, policy=between) is None
+    (shown,) = ask(noisy, again).plans
+    assert [(p.change, p.low) for p in shown.predicted] == [(0.0, -0.2467)] * 2
+    assert decided(calm, again) == "approve"
+    assert decided(noisy, again) is None
+    wide = PolicyApprover([Rule(max_regression=0.25, then="auto")])
+    assert decided(noisy, again, policy=wide) == "approve"
 
 
 def test_a_plan_that_cannot_be_predicted_waits_for_a_person(seen):
