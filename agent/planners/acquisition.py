@@ -73,7 +73,7 @@ class Acquisition:
         self._draws = _draws(len(self._names))
         self._noise = _noise(observation)
         self._reached = np.zeros(DIRECTIONS)
-        self._least = self._shortfall(measured).mean(axis=1).min() if len(measured) else np.inf
+        self._least = np.inf
         if len(measured) and self._names:
             self.add(measured)
 

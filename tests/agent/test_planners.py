@@ -11,6 +11,7 @@ from agent.constraints import check_amounts, check_plan
 from agent.feasible import feasible_plan
 from agent.pareto import expected_shortfall, hypervolume
 from agent.planners.acquisition import (
+    Acquisition,
     ball_part,
     expected_shortfalls,
     noise_prior,
@@ -436,3 +437,9 @@ def test_a_run_without_any_scored_slice_still_gets_a_plan(observe, small_pool):
     [plan] = SurrogatePlanner().propose(nothing, toolbox(nothing, small_pool))
     assert check_plan(plan, nothing, small_pool) == []
     assert plan.expected == {}
+
+
+def test_without_scored_slices_no_mixture_is_worth_more_than_another(observe):
+    model = ResponseModel([("a", "x")], {}, [])
+    worth = Acquisition(observe(), model, np.ones((1, 1))).parts(np.ones((2, 1)))
+    assert worth["volume"].tolist() == worth["targets"].tolist() == [0, 0]

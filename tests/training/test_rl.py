@@ -14,6 +14,7 @@ from mosaic.core.types.runs import BASE, START, TrainJob, Workplace
 from mosaic.lab.pretrain import SPECIAL
 from training.methods.rl import (
     Answers,
+    check_recipe,
     make_trainer,
     optimise,
     policy,
@@ -362,3 +363,12 @@ def test_every_epoch_has_every_prompt_once():
     order = prompt_order(10, RlRecipe(batch_size=8, n=4, epochs=2), seed=3)
     assert sorted(order[:10]) == sorted(order[10:]) == list(range(10))
     assert order[:10] != order[10:]
+
+
+def test_a_template_that_leaves_out_system_messages_is_refused(bandit, tmp_path):
+    template = tmp_path / "silent.jinja"
+    asked = "{%- set messages = messages | rejectattr('role', 'equalto', 'system') | list -%}"
+    template.write_text(asked + load_tokenizer(bandit).chat_template)
+    check_recipe(bandit, RlRecipe())
+    with pytest.raises(UsageError, match="takes no system message.*it leaves them out"):
+        check_recipe(bandit, RlRecipe(), template)

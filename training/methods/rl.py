@@ -136,13 +136,18 @@ def check_recipe(base: Path, recipe: LoraRecipe, template: Path | None = None) -
     """
     sft.check_recipe(base, recipe, template)
     asking: Chat = [{"role": "system", "content": "."}, {"role": "user", "content": "."}]
+    reason = "it leaves them out"
     try:
-        texts_of(load_tokenizer(base, template), [asking], answer_next=True)
+        tokenizer = load_tokenizer(base, template)
+        stated, silent = texts_of(tokenizer, [asking, asking[1:]], answer_next=True)
+        if stated != silent:
+            return
     except ChatError as error:
-        raise UsageError(
-            f"methods.rl: the chat template of {base} takes no system message, in which a wish "
-            f"stands: {error.reason}"
-        ) from None
+        reason = error.reason
+    raise UsageError(
+        f"methods.rl: the chat template of {base} takes no system message, in which a wish "
+        f"stands: {reason}"
+    )
 
 
 def train(
