@@ -12,7 +12,7 @@ from mosaic.core.types.records import (
     Train,
     artifacts_of,
 )
-from mosaic.core.types.runs import TRAINING_SET
+from mosaic.core.types.runs import JUDGED_ANSWERS, TRAINING_SET
 
 
 def dropped(journal: Journal) -> set[str]:
@@ -38,7 +38,7 @@ def spare_adapters(journal: Journal, state: RunState, last: int) -> list[str]:
 
     The round that was measured last is kept: the next one is compared with it. So is the first
     calibration trial, which the audit measures. With several methods all that were trained on a
-    mixture are kept.
+    mixture are kept, and all reward models.
     """
     archive = set(state.archive)
     kept: set[str | None] = set()
@@ -57,7 +57,9 @@ def spare_adapters(journal: Journal, state: RunState, last: int) -> list[str]:
     for step in journal.steps(Train):
         # A later plan may share a mixture with an earlier one, and go on from its adapter.
         job = step.inputs.job
-        needed = several and TRAINING_SET in job.inputs and job.start_from is None
+        shared = TRAINING_SET in job.inputs and job.start_from is None
+        # One that trains the same again reads what its reward model tells apart.
+        needed = several and (shared or JUDGED_ANSWERS in job.inputs)
         if step.place.round <= last and not needed:
             trained.add(step.result.digest)
     return sorted(trained - kept - dropped(journal))

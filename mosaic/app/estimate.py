@@ -196,7 +196,7 @@ def practised(config: RunConfig, prompts: Sequence[PracticeSize]) -> Practised:
         tokens = sum(p.tokens for p in prompts) / len(prompts)
         answer = turns * _answer_tokens(config)
         if isinstance(recipe, RlRecipe):
-            total = _with_policy(total, recipe, trials * stage, tokens, _answer_tokens(config))
+            total = _with_policy(total, recipe, trials * stage, tokens)
             stage *= recipe.judged_share * (DRAWN if recipe.graded else 1.0)
             learned = recipe.reward_model.epochs * recipe.n * (tokens + answer)
         else:
@@ -215,10 +215,9 @@ def practised(config: RunConfig, prompts: Sequence[PracticeSize]) -> Practised:
     return total
 
 
-def _with_policy(
-    total: Practised, recipe: RlRecipe, stage: float, tokens: float, answer: float
-) -> Practised:
+def _with_policy(total: Practised, recipe: RlRecipe, stage: float, tokens: float) -> Practised:
     """With the answers that a policy draws while it is trained: nobody judges them."""
+    answer = ANSWER * recipe.max_new_tokens
     left = stage * (1 - recipe.judged_share - recipe.warm_share)
     answers = left / (tokens + 2 * recipe.max_new_tokens)
     return replace(

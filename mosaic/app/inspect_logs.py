@@ -9,7 +9,7 @@ hold what models wrote under attack, and say so in their metadata.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,7 +30,7 @@ from mosaic.core.types.base import digest_of
 from mosaic.core.types.evaluation import Judgment, Prompt, Response, Score, Scored
 from mosaic.core.types.records import Generate, JudgeSuite
 from mosaic.core.types.runs import Trial
-from tools.effects.evaluate import BOOTSTRAP_SEED
+from tools.effects.evaluate import BOOTSTRAP_SEED, wishing
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog, EvalSample
@@ -44,7 +44,10 @@ NOTICE = (
 
 @dataclass(frozen=True)
 class Evaluated:
-    """One model on one suite, as filed. `model` is `base`, `round-02` or `calibration-1`."""
+    """One model on one suite, as filed. `model` is `base`, `round-02` or `calibration-1`.
+
+    `prompts` state the levels of `wish`, if there are any.
+    """
 
     model: str
     objective: str
@@ -55,6 +58,7 @@ class Evaluated:
     responses: list[Response]
     judgments: dict[str, Judgment]
     scored: dict[str, Scored]
+    wish: dict[str, int]
 
     @property
     def score(self) -> Score:
@@ -77,15 +81,23 @@ def write_inspect(folder: Path, out: Path) -> list[Path]:
     if not found:
         raise UsageError(f"{folder}: no suite was answered and judged yet")
     out.mkdir(parents=True)
-    written: list[Path] = []
-    for evaluated in found:
-        name = f"{evaluated.model}_{evaluated.objective}_{evaluated.role}"
-        path = out / f"{name}.eval"
-        if path in written:  # judged again, by another judge
-            path = out / f"{name}_{evaluated.judge[:8]}.eval"
+    written = [out / f"{name}.eval" for name in log_names(found)]
+    for path, evaluated in zip(written, found, strict=True):
         write_eval_log(log_of(folder.name, evaluated), str(path))
-        written.append(path)
     return written
+
+
+def log_names(found: Sequence[Evaluated]) -> list[str]:
+    """What each log is called. One that was judged again, or asked for other levels, has a number."""
+    names: list[str] = []
+    for one in found:
+        plain = f"{one.model}_{one.objective}_{one.role}"
+        name, number = plain, 1
+        while name in names:
+            number += 1
+            name = f"{plain}_{number}"
+        names.append(name)
+    return names
 
 
 # -- what a run evaluated --------------------------------------------------------------------------
@@ -102,7 +114,7 @@ def evaluations(folder: Path) -> Iterator[Evaluated]:
                 roles[objective, digest] = name
         adapters = {}
         for made in journal.steps(Generate):
-            adapters[made.result.responses] = made.inputs.adapter
+            adapters[made.result.responses] = made.inputs.adapter, made.inputs.wish
         names, store = model_names(state), Store(folder)
         for step in journal.steps(JudgeSuite):
             inputs, files = step.inputs, step.result
@@ -110,7 +122,8 @@ def evaluations(folder: Path) -> Iterator[Evaluated]:
             role = roles.get((objective, inputs.suite))
             if role is None or inputs.responses[0] not in adapters:
                 continue  # judged before a change of the suite, or read without answers
-            adapter = adapters[inputs.responses[0]]
+            adapter, wish = adapters[inputs.responses[0]]
+            asked = _prompts(config, objective, role, inputs.suite)
             responses = [Response.model_validate(line) for line in store.get_json(files.responses)]
             judgments = [Judgment.model_validate(line) for line in store.get_json(files.judgments)]
             scored = [Scored.model_validate(line) for line in store.get_json(files.scored)]
@@ -120,10 +133,11 @@ def evaluations(folder: Path) -> Iterator[Evaluated]:
                 role=role,
                 judge=inputs.judge,
                 at=_time_of(journal, step.place.round),
-                prompts=_prompts(config, objective, role, inputs.suite),
+                prompts={prompt.id: prompt for prompt in wishing(asked, wish)},
                 responses=responses,
                 judgments={judgment.id: judgment for judgment in judgments},
                 scored={one.id: one for one in scored},
+                wish=wish,
             )
     finally:
         journal.close()
@@ -150,12 +164,12 @@ def _name_all(names: dict[str, str], trials: list[Trial], name: str) -> None:
                 names.setdefault(stage.adapter.digest, f"{name}-{stage.method}")
 
 
-def _prompts(config: RunConfig, objective: str, role: str, digest: str) -> dict[str, Prompt]:
+def _prompts(config: RunConfig, objective: str, role: str, digest: str) -> list[Prompt]:
     suite = Path(config.objectives[objective].suite)
     prompts, found = read_prompts(suite, role)
     if found != digest:
         raise UsageError(f"{suite}/{role}.jsonl changed since it was answered; restore it")
-    return {prompt.id: prompt for prompt in prompts}
+    return prompts
 
 
 def _time_of(journal: Journal, round_: int) -> float:
@@ -212,7 +226,12 @@ def log_of(run: str, evaluated: Evaluated) -> EvalLog:
             model=model,
             config=EvalConfig(epochs=1),
             packages={"mosaic-curation": __version__},
-            metadata={"notice": NOTICE, "run": run, "judge": evaluated.judge},
+            metadata={
+                "notice": NOTICE,
+                "run": run,
+                "judge": evaluated.judge,
+                "wish": evaluated.wish,
+            },
             tags=["mosaic", evaluated.role],
         ),
         results=EvalResults(

@@ -1,13 +1,17 @@
 """Levels in a trial: what a reward model and a policy learn from, what they may spend, what is measured."""
 
 import json
+from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
 
 from agent.graph import run as run_graph
+from agent.retention import spare_adapters
 from agent.state import fold
-from benchmarks.standins import ALL_METHODS, StandIn, Witness
+from agent.trial import run_trial
+from benchmarks.standins import ALL_METHODS, StandIn, StandInGenerator, Witness
+from mosaic.app.inspect_logs import evaluations, log_names
 from mosaic.app.views.cards import model_card
 from mosaic.app.views.report_data import report_data
 from mosaic.app.views.story_text import story_text
@@ -19,7 +23,7 @@ from mosaic.core.journal import Journal
 from mosaic.core.types.data import JudgedAnswer, WishedChat
 from mosaic.core.types.practice_records import FormJudged, FormWishes, SamplePractice
 from mosaic.core.types.records import Generate, Train
-from prompts.levels import read_stated
+from prompts.levels import read_stated, wish
 
 OBJECTIVES = ("over_refusal", "instruction_following", "safety")
 SETTINGS = ("rounds=1", "budget.tokens_per_round=40000", *ALL_METHODS)
@@ -147,6 +151,28 @@ def test_audit_asks_the_chosen_adapter_for_every_level(tmp_path):
     journal.close()
 
 
+def test_a_reward_model_is_kept_as_a_later_trial_may_read_it_again(finished):
+    context, journal = finished
+    state = fold(journal, context.settings.names)
+    *_, rl = state.rounds[1].trial.stages
+    spare = spare_adapters(journal, replace(state, rounds=state.rounds[:1]), 1)
+    assert rl.adapter.digest in spare
+    assert rl.reward_model not in spare
+
+
+def test_logs_of_evaluations_hold_the_wish_that_prompts_stated(finished):
+    _, journal = finished
+    trial = trial_of(finished)
+    found = list(evaluations(journal.folder))
+    assert len(set(log_names(found))) == len(found)
+    for one in found:
+        expected = trial.wish if one.model == "round-01" else {}
+        if one.model in ("base", "round-01"):
+            assert one.wish == expected
+            for prompt in one.prompts.values():
+                assert not expected or prompt.system.startswith(wish(expected))
+
+
 def test_report_and_trace_say_what_was_learnt_from(finished):
     _, journal = finished
     rl = trial_of(finished).stages[2]
@@ -154,6 +180,29 @@ def test_report_and_trace_say_what_was_learnt_from(finished):
     assert f"{rl.levels.judged.answers} judged answers" in told
     assert "judged_answers" in [event["kind"] for event in trace_data(journal.folder)]
     assert "for a reward model" in story_text(story_of(journal.folder), 120)
+
+
+class CutGenerator(StandInGenerator):
+    """Every answer reaches the length limit."""
+
+    def _answer(self, prompt, name):
+        cut = ["length"] * len(prompt.turns)
+        return super()._answer(prompt, name).model_copy(update={"finish_reasons": cut})
+
+
+def test_a_stage_without_an_answer_to_learn_from_trains_nothing_and_says_so(finished, monkeypatch):
+    context, _ = finished
+    spec = trial_of(finished).spec
+    own = spec.stages[1].model_copy(
+        update={"recipe": spec.stages[1].recipe.model_copy(update={"graded": {}, "n": 2})}
+    )
+    cut = CutGenerator(context.evaluator.generator.witness)
+    monkeypatch.setattr(context.evaluator, "generator", cut)
+    trial = run_trial(context, spec.model_copy(update={"stages": [own]}), 2, None)
+    _, rl = trial.stages
+    assert rl.adapter is rl.reward_model is None
+    assert rl.levels.judged.cut == rl.levels.judged.answers > 0
+    assert "none of the answers could be judged" in rl.note
 
 
 def test_a_stage_that_cannot_pay_for_one_prompt_trains_nothing_and_says_so(tmp_path):

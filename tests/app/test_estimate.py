@@ -10,10 +10,12 @@ from eval.suite import Suite
 from mosaic.app.config_file import load_config
 from mosaic.app.estimate import (
     KnownSpeeds,
+    PracticeSize,
     Speed,
     SuiteSize,
     estimate,
     model_size,
+    practised,
     speeds,
     suite_sizes,
 )
@@ -123,3 +125,11 @@ def test_suites_are_measured_in_prompts_turns_and_tokens():
     suite = Suite("safety", "audit", prompts, "digest")
     sizes = suite_sizes({"safety": Safety()}, [suite], lambda text: len(text.split()))
     assert sizes == [SuiteSize("audit", 1, 2, 4, judged=True)]
+
+
+def test_a_policy_draws_answers_of_its_own_length_and_no_more_than_its_tokens():
+    config = load_config(
+        "examples/levels.yaml", ["generator.max_new_tokens=1024", "methods.rl.warm_share=0"]
+    )
+    drawn = practised(config, [PracticeSize(1, 30, 1)] * 100).drawn
+    assert 0 < drawn < config.tokens_total / 2

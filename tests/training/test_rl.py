@@ -370,5 +370,5 @@ def test_a_template_that_leaves_out_system_messages_is_refused(bandit, tmp_path)
     asked = "{%- set messages = messages | rejectattr('role', 'equalto', 'system') | list -%}"
     template.write_text(asked + load_tokenizer(bandit).chat_template)
     check_recipe(bandit, RlRecipe())
-    with pytest.raises(UsageError, match="takes no system message.*it leaves them out"):
+    with pytest.raises(UsageError, match=r"takes no system message.*it leaves them out"):
         check_recipe(bandit, RlRecipe(), template)
