@@ -43,9 +43,7 @@ def predicted_changes(plan: ActionPlan, observation: Observation) -> list[Predic
     >>> round(0.20 - LOWER_95 * math.hypot(0.05, 0.10), 3)
     0.016
     """
-    last = observation.last_plan
-    same_shares = shares_of(plan, observation.methods) == shares_of(last, observation.methods)
-    if not same_shares or plan.practice_weights != last.practice_weights:
+    if moves_methods(plan, observation):
         return []
     proportions = observation.bucket_proportions
     model = fit_responses(observation)
@@ -63,6 +61,13 @@ def predicted_changes(plan: ActionPlan, observation: Observation) -> list[Predic
         low = change - LOWER_95 * math.hypot(unsure, noise[objective])
         found.append(Prediction(objective=objective, change=round(change, 4), low=round(low, 4)))
     return found
+
+
+def moves_methods(plan: ActionPlan, observation: Observation) -> bool:
+    """Whether a plan has other method shares or practice weights than the plan executed last."""
+    last = observation.last_plan
+    same_shares = shares_of(plan, observation.methods) == shares_of(last, observation.methods)
+    return not same_shares or plan.practice_weights != last.practice_weights
 
 
 def expected_changes(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from agent.context import RunContext
@@ -175,7 +175,7 @@ def _level_stage(
         heads=heads,
         left_out=card.left_out,
         reward_model=model.tokens,
-        wish={name: recipe.wish.get(name, HIGHEST) for name in classes},
+        wish=wish_within(recipe.wish, classes),
     )
     done = done.model_copy(update={"usage": usage, "reward_model": model.digest, "levels": report})
 
@@ -204,6 +204,19 @@ def _level_stage(
             "levels": report.model_copy(update=update),
         }
     )
+
+
+def wish_within(wished: Mapping[str, int], classes: Mapping[str, Sequence[int]]) -> dict[str, int]:
+    """The nearest level that can be asked for of each objective, the higher one of two as near.
+
+    >>> wish_within({"care": 2}, {"care": [1, 3], "brevity": [1, 2, 4]})
+    {'care': 3, 'brevity': 4}
+    """
+    found = {}
+    for name, levels in classes.items():
+        level = wished.get(name, HIGHEST)
+        found[name] = min(levels, key=lambda one: (abs(one - level), -one))
+    return found
 
 
 def _ended(stage: Stage, note: str) -> Stage:

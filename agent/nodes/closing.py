@@ -70,7 +70,7 @@ def audit(context: RunContext, state: State) -> State:
     base = _audited(context, last, current.rounds[0].trial)
     found = _audited(context, last, trial) if trial else {}
     static = _static(context, last)
-    control = _control(context, last, trial) if trial else {}
+    control = control_of(context, last, trial) if trial else {}
     result = Audited(
         chosen=chosen,
         trial=trial.id if trial else None,
@@ -98,7 +98,7 @@ def _audited(context: RunContext, round_: int, trial: Trial) -> Answers:
     return context.evaluator.evaluate(steps, adapter, ["audit"], trial.wish).of_role("audit")
 
 
-def _control(context: RunContext, round_: int, trial: Trial) -> dict[str, dict[int, Score]]:
+def control_of(context: RunContext, round_: int, trial: Trial) -> dict[str, dict[int, Score]]:
     """What a trial scores on audit if its prompts ask for other levels, one objective at a time.
 
     Empty for a trial that was not trained for such wishes.

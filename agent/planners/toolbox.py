@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import cached_property
 
 from agent.constraints import check_plan
+from agent.methods import with_methods_of
 from agent.planners.search import HALF_90, Bounds, Surrogate
-from agent.prediction import last_means
+from agent.prediction import last_means, moves_methods
 from mosaic.core.store import Store
 from mosaic.core.types.base import JsonObject
 from mosaic.core.types.plans import ActionPlan, Violation
@@ -60,6 +61,7 @@ class SurrogateTools:
         found: list[JsonObject] = []
         for weights in self.surrogate.best(n, bounds):
             plan = ActionPlan(rationale="", ratios=weights.ratios, bucket_weights=weights.buckets)
+            plan = with_methods_of(plan, self._observation.last_plan)
             found.append(
                 {
                     "ratios": dict(weights.ratios),
@@ -72,6 +74,8 @@ class SurrogateTools:
     def _predicted(self, plan: ActionPlan) -> JsonObject:
         """Objective -> predicted selection mean, its interval, and the expected change."""
         told: JsonObject = {}
+        if moves_methods(plan, self._observation):
+            return told
         measured = last_means(self._observation)
         for objective, change in self.surrogate.changes(plan).items():
             mean, half = measured[objective] + change.mean, HALF_90 * change.deviation

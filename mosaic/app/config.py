@@ -306,7 +306,13 @@ class RunConfig(FrozenModel):
                 named = {f"graded.{dataset}": name for dataset, name in recipe.graded.items()}
                 named |= {f"wish.{name}": name for name in recipe.wish}
             for field, objective in named.items():
-                if objective is not None and objective not in self.objectives:
+                if objective is None:
+                    continue
+                if objective in self.objectives and self.objectives[objective].kind == "retention":
+                    raise ValueError(
+                        f"methods.{method}.{field}: {objective} reads likelihoods, and no answer"
+                    )
+                if objective not in self.objectives:
                     raise ValueError(
                         f"methods.{method}.{field}: {objective!r} is none of "
                         f"{', '.join(self.objectives)}"

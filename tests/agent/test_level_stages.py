@@ -1,18 +1,17 @@
 """Levels in a trial: what a reward model and a policy learn from, what they may spend, what is measured."""
 
 import json
-from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
 
 from agent.graph import run as run_graph
-from agent.retention import spare_adapters
+from agent.nodes.closing import control_of
 from agent.state import fold
 from agent.trial import run_trial
 from benchmarks.standins import ALL_METHODS, StandIn, StandInGenerator, Witness
-from mosaic.app.inspect_logs import evaluations, log_names
 from mosaic.app.views.cards import model_card
+from mosaic.app.views.levels import control_lines
 from mosaic.app.views.report_data import report_data
 from mosaic.app.views.story_text import story_text
 from mosaic.app.views.telling import story_of
@@ -23,7 +22,7 @@ from mosaic.core.journal import Journal
 from mosaic.core.types.data import JudgedAnswer, WishedChat
 from mosaic.core.types.practice_records import FormJudged, FormWishes, SamplePractice
 from mosaic.core.types.records import Generate, Train
-from prompts.levels import read_stated, wish
+from prompts.levels import read_stated
 
 OBJECTIVES = ("over_refusal", "instruction_following", "safety")
 SETTINGS = ("rounds=1", "budget.tokens_per_round=40000", *ALL_METHODS)
@@ -133,44 +132,24 @@ def test_the_adapter_is_measured_by_prompts_that_state_its_wish_and_the_base_is_
     assert json.dumps(trial.wish) in wishes[trial.adapter.digest]
 
 
-def test_audit_asks_the_chosen_adapter_for_every_level(tmp_path):
-    targets = [f"objectives.{name}.target=1.01" for name in OBJECTIVES]
-    context, journal = run_of(tmp_path, *targets)
-    audit = fold(journal, context.settings.names).audit
-    trial = fold(journal, context.settings.names).rounds[audit.chosen].trial
+def test_an_adapter_is_asked_for_every_level_on_audit(finished):
+    context, journal = finished
+    trial = trial_of(finished)
+    found = control_of(context, 1, trial)
     heads = {head.objective: head.classes for head in trial.stages[-1].levels.heads}
-    assert {name: list(levels) for name, levels in audit.control.items()} == heads
-    for name, levels in audit.control.items():
-        assert levels[trial.wish[name]] == audit.scores[name]
-    report = report_data(tmp_path / "run")
-    assert "requested -> measured (audit)" in report_text(report)
-    round_ = fold(journal, context.settings.names).rounds[audit.chosen]
-    card = model_card("run", "base", round_, report, [])
+    assert {name: list(levels) for name, levels in found.items()} == heads
+    steps = context.steps.at(1, trial.id)
+    whole = context.evaluator.evaluate(steps, trial.adapter.digest, ["audit"], trial.wish)
+    for name, levels in found.items():
+        assert levels[trial.wish[name]] == whole.scores()[name]["audit"]
+    assert all("requested -> measured (audit)" in line for line in control_lines(found))
+    report = report_data(journal.folder)
+    told = {"control": found, "chosen": report.audit.base}
+    audited = report.model_copy(update={"chosen": 1, "audit": report.audit.model_copy(update=told)})
+    round_ = fold(journal, context.settings.names).rounds[1]
+    card = model_card("run", "base", round_, audited, [])
     assert "level 1 requested" in card
     assert "over refusal 5 of 5" in card
-    journal.close()
-
-
-def test_a_reward_model_is_kept_as_a_later_trial_may_read_it_again(finished):
-    context, journal = finished
-    state = fold(journal, context.settings.names)
-    *_, rl = state.rounds[1].trial.stages
-    spare = spare_adapters(journal, replace(state, rounds=state.rounds[:1]), 1)
-    assert rl.adapter.digest in spare
-    assert rl.reward_model not in spare
-
-
-def test_logs_of_evaluations_hold_the_wish_that_prompts_stated(finished):
-    _, journal = finished
-    trial = trial_of(finished)
-    found = list(evaluations(journal.folder))
-    assert len(set(log_names(found))) == len(found)
-    for one in found:
-        expected = trial.wish if one.model == "round-01" else {}
-        if one.model in ("base", "round-01"):
-            assert one.wish == expected
-            for prompt in one.prompts.values():
-                assert not expected or prompt.system.startswith(wish(expected))
 
 
 def test_report_and_trace_say_what_was_learnt_from(finished):

@@ -9,6 +9,7 @@ are what it is rewarded on.
 from __future__ import annotations
 
 import json
+import math
 import random
 import tempfile
 from collections import Counter
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from eval.rendering.render import plain_chat
 from mosaic.core.steps import Outcome, Steps
-from mosaic.core.types.base import FrozenModel, JsonObject, canonical_json
+from mosaic.core.types.base import FrozenModel, JsonObject
 from mosaic.core.types.data import JudgedAnswer, Message, WishedChat
 from mosaic.core.types.evaluation import Response
 from mosaic.core.types.events import JudgedAnswersEvent
@@ -41,6 +42,8 @@ from training.methods.preference_rows import conversation
 
 # Of what judged answers may cost, the share of those that are drawn; the rest are rows of the pool.
 DRAWN = 0.5
+# As often as a prompt is asked at most, each time for something else.
+MOST_WISHES = 1_000
 
 
 @dataclass(frozen=True)
@@ -252,25 +255,20 @@ class WishTool:
                     asked.append((practice, earlier))
         chats: list[WishedChat] = []
         lengths: list[int] = []
-        names: set[str] = set()
-        fits = bool(asked)
-        while fits:
-            fits = False
-            for practice, earlier in asked:
-                wish = drawn_wish(inputs.classes, generator)
+        turns = [shuffled_wishes(inputs.classes, generator) for _ in asked]
+        for each in zip(*turns, strict=True):
+            before = len(chats)
+            for (practice, earlier), wish in zip(asked, each, strict=True):
                 chat = wished_chat(practice, earlier, wish, len(chats))
-                plain = plain_chat(chat.messages)
-                key = canonical_json(plain)
-                length = self.practice.asked_length(plain)
+                length = self.practice.asked_length(plain_chat(chat.messages))
                 room = length + recipe.max_new_tokens <= recipe.max_length
                 cost = worst_case(recipe, [length]).cost
-                if not room or cost > tokens or key in names:
-                    continue
-                names.add(key)
-                chats.append(chat)
-                lengths.append(length)
-                tokens -= cost
-                fits = True
+                if room and cost <= tokens:
+                    chats.append(chat)
+                    lengths.append(length)
+                    tokens -= cost
+            if len(chats) == before:
+                break
         return chats, lengths
 
 
@@ -281,6 +279,25 @@ def drawn_wish(classes: Mapping[str, Sequence[int]], generator: random.Random) -
     {'safety': 1}
     """
     return {name: generator.choice(list(levels)) for name, levels in classes.items()}
+
+
+def shuffled_wishes(
+    classes: Mapping[str, Sequence[int]], generator: random.Random
+) -> list[dict[str, int]]:
+    """Different wishes in a drawn order: all that there can be, at most `MOST_WISHES`.
+
+    >>> shuffled_wishes({"safety": [1, 5]}, random.Random(3))
+    [{'safety': 1}, {'safety': 5}]
+    """
+    possible = math.prod(len(levels) for levels in classes.values())
+    wishes = []
+    for number in generator.sample(range(possible), min(possible, MOST_WISHES)):
+        wish = {}
+        for name, levels in classes.items():
+            number, place = divmod(number, len(levels))
+            wish[name] = levels[place]
+        wishes.append(wish)
+    return wishes
 
 
 def wished_chat(

@@ -6,12 +6,16 @@ import random
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from mosaic.core.types.data import JudgedAnswer, Message
 from training.data.pool import Pool
 
 Cell = tuple[str, int]
 """An objective, and a level of it."""
+Numbers = npt.NDArray[np.int64]
+# Rows of a cell that are looked at beyond its budget, for those that are too long for what is left.
+SPARE = 64
 
 
 def evenly(
@@ -58,21 +62,28 @@ def pool_answers(
     `graded` is data set -> objective. Rows of more than `max_length` tokens are left out.
     """
     generator = np.random.default_rng(seed)
-    cells: dict[Cell, list[int]] = {}
-    lengths: dict[int, int] = {}
-    level_of: dict[int, tuple[str, int]] = {}
+    members: dict[Cell, list[Numbers]] = {}
+    sizes: dict[Cell, list[Numbers]] = {}
     for dataset, objective in sorted(graded.items()):
         for bucket in pool.buckets(dataset).values():
-            sizes = pool.slice("n_tokens", bucket)
-            qualities = pool.slice("quality", bucket)
-            for place in np.flatnonzero(sizes <= max_length).tolist():
-                number = bucket.start + place
-                cell = (objective, int(qualities[place]))
-                cells.setdefault(cell, []).append(number)
-                lengths[number] = int(sizes[place])
-                level_of[number] = cell
-    shuffled = {cell: generator.permutation(own).tolist() for cell, own in sorted(cells.items())}
-    chosen = evenly(shuffled, lengths, tokens)
+            lengths, qualities = pool.slice("n_tokens", bucket), pool.slice("quality", bucket)
+            for level in np.unique(qualities).tolist():
+                places = np.flatnonzero((lengths <= max_length) & (qualities == level))
+                cell = (objective, int(level))
+                members.setdefault(cell, []).append(places + bucket.start)
+                sizes.setdefault(cell, []).append(np.asarray(lengths)[places])
+    drawn: dict[Cell, list[int]] = {}
+    length_of: dict[int, int] = {}
+    level_of: dict[int, Cell] = {}
+    for cell in sorted(members):
+        numbers, lengths = np.concatenate(members[cell]), np.concatenate(sizes[cell])
+        order = generator.permutation(len(numbers))
+        # More than the whole budget of one cell is never looked at.
+        enough = int(np.searchsorted(np.cumsum(lengths[order]), tokens)) + SPARE
+        drawn[cell] = numbers[order[:enough]].tolist()
+        for number, length in zip(drawn[cell], lengths[order[:enough]].tolist(), strict=True):
+            length_of[number], level_of[number] = int(length), cell
+    chosen = evenly(drawn, length_of, tokens)
     found = []
     rows = pool.rows(np.array(chosen, dtype=np.int64)).to_pylist() if chosen else []
     for number, row in zip(chosen, rows, strict=True):
