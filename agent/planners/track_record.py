@@ -22,7 +22,6 @@ class Scored:
     """
 
     round: int
-    planner: str
     rationale: str
     expected: dict[str, float]
     predicted: dict[str, float]
@@ -49,7 +48,6 @@ def track_record(observation: Observation) -> list[Scored]:
         found.append(
             Scored(
                 round=past.round,
-                planner=past.planner,
                 rationale=past.plan.rationale,
                 expected=expected,
                 predicted=predicted,

@@ -153,7 +153,7 @@ def test_the_audit_is_of_the_round_furthest_above_its_targets_in_noise_and_happe
 
     opened = []
 
-    def evaluate(steps, adapter, roles):
+    def evaluate(steps, adapter, roles, wish=None):
         assert roles == ["audit"]
         opened.append(adapter)
         value = 2 if adapter == STATIC else 4

@@ -85,12 +85,13 @@ def test_validate_and_the_start_of_a_run_both_ask(tiny_model, monkeypatch):
         raise UsageError("lengths asked")
 
     before = ("check_base_of", "check_pool", "_contamination", "_suites")
+    config = SimpleNamespace(telemetry=None)
     for name in ("check_budget", "open_inputs", *before):
         monkeypatch.setattr(validation, name, lambda *words: [])
     monkeypatch.setattr(validation, "_lengths", asked)
     for call in (
-        lambda: validation.validate(None, False, print),
-        lambda: validation.check_before_run(None, None, print),
+        lambda: validation.validate(config, False, print),
+        lambda: validation.check_before_run(config, None, print),
     ):
         with pytest.raises(UsageError, match="lengths asked"):
             call()

@@ -27,6 +27,7 @@ SMALL = [
     "methods.sft.epochs=1",
     "planner.kind=llm",
     "planner.chat.max_attempts=2",
+    "planner.explore_share=1",
 ]
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from agent.approval import AutoApprover, HumanApprover
 from benchmarks import page
-from benchmarks.standins import ALL_METHODS, StandIn, Witness
+from benchmarks.standins import PREFERENCES, StandIn, Witness
 from benchmarks.waiting import trainings, until_asked, waiting_run
 from mosaic.app import runs
 from mosaic.app.decisions import approve, pending
@@ -229,7 +229,7 @@ def test_an_edited_plan_that_breaks_a_limit_is_refused_with_its_shares(standin, 
 
 def test_the_form_shows_and_takes_the_shares_of_methods(tmp_path):
     objectives = ("over_refusal", "instruction_following")
-    standin = StandIn.make("rounds=1", *ALL_METHODS, per_slice=2, objectives=objectives)
+    standin = StandIn.make("rounds=1", *PREFERENCES, per_slice=2, objectives=objectives)
     standin.approver = HumanApprover()
     folder, _ = waiting_run(standin, tmp_path, "asked")
     web = page.client(tmp_path)

@@ -196,7 +196,7 @@ def test_the_surrogate_tells_what_it_fitted_searched_and_why_the_winner_won(root
     told = story_text(story_of(root / "profile", 1), 200)
     assert re.search(r"fitted how \d+ slices answered to tokens, from \d+ measured mixtures", told)
     searched = re.search(r"searched [\d,]+ mixtures: the best is worth (-?\d+\.\d+)", told)
-    assert f"predicted best (value {searched[1]}" in told
+    assert f"expected to gain most (value {searched[1]}" in told
     rows = [line.split() for line in told.splitlines() if searched[1] in line]
     assert any(row[0] == "1" for row in rows)
     assert "last plan" in told

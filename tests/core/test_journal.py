@@ -178,7 +178,7 @@ FAST = """
 import sys
 from pathlib import Path
 from mosaic.core.journal import Journal
-from mosaic.core.types.runs import InputDigests, RunRecord
+from mosaic.core.types.inputs import InputDigests, RunRecord
 nothing = InputDigests(pool="", base_model="", suites={}, judge="")
 Journal.create(Path(sys.argv[1]), "fast", RunRecord(run={}, inputs=nothing), 1).close()
 """

@@ -13,11 +13,18 @@ import training.methods.reward_model as reward_model
 import training.methods.rl as rl
 import training.methods.sft as sft
 
+MODULES: tuple[ModuleType, ...] = (
+    sft,
+    dpo,
+    rl,
+)
+# A reward model is trained inside a stage of `rl`: a job may ask for it, and it is no adapter.
+HELPERS: tuple[ModuleType, ...] = (reward_model,)
+
 
 def _by_kind(modules: tuple[ModuleType, ...]) -> dict[str, ModuleType]:
     return {str(m.RECIPE.model_fields["kind"].default): m for m in modules}
 
 
-METHODS = _by_kind((sft, dpo, rl))
-# What a job may ask for: a reward model is trained inside a stage of `rl`, and is no adapter.
-TRAININGS = {**METHODS, **_by_kind((reward_model,))}
+METHODS = _by_kind(MODULES)
+TRAININGS = _by_kind((*MODULES, *HELPERS))
