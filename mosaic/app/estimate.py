@@ -53,6 +53,8 @@ ANSWER = 0.5
 SERVER_START = 90.0
 # The base, the static mixture and the chosen round.
 AUDITED = 3
+# Levels that an adapter is asked for at audit beside the one of its wish, at most.
+OTHER_LEVELS = 4
 # Tokens and seconds of one verdict; verdicts at once if the judge does not say.
 VERDICT_READ, VERDICT_WRITTEN, VERDICT_SECONDS, VERDICTS_AT_ONCE = 1200, 200, 4.0, 16
 # Share of practice prompts that give a pair.
@@ -281,10 +283,11 @@ def _models(config: RunConfig) -> int:
 def _times(config: RunConfig, suite: SuiteSize) -> int:
     """How often a suite is answered: audit by base, static and chosen, the others by all.
 
+    An adapter that was trained for levels answers audit once more for each other level.
     Steering also between the methods of a trial, if the config asks for it.
     """
     if suite.role == "audit":
-        return AUDITED
+        return AUDITED + (OTHER_LEVELS if config.default_shares.get("rl") else 0)
     between = 0
     if config.evaluate_stages and suite.role == "steering":
         methods = sum(share > 0 for share in config.default_shares.values())

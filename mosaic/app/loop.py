@@ -17,7 +17,7 @@ from agent.planners.toolbox import open_toolbox
 from eval.chat.client import ChatUnavailable
 from mosaic.app import runs
 from mosaic.app.config import RunConfig
-from mosaic.app.notices import told
+from mosaic.app.notices import Tell, told
 from mosaic.app.progress import Bars
 from mosaic.app.standing import note_end, noted
 from mosaic.app.stopping import stop_order, withdraw_stop
@@ -80,6 +80,9 @@ def execute(
                         run_graph(context, folder, waiter)
                     except StopRequested as error:
                         raise StopRequested(stops.words(str(error))) from error
+                    except UsageError as error:
+                        tell(error, begun=True)
+                        raise
                     finally:
                         context.evaluator.generator.close()
                         deliver(folder, config.telemetry, say)
@@ -179,7 +182,7 @@ def _waiter(
     folder: Path,
     say: Callable[[str], None],
     stopping: Callable[[], bool],
-    tell: Callable[[BaseException | None], None],
+    tell: Tell,
 ) -> Callable[[], None]:
     """Sleeps between two looks at the journal; a stop signal ends the wait."""
     said = False

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.client import HTTPException
 from pathlib import Path
+from typing import Protocol
 
 from pydantic import Field, model_validator
 
@@ -82,10 +83,14 @@ class Notice(FrozenModel):
     next: str
 
 
+class Tell(Protocol):
+    """Tells how a run ended. `begun` says that its rounds had begun: bad input ends it then."""
+
+    def __call__(self, error: BaseException | None, begun: bool = False) -> None: ...
+
+
 @contextmanager
-def told(
-    folder: Path, config: NotifyConfig | None, say: Callable[[str], None]
-) -> Iterator[Callable[[BaseException | None], None]]:
+def told(folder: Path, config: NotifyConfig | None, say: Callable[[str], None]) -> Iterator[Tell]:
     """While inside, whatever ends the run is told; also by a call of what this yields.
 
     A start that was refused (bad input, a run that another process holds) is not a run's end.
@@ -93,8 +98,9 @@ def told(
     if config is not None:
         config.address()  # a variable that is missing is said before anything is spent
 
-    def tell(error: BaseException | None) -> None:
-        if config is not None and not isinstance(error, UsageError | HeldError):
+    def tell(error: BaseException | None, begun: bool = False) -> None:
+        refused = isinstance(error, UsageError | HeldError) and not begun
+        if config is not None and not refused:
             send(config, notice_of(folder, error), say)
 
     try:
