@@ -28,6 +28,7 @@ from mosaic.core.types.runs import (
     wish_of,
 )
 from prompts.levels import HIGHEST
+from tools.effects.practice import PracticeTool
 from tools.effects.preference_pairs import PairTool
 from tools.effects.wishes import WishTool
 from training.data.preferences import LOW_YIELD
@@ -51,6 +52,36 @@ class Progress:
         return total
 
 
+@dataclass(frozen=True)
+class _Task:
+    """A later stage of a trial: what it may use, and the adapter of the stage before."""
+
+    context: RunContext
+    steps: Steps
+    spec: TrialSpec
+    stage: StageSpec
+    adapter: Adapter | None
+    train: Training
+
+    @property
+    def start(self) -> str | None:
+        return self.adapter.digest if self.adapter else None
+
+    @property
+    def practice(self) -> PracticeTool:
+        assert self.context.practice is not None
+        return self.context.practice
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """Those of the plan's practice slices."""
+        assert self.spec.plan is not None
+        return self.spec.plan.practice_weights
+
+    def say(self, text: str) -> None:
+        self.context.notify(f"round {self.steps.place.round}: {self.stage.recipe.kind}: {text}")
+
+
 def run_stages(
     context: RunContext, steps: Steps, spec: TrialSpec, first: Stage | None, train: Training
 ) -> Progress:
@@ -61,8 +92,8 @@ def run_stages(
     done = Progress([first] if first else [], first.adapter if first else None)
     for stage in spec.stages:
         _measure_last(context, steps, done)
-        run = LATER[type(stage.recipe)]
-        done.stages.append(run(context, steps, spec, stage, done.adapter, train))
+        task = _Task(context, steps, spec, stage, done.adapter, train)
+        done.stages.append(LATER[type(stage.recipe)](task))
         done.adapter = done.stages[-1].adapter or done.adapter
     if done.adapter is None:
         notes = "; ".join(stage.note for stage in done.stages if stage.note)
@@ -85,32 +116,20 @@ def _measure_last(context: RunContext, steps: Steps, done: Progress) -> None:
     done.stages[-1] = last.model_copy(update={"steering": scores})
 
 
-def _preference_stage(
-    context: RunContext,
-    steps: Steps,
-    spec: TrialSpec,
-    stage: StageSpec,
-    adapter: Adapter | None,
-    train: Training,
-) -> Stage:
+def _preference_stage(task: _Task) -> Stage:
     """Draw answers from the model so far, pair them, and train on the pairs."""
-    recipe = stage.recipe
+    recipe, tokens, seed = task.stage.recipe, task.stage.tokens, task.spec.seed
     assert isinstance(recipe, DpoRecipe)
-    assert spec.plan is not None
-    assert context.practice is not None
-    number = steps.place.round
-    digest = adapter.digest if adapter else None
-    context.notify(f"round {number}: {recipe.kind}: drawing and judging answers to practise on")
-    weights = spec.plan.practice_weights
-    filed = PairTool(context.practice).gather(
-        steps, digest, recipe, stage.tokens, weights, spec.seed
+    task.say("drawing and judging answers to practise on")
+    filed = PairTool(task.practice).gather(
+        task.steps, task.start, recipe, tokens, task.weights, seed
     )
     report = filed.report
     for line in warnings(report):
-        context.notify(f"round {number}: {recipe.kind}: {line}")
+        task.say(line)
     drawn = Stage(
         method=recipe.kind,
-        tokens=stage.tokens,
+        tokens=tokens,
         usage=Usage(sampled=report.sampled),
         pairs=report,
         pairs_file=filed.pairs,
@@ -118,32 +137,22 @@ def _preference_stage(
     if not report.pairs:
         note = f"{recipe.kind}: none of {report.prompts} practice prompts gave a pair"
         return drawn.model_copy(update={"note": note})
-    context.notify(f"round {number}: {recipe.kind}: training on {report.pairs} pairs")
-    job = context.trainer.stage_job(recipe, {PAIRS: filed.pairs}, spec.seed, digest)
-    trained = train(job, Usage(trained=report.trained))
+    task.say(f"training on {report.pairs} pairs")
+    job = task.context.trainer.stage_job(recipe, {PAIRS: filed.pairs}, seed, task.start)
+    trained = task.train(job, Usage(trained=report.trained))
     usage = drawn.usage + Usage(trained=trained.tokens)
     return drawn.model_copy(update={"usage": usage, "adapter": trained})
 
 
-def _level_stage(
-    context: RunContext,
-    steps: Steps,
-    spec: TrialSpec,
-    stage: StageSpec,
-    adapter: Adapter | None,
-    train: Training,
-) -> Stage:
-    """Judge answers, train a reward model on them, and a policy for the levels that prompts ask for."""
-    recipe = stage.recipe
+def _level_stage(task: _Task) -> Stage:
+    """Judge answers, train a reward model on them, and a policy for levels that prompts ask for."""
+    context, steps, stage, train = task.context, task.steps, task.stage, task.train
+    recipe, seed = stage.recipe, task.spec.seed
     assert isinstance(recipe, RlRecipe)
-    assert spec.plan is not None
-    assert context.practice is not None
-    where = f"round {steps.place.round}: {recipe.kind}"
-    tool = WishTool(context.practice, context.pool, recipe.graded)
-    context.notify(f"{where}: drawing and judging answers to practise on")
-    tokens, start = int(recipe.judged_share * stage.tokens), adapter.digest if adapter else None
-    weights, seed = spec.plan.practice_weights, spec.seed
-    batches = tool.draw(steps, start, recipe, tokens, weights, seed)
+    tool = WishTool(task.practice, context.pool, recipe.graded)
+    task.say("drawing and judging answers to practise on")
+    tokens, start = int(recipe.judged_share * stage.tokens), task.start
+    batches = tool.draw(steps, start, recipe, tokens, task.weights, seed)
     judged = tool.judged(steps, batches, recipe, tokens, seed)
     usage = Usage(sampled=judged.report.sampled)
     done = Stage(
@@ -157,7 +166,7 @@ def _level_stage(
     if not judged.report.levels:
         return _ended(done, "none of the answers could be judged and learnt from")
 
-    context.notify(f"{where}: training a reward model")
+    task.say("training a reward model")
     data = {JUDGED_ANSWERS: judged.answers}
     job = context.trainer.stage_job(recipe.reward_model, data, seed)
     try:
@@ -183,7 +192,7 @@ def _level_stage(
     warm = min(left, int(recipe.warm_share * stage.tokens))
     filed = tool.wishes(steps, batches, judged.answers, recipe, classes, warm, left, seed)
     if filed.warm is not None:
-        context.notify(f"{where}: fine-tuning on {filed.rows} answers below their levels")
+        task.say(f"fine-tuning on {filed.rows} answers below their levels")
         job = context.trainer.stage_job(recipe.warm, {TRAINING_SET: filed.warm}, seed, start)
         adapter = train(job, recipe.warm.usage(filed.tokens))
         usage, start = usage + adapter.usage, adapter.digest
@@ -192,7 +201,7 @@ def _level_stage(
     chats = len(filed.prompts)
     if filed.chats is None or chats < recipe.prompts_per_step:
         return _ended(done, f"its tokens pay for {chats} prompts, which do not fill one step")
-    context.notify(f"{where}: rewarding answers to {chats} prompts")
+    task.say(f"rewarding answers to {chats} prompts")
     data = {WISHED_CHATS: filed.chats, REWARD_MODEL: model.digest}
     job = context.trainer.stage_job(recipe, data, seed, start)
     policy = train(job, worst_case(recipe, filed.prompts))

@@ -20,7 +20,7 @@ from benchmarks.world import World
 from mosaic.app.config_file import load_config
 from mosaic.core.types.plans import ActionPlan
 from mosaic.core.types.records import Train
-from mosaic.core.types.runs import Stage, StageSpec, TrainJob, TrialSpec, Usage
+from mosaic.core.types.runs import Adapter, Stage, StageSpec, TrainJob, TrialSpec, Usage
 
 SEEDS = (1, 2, 3, 4, 5)
 EXAMPLE = Path(__file__).parents[1] / "examples" / "levels.yaml"
@@ -75,7 +75,7 @@ def trained(world: World, seed: int) -> tuple[Stage, str | None]:
     assert first is not None
     begun = Stage(method="sft", tokens=part, usage=Usage(), adapter=known[first])
 
-    def train(job: TrainJob, reserve: Usage):  # type: ignore[no-untyped-def]
+    def train(job: TrainJob, reserve: Usage) -> Adapter:
         return context.trainer.train(steps, job, reserve)
 
     done = run_stages(context, steps, spec, begun, train)

@@ -88,7 +88,7 @@ def pool_texts(quick: bool) -> Rows:
             what = f"CPU seconds to fetch {CHOSEN:,} texts of {size:,}"
             figures.append(figure(what, ours[size], "s"))
             figures.append(figure(f"bytes a row, {size:,} rows", path.stat().st_size / size, "B"))
-    # Chosen rows of a small pool share blocks, so the smallest is no measure of growth.
+    # Chosen rows of a small pool share blocks, so the smallest does not measure growth.
     largest, ten_times_less = max(ours), max(ours) // 10
     grown = ours[largest] / ours[ten_times_less]
     figures.append(figure("the last over that of ten times less rows", grown, "x", at_most=1.5))

@@ -232,8 +232,7 @@ def _trial(identifier: str, params: str) -> str | None:
             f"{identifier}: the checker does not take {params} "
             "and would draw other parameters at random"
         )
-    except Exception as error:
-        # Whatever the library raises for parameters that it was not written for.
+    except Exception as error:  # whatever the library raises for parameters it was not written for
         return f"{identifier}: the checker cannot use {params} ({type(error).__name__}: {error})"
     return None
 
@@ -331,8 +330,7 @@ def check(constraints: Sequence[Constraint], response: str) -> tuple[list[bool],
 def _passes(checker: Checker, text: str) -> bool:
     try:
         return bool(text.strip()) and bool(checker.check_following(text))
-    except Exception as error:
-        # The library's checkers raise whatever they meet in an answer.
+    except Exception as error:  # the library's checkers raise whatever they meet in an answer
         raise CannotRead(
             f"the checker cannot read this answer ({type(error).__name__}: {error})"
         ) from error

@@ -24,7 +24,7 @@ PART = 8192
 def upgrade(old: Path, out: Path) -> Manifest:
     """Write the pool of version 1 at `old` as a new folder `out`; its manifest.
 
-    Raises UsageError if `old` is no such pool, if its files are not those that were built, or if
+    Raises UsageError if `old` is not such a pool, if its files are not those that were built, or if
     `out` holds a pool already.
     """
     try:

@@ -18,7 +18,7 @@ MODULES: tuple[ModuleType, ...] = (
     dpo,
     rl,
 )
-# A reward model is trained inside a stage of `rl`: a job may ask for it, and it is no adapter.
+# A reward model is trained inside a stage of `rl`: a job may ask for it, but it is not an adapter.
 HELPERS: tuple[ModuleType, ...] = (reward_model,)
 
 

@@ -1,4 +1,4 @@
-"""What is measured: prompts, responses, judgments (L3), labels (L2), scores (L1), failure profiles."""
+"""What is measured: prompts, responses, judgments (L3), labels (L2), scores (L1), profiles."""
 
 from __future__ import annotations
 
@@ -17,17 +17,20 @@ def _is_none(value: object) -> bool:
 
 
 class Prompt(FrozenModel):
-    """An item of an evaluation suite: what the model is asked, with prompt-side labels fixed when it was built.
+    """An item of an evaluation suite: what the model is asked.
 
-    `turns` are the user turns; the model's own answers stand between them. `prompt_items` are prompt-side L3
-    items by channel. `rules` is data for the verifier judge: channel -> item -> rule (see
-    `eval/judges/verifier.py`). `constraints` (instruction following only) are `{"id", "params"}`.
-    `good` and `bad` are reference answers, one list of assistant turns each: the judge must give `good` the
-    best score and `bad` a worse one before a run may start; one that is a model must see `bad` fail.
-    `answer` is the known answer of an objective that compares with one: a text, a number, a list of parts or a
-    JSON schema (see `eval/objectives/reference.py`). `objectives` (practice only) name what its answers are
-    judged under. `group` names the cluster of prompts that rise and fall together, such as variants of one
-    seed prompt; without it a prompt stands alone.
+    Its prompt-side labels are fixed when the suite is built.
+
+    `turns` are the user turns; the model's own answers stand between them. `prompt_items` are
+    prompt-side L3 items by channel. `rules` is data for the verifier judge: channel -> item -> rule
+    (see `eval/judges/verifier.py`). `constraints` (instruction following only) are `{"id",
+    "params"}`. `good` and `bad` are reference answers, one list of assistant turns each: the judge
+    must give `good` the best score and `bad` a worse one before a run may start; one that is a
+    model must see `bad` fail. `answer` is the known answer of an objective that compares with one:
+    a text, a number, a list of parts or a JSON schema (see `eval/objectives/reference.py`).
+    `objectives` (practice only) name what its answers are judged under. `group` names the cluster
+    of prompts that rise and fall together, such as variants of one seed prompt; without it a prompt
+    stands alone.
     """
 
     id: str = Field(min_length=1)
@@ -42,14 +45,14 @@ class Prompt(FrozenModel):
     attributes: dict[str, Attribute] = {}
     good: list[str] | None = None
     bad: list[str] | None = None
-    # Left out of what is written if there is none: the digests of suites without known answers stay.
+    # Left out of what is written if there is none: digests of suites without known answers stay.
     answer: JsonValue | None = Field(default=None, exclude_if=_is_none)
     objectives: list[str] | None = Field(default=None, exclude_if=_is_none)
     group: str | None = Field(default=None, min_length=1, exclude_if=_is_none)
 
 
 class Response(FrozenModel):
-    """What a generator answered to one prompt: one assistant turn per user turn, each with its finish reason."""
+    """What a generator answered to one prompt: a turn per user turn, and why each ended."""
 
     id: str
     answers: list[str]
@@ -58,7 +61,10 @@ class Response(FrozenModel):
 
 
 class Judgment(FrozenModel):
-    """L3: atomic items of one response. `items` has the shape that `mosaic score OBJECTIVE` reads, less the id."""
+    """L3: atomic items of one response.
+
+    `items` has the shape that `mosaic score OBJECTIVE` reads, less the id.
+    """
 
     id: str
     status: Literal["ok", "abstained", "failed"]
@@ -89,8 +95,8 @@ class LevelAgreement(FrozenModel):
 
     `equal` is the share of equal levels, `near` of those at most one apart; `difference` the mean
     of the model's level less the judge's; `kappa` Cohen's, None where it is not defined. `unread`
-    answers were scored by one of the two only. Without any answer the shares are 0. `used` says whether
-    the model's levels stand as scores: they do if the two agree well enough.
+    answers were scored by one of the two only. Without any answer the shares are 0. `used` says
+    whether the model's levels stand as scores: they do if the two agree well enough.
     """
 
     objective: str
@@ -116,7 +122,9 @@ class SuiteFiles(FrozenModel):
 
 
 class Scored(FrozenModel):
-    """L2 and L1 of one response. `unscored` items have no score and a reason; `valid: 0` ones are not averaged.
+    """L2 and L1 of one response.
+
+    `unscored` items have no score and a reason; `valid: 0` ones are not averaged.
 
     `group` is the prompt's.
     """
@@ -180,7 +188,7 @@ class Difference(FrozenModel):
         return self.clusters < MIN_CLUSTERS
 
     def fell(self, noise: float) -> bool:
-        """Whether this is a fall: the whole interval is below 0, or the mean by more than the noise.
+        """Whether it fell: the whole interval is below 0, or the mean by more than the noise.
 
         >>> Difference(mean=-0.2, low=-0.3, high=-0.1).fell(noise=0.5)
         True
@@ -196,10 +204,10 @@ Reliability = Literal["unknown", "low", "medium", "high"]
 class SliceProfile(FrozenModel):
     """One slice of one objective, as measured in one round on the steering suite.
 
-    `failure_rate` is in 0-1. `change` is the paired difference of means against the previous round, with its
-    permutation p-value; `significant` is decided over all slices under false-discovery control at 10 %.
-    `breakdown` counts labels (dimension -> value -> count). `weight` is how hard the suite says the slice is: the
-    mean weight of its prompts, 1 or more.
+    `failure_rate` is in 0-1. `change` is the paired difference of means against the previous round,
+    with its permutation p-value; `significant` is decided over all slices under false-discovery
+    control at 10 %. `breakdown` counts labels (dimension -> value -> count). `weight` is how hard
+    the suite says the slice is: the mean weight of its prompts, 1 or more.
     """
 
     objective: str

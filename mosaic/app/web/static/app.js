@@ -280,7 +280,7 @@ function wireForm(form) {
 
 let latest = live ? live.dataset.mark : "";
 
-// What a controller does just now: it changes every second, so it is no part of a section.
+// What a controller does just now: it changes every second, so it is not part of a section.
 let stage = "";
 let over = false;
 
