@@ -5,6 +5,7 @@ What is trained is what will be generated, so all three load a base alike.
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -134,3 +135,12 @@ def nf4(dtype: str) -> BitsAndBytesConfig:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=getattr(torch, dtype),
     )
+
+
+def free_memory() -> None:
+    """Give back what a model that nobody holds any more took of the device."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -26,7 +26,7 @@ import numpy as np
 from pydantic import Field, ValidationError
 
 from eval.calibration import Floats, log_softmax
-from eval.model_loading import PLAIN, Loading, load_base
+from eval.model_loading import PLAIN, Loading, free_memory, load_base
 from eval.rendering.probe import turn_shape
 from eval.rendering.render import Chat, ChatError
 from eval.rendering.tokenizer import load_tokenizer
@@ -236,6 +236,11 @@ class RewardModel:
     def load(self) -> None:
         """Load the model now rather than with the first answer."""
         _ = self._loaded
+
+    def close(self) -> None:
+        """Give back the model's memory; the next answer loads it again."""
+        if self.__dict__.pop("_loaded", None) is not None:
+            free_memory()
 
     def read(self, chats: Sequence[Chat]) -> list[Reading]:
         """The probabilities of the levels of each chat's last answer, at the heads' temperatures.

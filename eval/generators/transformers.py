@@ -8,7 +8,6 @@ turns are replayed turn by turn: call k sees k user turns and the model's own k-
 from __future__ import annotations
 
 import copy
-import gc
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +17,7 @@ from eval.generators.base import TextLikelihood, TransformersGeneratorConfig
 from eval.generators.conversations import Chat, Turn, open_conversations
 from eval.generators.draws import DrawnTokens
 from eval.model_folder import check_model_folder
-from eval.model_loading import PLAIN, Loading, load_base, quantised
+from eval.model_loading import PLAIN, Loading, free_memory, load_base, quantised
 from eval.rendering.ends import stop_ids
 from eval.rendering.render import texts_of
 from eval.rendering.tokenizer import load_tokenizer
@@ -198,8 +197,4 @@ class TransformersGenerator:
     def close(self) -> None:
         """Give back the model's memory: a server or a training may need it next."""
         if self.__dict__.pop("_base", None) is not None:
-            import torch
-
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            free_memory()

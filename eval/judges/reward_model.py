@@ -64,6 +64,10 @@ class RewardModelJudge:
         items = {"level": level, "probability": own[level]}
         return Judgment(id=prompt.id, status="ok", items=items, judge=self.digest)
 
+    def close(self) -> None:
+        """Give back the model's memory."""
+        self.model.close()
+
     def unscorable(self, objective: Objective, prompt: Prompt) -> str | None:
         """See `SuiteJudge`."""
         try:

@@ -1,23 +1,16 @@
 """A run planned by a model over HTTP: an outage pauses it, and on resume the model's plan is trained."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 from mosaic.app.config_file import BUNDLED
 from mosaic.core.journal import Journal
 from mosaic.core.types.events import ToolCall
 from mosaic.core.types.records import AskPlanner
 from mosaic.lab.server import ScriptedServer
+from tests import command_line
 
-ENV = {
-    **os.environ,
-    "PYTHONPATH": os.getcwd(),
-    "COLUMNS": "200",
-    "MOSAIC_API_KEY": "sk-canary-0123456789abcdef",
-}
+KEY = "sk-canary-0123456789abcdef"
 SMALL = [
     "rounds=1",
     "calibration.repeats=1",
@@ -32,8 +25,7 @@ SMALL = [
 
 
 def mosaic(*arguments):
-    command = [sys.executable, "-m", "mosaic", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=ENV)
+    return command_line.mosaic(*arguments, MOSAIC_API_KEY=KEY)
 
 
 def test_an_outage_pauses_the_run_and_resume_lets_the_model_plan(tmp_path):
@@ -79,5 +71,5 @@ def test_an_outage_pauses_the_run_and_resume_lets_the_model_plan(tmp_path):
         f"Planner: {len(calls)} answers of a language model"
         in (tmp_path / "report.html").read_text()
     )
-    key = ENV["MOSAIC_API_KEY"].encode()
+    key = KEY.encode()
     assert all(p.is_dir() or key not in p.read_bytes() for p in folder.rglob("*"))

@@ -1,11 +1,10 @@
 """The whole loop on a small laboratory: run, interrupt, resume, report, export. Nothing is simulated."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
+import signal
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -16,8 +15,8 @@ from mosaic.core.journal import Journal
 from mosaic.core.store import Store
 from mosaic.core.types.data import Stock
 from mosaic.core.types.records import EstimateInfluence, Observe
+from tests.command_line import mosaic, start
 
-ENV = {**os.environ, "PYTHONPATH": os.getcwd(), "COLUMNS": "200"}
 SMALL = [
     "rounds=2",
     "calibration.repeats=2",
@@ -27,16 +26,6 @@ SMALL = [
     "methods.sft.epochs=1",
     "keep=all",
 ]
-
-
-def mosaic(*arguments, **options):
-    return subprocess.run(
-        [sys.executable, "-m", "mosaic", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env=ENV,
-        **options,
-    )
 
 
 def sets(*more):
@@ -224,28 +213,15 @@ def test_an_export_whose_base_is_another_by_now_is_refused(finished, lab, tmp_pa
 )
 def test_a_run_that_was_killed_resumes_to_the_same_end(finished, lab, tmp_path, steps):
     """Kill the controller as soon as the journal holds so many steps; the resumed run equals the uninterrupted one."""
-    import time
-
     _, report = finished
     folder = tmp_path / "run"
-    command = [
-        sys.executable,
-        "-m",
-        "mosaic",
-        "run",
-        str(lab / "config.yaml"),
-        "--run-dir",
-        str(folder),
-        *sets(),
-    ]
-    child = subprocess.Popen(command, env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while child.poll() is None:
+    child = start("run", lab / "config.yaml", "--run-dir", folder, *sets())
+    while child.running:
         time.sleep(0.02)
         if (folder / "journal.sqlite").exists() and len(Journal.open(folder).rows()) >= steps:
-            child.kill()
+            child.signal(signal.SIGKILL)
             break
-    child.wait()
-    assert child.returncode == -9
+    assert child.wait().returncode == -signal.SIGKILL
     (folder / "graph.sqlite").unlink(missing_ok=True)
     done = mosaic("resume", folder, "--json")
     assert done.returncode == 0, done.stderr
@@ -260,35 +236,21 @@ def test_a_run_that_was_killed_resumes_to_the_same_end(finished, lab, tmp_path, 
 
 
 def test_a_stop_signal_ends_at_a_safe_point_while_a_second_controller_is_turned_away(lab, tmp_path):
-    import signal
-    import time
-
     folder = tmp_path / "run"
     short = sets("rounds=1", "calibration.repeats=1")
-    command = [
-        sys.executable,
-        "-m",
-        "mosaic",
-        "run",
-        str(lab / "config.yaml"),
-        "--run-dir",
-        str(folder),
-        *short,
-    ]
-    child = subprocess.Popen(
-        command, env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+    child = start("run", lab / "config.yaml", "--run-dir", folder, *short)
     while not (folder / "journal.sqlite").exists() or len(Journal.open(folder).rows()) < 4:
         time.sleep(0.02)
-        assert child.poll() is None
-    child.send_signal(signal.SIGSTOP)
+        assert child.running
+    child.signal(signal.SIGSTOP)
     second = mosaic("resume", folder)
     assert second.returncode == 5
     assert f"process {child.pid}" in second.stderr
-    child.send_signal(signal.SIGTERM)
-    child.send_signal(signal.SIGCONT)
-    assert child.wait(timeout=60) == 130
-    assert "safe point" in child.stderr.read()
+    child.signal(signal.SIGTERM)
+    child.signal(signal.SIGCONT)
+    stopped = child.wait(60)
+    assert stopped.returncode == 130
+    assert "safe point" in stopped.stderr
     assert all(row.state == "done" for row in Journal.open(folder).rows())
     changed = mosaic("resume", folder, "--set", "stop.patience=3")
     assert changed.returncode == 2

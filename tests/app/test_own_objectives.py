@@ -10,7 +10,8 @@ import yaml
 from mosaic.core.errors import UsageError
 from mosaic.core.journal import Journal
 from mosaic.core.types.records import MeasureLikelihood
-from tests.app.test_loop import SMALL, mosaic
+from tests.app.test_loop import SMALL
+from tests.command_line import mosaic
 
 BRIEF = Path(__file__).parents[1] / "conformance" / "brief_answers.py"
 ROLES = ("steering", "selection", "audit")

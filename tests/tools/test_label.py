@@ -1,8 +1,6 @@
 """Labelling pool rows with a judge that is a real HTTP server, and the commands around judges."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
@@ -17,6 +15,7 @@ from mosaic.app.judging import check, check_judge, compare_judges, label_pool, l
 from mosaic.app.wiring import open_suites
 from mosaic.core.errors import PausedError, UsageError
 from mosaic.core.types.data import Example
+from tests.command_line import mosaic
 from training.data.shards import Part
 
 OBJECTIVES, SUITES = open_suites(load_config("lab"))
@@ -281,11 +280,7 @@ def test_a_judge_that_sees_no_leak_fails_its_check_with_exit_code_2():
 
     with JudgeServer(blind) as server:
         sets = [part for o in overrides(server) for part in ("--set", o)]
-        done = subprocess.run(
-            [sys.executable, "-m", "mosaic", "judge", "check", "lab", *sets],
-            capture_output=True,
-            text=True,
-        )
+        done = mosaic("judge", "check", "lab", *sets)
     assert done.returncode == 2
     assert "objective safety: 6 of 12 known answers come out wrong" in done.stderr
     assert done.stderr.count("its bad reference answer gives") == 6

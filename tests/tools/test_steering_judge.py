@@ -2,13 +2,19 @@
 
 import pytest
 
+from benchmarks.judging import RECORD, Recital
 from eval.judges.base import SteeringJudgeConfig
 from eval.judges.verifier import VerifierJudge
 from eval.objectives.over_refusal import OverRefusal
 from eval.scoring import judge_and_score
 from eval.suite import load_suite
+from mosaic.core.journal import Journal
+from mosaic.core.steps import Steps
+from mosaic.core.store import Store
 from mosaic.core.types.evaluation import Judgment, Response
+from mosaic.core.types.runs import GREEDY
 from mosaic.lab.build import DATA
+from tools.effects.evaluate import Evaluator, GeneratorIdentity, PlainJudge
 from tools.effects.steering_judge import SteeringJudge
 
 SUITE = load_suite(DATA / "suites" / "over_refusal", OverRefusal(), "steering")
@@ -31,6 +37,9 @@ class Levels:
     def __init__(self, level):
         self.level = level
         self.digest = "model"
+
+    def close(self):
+        pass
 
     def unscorable(self, objective, prompt):
         return None if self.level else "no head"
@@ -55,7 +64,7 @@ class Counting(VerifierJudge):
 def judged(level):
     judge, config = Counting(), SteeringJudgeConfig(sample=20)
     steering = SteeringJudge(config, lambda folder: Levels(level))
-    found = steering.judge(DATA, OverRefusal(), SUITE, answered(), judge)
+    found = steering.judge(Levels(level), OverRefusal(), SUITE, answered(), judge)
     return found, judge.asked
 
 
@@ -91,3 +100,46 @@ def test_who_judges_is_part_of_the_identity():
     judges = [SteeringJudge(SteeringJudgeConfig(sample=n), Levels) for n in (20, 30)]
     names = {judge.identity(model, "judge") for judge in judges for model in ("one", "two")}
     assert len(names) == 4
+
+
+def test_the_generator_gives_its_memory_back_before_a_reward_model_is_opened(tmp_path):
+    happened = []
+
+    class Serving(Recital):
+        def generate(self, prompts, adapter, sampling=GREEDY):
+            happened.append("generate")
+            return super().generate(prompts, adapter, sampling)
+
+        def release(self):
+            happened.append("release")
+
+    class Opened(Levels):
+        def judge(self, objective, prompts, responses):
+            happened.append("judge")
+            return super().judge(objective, prompts, responses)
+
+        def close(self):
+            happened.append("close")
+
+    def open_model(folder):
+        happened.append("open")
+        return Opened(lambda score: score)
+
+    selection = load_suite(DATA / "suites" / "over_refusal", OverRefusal(), "selection")
+    journal = Journal.create(tmp_path, "one", RECORD, 1)
+    journal.acquire()
+    steps = Steps(journal, Store(tmp_path))
+    filed = steps.store.put_json({})
+    evaluator = Evaluator(
+        Serving(),
+        PlainJudge(VerifierJudge()),
+        {"over_refusal": OverRefusal()},
+        {"over_refusal": {"steering": SUITE, "selection": selection}},
+        GeneratorIdentity(base="recital", settings={}),
+        steering=SteeringJudge(SteeringJudgeConfig(sample=20), open_model),
+    )
+    found = evaluator.evaluate(steps, None, ["steering", "selection"], reward_model=filed)
+    assert happened == ["generate", "generate", "release", "open", "judge", "close"]
+    assert found.files["over_refusal"]["steering"].agreement.used
+    assert found.files["over_refusal"]["selection"].agreement is None
+    journal.close()

@@ -36,7 +36,7 @@ from mosaic.core.types.records import Generate, JudgeSuite, LikelihoodMeasured, 
 from mosaic.core.types.runs import GREEDY, Sampling
 from mosaic.core.types.step_inputs import Generated
 from prompts.levels import stated
-from tools.effects.steering_judge import SteeringJudge
+from tools.effects.steering_judge import LevelJudge, SteeringJudge
 
 SHARD = 256
 BOOTSTRAP_SEED = 20260101
@@ -95,6 +95,14 @@ class GeneratorIdentity:
 
     base: str
     settings: JsonObject
+
+
+@dataclass(frozen=True)
+class OpenModel:
+    """A reward model, filed under `digest`, that judges the suites of one evaluation."""
+
+    digest: str
+    judge: LevelJudge
 
 
 class Evaluator:
@@ -168,21 +176,49 @@ class Evaluator:
         names: Collection[str] | None,
         reward_model: str | None,
     ) -> Evaluation:
-        scored: dict[str, dict[str, list[Scored]]] = {}
-        files: dict[str, dict[str, SuiteFiles]] = {}
+        shards: dict[str, dict[str, list[str]]] = {}
         for name, objective in self.objectives.items():
             if names is not None and name not in names:
                 continue
-            scored[name], files[name] = {}, {}
+            shards[name] = {}
             for role in roles:
                 suite = self.suites[name][role]
                 if objective.evidence == "likelihood":
-                    shards = self._likelihoods(steps, suite, adapter)
+                    shards[name][role] = self._likelihoods(steps, suite, adapter)
                 else:
-                    shards = self._generated(steps, suite, adapter, wish)
-                filed = self._judged(steps, objective, suite, shards, reward_model)
-                files[name][role] = filed
-                scored[name][role] = read_scored(steps, filed)
+                    shards[name][role] = self._generated(steps, suite, adapter, wish)
+        model = None
+        if reward_model is not None and self.steering is not None and "steering" in roles:
+            # The reward model is loaded beside no server that still holds the device.
+            self.release()
+            model = OpenModel(
+                reward_model, self.steering.open_model(steps.store.path(reward_model))
+            )
+        try:
+            return self._scored(steps, shards, model)
+        finally:
+            if model is not None:
+                model.judge.close()
+
+    def _scored(
+        self,
+        steps: Steps,
+        shards: Mapping[str, Mapping[str, list[str]]],
+        model: OpenModel | None,
+    ) -> Evaluation:
+        """Judge and score what was answered: objective -> role -> filed shards."""
+        scored: dict[str, dict[str, list[Scored]]] = {}
+        files: dict[str, dict[str, SuiteFiles]] = {}
+        for name, roles in shards.items():
+            objective = self.objectives[name]
+            scored[name], files[name] = {}, {}
+            for role, filed in roles.items():
+                # A policy may have been trained to please the reward model: steering alone is its.
+                able = role == "steering" and objective.evidence != "likelihood"
+                suite = self.suites[name][role]
+                judged = self._judged(steps, objective, suite, filed, model if able else None)
+                files[name][role] = judged
+                scored[name][role] = read_scored(steps, judged)
         return Evaluation(scored, files)
 
     def _generated(
@@ -262,13 +298,10 @@ class Evaluator:
         objective: Objective,
         suite: Suite,
         shards: list[str],
-        reward_model: str | None,
+        model: OpenModel | None,
     ) -> SuiteFiles:
         """Digests of the filed responses, judgments and scores of one suite."""
-        store = steps.store
-        cheap = self.steering if suite.role == "steering" and reward_model else None
-        if objective.evidence == "likelihood":
-            cheap = None
+        store, cheap = steps.store, self.steering if model else None
 
         def effect() -> Outcome[SuiteFiles]:
             agreement = None
@@ -283,11 +316,10 @@ class Evaluator:
                     lines += store.get_json(digest)
                 responses = [Response.model_validate(line) for line in lines]
                 judge = self.judge.at(steps)
-                if cheap is None:
+                if cheap is None or model is None:
                     judgments, scored = judge_and_score(objective, suite, responses, judge)
                 else:
-                    folder = store.path(str(reward_model))
-                    found = cheap.judge(folder, objective, suite, responses, judge)
+                    found = cheap.judge(model.judge, objective, suite, responses, judge)
                     judgments, scored, agreement = found.judgments, found.scored, found.agreement
             files = SuiteFiles(
                 responses=store.put_json(lines),
@@ -298,8 +330,8 @@ class Evaluator:
             return Outcome(files)
 
         by = self.judge.digest
-        if cheap is not None:
-            by = cheap.identity(str(reward_model), by)
+        if cheap is not None and model is not None:
+            by = cheap.identity(model.digest, by)
         inputs = JudgeSuite(
             responses=shards,
             suite=suite.digest,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eval.model_loading import load_base
+from eval.model_loading import free_memory, load_base
 from eval.steering_loss import Contrasts, contrasts
 from eval.suite import Suite, prompts_digest
 from mosaic.core.errors import UsageError
@@ -295,6 +294,4 @@ def trainable(base: Path, adapter: Path, recipe: LoraRecipe) -> Iterator[PreTrai
         ) from None
     finally:
         del model
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free_memory()

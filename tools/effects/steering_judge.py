@@ -21,6 +21,10 @@ class LevelJudge(Judge, Protocol):
 
     def unscorable(self, objective: Objective, prompt: Prompt) -> str | None: ...
 
+    def close(self) -> None:
+        """Give back the model's memory."""
+        ...
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -44,17 +48,16 @@ class SteeringJudge:
 
     def judge(
         self,
-        folder: Path,
+        model: LevelJudge,
         objective: Objective,
         suite: Suite,
         responses: Sequence[Response],
         judge: Judge,
     ) -> Judged:
-        """Score a suite's answers by the reward model in `folder`, or by the judge.
+        """Score a suite's answers by a reward model, or by the judge.
 
         The sample keeps the judge's scores. An objective without a head is the judge's.
         """
-        model = self.open_model(folder)
         if not suite.prompts or model.unscorable(objective, suite.prompts[0]) is not None:
             return Judged(*judge_and_score(objective, suite, responses, judge))
         answers = {response.id: response for response in responses}
