@@ -11,7 +11,7 @@ import math
 from collections.abc import Collection, Mapping
 
 from agent.constraints import check_amounts, unreliable_cells
-from agent.methods import with_methods_of
+from agent.methods import kept_mixture_tokens, with_methods_of
 from agent.weights import (
     BucketWeights,
     Cell,
@@ -124,9 +124,11 @@ def _affordable(
 def _room_of_datasets(observation: Observation) -> dict[str, float]:
     """The largest ratio that each data set's stock can serve; above 1 if it holds more."""
     room = {}
+    # A mixture of no tokens is served by any stock.
+    budget = max(1, kept_mixture_tokens(observation))
     for dataset in observation.bucket_proportions:
         tokens = math.fsum(stock.tokens for stock in observation.stock[dataset].values())
-        room[dataset] = tokens * observation.limits.max_repeat / observation.budget_per_round
+        room[dataset] = tokens * observation.limits.max_repeat / budget
     return room
 
 
@@ -213,7 +215,7 @@ def _capped(point: Weights, held: Collection[Cell], observation: Observation) ->
     """The point with each bucket's weight at most what its stock allows."""
     capped = {}
     for dataset, weights in point.buckets.items():
-        tokens = point.ratios.get(dataset, 0.0) * observation.budget_per_round
+        tokens = point.ratios.get(dataset, 0.0) * kept_mixture_tokens(observation)
         capped[dataset] = _capped_buckets(dataset, weights, tokens, held, observation)
     return Weights(point.ratios, capped)
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 
 from mosaic.core.types.plans import ActionPlan
+from mosaic.core.types.runs import Observation
 
 
 def shares_of(plan: ActionPlan, default: Mapping[str, float]) -> dict[str, float]:
@@ -29,6 +30,12 @@ def mixture_tokens(plan: ActionPlan, default: Mapping[str, float], budget: int) 
         return budget
     first, *_ = shares_of(plan, default).values()
     return part_of(first, budget)
+
+
+def kept_mixture_tokens(observation: Observation) -> int:
+    """Tokens that a mixture selects in a plan that leaves methods as the plan executed last has them."""
+    budget = observation.budget_per_round
+    return mixture_tokens(observation.last_plan, observation.methods, budget)
 
 
 def differ_in_weights_only(

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from agent.constraints import unreliable_cells
+from agent.methods import kept_mixture_tokens
 from agent.weights import Cell, Floats, Weights, weights_of
 from mosaic.core.types.runs import Observation
 
@@ -47,10 +48,11 @@ class RoughSpace:
         last = weights_of(observation.last_plan, proportions)
         self._start = self.wishes([last])
         room = []
+        budget = max(1, kept_mixture_tokens(observation))
         for dataset, bucket in self.cells:
             stock = observation.stock[dataset].get(bucket)
             tokens = stock.tokens if stock else 0
-            room.append(tokens * limits.max_repeat / observation.budget_per_round)
+            room.append(tokens * limits.max_repeat / budget)
         self._room = np.array(room)
 
     def wishes(self, points: Sequence[Weights]) -> Wishes:

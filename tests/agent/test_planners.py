@@ -125,6 +125,23 @@ def test_a_wish_for_more_than_there_is_comes_as_near_as_stock_allows(observe):
     assert held.ratios["b"] == pytest.approx(ratios["b"], abs=1e-5)
 
 
+def test_a_mixture_that_gets_part_of_a_round_is_held_to_the_stock_by_that_part_alone(observe):
+    stock = {d: {"x": Stock(rows=9, tokens=t)} for d, t in (("a", 100), ("b", 900))}
+    ratios, buckets = proportions(stock)
+    last = ActionPlan(rationale="", ratios=ratios, method_shares={"sft": 0.5, "dpo": 0.5})
+    seen = observe(
+        stock=stock,
+        proportions=ratios,
+        bucket_proportions=buckets,
+        last_plan=last,
+        methods={"sft": 1.0, "dpo": 0.0},
+        limits=Limits(max_ratio_step=None, max_bucket_step=None),
+    )
+    plan = feasible_plan("r", {"a": 0.9, "b": 0.1}, {}, seen)
+    assert plan.ratios["a"] == pytest.approx(100 / 200, abs=1e-5)
+    assert check_amounts(plan, seen) == []
+
+
 def test_floors_hold_together(observe):
     stock = {d: {"x": Stock(rows=9, tokens=4000)} for d in "abc"}
     buckets = {d: {"x": 1.0} for d in "abc"}
