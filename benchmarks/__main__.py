@@ -71,6 +71,7 @@ BENCHMARKS = {
     "landscape": "landscape",
     "levels": "levels",
     "methods": "methods",
+    "noise": "noise",
     "planners": "planners",
     "planning": "planning",
 }

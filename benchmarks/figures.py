@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from statistics import fmean, stdev
 from typing import TypedDict
+
+from scipy.stats import t as student
 
 
 class Row(TypedDict):
@@ -51,3 +55,12 @@ def figure(
 def not_measured(what: str, met: bool | None = None) -> Row:
     """A row without a figure: `what` says why. `met` is False if that counts as a missed goal."""
     return {"what": what, "figure": None, "unit": "", "goal": None, "met": met}
+
+
+def compared(what: str, values: Sequence[float]) -> Row:
+    """A mean over seeds, with its 95 % interval by Student's t in the text if there are several."""
+    if len(values) > 1:
+        half = float(student.ppf(0.975, len(values) - 1)) * stdev(values) / len(values) ** 0.5
+        mean = fmean(values)
+        what += f" ({mean - half:+.2f} to {mean + half:+.2f})"
+    return figure(what, fmean(values), "points")

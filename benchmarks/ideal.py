@@ -17,8 +17,7 @@ from agent.pareto import hypervolume
 from agent.planners.toolbox import open_toolbox
 from agent.state import RunState
 from agent.trial import base_spec, plan_spec, run_trial
-from benchmarks.figures import Rows, figure
-from benchmarks.methods import compared
+from benchmarks.figures import Rows, compared, figure
 from benchmarks.world import UNLIMITED, World
 from mosaic.app.config_file import load_config
 from mosaic.app.wiring import build_planner

@@ -14,8 +14,7 @@ from statistics import fmean
 from scipy.stats import spearmanr
 
 from agent.stages import run_stages
-from benchmarks.figures import Rows, figure
-from benchmarks.methods import compared
+from benchmarks.figures import Rows, compared, figure
 from benchmarks.world import World
 from mosaic.app.config_file import load_config
 from mosaic.core.types.plans import ActionPlan

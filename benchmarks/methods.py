@@ -1,20 +1,26 @@
-"""Methods at equal tokens on the laboratory: supervised fine-tuning alone, and with preference pairs of several rules.
+"""Methods at equal tokens on the laboratory: fine-tuning alone, preference pairs, a policy for wishes.
 
-Every arm of a seed is charged the tokens of one round. Those with pairs spend SHARE of it on the mixture, and go on from
-that one adapter with answers that were drawn once: the arms differ in which two answers to a prompt make its pair. Only
-prompts that give a pair under every rule are used, so that all have the same prompts and as many pairs. Scores are those of
-the audit suites, which nothing was tuned on: the rates were chosen on selection with other seeds (docs/preferences.md).
+Every arm of a seed is charged the tokens of one round. Those with pairs spend SHARE of it on the
+mixture, and go on from that one adapter with answers that were drawn once: the arms differ in which
+two answers to a prompt make its pair, and a rewarded soup in that each objective ranks pairs for an
+adapter of its own, whose updates are averaged. Only prompts that give a pair under every rule are
+used, so that all have the same prompts and as many pairs. The policy spends its round as
+`examples/levels.yaml` does. Scores are those of the audit suites, which nothing was tuned on: the
+rates were chosen on selection with other seeds (docs/preferences.md).
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 
-from benchmarks.figures import Row, Rows, figure
+from training.models.combine import combine_adapters
+
+from benchmarks.figures import Rows, compared, figure
+from benchmarks.levels import EXAMPLE, trained
 from benchmarks.world import World
 from mosaic.app.config_file import load_config
 from mosaic.core.types.runs import PAIRS, DpoRecipe, Usage
@@ -31,8 +37,9 @@ RECIPE = (
 )
 OWN, INSTRUCTIONS = "ranked by the folder's own objective", "ranked by instruction following"
 AGREEING, WEIGHTED = "reward consistency", "ranked by the mean"
-# Student's t for five seeds.
-T = 2.776
+SOUP, POLICY = "rewarded soup", "one policy for stated wishes, asked for 5"
+# Selected tokens of a round: the laboratory's, and those from which levels can be learnt.
+SMALL, LARGE = 12_000, 110_000
 
 
 @dataclass(frozen=True)
@@ -83,16 +90,20 @@ def arms(
         WEIGHTED: [recipe.model_copy(update={"rule": "weighted"})],
     }
     pairs: dict[str, dict[str, PreferenceRow]] = {}
+    ranked: dict[str, dict[str, PreferenceRow]] = {}
     for name, recipes in rules.items():
         pairs[name] = {}
         for each in recipes:
             filed = pairing.form(steps, batches, each, tokens)
-            for row in read_pairs(steps.store.path(filed.pairs)):
-                pairs[name][row.id] = row
+            rows = {row.id: row for row in read_pairs(steps.store.path(filed.pairs))}
+            pairs[name] |= rows
+            if each.objective is not None:
+                ranked[each.objective] = rows
     shared = sorted(set.intersection(*(set(rows) for rows in pairs.values())))
     for name, rows in pairs.items():
         adapter = _trained(world, recipe, [rows[i] for i in shared], seed, part.adapter)
         found.append(measured(name, adapter))
+    found.append(measured(SOUP, _soup(world, recipe, ranked, shared, seed, part.adapter)))
     prompts = sum(len(batch.prompts) for batch in batches)
     return found, {"prompts": prompts, "agreeing": len(pairs[AGREEING]), "pairs": len(shared)}
 
@@ -119,6 +130,45 @@ def _trained(
     return trainer.train(steps, job, most).digest
 
 
+def _soup(
+    world: World,
+    recipe: DpoRecipe,
+    ranked: Mapping[str, Mapping[str, PreferenceRow]],
+    shared: Sequence[str],
+    seed: int,
+    start: str | None,
+) -> str:
+    """Digest of the average of one adapter per objective, each trained on pairs ranked by it alone.
+
+    Each prompt goes to one of its objectives, by turns, so that all of them together see as many
+    pairs as another arm.
+    """
+    own: dict[str, list[PreferenceRow]] = {name: [] for name in ranked}
+    for turn, prompt in enumerate(shared):
+        able = [name for name, rows in ranked.items() if prompt in rows]
+        name = able[turn % len(able)]
+        own[name].append(ranked[name][prompt])
+    adapters = [_trained(world, recipe, rows, seed, start) for rows in own.values() if rows]
+    store = world.context.steps.store
+    weights = {store.path(digest): 1 / len(adapters) for digest in adapters}
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "adapter"
+        combine_adapters(weights, out)
+        return store.put_folder(out)
+
+
+def policy(world: World, seed: int) -> Arm:
+    """A round's tokens spent on judged answers, a reward model and a policy that is told a wish."""
+    stage, warm = trained(world, seed)
+    assert stage.levels is not None
+    adapter = stage.adapter.digest if stage.adapter else warm
+    context = world.context
+    evaluation = context.evaluator.evaluate(context.steps, adapter, ["audit"], stage.levels.wish)
+    scores = evaluation.scores()
+    names = [objective.name for objective in context.settings.traded]
+    return Arm(POLICY, seed, {name: float(scores[name]["audit"].mean or 1.0) for name in names})
+
+
 def differences(found: Sequence[Arm], arm: str, other: str) -> dict[str, list[float]]:
     """By how much an arm is ahead of another, seed by seed: for each objective, and for the mean."""
     ahead: dict[str, list[float]] = {}
@@ -132,28 +182,33 @@ def differences(found: Sequence[Arm], arm: str, other: str) -> dict[str, list[fl
     return ahead
 
 
-def compared(what: str, values: Sequence[float]) -> Row:
-    """A mean over seeds, with its 95 % interval by Student's t in the text if there are several."""
-    if len(values) > 1:
-        half = T * stdev(values) / len(values) ** 0.5
-        mean = fmean(values)
-        what += f" ({mean - half:+.2f} to {mean + half:+.2f})"
-    return figure(what, fmean(values), "points")
-
-
 def methods(quick: bool) -> Rows:
-    """Audit means of each arm over the seeds, and reward consistency against the others."""
-    folder = Path("runs") / "methods"
-    world = open_world(folder)
+    """Audit means of each arm over the seeds, and reward consistency against the others.
+
+    Of a round of the laboratory's size; and of a larger one, beside the policy, unless quick.
+    """
+    seeds = SEEDS[:1] if quick else SEEDS
+    rows = _of_size(SMALL, seeds)
+    return rows if quick else [*rows, *_of_size(LARGE, seeds)]
+
+
+def _of_size(size: int, seeds: Sequence[int]) -> Rows:
+    budget = f"budget.tokens_per_round={size}"
+    world = open_world(Path("runs") / f"methods-{size}", [*RECIPE, budget])
+    charged = world.context.settings.cost_per_round
     found: list[Arm] = []
     rows: Rows = []
-    for seed in SEEDS[:1] if quick else SEEDS:
+    for seed in seeds:
         made, counts = arms(world, seed)
         found += made
         share = counts["agreeing"] / max(1, counts["prompts"])
         rows.append(figure(f"seed {seed}: prompts drawn", counts["prompts"], "prompts"))
         rows.append(figure(f"seed {seed}: with a consistent pair", share, "", at_least=0.2))
         rows.append(figure(f"seed {seed}: pairs in every arm", counts["pairs"], "pairs"))
+    if size == LARGE:
+        wishing = World(load_config(str(EXAMPLE)), Path("runs") / "methods-levels")
+        assert wishing.context.settings.cost_per_round == charged
+        found += [policy(wishing, seed) for seed in seeds]
     names = list(dict.fromkeys(arm.name for arm in found))
     for name in names:
         means = [arm.means for arm in found if arm.name == name]
@@ -165,4 +220,4 @@ def methods(quick: bool) -> Rows:
             continue
         for objective, values in differences(found, AGREEING, other).items():
             rows.append(compared(f"{AGREEING} less {other}: {objective}", values))
-    return rows
+    return [{**row, "what": f"{charged:,} tokens: {row['what']}"} for row in rows]
