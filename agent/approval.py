@@ -222,12 +222,14 @@ def calibration_request(
     observation: Observation,
     *,
     repeats: int,
+    looks: int,
     run: str,
     experiment: str,
     digest: str,
 ) -> ApprovalRequest:
     """What a person is asked before the calibration: the pools' own proportions, trained `repeats`
-    times. It stands in round 0, and `digest` is that of the observation."""
+    times, and the tokens that `looks` take over the whole run. It stands in round 0, and `digest` is
+    that of the observation."""
     asked = request_of(
         [plan],
         observation,
@@ -237,9 +239,11 @@ def calibration_request(
         planner="calibration",
         experiment=experiment,
     )
-    cost = observation.cost_per_round * repeats
+    cost = observation.cost_per_round * repeats + looks
     left = observation.budget_left
     identity = {"calibration": asked.request, "repeats": repeats}
+    if looks:
+        identity["looks"] = looks
     changed = {
         "request": digest_of(identity),
         "round": 0,

@@ -1,7 +1,7 @@
 """The rounds as a LangGraph graph.
 
-    base -> permit -> calibrate -> retain -> observe -> plan -> check -> ask -> (approve) -> run
-    run -> retain -> observe ... -> audit
+    base -> permit -> calibrate -> retain -> look -> observe -> plan -> check -> ask -> (approve)
+    -> run -> retain -> look -> observe ... -> audit
 
 LangGraph's checkpoint is never read: each start opens a fresh thread from the fold of the journal.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.context import RunContext
-from agent.nodes import approving, closing, planning, trials
+from agent.nodes import approving, closing, looks, planning, trials
 from agent.nodes.state import State, fresh
 from mosaic.core.errors import WaitingError
 from mosaic.core.steps import MIN_ROOM
@@ -28,6 +28,7 @@ NODES: dict[str, Node] = {
     "permit": approving.permit,
     "calibrate": trials.calibrate,
     "retain": closing.retain,
+    "look": looks.look,
     "observe": planning.observe,
     "plan": planning.plan,
     "check": planning.check,
@@ -58,7 +59,8 @@ def build(context: RunContext) -> Any:
     graph.add_edge("base", "permit")
     graph.add_edge("permit", "calibrate")
     graph.add_edge("calibrate", "retain")
-    graph.add_edge("retain", "observe")
+    graph.add_edge("retain", "look")
+    graph.add_edge("look", "observe")
     graph.add_conditional_edges("observe", after_observe, ["audit", "plan"])
     graph.add_conditional_edges("plan", after_plan, ["check", "plan", "audit"])
     graph.add_conditional_edges("check", after_check, ["ask", "run", "plan", "audit"])

@@ -64,6 +64,7 @@ def observation(
         influence=influence,
         methods=settings.method_shares,
         practice=dict(practice or {}),
+        looks=list(state.looks),
         notes=list(notes),
         below_floor=floors_broken(latest, settings.objectives, noise),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from agent.state import RunState
 from mosaic.core.journal import Journal
+from mosaic.core.types.look_records import MergeAdapters
 from mosaic.core.types.records import (
     AskVerdict,
     ChargeCalls,
@@ -38,7 +39,8 @@ def spare_adapters(journal: Journal, state: RunState, last: int) -> list[str]:
 
     The round that was measured last is kept: the next one is compared with it. So is the first
     calibration trial, which the audit measures. With several methods all that were trained on a
-    mixture are kept, and all reward models.
+    mixture are kept, and all reward models. Experts are kept, since later looks are added up of them;
+    looks are not.
     """
     archive = set(state.archive)
     kept: set[str | None] = set()
@@ -52,6 +54,7 @@ def spare_adapters(journal: Journal, state: RunState, last: int) -> list[str]:
             kept.add(adapter.digest if adapter else None)
         kept |= {stage.reward_model for stage in trial.stages}
     kept.add(state.reward_model)
+    kept |= {expert.adapter.digest for expert in state.experts if expert.adapter}
     several = any(trial.spec.stages for trial in state.trials.values())
     trained = set()
     for step in journal.steps(Train):
@@ -62,4 +65,7 @@ def spare_adapters(journal: Journal, state: RunState, last: int) -> list[str]:
         needed = several and (shared or JUDGED_ANSWERS in job.inputs)
         if step.place.round <= last and not needed:
             trained.add(step.result.digest)
+    for merged in journal.steps(MergeAdapters):
+        if merged.place.round <= last:
+            trained.add(merged.result.adapter)
     return sorted(trained - kept - dropped(journal))

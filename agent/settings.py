@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from agent.fidelity import FidelityConfig, groups
 from mosaic.core.types.base import FrozenModel
 from mosaic.core.types.plans import Limits, ObjectiveSpec
 from mosaic.core.types.runs import Recipe, Usage
@@ -77,6 +78,8 @@ class Settings(FrozenModel):
     keep_judge_requests: bool = Field(default=True, exclude_if=lambda keep: keep)
     # Left out of what is written if nobody asks: the digests of other settings stay.
     ask_calibration: bool = Field(default=False, exclude_if=lambda ask: not ask)
+    # Left out of what is written if there are no looks: the digests of other settings stay.
+    fidelity: FidelityConfig | None = Field(default=None, exclude_if=lambda looks: looks is None)
 
     @property
     def usage_per_round(self) -> Usage:
@@ -87,6 +90,38 @@ class Settings(FrozenModel):
     def cost_per_round(self) -> int:
         """What one trial is charged, in training tokens."""
         return self.usage_per_round.cost
+
+    @property
+    def look_tokens(self) -> int:
+        """Tokens that are selected for an expert, or for a look of kind `fraction`."""
+        return int(self.fidelity.fraction * self.tokens_per_round) if self.fidelity else 0
+
+    @property
+    def summed(self) -> int:
+        """So many adapters make one that answers: 1, or the experts of a look."""
+        experts = self.fidelity is not None and self.fidelity.kind == "experts"
+        return len(groups(self.objectives)) if experts else 1
+
+    @property
+    def cost_of_experts(self) -> int:
+        """What all experts are charged together, in training tokens; 0 without experts."""
+        if self.fidelity is None or self.fidelity.kind != "experts":
+            return 0
+        return self.summed * self.recipe.usage(self.look_tokens).cost
+
+    @property
+    def cost_of_look(self) -> int:
+        """What one look before a round is charged; 0 for those that are added up of experts."""
+        if self.fidelity is None or self.fidelity.kind == "experts":
+            return 0
+        return self.recipe.usage(self.look_tokens).cost
+
+    @property
+    def cost_of_looks(self) -> int:
+        """What all looks of the run are charged, experts included."""
+        if self.fidelity is None:
+            return 0
+        return self.cost_of_experts + self.rounds * self.fidelity.looks * self.cost_of_look
 
     @property
     def names(self) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from agent.pareto import MIN_NOISE, archive, dominates, hypervolume
 from mosaic.core.journal import Journal
+from mosaic.core.types.look_records import TakeLooks
 from mosaic.core.types.plans import ActionPlan
 from mosaic.core.types.records import Audit, Audited, Calibrate, CloseRound
 from mosaic.core.types.runs import Calibration, Round, Trial
@@ -27,6 +28,7 @@ class RunState:
     objectives: tuple[str, ...]
     rounds: tuple[Round, ...] = ()
     calibration: Calibration | None = None
+    looks: tuple[Trial, ...] = ()
     audits: tuple[tuple[int, Audited], ...] = ()
 
     @property
@@ -35,6 +37,11 @@ class RunState:
             return None
         opened_after, found = self.audits[-1]
         return found if opened_after == len(self.rounds) else None
+
+    @property
+    def experts(self) -> list[Trial]:
+        """The looks that others are added up of: those taken before any round."""
+        return [look for look in self.looks if look.profile.round == 0]
 
     @property
     def executed(self) -> list[Round]:
@@ -124,6 +131,11 @@ class RunState:
         rounds = self._marked(self.rounds, calibration.noise)
         return replace(self, calibration=calibration, rounds=rounds)
 
+    def looked(self, looks: Sequence[Trial]) -> RunState:
+        """This state after more looks; those that are known already are not taken twice."""
+        known = {look.id for look in self.looks}
+        return replace(self, looks=(*self.looks, *(k for k in looks if k.id not in known)))
+
     def audited(self, audit: Audited) -> RunState:
         """This state after the audit suites were opened."""
         return replace(self, audits=(*self.audits, (len(self.rounds), audit)))
@@ -144,6 +156,8 @@ def fold(journal: Journal, objectives: Sequence[str]) -> RunState:
         before = sum(1 for earlier in closed if earlier.seq < step.seq)
         audits.append((before, step.result))
     state = RunState(objectives=names, rounds=rounds, audits=tuple(audits))
+    for taken in journal.steps(TakeLooks):
+        state = state.looked(taken.result.trials)
     if calibration is not None:
         return state.calibrated(calibration)
     return replace(state, rounds=state._marked(rounds, {}))

@@ -30,6 +30,7 @@ from mosaic.core.types.runs import (
 )
 from tools.effects.curate import curate_step
 from tools.effects.evaluate import BOOTSTRAP_SEED, Evaluation, read_scored
+from tools.effects.merge import merge_step
 from training.data.curate import mixture_of
 
 ROUND_ROLES = ("steering", "selection")
@@ -66,9 +67,14 @@ def plan_spec(context: RunContext, plan: ActionPlan, seed: int) -> TrialSpec:
 
 
 def run_trial(
-    context: RunContext, spec: TrialSpec, round_: int, previous: Trial | None, saying: str = ""
+    context: RunContext,
+    spec: TrialSpec,
+    round_: int,
+    previous: Trial | None,
+    saying: str = "",
+    roles: Sequence[str] = ROUND_ROLES,
 ) -> Trial:
-    """Execute a trial and measure it on steering and selection.
+    """Execute a trial and measure it on `roles`, by default steering and selection.
 
     `previous` is the trial that the profile's changes are measured against. Raises TrainingError
     if its training keeps failing.
@@ -88,11 +94,13 @@ def run_trial(
             first = Stage(method=method, tokens=usage.cost, usage=usage, adapter=adapter)
         done = run_stages(context, steps, spec, first, partial(_trained, context, steps))
         stages, adapter, usage = done.stages, done.adapter, done.usage
-    what = "the base model" if adapter is None else "the adapter"
+    what = "the adapter" if adapter or spec.merged else "the base model"
     context.notify(f"round {round_}: evaluating {what}{saying}")
     digest = adapter.digest if adapter else None
+    if spec.merged:
+        digest = merge_step(steps, spec.merged)
     evaluation = context.evaluator.evaluate(
-        steps, digest, ROUND_ROLES, wish_of(stages), reward_model=context.state.reward_model
+        steps, digest, roles, wish_of(stages), reward_model=context.state.reward_model
     )
     trial = Trial(
         id=spec.id,
@@ -114,7 +122,7 @@ def _against_base(
     context: RunContext, steps: Steps, spec: TrialSpec, evaluation: Evaluation
 ) -> dict[str, Difference]:
     """By how much each objective is ahead of the base, over equal selection prompts."""
-    if spec.plan is None or not context.state.rounds:
+    if spec.plan is None or not context.state.rounds or "selection" not in evaluation.roles:
         return {}
     base = context.state.rounds[0].trial
     found = {}

@@ -70,6 +70,7 @@ BENCHMARKS = {
     "audit": "planners",
     "landscape": "landscape",
     "levels": "levels",
+    "looks": "looks",
     "methods": "methods",
     "noise": "noise",
     "planners": "planners",

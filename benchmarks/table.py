@@ -56,7 +56,10 @@ class Ablated:
 
     def propose(self, observation: Observation, toolbox: Toolbox, n: int = 1) -> list[ActionPlan]:
         require_one_plan(self.kind, n)
-        plans = SurrogatePlanner().propose(self._told(observation), toolbox)
+        told = self._told(observation)
+        # Its tools know no more than what it is told.
+        own = Toolbox(told, lambda *wanted: [], lambda draft: [])
+        plans = SurrogatePlanner().propose(told, own)
         return [self._said(plan, observation) for plan in plans]
 
 
@@ -100,8 +103,16 @@ def without_rounds(seen: Observation) -> Observation:
     return seen.model_copy(update={"history": [r for r in seen.history if r.plan is None]})
 
 
+def without_archive(seen: Observation) -> Observation:
+    """Nothing counts as reached: a mixture is worth its own result, whatever was measured before."""
+    history = [past.model_copy(update={"accepted": False}) for past in seen.history]
+    return seen.model_copy(update={"history": history})
+
+
+# Left out: focus, which `profile` never sets, and reliability, which a landscape has no doubts of.
 ABLATIONS: dict[str, Callable[[], Planner]] = {
     "without slices": lambda: Ablated("slices", without_slices),
+    "without archive": lambda: Ablated("archive", without_archive),
     "without bucket weights": lambda: Ablated("buckets", said=without_buckets),
     "without earlier rounds": lambda: Ablated("rounds", without_rounds),
     "without calibration": lambda: Ablated(
@@ -126,7 +137,7 @@ def table(folder: Path, quick: bool) -> Rows:
     right, wrong = landscapes.values()
     rows += _compared("table", right, None, pools, {**others, **ABLATIONS})
     rows += _compared("table, wrong declarations", wrong, None, pools, others)
-    rows += _compared("table, limits off", right, FREE, pools, others)
+    rows += _compared("table, limits off", right, FREE, pools, {**others, **ABLATIONS})
     return rows
 
 

@@ -65,6 +65,7 @@ def permit(context: RunContext, state: State) -> State:
         plan,
         seen,
         repeats=settings.calibration.repeats,
+        looks=settings.cost_of_looks,
         run=context.run,
         experiment=context.experiment,
         digest=context.file_observation(seen),

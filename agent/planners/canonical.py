@@ -102,6 +102,7 @@ class Names:
             "last_plan": self.plan(seen.last_plan),
             "feedback": feedback,
             "influence": None,
+            "looks": [self._trial(look) for look in seen.looks],
             "below_floor": sorted(self.objectives[o] for o in seen.below_floor),
         }
         return seen.model_copy(update=changes)

@@ -13,12 +13,12 @@ certain.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from agent.noise import slice_noise
-from agent.planners.regression import Fitted, Prior, fit_censored
+from agent.planners.regression import Fitted, Prior, fit_censored, log_evidence
 from agent.planners.relations import Relations, relations
 from agent.weights import Cell, Floats, plan_shares, share_row
 from mosaic.core.types.evaluation import FailureProfile
@@ -37,6 +37,14 @@ BASE_MISFIT = 0.5
 FIT_SCALE = 0.5
 # How far selection prompts may be easier or harder than steering prompts, in points.
 ROLE_SD = 0.3
+# How far looks of one kind may lie above or below full trainings, all of them alike; how far each is
+# off by itself, of which the most probable is taken; and what is believed of that, in points and as
+# the standard deviation of a logarithm.
+LOOK_BIAS_SD = 0.5
+LOOK_ERRORS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
+USUAL_LOOK_ERROR, LOOK_ERROR_SPREAD = 0.3, 1.0
+# Looks that are added up of experts, and those that are trained on a part of the tokens.
+MERGED, FRACTION = "merged", "fraction"
 
 
 @dataclass(frozen=True)
@@ -44,12 +52,23 @@ class MeasuredMixture:
     """One mixture that was trained, or the base, trained on none.
 
     `shares` are token shares per cell, `means` steering means per (objective, slice), `selection`
-    the selection means per objective.
+    the selection means per objective. `look` is its kind if it was a look, and `experts` place among
+    the measured mixtures -> weight of what it is added up of.
     """
 
     shares: Mapping[Cell, float]
     means: Mapping[SliceKey, float]
     selection: Mapping[str, float] = field(default_factory=dict)
+    look: str = ""
+    experts: Mapping[int, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LookError:
+    """How looks of one kind differ from full trainings, in points: all alike, and each by itself."""
+
+    bias: float
+    deviation: float
 
 
 @dataclass(frozen=True)
@@ -58,6 +77,7 @@ class _Objective:
 
     relations: Relations
     fitted: Fitted
+    looks: Mapping[str, LookError]
 
 
 class ResponseModel:
@@ -88,14 +108,19 @@ class ResponseModel:
             if not names:
                 continue
             related = relations(self.cells, list(names), declared, hardness or {})
-            fitted = _fit(objective, related, shares, measured, (noise or {}).get(objective, 0.1))
-            self._objectives[objective] = _Objective(related, fitted)
+            found = _fit(objective, related, shares, measured, (noise or {}).get(objective, 0.1))
+            self._objectives[objective] = found
             self.slices += [(objective, name) for name in names]
 
     @property
     def objectives(self) -> list[str]:
         """Names of the objectives that were fitted."""
         return list(self._objectives)
+
+    @property
+    def looks(self) -> dict[str, Mapping[str, LookError]]:
+        """Objective -> kind of look -> how such looks were off in this run."""
+        return {name: found.looks for name, found in self._objectives.items() if found.looks}
 
     def predict(self, shares: Floats, objective: str, noise: float, deviates: Floats) -> Floats:
         """Predicted selection mean of an objective, its slices counting alike, as in the suites.
@@ -167,42 +192,96 @@ class ResponseModel:
         return np.asarray(features @ mean[:size] + mean[size])
 
 
+@dataclass(frozen=True)
+class _Rows:
+    """What was seen of one objective: features (n, k), results and their noise (n,)."""
+
+    features: Floats
+    seen: Floats
+    noise: Floats
+
+
 def _fit(
     objective: str,
     related: Relations,
     shares: Floats,
     measured: Sequence[MeasuredMixture],
     noise: float,
-) -> Fitted:
-    """The coefficients of `related`, then one for the role, then the luck of each mixture."""
+) -> _Objective:
+    """The coefficients of `related`, then the role, the luck of each mixture, the bias of looks.
+
+    How far looks are off by themselves is what makes all that was seen most probable.
+    """
+    kinds = sorted({mixture.look for mixture in measured} - {""})
+    rows = _rows(objective, related, shares, measured, noise, kinds)
+    deviations = dict.fromkeys(kinds, USUAL_LOOK_ERROR)
+    for kind in kinds:
+        likely = -np.inf
+        for deviation in LOOK_ERRORS:
+            tried = _prior(related, measured, {**deviations, kind: deviation})
+            off = np.log(deviation / USUAL_LOOK_ERROR) / LOOK_ERROR_SPREAD
+            likelihood = log_evidence(rows.features, rows.seen, rows.noise, tried) - off * off / 2
+            if likelihood > likely:
+                likely, best = likelihood, deviation
+        deviations[kind] = best
+    prior = _prior(related, measured, deviations)
+    fitted = fit_censored(rows.features, rows.seen, rows.noise, prior)
+    biases = fitted.mean[len(fitted.mean) - len(kinds) :]
+    looks = {}
+    for kind, bias in zip(kinds, biases.tolist(), strict=True):
+        looks[kind] = LookError(bias=bias, deviation=deviations[kind])
+    return _Objective(related, fitted, looks)
+
+
+def _rows(
+    objective: str,
+    related: Relations,
+    shares: Floats,
+    measured: Sequence[MeasuredMixture],
+    noise: float,
+    kinds: Sequence[str],
+) -> _Rows:
+    """Steering means of slices, and selection means. A sum of experts has their luck, too."""
     by_slice = related.features(shares)
     of_mean = related.mean_features(shares)
-    size, lucks = of_mean.shape[1], len(measured)
+    lucks = len(measured)
     rows, seen, spread = [], [], []
     for number, mixture in enumerate(measured):
-        luck = np.zeros(1 + lucks)
-        luck[1 + number] = 1.0
+        extra = np.zeros(1 + lucks + len(kinds))
+        extra[1 + number] = 1.0
+        for place, weight in mixture.experts.items():
+            extra[1 + place] += weight
+        if mixture.look:
+            extra[1 + lucks + kinds.index(mixture.look)] = 1.0
         base = BASE_MISFIT if not mixture.shares else 0.0
         for place, name in enumerate(related.slices):
             mean = mixture.means.get((objective, name))
             if mean is not None:
-                rows.append(np.concatenate([by_slice[number, place], luck]))
+                rows.append(np.concatenate([by_slice[number, place], extra]))
                 seen.append(mean)
                 spread.append(np.sqrt(SLICE_MISFIT**2 + noise**2 + base**2))
         if objective in mixture.selection:
-            luck[0] = 1.0
-            rows.append(np.concatenate([of_mean[number], luck]))
+            extra[0] = 1.0
+            rows.append(np.concatenate([of_mean[number], extra]))
             seen.append(mixture.selection[objective])
             spread.append(np.sqrt(MEAN_MISFIT**2 + noise**2 / 4 + base**2))
+    return _Rows(np.array(rows), np.array(seen), np.array(spread))
+
+
+def _prior(
+    related: Relations, measured: Sequence[MeasuredMixture], deviations: Mapping[str, float]
+) -> Prior:
+    """What is believed of all coefficients; `deviations` is kind of look -> how far each is off."""
+    lucks = [deviations.get(mixture.look, LUCK) ** 2 for mixture in measured]
+    extra = np.array([ROLE_SD**2, *lucks, *[LOOK_BIAS_SD**2] * len(deviations)])
     prior = related.prior
-    extra = np.array([ROLE_SD**2] + [LUCK**2] * lucks)
-    means = np.concatenate([prior.mean, np.zeros(1 + lucks)])
+    size = len(prior.mean)
+    means = np.concatenate([prior.mean, np.zeros(len(extra))])
     covariance = np.zeros((len(means), len(means)))
     covariance[:size, :size] = prior.covariance
     covariance[size:, size:] = np.diag(extra)
-    bounded = np.concatenate([prior.at_least_zero, np.zeros(1 + lucks, dtype=bool)])
-    everything = Prior(means, covariance, bounded)
-    return fit_censored(np.array(rows), np.array(seen), np.array(spread), everything)
+    bounded = np.concatenate([prior.at_least_zero, np.zeros(len(extra), dtype=bool)])
+    return Prior(means, covariance, bounded)
 
 
 def _with_role(features: Floats) -> Floats:
@@ -237,7 +316,7 @@ def hardness(profile: FailureProfile) -> dict[str, float]:
 
 
 def measured_mixtures(observation: Observation) -> list[MeasuredMixture]:
-    """Everything that was trained in this run, with the base as a mixture of no tokens."""
+    """Everything that was trained or looked at in this run, the base as a mixture of no tokens."""
     trials = []
     for past in observation.history:
         if past.failure or (past.plan and not past.trial.spec.tokens):
@@ -245,17 +324,43 @@ def measured_mixtures(observation: Observation) -> list[MeasuredMixture]:
         trials.append(past.trial)
     if observation.calibration:
         trials += observation.calibration.trials
-    measured = []
-    for trial in trials:
-        means = slice_means(trial.profile)
-        selection = {}
-        for objective, roles in trial.scores.items():
-            score = roles.get("selection")
-            if score is not None and score.mean is not None:
-                selection[objective] = score.mean
-        shares = delivered_shares(trial, observation)
-        measured.append(MeasuredMixture(shares, means, selection))
+    measured = [_measured(trial, observation) for trial in trials]
+    places: dict[str, int] = {}
+    for look in observation.looks:
+        if not look.spec.merged:
+            if look.adapter is not None:
+                places[look.adapter.digest] = len(measured)
+            part = look.spec.tokens < observation.budget_per_round
+            mixture = _measured(look, observation)
+            measured.append(replace(mixture, look=FRACTION if part else ""))
+    for look in observation.looks:
+        if look.spec.merged.keys() <= places.keys() and look.spec.merged:
+            experts = {places[digest]: weight for digest, weight in look.spec.merged.items()}
+            measured.append(_summed(look, experts, measured))
     return measured
+
+
+def _measured(trial: Trial, observation: Observation) -> MeasuredMixture:
+    """A trial that was trained, or the base."""
+    selection = {}
+    for objective, roles in trial.scores.items():
+        score = roles.get("selection")
+        if score is not None and score.mean is not None:
+            selection[objective] = score.mean
+    shares = delivered_shares(trial, observation)
+    return MeasuredMixture(shares, slice_means(trial.profile), selection)
+
+
+def _summed(
+    look: Trial, experts: Mapping[int, float], measured: Sequence[MeasuredMixture]
+) -> MeasuredMixture:
+    """A look that was added up: its shares are the sum of what the experts were trained on."""
+    shares: dict[Cell, float] = {}
+    for place, weight in experts.items():
+        for cell, share in measured[place].shares.items():
+            shares[cell] = shares.get(cell, 0.0) + weight * share
+    within = {cell: max(0.0, share) for cell, share in shares.items()}
+    return MeasuredMixture(within, slice_means(look.profile), look=MERGED, experts=experts)
 
 
 def delivered_shares(trial: Trial, observation: Observation) -> dict[Cell, float]:

@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from agent.approval import ApprovalConfig, AutoApprovalConfig
+from agent.fidelity import FidelityConfig, groups
 from agent.planners.kinds import DEFAULT_PLANNER, PlannerConfig
 from agent.settings import CalibrationConfig, FailureConfig, Settings, StopConfig
 from eval.generators.base import GeneratorConfig, TransformersGeneratorConfig
@@ -116,6 +117,8 @@ class BudgetConfig(FrozenModel):
 
 
 MIXTURE = "mixture"
+# Planners that are told of looks by the surrogate.
+READ_LOOKS = ("profile", "llm")
 
 
 class MethodConfigs(FrozenModel):
@@ -246,6 +249,7 @@ class RunConfig(FrozenModel):
     executor: ExecutorConfig = InlineExecutorConfig()
     # Left out of what is written if there is none: the digests of other configs stay.
     influence: InfluenceConfig | None = Field(default=None, exclude_if=lambda value: value is None)
+    fidelity: FidelityConfig | None = Field(default=None, exclude_if=_is_none)
     telemetry: TelemetryConfig | None = Field(default=None, exclude_if=lambda value: value is None)
     notify: NotifyConfig | None = Field(default=None, exclude_if=lambda value: value is None)
 
@@ -277,6 +281,7 @@ class RunConfig(FrozenModel):
             raise ValueError("stop.at_targets: no objective has a target")
         self._check_methods()
         self._check_influence()
+        self._check_fidelity()
         self._check_prices()
         if not served:
             raise ValueError(
@@ -329,6 +334,31 @@ class RunConfig(FrozenModel):
         if self.planner.kind == "ideal":
             raise ValueError(
                 "planner: ideal moves by the influence of buckets; add `influence: {}` to the config"
+            )
+
+    def _check_fidelity(self) -> None:
+        """Raise ValueError for looks that nobody reads, or that cannot be taken."""
+        if self.fidelity is None:
+            return
+        if self.planner.kind not in READ_LOOKS:
+            raise ValueError(
+                f"fidelity: planner.kind {self.planner.kind} reads no looks; leave fidelity out, or "
+                f"take {' or '.join(READ_LOOKS)}"
+            )
+        if self.later_recipes:
+            raise ValueError(
+                "fidelity: a look is trained on its mixture alone, and says little of what "
+                f"methods.{next(iter(self.later_recipes))} makes of it; leave one of them out"
+            )
+        if self.fidelity.kind == "experts" and len(groups(self._specs)) < 2:
+            raise ValueError(
+                "fidelity: experts are trained where one objective's data have most of the tokens, "
+                "and all data sets here serve the same; take kind: fraction"
+            )
+        if int(self.fidelity.fraction * self.budget.tokens_per_round) < 1:
+            raise ValueError(
+                f"fidelity.fraction: {self.fidelity.fraction:g} of budget.tokens_per_round is less "
+                "than a token"
             )
 
     def _check_prices(self) -> None:
@@ -384,19 +414,22 @@ class RunConfig(FrozenModel):
 
     @property
     def tokens_total(self) -> int:
-        return self.budget.tokens_total or self.tokens_per_round * (
-            self.rounds + self.calibration.repeats
-        )
+        trials = self.tokens_per_round * (self.rounds + self.calibration.repeats)
+        return self.budget.tokens_total or trials + self.settings().cost_of_looks
+
+    @property
+    def _specs(self) -> list[ObjectiveSpec]:
+        return [
+            ObjectiveSpec(name=name, datasets=o.datasets, floor=o.floor, target=o.target)
+            for name, o in self.objectives.items()
+        ]
 
     def settings(self) -> Settings:
         """What of this the agent works under."""
         return Settings(
             rounds=self.rounds,
             seed=self.seed,
-            objectives=[
-                ObjectiveSpec(name=name, datasets=o.datasets, floor=o.floor, target=o.target)
-                for name, o in self.objectives.items()
-            ],
+            objectives=self._specs,
             limits=self.limits,
             tokens_per_round=self.budget.tokens_per_round,
             recipe=self.recipe,
@@ -410,4 +443,5 @@ class RunConfig(FrozenModel):
             evaluate_stages=self.evaluate_stages,
             keep_judge_requests=getattr(self.judge, "keep_requests", True),
             ask_calibration=getattr(self.approval, "calibration", False),
+            fidelity=self.fidelity,
         )

@@ -276,8 +276,29 @@ def _whole(config: RunConfig, parts: Mapping[str, Finding], hours: float | None)
 
 
 def _models(config: RunConfig) -> int:
-    """Models that are evaluated on steering and selection: base, calibration, rounds."""
-    return 1 + config.calibration.repeats + config.rounds
+    """Models that are evaluated on steering and selection: base, calibration, rounds, experts."""
+    return 1 + config.calibration.repeats + config.rounds + _experts(config)
+
+
+def _experts(config: RunConfig) -> int:
+    """Experts that looks are added up of."""
+    summed = config.settings().summed
+    return summed if summed > 1 else 0
+
+
+def _looks(config: RunConfig) -> int:
+    """Looks before all rounds, which are evaluated on steering alone."""
+    return config.rounds * config.fidelity.looks if config.fidelity else 0
+
+
+def _looks_text(config: RunConfig) -> str:
+    settings = config.settings()
+    if _experts(config):
+        each = settings.cost_of_experts // _experts(config)
+        return (
+            f"{_experts(config)} experts of {each:,}, of which {_looks(config)} looks are added up"
+        )
+    return f"{_looks(config)} looks of {settings.cost_of_look:,}"
 
 
 def _times(config: RunConfig, suite: SuiteSize) -> int:
@@ -292,7 +313,8 @@ def _times(config: RunConfig, suite: SuiteSize) -> int:
     if config.evaluate_stages and suite.role == "steering":
         methods = sum(share > 0 for share in config.default_shares.values())
         between = max(0, methods - 1) * (_models(config) - 1)
-    return _models(config) + between
+    looks = _looks(config) if suite.role == "steering" else 0
+    return _models(config) + between + looks
 
 
 def _answer_tokens(config: RunConfig) -> float:
@@ -301,9 +323,10 @@ def _answer_tokens(config: RunConfig) -> float:
 
 def _training(config: RunConfig, known: Speeds, drawn: Practised) -> Finding:
     count = config.rounds + config.calibration.repeats
-    text = (
-        f"{count} trainings of {config.tokens_per_round:,} tokens, {config.tokens_total:,} in all"
-    )
+    text = f"{count} trainings of {config.tokens_per_round:,} tokens"
+    if config.fidelity is not None:
+        text += f"; {_looks_text(config)}"
+    text += f", {config.tokens_total:,} in all"
     pace = _Pace("training", "tokens/s", known.get("training"), "--training-speed")
     if drawn.drawn:
         text += f", of which about {drawn.drawn:,.0f} are drawn as answers"
@@ -327,9 +350,10 @@ def _generation(config: RunConfig, suites: Sequence[SuiteSize], known: Speeds) -
     starts = 0
     generator = config.generator
     if isinstance(generator, VllmGeneratorConfig) and not generator.base_url:
-        starts = models + AUDITED if generator.memory == "stop" else 1
+        starts = models + _looks(config) + AUDITED if generator.memory == "stop" else 1
+    looks = f"{_looks(config)} looks answer steering, " if _looks(config) else ""
     text = (
-        f"{models} models answer steering and selection, {AUDITED} answer audit: "
+        f"{models} models answer steering and selection, {looks}{AUDITED} answer audit: "
         f"{written:,.0f} tokens"
     )
     pace = _Pace("generation", "tokens/s", known.get("generation"), "--generation-speed")

@@ -102,13 +102,19 @@ def start(
 
 def check_budget(config: RunConfig) -> None:
     """Raise BudgetError if the total cannot pay for the calibration and one round."""
-    repeats, cost = config.settings().calibration.repeats, config.settings().cost_per_round
-    least = cost * (repeats + 1)
+    settings = config.settings()
+    repeats, cost = settings.calibration.repeats, settings.cost_per_round
+    least = cost * (repeats + 1) + settings.cost_of_experts
     if config.tokens_total < least:
         raise BudgetError(
             f"budget.tokens_total: {config.tokens_total:,} tokens cannot pay calibration and the "
-            f"first planned round, which take {least:,} ({repeats} repeats + 1 round of {cost:,})"
+            f"first planned round, which take {least:,} ({repeats} repeats + 1 round of {cost:,}"
+            f"{_experts_text(settings.cost_of_experts)})"
         )
+
+
+def _experts_text(cost: int) -> str:
+    return f", experts {cost:,}" if cost else ""
 
 
 def create(folder: Path, config: RunConfig, digests: InputDigests) -> None:

@@ -9,6 +9,7 @@ from pydantic import Field
 from mosaic.core.types.base import FrozenModel
 from mosaic.core.types.data import CurationReport
 from mosaic.core.types.evaluation import Difference, LevelAgreement, Score
+from mosaic.core.types.look_records import Look
 from mosaic.core.types.plans import ActionPlan, Floor, Forecast
 from mosaic.core.types.records import PlannerReplaced
 from mosaic.core.types.runs import Stage
@@ -152,6 +153,17 @@ class CalibrationShape(FrozenModel):
     believed: dict[str, NoiseShape]
 
 
+class LooksShape(FrozenModel):
+    """Looks of a run, in the order in which they were taken.
+
+    `round` is the round that was planned next, 0 for experts. `note` says what was left out.
+    """
+
+    round: int
+    looks: list[Look]
+    note: str = ""
+
+
 class StaticShape(FrozenModel):
     """The pools' own proportions on the selection suites: the mean of the calibration's trainings.
 
@@ -290,6 +302,7 @@ class Report(FrozenModel):
     rounds: list[ReportRound]
     calibration: CalibrationShape | None
     static: StaticShape | None = None
+    looks: list[LooksShape] = Field(default=[], exclude_if=lambda looks: not looks)
     archive: list[int]
     ranking: list[RankedShape]
     chosen: int | None

@@ -365,7 +365,7 @@ def build_generator(config: RunConfig, folder: Path, reporting: Reporting) -> Ge
     """The generator of a run directory; close it when the run ends."""
     base, loading = base_folder(config.base_model), loading_of(config.recipe)
     if config.generator.kind == "vllm":
-        rank = check_servable(config.recipe)
+        rank = check_servable(config.recipe, config.settings().summed)
         logs = folder / "logs" / "vllm"
         return VllmGenerator(
             base,
@@ -419,7 +419,7 @@ def check_server(config: RunConfig) -> int | None:
     """
     if config.generator.kind != "vllm":
         return None
-    rank = check_servable(config.recipe)
+    rank = check_servable(config.recipe, config.settings().summed)
     if config.generator.base_url is None:
         find_vllm()
     return rank

@@ -85,6 +85,11 @@ class Evaluation:
             found[objective] = means
         return found
 
+    @property
+    def roles(self) -> set[str]:
+        """The suites' roles that were evaluated."""
+        return {role for roles in self.files.values() for role in roles}
+
     def of_role(self, role: str) -> dict[str, list[Scored]]:
         return {objective: roles[role] for objective, roles in self.scored.items()}
 

@@ -20,6 +20,7 @@ from mosaic.core.types.events import (
     CalibratedEvent,
     CuratedEvent,
     FailedEvent,
+    LookedEvent,
     MeasuredEvent,
     ObservedEvent,
     PairedEvent,
@@ -37,8 +38,10 @@ from mosaic.core.types.records import (
     Generate,
     JudgeSuite,
     MeasureLikelihood,
+    MergeAdapters,
     Observe,
     ProposePlan,
+    TakeLooks,
     Train,
 )
 
@@ -141,6 +144,9 @@ class _Steps:
             yield self._timed(paired, OTHER, "form pairs", pairs, event=event)
         for influence in self.journal.steps(EstimateInfluence):
             yield self._timed(influence, OTHER, "estimate influence", {})
+        for merged in self.journal.steps(MergeAdapters):
+            parts: Attributes = {"mosaic.adapters": len(merged.inputs.adapters)}
+            yield self._timed(merged, OTHER, "merge adapters", parts)
         for trained in self.journal.steps(Train):
             job, adapter = trained.inputs.job, trained.result
             training: Attributes = {
@@ -190,6 +196,7 @@ class _Steps:
         for kind, event in (
             (CloseRound, "measured"),
             (Calibrate, "calibrated"),
+            (TakeLooks, "looked"),
             (Audit, "audited"),
         ):
             for step in self.journal.steps(kind):
@@ -216,6 +223,8 @@ def _ends(journal: Journal) -> dict[str, float]:
                 ends[f"measured {event.round}"] = event.at
             case CalibratedEvent():
                 ends[f"calibrated {event.round}"] = event.at
+            case LookedEvent():
+                ends[f"looked {event.round}"] = event.at
             case AuditedEvent():
                 ends[f"audited {event.round}"] = event.at
             case FailedEvent() as failed if failed.step == "plan":

@@ -13,6 +13,7 @@ from mosaic.app.shapes import (
     AuditShape,
     BudgetShape,
     CalibrationShape,
+    LooksShape,
     ModelCalls,
     NoiseShape,
     RankedShape,
@@ -36,6 +37,7 @@ from mosaic.core.journal import Journal
 from mosaic.core.types.base import digest_of
 from mosaic.core.types.data import BucketReport
 from mosaic.core.types.evaluation import FailureProfile
+from mosaic.core.types.look_records import TakeLooks, look_of
 from mosaic.core.types.plans import ObjectiveSpec
 from mosaic.core.types.records import Audited, CloseRound, PlannerReplaced, ReplacePlanner
 from mosaic.core.types.runs import Calibration, Round
@@ -94,6 +96,7 @@ def report_of(journal: Journal, state: RunState) -> Report:
         rounds=rounds,
         calibration=_calibration(state.calibration),
         static=static_of(journal.folder, state),
+        looks=_looks(journal),
         archive=state.archive,
         ranking=_ranking(state, config.settings().traded),
         chosen=audit.chosen if audit else None,
@@ -154,6 +157,16 @@ def _ranking(state: RunState, objectives: list[ObjectiveSpec]) -> list[RankedSha
         )
         shapes.append(shape)
     return shapes
+
+
+def _looks(journal: Journal) -> list[LooksShape]:
+    """What was tried cheaply before each round."""
+    found = []
+    for step in journal.steps(TakeLooks):
+        looks = [look_of(trial) for trial in step.result.trials]
+        shape = LooksShape(round=step.inputs.round, looks=looks, note=step.result.note)
+        found.append(shape)
+    return found
 
 
 def _calibration(calibration: Calibration | None) -> CalibrationShape | None:

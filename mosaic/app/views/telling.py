@@ -39,6 +39,7 @@ from mosaic.app.views.story import (
     Table,
     Words,
 )
+from mosaic.app.views.telling_looks import looked
 from mosaic.app.views.telling_practice import judged_answers, paired
 from mosaic.app.views.tool_turns import Conversation
 from mosaic.app.views.turns import Turns, said_messages
@@ -59,6 +60,7 @@ from mosaic.core.types.events import (
     FailedEvent,
     GoldCheckedEvent,
     JudgedAnswersEvent,
+    LookedEvent,
     MeasuredEvent,
     NotedEvent,
     ObservedEvent,
@@ -462,6 +464,9 @@ def _plain(event: Event) -> Entry:
                 f"calibrated on {count(len(record.adapters), 'training')} of the pools' own mixture"
             )
             return _entry(title, objectives=list(record.noise), parts=[noise_table])
+        case LookedEvent():
+            title, facts, table = looked(record)
+            return _entry(title, facts=facts, parts=[table])
         case AuditedEvent():
             chosen = (
                 "no round was chosen" if record.chosen is None else f"round {record.chosen} chosen"

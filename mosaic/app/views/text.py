@@ -27,6 +27,7 @@ def report_text(report: Report, width: int | None = None) -> str:
     lines += [*_headline_lines(report), *_selection_lines(report, width)]
     lines += _ranking_lines(report)
     lines += _noise_lines(report)
+    lines += _looks_lines(report)
     lines += _audit_lines(report, width)
     if report.unknown:
         lines += ["", "what this run could not know"]
@@ -160,6 +161,22 @@ def _noise_lines(report: Report) -> list[str]:
         )
     trainings = len(calibration.trials)
     return [f"noise of a training, from {trainings} of one mixture: {'; '.join(parts)}"]
+
+
+def _looks_lines(report: Report) -> list[str]:
+    """How many mixtures were tried cheaply, and what that took."""
+    if not report.looks:
+        return []
+    looks = [look for taken in report.looks for look in taken.looks]
+    trained = [look for look in looks if look.trained]
+    lines = [
+        f"looks: {len(looks)} mixtures tried cheaply, {len(trained)} of them trained, on "
+        f"{sum(look.trained for look in trained):,} tokens"
+    ]
+    for taken in report.looks:
+        if taken.note:
+            lines.append(f"looks before round {max(1, taken.round)}: {taken.note}")
+    return lines
 
 
 def _audit_lines(report: Report, width: int | None) -> list[str]:

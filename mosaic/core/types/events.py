@@ -9,6 +9,7 @@ from pydantic import Field, JsonValue, TypeAdapter
 from mosaic.core.types.base import FrozenModel, JsonObject
 from mosaic.core.types.data import BucketReport
 from mosaic.core.types.evaluation import Score
+from mosaic.core.types.look_records import Look
 from mosaic.core.types.plans import ActionPlan, Decision, Forecast, Violation
 from mosaic.core.types.preferences import JudgedReport, PairReport
 from mosaic.core.types.runs import Adapter, Note
@@ -115,6 +116,14 @@ class CalibratedEvent(EventRecord):
     adapters: list[str]
 
 
+class LookedEvent(EventRecord):
+    """Mixtures that were tried cheaply before a round was planned; `note` says what was left out."""
+
+    kind: Literal["looked"] = "looked"
+    looks: list[Look]
+    note: str = ""
+
+
 class AuditedEvent(EventRecord):
     kind: Literal["audited"] = "audited"
     chosen: int | None
@@ -178,6 +187,7 @@ AnyEvent = Annotated[
     | TrainedEvent
     | MeasuredEvent
     | CalibratedEvent
+    | LookedEvent
     | AuditedEvent
     | DroppedEvent
     | GoldCheckedEvent

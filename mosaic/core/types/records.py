@@ -19,6 +19,7 @@ from pydantic import Field
 from mosaic.core.types.base import FrozenModel, JsonObject
 from mosaic.core.types.data import CurationReport, Mixture
 from mosaic.core.types.evaluation import Difference, Score, SuiteFiles, Verdict
+from mosaic.core.types.look_records import AdapterMerged, ChooseLooks, MergeAdapters, TakeLooks
 from mosaic.core.types.plans import (
     ActionPlan,
     ApprovalRequest,
@@ -484,6 +485,7 @@ ARTIFACTS: Mapping[type[FrozenModel], tuple[str, ...]] = {
     JudgedFiled: ("answers",),
     WishesFiled: ("warm", "chats"),
     Adapter: ("digest",),
+    AdapterMerged: ("adapter",),
     InfluenceEstimated: ("influence",),
     Observed: ("observation",),
     PlanProposed: ("plan",),
@@ -519,6 +521,9 @@ STEPS: tuple[type[StepInputs[Any]], ...] = (
     RecordDecision,
     CloseRound,
     Calibrate,
+    MergeAdapters,
+    ChooseLooks,
+    TakeLooks,
     Audit,
     Retain,
 )

@@ -347,6 +347,8 @@ class TrialSpec(FrozenModel):
     # Left out of what is written if there are none: the ids of other trials stay.
     stages: list[StageSpec] = Field(default=[], exclude_if=lambda stages: not stages)
     practice: str | None = Field(default=None, exclude_if=lambda digest: digest is None)
+    # Adapter -> weight of a look that adds them up and trains nothing.
+    merged: dict[str, float] = Field(default={}, exclude_if=lambda merged: not merged)
 
     @property
     def id(self) -> str:
@@ -572,7 +574,11 @@ class Observation(FrozenModel):
         exclude_if=lambda practice: not practice,
         description="objective/slice -> practice prompts",
     )
-
+    looks: list[Trial] = Field(
+        default=[],
+        exclude_if=lambda looks: not looks,
+        description="mixtures that were tried cheaply, oldest first",
+    )
     notes: list[Note] = Field(
         default=[],
         exclude_if=lambda notes: not notes,
