@@ -55,7 +55,8 @@ class Settings(FrozenModel):
     planner was sent is always kept. With `ask_calibration` a person is asked before the calibration.
 
     With several methods `method_shares` has the shares of a plan that names none, in the order in
-    which they run, and `stages` the recipes of those after the mixture's.
+    which they run, and `stages` the recipes of those after the mixture's. A round has `candidates`
+    plans, each of which is a trial.
     """
 
     rounds: int = Field(ge=1)
@@ -77,6 +78,8 @@ class Settings(FrozenModel):
     keep_judge_requests: bool = Field(default=True, exclude_if=lambda keep: keep)
     # Left out of what is written if nobody asks: the digests of other settings stay.
     ask_calibration: bool = Field(default=False, exclude_if=lambda ask: not ask)
+    # Left out of what is written if there is one: the digests of other settings stay.
+    candidates: int = Field(default=1, ge=1, exclude_if=lambda candidates: candidates == 1)
 
     @property
     def usage_per_round(self) -> Usage:
@@ -87,6 +90,11 @@ class Settings(FrozenModel):
     def cost_per_round(self) -> int:
         """What one trial is charged, in training tokens."""
         return self.usage_per_round.cost
+
+    @property
+    def cost_of_candidates(self) -> int:
+        """What the trials of a whole round are charged."""
+        return self.cost_per_round * self.candidates
 
     @property
     def names(self) -> list[str]:

@@ -103,11 +103,13 @@ def start(
 def check_budget(config: RunConfig) -> None:
     """Raise BudgetError if the total cannot pay for the calibration and one round."""
     repeats, cost = config.settings().calibration.repeats, config.settings().cost_per_round
-    least = cost * (repeats + 1)
+    least = cost * (repeats + config.candidates)
     if config.tokens_total < least:
+        trials = f", {config.candidates} candidates" if config.candidates > 1 else ""
         raise BudgetError(
             f"budget.tokens_total: {config.tokens_total:,} tokens cannot pay calibration and the "
-            f"first planned round, which take {least:,} ({repeats} repeats + 1 round of {cost:,})"
+            f"first planned round, which take {least:,} ({repeats} repeats + 1 round{trials} of "
+            f"{cost:,})"
         )
 
 
