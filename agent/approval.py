@@ -123,7 +123,7 @@ class PolicyApprover:
 
     def decide(self, request: ApprovalRequest, observation: Observation) -> Decision | None:
         for number, rule in enumerate(self.rules, 1):
-            if not all(matches(rule, shown, observation) for shown in request.plans):
+            if not all(matches(rule, shown, observation, request) for shown in request.plans):
                 continue
             if rule.then == "human":
                 return None
@@ -132,8 +132,10 @@ class PolicyApprover:
         return None
 
 
-def matches(rule: Rule, shown: ProposedPlan, observation: Observation) -> bool:
-    """Whether a plan stays within every limit that the rule states."""
+def matches(
+    rule: Rule, shown: ProposedPlan, observation: Observation, request: ApprovalRequest
+) -> bool:
+    """Whether a plan of a request stays within every limit that the rule states."""
     plan, last = shown.plan, observation.last_plan
     measures = (rule.max_ratio_step, rule.max_bucket_step, rule.max_regression)
     blind = any(limit is not None for limit in measures)
@@ -145,7 +147,7 @@ def matches(rule: Rule, shown: ProposedPlan, observation: Observation) -> bool:
     if rule.max_bucket_step is not None:
         if _bucket_step(plan, observation) > rule.max_bucket_step:
             return False
-    if rule.max_tokens is not None and observation.cost_per_round > rule.max_tokens:
+    if rule.max_tokens is not None and request.cost.tokens > rule.max_tokens:
         return False
     if rule.max_regression is not None:
         return _regresses_at_most(rule.max_regression, shown, observation)

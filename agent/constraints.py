@@ -6,13 +6,13 @@ Nothing is repaired or renormalised here.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from agent.methods import differ_in_weights_only, mixture_tokens, shares_of
 from agent.weights import Cell, bucket_weights, distance, plan_distance, plan_shares, share_of
 from mosaic.core.types.base import SUM_TOLERANCE
 from mosaic.core.types.plans import ActionPlan, Violation
-from mosaic.core.types.runs import Observation
+from mosaic.core.types.runs import Observation, each_trial
 from training.data.curate import mixture_of
 from training.data.mixture_checks import check_mixture, left_after_exclusion
 from training.data.pool import Pool
@@ -25,8 +25,13 @@ MIN_RISE = 0.01
 ROUNDING = 1e-9
 
 
-def check_plan(plan: ActionPlan, observation: Observation, pool: Pool) -> list[Violation]:
-    """Every reason why a plan may not run now. An empty list lets it pass."""
+def check_plan(
+    plan: ActionPlan, observation: Observation, pool: Pool, siblings: Sequence[ActionPlan] = ()
+) -> list[Violation]:
+    """Every reason why a plan may not run now. An empty list lets it pass.
+
+    `siblings` are plans of the same round that it must differ from.
+    """
     violations = _check_names(plan, observation)
     if violations:
         return violations
@@ -41,6 +46,7 @@ def check_plan(plan: ActionPlan, observation: Observation, pool: Pool) -> list[V
     violations += check_amounts(plan, observation, left)
     violations += _check_repeats(plan, observation)
     violations += _check_refused(plan, observation)
+    violations += _check_siblings(plan, observation, siblings)
     return violations
 
 
@@ -158,10 +164,10 @@ def _check_methods(plan: ActionPlan, observation: Observation) -> list[Violation
 
 def _check_budget(observation: Observation) -> list[Violation]:
     """The round's cost against what is left of the total budget."""
-    if observation.cost_per_round <= observation.budget_left:
+    if observation.cost_of_candidates <= observation.budget_left:
         return []
     hint = "the total budget is used up; stop here or raise budget.tokens_total"
-    limit, value = observation.budget_left, observation.cost_per_round
+    limit, value = observation.budget_left, observation.cost_of_candidates
     return [Violation(path="ratios", rule="budget", value=value, limit=limit, hint=hint)]
 
 
@@ -276,7 +282,7 @@ def _mixture_share(plan: ActionPlan, observation: Observation) -> float:
 def _check_repeats(plan: ActionPlan, observation: Observation) -> list[Violation]:
     """Plans too near to one that was tried and is dominated."""
     found = []
-    for past in observation.history:
+    for past in each_trial(observation.history):
         if past.plan is None or not past.dominated:
             continue
         if not differ_in_weights_only(plan, past.plan, observation.methods):
@@ -301,5 +307,28 @@ def _check_refused(plan: ActionPlan, observation: Observation) -> list[Violation
             value, limit = round(step, 4), observation.limits.near_repeat
             return [
                 Violation(path="plan", rule="refused_before", value=value, limit=limit, hint=hint)
+            ]
+    return []
+
+
+def differ(plan: ActionPlan, other: ActionPlan, observation: Observation) -> bool:
+    """Whether two plans of a round are far enough apart to be worth a trial each."""
+    if not differ_in_weights_only(plan, other, observation.methods):
+        return True
+    step = plan_distance(plan, other, observation.bucket_proportions)
+    return step > ROUNDING and step >= observation.limits.near_repeat
+
+
+def _check_siblings(
+    plan: ActionPlan, observation: Observation, siblings: Sequence[ActionPlan]
+) -> list[Violation]:
+    """A plan too near to another one of its own round would measure the same twice."""
+    for number, sibling in enumerate(siblings, 1):
+        if not differ(plan, sibling, observation):
+            step = plan_distance(plan, sibling, observation.bucket_proportions)
+            value, limit = round(step, 4), observation.limits.near_repeat
+            hint = f"plan {number} of this round tries this already; move further away from it"
+            return [
+                Violation(path="ratios", rule="near_repeat", value=value, limit=limit, hint=hint)
             ]
     return []

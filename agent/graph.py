@@ -95,7 +95,7 @@ def after_check(state: State) -> str:
         return "audit"
     if state["violations"]:
         return "plan"
-    return "run" if state.get("decided") == state["plan"] else "ask"
+    return "run" if state.get("decided") == state["plans"] else "ask"
 
 
 def after_ask(state: State) -> str:

@@ -13,7 +13,7 @@ from agent.weights import proportions
 from mosaic.core.types.evaluation import FailureProfile, Score
 from mosaic.core.types.influence import Influence
 from mosaic.core.types.plans import ActionPlan, Forecast, Violation
-from mosaic.core.types.runs import Note, Observation, Round
+from mosaic.core.types.runs import Note, Observation, Round, each_trial
 from training.data.pool import Pool
 
 
@@ -66,6 +66,7 @@ def observation(
         practice=dict(practice or {}),
         looks=list(state.looks),
         notes=list(notes),
+        candidates=settings.candidates,
         below_floor=floors_broken(latest, settings.objectives, noise),
     )
 
@@ -104,22 +105,15 @@ def stop_reason(state: RunState, settings: Settings, budget_left: int) -> str | 
     planned = [r for r in state.rounds if r.plan]
     if len(planned) >= settings.rounds:
         return f"all {settings.rounds} planned rounds ran"
-    if budget_left < settings.cost_per_round:
-        return (
-            f"budget used: {budget_left:,} tokens left, a round needs {settings.cost_per_round:,}"
-        )
-    names = [o.name for o in settings.traded]
-    points = {}
-    for round_ in planned:
-        point = round_.point(names)
-        if round_.accepted and point:
-            points[round_.round] = point
+    cost = settings.cost_of_candidates
+    if budget_left < cost:
+        return f"budget used: {budget_left:,} tokens left, a round needs {cost:,}"
     if settings.stop.at_targets and any(o.target is not None for o in settings.objectives):
         # The round that would be chosen now, and not any that happens to lie above its targets.
         number = choose(planned, state.archive, settings.traded, state.noise)
         if any(r.round == number and _reaches_targets(r, settings) for r in planned):
             return f"targets reached in round {number}"
-    if _stalled(state, settings, planned, points):
+    if _stalled(state, settings, planned):
         return f"gain within the noise for {settings.stop.patience} rounds"
     return None
 
@@ -135,18 +129,14 @@ def _reaches_targets(round_: Round, settings: Settings) -> bool:
     return True
 
 
-def _stalled(
-    state: RunState,
-    settings: Settings,
-    planned: Sequence[Round],
-    points: Mapping[int, list[float]],
-) -> bool:
-    """Whether the last `patience` rounds gained nothing over an earlier one beyond the noise."""
+def _stalled(state: RunState, settings: Settings, planned: Sequence[Round]) -> bool:
+    """Whether no trial of the last `patience` rounds gained over an earlier one beyond the noise."""
     patience = settings.stop.patience
     if patience is None or len(planned) <= patience:
         return False
-    earlier = [points[r.round] for r in planned[:-patience] if r.round in points]
-    late = [points[r.round] for r in planned[-patience:] if r.round in points]
+    names = [o.name for o in settings.traded]
+    earlier = _accepted_points(planned[:-patience], names)
+    late = _accepted_points(planned[-patience:], names)
     noise = [state.noise.get(o.name, MIN_NOISE) for o in settings.traded]
 
     def within(point: list[float], other: list[float]) -> bool:
@@ -156,6 +146,16 @@ def _stalled(
         if not any(within(point, other) for other in earlier):
             return False
     return bool(earlier)
+
+
+def _accepted_points(rounds: Sequence[Round], names: list[str]) -> list[list[float]]:
+    """Selection means of every accepted trial that is scored."""
+    points = []
+    for one in each_trial(rounds):
+        point = one.point(names)
+        if one.accepted and point:
+            points.append(point)
+    return points
 
 
 def reference_means(state: RunState, settings: Settings) -> dict[str, float | None]:

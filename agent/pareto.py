@@ -10,7 +10,7 @@ import numpy as np
 
 from mosaic.core.types.evaluation import MIN_CLUSTERS
 from mosaic.core.types.plans import BASE_FLOOR, ObjectiveSpec
-from mosaic.core.types.runs import Round, Trial
+from mosaic.core.types.runs import Round, Trial, TrialVerdict, each_trial
 
 REFERENCE = 1.0
 SPAN = 4.0
@@ -35,22 +35,29 @@ def dominates(a: Sequence[float], b: Sequence[float], tolerance: Sequence[float]
     return better
 
 
+def archived(
+    rounds: Sequence[Round], objectives: Sequence[str], noise: Mapping[str, float]
+) -> list[Round]:
+    """The accepted trials that no other accepted trial dominates, each as a round of its own."""
+    tolerance = [noise.get(objective, MIN_NOISE) for objective in objectives]
+    scored = []
+    for one in each_trial(rounds):
+        point = one.point(list(objectives))
+        if one.accepted and point is not None:
+            scored.append((one, point))
+    kept = []
+    for one, point in scored:
+        # No point dominates itself.
+        if not any(dominates(other, point, tolerance) for _, other in scored):
+            kept.append(one)
+    return kept
+
+
 def archive(
     rounds: Sequence[Round], objectives: Sequence[str], noise: Mapping[str, float]
 ) -> list[int]:
-    """Numbers of the accepted rounds that no other accepted round dominates, in any order."""
-    tolerance = [noise.get(objective, MIN_NOISE) for objective in objectives]
-    points = {}
-    for round_ in rounds:
-        point = round_.point(list(objectives))
-        if round_.accepted and point is not None:
-            points[round_.round] = point
-    kept = []
-    for number, point in points.items():
-        # No point dominates itself.
-        if not any(dominates(other, point, tolerance) for other in points.values()):
-            kept.append(number)
-    return kept
+    """Numbers of the rounds with such a trial, in order."""
+    return list(dict.fromkeys(one.round for one in archived(rounds, objectives, noise)))
 
 
 def hypervolume(points: Sequence[Sequence[float]]) -> float:
@@ -192,6 +199,38 @@ def expected_shortfall(below: float, noise: float) -> float:
     return below * 0.5 * math.erfc(-z / math.sqrt(2)) + noise * math.exp(-z * z / 2) / math.sqrt(
         2 * math.pi
     )
+
+
+def one_round(
+    ones: Sequence[Round], objectives: Sequence[ObjectiveSpec], noise: Mapping[str, float]
+) -> Round:
+    """A round of several trials, each given as a round of its own; which of them counts.
+
+    The one that counts is the accepted trial of greatest merit on selection, so that the round
+    which is chosen stands for its best trial. If none is accepted it is the greatest merit of those
+    that are scored, then any that was measured; of equals the earliest. `objectives` are those that
+    have data.
+    """
+    if len(ones) == 1:
+        return ones[0]
+    names = [objective.name for objective in objectives]
+
+    def rank(place: int) -> tuple[bool, bool, tuple[float, float], int]:
+        one = ones[place]
+        point = one.point(names)
+        worth = (-math.inf, 0.0) if point is None else merit(point, objectives, noise)
+        return one.failure is None, one.accepted, worth, -place
+
+    best = ones[max(range(len(ones)), key=rank)]
+    siblings = {}
+    for one in ones:
+        if one is not best:
+            verdict = {name: getattr(one, name) for name in TrialVerdict.model_fields}
+            siblings[one.trial.id] = TrialVerdict(**verdict)
+    trials = [one.trial for one in ones]
+    if best.failure is not None:  # then `trial` is the first
+        assert best is ones[0]
+    return best.model_copy(update={"trials": trials, "siblings": siblings})
 
 
 def choose(

@@ -13,7 +13,7 @@ from agent.planners.response_model import ResponseModel, fit_responses
 from agent.weights import Cell, cell_shares, share_row, weights_of
 from eval.statistics import shrink_noise
 from mosaic.core.types.plans import ActionPlan, Prediction
-from mosaic.core.types.runs import Observation
+from mosaic.core.types.runs import Observation, each_trial
 
 # One-sided: 95 % of a normal distribution lie above its mean less 1.645 standard deviations.
 LOWER_95 = 1.645
@@ -98,7 +98,7 @@ def _as_it_turned_out(believed: float, observation: Observation, objective: str)
     Only the surrogate's own count: those of rounds that `profile` planned.
     """
     squares = []
-    for past in observation.history:
+    for past in each_trial(observation.history):
         if past.planner != SURROGATE:
             continue
         for forecast in past.forecast:

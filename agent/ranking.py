@@ -26,13 +26,14 @@ SHORTFALL_STEP, SHORTFALL_WEIGHT = 1e-3, 1e4
 
 @dataclass(frozen=True)
 class Ranked:
-    """A round with its merit and the probability (0-1) that none of the others is better.
+    """A trial with its merit and the probability (0-1) that none of the others is better.
 
     `shortfall` is what is expected to miss the targets, in points summed over objectives, and
     `volume` the share of the box (0-1) that the round dominates alone.
     """
 
     round: int
+    trial: str
     shortfall: float
     volume: float
     best: float
@@ -45,26 +46,28 @@ def ranked(
     noise: Mapping[str, NoiseEstimate],
     calibrated: Mapping[str, float],
 ) -> list[Ranked]:
-    """The archived rounds by merit, the best first; of equals the earlier one.
+    """The archived trials by merit, the best first; of equals the earlier one.
 
-    `kept` are the archive's round numbers; the base is left out, since it cannot be chosen. The
+    `rounds` has each as a round of its own (`RunState.archived`), `kept` the numbers of the rounds
+    that are ranked; the base is left out, since it cannot be chosen. The
     order is that of `choose`, by the calibration's own noise; `noise` is what is believed of it,
     which the probabilities are drawn with.
     """
     names = [objective.name for objective in objectives]
-    points = {}
+    places, points = [], []
     for round_ in rounds:
         point = round_.point(names)
         if round_.round and round_.round in kept and point is not None:
-            points[round_.round] = point
+            places.append((round_.round, round_.trial.id))
+            points.append(point)
     if not points:
         return []
     deviations = {name: calibrated.get(name, MIN_NOISE) for name in names}
-    chances = chances_of_best(np.array(list(points.values())), objectives, noise)
+    chances = chances_of_best(np.array(points), objectives, noise)
     found = []
-    for (number, point), best in zip(points.items(), chances, strict=True):
+    for (number, trial), point, best in zip(places, points, chances, strict=True):
         gain, volume = merit(point, objectives, deviations)
-        found.append(Ranked(round=number, shortfall=-gain, volume=volume, best=float(best)))
+        found.append(Ranked(number, trial, -gain, volume, float(best)))
     return sorted(found, key=lambda one: (one.shortfall, -one.volume, one.round))
 
 

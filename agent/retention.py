@@ -35,19 +35,17 @@ def spare_requests(journal: Journal, last: int) -> list[str]:
 
 
 def spare_adapters(journal: Journal, state: RunState, last: int) -> list[str]:
-    """Adapters of calibrations and of rounds outside of the archive, up to the round `last`.
+    """Adapters of calibrations and of trials outside of the archive, up to the round `last`.
 
-    The round that was measured last is kept: the next one is compared with it. So is the first
+    The trial that counts in the last round is kept: the next is compared with it. So is the first
     calibration trial, which the audit measures. With several methods all that were trained on a
     mixture are kept, and all reward models. Experts are kept, since later looks are added up of them;
     looks are not.
     """
-    archive = set(state.archive)
     kept: set[str | None] = set()
     trials = [state.calibration.trials[0]] if state.calibration else []
-    for round_ in state.executed:
-        if round_.round in archive or round_.round == last:
-            trials.append(round_.trial)
+    trials += [one.trial for one in state.archived]
+    trials += [round_.trial for round_ in state.executed if round_.round == last]
     for trial in trials:
         # Influence is estimated around what the mixture trained, exports hold the last.
         for adapter in (trial.adapter, trial.mixture_adapter):

@@ -56,7 +56,8 @@ class Settings(FrozenModel):
     planner was sent is always kept. With `ask_calibration` a person is asked before the calibration.
 
     With several methods `method_shares` has the shares of a plan that names none, in the order in
-    which they run, and `stages` the recipes of those after the mixture's.
+    which they run, and `stages` the recipes of those after the mixture's. A round has `candidates`
+    plans, each of which is a trial.
     """
 
     rounds: int = Field(ge=1)
@@ -80,6 +81,8 @@ class Settings(FrozenModel):
     ask_calibration: bool = Field(default=False, exclude_if=lambda ask: not ask)
     # Left out of what is written if there are no looks: the digests of other settings stay.
     fidelity: FidelityConfig | None = Field(default=None, exclude_if=lambda looks: looks is None)
+    # Left out of what is written if there is one: the digests of other settings stay.
+    candidates: int = Field(default=1, ge=1, exclude_if=lambda candidates: candidates == 1)
 
     @property
     def usage_per_round(self) -> Usage:
@@ -122,6 +125,11 @@ class Settings(FrozenModel):
         if self.fidelity is None:
             return 0
         return self.cost_of_experts + self.rounds * self.fidelity.looks * self.cost_of_look
+
+    @property
+    def cost_of_candidates(self) -> int:
+        """What the trials of a whole round are charged."""
+        return self.cost_per_round * self.candidates
 
     @property
     def names(self) -> list[str]:

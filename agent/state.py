@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from agent.pareto import MIN_NOISE, archive, dominates, hypervolume
+from agent.pareto import MIN_NOISE, archive, archived, dominates, hypervolume
 from mosaic.core.journal import Journal
 from mosaic.core.types.look_records import TakeLooks
 from mosaic.core.types.plans import ActionPlan
 from mosaic.core.types.records import Audit, Audited, Calibrate, CloseRound
-from mosaic.core.types.runs import Calibration, Round, Trial
+from mosaic.core.types.runs import Calibration, Round, Trial, each_trial
 
 # Adapters of one mixture that influence is estimated around: the error covers the seed with two.
 INFLUENCE_REPEATS = 2
@@ -104,17 +104,24 @@ class RunState:
 
     @property
     def archive(self) -> list[int]:
+        """Numbers of the rounds that have a trial in the archive."""
         return archive(self.rounds, self.objectives, self.noise)
 
     @property
+    def archived(self) -> list[Round]:
+        """The archive's trials, each as a round of its own."""
+        return archived(self.rounds, self.objectives, self.noise)
+
+    @property
     def hypervolumes(self) -> list[float]:
-        """Hypervolume of all accepted rounds after each round."""
+        """Hypervolume of all accepted trials after each round."""
         names = list(self.objectives)
         values, points = [], []
         for round_ in self.rounds:
-            point = round_.point(names) if round_.accepted else None
-            if point is not None:
-                points.append(point)
+            for one in round_.by_trial:
+                point = one.point(names) if one.accepted else None
+                if point is not None:
+                    points.append(point)
             values.append(hypervolume(points))
         return values
 
@@ -166,20 +173,30 @@ def fold(journal: Journal, objectives: Sequence[str]) -> RunState:
 def mark_dominated(
     rounds: Sequence[Round], objectives: list[str], noise: dict[str, float]
 ) -> list[Round]:
-    """The same rounds, each saying whether an accepted one dominates it or its training failed.
+    """The same rounds, saying of each trial whether an accepted one dominates it or it failed.
 
     Missing a floor is not yet being dominated.
     """
     tolerance = [noise.get(o, MIN_NOISE) for o in objectives]
-    points = [r.point(objectives) for r in rounds]
     accepted = []
-    for round_, point in zip(rounds, points, strict=True):
-        if round_.accepted and point:
+    for one in each_trial(rounds):
+        point = one.point(objectives)
+        if one.accepted and point:
             accepted.append(point)
+
+    def beaten(trial: Trial) -> bool:
+        if trial.failure is not None:
+            return True
+        point = trial.point(objectives)
+        return point is not None and any(dominates(one, point, tolerance) for one in accepted)
+
     marked = []
-    for round_, point in zip(rounds, points, strict=True):
-        beaten = round_.failure is not None
-        if point is not None:
-            beaten = beaten or any(dominates(other, point, tolerance) for other in accepted)
-        marked.append(round_.model_copy(update={"dominated": beaten}))
+    for round_ in rounds:
+        siblings = {}
+        for trial in round_.trials:
+            if trial.id in round_.siblings:
+                verdict = round_.siblings[trial.id]
+                siblings[trial.id] = verdict.model_copy(update={"dominated": beaten(trial)})
+        update = {"dominated": beaten(round_.trial), "siblings": siblings}
+        marked.append(round_.model_copy(update=update))
     return marked

@@ -1,8 +1,9 @@
-"""One trial from beginning to end: curate, train, evaluate, profile. The one path that does so."""
+"""Trials from beginning to end: curate, train, evaluate, profile. The one path that does so."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from agent.context import RunContext
@@ -31,6 +32,7 @@ from mosaic.core.types.runs import (
 from tools.effects.curate import curate_step
 from tools.effects.evaluate import BOOTSTRAP_SEED, Evaluation, read_scored
 from tools.effects.merge import merge_step
+from tools.effects.train import TrainWork
 from training.data.curate import mixture_of
 
 ROUND_ROLES = ("steering", "selection")
@@ -79,14 +81,107 @@ def run_trial(
     `previous` is the trial that the profile's changes are measured against. Raises TrainingError
     if its training keeps failing.
     """
+    (mixture,) = _mixtures(context, [spec], round_, saying)
+    if isinstance(mixture, TrainingError):
+        raise mixture
+    return _measured(context, spec, round_, previous, mixture, saying, roles)
+
+
+def run_trials(
+    context: RunContext, specs: Sequence[TrialSpec], round_: int, previous: Trial | None
+) -> list[Trial | TrainingError]:
+    """Execute the trials of a round; how its training failed in place of one that kept failing.
+
+    Their mixtures are trained side by side, as far as the executor does so. What follows needs the
+    one generator: later stages and the evaluation, one trial after the other.
+    """
+    found: list[Trial | TrainingError] = []
+    for number, mixture in enumerate(_mixtures(context, specs, round_, ""), 1):
+        saying = f", candidate {number} of {len(specs)}" if len(specs) > 1 else ""
+        outcome: Trial | TrainingError
+        try:
+            if isinstance(mixture, TrainingError):
+                raise mixture
+            outcome = _measured(context, specs[number - 1], round_, previous, mixture, saying)
+        except TrainingError as error:
+            outcome = error
+        found.append(outcome)
+    return found
+
+
+@dataclass(frozen=True)
+class _Mixture:
+    """What the mixture of a trial came to; neither for a plan that spends nothing on it."""
+
+    report: CurationReport | None = None
+    adapter: Adapter | None = None
+
+
+def _mixtures(
+    context: RunContext, specs: Sequence[TrialSpec], round_: int, saying: str
+) -> list[_Mixture | TrainingError]:
+    """The mixtures of some trials, curated and then trained side by side."""
+    reports: dict[str, CurationReport] = {}
+    works = []
+    for spec in specs:
+        if spec.plan is not None and spec.tokens:
+            steps = context.steps.at(round_, spec.id)
+            curated = _curated(context, steps, spec)
+            reports[spec.id] = curated.report
+            job = context.trainer.job(curated.training_set, spec.seed, spec.start_from)
+            reserve = context.settings.recipe.usage(curated.report.total.selected)
+            works.append(TrainWork(spec.id, job, reserve))
+    if works:
+        what = f"{len(works)} fresh adapters" if len(works) > 1 else "a fresh adapter"
+        context.notify(f"round {round_}: training {what}{saying}")
+    trained = dict(zip(reports, _train_all(context, round_, works), strict=True))
+    found: list[_Mixture | TrainingError] = []
+    for spec in specs:
+        adapter = trained.get(spec.id)
+        if isinstance(adapter, TrainingError):
+            found.append(adapter)
+        else:
+            found.append(_Mixture(reports.get(spec.id), adapter))
+    return found
+
+
+def _train_all(
+    context: RunContext, round_: int, works: Sequence[TrainWork]
+) -> list[Adapter | TrainingError]:
+    """Adapters in the order of the jobs, those that fail tried as often as the config allows.
+
+    A failure that the same job would meet again is not tried again.
+    """
+    steps = context.steps.at(round_)
+    found = context.trainer.train_many(steps, works)
+    for left in range(context.settings.failures.train_retries, 0, -1):
+        again = []
+        for place, outcome in enumerate(found):
+            if isinstance(outcome, TrainingError) and not outcome.repeats:
+                again.append(place)
+                context.notify(f"round {round_}: {outcome} ({left} tries left)")
+        if not again:
+            break
+        tried = context.trainer.train_many(steps, [works[place] for place in again])
+        for place, outcome in zip(again, tried, strict=True):
+            found[place] = outcome
+    return found
+
+
+def _measured(
+    context: RunContext,
+    spec: TrialSpec,
+    round_: int,
+    previous: Trial | None,
+    mixture: _Mixture,
+    saying: str,
+    roles: Sequence[str] = ROUND_ROLES,
+) -> Trial:
+    """The later stages of a trial whose mixture is trained, and what all of it scores."""
     steps = context.steps.at(round_, spec.id)
-    report, adapter, usage = None, None, Usage()
+    report, adapter = mixture.report, mixture.adapter
+    usage = Usage(trained=adapter.tokens) if adapter is not None else Usage()
     stages: list[Stage] = []
-    if spec.plan is not None and spec.tokens:
-        curated = _curated(context, steps, spec)
-        context.notify(f"round {round_}: training a fresh adapter{saying}")
-        adapter = _trained_on(context, steps, spec, curated)
-        report, usage = curated.report, Usage(trained=adapter.tokens)
     if spec.stages:
         first = None
         if adapter is not None:
@@ -198,26 +293,13 @@ def _paid(steps: Steps) -> Usage:
     return paid
 
 
-def _trained_on(context: RunContext, steps: Steps, spec: TrialSpec, curated: Curated) -> Adapter:
-    """The adapter of the mixture."""
-    job = context.trainer.job(curated.training_set, spec.seed, spec.start_from)
-    reserve = context.settings.recipe.usage(curated.report.total.selected)
-    return _trained(context, steps, job, reserve)
-
-
 def _trained(context: RunContext, steps: Steps, job: TrainJob, reserve: Usage) -> Adapter:
-    """An adapter, after as many failures as the config allows.
-
-    A failure that the same job would meet again is not tried again.
-    """
-    for left in range(context.settings.failures.train_retries, 0, -1):
-        try:
-            return context.trainer.train(steps, job, reserve)
-        except TrainingError as error:
-            if error.repeats:
-                raise
-            context.notify(f"round {steps.place.round}: {error} ({left} tries left)")
-    return context.trainer.train(steps, job, reserve)
+    """The adapter of a later stage, after as many failures as the config allows."""
+    work = TrainWork(steps.place.trial, job, reserve)
+    (found,) = _train_all(context, steps.place.round, [work])
+    if isinstance(found, TrainingError):
+        raise found
+    return found
 
 
 def steering_scores(steps: Steps, trial: Trial) -> dict[str, list[Scored]]:

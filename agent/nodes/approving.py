@@ -19,11 +19,10 @@ def ask(context: RunContext, state: State) -> State:
 
     A person's answer to this very question counts, even if the rules changed after it was given.
     """
-    proposed = context.plan(state["plan"])
     seen = context.observation(state["observation"], feedback_of(state))
     journal = context.steps.journal
     request = request_of(
-        [proposed],
+        [context.plan(digest) for digest in state["plans"]],
         seen,
         observation_digest=state["observation"],
         run=context.run,
@@ -119,8 +118,8 @@ def _never_asked() -> Outcome[ApprovalRequest]:
 
 
 def _decided(context: RunContext, state: State, decision: Decision) -> State:
-    """Journal a decision: an approved plan runs, an edited one is checked first, a refused one
-    goes back, and so does one that somebody only commented on."""
+    """Journal a decision: approved plans run, edited ones are checked first, refused ones go back,
+    and so do those that somebody only commented on. Dropped ones are left out."""
     inputs = RecordDecision(
         run=context.run,
         round=state["round"],
@@ -133,15 +132,15 @@ def _decided(context: RunContext, state: State, decision: Decision) -> State:
         rejected = list(state["rejected"])
         for digest in stands.plans:
             rejected.append(plain(refusal(context.plan(digest), stands.reason)))
-        return {"violations": [], "rejected": rejected, "decided": None, "plan": ""}
+        return {"violations": [], "rejected": rejected, "decided": None, "plans": []}
     if stands.kind == "respond":
         told = [*state["rejected"], plain(comment(stands))]
-        return {"violations": [], "rejected": told, "decided": None, "plan": ""}
+        return {"violations": [], "rejected": told, "decided": None, "plans": []}
     for plan in stands.edited:
         context.file_plan(plan)
-    (runs,) = stands.executes
-    context.approval = Approval(state["round"], stands.request, tuple(stands.executes))
-    return {"plan": runs, "decided": runs, "violations": []}
+    runs = stands.executes
+    context.approval = Approval(state["round"], stands.request, tuple(runs))
+    return {"plans": runs, "decided": runs, "violations": []}
 
 
 def refusal(plan: ActionPlan, reason: str) -> Violation:

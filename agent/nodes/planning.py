@@ -34,7 +34,7 @@ from mosaic.core.types.records import (
     ProposePlan,
     ReplacePlanner,
 )
-from mosaic.core.types.runs import Note
+from mosaic.core.types.runs import Note, Observation
 from training.influence.ideal import settled
 
 NO_PLAN = "no planner found an allowed plan"
@@ -137,25 +137,31 @@ def plan(context: RunContext, state: State) -> State:
         files = latest.files if latest else None
         toolbox = open_toolbox(seen, context.pool, steps.store, files)
         try:
-            (proposed,) = planner.propose(seen, toolbox)
+            proposed = planner.propose(seen, toolbox, seen.candidates)
         except (BoundaryError, UsageError, PausedError) as error:
             error.details = {"planner": planner.kind, "calls": toolbox.trace()}
             raise
-        digest = context.file_plan(proposed)
-        event = PlannedEvent(
-            planner=planner.kind,
-            plan=proposed,
-            plan_digest=digest,
-            calls=TRACE.validate_python(toolbox.trace()),
-        )
-        return Outcome(PlanProposed(plan=digest), [event])
+        # How the plans came about is told once, with the first.
+        calls = TRACE.validate_python(toolbox.trace())
+        events: list[PlannedEvent] = []
+        for plan in proposed:
+            digest = context.file_plan(plan)
+            event = PlannedEvent(
+                planner=planner.kind,
+                plan=plan,
+                plan_digest=digest,
+                calls=calls if not events else [],
+            )
+            events.append(event)
+        first, *siblings = [event.plan_digest for event in events]
+        return Outcome(PlanProposed(plan=first, siblings=siblings), events)
 
     try:
-        digest = steps.run(inputs, effect).plan
+        digests = steps.run(inputs, effect).plans
     except (BoundaryError, UsageError) as error:
         return replace_planner(context, state, f"{planner.kind} failed: {error}", planner)
     return {
-        "plan": digest,
+        "plans": digests,
         "planner": planner.kind,
         "violations": [],
         "decided": None,
@@ -164,28 +170,19 @@ def plan(context: RunContext, state: State) -> State:
 
 
 def check(context: RunContext, state: State) -> State:
-    """Hold the plan against every constraint.
+    """Hold every plan against all constraints, and against those of the round before it.
 
     Violations go back to the planner a bounded number of times.
     """
-    proposed = context.plan(state["plan"])
+    plans = state["plans"]
     # What was decided on is held against the limits, not against the plans refused before.
-    feedback = [] if state.get("decided") == state["plan"] else feedback_of(state)
+    feedback = [] if state.get("decided") == plans else feedback_of(state)
     seen = context.observation(state["observation"], feedback)
-
-    def effect() -> Outcome[PlanChecked]:
-        found = check_plan(proposed, seen, context.pool)
-        event = CheckedEvent(plan=state["plan"], violations=found)
-        return Outcome(PlanChecked(violations=found), [event])
-
-    refused = [v.value for v in seen.feedback if v.rule == "rejected"]
-    inputs = CheckPlan(
-        plan=state["plan"],
-        observation=state["observation"],
-        pool=context.pool.digest,
-        rejected=digest_of(refused),
-    )
-    violations = context.steps.at(seen.round).run(inputs, effect).violations
+    violations = []
+    for place, digest in enumerate(plans):
+        for found in _checked(context, state, seen, digest, plans[:place]):
+            path = f"plans.{place + 1}.{found.path}" if len(plans) > 1 else found.path
+            violations.append(found.model_copy(update={"path": path}))
     if not violations:
         return {"violations": [], "repairs": 0}
     repairs = state["repairs"] + 1
@@ -196,6 +193,27 @@ def check(context: RunContext, state: State) -> State:
     planner = planner_of(context, state)
     reason = f"{planner.kind} kept violating constraints ({text})"
     return replace_planner(context, state, reason, planner)
+
+
+def _checked(
+    context: RunContext, state: State, seen: Observation, digest: str, siblings: list[str]
+) -> list[Violation]:
+    """What one plan breaks; `siblings` are the plans of the round before it."""
+
+    def effect() -> Outcome[PlanChecked]:
+        earlier = [context.plan(sibling) for sibling in siblings]
+        found = check_plan(context.plan(digest), seen, context.pool, earlier)
+        return Outcome(PlanChecked(violations=found), [CheckedEvent(plan=digest, violations=found)])
+
+    refused = [v.value for v in seen.feedback if v.rule == "rejected"]
+    inputs = CheckPlan(
+        plan=digest,
+        observation=state["observation"],
+        pool=context.pool.digest,
+        rejected=digest_of(refused),
+        siblings=siblings,
+    )
+    return context.steps.at(seen.round).run(inputs, effect).violations
 
 
 def plain(violation: Violation) -> JsonObject:

@@ -12,9 +12,9 @@ class State(TypedDict, total=False):
     """Digests point into the store.
 
     `attempt` counts plans of the round, `repairs` those in a row that broke a constraint.
-    `rejected` are the plans that a person or a rule refused, with the reason, and comments. `decided` is the
-    digest of the plan that was approved, or given in its place. `fallback` says why the planner was
-    replaced, `stop` why no further round is planned.
+    `rejected` are the plans that a person or a rule refused, with the reason, and comments. `plans`
+    are those that the round is about to try, one trial each. `decided` are the digests of those that
+    were approved, or given in their place. `fallback` says why the planner was replaced, `stop` why no further round is planned.
     """
 
     round: int
@@ -22,9 +22,9 @@ class State(TypedDict, total=False):
     repairs: int
     rejected: list[JsonObject]
     request: str | None
-    decided: str | None
+    decided: list[str] | None
     observation: str
-    plan: str
+    plans: list[str]
     planner: str
     violations: list[JsonObject]
     fallback: str | None

@@ -1,14 +1,24 @@
-"""Measure the base, calibrate, and run the trial of an approved plan."""
+"""Measure the base, calibrate, and run the trials of approved plans."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from agent.context import RunContext
 from agent.nodes.scored import require_scores
 from agent.nodes.state import State, fresh
 from agent.noise import believed_noise, noise_of
 from agent.observe import forecasts, reference_means, static_plan
-from agent.pareto import verdict
-from agent.trial import base_spec, failed_trial, plan_spec, profiled, run_trial, steering_scores
+from agent.pareto import one_round, verdict
+from agent.trial import (
+    base_spec,
+    failed_trial,
+    plan_spec,
+    profiled,
+    run_trial,
+    run_trials,
+    steering_scores,
+)
 from mosaic.core.errors import BoundaryError, TrainingError
 from mosaic.core.steps import Outcome
 from mosaic.core.types.base import digest_of
@@ -27,7 +37,7 @@ def measure_base(context: RunContext, state: State) -> State:
     context.begin(0)
     trial = run_trial(context, base_spec(context), 0, None)
     require_scores(context, trial)
-    close(context, Round(round=0, trials=[trial], counts=trial.id))
+    close(context, [Round(round=0, trials=[trial], counts=trial.id)])
     return fresh(1)
 
 
@@ -63,68 +73,99 @@ def _profiled_again(context: RunContext, trial: Trial, base: Trial, repeats: lis
 
 
 def run(context: RunContext, state: State) -> State:
-    """Run the trial of the plan that was approved, and of no other, and close the round.
+    """Run the trials of the plans that were approved, and of no others, and close the round.
 
-    A training that keeps failing fails the run, or only the round if the config says so.
+    A training that keeps failing fails the run, once the others are measured, or only its trial if
+    the config says so.
     """
-    number, digest = state["round"], state["plan"]
+    number, plans = state["round"], state["plans"]
     approval = context.approval
-    if approval is None or approval.round != number or digest not in approval.plans:
-        raise BoundaryError(f"round {number}: the plan {digest[:12]} was not approved")
-    plan = context.plan(digest)
+    if approval is None or approval.round != number or not {*plans} <= {*approval.plans}:
+        digests = ", ".join(digest[:12] for digest in plans)
+        raise BoundaryError(f"round {number}: not all plans were approved: {digests}")
     context.begin(number)
     context.notify(f"round {number}: {state['planner']} planned; curating")
-    spec = plan_spec(context, plan, context.settings.seed)
-    before = context.state
-    counts: str | None = spec.id
-    try:
-        trial = run_trial(context, spec, number, before.latest)
-    except TrainingError as error:
-        if context.settings.failures.failed_round == "stop":
-            raise
-        trial, counts = failed_trial(context, spec, number, error), None
-    expected = []
-    if counts is not None:
-        expected = forecasts(plan, reference_means(before, context.settings), trial.scores)
-    round_ = Round(
-        round=number,
-        trials=[trial],
-        counts=counts,
-        planner=state["planner"],
-        fallback=state.get("fallback"),
-        forecast=expected,
-    )
-    close(context, round_)
+    seed, before = context.settings.seed, context.state
+    specs = [plan_spec(context, context.plan(digest), seed) for digest in plans]
+    ones = []
+    for spec, outcome in zip(specs, run_trials(context, specs, number, before.latest), strict=True):
+        counts: str | None = spec.id
+        if isinstance(outcome, TrainingError):
+            if context.settings.failures.failed_round == "stop":
+                raise outcome
+            trial, counts = failed_trial(context, spec, number, outcome), None
+        else:
+            trial = outcome
+        expected = []
+        if counts is not None and spec.plan is not None:
+            reference = reference_means(before, context.settings)
+            expected = forecasts(spec.plan, reference, trial.scores)
+        one = Round(
+            round=number,
+            trials=[trial],
+            counts=counts,
+            planner=state["planner"],
+            fallback=state.get("fallback"),
+            forecast=expected,
+        )
+        ones.append(one)
+    close(context, ones)
     return fresh(number + 1)
 
 
-def close(context: RunContext, round_: Round) -> None:
-    """Give a round its verdict and record it."""
-    number = round_.round
-    if round_.failure is None:
-        noise = believed_noise(context.state.calibration, context.settings.names)
-        accepted, reason = verdict(round_, context.settings.objectives, noise)
-    else:
-        accepted, reason = False, f"training failed: {round_.failure}"
-    closed = round_.model_copy(update={"accepted": accepted, "reason": reason})
+def close(context: RunContext, ones: Sequence[Round]) -> None:
+    """Give the trials of a round, each a round of its own, their verdicts, and record the round."""
+    noise = believed_noise(context.state.calibration, context.settings.names)
+    judged = []
+    for one in ones:
+        accepted, reason = False, f"training failed: {one.failure}"
+        if one.failure is None:
+            accepted, reason = verdict(one, context.settings.objectives, noise)
+        judged.append(one.model_copy(update={"accepted": accepted, "reason": reason}))
+    closed = one_round(judged, context.settings.traded, context.state.noise)
+    number = closed.round
     inputs = CloseRound(round=number, content=digest_of(closed.json_data()))
-    event = MeasuredEvent(accepted=accepted, reason=reason, forecast=closed.forecast)
     seconds = context.seconds(number)
-    outcome = Outcome(RoundClosed(round=closed), [event], seconds=seconds)
+    outcome = Outcome(RoundClosed(round=closed), _measured(closed), seconds=seconds)
     context.steps.at(number).run(inputs, lambda: outcome)
     context.state = context.state.closed(closed)
-    context.notify(_news(context, closed))
+    for line in _news(context, closed):
+        context.notify(line)
 
 
-def _news(context: RunContext, round_: Round) -> str:
-    """What a round came to, in a line."""
-    if round_.failure is not None:
-        stands = len(context.state.executed) - 1
-        return f"round {round_.round}: failed, {stands} rounds stand"
+def _measured(closed: Round) -> list[MeasuredEvent]:
+    """An event for each trial of a round; the one that counts is told first."""
+    several = len(closed.trials) > 1
+    events = []
+    for one in sorted(closed.by_trial, key=lambda one: one.trial.id != closed.trial.id):
+        trial = one.trial.id if several else ""
+        event = MeasuredEvent(
+            accepted=one.accepted, reason=one.reason, forecast=one.forecast, trial=trial
+        )
+        events.append(event)
+    return events
+
+
+def _news(context: RunContext, round_: Round) -> list[str]:
+    """What a round came to, a line for each of its trials."""
+    lines = []
+    for number, one in enumerate(round_.by_trial, 1):
+        name, counts = f"round {round_.round}", ""
+        if len(round_.trials) > 1:
+            name += f", candidate {number}"
+            counts = " (counts)" if one.trial.id == round_.counts else ""
+        lines.append(f"{name}: {_came_to(context, one)}{counts}")
+    return lines
+
+
+def _came_to(context: RunContext, one: Round) -> str:
+    """The means of a trial, and why it is not accepted if it is not."""
+    if one.failure is not None:
+        return f"failed, {len(context.state.executed) - 1} rounds stand"
     means = []
     for objective in context.settings.names:
-        mean = round_.scores[objective]["selection"].mean
+        mean = one.scores[objective]["selection"].mean
         if mean is not None:
             means.append(f"{objective} {mean:.2f}")
-    refused = "" if round_.accepted else f" (not accepted: {round_.reason})"
-    return f"round {round_.round}: {', '.join(means)}{refused}"
+    refused = "" if one.accepted else f" (not accepted: {one.reason})"
+    return f"{', '.join(means)}{refused}"

@@ -38,7 +38,8 @@ def require_one_plan(kind: str, n: int) -> None:
     """Raise UsageError unless `n` is 1, for planners that propose one plan a round."""
     if n != 1:
         raise UsageError(
-            f"planner {kind}: this planner proposes one plan a round, not {n}; ask for one"
+            f"planner {kind}: this planner proposes one plan a round, not {n}; set candidates: 1 "
+            "or take another planner"
         )
 
 

@@ -12,6 +12,7 @@ from agent.constraints import refused_plans
 from agent.feasible import feasible_plan
 from agent.methods import with_methods_of
 from agent.planners.base import Planner, PlannerSettings, require_one_plan
+from agent.planners.siblings import spread_around, with_siblings
 from agent.weights import perturb
 from mosaic.core.types.plans import ActionPlan
 from mosaic.core.types.runs import Observation
@@ -56,22 +57,25 @@ class RandomPlanner:
         self.spread = spread
 
     def propose(self, observation: Observation, toolbox: Toolbox, n: int = 1) -> list[ActionPlan]:
-        require_one_plan(self.kind, n)
         seed = [observation.seed, observation.round]
         # After a refusal the round needs another draw.
         refused = len(refused_plans(observation))
         if refused:
             seed.append(refused)
         generator = np.random.default_rng(seed)
-        ratios = perturb(observation.proportions, self.spread, generator)
-        buckets = {}
-        for dataset, weights in sorted(observation.bucket_proportions.items()):
-            buckets[dataset] = perturb(weights, self.spread, generator)
+
+        def draw() -> ActionPlan:
+            ratios = perturb(observation.proportions, self.spread, generator)
+            buckets = {}
+            for dataset, weights in sorted(observation.bucket_proportions.items()):
+                buckets[dataset] = perturb(weights, self.spread, generator)
+            rationale = "A random draw around the pools' proportions."
+            return feasible_plan(rationale, ratios, buckets, observation)
+
         toolbox.conclude(
             f"a draw around the pools' proportions with spread {self.spread} in log-ratios"
         )
-        rationale = "A random draw around the pools' proportions."
-        return [feasible_plan(rationale, ratios, buckets, observation)]
+        return with_siblings(self.kind, draw(), n, draw, observation, toolbox)
 
 
 class RandomPlannerConfig(PlannerSettings):
@@ -87,6 +91,8 @@ class RandomPlannerConfig(PlannerSettings):
 class NeedPlanner:
     """Budget in proportion to need, in two levels: objective, then slice (methods 1b).
 
+    Further plans of a round are draws around that one.
+
     A slice's need is its number of scored prompts, times 6 less its mean score, times the mean
     weight of its prompts in the suite: 30 prompts of weight 3 with a mean of 4.5 need
     30 * (6 - 4.5) * 3 = 135.
@@ -95,7 +101,6 @@ class NeedPlanner:
     kind = "need"
 
     def propose(self, observation: Observation, toolbox: Toolbox, n: int = 1) -> list[ActionPlan]:
-        require_one_plan(self.kind, n)
         ratios: dict[str, float] = dict.fromkeys(observation.stock, 0.0)
         buckets: dict[str, dict[str, float]] = {}
         for objective in observation.objectives:
@@ -110,11 +115,14 @@ class NeedPlanner:
                 if share:
                     buckets[dataset] = share
             toolbox.conclude(f"{objective.name}: need {total:.0f}")
+        rationale = "No slice is scored: no need is known, and nothing is moved."
         if any(ratios.values()):
             keep_general_share(ratios, observation)
-            return [feasible_plan("Budget in proportion to need.", ratios, buckets, observation)]
-        rationale = "No slice is scored: no need is known, and nothing is moved."
-        return [feasible_plan(rationale, {}, {}, observation)]
+            rationale = "Budget in proportion to need."
+        else:
+            ratios, buckets = {}, {}
+        first = feasible_plan(rationale, ratios, buckets, observation)
+        return spread_around(self.kind, first, n, observation, toolbox)
 
 
 class NeedPlannerConfig(PlannerSettings):

@@ -15,7 +15,7 @@ from agent.weights import Weights, bucket_weights
 from mosaic.core.types.data import CurationReport
 from mosaic.core.types.evaluation import FailureProfile
 from mosaic.core.types.plans import ActionPlan, Violation
-from mosaic.core.types.runs import Observation, Round, Trial
+from mosaic.core.types.runs import Observation, Round, Trial, each_trial
 
 # What an unscored mean counts as in the order.
 UNSCORED = -1.0
@@ -145,7 +145,7 @@ class _Figures:
 
     def __init__(self, seen: Observation) -> None:
         self._seen = seen
-        self._trials = [past.trial for past in seen.history]
+        self._trials = [past.trial for past in each_trial(seen.history)]
         if seen.calibration:
             self._trials += seen.calibration.trials
         self._slices: dict[tuple[str, str], Key] = {}

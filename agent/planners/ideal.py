@@ -14,7 +14,8 @@ from typing import Literal
 from pydantic import Field
 
 from agent.feasible import feasible_plan
-from agent.planners.base import Planner, PlannerSettings, require_one_plan
+from agent.planners.base import Planner, PlannerSettings
+from agent.planners.siblings import spread_around
 from agent.weights import Cell, plan_shares
 from mosaic.core.errors import UsageError
 from mosaic.core.types.influence import Influence
@@ -41,7 +42,10 @@ class _Alpha:
 
 
 class IdealPlanner:
-    """The published update with the largest step `step`; domains are data sets or buckets."""
+    """The published update with the largest step `step`; domains are data sets or buckets.
+
+    Further plans of a round are draws around that one.
+    """
 
     kind = "ideal"
 
@@ -50,7 +54,6 @@ class IdealPlanner:
         self.domains = domains
 
     def propose(self, observation: Observation, toolbox: Toolbox, n: int = 1) -> list[ActionPlan]:
-        require_one_plan(self.kind, n)
         influence = observation.influence
         if influence is None:
             raise UsageError(
@@ -66,12 +69,14 @@ class IdealPlanner:
         if at_equilibrium(list(values.values()), [alpha.error for alpha in alphas.values()]):
             why = "The influence of domains is lost in the noise, so nothing is moved."
             toolbox.conclude(why)
-            return [feasible_plan(why, *_nested(shares), observation)]
+            still = feasible_plan(why, *_nested(shares), observation)
+            return spread_around(self.kind, still, n, observation, toolbox)
         beta = steps(values, self.step)
         why = _rationale(beta, _left_out(influence, observation))
         toolbox.conclude(why)
         moved = _resize(shares, members, beta)
-        return [feasible_plan(why, *_nested(moved), observation)]
+        first = feasible_plan(why, *_nested(moved), observation)
+        return spread_around(self.kind, first, n, observation, toolbox)
 
     def _members(self, shares: Mapping[Cell, float]) -> dict[str, list[Cell]]:
         """Domain -> its buckets, in the order of names."""

@@ -20,7 +20,7 @@ import math
 from dataclasses import asdict
 from typing import cast
 
-from agent.planners.base import LlmPlannerConfig, require_one_plan
+from agent.planners.base import LlmPlannerConfig
 from agent.planners.llm_calls import GaveUp, PlannerCalls
 from agent.planners.llm_prompt import (
     MAX_PROBLEMS,
@@ -39,7 +39,7 @@ from mosaic.core.errors import BoundaryError, PausedError, UsageError
 from mosaic.core.types.base import JsonObject, canonical_json
 from mosaic.core.types.plans import ActionPlan, Violation
 from mosaic.core.types.records import ChooseMark, GiveUp
-from mosaic.core.types.runs import Observation
+from mosaic.core.types.runs import Observation, each_trial
 from prompts.envelope import delimiter
 from tools.effects.model_calls import Ask, uncached
 from tools.planning.schemas import ShowExamples, action_plan, offered, plan_model
@@ -67,14 +67,14 @@ class LlmPlanner:
         self._ask = ask
 
     def propose(self, observation: Observation, toolbox: Toolbox, n: int = 1) -> list[ActionPlan]:
-        """One plan without violations.
+        """`n` plans without violations that differ, all of one conversation.
 
-        Raises BoundaryError or PausedError if the model finds none within the limits of the round.
+        Raises BoundaryError or PausedError if the model does not find them within the limits of the
+        round.
         """
-        require_one_plan(self.kind, n)
-        conversation = Conversation(self.config, self.chat, self._ask, observation, toolbox)
+        conversation = Conversation(self.config, self.chat, self._ask, observation, toolbox, n)
         try:
-            return [conversation.run()]
+            return conversation.run()
         except GaveUp as error:
             spent = conversation.spent()
             toolbox.record("gave_up", {"reason": str(error)}, spent)
@@ -106,11 +106,14 @@ class Conversation:
         ask: Ask,
         observation: Observation,
         toolbox: Toolbox,
+        wanted: int = 1,
     ) -> None:
         self.config = config
         self.observation = observation
         self.toolbox = toolbox
-        self.prompts = load_prompts()
+        self.wanted = wanted
+        self.plans: list[ActionPlan] = []
+        self.prompts = load_prompts(several=wanted > 1)
         self.tools = offered(observation)
         self.plan_shape = plan_model(observation, "plan")
         self.draft_shape = plan_model(observation, "draft")
@@ -121,19 +124,25 @@ class Conversation:
             config, chat, self._ask, observation, self.plan_shape, self.prompts, toolbox
         )
 
-    def run(self) -> ActionPlan:
-        """Talk until the model submits a plan without violations. Raises GaveUp at a limit."""
+    def run(self) -> list[ActionPlan]:
+        """Talk until the model has submitted the plans that are wanted, none with violations.
+
+        Raises GaveUp at a limit.
+        """
         messages = self._opening()
         while True:
             completion = self.calls.next_reply(messages)
             messages.append(_assistant_message(completion))
+            before = len(self.plans)
             try:
-                plan = self._read(completion, messages)
+                self._read(completion, messages)
             except _WrongReply as wrong:
                 self._send_back(wrong, completion, messages)
                 continue
-            if plan is not None:
-                return plan
+            if len(self.plans) == self.wanted:
+                return self.plans
+            if len(self.plans) > before:
+                self._ask_for_another(completion, messages)
 
     def spent(self) -> JsonObject:
         """What the round has cost so far, for the trace."""
@@ -158,6 +167,8 @@ class Conversation:
             earlier=self._earlier(),
             notes=self._notes(),
         )
+        if self.wanted > 1:
+            task += "\n" + self.prompts["planner_several"].fill(wanted=str(self.wanted))
         return [
             {"role": "system", "content": self.prompts["planner"].fill(how=how.text.strip())},
             {"role": "user", "content": task},
@@ -207,23 +218,35 @@ class Conversation:
 
     # -- reading a reply --------------------------------------------------------------------------
 
-    def _read(self, completion: Completion, messages: list[JsonObject]) -> ActionPlan | None:
-        """Do what the reply asks for: return a plan if it submits one, None if it looks closer."""
+    def _read(self, completion: Completion, messages: list[JsonObject]) -> None:
+        """Do what the reply asks for: take the plans that it submits, or answer what it looks at."""
         if not self.config.tool_calls:
-            return self._submitted(completion.text)
+            self.plans.append(self._submitted(completion.text))
+            return
         calls = completion.tool_calls
         if not calls:
             raise _WrongReply(["(whole): no tool was called; call submit_plan with your plan"])
         if len(calls) > MAX_CALLS_AT_ONCE:
             at_most = f"at most {MAX_CALLS_AT_ONCE} are answered"
             raise _WrongReply([f"(whole): {len(calls)} tool calls at once, {at_most}"])
-        for call in calls:
-            if call.name == "submit_plan":
-                return self._submitted(call.arguments)
+        submitted = [call.arguments for call in calls if call.name == "submit_plan"]
+        if submitted:
+            self._take(submitted[: self.wanted - len(self.plans)])
+            return
         # All are answered before any answer is sent: one that is wrong is the answer to all.
         answers = [_tool_message(call, self._answer(call)) for call in calls]
         messages += answers
-        return None
+
+    def _take(self, submitted: list[str]) -> None:
+        """Take plans in their order, up to one that is wrong: its problems say how many were taken."""
+        for place, text in enumerate(submitted):
+            try:
+                self.plans.append(self._submitted(text))
+            except _WrongReply as wrong:
+                taken = (
+                    f"(whole): {len(self.plans)} of {self.wanted} plans are taken, this is the next"
+                )
+                raise _WrongReply([taken, *wrong.problems] if place else wrong.problems) from None
 
     def _answer(self, call: ToolCall) -> str:
         """What a tool that only looks says, as JSON."""
@@ -279,8 +302,8 @@ class Conversation:
         except NotStrict as error:
             raise _WrongReply([f"(whole): {error}"]) from None
         if plan is not None:
-            self.toolbox.check_plan(plan)
-            violations = self.toolbox.violations(plan)
+            self.toolbox.check_plan(plan, self.plans)
+            violations = self.toolbox.violations(plan, self.plans)
         if plan is None or violations:
             raise _WrongReply(problem_lines(violations))
         return self._marked(plan)
@@ -295,13 +318,23 @@ class Conversation:
         told = self.toolbox.predict(plan)
         if not told["explores"]:
             return plan
-        used = sum(past.plan.explores for past in self.observation.history if past.plan)
-        most = math.floor(self.config.explore_share * self.observation.rounds + ROUNDING)
+        history = each_trial(self.observation.history)
+        used = sum(past.plan.explores for past in history if past.plan)
+        used += sum(sibling.explores for sibling in self.plans)
+        trials = self.observation.rounds * self.wanted
+        most = math.floor(self.config.explore_share * trials + ROUNDING)
         if used < most:
             return plan.model_copy(update={"explores": True})
         hint = "take a suggestion, or come nearer to one; predict says how much worse a draft is"
         violation = Violation(path="plan", rule="explore", value=used + 1, limit=most, hint=hint)
         raise _WrongReply(problem_lines([violation]))
+
+    def _ask_for_another(self, completion: Completion, messages: list[JsonObject]) -> None:
+        """Tell the model that its plan was taken, and how many more are wanted."""
+        text = self.prompts["planner_another"].fill(
+            accepted=str(len(self.plans)), wanted=str(self.wanted)
+        )
+        self._answer_all(completion, messages, text)
 
     def _send_back(
         self, wrong: _WrongReply, completion: Completion, messages: list[JsonObject]
@@ -316,6 +349,10 @@ class Conversation:
         text = self.prompts["planner_repair"].fill(
             problems="\n".join(wrong.problems), left=str(self.config.max_repairs - self.repairs)
         )
+        self._answer_all(completion, messages, text)
+
+    def _answer_all(self, completion: Completion, messages: list[JsonObject], text: str) -> None:
+        """Answer a reply that called tools, or did not, with one text."""
         if completion.tool_calls:
             # Every tool call wants an answer, or the server refuses the conversation.
             messages += [_tool_message(call, text) for call in completion.tool_calls]

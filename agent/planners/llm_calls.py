@@ -98,7 +98,8 @@ class PlannerCalls:
         config, totals = self.config, self.totals
         # Decided before an outage of this very call is counted: its inputs must be the same once
         # the endpoint is back.
-        closing = totals.calls >= config.max_calls - config.max_repairs - 1
+        plans = self._observation.candidates
+        closing = totals.calls >= config.max_calls - config.max_repairs - plans
         for outage in self._ask.charges(self._conversation, self._answers):
             totals.add(outage)
         self._check_limits()

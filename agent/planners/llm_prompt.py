@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from pydantic import JsonValue
 
@@ -16,7 +17,7 @@ from agent.weights import bucket_weights
 from mosaic.core.types.base import LABEL
 from mosaic.core.types.evaluation import SliceProfile
 from mosaic.core.types.plans import Violation
-from mosaic.core.types.runs import Observation, Round
+from mosaic.core.types.runs import Observation, Round, each_trial
 from prompts.envelope import capped, wrap
 from prompts.load import Prompt, load
 from tools.planning.schemas import label_values
@@ -38,9 +39,13 @@ NAMES = (
 )
 
 
-def load_prompts() -> dict[str, Prompt]:
-    """The prompt files of this planner."""
-    return {name: load(name) for name in NAMES}
+# Read where a round wants several plans, and only there: prompts are part of what a call is known by.
+SEVERAL = ("planner_several", "planner_another")
+
+
+def load_prompts(several: bool = False) -> dict[str, Prompt]:
+    """The prompt files of this planner; `several` for rounds that want more than one plan."""
+    return {name: load(name) for name in (*NAMES, *(SEVERAL if several else ()))}
 
 
 # -- the observation ------------------------------------------------------------------------------
@@ -55,7 +60,7 @@ def numbers(observation: Observation) -> object:
     objectives = []
     for objective in observation.objectives:
         objectives.append({**objective.json_data(), "noise": noise.get(objective.name)})
-    told: dict[str, object] = {
+    told: dict[str, Any] = {
         "round": observation.round,
         "rounds": observation.rounds,
         "tokens_per_round": observation.budget_per_round,
@@ -67,8 +72,12 @@ def numbers(observation: Observation) -> object:
         "last_plan": _last_plan(observation),
         "pool_tokens": _pool_tokens(observation),
         "limits": observation.limits.json_data(),
-        "past_rounds": [_past_round(past, observation.names) for past in observation.history],
+        "past_rounds": [],
     }
+    for past in each_trial(observation.history):
+        told["past_rounds"].append(_past_round(past, observation.names))
+    if observation.candidates > 1:
+        told["plans_wanted"] = observation.candidates
     if observation.methods:
         told["practice_prompts"] = observation.practice
         told["max_method_step"] = observation.limits.max_method_step

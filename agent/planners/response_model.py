@@ -22,7 +22,7 @@ from agent.planners.regression import Fitted, Prior, fit_censored, log_evidence
 from agent.planners.relations import Relations, relations
 from agent.weights import Cell, Floats, plan_shares, share_row
 from mosaic.core.types.evaluation import FailureProfile
-from mosaic.core.types.runs import Observation, Trial
+from mosaic.core.types.runs import Observation, Trial, each_trial
 
 # (objective, slice)
 SliceKey = tuple[str, str]
@@ -318,7 +318,7 @@ def hardness(profile: FailureProfile) -> dict[str, float]:
 def measured_mixtures(observation: Observation) -> list[MeasuredMixture]:
     """Everything that was trained or looked at in this run, the base as a mixture of no tokens."""
     trials = []
-    for past in observation.history:
+    for past in each_trial(observation.history):
         if past.failure or (past.plan and not past.trial.spec.tokens):
             continue  # nothing was trained, or nothing on a mixture
         trials.append(past.trial)

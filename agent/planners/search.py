@@ -22,7 +22,7 @@ from agent.planners.rough import RoughSpace
 from agent.prediction import Change, expected_changes
 from agent.weights import Floats, Weights, cell_shares, share_row, weights_of
 from mosaic.core.types.plans import ActionPlan
-from mosaic.core.types.runs import Observation
+from mosaic.core.types.runs import Observation, each_trial
 
 # The search: so many mixtures in each pass, moved by a spread that narrows from pass to pass.
 CANDIDATES = 96
@@ -234,7 +234,7 @@ def _starts(observation: Observation) -> list[Weights]:
     even shares.
     """
     plans = [observation.last_plan]
-    for past in reversed(observation.history):
+    for past in reversed(each_trial(observation.history)):
         if past.plan and past.plan not in plans:
             plans.append(past.plan)
     starts = [weights_of(plan, observation.bucket_proportions) for plan in plans[:MAX_STARTS]]
@@ -266,9 +266,10 @@ class _Worth:
         self._bounds = bounds
         self._needed = shares_to_reach(observation)
         # The calibration's mixture is none that the run can choose.
-        executed = [past.plan for past in observation.history if past.plan and past.accepted]
+        history = each_trial(observation.history)
+        executed = [past.plan for past in history if past.plan and past.accepted]
         refused = refused_plans(observation)
-        tried = [past.plan for past in observation.history if past.plan] + refused
+        tried = [past.plan for past in history if past.plan] + refused
         self._tried = self._rows_of(tried, observation)
         self._acquisition = Acquisition(observation, model, self._rows_of(executed, observation))
 

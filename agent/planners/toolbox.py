@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 
 from agent.constraints import check_plan
@@ -28,8 +29,8 @@ def open_toolbox(
     def examples(objective: str, slice_: str, filter_: Filter, n: int) -> list[JsonObject]:
         return examples_of(store, files or {}, objective, slice_, filter_, n)
 
-    def check(draft: ActionPlan) -> list[Violation]:
-        return check_plan(draft, observation, pool)
+    def check(draft: ActionPlan, siblings: Sequence[ActionPlan] = ()) -> list[Violation]:
+        return check_plan(draft, observation, pool, siblings)
 
     fitted = SurrogateTools(observation)
     return Toolbox(observation, examples, check, fitted.predict, fitted.suggest)

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Literal
 
 from agent.planners.search import Surrogate
-from mosaic.core.types.runs import Observation, Round
+from mosaic.core.types.runs import Observation, Round, each_trial
 
 # So many of the latest rounds are told.
 MAX_ROUNDS = 5
@@ -36,7 +36,8 @@ def track_record(observation: Observation) -> list[Scored]:
     round. Where a plan decides more than the mixture, it says nothing.
     """
     found = []
-    planned = [past for past in observation.history if past.plan is not None and not past.failure]
+    history = each_trial(observation.history)
+    planned = [past for past in history if past.plan is not None and not past.failure]
     for past in planned[-MAX_ROUNDS:]:
         assert past.plan is not None
         predicted = {}

@@ -217,11 +217,14 @@ class RunConfig(FrozenModel):
     call a base that lies in a folder: the name under which its owner published it.
     `method_shares` is method -> share of a round's tokens in plans that name none; left out, all go
     to the first method. `evaluate_stages` scores the adapter between two methods on steering.
+    A round tries `candidates` plans that differ, each of which is trained and measured.
     """
 
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,79}$")
     seed: int = Field(default=1, ge=0, lt=2**31)
     rounds: int = Field(default=5, ge=1, le=1000)
+    # Left out of what is written if there is one: the digests of other configs stay.
+    candidates: int = Field(default=1, ge=1, le=16, exclude_if=lambda candidates: candidates == 1)
     base_model: str
     chat_template: str | None = None
     base_model_name: str | None = Field(
@@ -279,6 +282,7 @@ class RunConfig(FrozenModel):
                 )
         if self.stop.at_targets and not any(o.target for o in self.objectives.values()):
             raise ValueError("stop.at_targets: no objective has a target")
+        self._check_candidates()
         self._check_methods()
         self._check_influence()
         self._check_fidelity()
@@ -288,6 +292,20 @@ class RunConfig(FrozenModel):
                 "objectives: no objective has a data set, so there is nothing to train on"
             )
         return self
+
+    def _check_candidates(self) -> None:
+        """Raise ValueError for a planner that has one plan a round where several are wanted."""
+        if self.candidates == 1:
+            return
+        for field, kind in (
+            ("kind", self.planner.kind),
+            ("on_failure", self.planner.on_failure),
+        ):
+            if kind == "static":
+                raise ValueError(
+                    f"planner.{field}: static has one plan, and candidates asks for "
+                    f"{self.candidates} that differ; take need, random or profile"
+                )
 
     def _check_methods(self) -> None:
         """Raise ValueError for shares or pairs that the enabled methods and objectives do not allow."""
@@ -414,8 +432,13 @@ class RunConfig(FrozenModel):
 
     @property
     def tokens_total(self) -> int:
-        trials = self.tokens_per_round * (self.rounds + self.calibration.repeats)
+        trials = self.tokens_per_round * self.trained_trials
         return self.budget.tokens_total or trials + self.settings().cost_of_looks
+
+    @property
+    def trained_trials(self) -> int:
+        """Trials that are trained if all rounds run: the calibration's, and those of each round."""
+        return self.rounds * self.candidates + self.calibration.repeats
 
     @property
     def _specs(self) -> list[ObjectiveSpec]:
@@ -441,6 +464,7 @@ class RunConfig(FrozenModel):
             method_shares=self.default_shares,
             stages=self.later_recipes,
             evaluate_stages=self.evaluate_stages,
+            candidates=self.candidates,
             keep_judge_requests=getattr(self.judge, "keep_requests", True),
             ask_calibration=getattr(self.approval, "calibration", False),
             fidelity=self.fidelity,

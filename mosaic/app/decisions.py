@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import getpass
 import os
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from mosaic.core.types.records import AskApproval, RecordDecision
 from mosaic.core.types.runs import Note, Observation
 
 MIN_PREFIX = 8
+NO_EDITS: Mapping[int, ActionPlan] = {}
 
 
 class AnotherQuestion(UsageError):
@@ -97,25 +99,69 @@ def approve(
     request: str,
     *,
     edited: ActionPlan | None = None,
+    edits: Mapping[int, ActionPlan] = NO_EDITS,
+    only: Collection[int] = (),
     reason: str = "",
     by: str | None = None,
 ) -> Decision:
-    """Approve the question that was seen, or give a plan to run in place of its own.
+    """Approve the question that was seen, or give plans to run in place of its own.
 
-    `request` is the question's id, or at least its first 8 characters. Raises UsageError if another
-    question or none waits, if somebody was faster, or if the edited plan breaks a constraint.
+    `request` is the question's id, or at least its first 8 characters. `edits` is the number of a
+    plan, as the question shows them from 1, -> what runs in its place; `edited` is that of the only
+    one. `only` are the numbers of the plans that run, all if it is empty: the others are dropped.
+    Raises UsageError if another question or none waits, if somebody was faster, if there is no plan
+    of such a number, or if an edited plan breaks a constraint.
     """
     asked = seen(folder, request, "approve")
-    if edited is None:
-        return _record(folder, asked, "approve", [], reason, by)
-    if asked.round == 0:
+    edits = dict(edits)
+    if edited is not None:
+        if len(asked.plans) > 1:
+            raise UsageError(
+                f"the question shows {len(asked.plans)} plans; say which one is edited: 2=PLAN"
+            )
+        edits[1] = edited
+    run = _to_run(asked, edits, only)
+    if edits and asked.round == 0:
         raise UsageError("the calibration trains the pools' own proportions and cannot be edited")
-    edited = _own_words(edited, asked)
-    broken = violations(folder, asked, edited)
-    if broken:
-        lines = [f"  {v.path}: {v.rule}, {v.value} against {v.limit}; {v.hint}" for v in broken]
+    plans = {number: asked.plans[number - 1].plan for number in run}
+    for number, plan in sorted(edits.items()):
+        plans[number] = _own_words(plan, asked)
+    _check_edited(folder, asked, plans, edits)
+    kept = [asked.plans[number - 1].plan_digest for number in run if number not in edits]
+    new = [plans[number] for number in sorted(edits)]
+    if len(kept) == len(asked.plans):
+        kept = []
+    return _record(folder, asked, "edit" if new else "approve", new, reason, by, kept)
+
+
+def _to_run(asked: ApprovalRequest, edits: Collection[int], only: Collection[int]) -> list[int]:
+    """Numbers of the plans that are to run. Raises UsageError for one that the question lacks."""
+    count = len(asked.plans)
+    for number in (*edits, *only):
+        if not 1 <= number <= count:
+            raise UsageError(f"plan {number}: the question shows plans 1 to {count}")
+    run = sorted({*only}) or list(range(1, count + 1))
+    for number in edits:
+        if number not in run:
+            raise UsageError(f"plan {number} is edited, but is not among those that run")
+    return run
+
+
+def _check_edited(
+    folder: Path,
+    asked: ApprovalRequest,
+    plans: Mapping[int, ActionPlan],
+    edits: Collection[int],
+) -> None:
+    """Raise UsageError if an edited plan breaks a constraint beside the others that run."""
+    lines = []
+    for number in sorted(edits):
+        others = [plan for other, plan in plans.items() if other != number]
+        name = f"plan {number}, " if len(asked.plans) > 1 else ""
+        for v in violations(folder, asked, plans[number], others):
+            lines.append(f"  {name}{v.path}: {v.rule}, {v.value} against {v.limit}; {v.hint}")
+    if lines:
         raise UsageError("the edited plan breaks constraints:\n" + "\n".join(lines))
-    return _record(folder, asked, "edit", [edited], reason, by)
 
 
 def reject(folder: Path, request: str, *, reason: str, by: str | None = None) -> Decision:
@@ -169,6 +215,7 @@ def _record(
     edited: list[ActionPlan],
     reason: str,
     by: str | None,
+    kept: Sequence[str] = (),
 ) -> Decision:
     try:
         reason.encode()
@@ -184,6 +231,7 @@ def _record(
             "reason": reason,
             "plans": [shown.plan_digest for shown in asked.plans],
             "edited": edited,
+            "kept": list(kept),
         }
     )
     journal = Journal.open(folder)
@@ -221,11 +269,16 @@ def user_name() -> str:
         return f"user {os.getuid()}"
 
 
-def edited_view(folder: Path, request: ApprovalRequest, plan: ActionPlan) -> ProposedPlan:
-    """A plan as the question would show it in place of the one that waits.
+def edited_view(
+    folder: Path,
+    request: ApprovalRequest,
+    plan: ActionPlan,
+    siblings: Sequence[ActionPlan] = (),
+) -> ProposedPlan:
+    """A plan as the question would show it in place of one that waits.
 
     It has the changes, what is asked of the stock, what the surrogate predicts, and every
-    constraint that the plan would break.
+    constraint that the plan would break beside its siblings.
     """
     from agent.approval import shown_plan
     from agent.constraints import check_plan
@@ -233,10 +286,15 @@ def edited_view(folder: Path, request: ApprovalRequest, plan: ActionPlan) -> Pro
 
     observed = Observation.model_validate(Store(folder).get_json(request.observation))
     pool = Pool.open(Path(run_config(folder).pool))
-    broken = check_plan(plan, observed, pool)
+    broken = check_plan(plan, observed, pool, siblings)
     return shown_plan(plan, observed).model_copy(update={"violations": broken})
 
 
-def violations(folder: Path, request: ApprovalRequest, plan: ActionPlan) -> list[Violation]:
-    """Every constraint that a plan would break in place of one that waits."""
-    return edited_view(folder, request, plan).violations
+def violations(
+    folder: Path,
+    request: ApprovalRequest,
+    plan: ActionPlan,
+    siblings: Sequence[ActionPlan] = (),
+) -> list[Violation]:
+    """Every constraint that a plan would break in place of one that waits, beside its siblings."""
+    return edited_view(folder, request, plan, siblings).violations

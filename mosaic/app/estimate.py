@@ -189,7 +189,7 @@ def speeds(
 def practised(config: RunConfig, prompts: Sequence[PracticeSize]) -> Practised:
     """What is drawn and judged for practice by plans of the config's own shares, all trials together."""
     total = Practised()
-    trials = config.rounds + config.calibration.repeats
+    trials = config.trained_trials
     for method, recipe in config.later_recipes.items():
         stage = config.default_shares[method] * config.tokens_per_round
         if not prompts or not stage or not isinstance(recipe, DpoRecipe | RlRecipe):
@@ -277,7 +277,7 @@ def _whole(config: RunConfig, parts: Mapping[str, Finding], hours: float | None)
 
 def _models(config: RunConfig) -> int:
     """Models that are evaluated on steering and selection: base, calibration, rounds, experts."""
-    return 1 + config.calibration.repeats + config.rounds + _experts(config)
+    return 1 + config.trained_trials + _experts(config)
 
 
 def _experts(config: RunConfig) -> int:
@@ -322,7 +322,7 @@ def _answer_tokens(config: RunConfig) -> float:
 
 
 def _training(config: RunConfig, known: Speeds, drawn: Practised) -> Finding:
-    count = config.rounds + config.calibration.repeats
+    count = config.trained_trials
     text = f"{count} trainings of {config.tokens_per_round:,} tokens"
     if config.fidelity is not None:
         text += f"; {_looks_text(config)}"
@@ -400,7 +400,8 @@ def _judge(
 
 
 def _planner(config: RunConfig, planner: LlmPlannerConfig) -> Finding:
-    calls = config.rounds * min(PLAN_CALLS, planner.max_calls)
+    # One more call hands in each further plan of a round.
+    calls = config.rounds * min(PLAN_CALLS + config.candidates - 1, planner.max_calls)
     tokens = calls * (PLAN_READ + PLAN_WRITTEN)
     hours = calls * PLAN_SECONDS / 3600
     most = f"at most {planner.max_calls} calls and {planner.max_tokens:,} tokens a round"

@@ -104,12 +104,13 @@ def check_budget(config: RunConfig) -> None:
     """Raise BudgetError if the total cannot pay for the calibration and one round."""
     settings = config.settings()
     repeats, cost = settings.calibration.repeats, settings.cost_per_round
-    least = cost * (repeats + 1) + settings.cost_of_experts
+    least = cost * (repeats + config.candidates) + settings.cost_of_experts
     if config.tokens_total < least:
+        trials = f", {config.candidates} candidates" if config.candidates > 1 else ""
         raise BudgetError(
             f"budget.tokens_total: {config.tokens_total:,} tokens cannot pay calibration and the "
-            f"first planned round, which take {least:,} ({repeats} repeats + 1 round of {cost:,}"
-            f"{_experts_text(settings.cost_of_experts)})"
+            f"first planned round, which take {least:,} ({repeats} repeats + 1 round{trials} of "
+            f"{cost:,}{_experts_text(settings.cost_of_experts)})"
         )
 
 

@@ -296,26 +296,28 @@ class Journal:
         A failed or interrupted step begins again. Raises BudgetError if the tokens do not fit,
         ValueError if the step is finished.
         """
-        key = inputs.key
+        self.begin_many([(inputs, place, reserve)])
+
+    def begin_many(self, begun: Sequence[tuple[StepInputs[Any], Place, int]]) -> None:
+        """`begin` for several steps, each with its place and reservation: all of them or none."""
         with self._transaction():
-            found = self._rows("steps", "key = ?", (key,))
-            if found and found[0][6] == "done":
-                raise ValueError(f"{inputs.kind} step {key[:12]} is finished")
-            if found:
-                self._db.execute(
-                    "update steps set state = 'intent', fence = ? where key = ?", (self.fence, key)
-                )
-                self._release(key)
-            else:
-                text = canonical_json(inputs.json_data())
-                row = (self._next("steps"), key, place.round, place.trial, inputs.kind, text)
-                self._db.execute(
-                    "insert into steps values (?, ?, ?, ?, ?, ?, 'intent', null, null, ?, '')",
-                    (*row, self.fence),
-                )
-            self._update_checksum("steps", "key", key)
-            if reserve:
-                self._reserve(key, inputs.kind, reserve)
+            for inputs, place, reserve in begun:
+                key, kind = inputs.key, inputs.kind
+                found = self._rows("steps", "key = ?", (key,))
+                if found and found[0][6] == "done":
+                    raise ValueError(f"{kind} step {key[:12]} is finished")
+                if found:
+                    again = "update steps set state = 'intent', fence = ? where key = ?"
+                    self._db.execute(again, (self.fence, key))
+                    self._release(key)
+                else:
+                    text, number = canonical_json(inputs.json_data()), self._next("steps")
+                    row = (number, key, place.round, place.trial, kind, text)
+                    values = "(?, ?, ?, ?, ?, ?, 'intent', null, null, ?, '')"
+                    self._db.execute(f"insert into steps values {values}", (*row, self.fence))
+                self._update_checksum("steps", "key", key)
+                if reserve:
+                    self._reserve(key, kind, reserve)
 
     def record(self, items: Sequence[SmallStep], place: Place, calls: Sequence[Calls] = ()) -> None:
         """Write small effects as finished steps, all in one transaction.
@@ -329,8 +331,8 @@ class Journal:
             for item in items:
                 kind, text = item.inputs.kind, canonical_json(item.inputs.json_data())
                 begun = (number, item.inputs.key, place.round, place.trial, kind, text)
-                result = canonical_json(item.result.json_data())
-                row = (*begun, "done", result, item.seconds, self.fence)
+                text = canonical_json(item.result.json_data())
+                row = (*begun, "done", text, item.seconds, self.fence)
                 insert = "insert or ignore into steps values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
                 number += self._db.execute(insert, (*row, checksum(row))).rowcount
             self._count(calls)
@@ -347,8 +349,8 @@ class Journal:
                 f"reserved, {cap - held - spent:,} left (budget.tokens_total)"
             )
         self._update_checksum("ledger", "id", 0)
-        held_row = (key, tokens)
-        self._db.execute("insert into holds values (?, ?, ?)", (*held_row, checksum(held_row)))
+        row = (key, tokens, checksum([key, tokens]))
+        self._db.execute("insert into holds values (?, ?, ?)", row)
 
     def finish(
         self,

@@ -6,11 +6,12 @@ import errno
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from mosaic.core.errors import MosaicError, PausedError, StopRequested
+from mosaic.core.errors import BoundaryError, MosaicError, PausedError, StopRequested
 from mosaic.core.journal import Journal
 from mosaic.core.rows import Calls, Place, SmallStep
 from mosaic.core.store import Store, free_bytes, full_disk
@@ -41,6 +42,17 @@ class Outcome(Generic[R]):
     calls: Sequence[Calls] = ()
 
 
+@dataclass(frozen=True)
+class Task(Generic[R]):
+    """A step that is to be run beside others: what `Steps.run` is given, and the trial it is of."""
+
+    inputs: StepInputs[R]
+    effect: Callable[[], Outcome[R]]
+    reserve: Usage = NOTHING
+    room: int = 0
+    trial: str = ""
+
+
 class _Turns:
     """One thread at a time for each step: whoever comes second reads what the first one did."""
 
@@ -63,6 +75,43 @@ class _Turns:
                     del self._held[key]
                 else:
                     self._held[key] = (lock, users - 1)
+
+
+@dataclass(frozen=True)
+class _Timed(Generic[R]):
+    """What an effect handed back, and the seconds that it took here."""
+
+    outcome: Outcome[R]
+    seconds: float
+
+
+def _timed(effect: Callable[[], Outcome[R]]) -> Callable[[], _Timed[R]]:
+    """The effect, with a clock."""
+
+    def run() -> _Timed[R]:
+        started = time.monotonic()
+        outcome = effect()
+        return _Timed(outcome, time.monotonic() - started)
+
+    return run
+
+
+def _side_by_side(
+    tasks: Sequence[Task[R]],
+) -> Iterator[tuple[Task[R], Callable[[], _Timed[R]]]]:
+    """Run effects in threads, a single one in this; each task as it ends, with how it ended."""
+    if len(tasks) == 1:
+        yield tasks[0], _timed(tasks[0].effect)
+        return
+    with ThreadPoolExecutor(len(tasks), thread_name_prefix="step") as threads:
+        running = {threads.submit(_timed(task.effect)): task for task in tasks}
+        for over in as_completed(running):
+            yield running[over], over.result
+
+
+def _in_order(tasks: Sequence[Task[Any]]) -> list[str]:
+    """The keys of some steps, each once, in order."""
+    return list(dict.fromkeys(task.inputs.key for task in tasks))
 
 
 def never() -> bool:
@@ -106,37 +155,93 @@ class Steps:
         `room` how many bytes it will write. An interrupted effect leaves its intent, and the next
         call runs it again.
         """
-        folder = self.journal.folder
-        if self.stopping():
-            raise StopRequested(
-                f"stopped before {inputs.kind}; continue: python -m mosaic resume {folder}"
-            )
+        self._keep_on(inputs.kind)
         with self._turns.of(inputs.key):
             done = self.journal.find(inputs)
             if done is not None:
                 return done.result
             self.journal.begin(inputs, self.place, reserve.cost)
-            needed = room + MIN_ROOM
-            if free_bytes(self.store.root) < needed:
-                raise full_disk(folder, needed)
-            started = time.monotonic()
-            outcome = self._tried(inputs, effect, needed)
-            seconds = outcome.seconds
-            if seconds is None:
-                seconds = time.monotonic() - started
-            self.journal.finish(
-                inputs,
-                outcome.result,
-                outcome.events,
-                outcome.usage.cost,
-                seconds,
-                outcome.calls,
+            needed = self._room(room)
+            return self._finished(inputs, needed, _timed(effect))
+
+    def run_many(self, tasks: Sequence[Task[R]]) -> list[R | BoundaryError]:
+        """The results of several steps in their order; their effects run side by side, in threads.
+
+        All are begun and reserved at once, or none is (BudgetError). The calling thread records each
+        as soon as it is over, so that nothing finished is repeated however the others end. A part
+        behind a seam that failed (BoundaryError) is that step's result; any other failure is raised
+        when all are over. Two steps of the same inputs are one.
+        """
+        found: dict[str, R | BoundaryError] = {}
+        by_key = {task.inputs.key: task for task in reversed(tasks)}
+        for task in tasks:
+            self._keep_on(task.inputs.kind)
+        with ExitStack() as stack:
+            for key in sorted(by_key):
+                stack.enter_context(self._turns.of(key))
+            for key, task in by_key.items():
+                done = self.journal.find(task.inputs)
+                if done is not None:
+                    found[key] = done.result
+            open_tasks = [by_key[key] for key in _in_order(tasks) if key not in found]
+            if open_tasks:
+                found |= self._run_open(open_tasks)
+        return [found[task.inputs.key] for task in tasks]
+
+    def _run_open(self, tasks: Sequence[Task[R]]) -> dict[str, R | BoundaryError]:
+        """Results of steps that are not finished, by their keys."""
+        begun = []
+        for task in tasks:
+            begun.append((task.inputs, Place(self.place.round, task.trial), task.reserve.cost))
+        self.journal.begin_many(begun)
+        needed = self._room(sum(task.room for task in tasks))
+        found: dict[str, R | BoundaryError] = {}
+        failures: dict[str, Exception] = {}
+        for task, effect in _side_by_side(tasks):
+            key = task.inputs.key
+            try:
+                found[key] = self._finished(task.inputs, needed, effect)
+            except BoundaryError as error:
+                found[key] = error
+            except Exception as error:
+                failures[key] = error
+        for task in tasks:
+            if task.inputs.key in failures:
+                raise failures[task.inputs.key]
+        return found
+
+    def _keep_on(self, kind: str) -> None:
+        """Raise StopRequested if someone asked the run to stop."""
+        if self.stopping():
+            folder = self.journal.folder
+            raise StopRequested(
+                f"stopped before {kind}; continue: python -m mosaic resume {folder}"
             )
-            return outcome.result
+
+    def _room(self, room: int) -> int:
+        """The bytes that an effect needs. Raises PausedError if the disk has not as many free."""
+        needed = room + MIN_ROOM
+        if free_bytes(self.store.root) < needed:
+            raise full_disk(self.journal.folder, needed)
+        return needed
+
+    def _finished(self, inputs: StepInputs[R], needed: int, effect: Callable[[], _Timed[R]]) -> R:
+        """The result of a step that was begun, recorded; so is how its effect failed."""
+        timed = self._tried(inputs, effect, needed)
+        outcome = timed.outcome
+        self.journal.finish(
+            inputs,
+            outcome.result,
+            outcome.events,
+            outcome.usage.cost,
+            timed.seconds if outcome.seconds is None else outcome.seconds,
+            outcome.calls,
+        )
+        return outcome.result
 
     def _tried(
-        self, inputs: StepInputs[R], effect: Callable[[], Outcome[R]], needed: int
-    ) -> Outcome[R]:
+        self, inputs: StepInputs[R], effect: Callable[[], _Timed[R]], needed: int
+    ) -> _Timed[R]:
         """The effect's outcome; a failure that a person can act on is recorded first."""
         try:
             return effect()

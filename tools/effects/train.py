@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mosaic.core.steps import Outcome, Steps
+from mosaic.core.errors import TrainingError
+from mosaic.core.steps import Outcome, Steps, Task
 from mosaic.core.store import file_digest
 from mosaic.core.types.events import TrainedEvent
 from mosaic.core.types.records import Train
@@ -28,7 +31,7 @@ from mosaic.core.types.runs import (
     Workplace,
 )
 from tools.executors.base import Executor
-from training.methods.base import Progress
+from training.methods.base import Event, Progress
 
 WORK = "work"
 # Inputs of a job that lie in the store.
@@ -41,6 +44,43 @@ CHECKPOINT_COPIES = 7
 def template_input(template: Path | None) -> dict[str, str]:
     """What a chat template of the config's own adds to the inputs of a job."""
     return {} if template is None else {TEMPLATE: file_digest(template)}
+
+
+@dataclass(frozen=True)
+class TrainWork:
+    """A job of a trial, and what its training may cost."""
+
+    trial: str
+    job: TrainJob
+    reserve: Usage
+
+
+class Together:
+    """The progress of several trainings as that of one: their steps are added up."""
+
+    def __init__(self, tell: Progress, count: int) -> None:
+        self._tell = tell
+        self._count = count
+        self._turn = threading.Lock()
+        self._steps: dict[str, tuple[int, int]] = {}
+
+    def of(self, job: str) -> Progress:
+        """What one training tells its progress to; it may stand in a thread."""
+        if self._count == 1:
+            return self._tell
+
+        def tell(event: Event) -> None:
+            done, total = event.get("step"), event.get("steps")
+            if not isinstance(done, int) or not isinstance(total, int):
+                return
+            with self._turn:
+                self._steps[job] = (done, total)
+                known = self._steps.values()
+                # Those that have not begun are taken to be as long as the others.
+                whole = sum(total for _, total in known) * self._count // len(known)
+                self._tell({**event, "step": sum(done for done, _ in known), "steps": whole})
+
+        return tell
 
 
 @dataclass(frozen=True)
@@ -82,10 +122,37 @@ class TrainTool:
 
         Raises TrainingError if training fails, BudgetError before it starts.
         """
-        work = steps.journal.folder / WORK / job.content_digest[:16]
+        (found,) = self.train_many(steps, [TrainWork(steps.place.trial, job, reserve)])
+        if isinstance(found, TrainingError):
+            raise found
+        return found
+
+    def train_many(self, steps: Steps, works: Sequence[TrainWork]) -> list[Adapter | TrainingError]:
+        """The adapters of several jobs of a round, trained side by side, in their order.
+
+        A training that failed is its own result. Raises BudgetError before any starts.
+        """
+        progress = Together(self.progress, len(works)) if self.progress else None
+        tasks = [self._task(steps, work, progress) for work in works]
+        found: list[Adapter | TrainingError] = []
+        for work, outcome in zip(works, steps.run_many(tasks), strict=True):
+            if isinstance(outcome, Adapter):
+                shutil.rmtree(self._work(steps, work.job), ignore_errors=True)
+            elif not isinstance(outcome, TrainingError):
+                raise outcome
+            found.append(outcome)
+        return found
+
+    def _work(self, steps: Steps, job: TrainJob) -> Path:
+        return steps.journal.folder / WORK / job.content_digest[:16]
+
+    def _task(self, steps: Steps, work: TrainWork, progress: Together | None) -> Task[Adapter]:
+        """One job as a step."""
+        job, reserve = work.job, work.reserve
+        told = progress.of(job.content_digest) if progress else None
 
         def effect() -> Outcome[Adapter]:
-            done = self._run(steps, job, work)
+            done = self._run(steps, job, told)
             digest = steps.store.put_folder(Path(done.adapter))
             adapter = Adapter(
                 digest=digest,
@@ -106,12 +173,11 @@ class TrainTool:
 
         copies = CHECKPOINT_COPIES + 1 if job.recipe.save_every else 2
         room = self.adapter_bytes * copies
-        adapter = steps.run(Train(job=job), effect, reserve=reserve, room=room)
-        shutil.rmtree(work, ignore_errors=True)
-        return adapter
+        return Task(Train(job=job), effect, reserve, room, work.trial)
 
-    def _run(self, steps: Steps, job: TrainJob, work: Path) -> TrainResult:
+    def _run(self, steps: Steps, job: TrainJob, progress: Progress | None) -> TrainResult:
         """Train in the run's work folder, continuing from what an earlier try left there."""
+        work = self._work(steps, job)
         out = work / "adapter"
         shutil.rmtree(out, ignore_errors=True)
         paths = {BASE: str(self.base_model)}
@@ -123,6 +189,6 @@ class TrainTool:
         if job.start_from is not None:
             paths[START] = str(steps.store.path(job.start_from))
         place = Workplace(paths=paths, out=str(out), work=str(work))
-        handle = self.executor.submit(job, place, self.progress)
+        handle = self.executor.submit(job, place, progress)
         (done,) = self.executor.wait([handle], steps.stopping)
         return done

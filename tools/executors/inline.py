@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,7 +25,13 @@ class InlineHandle:
 
 
 class InlineExecutor:
-    """Runs each job here, when it is waited for."""
+    """Runs each job here, when it is waited for.
+
+    Threads that wait at once take turns: a training seeds the generators of the whole process.
+    """
+
+    def __init__(self) -> None:
+        self._turn = threading.Lock()
 
     def submit(
         self, job: TrainJob, place: Workplace, progress: Progress | None = None
@@ -34,4 +41,5 @@ class InlineExecutor:
 
     def wait(self, handles: Sequence[InlineHandle], stopping: Stopping) -> list[TrainResult]:
         """Train one job after the other; the first failure leaves the rest untrained."""
-        return [worker.train(h.work, h.place, h.progress, stopping) for h in handles]
+        with self._turn:
+            return [worker.train(h.work, h.place, h.progress, stopping) for h in handles]

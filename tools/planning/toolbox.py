@@ -14,12 +14,13 @@ from mosaic.core.types.base import JsonObject, canonical_json
 from mosaic.core.types.evaluation import SliceProfile
 from mosaic.core.types.influence import BucketInfluence
 from mosaic.core.types.plans import ActionPlan, Violation
-from mosaic.core.types.runs import Observation, Round, Stage
+from mosaic.core.types.runs import Observation, Round, Stage, each_trial
 
 Filter = Literal["failed", "passed", "borderline", "all"]
 # (objective, slice, filter, n) -> steering items: `label`, `score`, `failed` and maybe `answer`.
 Examples = Callable[[str, str, Filter, int], list[JsonObject]]
-Check = Callable[[ActionPlan], list[Violation]]
+# A plan, and the plans of its round that it must differ from if there are any -> what it breaks.
+Check = Callable[..., list[Violation]]
 # A plan -> what is expected of it; how many, bounds -> mixtures that are expected to gain most.
 Predict = Callable[[ActionPlan], JsonObject]
 Bounds = Mapping[str, tuple[float, float]]
@@ -124,7 +125,7 @@ class Toolbox:
 
     def past_rounds(self) -> list[Answer]:
         """Each past round: plan, selection means, acceptance, forecast against outcome."""
-        lines = [self._past_round(past) for past in self._observation.history]
+        lines = [self._past_round(past) for past in each_trial(self._observation.history)]
         self.record("past_rounds", {}, lines)
         return lines
 
@@ -178,19 +179,24 @@ class Toolbox:
         self.record("suggest", {"n": n, "bounds": list(bounds)}, answer)
         return answer
 
-    def check_plan(self, plan: ActionPlan | JsonObject) -> Answer:
-        """Cost in tokens and violations of a draft plan."""
+    def check_plan(
+        self, plan: ActionPlan | JsonObject, siblings: Sequence[ActionPlan] = ()
+    ) -> Answer:
+        """Cost in tokens and violations of a draft plan.
+
+        `siblings` are plans of the round that it must differ from.
+        """
         draft = plan if isinstance(plan, ActionPlan) else ActionPlan.model_validate(plan)
         answer: Answer = {
             "tokens": self._observation.cost_per_round,
-            "violations": [violation.json_data() for violation in self.violations(draft)],
+            "violations": [violation.json_data() for violation in self.violations(draft, siblings)],
         }
         self.record("check_plan", {"plan": draft.json_data()}, answer)
         return answer
 
-    def violations(self, plan: ActionPlan) -> list[Violation]:
+    def violations(self, plan: ActionPlan, siblings: Sequence[ActionPlan] = ()) -> list[Violation]:
         """What the limits say about a plan. Nothing is kept."""
-        return self._check(plan)
+        return self._check(plan, siblings) if siblings else self._check(plan)
 
     # -- the trace --------------------------------------------------------------------------------
 

@@ -45,21 +45,50 @@ def approve(
     run: Run,
     request: Request = "",
     edit: Annotated[
-        Path | None, typer.Option("--edit", help="A plan to run instead, JSON.")
+        list[str] | None,
+        typer.Option(
+            "--edit", help="A plan to run instead, JSON; of several plans N=FILE, once for each."
+        ),
+    ] = None,
+    only: Annotated[
+        list[int] | None,
+        typer.Option("--only", help="Run this of several plans, by its number; once for each."),
     ] = None,
     comment: Annotated[str, typer.Option("--comment", help="Kept with the decision.")] = "",
     by: By = "",
     as_json: Json = False,
 ) -> None:
-    """Approve the plan that waits, as it is or edited. Records the decision; runs nothing."""
+    """Approve the plans that wait, as they are or edited. Records the decision; runs nothing."""
     from mosaic.app import decisions
     from mosaic.app.files import read_plan
     from mosaic.app.runs import find_run
 
     folder = find_run(run)
-    edited = read_plan(edit) if edit else None
-    made = decisions.approve(folder, request, edited=edited, reason=comment, by=by or None)
+    edits, edited = {}, None
+    for text in edit or ():
+        number, file = _numbered(text)
+        if number is None:
+            edited = read_plan(Path(file))
+        else:
+            edits[number] = read_plan(Path(file))
+    made = decisions.approve(
+        folder,
+        request,
+        edited=edited,
+        edits=edits,
+        only=only or (),
+        reason=comment,
+        by=by or None,
+    )
     _tell(made, folder, as_json)
+
+
+def _numbered(text: str) -> tuple[int | None, str]:
+    """The number and the file of `N=FILE`; no number for a file alone."""
+    number, sign, file = text.partition("=")
+    if sign and number.isdecimal():
+        return int(number), file
+    return None, text
 
 
 @commands.command(rich_help_panel=APPROVE)

@@ -260,13 +260,17 @@ def stage_line(round_: int, stage: Stage) -> str:
 def request_text(request: ApprovalRequest) -> str:
     """The question, drawn from the plans; the planner's words stand in a box at the end."""
     cost = request.cost
+    count = len(request.plans)
+    waits = "a plan of {} waits" if count == 1 else f"{count} plans of {{}} wait, a trial each"
     lines = [
-        f"{request.run}, round {request.round}: a plan of {request.planner} waits "
+        f"{request.run}, round {request.round}: {waits.format(request.planner)} "
         f"(request {request.request[:12]})",
         f"cost {cost.tokens:,} training tokens; {cost.left_before:,} left before, "
         f"{cost.left_after:,} after",
     ]
-    for shown in request.plans:
+    for number, shown in enumerate(request.plans, 1):
+        if count > 1:
+            lines += ["", f"== {number} of {count} =="]
         lines += _plan_lines(shown)
     for floor in request.floors:
         below = " (below it now)" if floor.below else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 
 from mosaic.app.files import parse_plan, read_json
@@ -10,20 +11,52 @@ from mosaic.core.errors import UsageError
 from mosaic.core.types.base import JsonObject
 from mosaic.core.types.plans import ActionPlan, ApprovalRequest, ProposedPlan
 
+# What the fields of one of several plans begin with.
+PLAN = re.compile(r"^plan\.\d+\.")
 SHARES = ("ratios.", "bucket_weights.", "method_shares.", "focus.")
 # Fields are rounded to tenths of a percent, so each may be off by half of that, and a bit.
 SLACK = 0.051
 Form = Mapping[str, str]
 
 
-def edited_plan(asked: ApprovalRequest, form: Form) -> ActionPlan:
-    """The plan that was asked about with the form's percentages and focus.
+def prefix_of(asked: ApprovalRequest, number: int) -> str:
+    """What the names of a plan's fields begin with; nothing if the question has one plan."""
+    return f"plan.{number}." if len(asked.plans) > 1 else ""
+
+
+def ticked(asked: ApprovalRequest, form: Form) -> list[int]:
+    """Numbers of the plans that are to run: one that stands alone, or those with `plan.N.run`.
+
+    Raises UsageError if none is.
+    """
+    count = len(asked.plans)
+    found = [n for n in range(1, count + 1) if count == 1 or f"plan.{n}.run" in form]
+    if not found:
+        raise UsageError("no plan is ticked; tick those that are to run, or reject them all")
+    return found
+
+
+def edited_plans(asked: ApprovalRequest, form: Form) -> dict[int, ActionPlan]:
+    """The plans that are to run and in which something was typed, by their numbers."""
+    found = {}
+    for number in ticked(asked, form):
+        plan = edited_plan(asked, form, number)
+        shown = asked.plans[number - 1].plan
+        typed = plan.model_copy(update={"rationale": shown.rationale}) != shown
+        if typed or len(asked.plans) == 1:
+            found[number] = plan
+    return found
+
+
+def edited_plan(asked: ApprovalRequest, form: Form, number: int = 1) -> ActionPlan:
+    """A plan that was asked about with the form's percentages and focus.
 
     Fields are `ratios.D`, `bucket_weights.D.B` and `method_shares.M`, in percent with a point or a
     comma, and `focus.D` as JSON, empty for none. A group with a missing field stays as it is.
     Raises UsageError if a field is not a number, or if a group does not sum to 100.
     """
-    (shown,) = asked.plans
+    shown, prefix = asked.plans[number - 1], prefix_of(asked, number)
+    form = {name.removeprefix(prefix): form[name] for name in form if name.startswith(prefix)}
     data = shown.plan.json_data()
     ratios: dict[str, float] = data["ratios"]
     buckets: dict[str, dict[str, float]] = data["bucket_weights"]
@@ -117,4 +150,8 @@ def _percent(form: Form, field: str) -> float | None:
 
 def typed_shares(form: Form) -> list[tuple[str, str]]:
     """The shares in a form as they were typed: (path, text)."""
-    return [(field, text) for field, text in form.items() if field.startswith(SHARES)]
+    found = []
+    for field, text in form.items():
+        if PLAN.sub("", field).startswith(SHARES):
+            found.append((field, text))
+    return found

@@ -24,7 +24,7 @@ from mosaic.app.views.story_markdown import entry_markdown
 from mosaic.app.views.telling import Teller, chapter_title, spans_of
 from mosaic.app.views.trace_html import Asked, longest_of
 from mosaic.app.views.turns import said_messages
-from mosaic.app.web.form import focus_text
+from mosaic.app.web.form import focus_text, prefix_of
 from mosaic.core.errors import DamageError, MosaicError, UsageError
 from mosaic.core.journal import Journal
 from mosaic.core.rows import Step, StepRow
@@ -217,6 +217,19 @@ class RoundReasons:
 
 
 @dataclass(frozen=True)
+class AskedPlan:
+    """A plan of the question: `prefix` is what the names of its fields begin with."""
+
+    number: int
+    prefix: str
+    shown: ProposedPlan
+    rows: list[DatasetRow]
+    focus: list[tuple[str, str]]
+    methods: list[MethodRow]
+    outlook: list[Outlook]
+
+
+@dataclass(frozen=True)
 class RunPage:
     """Everything that the page of a run shows."""
 
@@ -228,10 +241,7 @@ class RunPage:
     request: ApprovalRequest | None
     decided: Decision | None
     user: str
-    rows: list[DatasetRow]
-    focus: list[tuple[str, str]]
-    methods: list[MethodRow]
-    outlook: list[Outlook]
+    asked: list[AskedPlan]
     doing: StepRow | None
     columns: list[int]
     heat: list[HeatRow]
@@ -293,10 +303,7 @@ def run_page(folder: Path) -> RunPage:
             request=request,
             decided=decided,
             user=user_name(),
-            rows=_change_rows(request.plans[0]) if request else [],
-            focus=_focus_rows(request.plans[0]) if request else [],
-            methods=_method_rows(request.plans[0]) if request else [],
-            outlook=_outlook(request.plans[0]) if request else [],
+            asked=_asked_plans(request) if request else [],
             doing=doing[-1] if doing and not state.audit else None,
             columns=[round_.round for round_ in measured],
             heat=heat(measured),
@@ -327,6 +334,17 @@ def _cell(round_: Round, objective: str, slice_: str) -> str:
     if found.change is None or not found.significant:
         return mean
     return mean + ("+" if found.change > 0 else "-")
+
+
+def _asked_plans(request: ApprovalRequest) -> list[AskedPlan]:
+    """The plans of a question as the form shows them."""
+    found = []
+    for number, shown in enumerate(request.plans, 1):
+        prefix = prefix_of(request, number)
+        rows, focus = _change_rows(shown), _focus_rows(shown)
+        methods, outlook = _method_rows(shown), _outlook(shown)
+        found.append(AskedPlan(number, prefix, shown, rows, focus, methods, outlook))
+    return found
 
 
 def _change_rows(shown: ProposedPlan) -> list[DatasetRow]:

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from fastapi import FastAPI, Query, Request
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from pydantic import JsonValue
 from starlette.responses import (
     HTMLResponse,
     JSONResponse,
@@ -35,7 +36,14 @@ from mosaic.app.views.telling import entry_of, turn_of
 from mosaic.app.views.trace_html import Asked, add_filters, longest_of
 from mosaic.app.web import pages
 from mosaic.app.web.children import Children
-from mosaic.app.web.form import Form, edited_plan, typed_shares
+from mosaic.app.web.form import (
+    Form,
+    edited_plan,
+    edited_plans,
+    prefix_of,
+    ticked,
+    typed_shares,
+)
 from mosaic.app.web.guard import LOGIN, Guard, csrf_of, form_of, new_token
 from mosaic.app.web.sections import Section, changed, marks_of, sections_of
 from mosaic.core.errors import MosaicError, UsageError
@@ -155,8 +163,9 @@ class Site:
         if kind == "respond":
             decisions.respond(folder, request, comment=reason, by=by)
             return
-        edited = edited_plan(asked, form) if kind == "edit" else None
-        decisions.approve(folder, request, edited=edited, reason=reason, by=by)
+        edits = edited_plans(asked, form) if kind == "edit" else {}
+        only = ticked(asked, form)
+        decisions.approve(folder, request, edits=edits, only=only, reason=reason, by=by)
 
     def refused(self, folder: Path, form: Form, error: MosaicError) -> Response:
         """The page after a decision that was not recorded: nothing that was typed is lost."""
@@ -384,16 +393,31 @@ def _checked(folder: Path, form: Form) -> JsonObject:
     """
     try:
         asked = decisions.seen(folder, form.get("request", ""))
-        shown = decisions.edited_view(folder, asked, edited_plan(asked, form))
+        return _found(folder, asked, form)
     except decisions.AnotherQuestion:
         return _unreadable(f"{OTHER} Copy what you typed, then load the page again.")
     except MosaicError as error:
         return _unreadable(str(error))
-    return {
-        "violations": [violation.json_data() for violation in shown.violations],
-        "asked": {f"{d.dataset}.{d.bucket}": d.asked for d in shown.stock},
-        "predicted": [prediction.json_data() for prediction in shown.predicted],
-    }
+
+
+def _found(folder: Path, asked: ApprovalRequest, form: Form) -> JsonObject:
+    """What `_checked` says of plans that can be read; of several each name begins as its fields do."""
+    plans = {number: edited_plan(asked, form, number) for number in ticked(asked, form)}
+    violations: list[JsonValue] = []
+    tokens: dict[str, JsonValue] = {}
+    predicted: list[JsonValue] = []
+    for number, plan in plans.items():
+        siblings = [other for place, other in plans.items() if place < number]
+        shown = decisions.edited_view(folder, asked, plan, siblings)
+        prefix = prefix_of(asked, number)
+        for violation in shown.violations:
+            violations.append({**violation.json_data(), "path": prefix + violation.path})
+        for demand in shown.stock:
+            tokens[f"{prefix}{demand.dataset}.{demand.bucket}"] = demand.asked
+        for prediction in shown.predicted:
+            objective = prefix + prediction.objective
+            predicted.append({**prediction.json_data(), "objective": objective})
+    return {"violations": violations, "asked": tokens, "predicted": predicted}
 
 
 def _unreadable(hint: str) -> JsonObject:

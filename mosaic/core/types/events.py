@@ -104,10 +104,13 @@ class TrainedEvent(EventRecord):
 
 
 class MeasuredEvent(EventRecord):
+    """What a trial came to. `trial` is its id if the round has several; the one that counts is first."""
+
     kind: Literal["measured"] = "measured"
     accepted: bool
     reason: str
     forecast: list[Forecast]
+    trial: str = Field(default="", exclude_if=lambda trial: not trial)
 
 
 class CalibratedEvent(EventRecord):

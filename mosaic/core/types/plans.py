@@ -146,7 +146,8 @@ class Decision(FrozenModel):
 
     `respond` approves nothing and refuses nothing: the planner is told the reason as a comment, and
     plans again. `plans` are the digests of the plans that the question showed. `edited` are the plans that run
-    in their place: given with `edit`, and with nothing else.
+    in their place: given with `edit`, and with nothing else. `kept` are those of the shown plans that
+    run as they are, where some were dropped or edited; without it all are approved, or all replaced.
     """
 
     request: str
@@ -157,11 +158,17 @@ class Decision(FrozenModel):
     reason: str = ""
     plans: list[str] = Field(min_length=1)
     edited: list[ActionPlan] = []
+    # Left out of what is written if there are none: the digests of other decisions stay.
+    kept: list[str] = Field(default=[], exclude_if=_is_empty)
 
     @model_validator(mode="after")
     def _edited(self) -> Decision:
         if (self.kind == "edit") != bool(self.edited):
             raise ValueError("edited plans are given with kind `edit`, and only with it")
+        if self.kept and self.kind not in ("approve", "edit"):
+            raise ValueError("kept plans are given with kind `approve` or `edit`")
+        if len({*self.kept}) < len(self.kept) or not {*self.kept} <= {*self.plans}:
+            raise ValueError("kept plans are plans that the question showed, each once")
         return self
 
     @property
@@ -169,7 +176,13 @@ class Decision(FrozenModel):
         """Digests of the plans that may run."""
         if self.kind in ("reject", "respond"):
             return []
-        return [plan.content_digest for plan in self.edited] or self.plans
+        edited = [plan.content_digest for plan in self.edited]
+        return [*self.kept, *edited] or self.plans
+
+    @property
+    def dropped(self) -> list[str]:
+        """Digests of the shown plans that do not run, though others of the question do."""
+        return [digest for digest in self.plans if digest not in self.kept] if self.kept else []
 
 
 METHOD_STEP = 1.0

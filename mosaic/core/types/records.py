@@ -46,7 +46,11 @@ def artifacts_of(result: FrozenModel) -> list[str]:
     named = ARTIFACTS.get(type(result))
     if named is None:
         return []
-    return [digest for field in named if (digest := getattr(result, field))]
+    found: list[str] = []
+    for field in named:
+        value = getattr(result, field)
+        found += value if isinstance(value, list) else [value] if value else []
+    return found
 
 
 # -- measuring ------------------------------------------------------------------------------------
@@ -216,9 +220,15 @@ class Observe(StepInputs[Observed]):
 
 
 class PlanProposed(FrozenModel):
-    """The digest of a filed plan."""
+    """The digest of a filed plan, and of the others if the round wants several."""
 
     plan: str
+    siblings: list[str] = Field(default=[], exclude_if=lambda found: not found)
+
+    @property
+    def plans(self) -> list[str]:
+        """All digests, in the planner's order."""
+        return [self.plan, *self.siblings]
 
 
 class ProposePlan(StepInputs[PlanProposed]):
@@ -344,7 +354,8 @@ class PlanChecked(FrozenModel):
 
 
 class CheckPlan(StepInputs[PlanChecked]):
-    """A plan held against all constraints. `rejected` is the digest of the plans refused before."""
+    """A plan held against all constraints. `rejected` is the digest of the plans refused before,
+    `siblings` are the plans of the same round that it must differ from."""
 
     result_type: ClassVar[type[FrozenModel]] = PlanChecked
     kind: Literal["check"] = "check"
@@ -352,6 +363,7 @@ class CheckPlan(StepInputs[PlanChecked]):
     observation: str
     pool: str
     rejected: str
+    siblings: list[str] = Field(default=[], exclude_if=lambda found: not found)
 
 
 class PlannerReplaced(FrozenModel):
@@ -488,7 +500,7 @@ ARTIFACTS: Mapping[type[FrozenModel], tuple[str, ...]] = {
     AdapterMerged: ("adapter",),
     InfluenceEstimated: ("influence",),
     Observed: ("observation",),
-    PlanProposed: ("plan",),
+    PlanProposed: ("plan", "siblings"),
     PlannerAnswer: ("sent", "offered"),
     VerdictFiled: ("exchanges",),
     GoldChecked: ("exchanges",),

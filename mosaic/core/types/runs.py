@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
@@ -449,11 +449,22 @@ class Trial(FrozenModel):
         return means
 
 
+class TrialVerdict(FrozenModel):
+    """What a round says of a trial that does not count, as it does itself of the one that does."""
+
+    accepted: bool = False
+    reason: str = ""
+    dominated: bool = False
+    forecast: list[Forecast] = []
+
+
 class Round(FrozenModel):
     """One finished round. Round 0 is the base.
 
     `counts` is the id of the trial that stands for the round; None if none could be measured.
     `fallback` says why another planner planned it, `accepted` whether it may enter the archive.
+    `accepted`, `reason`, `dominated` and `forecast` are those of the trial that counts; `siblings`
+    has those of the others, by id.
     """
 
     round: int
@@ -465,6 +476,23 @@ class Round(FrozenModel):
     reason: str = ""
     dominated: bool = False
     forecast: list[Forecast] = []
+    # Left out of what is written if there is one trial: the digests of other rounds stay.
+    siblings: dict[str, TrialVerdict] = Field(default={}, exclude_if=lambda found: not found)
+
+    @property
+    def by_trial(self) -> list[Round]:
+        """The round once for each of its trials, as if that one were alone: itself if it has one."""
+        if len(self.trials) == 1:
+            return [self]
+        found = []
+        for trial in self.trials:
+            counts = None if trial.failure else trial.id
+            update: dict[str, object] = {"trials": [trial], "counts": counts, "siblings": {}}
+            verdict = self.siblings.get(trial.id)
+            if verdict is not None:
+                update |= {name: getattr(verdict, name) for name in TrialVerdict.model_fields}
+            found.append(self.model_copy(update=update))
+        return found
 
     @property
     def trial(self) -> Trial:
@@ -503,6 +531,11 @@ class Round(FrozenModel):
     def point(self, objectives: list[str]) -> list[float] | None:
         """Selection means of the trial that counts."""
         return self.trial.point(objectives)
+
+
+def each_trial(rounds: Iterable[Round]) -> list[Round]:
+    """Rounds of one trial each, in order: `Round.by_trial` of every round."""
+    return [one for round_ in rounds for one in round_.by_trial]
 
 
 class Calibration(FrozenModel):
@@ -557,7 +590,7 @@ class Observation(FrozenModel):
     limits: Limits
     budget_per_round: int = Field(description="tokens a mixture selects")
     cost_per_round: int = Field(
-        description="tokens a round is charged: those selected, times epochs"
+        description="tokens a trial is charged: those selected, times epochs"
     )
     budget_left: int
     feedback: list[Violation] = []
@@ -584,6 +617,16 @@ class Observation(FrozenModel):
         exclude_if=lambda notes: not notes,
         description="what people asked of the planner, oldest first",
     )
+    candidates: int = Field(
+        default=1,
+        exclude_if=lambda candidates: candidates == 1,
+        description="plans that the round wants, each trained and measured",
+    )
+
+    @property
+    def cost_of_candidates(self) -> int:
+        """Tokens that the whole round is charged."""
+        return self.cost_per_round * self.candidates
 
     @property
     def names(self) -> list[str]:
