@@ -15,7 +15,8 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-from mosaic.core.errors import MosaicError
+from mosaic.core import errors
+from mosaic.core.errors import MosaicError, TrainingError
 from mosaic.core.types.base import FrozenModel
 from mosaic.core.types.runs import BASE, TrainJob, TrainResult, Workplace
 from training.methods.base import Event, Progress, Stopping, never
@@ -43,6 +44,17 @@ class Failure(FrozenModel):
     message: str
     failure: str | None = None
     errno: int | None = None
+
+    def exception(self) -> MosaicError | OSError:
+        """The exception that it was, found by its class name; a full disk is an OSError."""
+        if self.error == "OSError":
+            return OSError(self.errno, self.message)
+        if self.error == "TrainingError":
+            return TrainingError(self.message, self.failure or "error")
+        kind = getattr(errors, self.error, None)
+        if isinstance(kind, type) and issubclass(kind, MosaicError):
+            return kind(self.message)
+        return TrainingError(self.message)
 
 
 def train(

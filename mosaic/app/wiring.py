@@ -70,6 +70,9 @@ from tools.effects.verdict_cache import FOLDER as CACHE
 from tools.effects.verdict_cache import VerdictCache
 from tools.executors.base import Executor
 from tools.executors.inline import InlineExecutor
+from tools.executors.ray import RayEngine
+from tools.executors.remote import RemoteExecutor
+from tools.executors.slurm import SlurmEngine
 from tools.executors.subprocess import SubprocessExecutor
 from training.data.pool import Pool
 from training.methods.base import Progress as TrainingProgress
@@ -440,8 +443,13 @@ def generation_settings(config: RunConfig) -> JsonObject:
 
 
 def build_executor(config: RunConfig, folder: Path) -> Executor[Any]:
-    if config.executor.kind == "subprocess":
-        return SubprocessExecutor(config.executor, folder / "logs")
+    executor, logs = config.executor, folder / "logs"
+    if executor.kind == "subprocess":
+        return SubprocessExecutor(executor, logs)
+    if executor.kind == "ray":
+        return RemoteExecutor(RayEngine(executor, folder), executor, logs)
+    if executor.kind == "slurm":
+        return RemoteExecutor(SlurmEngine(executor), executor, logs)
     return InlineExecutor()
 
 

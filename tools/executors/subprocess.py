@@ -1,27 +1,30 @@
-"""Training in a child with a process group, a heartbeat, a log and a time limit of its own."""
+"""Training in children: each has a process group, a heartbeat, a log and a time limit of its own."""
 
 from __future__ import annotations
 
 import json
 import os
+import queue
 import selectors
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from mosaic.core import errors
-from mosaic.core.errors import MosaicError, StopRequested, TrainingError
+from mosaic.core.errors import StopRequested, TrainingError
 from mosaic.core.types.base import JsonObject
 from mosaic.core.types.runs import TrainJob, TrainResult, Workplace
-from tools.executors.base import SubprocessExecutorConfig
+from tools.executors.base import SubprocessExecutorConfig, absolute, check_limits, sources
 from training import worker
 from training.methods.base import Progress, Stopping
 from training.methods.failures import says_no_memory
@@ -29,80 +32,155 @@ from training.methods.failures import says_no_memory
 POLL = 0.5
 GRACE = 60.0
 BLOCK = 65536
+DEVICES = "CUDA_VISIBLE_DEVICES"
 
 
-@dataclass(frozen=True)
+@dataclass
 class ChildHandle:
-    """A child at work: its process, where it writes its result, and where its log began."""
+    """A job that a child trains, once a slot is free.
 
-    job: str
-    child: subprocess.Popen[bytes]
-    scratch: tempfile.TemporaryDirectory[str]
-    result: Path
-    log: Path
-    began: int
+    `result` is read from the thread that follows the child. `asked` asks the child for a checkpoint
+    and an end; after `end` it is killed, or never started.
+    """
+
+    order: worker.Order
     progress: Progress | None
+    asked: threading.Event = field(default_factory=threading.Event)
+    scratch: tempfile.TemporaryDirectory[str] = field(default_factory=tempfile.TemporaryDirectory)
+    result: Future[TrainResult] = field(default_factory=Future)
+    child: subprocess.Popen[bytes] | None = None
+    ended: bool = False
+    _turn: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def job(self) -> str:
+        return self.order.job.content_digest
+
+    def start(self, log: Path, devices: str | None) -> subprocess.Popen[bytes]:
+        """Start the child; its stderr is added to the log. Raises StopRequested after `end`."""
+        folder = Path(self.scratch.name)
+        search_path = os.pathsep.join([str(sources()), os.environ.get("PYTHONPATH", "")])
+        environment = {**os.environ, "PYTHONPATH": search_path}
+        if devices is not None:
+            environment[DEVICES] = devices
+        with self._turn, log.open("ab") as stderr:
+            if self.ended or self.asked.is_set():
+                raise StopRequested("training was asked to stop before it began")
+            (folder / "job.json").write_text(self.order.model_dump_json())
+            self.child = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "training.worker",
+                    str(folder / "job.json"),
+                    str(folder / "result.json"),
+                ],
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                env=environment,
+            )
+        return self.child
+
+    def end(self) -> None:
+        """Kill whatever is left of the child's process group."""
+        with self._turn:
+            self.ended = True
+        if self.child is None:
+            return
+        with suppress(ProcessLookupError):
+            os.killpg(self.child.pid, signal.SIGKILL)
+        self.child.wait()
 
 
 class SubprocessExecutor:
-    """Runs each job in a child.
+    """Runs each job in a child, `config.slots` of them at once.
 
-    Its stderr goes to `<logs>/train.log`; its whole process group ends with it.
+    A child's stderr goes to `<logs>/train.log`, and to a log of each job's own where several train
+    at once. Its whole process group ends with it. Each child has a thread that starts and follows
+    it: a child ends with the thread that started it, so that thread outlives it.
     """
 
     def __init__(self, config: SubprocessExecutorConfig, logs: Path) -> None:
         self.config = config
         self.logs = logs
+        self._threads = ThreadPoolExecutor(config.slots, thread_name_prefix="training")
+        self._devices = _parts_of_devices(config.slots)
 
     def submit(
         self, job: TrainJob, place: Workplace, progress: Progress | None = None
     ) -> ChildHandle:
-        """Start the child at once."""
+        """Start the child at once, or as soon as a slot is free."""
         self.logs.mkdir(parents=True, exist_ok=True)
-        log = self.logs / "train.log"
-        scratch = tempfile.TemporaryDirectory()
-        order, result = Path(scratch.name) / "job.json", Path(scratch.name) / "result.json"
-        order.write_text(worker.Order(job=job, place=_absolute(place)).model_dump_json())
-        search_path = os.pathsep.join([str(_sources()), os.environ.get("PYTHONPATH", "")])
-        with log.open("ab") as stderr:
-            began = log.stat().st_size
-            child = subprocess.Popen(
-                [sys.executable, "-m", "training.worker", str(order), str(result)],
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-                env={**os.environ, "PYTHONPATH": search_path},
-            )
-        return ChildHandle(job.content_digest, child, scratch, result, log, began, progress)
+        handle = ChildHandle(worker.Order(job=job, place=absolute(place)), progress)
+        handle.result = self._threads.submit(self._train, handle)
+        return handle
 
     def wait(self, handles: Sequence[ChildHandle], stopping: Stopping) -> list[TrainResult]:
-        """Follow the children one after the other; whatever ends this ends them all."""
+        """Wait for the children one after the other; whatever ends this ends them all."""
         try:
-            return [self._result(handle, stopping) for handle in handles]
+            return [self._result(handle, handles, stopping) for handle in handles]
         finally:
+            begun = [handle.result for handle in handles if not handle.result.cancel()]
+            if any(handle.asked.is_set() for handle in handles):
+                wait_for(begun)  # all were asked: each has its time to write a checkpoint
             for handle in handles:
-                _end(handle.child)
+                handle.end()
+            wait_for(begun)
+            for handle in handles:
                 handle.scratch.cleanup()
 
-    def _result(self, handle: ChildHandle, stopping: Stopping) -> TrainResult:
-        """What one child leaves. Raises its own failure, or TrainingError for how it died."""
-        failure = self._follow(handle.child, handle.progress, stopping)
-        code = handle.child.wait()
-        log, began = handle.log, handle.began
+    def _result(
+        self, handle: ChildHandle, handles: Sequence[ChildHandle], stopping: Stopping
+    ) -> TrainResult:
+        """What one child leaves; when `stopping` says so, all are asked to stop."""
+        while True:
+            done, _ = wait_for([handle.result], timeout=POLL)
+            if done:
+                return handle.result.result()
+            if not stopping():
+                continue
+            for other in handles:
+                other.asked.set()
+            if handle.result.cancel():
+                raise StopRequested("training was asked to stop before it began")
+
+    def _train(self, handle: ChildHandle) -> TrainResult:
+        """Run a job's child. Raises its own failure, or TrainingError for how it died."""
+        name = "train.log" if self.config.slots == 1 else f"train-{handle.job[:8]}.log"
+        log = self.logs / name
+        began = log.stat().st_size if log.exists() else 0
+        with self._slot() as devices:
+            child = handle.start(log, devices)
+            try:
+                failure = self._follow(child, handle)
+                code = child.wait()
+            finally:
+                handle.end()
+                assert child.stdout is not None
+                child.stdout.close()
         if failure:
-            raise _exception(failure)
+            raise failure.exception()
         if code != 0:
             what = f"training {_death(code)}: {_last_line(log, began)} (log: {log})"
             raise TrainingError(what, _kind_of_death(code, log, began))
-        if not handle.result.is_file():
+        result = Path(handle.scratch.name) / "result.json"
+        if not result.is_file():
             what = f"training ended well but left no result (log: {log})"
             raise TrainingError(what, "no_adapter")
-        return TrainResult.model_validate_json(handle.result.read_text())
+        return TrainResult.model_validate_json(result.read_text())
 
-    def _follow(
-        self, child: subprocess.Popen[bytes], progress: Progress | None, stopping: Stopping
-    ) -> worker.Failure | None:
+    @contextmanager
+    def _slot(self) -> Iterator[str | None]:
+        """The devices of a free slot, None for all that this process sees."""
+        devices = self._devices.get_nowait()
+        try:
+            yield devices
+        finally:
+            self._devices.put(devices)
+
+    def _follow(self, child: subprocess.Popen[bytes], handle: ChildHandle) -> worker.Failure | None:
         """Pass progress on until the child closes its stdout; its own word on a failure, if any.
 
         Raises TrainingError (`hang`) or StopRequested when a time limit is over.
@@ -129,39 +207,30 @@ class SubprocessExecutor:
                         beat = now
                         if "error" in event:
                             failure = _failure(event) or failure
-                        elif progress:
-                            progress(event)
+                        elif handle.progress:
+                            handle.progress(event)
                 elif child.poll() is not None:
                     return failure  # a grandchild may hold the pipe open
-                if told is None and stopping():
+                if told is None and handle.asked.is_set():
                     child.send_signal(signal.SIGTERM)
                     told = now
-                self._check_limits(now - started, now - beat, None if told is None else now - told)
-
-    def _check_limits(self, running: float, silent: float, told: float | None) -> None:
-        """Seconds since the start, since the last line and since the request to stop, if any."""
-        limit, heartbeat = self.config.max_seconds, self.config.heartbeat_seconds
-        if told is not None and told > GRACE:
-            raise StopRequested(
-                "training was asked to stop and did not; it continues from its last checkpoint"
-            )
-        if limit is not None and running > limit:
-            what = f"training ran longer than executor.max_seconds = {limit:g}"
-            raise TrainingError(what, "hang")
-        if heartbeat is not None and silent > heartbeat:
-            what = f"training showed no progress for executor.heartbeat_seconds = {heartbeat:g}"
-            raise TrainingError(what, "hang")
+                if told is not None and now - told > GRACE:
+                    raise StopRequested(
+                        "training was asked to stop and did not; it continues from its last "
+                        "checkpoint"
+                    )
+                check_limits(self.config, now - started, now - beat)
 
 
-def _sources() -> Path:
-    """Where the packages lie, so that the child finds them whatever the working folder is."""
-    return Path(__file__).resolve().parents[2]
-
-
-def _absolute(place: Workplace) -> Workplace:
-    paths = {name: str(Path(path).resolve()) for name, path in place.paths.items()}
-    out, work = str(Path(place.out).resolve()), str(Path(place.work).resolve())
-    return Workplace(paths=paths, out=out, work=work)
+def _parts_of_devices(slots: int) -> queue.SimpleQueue[str | None]:
+    """For each slot its part of the devices that this process sees, None for all of them."""
+    parts: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    devices = [name for name in os.environ.get(DEVICES, "").split(",") if name.strip()]
+    each = len(devices) // slots
+    for slot in range(slots):
+        alone = slots > 1 and each > 0
+        parts.put(",".join(devices[slot * each : (slot + 1) * each]) if alone else None)
+    return parts
 
 
 def _event(line: bytes) -> JsonObject | None:
@@ -179,27 +248,6 @@ def _failure(event: JsonObject) -> worker.Failure | None:
         return worker.Failure.model_validate(event)
     except ValidationError:
         return None
-
-
-def _exception(failure: worker.Failure) -> MosaicError | OSError:
-    """The child's own exception, found by its class name; a full disk is an OSError."""
-    if failure.error == "OSError":
-        return OSError(failure.errno, failure.message)
-    if failure.error == "TrainingError":
-        return TrainingError(failure.message, failure.failure or "error")
-    kind = getattr(errors, failure.error, None)
-    if isinstance(kind, type) and issubclass(kind, MosaicError):
-        return kind(failure.message)
-    return TrainingError(failure.message)
-
-
-def _end(child: subprocess.Popen[bytes]) -> None:
-    """Kill whatever is left of the child's process group."""
-    with suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)
-    child.wait()
-    if child.stdout:
-        child.stdout.close()
 
 
 def _death(code: int) -> str:

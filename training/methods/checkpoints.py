@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -35,6 +36,31 @@ def last_checkpoint(job: TrainJob, work: Path) -> str | None:
             return str(checkpoint)
         shutil.rmtree(checkpoint)
     return None
+
+
+def carry_over(job: TrainJob, source: Path, target: Path) -> int:
+    """Link the newest complete checkpoint of a job from one folder into another; its step, or 0.
+
+    Nothing in `source` is removed: somebody who was given up may still write there. What is linked
+    is complete in `target` at once, or not there.
+    """
+    for checkpoint in sorted(source.glob("checkpoint-*"), key=_step, reverse=True):
+        if not _is_complete(checkpoint, job):
+            continue
+        arrived = target / checkpoint.name
+        if arrived.exists():
+            return _step(checkpoint)
+        target.mkdir(parents=True, exist_ok=True)
+        incoming = target / f".{checkpoint.name}.tmp"
+        shutil.rmtree(incoming, ignore_errors=True)
+        try:
+            shutil.copytree(checkpoint, incoming, copy_function=os.link)
+        except (OSError, shutil.Error):  # its writer removed it meanwhile
+            shutil.rmtree(incoming, ignore_errors=True)
+            continue
+        incoming.rename(arrived)
+        return _step(checkpoint)
+    return 0
 
 
 def _step(checkpoint: Path) -> int:
