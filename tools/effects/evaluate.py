@@ -21,7 +21,7 @@ from eval.judges.base import Judge
 from eval.objectives.base import Objective
 from eval.scoring import judge_and_score, score_judgments
 from eval.statistics import summarise
-from eval.suite import Suite
+from eval.suite import IndependentSuite, Suite
 from mosaic.core.steps import Outcome, Steps
 from mosaic.core.types.base import JsonObject
 from mosaic.core.types.evaluation import (
@@ -41,6 +41,7 @@ from tools.effects.steering_judge import SteeringJudge
 SHARD = 256
 BOOTSTRAP_SEED = 20260101
 NO_WISH: Mapping[str, int] = {}
+NO_SUITES: Mapping[str, IndependentSuite] = {}
 
 Progress = Callable[[str, int, int], None]
 
@@ -90,6 +91,14 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class AuditAnswers:
+    """What one model scored at the end: on the audit suites by objective, on independent ones by name."""
+
+    audit: Mapping[str, list[Scored]]
+    independent: Mapping[str, list[Scored]]
+
+
+@dataclass(frozen=True)
 class GeneratorIdentity:
     """What the answers depend on beside prompts and adapter: base model, generator settings."""
 
@@ -109,6 +118,7 @@ class Evaluator:
         identity: GeneratorIdentity,
         progress: Progress | None = None,
         steering: SteeringJudge | None = None,
+        independent: Mapping[str, IndependentSuite] = NO_SUITES,
     ) -> None:
         self.generator = generator
         self.judge = judge
@@ -117,6 +127,7 @@ class Evaluator:
         self.identity = identity
         self.progress = progress
         self.steering = steering
+        self.independent = independent
         self._serving = False
 
     @property
@@ -159,6 +170,18 @@ class Evaluator:
         finally:
             self.release()
 
+    def audit(self, steps: Steps, adapter: str | None, wish: Mapping[str, int]) -> AuditAnswers:
+        """Open the audit suites and the independent ones for one model."""
+        try:
+            evaluation = self._evaluate(steps, adapter, ["audit"], wish, None, None)
+            tested = {}
+            for name, test in self.independent.items():
+                filed = self._evaluated(steps, test.objective, test.suite, adapter, wish)
+                tested[name] = read_scored(steps, filed)
+            return AuditAnswers(evaluation.of_role("audit"), tested)
+        finally:
+            self.release()
+
     def _evaluate(
         self,
         steps: Steps,
@@ -176,14 +199,26 @@ class Evaluator:
             scored[name], files[name] = {}, {}
             for role in roles:
                 suite = self.suites[name][role]
-                if objective.evidence == "likelihood":
-                    shards = self._likelihoods(steps, suite, adapter)
-                else:
-                    shards = self._generated(steps, suite, adapter, wish)
-                filed = self._judged(steps, objective, suite, shards, reward_model)
+                filed = self._evaluated(steps, objective, suite, adapter, wish, reward_model)
                 files[name][role] = filed
                 scored[name][role] = read_scored(steps, filed)
         return Evaluation(scored, files)
+
+    def _evaluated(
+        self,
+        steps: Steps,
+        objective: Objective,
+        suite: Suite,
+        adapter: str | None,
+        wish: Mapping[str, int],
+        reward_model: str | None = None,
+    ) -> SuiteFiles:
+        """One model on one suite: digests of what is filed."""
+        if objective.evidence == "likelihood":
+            shards = self._likelihoods(steps, suite, adapter)
+        else:
+            shards = self._generated(steps, suite, adapter, wish)
+        return self._judged(steps, objective, suite, shards, reward_model)
 
     def _generated(
         self, steps: Steps, suite: Suite, adapter: str | None, wish: Mapping[str, int]
