@@ -145,10 +145,18 @@ class RunState:
 
     def audited(self, audit: Audited) -> RunState:
         """This state after the audit suites were opened."""
-        return replace(self, audits=(*self.audits, (len(self.rounds), audit)))
+        return replace(self, audits=_with(self.audits, len(self.rounds), audit))
 
     def _marked(self, rounds: Sequence[Round], noise: dict[str, float]) -> tuple[Round, ...]:
         return tuple(mark_dominated(rounds, list(self.objectives), noise))
+
+
+def _with(
+    audits: tuple[tuple[int, Audited], ...], rounds: int, audit: Audited
+) -> tuple[tuple[int, Audited], ...]:
+    """One more opening. One that adds independent suites takes the place of that after equal rounds."""
+    earlier = audits[:-1] if audits and audits[-1][0] == rounds else audits
+    return (*earlier, (rounds, audit))
 
 
 def fold(journal: Journal, objectives: Sequence[str]) -> RunState:
@@ -158,11 +166,11 @@ def fold(journal: Journal, objectives: Sequence[str]) -> RunState:
     rounds = tuple(step.result.round for step in closed)
     calibrations = journal.steps(Calibrate)
     calibration = calibrations[0].result.calibration if calibrations else None
-    audits = []
+    audits: tuple[tuple[int, Audited], ...] = ()
     for step in journal.steps(Audit):
         before = sum(1 for earlier in closed if earlier.seq < step.seq)
-        audits.append((before, step.result))
-    state = RunState(objectives=names, rounds=rounds, audits=tuple(audits))
+        audits = _with(audits, before, step.result)
+    state = RunState(objectives=names, rounds=rounds, audits=audits)
     for taken in journal.steps(TakeLooks):
         state = state.looked(taken.result.trials)
     if calibration is not None:

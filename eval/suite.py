@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +13,7 @@ from eval.chat.strict_json import NotStrict, strict_json
 from eval.ifeval import unusable
 from eval.judges.rules import check_rules
 from eval.objectives.base import LabelsPrompts, Malformed, Objective, labels_of
-from eval.suite_defaults import SuiteDefaults, read_defaults, with_defaults
+from eval.suite_defaults import DEFAULTS, SuiteDefaults, read_defaults, with_defaults
 from mosaic.core.errors import UsageError
 from mosaic.core.types.base import digest_of
 from mosaic.core.types.evaluation import Prompt, Response
@@ -31,20 +31,43 @@ class Suite:
     digest: str
 
 
+@dataclass(frozen=True)
+class IndependentSuite:
+    """Tests that no decision reads: opened once, at the end of a run, and reported apart.
+
+    The role of its suite is the name under which the config has it.
+    """
+
+    objective: Objective
+    suite: Suite
+
+
 def load_suite(folder: Path, objective: Objective, role: str) -> Suite:
     """Read `<folder>/<role>.jsonl` and `<folder>/suite.yaml`, which holds what prompts share.
 
-    Every fault is a UsageError with file:line.
+    Every fault is a UsageError with file:line. So is a folder that says it measures something else.
 
     The stored slice, weight and validity must be what the objective's prompt-side rules say, so
     that slice means are comparable between rounds and with pool buckets.
     """
+    measured = read_defaults(folder).objective
+    if isinstance(measured, str) and measured != objective.name:
+        raise UsageError(
+            f"{folder / DEFAULTS}: objective: the suite measures {measured}, and is used for "
+            f"{objective.name}"
+        )
     prompts: list[Prompt] = []
     for where, prompt in _lines(folder, role):
         if objective.evidence == "answers" or isinstance(objective, LabelsPrompts):
             _check_labels(prompt, objective, where)
         prompts.append(prompt)
     return Suite(objective.name, role, prompts, prompts_digest(prompts))
+
+
+def load_independent(folder: Path, name: str, objective: Objective) -> IndependentSuite:
+    """Read `<folder>/audit.jsonl`, checked like any suite, as the independent suite `name`."""
+    suite = load_suite(folder, objective, "audit")
+    return IndependentSuite(objective, replace(suite, role=name))
 
 
 def read_prompts(folder: Path, role: str) -> tuple[list[Prompt], str]:
@@ -129,6 +152,24 @@ def check_disjoint(folder: Path, suites: Sequence[Suite]) -> None:
                     f"{prompt.group!r}, as {identifier!r} of {role}.jsonl is; keep a group within one "
                     "role"
                 )
+
+
+def check_independent(path: Path, test: Suite, others: Sequence[Suite]) -> None:
+    """UsageError if an independent suite in the file `path` asks what one of a run's suites asks."""
+    asked: dict[tuple[str | None, ...], str] = {}
+    for suite in others:
+        for prompt in suite.prompts:
+            asked[prompt.system, *prompt.turns] = f"{prompt.id!r} of {suite.objective} {suite.role}"
+    shared = []
+    for prompt in test.prompts:
+        same = asked.get((prompt.system, *prompt.turns))
+        if same is not None:
+            shared.append(f"{prompt.id!r} asks the same as {same}")
+    if shared:
+        raise UsageError(
+            f"{path}: {len(shared)} of {len(test.prompts)} prompts stand in suites of this run, so "
+            f"that they test nothing independently; {shared[0]}; take them out of one of the two"
+        )
 
 
 def _check_labels(prompt: Prompt, objective: Objective, where: str) -> None:

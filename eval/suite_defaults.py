@@ -1,5 +1,6 @@
 """`suite.yaml` beside a suite's files: what all its prompts share, written once.
 
+    objective: safety
     slice_from: type
     system: You are a careful assistant.
     rules:
@@ -15,11 +16,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import Discriminator, Field, ValidationError
 
+from eval.objectives.config import ReferenceConfig, RetentionConfig, RubricConfig
 from eval.slices import SLICE_FROM
 from mosaic.core.errors import UsageError
 from mosaic.core.types.base import Attribute, FrozenModel
@@ -28,13 +30,18 @@ DEFAULTS = "suite.yaml"
 MISNAMED = ("suite.yml", "suite.json")
 BOOLEAN = "tag:yaml.org,2002:bool"
 
+# An objective that a suite brings along. Code is named by a config alone, never by a data folder.
+OwnObjective = Annotated[RubricConfig | ReferenceConfig | RetentionConfig, Discriminator("kind")]
+
 
 class SuiteDefaults(FrozenModel):
     """The fields of `suite.yaml`; all may be left out.
 
-    `slice_from` names the attribute whose value is a prompt's slice (`eval.slices`).
+    `objective` says what the suite measures: the name of an objective, or one described here by its
+    kind. `slice_from` names the attribute whose value is a prompt's slice (`eval.slices`).
     """
 
+    objective: Annotated[str, Field(min_length=1)] | OwnObjective | None = None
     rules: dict[str, dict[str, Any]] = {}
     system: str | None = None
     attributes: dict[str, Attribute] = {}

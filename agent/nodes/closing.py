@@ -10,12 +10,13 @@ from agent.pareto import choose
 from agent.retention import dropped, spare_adapters, spare_requests
 from eval.statistics import paired_interval, summarise
 from mosaic.core.steps import Outcome
-from mosaic.core.types.evaluation import Difference, Score, Scored
+from mosaic.core.types.evaluation import Difference, IndependentScores, Score, Scored
 from mosaic.core.types.events import AuditedEvent, DroppedEvent
 from mosaic.core.types.records import Audit, Audited, Retain, Retained
 from mosaic.core.types.runs import Trial
-from tools.effects.evaluate import BOOTSTRAP_SEED
+from tools.effects.evaluate import BOOTSTRAP_SEED, AuditAnswers
 
+NOT_MEASURED = AuditAnswers({}, {})
 Answers = Mapping[str, list[Scored]]
 
 
@@ -49,12 +50,13 @@ def _drop(context: RunContext, number: int, adapters: list[str]) -> None:
 
 
 def audit(context: RunContext, state: State) -> State:
-    """Open the audit suites for the base, the static mixture and the chosen round.
+    """Open the audit suites, and independent ones, for the base, the static mixture and the chosen round.
 
-    A result stands until another round is measured.
+    A result stands until another round is measured, or another independent suite is named.
     """
     current = context.state
-    if current.audit is not None:
+    tests = {name: test.suite.digest for name, test in context.evaluator.independent.items()}
+    if current.audit is not None and set(tests) <= set(current.audit.independent):
         context.notify("audited already: the result stands")
         _drop(context, current.rounds[-1].round, [])
         return {}
@@ -68,34 +70,66 @@ def audit(context: RunContext, state: State) -> State:
     trial = None if chosen is None else current.rounds[chosen].trial
     last = current.rounds[-1].round
     base = _audited(context, last, current.rounds[0].trial)
-    found = _audited(context, last, trial) if trial else {}
+    found = _audited(context, last, trial) if trial else NOT_MEASURED
     static = _static(context, last)
     control = control_of(context, last, trial) if trial else {}
     result = Audited(
         chosen=chosen,
         trial=trial.id if trial else None,
         stop=state["stop"],
-        base=_scores(base),
-        scores=_scores(found),
-        static=_scores(static),
-        gain=_gains(static, found),
-        against_base=_gains(base, found),
+        base=_scores(base.audit),
+        scores=_scores(found.audit),
+        static=_scores(static.audit),
+        gain=_gains(static.audit, found.audit),
+        against_base=_gains(base.audit, found.audit),
         control=control,
+        independent=_independent(context, base.independent, static.independent, found.independent),
     )
     adapter = trial.adapter.digest if trial and trial.adapter else None
-    inputs = Audit(chosen=chosen, adapter=adapter, stop=state["stop"], rounds=len(current.rounds))
-    event = AuditedEvent(chosen=chosen, stop=state["stop"], base=result.base, scores=result.scores)
+    inputs = Audit(
+        chosen=chosen,
+        adapter=adapter,
+        stop=state["stop"],
+        rounds=len(current.rounds),
+        independent=tests,
+    )
+    event = AuditedEvent(
+        chosen=chosen,
+        stop=state["stop"],
+        base=result.base,
+        scores=result.scores,
+        independent=result.independent,
+    )
     stands = context.steps.at(last).run(inputs, lambda: Outcome(result, [event]))
     context.state = current.audited(stands)
     _drop(context, last, [])
     return {}
 
 
-def _audited(context: RunContext, round_: int, trial: Trial) -> Answers:
-    """Scored answers of one model to the audit suites, by objective."""
+def _audited(context: RunContext, round_: int, trial: Trial) -> AuditAnswers:
+    """Scored answers of one model to the audit suites and the independent ones."""
     adapter = trial.adapter.digest if trial.adapter else None
     steps = context.steps.at(round_, trial.id)
-    return context.evaluator.evaluate(steps, adapter, ["audit"], trial.wish).of_role("audit")
+    return context.evaluator.audit(steps, adapter, trial.wish)
+
+
+def _independent(
+    context: RunContext, base: Answers, static: Answers, chosen: Answers
+) -> dict[str, IndependentScores]:
+    """The independent suites by name; each is reported for itself."""
+    scores = [_scores(answers) for answers in (base, static, chosen)]
+    gain, against_base = _gains(static, chosen), _gains(base, chosen)
+    found = {}
+    for name, test in context.evaluator.independent.items():
+        found[name] = IndependentScores(
+            objective=test.objective.name,
+            base=scores[0][name],
+            static=scores[1].get(name),
+            chosen=scores[2].get(name),
+            gain=gain.get(name),
+            against_base=against_base.get(name),
+        )
+    return found
 
 
 def control_of(context: RunContext, round_: int, trial: Trial) -> dict[str, dict[int, Score]]:
@@ -121,7 +155,7 @@ def control_of(context: RunContext, round_: int, trial: Trial) -> dict[str, dict
     return found
 
 
-def _static(context: RunContext, round_: int) -> Answers:
+def _static(context: RunContext, round_: int) -> AuditAnswers:
     """Those of the first calibration trial, the pools' own proportions; none without calibration.
 
     None either if an earlier release has deleted its adapter, which is said.
@@ -129,10 +163,10 @@ def _static(context: RunContext, round_: int) -> Answers:
     calibration = context.state.calibration
     trial = calibration.trials[0] if calibration else None
     if trial is None or trial.adapter is None:
-        return {}
+        return NOT_MEASURED
     if trial.adapter.digest in dropped(context.steps.journal):
         context.notify("audit: the adapter of the static mixture was deleted; it is not measured")
-        return {}
+        return NOT_MEASURED
     return _audited(context, round_, trial)
 
 

@@ -32,6 +32,7 @@ from eval.objectives.config import (
 from mosaic.app.notices import NotifyConfig
 from mosaic.app.telemetry.config import TelemetryConfig
 from mosaic.core.types.base import LABEL, NAMES, FrozenModel, check_weights
+from mosaic.core.types.evaluation import ROLES
 from mosaic.core.types.plans import Floor, Limits, ObjectiveSpec
 from mosaic.core.types.recipes import RlRecipe
 from mosaic.core.types.runs import RECIPES, SHARED, LoraRecipe
@@ -199,14 +200,14 @@ class ShareConfig(FrozenModel):
 class ContaminationConfig(FrozenModel):
     """The largest share of a suite that may stand in the pool (`training.data.contamination`).
 
-    Strictest for audit, whose scores are reported; steering only guides and may resemble what is
-    trained on.
+    Strictest for audit, whose scores are reported, and as strict for independent suites; steering only
+    guides and may resemble what is trained on.
     """
 
     max_share: ShareConfig = ShareConfig()
 
     def limit(self, role: str) -> float:
-        return float(getattr(self.max_share, role))
+        return float(getattr(self.max_share, role if role in ROLES else "audit"))
 
 
 class RunConfig(FrozenModel):
@@ -215,6 +216,7 @@ class RunConfig(FrozenModel):
     `chat_template` is a Jinja file that replaces the one of `base_model`, everywhere.
     `base_model` is a folder, or `org/name@revision` of the hub. `base_model_name` is how exports
     call a base that lies in a folder: the name under which its owner published it.
+    `audit_also` is name -> folder of an independent suite, which is opened at the end alone.
     `method_shares` is method -> share of a round's tokens in plans that name none; left out, all go
     to the first method. `evaluate_stages` scores the adapter between two methods on steering.
     A round tries `candidates` plans that differ, each of which is trained and measured.
@@ -232,6 +234,8 @@ class RunConfig(FrozenModel):
     )
     pool: str
     objectives: dict[str, ObjectiveConfig] = Field(min_length=1)
+    # Left out of what is written if there are none: the digests of other configs stay.
+    audit_also: dict[str, str] = Field(default={}, exclude_if=lambda suites: not suites)
     budget: BudgetConfig
     limits: Limits = Limits()
     contamination: ContaminationConfig = ContaminationConfig()
@@ -283,6 +287,7 @@ class RunConfig(FrozenModel):
         if self.stop.at_targets and not any(o.target for o in self.objectives.values()):
             raise ValueError("stop.at_targets: no objective has a target")
         self._check_candidates()
+        self._check_tests()
         self._check_methods()
         self._check_influence()
         self._check_fidelity()
@@ -305,6 +310,16 @@ class RunConfig(FrozenModel):
                 raise ValueError(
                     f"planner.{field}: static has one plan, and candidates asks for "
                     f"{self.candidates} that differ; take need, random or profile"
+                )
+
+    def _check_tests(self) -> None:
+        """Raise ValueError for names under which independent suites could not be told from others."""
+        for name in self.audit_also:
+            if not LABEL.fullmatch(name):
+                raise ValueError(f"audit_also: {name!r} is not a name; a name is {NAMES}")
+            if name in (*self.objectives, *ROLES):
+                raise ValueError(
+                    f"audit_also.{name}: an objective or a role has this name; choose another"
                 )
 
     def _check_methods(self) -> None:

@@ -334,6 +334,9 @@ def _resolved(data: JsonObject, folder: Path) -> JsonObject:
     for key in ("chat_template", "pool"):
         _resolve(data, key, key, folder)
     _resolve(data.get("judge"), "cache", "judge.cache", folder)
+    tests = data.get("audit_also")
+    for name in tests if isinstance(tests, dict) else ():
+        _resolve(tests, name, f"audit_also.{name}", folder)
     objectives = data.get("objectives")
     if isinstance(objectives, dict):
         for objective in objectives.values():

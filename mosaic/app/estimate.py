@@ -302,13 +302,14 @@ def _looks_text(config: RunConfig) -> str:
 
 
 def _times(config: RunConfig, suite: SuiteSize) -> int:
-    """How often a suite is answered: audit by base, static and chosen, the others by all.
+    """How often a suite is answered: audit and independent ones by base, static and chosen, others by all.
 
     An adapter that was trained for levels answers audit once more for each other level.
     Steering also between the methods of a trial, if the config asks for it.
     """
-    if suite.role == "audit":
-        return AUDITED + (OTHER_LEVELS if config.default_shares.get("rl") else 0)
+    if suite.role not in ("steering", "selection"):
+        levels = suite.role == "audit" and config.default_shares.get("rl")
+        return AUDITED + (OTHER_LEVELS if levels else 0)
     between = 0
     if config.evaluate_stages and suite.role == "steering":
         methods = sum(share > 0 for share in config.default_shares.values())

@@ -16,10 +16,12 @@ from eval.objectives.base import Objective, by_code
 from eval.suite import Suite
 from mosaic.app.config import RunConfig
 from mosaic.app.config_file import load_config
+from mosaic.app.independent import open_tests, with_tests
 from mosaic.app.known_answers import CheckedAnswers, judge_all
+from mosaic.app.objectives import find_objective
 from mosaic.app.runs import run_config
 from mosaic.app.shapes import Finding
-from mosaic.app.wiring import build_judge, find_objective, judge_cache, model_judge, open_suites
+from mosaic.app.wiring import build_judge, judge_cache, model_judge, open_suites
 from mosaic.core.errors import UsageError
 from mosaic.core.journal import Journal
 from mosaic.core.store import Store
@@ -126,7 +128,7 @@ def _judged(
 def check(source: str, overrides: Sequence[str], say: Say) -> list[CheckedAnswers]:
     """`judge check`: asks afresh. The caller decides about known answers that come out wrong."""
     config = load_config(source, overrides)
-    objectives, suites = open_suites(config, say)
+    objectives, suites = _open_all(config, say)
     return _judged(config, objectives, suites, None)
 
 
@@ -137,7 +139,7 @@ def compare_judges(run: Path, first: str, second: str, say: Say) -> Comparison:
     judged answers or its suites changed.
     """
     config = run_config(run)
-    objectives, suites = open_suites(config, say)
+    objectives, suites = _open_all(config, say)
     answered = _stored_answers(run, objectives, suites)
     if not any(answered.values()):
         raise UsageError(
@@ -159,6 +161,12 @@ def compare_judges(run: Path, first: str, second: str, say: Say) -> Comparison:
             "items": [row for row in compare(a, b) if row["item"].split(".")[0] in judged],
         }
     return {"run": run.name, "judges": [first, second], "objectives": comparisons}
+
+
+def _open_all(config: RunConfig, say: Say) -> tuple[dict[str, Objective], Suites]:
+    """Objectives and suites of a config, independent ones among them."""
+    objectives, suites = open_suites(config, say)
+    return with_tests(objectives, suites, open_tests(config, objectives, suites, {}))
 
 
 def _unscored(judgments: Sequence[Judgment]) -> int:

@@ -80,8 +80,8 @@ def schema_of(name: str) -> JsonObject:
 
 
 def _schema(name: str) -> JsonObject:
+    from mosaic.app.objectives import published_objective
     from mosaic.app.views.trace import trace_schema
-    from mosaic.app.wiring import published_objective
 
     lines = _line_names()
     if name in lines:
@@ -116,7 +116,7 @@ def _later(name: str) -> Any:
 
 def _line_names() -> dict[str, str]:
     """Shapes of the lines that `score` reads, with the objective that each is of."""
-    from mosaic.app.wiring import OBJECTIVES
+    from mosaic.app.objectives import OBJECTIVES
 
     return {SCORE + objective.replace("_", "-"): objective for objective in OBJECTIVES}
 

@@ -1,4 +1,8 @@
-"""The fail-fast ladder: everything that can be known before a run costs anything, cheapest first."""
+"""The fail-fast ladder: everything that can be known before a run costs anything, cheapest first.
+
+A rung is a group of checks that do not depend on each other. All that a rung finds is told at once,
+and the next rung is not tried: what follows from a fault is not told as another.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,7 @@ from mosaic.app.base_check import MAX_SHOWN, check_base
 from mosaic.app.bases import base_folder
 from mosaic.app.config import RunConfig
 from mosaic.app.estimate import KnownSpeeds, estimate, has_gpu, model_size, speeds, suite_sizes
+from mosaic.app.faults import FaultList
 from mosaic.app.judging import check_judge
 from mosaic.app.lengths import chat_lengths, model_length
 from mosaic.app.practice_check import method_findings, practice_sizes
@@ -42,6 +47,7 @@ from training.models.tokenizer import TokenCounter, load_tokenizer
 # What is asked before a run counts against no run's limits.
 NOT_COUNTED = Meters()
 
+Check = Callable[[RunConfig, Inputs], Sequence[Finding]]
 Show = Callable[[str, Sequence[Finding]], None]
 """Is given findings as soon as they are known, with a title."""
 
@@ -53,17 +59,28 @@ def validate(
     given: KnownSpeeds | None = None,
     show: Show = lambda title, findings: None,
 ) -> list[Finding]:
-    """All checks in order; the first that fails raises a UsageError.
+    """All checks in order. Raises a UsageError with all faults that do not follow from each other.
 
     What a run takes is known before any server is asked, and given to `show` then. With `full`
     also two training steps and eight prompts; the cost follows once more, at the speed that was
     measured. `given` are speeds that replace assumed or measured ones.
     """
-    check_budget(config)
+    faults = FaultList()
+    opened: list[Inputs] = []
+    with faults.kept():
+        check_budget(config)
+    with faults.kept():
+        check_telemetry(config.telemetry)
     say("opening pool, suites and base model")
-    inputs = open_inputs(config, say)
+    with faults.kept():
+        opened.append(open_inputs(config, say))
+    checks: list[Finding] = []
+    for inputs in opened:
+        with faults.kept():
+            checks = _checks(config, inputs)
+    faults.tell()
+    (inputs,) = opened
     given = given or KnownSpeeds()
-    checks = _checks(config, inputs)
     show("checks", checks)
     cost = _cost(config, inputs, given, None)
     show("cost", cost)
@@ -92,6 +109,7 @@ def check_before_run(
     planner take. Said last is what the run is expected to take, at the speed of these steps.
     """
     check_budget(config)
+    check_telemetry(config.telemetry)
     say("checking config, pool, suites, verifiers, adapter recipe")
     for finding in _checks(config, inputs):
         if finding.check == WARNING:
@@ -103,27 +121,43 @@ def check_before_run(
 
 
 def _checks(config: RunConfig, inputs: Inputs) -> list[Finding]:
-    """Everything that asks no server and trains nothing, in order."""
-    check_telemetry(config.telemetry)
-    return [
-        *check_base_of(config, inputs),
-        check_pool(config, inputs),
-        _contamination(config, inputs),
-        *_suites(config, inputs),
-        *_lengths(config, inputs),
-        _recipe(config),
-        _mixture(config, inputs),
-        *training_findings(config, inputs),
-        *_influence(config, inputs),
-        *method_findings(config, inputs),
-    ]
+    """Everything that asks no server and trains nothing, in order; all faults at once.
+
+    What reads the base is left out where the base has a fault, a mixture also where the pool has.
+    """
+    faults = FaultList()
+    found: list[Finding] = []
+
+    def sound(*checks: Check) -> bool:
+        """Whether checks found no fault. Each is only asked if the one before found none."""
+        before = len(faults.found)
+        with faults.kept():
+            for check in checks:
+                found.extend(check(config, inputs))
+        return len(faults.found) == before
+
+    base = sound(check_base_of)
+    pool = sound(_pool)
+    sound(_contamination)
+    sound(_suites)
+    if base:
+        sound(_forged)
+        counted = sound(_counted)
+        sound(_lengths)
+        trainable = sound(_recipe)
+        if pool and counted:
+            sound(_mixture, *([training_findings] if trainable else []))
+        sound(_influence)
+        sound(method_findings)
+    faults.tell()
+    return found
 
 
 def check_base_of(config: RunConfig, inputs: Inputs) -> list[Finding]:
     """Whether base and chat template can be trained, and render every prompt of the suites."""
     prompts = []
     for suite in (*all_suites(inputs), *inputs.practice.values()):
-        if inputs.objectives[suite.objective].evidence == "likelihood":
+        if inputs.all_objectives[suite.objective].evidence == "likelihood":
             continue  # its texts are read as they stand
         where = f"{suite.objective}/{suite.role}"
         prompts += [(where, prompt) for prompt in suite.prompts]
@@ -138,20 +172,31 @@ def _asked(
     meters: Meters = NOT_COUNTED,
 ) -> list[Finding]:
     """What judge and planner answer, where they are models; known answers that code checks first."""
+    faults = FaultList()
+    findings: list[Finding] = []
     if config.judge.kind == "llm":
         say("asking the judge about known answers")
-    findings = check_judge(config, inputs.objectives, inputs.suites, runs, meters.judge)
+    with faults.kept():
+        objectives, suites = inputs.all_objectives, inputs.all_suites
+        findings += check_judge(config, objectives, suites, runs, meters.judge)
     if isinstance(config.planner, LlmPlannerConfig):
         say("asking the planner's endpoint")
         seen = names_only(config.settings(), inputs.pool)
         chat = ChatModel(config.planner.chat, meter=meters.planner)
-        result = check_endpoint(config.planner, seen, chat)
-        findings.append(Finding(check="planner", result=result))
+        with faults.kept():
+            result = check_endpoint(config.planner, seen, chat)
+            findings.append(Finding(check="planner", result=result))
+    faults.tell()
     return findings
 
 
+def _pool(config: RunConfig, inputs: Inputs) -> list[Finding]:
+    return [check_pool(config, inputs)]
+
+
 def check_pool(config: RunConfig, inputs: Inputs) -> Finding:
-    """Whether the pool can fill a round with rows that this base can be trained on."""
+    """Whether the pool can fill a round. Raises UsageError with all that it lacks."""
+    faults = FaultList()
     quality, repeat = config.limits.min_quality, config.limits.max_repeat
     rows = tokens = 0
     empty = []
@@ -163,16 +208,18 @@ def check_pool(config: RunConfig, inputs: Inputs) -> Finding:
             empty.append(dataset)
     wanted = config.budget.tokens_per_round
     if tokens * repeat < wanted:
-        raise UsageError(
+        text = (
             f"pool: {tokens:,} tokens of quality {quality} or better, limits.max_repeat = {repeat},"
             f" cannot fill budget.tokens_per_round = {wanted:,}; lower it or limits.min_quality"
         )
+        faults.add(UsageError(text))
     if empty:
-        raise UsageError(
+        text = (
             f"pool: no row of {empty} has quality {quality} or better; lower limits.min_quality, "
             "grade the rows anew (`python -m mosaic pool label`), or build a pool without them"
         )
-    _check_tokens(config, inputs)
+        faults.add(UsageError(text))
+    faults.tell()
     served = {dataset for o in config.objectives.values() for dataset in o.datasets}
     general = sorted(set(inputs.pool.datasets) - served)
     named = f"; general data, which no objective names: {', '.join(general)}" if general else ""
@@ -180,23 +227,28 @@ def check_pool(config: RunConfig, inputs: Inputs) -> Finding:
     return Finding(check="pool", result=result)
 
 
-def _check_tokens(config: RunConfig, inputs: Inputs) -> None:
+def _counted(config: RunConfig, inputs: Inputs) -> list[Finding]:
     """Raise UsageError if rows are too long, or were counted with another tokenizer."""
+    faults = FaultList()
     pool, allowed = inputs.pool, config.recipe.max_length
     counted = pool.manifest.get("tokenizer")
     longest = pool.longest(config.limits.min_quality)
     if longest > allowed:
         how = "" if counted else "--model DIR, so that long chats are cut, and "
-        raise UsageError(
+        text = (
             f"pool: a row has {longest:,} tokens, methods.sft.max_length is {allowed:,}; raise it, "
             f"or build the pool again with {how}--max-length {allowed}"
         )
+        faults.add(UsageError(text))
     counter = TokenCounter(base_folder(config.base_model), config.template)
     if counted and counted != counter.digest:
-        raise UsageError(
+        text = (
             "pool: its tokens were counted with another tokenizer or chat template than base_model "
             f"has; build the pool again with {_counted_with(config)}"
         )
+        faults.add(UsageError(text))
+    faults.tell()
+    return []
 
 
 def _counted_with(config: RunConfig) -> str:
@@ -208,25 +260,29 @@ def _counted_with(config: RunConfig) -> str:
 
 
 def all_suites(inputs: Inputs) -> Iterator[Suite]:
-    """Every suite of every objective."""
-    for roles in inputs.suites.values():
+    """Every suite of every objective, and every independent one."""
+    for roles in inputs.all_suites.values():
         yield from roles.values()
 
 
 def _suites(config: RunConfig, inputs: Inputs) -> list[Finding]:
-    _refuse_forged(config, inputs)
+    """Raise UsageError with all that suites lack for what the config asks of them."""
     judge = build_judge(config)
-    objectives = config.settings().objectives
-    check_floors(objectives, inputs.suites)
+    kind, objectives = config.judge.kind, config.settings().objectives
     traded = [name for name, objective in config.objectives.items() if objective.datasets]
-    return [
-        check_scorable(config.judge.kind, judge, inputs.objectives, inputs.suites),
-        check_valid(traded, inputs.suites),
-        sample_size(objectives, inputs.suites),
-    ]
+    faults = FaultList()
+    found: list[Finding] = []
+    with faults.kept():
+        check_floors(objectives, inputs.suites)
+    with faults.kept():
+        found.append(check_scorable(kind, judge, inputs.all_objectives, inputs.all_suites))
+    with faults.kept():
+        found.append(check_valid(traded, inputs.suites))
+    faults.tell()
+    return [*found, sample_size(objectives, inputs.suites)]
 
 
-def _refuse_forged(config: RunConfig, inputs: Inputs) -> None:
+def _forged(config: RunConfig, inputs: Inputs) -> list[Finding]:
     """Raise UsageError with the prompts that hold a control token of the base."""
     control_token = TokenCounter(base_folder(config.base_model), config.template).control_token
     forged = []
@@ -245,6 +301,7 @@ def _refuse_forged(config: RunConfig, inputs: Inputs) -> None:
             "suites: a control token of base_model in a prompt would end a turn or begin another's; "
             f"write it otherwise:\n  {shown}"
         )
+    return []
 
 
 def _lengths(config: RunConfig, inputs: Inputs) -> list[Finding]:
@@ -277,15 +334,15 @@ def _lengths(config: RunConfig, inputs: Inputs) -> list[Finding]:
     return [Finding(check="context", result=result)]
 
 
-def _recipe(config: RunConfig) -> Finding:
+def _recipe(config: RunConfig, inputs: Inputs) -> list[Finding]:
     check_recipe(config)
     rank = check_server(config)
     served = "" if rank is None else f", servable with --max-lora-rank {rank}"
     result = f"LoRA r {config.recipe.lora_r}, chat template trainable{served}"
-    return Finding(check="adapter recipe", result=result)
+    return [Finding(check="adapter recipe", result=result)]
 
 
-def _mixture(config: RunConfig, inputs: Inputs) -> Finding:
+def _mixture(config: RunConfig, inputs: Inputs) -> list[Finding]:
     total = first_training_set(config, inputs).report.total
     if total.rows == 0:
         raise UsageError(
@@ -293,7 +350,7 @@ def _mixture(config: RunConfig, inputs: Inputs) -> Finding:
             f"{config.budget.tokens_per_round:,} tokens; raise it"
         )
     result = f"{total.selected:,} of {total.requested:,} tokens in {total.rows:,} rows"
-    return Finding(check="dry mixture", result=result)
+    return [Finding(check="dry mixture", result=result)]
 
 
 def _influence(config: RunConfig, inputs: Inputs) -> list[Finding]:
@@ -326,7 +383,7 @@ def _cost(
     def count(text: str) -> int:
         return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    sizes = suite_sizes(inputs.objectives, all_suites(inputs), count)
+    sizes = suite_sizes(inputs.all_objectives, all_suites(inputs), count)
     known = speeds(config, model_size(base), has_gpu(), given, measured)
     tool = build_influence(config, inputs)
     rows = tool.sample.budget if tool else 0
@@ -335,13 +392,28 @@ def _cost(
 
 
 def contaminated(config: RunConfig, inputs: Inputs) -> list[SuiteOverlap]:
-    """What of each suite stands in the pool, or in what may be practised on: both are trained."""
+    """What of each suite stands in the pool, or in what may be practised on: both are trained.
+
+    Of an independent suite also what stands in the suites that decisions are made on.
+    """
     suites: dict[str, dict[str, Sequence[Prompt]]] = {}
     for suite in all_suites(inputs):
         suites.setdefault(suite.objective, {})[suite.role] = suite.prompts
     practice = [prompt for suite in inputs.practice.values() for prompt in suite.prompts]
     asked = [(prompt.id, prompt.turns) for prompt in practice]
-    return contamination(suites, itertools.chain(pool_requests(inputs.pool.path), asked))
+    found = contamination(suites, itertools.chain(pool_requests(inputs.pool.path), asked))
+    tests: dict[str, dict[str, Sequence[Prompt]]] = {}
+    for test in inputs.independent.values():
+        tests.setdefault(test.suite.objective, {})[test.suite.role] = test.suite.prompts
+    if not tests:
+        return found
+    rows = []
+    for roles in inputs.suites.values():
+        for suite in roles.values():
+            where = f"{suite.objective} {suite.role}"
+            rows += [(f"{where} {prompt.id}", prompt.turns) for prompt in suite.prompts]
+    in_suites = {(one.objective, one.role): one for one in contamination(tests, rows)}
+    return [one.joined(in_suites.get((one.objective, one.role))) for one in found]
 
 
 def refuse_contaminated(config: RunConfig, found: Sequence[SuiteOverlap]) -> None:
@@ -357,20 +429,23 @@ def refuse_contaminated(config: RunConfig, found: Sequence[SuiteOverlap]) -> Non
                 f"row {first.row}"
             )
     if lines:
+        where = " or in other suites" if config.audit_also else ""
         raise UsageError(
-            "contamination: suites stand in the pool word for word:\n" + "\n".join(lines) + "\n"
+            f"contamination: suites stand in the pool{where} word for word:\n"
+            + "\n".join(lines)
+            + "\n"
             "import the pool's rows again with --without SUITE_FOLDER, or raise "
             "contamination.max_share.<role>; "
             "`python -m mosaic pool contamination CONFIG --json` names the rows"
         )
 
 
-def _contamination(config: RunConfig, inputs: Inputs) -> Finding:
+def _contamination(config: RunConfig, inputs: Inputs) -> list[Finding]:
     found = contaminated(config, inputs)
     refuse_contaminated(config, found)
     shares = []
-    for role in ROLES:
+    for role in (*ROLES, *inputs.independent):
         worst = max(overlap.share for overlap in found if overlap.role == role)
         shares.append(f"{role} {worst:.1%} (at most {config.contamination.limit(role):.1%})")
     result = f"share of prompts in the pool, worst objective: {', '.join(shares)}"
-    return Finding(check="contamination", result=result)
+    return [Finding(check="contamination", result=result)]

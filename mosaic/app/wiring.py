@@ -26,27 +26,15 @@ from eval.judges.reward_model import RewardModelJudge
 from eval.judges.verifier import VerifierJudge
 from eval.model_folder import model_faults
 from eval.objectives.base import Objective
-from eval.objectives.custom import describe, open_python
-from eval.objectives.instruction_following import InstructionFollowing
-from eval.objectives.over_refusal import OverRefusal
-from eval.objectives.reference import ReferenceObjective
-from eval.objectives.retention import RetentionObjective
-from eval.objectives.rubric import open_rubric
-from eval.objectives.safety import Safety
 from eval.practice import PRACTICE, load_practice
 from eval.reward_model import RewardModel
-from eval.suite import Suite, check_disjoint, load_suite
+from eval.suite import IndependentSuite, Suite, check_disjoint, load_suite
 from mosaic.app.base_check import check_base
 from mosaic.app.bases import base_folder
-from mosaic.app.config import (
-    PUBLISHED,
-    ObjectiveConfig,
-    PythonObjectiveConfig,
-    ReferenceObjectiveConfig,
-    RetentionObjectiveConfig,
-    RubricObjectiveConfig,
-    RunConfig,
-)
+from mosaic.app.config import RunConfig
+from mosaic.app.faults import FaultList
+from mosaic.app.independent import Objectives, Suites, open_tests, with_tests
+from mosaic.app.objectives import open_objective
 from mosaic.app.rendering import base_identity, rendering_identity
 from mosaic.core.errors import UsageError
 from mosaic.core.journal import Journal
@@ -84,11 +72,6 @@ from training.models.adapter import adapter_bytes
 PROMPTS = Path(prompts.__file__).parent
 # Goes up where the same settings give other answers: 2 no longer obeys what a model folder wants for decoding.
 GENERATION = 2
-OBJECTIVES: dict[str, Callable[[], Objective]] = {
-    "safety": Safety,
-    "over_refusal": OverRefusal,
-    "instruction_following": InstructionFollowing,
-}
 
 
 @dataclass
@@ -107,10 +90,21 @@ class Inputs:
     """What a config names, opened and digested."""
 
     pool: Pool
-    objectives: dict[str, Objective]
-    suites: dict[str, dict[str, Suite]]
+    objectives: Objectives
+    suites: Suites
     base_digest: str
     practice: dict[str, Suite]
+    independent: dict[str, IndependentSuite]
+
+    @property
+    def all_objectives(self) -> Objectives:
+        """Those of the config, then those that independent suites bring, by name."""
+        return with_tests(self.objectives, self.suites, self.independent)[0]
+
+    @property
+    def all_suites(self) -> Suites:
+        """Objective -> role, or name of an independent suite that it judges -> suite."""
+        return with_tests(self.objectives, self.suites, self.independent)[1]
 
 
 def run_digests(config: RunConfig, inputs: Inputs) -> InputDigests:
@@ -129,66 +123,34 @@ def run_digests(config: RunConfig, inputs: Inputs) -> InputDigests:
         suites=suites,
         judge=build_judge(config).digest,
         prompts=read,
-        objectives={name: objective.rules for name, objective in inputs.objectives.items()},
+        objectives={name: objective.rules for name, objective in inputs.all_objectives.items()},
+        independent={name: test.suite.digest for name, test in inputs.independent.items()},
     )
-
-
-def published_objective(name: str) -> Objective:
-    """A published objective by its name. Raises UsageError with the names there are."""
-    if name not in OBJECTIVES:
-        raise UsageError(
-            f"objectives.{name}: no such objective; there are {', '.join(OBJECTIVES)}, and kinds of "
-            "your own (rubric, reference, retention, python)"
-        )
-    return OBJECTIVES[name]()
-
-
-def open_objective(
-    name: str, settings: ObjectiveConfig, notify: Callable[[str], None] = lambda text: None
-) -> Objective:
-    """An objective of a config. What code of its own it brings is said before it is imported.
-
-    Raises UsageError if there is no such objective, or its file is missing or broken.
-    """
-    if isinstance(settings, RubricObjectiveConfig):
-        return open_rubric(name, Path(settings.rubric))
-    if isinstance(settings, ReferenceObjectiveConfig):
-        return ReferenceObjective(name, settings)
-    if isinstance(settings, RetentionObjectiveConfig):
-        return RetentionObjective(name, settings)
-    if isinstance(settings, PythonObjectiveConfig):
-        here = Path.cwd()
-        code = describe(settings, here)
-        notify(
-            f"objectives.{name}: runs the code in {code.file} ({settings.class_name}, SHA-256 "
-            f"{code.digest})"
-        )
-        return open_python(name, settings, here, code.digest)
-    return published_objective(name)
-
-
-def find_objective(
-    name: str, config: RunConfig | None, notify: Callable[[str], None] = lambda text: None
-) -> Objective:
-    """The objective that a command names: one of the config if it is given, or a published one."""
-    if config is None or name not in config.objectives:
-        return published_objective(name)
-    return open_objective(name, config.objectives[name], notify)
 
 
 def open_suites(
     config: RunConfig, notify: Callable[[str], None] = lambda text: None
-) -> tuple[dict[str, Objective], dict[str, dict[str, Suite]]]:
+) -> tuple[Objectives, Suites]:
     """Objectives of a config and their suites by role.
 
-    Raises UsageError if one is missing or broken. `notify` is told of foreign code.
+    Raises UsageError with all that are missing or broken. `notify` is told of foreign code.
     """
-    objectives, suites = {}, {}
+    objectives: Objectives = {}
+    suites: Suites = {}
+    faults = FaultList()
     for name, settings in config.objectives.items():
-        folder, objective = Path(settings.suite), open_objective(name, settings, notify)
-        roles = {role: load_suite(folder, objective, role) for role in ROLES}
-        check_disjoint(folder, list(roles.values()))
-        objectives[name], suites[name] = objective, roles
+        folder = Path(settings.suite)
+        with faults.kept():
+            objectives[name] = open_objective(name, settings, notify)
+        if name not in objectives:
+            continue
+        suites[name] = {}
+        for role in ROLES:
+            with faults.kept():
+                suites[name][role] = load_suite(folder, objectives[name], role)
+        with faults.kept():
+            check_disjoint(folder, list(suites[name].values()))
+    faults.tell()
     return objectives, suites
 
 
@@ -222,38 +184,59 @@ def open_practice(
 def open_inputs(config: RunConfig, notify: Callable[[str], None] = lambda text: None) -> Inputs:
     """Open pool, suites and base model of a config. `notify` is told of foreign code.
 
-    Raises UsageError if one is missing or broken, or if the pool is not as it was built.
+    Raises UsageError with all that are missing or broken, or if the pool is not as it was built.
     """
-    base = base_folder(config.base_model)
-    if model_faults(base):
-        check_base(base, config.template)  # names the faults of its template too
-    pool = Pool.open(Path(config.pool))
-    pool.check()
+    faults = FaultList()
+    opened: list[Pool] = []
+    practice: dict[str, Suite] = {}
+    independent: dict[str, IndependentSuite] = {}
+    base = Path(config.base_model)
+    with faults.kept():
+        base = base_folder(config.base_model)
+        if model_faults(base):
+            check_base(base, config.template)  # names the faults of its template too
+    with faults.kept():
+        pool = Pool.open(Path(config.pool))
+        pool.check()
+        opened.append(pool)
+    for pool in opened:
+        for fault in _unknown_datasets(config, pool):
+            faults.add(fault)
+    with faults.kept():
+        objectives, suites = open_suites(config, notify)
+        with faults.kept():
+            practice = open_practice(config, objectives, suites, notify)
+            _check_practice(config, practice)
+        independent = open_tests(config, objectives, suites, practice)
+    faults.tell()
+    identity = base_identity(base, config.template)
+    return Inputs(opened[0], objectives, suites, identity, practice, independent)
+
+
+def _unknown_datasets(config: RunConfig, pool: Pool) -> list[UsageError]:
+    """A fault for every data set that the config names and the pool has not."""
+    named = []
     for name, objective in config.objectives.items():
-        if objective.kind == PUBLISHED:
-            published_objective(name)
-        for dataset in objective.datasets:
-            if dataset not in pool.datasets:
-                known = ", ".join(pool.datasets)
-                raise UsageError(
-                    f"objectives.{name}.datasets: {dataset!r} is not in the pool; it has {known}"
-                )
+        named += [(f"objectives.{name}.datasets", dataset) for dataset in objective.datasets]
     for recipe in config.later_recipes.values():
-        for dataset in recipe.graded if isinstance(recipe, RlRecipe) else ():
-            if dataset not in pool.datasets:
-                raise UsageError(
-                    f"methods.rl.graded: {dataset!r} is not in the pool; it has "
-                    f"{', '.join(pool.datasets)}"
-                )
-    objectives, suites = open_suites(config, notify)
-    practice = open_practice(config, objectives, suites, notify)
+        graded = recipe.graded if isinstance(recipe, RlRecipe) else ()
+        named += [("methods.rl.graded", dataset) for dataset in graded]
+    known = ", ".join(pool.datasets)
+    return [
+        UsageError(f"{field}: {dataset!r} is not in the pool; it has {known}")
+        for field, dataset in named
+        if dataset not in pool.datasets
+    ]
+
+
+def _check_practice(config: RunConfig, practice: Mapping[str, Suite]) -> None:
+    """Raise UsageError if a method draws answers to practice prompts, and there are none."""
     for method in config.later_recipes:
         if not practice_prompts(practice):
             raise UsageError(
                 f"methods.{method}: draws answers to practice prompts, and no suite folder has a "
                 "practice.jsonl with prompts for the objectives of this config"
             )
-    return Inputs(pool, objectives, suites, base_identity(base, config.template), practice)
 
 
 def build_planner(
@@ -352,10 +335,12 @@ def build_run_judge(
     judge = model_judge(config, meter)
     if judge is None:
         return PlainJudge(build_judge(config))
-    known = {name: list(roles.values()) for name, roles in inputs.suites.items()}
+    # Independent suites are asked about only where their objective has no suite of the run's own.
+    suites = {**inputs.all_suites, **inputs.suites}
+    known = {name: list(roles.values()) for name, roles in suites.items()}
     gold = GoldChecks(
         judge,
-        inputs.objectives,
+        inputs.all_objectives,
         known,
         command=f"python -m mosaic resume {folder}",
         check=f"python -m mosaic judge check {folder / 'config.json'}",
@@ -510,6 +495,7 @@ def build_context(
         GeneratorIdentity(inputs.base_digest, settings),
         reporting.evaluating,
         build_steering_judge(config),
+        inputs.independent,
     )
     trainer = TrainTool(
         build_executor(config, folder),

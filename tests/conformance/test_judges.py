@@ -9,7 +9,7 @@ from eval.judges.llm import LlmJudge
 from eval.judges.verifier import VerifierJudge
 from eval.objectives.base import by_code
 from eval.references import wrong
-from mosaic.app.wiring import OBJECTIVES
+from mosaic.app.objectives import OBJECTIVES
 
 CODED = [name for name, make in OBJECTIVES.items() if by_code(make())]
 JUDGED = [name for name in OBJECTIVES if name not in CODED]

@@ -24,7 +24,7 @@ from eval.objectives.retention import RetentionObjective
 from eval.objectives.rubric import open_rubric
 from eval.references import Reference
 from eval.suite import reference_response
-from mosaic.app.wiring import OBJECTIVES
+from mosaic.app.objectives import OBJECTIVES
 from mosaic.core.types.base import digest_of
 from mosaic.core.types.evaluation import Prompt
 

@@ -11,7 +11,7 @@ from eval.known_answers import check_references
 from eval.practice import load_practice
 from eval.suite import load_suite
 from mosaic.app.config_file import load_config
-from mosaic.app.wiring import published_objective
+from mosaic.app.objectives import published_objective
 from mosaic.core.types.base import canonical_json
 from mosaic.core.types.evaluation import ROLES
 from mosaic.lab import corpus, data, pretrain

@@ -21,7 +21,7 @@ from eval.judges.base import Judge
 from eval.objectives.base import Objective
 from eval.scoring import judge_and_score, score_judgments
 from eval.statistics import summarise
-from eval.suite import Suite
+from eval.suite import IndependentSuite, Suite
 from mosaic.core.steps import Outcome, Steps
 from mosaic.core.types.base import JsonObject
 from mosaic.core.types.evaluation import (
@@ -41,6 +41,7 @@ from tools.effects.steering_judge import LevelJudge, SteeringJudge
 SHARD = 256
 BOOTSTRAP_SEED = 20260101
 NO_WISH: Mapping[str, int] = {}
+NO_SUITES: Mapping[str, IndependentSuite] = {}
 
 Progress = Callable[[str, int, int], None]
 
@@ -95,6 +96,14 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class AuditAnswers:
+    """What one model scored at the end: on the audit suites by objective, on independent ones by name."""
+
+    audit: Mapping[str, list[Scored]]
+    independent: Mapping[str, list[Scored]]
+
+
+@dataclass(frozen=True)
 class GeneratorIdentity:
     """What the answers depend on beside prompts and adapter: base model, generator settings."""
 
@@ -122,6 +131,7 @@ class Evaluator:
         identity: GeneratorIdentity,
         progress: Progress | None = None,
         steering: SteeringJudge | None = None,
+        independent: Mapping[str, IndependentSuite] = NO_SUITES,
     ) -> None:
         self.generator = generator
         self.judge = judge
@@ -130,6 +140,7 @@ class Evaluator:
         self.identity = identity
         self.progress = progress
         self.steering = steering
+        self.independent = independent
         self._serving = False
 
     @property
@@ -172,6 +183,19 @@ class Evaluator:
         finally:
             self.release()
 
+    def audit(self, steps: Steps, adapter: str | None, wish: Mapping[str, int]) -> AuditAnswers:
+        """Open the audit suites and the independent ones for one model."""
+        try:
+            evaluation = self._evaluate(steps, adapter, ["audit"], wish, None, None)
+            tested = {}
+            for name, test in self.independent.items():
+                shards = self._answered(steps, test.objective, test.suite, adapter, wish)
+                filed = self._judged(steps, test.objective, test.suite, shards, None)
+                tested[name] = read_scored(steps, filed)
+            return AuditAnswers(evaluation.of_role("audit"), tested)
+        finally:
+            self.release()
+
     def _evaluate(
         self,
         steps: Steps,
@@ -188,10 +212,7 @@ class Evaluator:
             shards[name] = {}
             for role in roles:
                 suite = self.suites[name][role]
-                if objective.evidence == "likelihood":
-                    shards[name][role] = self._likelihoods(steps, suite, adapter)
-                else:
-                    shards[name][role] = self._generated(steps, suite, adapter, wish)
+                shards[name][role] = self._answered(steps, objective, suite, adapter, wish)
         model = None
         if reward_model is not None and self.steering is not None and "steering" in roles:
             # The reward model is loaded beside no server that still holds the device.
@@ -225,6 +246,19 @@ class Evaluator:
                 files[name][role] = judged
                 scored[name][role] = read_scored(steps, judged)
         return Evaluation(scored, files)
+
+    def _answered(
+        self,
+        steps: Steps,
+        objective: Objective,
+        suite: Suite,
+        adapter: str | None,
+        wish: Mapping[str, int],
+    ) -> list[str]:
+        """Digests of what one model answered to a suite, or of the likelihoods of its texts."""
+        if objective.evidence == "likelihood":
+            return self._likelihoods(steps, suite, adapter)
+        return self._generated(steps, suite, adapter, wish)
 
     def _generated(
         self, steps: Steps, suite: Suite, adapter: str | None, wish: Mapping[str, int]

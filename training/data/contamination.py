@@ -95,6 +95,15 @@ class SuiteOverlap:
         """Contaminated prompts over prompts."""
         return len(self.hits) / self.prompts if self.prompts else 0.0
 
+    def joined(self, other: SuiteOverlap | None) -> SuiteOverlap:
+        """The same suite held against other rows too: of each prompt the row that covers most."""
+        worst: dict[str, Overlap] = {}
+        for hit in [*self.hits, *(other.hits if other else [])]:
+            if hit.prompt not in worst or hit.covered > worst[hit.prompt].covered:
+                worst[hit.prompt] = hit
+        hits = sorted(worst.values(), key=lambda hit: (-hit.covered, hit.prompt))
+        return SuiteOverlap(self.objective, self.role, self.prompts, hits)
+
     def data(self) -> JsonObject:
         """Plain JSON data with the worst prompts, for a report."""
         worst: list[JsonObject] = []

@@ -72,7 +72,7 @@ def score(
     """Score stored L3 items: L2, L1, slice, weight and need, a JSON line each; asks no judge."""
     from mosaic.app.config_file import load_config
     from mosaic.app.files import score_lines
-    from mosaic.app.wiring import find_objective
+    from mosaic.app.objectives import find_objective
 
     rules = find_objective(objective, load_config(config) if config else None, say)
     for line in score_lines(rules, items):

@@ -100,7 +100,7 @@ def import_(
 
     Every bad row is named with its file and line.
     """
-    from mosaic.app.wiring import published_objective
+    from mosaic.app.objectives import published_objective
     from training.data.importers.job import ImportJob
     from training.data.importers.rows import import_rows
     from training.data.importers.suites import import_suite

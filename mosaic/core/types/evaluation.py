@@ -198,6 +198,22 @@ class Difference(FrozenModel):
         return self.high < 0 or self.mean < -noise
 
 
+class IndependentScores(FrozenModel):
+    """Scores on an independent suite: of the base, the static mixture and the chosen trial.
+
+    `objective` names what judged it. `static` and `chosen` are None where the audit measured no such
+    model. `gain` is by how much the chosen trial is ahead of the static mixture, `against_base` of
+    the base, over equal prompts.
+    """
+
+    objective: str
+    base: Score
+    static: Score | None = None
+    chosen: Score | None = None
+    gain: Difference | None = None
+    against_base: Difference | None = None
+
+
 Reliability = Literal["unknown", "low", "medium", "high"]
 
 

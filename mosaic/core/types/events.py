@@ -8,7 +8,7 @@ from pydantic import Field, JsonValue, TypeAdapter
 
 from mosaic.core.types.base import FrozenModel, JsonObject
 from mosaic.core.types.data import BucketReport
-from mosaic.core.types.evaluation import Score
+from mosaic.core.types.evaluation import IndependentScores, Score
 from mosaic.core.types.look_records import Look
 from mosaic.core.types.plans import ActionPlan, Decision, Forecast, Violation
 from mosaic.core.types.preferences import JudgedReport, PairReport
@@ -133,6 +133,9 @@ class AuditedEvent(EventRecord):
     stop: str
     base: dict[str, Score]
     scores: dict[str, Score]
+    independent: dict[str, IndependentScores] = Field(
+        default={}, exclude_if=lambda found: not found
+    )
 
 
 class DroppedEvent(EventRecord):

@@ -18,7 +18,13 @@ from pydantic import Field
 
 from mosaic.core.types.base import FrozenModel, JsonObject
 from mosaic.core.types.data import CurationReport, Mixture
-from mosaic.core.types.evaluation import Difference, Score, SuiteFiles, Verdict
+from mosaic.core.types.evaluation import (
+    Difference,
+    IndependentScores,
+    Score,
+    SuiteFiles,
+    Verdict,
+)
 from mosaic.core.types.look_records import AdapterMerged, ChooseLooks, MergeAdapters, TakeLooks
 from mosaic.core.types.plans import (
     ActionPlan,
@@ -445,8 +451,9 @@ class Audited(FrozenModel):
     `static` are those of the first calibration trial, the pools' own proportions, and `gain` is by
     how much the chosen trial is ahead of it; both are empty if it was not measured. `against_base`
     is by how much it is ahead of the base. `control` is objective -> requested level -> Score, if the chosen
-    adapter was trained for levels that prompts ask for. `chosen` is the number of the round that counts as the
-    result, `trial` the id of its trial; both are None if no round could be chosen.
+    adapter was trained for levels that prompts ask for. `independent` is suite -> scores of the suites
+    that `audit_also` names. `chosen` is the number of the round that counts as the result, `trial` the id
+    of its trial; both are None if no round could be chosen.
     """
 
     chosen: int | None
@@ -458,10 +465,13 @@ class Audited(FrozenModel):
     gain: dict[str, Difference] = {}
     against_base: dict[str, Difference] = {}
     control: dict[str, dict[int, Score]] = Field(default={}, exclude_if=lambda found: not found)
+    independent: dict[str, IndependentScores] = Field(
+        default={}, exclude_if=lambda found: not found
+    )
 
 
 class Audit(StepInputs[Audited]):
-    """The audit suites, opened after so many rounds."""
+    """The audit suites, opened after so many rounds. `independent` is name -> digest of its suite."""
 
     result_type: ClassVar[type[FrozenModel]] = Audited
     kind: Literal["audit"] = "audit"
@@ -469,6 +479,8 @@ class Audit(StepInputs[Audited]):
     adapter: str | None
     stop: str
     rounds: int
+    # Left out of the key where there are none: audits of earlier releases stay.
+    independent: dict[str, str] = Field(default={}, exclude_if=lambda suites: not suites)
 
 
 class Retained(FrozenModel):

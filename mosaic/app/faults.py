@@ -1,0 +1,56 @@
+"""Faults of checks that do not depend on each other: all are told at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from mosaic.core.errors import BudgetError, MosaicError, UsageError
+
+# What is wrong with the input; anything else ends the checks at once.
+TOLD = (UsageError, BudgetError)
+
+
+class SeveralFaults(UsageError):
+    """More than one fault of the input."""
+
+    def __init__(self, faults: Sequence[MosaicError]) -> None:
+        lines = [f"{len(faults)} faults:"]
+        for number, fault in enumerate(faults, start=1):
+            lines.append(f"{number}. " + str(fault).replace("\n", "\n   "))
+        super().__init__("\n".join(lines))
+        self.faults = list(faults)
+
+
+class FaultList:
+    """Collects what checks raise.
+
+    faults = FaultList()
+    with faults.kept():
+        check_pool(...)
+    with faults.kept():
+        check_suites(...)
+    faults.tell()
+    """
+
+    def __init__(self) -> None:
+        self.found: list[MosaicError] = []
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """While inside, a fault ends what is inside, and is kept."""
+        try:
+            yield
+        except TOLD as error:
+            self.add(error)
+
+    def add(self, fault: MosaicError) -> None:
+        """Keep a fault; several told as one are kept one by one."""
+        self.found += fault.faults if isinstance(fault, SeveralFaults) else [fault]
+
+    def tell(self) -> None:
+        """Raise what was kept: a single fault as it was raised, several as one."""
+        if len(self.found) == 1:
+            raise self.found[0]
+        if self.found:
+            raise SeveralFaults(self.found)
