@@ -17,7 +17,15 @@ from mosaic.core.types.evaluation import (
     SuiteFiles,
 )
 from mosaic.core.types.influence import Influence
-from mosaic.core.types.plans import ActionPlan, Forecast, Limits, ObjectiveSpec, Violation
+from mosaic.core.types.plans import (
+    ActionPlan,
+    Forecast,
+    Limits,
+    Note,
+    ObjectiveSpec,
+    TrialVerdict,
+    Violation,
+)
 from mosaic.core.types.preferences import LevelReport, PairReport
 
 
@@ -344,7 +352,6 @@ class TrialSpec(FrozenModel):
     start_from: str | None = None
     base: str
     pool: str | None = None
-    # Left out of what is written if there are none: the ids of other trials stay.
     stages: list[StageSpec] = Field(default=[], exclude_if=lambda stages: not stages)
     practice: str | None = Field(default=None, exclude_if=lambda digest: digest is None)
 
@@ -447,15 +454,6 @@ class Trial(FrozenModel):
         return means
 
 
-class TrialVerdict(FrozenModel):
-    """What a round says of a trial that does not count, as it does itself of the one that does."""
-
-    accepted: bool = False
-    reason: str = ""
-    dominated: bool = False
-    forecast: list[Forecast] = []
-
-
 class Round(FrozenModel):
     """One finished round. Round 0 is the base.
 
@@ -474,7 +472,6 @@ class Round(FrozenModel):
     reason: str = ""
     dominated: bool = False
     forecast: list[Forecast] = []
-    # Left out of what is written if there is one trial: the digests of other rounds stay.
     siblings: dict[str, TrialVerdict] = Field(default={}, exclude_if=lambda found: not found)
 
     @property
@@ -557,17 +554,6 @@ class Calibration(FrozenModel):
     def scores(self) -> list[dict[str, dict[str, Score]]]:
         return [trial.scores for trial in self.trials]
 
-    @property
-    def profiles(self) -> list[FailureProfile]:
-        return [trial.profile for trial in self.trials]
-
-
-class Note(FrozenModel):
-    """A person's standing guidance to the planner, and who gave it."""
-
-    by: str = Field(min_length=1, max_length=200)
-    text: str = Field(min_length=1, max_length=4000)
-
 
 class Observation(FrozenModel):
     """All that a planner is told. A planner is a function of this and of what the tools answer."""
@@ -587,35 +573,16 @@ class Observation(FrozenModel):
     last_plan: ActionPlan
     limits: Limits
     budget_per_round: int = Field(description="tokens a mixture selects")
-    cost_per_round: int = Field(
-        description="tokens a trial is charged: those selected, times epochs"
-    )
+    cost_per_round: int = Field(description="tokens a trial is charged, epochs counted")
     budget_left: int
     feedback: list[Violation] = []
     # Left out of what is written if there is none: the digests of other observations stay.
     influence: Influence | None = Field(default=None, exclude_if=lambda value: value is None)
     below_floor: list[str] = []
-    methods: dict[str, float] = Field(
-        default={},
-        exclude_if=lambda methods: not methods,
-        description="method -> share of a plan that names none; empty if there is one method",
-    )
-    practice: dict[str, int] = Field(
-        default={},
-        exclude_if=lambda practice: not practice,
-        description="objective/slice -> practice prompts",
-    )
-
-    notes: list[Note] = Field(
-        default=[],
-        exclude_if=lambda notes: not notes,
-        description="what people asked of the planner, oldest first",
-    )
-    candidates: int = Field(
-        default=1,
-        exclude_if=lambda candidates: candidates == 1,
-        description="plans that the round wants, each trained and measured",
-    )
+    methods: dict[str, float] = Field(default={}, exclude_if=lambda methods: not methods)
+    practice: dict[str, int] = Field(default={}, exclude_if=lambda practice: not practice)
+    notes: list[Note] = Field(default=[], exclude_if=lambda notes: not notes)
+    candidates: int = Field(default=1, exclude_if=lambda candidates: candidates == 1)
 
     @property
     def cost_of_candidates(self) -> int:
