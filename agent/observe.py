@@ -12,8 +12,8 @@ from agent.state import RunState
 from agent.weights import proportions
 from mosaic.core.types.evaluation import FailureProfile, Score
 from mosaic.core.types.influence import Influence
-from mosaic.core.types.plans import ActionPlan, Forecast, Violation
-from mosaic.core.types.runs import Note, Observation, Round, each_trial
+from mosaic.core.types.plans import ActionPlan, Forecast, Note, Violation
+from mosaic.core.types.runs import Observation, Round, each_trial
 from training.data.pool import Pool
 
 

@@ -9,8 +9,8 @@ import moocore
 import numpy as np
 
 from mosaic.core.types.evaluation import MIN_CLUSTERS
-from mosaic.core.types.plans import BASE_FLOOR, ObjectiveSpec
-from mosaic.core.types.runs import Round, Trial, TrialVerdict, each_trial
+from mosaic.core.types.plans import BASE_FLOOR, ObjectiveSpec, TrialVerdict
+from mosaic.core.types.runs import Round, Trial, each_trial
 
 REFERENCE = 1.0
 SPAN = 4.0

@@ -9,7 +9,8 @@ from pydantic import Field
 from agent.fidelity import FidelityConfig, groups
 from mosaic.core.types.base import FrozenModel
 from mosaic.core.types.plans import Limits, ObjectiveSpec
-from mosaic.core.types.runs import Recipe, Usage
+from mosaic.core.types.runs import Recipe
+from mosaic.core.types.spending import Usage
 
 
 class StopConfig(FrozenModel):

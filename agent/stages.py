@@ -24,9 +24,9 @@ from mosaic.core.types.runs import (
     StageSpec,
     TrainJob,
     TrialSpec,
-    Usage,
     wish_of,
 )
+from mosaic.core.types.spending import Usage
 from prompts.levels import HIGHEST
 from tools.effects.practice import PracticeTool
 from tools.effects.preference_pairs import PairTool

@@ -19,16 +19,8 @@ from mosaic.core.types.evaluation import Difference, FailureProfile, Score, Scor
 from mosaic.core.types.plans import ActionPlan
 from mosaic.core.types.practice_records import SamplePractice
 from mosaic.core.types.records import Curated, Train
-from mosaic.core.types.runs import (
-    Adapter,
-    Stage,
-    StageSpec,
-    TrainJob,
-    Trial,
-    TrialSpec,
-    Usage,
-    wish_of,
-)
+from mosaic.core.types.runs import Adapter, Stage, StageSpec, TrainJob, Trial, TrialSpec, wish_of
+from mosaic.core.types.spending import Usage
 from tools.effects.curate import curate_step
 from tools.effects.evaluate import BOOTSTRAP_SEED, Evaluation, read_scored
 from tools.effects.merge import merge_step

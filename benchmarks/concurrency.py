@@ -19,7 +19,7 @@ from mosaic.core.steps import Outcome, Steps
 from mosaic.core.store import FOLDER, Store
 from mosaic.core.types.events import CheckedEvent
 from mosaic.core.types.records import CheckPlan, PlanChecked
-from mosaic.core.types.runs import Usage
+from mosaic.core.types.spending import Usage
 
 THREADS = 8
 # Every so many steps all threads ask for the same one at the same moment.

@@ -19,7 +19,8 @@ from benchmarks.world import World
 from mosaic.app.config_file import load_config
 from mosaic.core.types.plans import ActionPlan
 from mosaic.core.types.records import Train
-from mosaic.core.types.runs import Adapter, Stage, StageSpec, TrainJob, TrialSpec, Usage
+from mosaic.core.types.runs import Adapter, Stage, StageSpec, TrainJob, TrialSpec
+from mosaic.core.types.spending import Usage
 
 SEEDS = (1, 2, 3, 4, 5)
 EXAMPLE = Path(__file__).parents[1] / "examples" / "levels.yaml"

@@ -17,15 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from training.models.combine import combine_adapters
-
 from benchmarks.figures import Rows, compared, figure
 from benchmarks.levels import EXAMPLE, trained
 from benchmarks.world import World
 from mosaic.app.config_file import load_config
-from mosaic.core.types.runs import PAIRS, DpoRecipe, Usage
+from mosaic.core.types.runs import PAIRS, DpoRecipe
+from mosaic.core.types.spending import Usage
 from tools.effects.preference_pairs import PairTool
 from training.methods.preference_rows import PreferenceRow, read_pairs, write_pairs
+from training.models.combine import combine_adapters
 
 SHARE = 0.6
 SEEDS = (1, 2, 3, 4, 5)

@@ -23,7 +23,7 @@ from mosaic.core.types.events import (
     ReplacedEvent,
 )
 from mosaic.core.types.influence import Influence
-from mosaic.core.types.plans import Violation
+from mosaic.core.types.plans import Note, Violation
 from mosaic.core.types.records import (
     CheckPlan,
     Observe,
@@ -34,7 +34,7 @@ from mosaic.core.types.records import (
     ProposePlan,
     ReplacePlanner,
 )
-from mosaic.core.types.runs import Note, Observation
+from mosaic.core.types.runs import Observation
 from training.influence.ideal import settled
 
 NO_PLAN = "no planner found an allowed plan"

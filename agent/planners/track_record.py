@@ -77,7 +77,7 @@ def known_before(number: int, observation: Observation) -> Observation:
     if last is not None:
         changes |= {"last_plan": last.plan, "profile": last.profile}
     elif calibration is not None:
-        changes |= {"last_plan": calibration.mixture, "profile": calibration.profiles[0]}
+        changes |= {"last_plan": calibration.mixture, "profile": calibration.trials[0].profile}
     return observation.model_copy(update=changes)
 
 

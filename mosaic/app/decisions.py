@@ -19,9 +19,16 @@ from mosaic.core.errors import UsageError
 from mosaic.core.journal import WAITING, Journal
 from mosaic.core.store import Store
 from mosaic.core.types.events import NotedEvent
-from mosaic.core.types.plans import ActionPlan, ApprovalRequest, Decision, ProposedPlan, Violation
+from mosaic.core.types.plans import (
+    ActionPlan,
+    ApprovalRequest,
+    Decision,
+    Note,
+    ProposedPlan,
+    Violation,
+)
 from mosaic.core.types.records import AskApproval, RecordDecision
-from mosaic.core.types.runs import Note, Observation
+from mosaic.core.types.runs import Observation
 
 MIN_PREFIX = 8
 NO_EDITS: Mapping[int, ActionPlan] = {}

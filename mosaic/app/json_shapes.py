@@ -87,8 +87,19 @@ class Compared(FrozenModel):
     objectives: dict[str, ComparedObjective]
 
 
+class ProposedSibling(FrozenModel):
+    """Another plan of the round, and what is wrong with it."""
+
+    plan: ActionPlan
+    plan_digest: str
+    violations: list[Violation]
+
+
 class Proposed(FrozenModel):
-    """`plan`: the next plan and what is wrong with it, or the rule that would end the run."""
+    """`plan`: the next plan and what is wrong with it, or the rule that would end the run.
+
+    `siblings` are the others of a round that has several.
+    """
 
     plan: ActionPlan | None
     stop: str | None = None
@@ -96,6 +107,7 @@ class Proposed(FrozenModel):
     planner: str | None = None
     plan_digest: str | None = None
     violations: list[Violation] = []
+    siblings: list[ProposedSibling] = []
     trace: list[JsonObject] = []
 
 

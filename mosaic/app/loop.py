@@ -269,13 +269,24 @@ def propose(
         seen = observation(state, settings, context.pool, left, refused, influence, practice)
         store = context.steps.store
         toolbox = open_toolbox(seen, context.pool, store, state.latest.files)
-        (plan,) = context.planner.propose(seen, toolbox)
+        plans = context.planner.propose(seen, toolbox, seen.candidates)
+        told: list[dict[str, object]] = []
+        for place, plan in enumerate(plans):
+            found = toolbox.violations(plan, plans[:place])
+            told.append(
+                {
+                    "plan": plan.json_data(),
+                    "plan_digest": plan.content_digest,
+                    "violations": [v.json_data() for v in found],
+                }
+            )
+        first, *siblings = told
+        more = {"siblings": siblings} if siblings else {}
         return {
             "round": seen.round,
             "planner": context.planner.kind,
-            "plan": plan.json_data(),
-            "plan_digest": plan.content_digest,
-            "violations": [v.json_data() for v in toolbox.violations(plan)],
+            **first,
+            **more,
             "trace": toolbox.trace(),
         }
     finally:

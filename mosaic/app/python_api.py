@@ -106,12 +106,12 @@ class Run:
         return self
 
     def to_pandas(self) -> pandas.DataFrame:
-        """Scores as a data frame: a row per round, objective and suite role.
+        """Scores as a data frame: a row per trial, objective and suite role.
 
         Columns: `run`, `round` (0 is the base), `trial`, `planner`, `objective`, `role` (steering,
         selection or audit), `mean` (1 to 5), `low`, `high` (95 % interval), `n_scored`, `accepted`,
-        `chosen`, `tokens` (trained in this round). Audit rows exist for the base and the chosen
-        round. Raises UsageError if pandas is not installed.
+        `chosen`, `tokens` (trained in this trial). Audit rows exist for the base and the chosen
+        trial. Raises UsageError if pandas is not installed.
         """
         try:
             import pandas
@@ -152,9 +152,9 @@ COLUMNS = [
 def score_rows(report: Report) -> list[dict[str, object]]:
     """The rows of `Run.to_pandas`, as plain data."""
     rows = []
-    for round_ in report.rounds:
+    for round_ in report.trials:
         scores = {objective: dict(roles) for objective, roles in round_.scores.items()}
-        if report.audit is not None:
+        if report.audit is not None and round_.counts:
             audited = {0: report.audit.base, report.chosen: report.audit.chosen}
             for objective, score in audited.get(round_.round, {}).items():
                 scores.setdefault(objective, {})["audit"] = score
@@ -172,7 +172,7 @@ def score_rows(report: Report) -> list[dict[str, object]]:
                     "high": score.high,
                     "n_scored": score.n_scored,
                     "accepted": round_.accepted,
-                    "chosen": round_.round == report.chosen,
+                    "chosen": round_.round == report.chosen and round_.counts,
                     "tokens": round_.tokens.trained,
                 }
                 rows.append(row)

@@ -109,6 +109,10 @@ class ReportRound(FrozenModel):
     `trial` is the id of the trial that stands for the round, `scores` is objective -> role ->
     score, `seconds` is by part. `stages` has what each method cost and brought, if there are
     several.
+
+    If the round has several trials, `siblings` are the others, each as a round of its own whose
+    `counts` is false and whose seconds are among the round's. `candidate` is a trial's place among
+    them, from 1.
     """
 
     round: int
@@ -127,6 +131,30 @@ class ReportRound(FrozenModel):
     adapter: str | None
     stages: list[Stage] = []
     agreement: list[LevelAgreement] = []
+    candidate: int = Field(default=0, exclude_if=lambda candidate: candidate == 0)
+    counts: bool = Field(default=True, exclude_if=lambda counts: counts)
+    siblings: list[ReportRound] = Field(default=[], exclude_if=lambda found: not found)
+
+    @property
+    def name(self) -> str:
+        """What a table calls it: `base`, `3`, or `3.2` for the second of several trials."""
+        return trial_name(self.round, self.candidate)
+
+    @property
+    def by_trial(self) -> list[ReportRound]:
+        """All trials of the round in their order."""
+        return sorted([self, *self.siblings], key=lambda one: one.candidate)
+
+
+def trial_name(number: int, candidate: int = 0) -> str:
+    """What a trial is called: by its round, and by its place there if the round has several.
+
+    >>> trial_name(0), trial_name(3), trial_name(3, 2)
+    ('base', '3', '3.2')
+    """
+    if not number:
+        return "base"
+    return f"{number}.{candidate}" if candidate else str(number)
 
 
 class NoiseShape(FrozenModel):
@@ -220,7 +248,7 @@ class AuditShape(FrozenModel):
 
 
 class RankedShape(FrozenModel):
-    """An archived round by merit: expected shortfall below targets, volume, chance of being best.
+    """An archived trial by merit: expected shortfall below targets, volume, chance of being best.
 
     `shortfall` is in points, summed over objectives; `volume` and `best` are in 0-1. Round 0 is the
     base.
@@ -230,6 +258,13 @@ class RankedShape(FrozenModel):
     shortfall: float
     volume: float
     best: float
+    trial: str = ""
+    candidate: int = Field(default=0, exclude_if=lambda candidate: candidate == 0)
+
+    @property
+    def name(self) -> str:
+        """As `ReportRound.name`."""
+        return trial_name(self.round, self.candidate)
 
 
 class AuditOpening(FrozenModel):
@@ -316,6 +351,21 @@ class Report(FrozenModel):
     budget: BudgetShape
     model_calls: dict[str, ModelCalls]
     spending: dict[str, Limit] = Field(default={}, exclude_if=lambda limits: not limits)
+
+    @property
+    def trials(self) -> list[ReportRound]:
+        """Every trial of every round, in order."""
+        return [one for round_ in self.rounds for one in round_.by_trial]
+
+    @property
+    def several(self) -> bool:
+        """Whether a round has more than one trial."""
+        return len(self.trials) > len(self.rounds)
+
+    @property
+    def chosen_name(self) -> str:
+        """What the chosen trial is called; empty if none is."""
+        return "" if self.chosen is None else self.rounds[self.chosen].name
 
 
 class Status(FrozenModel):

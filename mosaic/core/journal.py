@@ -349,8 +349,8 @@ class Journal:
                 f"reserved, {cap - held - spent:,} left (budget.tokens_total)"
             )
         self._update_checksum("ledger", "id", 0)
-        row = (key, tokens, checksum([key, tokens]))
-        self._db.execute("insert into holds values (?, ?, ?)", row)
+        hold = (key, tokens, checksum([key, tokens]))
+        self._db.execute("insert into holds values (?, ?, ?)", hold)
 
     def finish(
         self,
@@ -499,10 +499,7 @@ class Journal:
             f"select kind, count(*), coalesce(sum(seconds), 0) from steps where {where} "
             "group by kind order by kind"
         )
-        found = []
-        for kind, count, total in self._select(query, values):
-            found.append((str(kind), int(count), float(total)))
-        return found
+        return [(str(k), int(n), float(s)) for k, n, s in self._select(query, values)]
 
     # -- events, ledger, decisions -----------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from mosaic.core.rows import Calls, Place, SmallStep
 from mosaic.core.store import Store, free_bytes, full_disk
 from mosaic.core.types.base import FrozenModel
 from mosaic.core.types.events import EventRecord, FailedEvent
-from mosaic.core.types.runs import Usage
+from mosaic.core.types.spending import Usage
 from mosaic.core.types.step_inputs import StepInputs
 
 MIN_ROOM = 4 * 1024 * 1024

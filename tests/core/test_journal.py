@@ -24,7 +24,7 @@ from mosaic.core.tables import FILE
 from mosaic.core.types.events import ChangedEvent, DroppedEvent, TrainedEvent
 from mosaic.core.types.plans import Decision
 from mosaic.core.types.records import Train
-from mosaic.core.types.runs import Usage
+from mosaic.core.types.spending import Usage
 
 FORTY, SIXTY = Usage(trained=40), Usage(trained=60)
 

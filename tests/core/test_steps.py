@@ -27,7 +27,8 @@ from mosaic.core.types.records import (
     Train,
     VerdictFiled,
 )
-from mosaic.core.types.runs import GREEDY, Sampling, SftRecipe, Usage
+from mosaic.core.types.runs import GREEDY, Sampling, SftRecipe
+from mosaic.core.types.spending import Usage
 
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 THREADS = 8

@@ -27,7 +27,7 @@ from mosaic.core.errors import PausedError, UsageError
 from mosaic.core.journal import Journal
 from mosaic.core.rows import Calls, Place
 from mosaic.core.types.data import Message
-from mosaic.core.types.runs import Usage
+from mosaic.core.types.spending import Usage
 from tools.effects.spending import Limits, Purse, recorded_spending
 
 # Each example writes to the disk: shrinking one would take minutes.

@@ -25,7 +25,8 @@ from mosaic.core.steps import Outcome, Steps
 from mosaic.core.types.base import digest_of
 from mosaic.core.types.evaluation import Prompt, Response
 from mosaic.core.types.practice_records import PracticeScored, SamplePractice, ScorePractice
-from mosaic.core.types.runs import LoraRecipe, Sampling, Usage
+from mosaic.core.types.runs import LoraRecipe, Sampling
+from mosaic.core.types.spending import Usage
 from mosaic.core.types.step_inputs import Generated
 from tools.effects.evaluate import Evaluator
 from training.data.practice_order import practice_order

@@ -20,8 +20,7 @@ from eval.chat.failures import LimitReached
 from eval.chat.metering import Tokens
 from eval.chat.prices import Prices, money_text
 from mosaic.core.journal import Journal
-from mosaic.core.types.runs import Usage
-from mosaic.core.types.spending import Account, Payer, Spending
+from mosaic.core.types.spending import Account, Payer, Spending, Usage
 
 NOTE = "spending"
 # Worst cases that are held at once.

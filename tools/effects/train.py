@@ -27,9 +27,9 @@ from mosaic.core.types.runs import (
     Recipe,
     TrainJob,
     TrainResult,
-    Usage,
     Workplace,
 )
+from mosaic.core.types.spending import Usage
 from tools.executors.base import Executor
 from training.methods.base import Event, Progress
 

@@ -24,7 +24,7 @@ from mosaic.core.journal import Journal
 from mosaic.core.store import Store
 from mosaic.core.types.evaluation import Score
 from mosaic.core.types.influence import Influence
-from mosaic.core.types.records import Observe
+from mosaic.core.types.records import Observe, ProposePlan
 from mosaic.core.types.runs import Observation
 
 if TYPE_CHECKING:
@@ -143,12 +143,14 @@ def _parts(report: Report) -> list[str]:
 
 
 def _reasoning(journal: Journal, folder: Path, number: int) -> list[Entry]:
-    """How the plan of a round came about: the last one proposed, and what a person decided.
+    """How the plans of a round came about: those proposed last, and what a person decided.
 
     Records and messages are left to the trace.
     """
     teller = Teller(journal, Store(folder))
-    planned = journal.events(number, "planned", newest=1)
+    attempts = journal.steps(ProposePlan, number)
+    count = len(attempts[-1].result.plans) if attempts else 1
+    planned = journal.events(number, "planned", newest=count)
     decided = journal.events(number, "decided", newest=1)
     return [_short(teller.entry(event)) for event in [*planned, *decided]]
 

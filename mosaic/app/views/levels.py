@@ -23,7 +23,7 @@ def levels_line(report: LevelReport) -> str:
     )
 
 
-def agreement_lines(round_: int, found: Sequence[LevelAgreement]) -> list[str]:
+def agreement_lines(round_: str, found: Sequence[LevelAgreement]) -> list[str]:
     """How far the reward model agreed with the judge on steering, and whether it was believed."""
     lines = []
     for one in found:

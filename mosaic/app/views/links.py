@@ -8,15 +8,22 @@ from pathlib import Path
 
 from mosaic.app.views.report_data import load
 from mosaic.core.store import Store
+from mosaic.core.types.runs import each_trial
 
 
 def link_rounds(folder: Path) -> None:
-    """A folder per round with its plan, and links to its adapter and scores."""
+    """A folder per round with its plan, and links to its adapter and scores.
+
+    A round of several trials has a folder for each in it.
+    """
     journal, state = load(folder)
     journal.close()
     store = Store(folder)
-    for round_ in state.rounds:
+    for round_ in each_trial(state.rounds):
         target = folder / "rounds" / f"{round_.round:02d}"
+        ids = [trial.id for trial in state.rounds[round_.round].trials]
+        if len(ids) > 1:
+            target /= str(ids.index(round_.trial.id) + 1)
         target.mkdir(parents=True, exist_ok=True)
         if round_.plan:
             text = json.dumps(round_.plan.json_data(), indent=2)

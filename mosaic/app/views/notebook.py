@@ -14,9 +14,9 @@ def run_html(report: Report) -> str:
     title = f"<p><b>{escape(report.run)}</b>: {report.state}{ended}</p>"
     header = ["round", "planner", *(f"{name}, selection" for name in report.objectives)]
     rows = []
-    for round_ in report.rounds:
-        name = "base" if round_.round == 0 else f"{round_.round}"
-        if round_.round == report.chosen:
+    for round_ in report.trials:
+        name = round_.name
+        if round_.round == report.chosen and round_.counts:
             name += " (chosen)"
         elif not round_.accepted and round_.round:
             name += " (not accepted)"

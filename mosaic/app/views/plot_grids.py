@@ -32,13 +32,13 @@ UNCLEAR = "#d9dde3"
 
 
 def draw_mixture(figure: Figure, report: Report) -> None:
-    """Shares of the data sets, a bar per round."""
+    """Shares of the data sets, a bar per trial."""
     mixtures: list[tuple[str, dict[str, float]]] = []
     if report.static:
         mixtures.append(("static", report.static.plan.ratios))
-    for round_ in report.rounds:
-        if round_.plan:
-            mixtures.append((str(round_.round), round_.plan.ratios))
+    for one in report.trials:
+        if one.plan:
+            mixtures.append((one.name, one.plan.ratios))
     datasets: set[str] = set()
     for _, ratios in mixtures:
         datasets.update(ratios)

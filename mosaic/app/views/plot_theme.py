@@ -55,17 +55,17 @@ class Model:
 
 
 def models_of(report: Report) -> list[Model]:
-    """Base, static mixture and rounds, in that order; failed rounds have no scores."""
+    """Base, static mixture and the rounds' trials, in that order; failed ones have no scores."""
     found = []
-    for round_ in report.rounds:
+    for round_ in report.trials:
         scores = {name: by_role["selection"] for name, by_role in round_.scores.items()}
         if round_.round == 0:
             found.append(Model("base", scores, MUTE, "D", (":")))
-        elif round_.round == report.chosen:
-            found.append(Model(str(round_.round), scores, CHOSEN, "*", "-"))
+        elif round_.round == report.chosen and round_.counts:
+            found.append(Model(round_.name, scores, CHOSEN, "*", "-"))
         else:
-            kept = round_.round in report.archive
-            found.append(Model(str(round_.round), scores, ROUND, "o", "-", filled=kept))
+            kept = round_.accepted and not round_.dominated
+            found.append(Model(round_.name, scores, ROUND, "o", "-", filled=kept))
         if round_.round == 0 and report.static is not None:
             found.append(Model("static", report.static.selection, STATIC, "s", "--"))
     return found

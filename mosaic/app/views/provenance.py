@@ -17,7 +17,7 @@ from mosaic.core.types.data import BucketReport
 from mosaic.core.types.evaluation import SliceProfile
 from mosaic.core.types.plans import ActionPlan
 from mosaic.core.types.records import Curate, Observe
-from mosaic.core.types.runs import Observation, Round
+from mosaic.core.types.runs import Observation, Round, each_trial
 
 
 class Share(FrozenModel):
@@ -77,7 +77,7 @@ def why_data(folder: Path, row: str, number: int | None = None) -> RowReasons:
     store = Store(folder)
     found = []
     try:
-        for round_ in state.executed:
+        for round_ in each_trial(state.executed):
             if (
                 round_.plan is None
                 or round_.curation is None

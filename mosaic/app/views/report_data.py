@@ -151,9 +151,15 @@ def _ranking(state: RunState, objectives: list[ObjectiveSpec]) -> list[RankedSha
     """The archive by merit, under what is believed of the noise."""
     noise = {o.name: mean_noise(state.calibration, o.name) for o in objectives}
     shapes = []
-    for one in ranked(state.rounds, state.archive, objectives, noise, state.noise):
+    for one in ranked(state.archived, state.archive, objectives, noise, state.noise):
+        ids = [trial.id for trial in state.rounds[one.round].trials]
         shape = RankedShape(
-            round=one.round, shortfall=one.shortfall, volume=one.volume, best=one.best
+            round=one.round,
+            shortfall=one.shortfall,
+            volume=one.volume,
+            best=one.best,
+            trial=one.trial,
+            candidate=ids.index(one.trial) + 1 if len(ids) > 1 else 0,
         )
         shapes.append(shape)
     return shapes
@@ -190,6 +196,14 @@ def _believed(calibration: Calibration, objective: str) -> NoiseShape:
 def _round(
     round_: Round, seconds: dict[str, float], replaced: PlannerReplaced | None
 ) -> ReportRound:
+    if len(round_.trials) > 1:
+        ones = []
+        for candidate, one in enumerate(round_.by_trial, 1):
+            counts = one.trial.id == round_.trial.id
+            told = _round(one, seconds if counts else {}, replaced)
+            ones.append(told.model_copy(update={"candidate": candidate, "counts": counts}))
+        (whole,) = (one for one in ones if one.counts)
+        return whole.model_copy(update={"siblings": [one for one in ones if not one.counts]})
     return ReportRound(
         round=round_.round,
         trial=round_.trial.id,

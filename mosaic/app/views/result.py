@@ -211,8 +211,8 @@ def why_chosen(report: Report) -> str:
     first = next((one for one in report.ranking if one.round == report.chosen), None)
     if first is None:
         return ""
-    others = [one for one in report.ranking if one.round != report.chosen]
-    lead = f"Round {first.round} was chosen"
+    others = [one for one in report.ranking if one is not first]
+    lead = f"Round {first.name} was chosen"
     if not others:
         return f"{lead} because it is the only planned round of the archive."
     second = others[0]
@@ -220,7 +220,7 @@ def why_chosen(report: Report) -> str:
         return f"{lead} for its volume, {_volumes(first, second)}."
     short = (
         f"{lead} because it is expected to fall short of the targets by {first.shortfall:.2f} "
-        f"points in all, noise counted, the next best, round {second.round}, by "
+        f"points in all, noise counted, the next best, round {second.name}, by "
         f"{second.shortfall:.2f}"
     )
     if first.shortfall == second.shortfall:
@@ -229,14 +229,14 @@ def why_chosen(report: Report) -> str:
 
 
 def _volumes(first: RankedShape, second: RankedShape) -> str:
-    return f"{first.volume:.3f} against {second.volume:.3f} of round {second.round}"
+    return f"{first.volume:.3f} against {second.volume:.3f} of round {second.name}"
 
 
 def _none_chosen(report: Report) -> str:
-    planned = [round_ for round_ in report.rounds if round_.plan]
+    planned = [one for one in report.trials if one.plan]
     if not planned:
         return "no planned round ran"
-    refused = [f"round {r.round}: {r.reason}" for r in planned if not r.accepted]
+    refused = [f"round {r.name}: {r.reason}" for r in planned if not r.accepted]
     if len(refused) == len(planned):
         return f"none may enter the archive ({'; '.join(refused)})"
     return "every planned round is dominated, by the base or another"
@@ -257,7 +257,7 @@ def unknowns(report: Report) -> list[str]:
         )
     if report.chosen is not None:
         lines.append(
-            f"Round {report.chosen} was trained once. The intervals are over prompts; another "
+            f"Round {report.chosen_name} was trained once. The intervals are over prompts; another "
             "training of the same plan may lie outside of them."
         )
         lines += _chances(report)
@@ -279,11 +279,11 @@ def unknowns(report: Report) -> list[str]:
 def _chances(report: Report) -> list[str]:
     """How sure the choice is, if there was one to make."""
     chosen = next((one for one in report.ranking if one.round == report.chosen), None)
-    others = [one for one in report.ranking if one.round != report.chosen]
+    others = [one for one in report.ranking if one is not chosen]
     if chosen is None or not others:
         return []
     rival = max(others, key=lambda one: one.best)
     return [
-        f"Round {chosen.round} is the best of its archive with a probability of "
-        f"{100 * chosen.best:.0f} %, round {rival.round} with {100 * rival.best:.0f} %."
+        f"Round {chosen.name} is the best of its archive with a probability of "
+        f"{100 * chosen.best:.0f} %, round {rival.name} with {100 * rival.best:.0f} %."
     ]

@@ -327,16 +327,18 @@ class Teller:
                         signed(shown.expected.get(name)),
                     ]
                 )
+            of = f" by plan {shown.plan_digest[:12]}" if len(record.plan_digests) > 1 else ""
             parts.append(
                 Table(
-                    title="what is expected, change of the selection mean",
+                    title=f"what is expected{of}, change of the selection mean",
                     header=["objective", "by the surrogate", "at least", "by the planner"],
                     rows=rows,
                     folded=False,
                 )
             )
         plans = ", ".join(digest[:12] for digest in record.plan_digests)
-        title = f"asked for approval of plan {plans} (question {record.request[:12]})"
+        word = "plan" if len(record.plan_digests) == 1 else "plans"
+        title = f"asked for approval of {word} {plans} (question {record.request[:12]})"
         facts = [f"costs {asked.cost.tokens:,} training tokens"] if asked else []
         return _entry(title, facts=facts, parts=parts)
 
@@ -346,15 +348,22 @@ class Teller:
         if decision.reason:
             parts.append(Words(by=decision.by, label=f"{decision.by} said", text=decision.reason))
         for given in decision.edited:
-            before = self._plan(decision.plans[0])
-            title = f"plan {given.content_digest[:12]}, given in its place"
             parts.append(Words(by=decision.by, label="why, as given", text=given.rationale))
-            parts.append(changes(title, paths_of(before) if before else {}, paths_of(given)))
+            if len(decision.plans) == 1:
+                before = self._plan(decision.plans[0])
+                title = f"plan {given.content_digest[:12]}, given in its place"
+                parts.append(changes(title, paths_of(before) if before else {}, paths_of(given)))
+            else:
+                title = f"plan {given.content_digest[:12]}, given in place of one of them"
+                parts.append(plan_change(title, given, self._observation(event.round)))
         # Names of deciders are what they typed: cut to what a title can hold.
         who = " ".join(decision.by.split())[:60]
         title = f"{decision.kind} by {who}"
         if decision.kind == "respond":
             title = f"comment by {who}, who asks for another plan"
+        if decision.dropped:
+            left_out = ", ".join(digest[:12] for digest in decision.dropped)
+            title += f"; not run as proposed: {left_out}"
         return _entry(title, failed=decision.kind == "reject", parts=parts)
 
     # -- what came of it --------------------------------------------------------------------------
@@ -367,7 +376,12 @@ class Teller:
         return self._rounds.get(number)
 
     def _measured(self, event: Event, record: MeasuredEvent) -> Entry:
-        closed = self._closed(event.round)
+        closed, candidate = self._closed(event.round), ""
+        if closed is not None and record.trial:
+            for number, one in enumerate(closed.by_trial, 1):
+                if one.trial.id == record.trial:
+                    counts = ", which counts" if one.trial.id == closed.counts else ""
+                    closed, candidate = one, f"candidate {number}{counts}: "
         parts: list[Part] = []
         if closed is not None:
             bars = []
@@ -381,7 +395,7 @@ class Teller:
         if record.forecast:
             parts.append(outcome_table(record.forecast))
         verdict = "accepted" if record.accepted else "not accepted"
-        title = f"{verdict}: {record.reason}" if record.reason else verdict
+        title = candidate + (f"{verdict}: {record.reason}" if record.reason else verdict)
         names = [line.objective for line in record.forecast]
         return _entry(title, failed=not record.accepted, objectives=names, parts=parts)
 

@@ -40,8 +40,8 @@ def report_text(report: Report, width: int | None = None) -> str:
             f"{used.tokens:,} model tokens{cached}"
         )
     lines += spending_lines(report.spending)
-    for round_ in report.rounds:
-        lines += _remarks(round_)
+    for one in report.trials:
+        lines += _remarks(one)
     return "\n".join(safe(line) for line in _wrapped(lines, width))
 
 
@@ -69,14 +69,16 @@ def _selection_lines(report: Report, width: int | None) -> list[str]:
     """Base, static mixture and rounds on the selection suites."""
     if not report.rounds:
         return []
-    base, *planned = report.rounds
+    base, *planned = report.trials
     rows = [_Row("base", " ", base.scores, report.hypervolume[0])]
     if report.static:
         scores = {o: {"selection": score} for o, score in report.static.selection.items()}
         rows.append(_Row("static", " ", scores, report.static.hypervolume))
-    for round_, volume in zip(planned, report.hypervolume[1:], strict=True):
-        mark = "*" if round_.round == report.chosen else " " if round_.accepted else "x"
-        rows.append(_Row(str(round_.round), mark, round_.scores, volume))
+    for one in planned:
+        chosen = one.round == report.chosen and one.counts
+        mark = "*" if chosen else " " if one.accepted else "x"
+        volume = report.hypervolume[one.round] if one.counts else None
+        rows.append(_Row(one.name, mark, one.scores, volume))
     lines = ["", "selection suites (mean, 95 % interval)"]
     for names in _blocks(report.objectives, width):
         last = names[-1] == report.objectives[-1]
@@ -105,8 +107,10 @@ def _legend(report: Report) -> list[str]:
         parts.append(f"static: {STATIC}, {trained}")
     if report.chosen is not None:
         parts.append("*: chosen")
-    if any(round_.plan and not round_.accepted for round_ in report.rounds):
+    if any(one.plan and not one.accepted for one in report.trials):
         parts.append("x: not accepted")
+    if report.several:
+        parts.append("1.2: candidate 2 of round 1; a volume stands beside the one that counts")
     lines = ["; ".join(parts)] if parts else []
     return [
         *lines,
@@ -140,7 +144,7 @@ def _ranking_lines(report: Report) -> list[str]:
     """The archive by merit, with how probably each of its rounds is the best."""
     parts = []
     for one in report.ranking:
-        name = f"round {one.round}" if one.round else "base"
+        name = f"round {one.name}" if one.round else "base"
         parts.append(f"{name} {100 * one.best:.0f} %")
     return (
         [f"archive by merit, and the chance of being its best: {', '.join(parts)}"] if parts else []
@@ -196,7 +200,7 @@ def _audit_lines(report: Report, width: int | None) -> list[str]:
                     lines.append(f"{label:>{LABEL}} {_changes(names, changes)}")
         if audit.chosen:
             lines.append(
-                f"chosen: round {report.chosen}; -static and -base: chosen less either, on equal "
+                f"chosen: round {report.chosen_name}; -static and -base: chosen less either, on equal "
                 "prompts"
             )
         lines += control_lines(audit.control)
@@ -230,16 +234,17 @@ def _cell(score: Score) -> str:
 
 
 def _remarks(round_: ReportRound) -> list[str]:
-    lines = [stage_line(round_.round, stage) for stage in round_.stages]
-    lines += agreement_lines(round_.round, round_.agreement)
-    if round_.replaced:
+    name = round_.name if round_.round else "0"
+    lines = [stage_line(name, stage) for stage in round_.stages]
+    lines += agreement_lines(name, round_.agreement)
+    if round_.replaced and round_.counts:
         lines.append(f"round {round_.round}: planner replaced: {round_.replaced.reason}")
     if not round_.accepted:
-        lines.append(f"round {round_.round} not accepted: {round_.reason}")
+        lines.append(f"round {name} not accepted: {round_.reason}")
     return lines
 
 
-def stage_line(round_: int, stage: Stage) -> str:
+def stage_line(round_: str, stage: Stage) -> str:
     """What one method of a round cost and brought."""
     spent = f"{stage.usage.trained:,} tokens trained"
     if stage.usage.sampled:

@@ -10,9 +10,9 @@ from mosaic.core.types.base import FrozenModel, JsonObject
 from mosaic.core.types.data import BucketReport
 from mosaic.core.types.evaluation import IndependentScores, Score
 from mosaic.core.types.look_records import Look
-from mosaic.core.types.plans import ActionPlan, Decision, Forecast, Violation
+from mosaic.core.types.plans import ActionPlan, Decision, Forecast, Note, Violation
 from mosaic.core.types.preferences import JudgedReport, PairReport
-from mosaic.core.types.runs import Adapter, Note
+from mosaic.core.types.runs import Adapter
 
 
 class EventRecord(FrozenModel):

@@ -227,3 +227,19 @@ class Forecast(FrozenModel):
     objective: str
     expected: float
     actual: float | None
+
+
+class TrialVerdict(FrozenModel):
+    """What a round says of a trial that does not count, as it does itself of the one that does."""
+
+    accepted: bool = False
+    reason: str = ""
+    dominated: bool = False
+    forecast: list[Forecast] = []
+
+
+class Note(FrozenModel):
+    """A person's standing guidance to the planner, and who gave it."""
+
+    by: str = Field(min_length=1, max_length=200)
+    text: str = Field(min_length=1, max_length=4000)

@@ -8,7 +8,8 @@ from typing import ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from mosaic.core.types.base import StrictInt
-from mosaic.core.types.runs import SHARED, LoraRecipe, SftRecipe, Usage
+from mosaic.core.types.runs import SHARED, LoraRecipe, SftRecipe
+from mosaic.core.types.spending import Usage
 
 
 class RewardModelRecipe(LoraRecipe):

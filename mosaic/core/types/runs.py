@@ -17,55 +17,17 @@ from mosaic.core.types.evaluation import (
     SuiteFiles,
 )
 from mosaic.core.types.influence import Influence
-from mosaic.core.types.plans import ActionPlan, Forecast, Limits, ObjectiveSpec, Violation
+from mosaic.core.types.plans import (
+    ActionPlan,
+    Forecast,
+    Limits,
+    Note,
+    ObjectiveSpec,
+    TrialVerdict,
+    Violation,
+)
 from mosaic.core.types.preferences import LevelReport, PairReport
-
-
-def _is_zero(value: int) -> bool:
-    return value == 0
-
-
-class Usage(FrozenModel):
-    """Tokens that something took: trained on, sampled from the model under training, charged by the
-    models that judge and plan; and what those cost in millionths of money.
-
-    The training budget pays for `trained` and `sampled`; judge, planner and money have limits of
-    their own.
-
-    >>> (Usage(trained=24_000) + Usage(trained=24_000, sampled=500)).cost
-    48500
-    """
-
-    trained: int = Field(default=0, ge=0)
-    sampled: int = Field(default=0, ge=0)
-    judged: int = Field(default=0, ge=0)
-    planned: int = Field(default=0, ge=0, exclude_if=_is_zero)
-    money: int = Field(default=0, ge=0, exclude_if=_is_zero)
-
-    @property
-    def cost(self) -> int:
-        """What the training budget is charged."""
-        return self.trained + self.sampled
-
-    def __add__(self, other: Usage) -> Usage:
-        return Usage(
-            trained=self.trained + other.trained,
-            sampled=self.sampled + other.sampled,
-            judged=self.judged + other.judged,
-            planned=self.planned + other.planned,
-            money=self.money + other.money,
-        )
-
-    def __sub__(self, other: Usage) -> Usage:
-        """What is left of this after `other`. Raises ValidationError if `other` is more."""
-        return Usage(
-            trained=self.trained - other.trained,
-            sampled=self.sampled - other.sampled,
-            judged=self.judged - other.judged,
-            planned=self.planned - other.planned,
-            money=self.money - other.money,
-        )
-
+from mosaic.core.types.spending import Usage
 
 ALL_LINEAR = "all-linear"
 
@@ -314,7 +276,7 @@ class Adapter(FrozenModel):
     steps: int
     loss: float
     seconds: float
-    sampled: int = Field(default=0, exclude_if=_is_zero)
+    sampled: int = Field(default=0, exclude_if=lambda count: count == 0)
 
     @property
     def usage(self) -> Usage:
@@ -344,7 +306,6 @@ class TrialSpec(FrozenModel):
     start_from: str | None = None
     base: str
     pool: str | None = None
-    # Left out of what is written if there are none: the ids of other trials stay.
     stages: list[StageSpec] = Field(default=[], exclude_if=lambda stages: not stages)
     practice: str | None = Field(default=None, exclude_if=lambda digest: digest is None)
     # Adapter -> weight of a look that adds them up and trains nothing.
@@ -449,15 +410,6 @@ class Trial(FrozenModel):
         return means
 
 
-class TrialVerdict(FrozenModel):
-    """What a round says of a trial that does not count, as it does itself of the one that does."""
-
-    accepted: bool = False
-    reason: str = ""
-    dominated: bool = False
-    forecast: list[Forecast] = []
-
-
 class Round(FrozenModel):
     """One finished round. Round 0 is the base.
 
@@ -476,7 +428,6 @@ class Round(FrozenModel):
     reason: str = ""
     dominated: bool = False
     forecast: list[Forecast] = []
-    # Left out of what is written if there is one trial: the digests of other rounds stay.
     siblings: dict[str, TrialVerdict] = Field(default={}, exclude_if=lambda found: not found)
 
     @property
@@ -559,17 +510,6 @@ class Calibration(FrozenModel):
     def scores(self) -> list[dict[str, dict[str, Score]]]:
         return [trial.scores for trial in self.trials]
 
-    @property
-    def profiles(self) -> list[FailureProfile]:
-        return [trial.profile for trial in self.trials]
-
-
-class Note(FrozenModel):
-    """A person's standing guidance to the planner, and who gave it."""
-
-    by: str = Field(min_length=1, max_length=200)
-    text: str = Field(min_length=1, max_length=4000)
-
 
 class Observation(FrozenModel):
     """All that a planner is told. A planner is a function of this and of what the tools answer."""
@@ -589,9 +529,7 @@ class Observation(FrozenModel):
     last_plan: ActionPlan
     limits: Limits
     budget_per_round: int = Field(description="tokens a mixture selects")
-    cost_per_round: int = Field(
-        description="tokens a trial is charged: those selected, times epochs"
-    )
+    cost_per_round: int = Field(description="tokens a trial is charged, epochs counted")
     budget_left: int
     feedback: list[Violation] = []
     # Left out of what is written if there is none: the digests of other observations stay.

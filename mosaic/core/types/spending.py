@@ -1,13 +1,60 @@
-"""What a run has paid to the providers of its models, as it stands in the journal."""
+"""What something takes in tokens and money, and what a run has paid to the providers of its models."""
 
 from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from mosaic.core.types.base import FrozenModel
-from mosaic.core.types.runs import Usage
 
 Payer = Literal["planner", "judge"]
+
+
+def _is_zero(value: int) -> bool:
+    return value == 0
+
+
+class Usage(FrozenModel):
+    """Tokens that something took: trained on, sampled from the model under training, charged by the
+    models that judge and plan; and what those cost in millionths of money.
+
+    The training budget pays for `trained` and `sampled`; judge, planner and money have limits of
+    their own.
+
+    >>> (Usage(trained=24_000) + Usage(trained=24_000, sampled=500)).cost
+    48500
+    """
+
+    trained: int = Field(default=0, ge=0)
+    sampled: int = Field(default=0, ge=0)
+    judged: int = Field(default=0, ge=0)
+    planned: int = Field(default=0, ge=0, exclude_if=_is_zero)
+    money: int = Field(default=0, ge=0, exclude_if=_is_zero)
+
+    @property
+    def cost(self) -> int:
+        """What the training budget is charged."""
+        return self.trained + self.sampled
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            trained=self.trained + other.trained,
+            sampled=self.sampled + other.sampled,
+            judged=self.judged + other.judged,
+            planned=self.planned + other.planned,
+            money=self.money + other.money,
+        )
+
+    def __sub__(self, other: Usage) -> Usage:
+        """What is left of this after `other`. Raises ValidationError if `other` is more."""
+        return Usage(
+            trained=self.trained - other.trained,
+            sampled=self.sampled - other.sampled,
+            judged=self.judged - other.judged,
+            planned=self.planned - other.planned,
+            money=self.money - other.money,
+        )
 
 
 class Account(FrozenModel):

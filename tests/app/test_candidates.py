@@ -1,0 +1,173 @@
+"""Several candidates a round: plans that differ, one question, trials side by side, one that counts."""
+
+import pytest
+from typer.testing import CliRunner
+
+from agent.approval import HumanApprover
+from agent.constraints import differ
+from agent.pareto import merit
+from benchmarks.standins import StandIn, Witness
+from benchmarks.waiting import trainings, until_asked, waiting_run
+from mosaic.app.cli.main import app
+from mosaic.app.decisions import approve, pending, reject
+from mosaic.app.views.report_data import load, report_data
+from mosaic.app.web.form import edited_plans, ticked
+from mosaic.core.errors import UsageError
+from mosaic.core.store import Store
+from mosaic.core.types.records import Train
+from mosaic.core.types.runs import Observation, each_trial
+
+K = 3
+
+
+@pytest.fixture(scope="module")
+def several():
+    return StandIn.make(f"candidates={K}", "rounds=2", "planner.kind=profile", per_slice=4)
+
+
+@pytest.fixture(scope="module")
+def folder(several, tmp_path_factory):
+    root = tmp_path_factory.mktemp("several")
+    several.create(root / "run")
+    several.run(root / "run", Witness(root / "witness"))
+    return root / "run"
+
+
+@pytest.fixture
+def asked(several, tmp_path):
+    several.approver = HumanApprover()
+    try:
+        yield waiting_run(several, tmp_path)
+    finally:
+        several.approver = None
+
+
+def test_a_round_trains_and_measures_plans_that_differ(folder):
+    journal, state = load(folder)
+    for round_ in state.rounds[1:]:
+        assert len(round_.trials) == K
+        step = journal.steps(Train, round_.round)
+        assert sorted(one.place.trial for one in step) == sorted(t.id for t in round_.trials)
+        seen = Observation.model_validate(Store(folder).get_json(_observed(journal, round_.round)))
+        assert seen.candidates == K
+        plans = [trial.plan for trial in round_.trials]
+        for place, plan in enumerate(plans):
+            assert all(differ(plan, other, seen) for other in plans[:place])
+    _, held, spent = journal.ledger()
+    paid = sum(one.trial.usage.cost for one in each_trial(state.rounds))
+    assert held == 0
+    assert spent == paid + sum(trial.usage.cost for trial in state.calibration.trials)
+    journal.close()
+
+
+def _observed(journal, number):
+    (event,) = journal.events(number, "observed")
+    return event.record.observation
+
+
+def test_the_trial_of_greatest_merit_counts_and_the_others_keep_their_verdicts(several, folder):
+    journal, state = load(folder)
+    journal.close()
+    traded = several.config.settings().traded
+    names = [objective.name for objective in traded]
+    for round_ in state.rounds[1:]:
+        ones = round_.by_trial
+        assert [one.trial for one in ones] == round_.trials
+        best = max(
+            (one for one in ones if one.accepted),
+            key=lambda one: merit(one.point(names), traded, state.noise),
+        )
+        assert round_.counts == best.trial.id
+        assert set(round_.siblings) == {t.id for t in round_.trials} - {round_.counts}
+        assert all(one.reason for one in ones)
+        assert all(one.forecast for one in ones)
+    assert {one.trial.id for one in state.archived} <= set(state.trials)
+    assert state.archive == sorted({one.round for one in state.archived})
+
+
+def test_the_report_names_every_trial(folder):
+    report = report_data(folder)
+    journal, state = load(folder)
+    journal.close()
+    for shown, round_ in zip(report.rounds[1:], state.rounds[1:], strict=True):
+        told = {shown.trial: shown.accepted}
+        told |= {one.trial: one.accepted for one in shown.siblings}
+        assert told == {one.trial.id: one.accepted for one in round_.by_trial}
+
+
+def test_one_question_holds_all_plans_and_some_may_be_dropped_and_edited(several, asked):
+    folder, witness = asked
+    request = pending(folder)
+    assert len(request.plans) == K
+    cost = several.config.settings().cost_per_round
+    assert request.cost.tokens == K * cost
+    before = trainings(witness)
+    kept, edited, dropped = request.plans
+    new = _moved(edited.plan)
+    with pytest.raises(UsageError, match="say which one is edited"):
+        approve(folder, request.request, edited=new)
+    with pytest.raises(UsageError, match="plan 4: the question shows plans 1 to 3"):
+        approve(folder, request.request, only=[4])
+    with pytest.raises(UsageError, match="plan 2 is edited, but is not among"):
+        approve(folder, request.request, edits={2: new}, only=[1])
+    with pytest.raises(UsageError, match="plan 2, ratios: near_repeat"):
+        approve(folder, request.request, edits={2: kept.plan}, only=[1, 2])
+    made = approve(folder, request.request, edits={2: new}, only=[1, 2], by="ann")
+    assert (made.kind, made.kept) == ("edit", [kept.plan_digest])
+    assert set(made.dropped) == {edited.plan_digest, dropped.plan_digest}
+    until_asked(several, folder, witness)
+    journal, state = load(folder)
+    journal.close()
+    assert trainings(witness) == before + 2
+    ran = [trial.plan for trial in state.rounds[1].trials]
+    assert ran == [kept.plan, new.model_copy(update={"expected": {}})]
+
+
+def _moved(plan):
+    first, second, *_ = plan.ratios
+    ratios = {**plan.ratios}
+    ratios[first] -= 0.02
+    ratios[second] += 0.02
+    return plan.model_copy(update={"ratios": ratios})
+
+
+def test_all_are_refused_together_and_asked_for_anew(several, asked):
+    folder, witness = asked
+    first = pending(folder)
+    before = trainings(witness)
+    reject(folder, first.request, reason="other ones", by="ann")
+    until_asked(several, folder, witness)
+    second = pending(folder)
+    assert trainings(witness) == before
+    shown = {one.plan_digest for one in first.plans}
+    assert len(second.plans) == K
+    assert not shown & {one.plan_digest for one in second.plans}
+
+
+def test_the_command_line_drops_by_number(several, asked):
+    folder, _ = asked
+    request = pending(folder)
+    answer = CliRunner().invoke(
+        app, ["approve", str(folder), "--request", request.request[:12], "--only", "1", "--json"]
+    )
+    assert answer.exit_code == 0, answer.output
+    text = answer.stdout
+    assert request.plans[0].plan_digest in text.split('"kept"')[1]
+
+
+def test_the_form_ticks_and_edits_each_plan_by_its_own_fields(asked):
+    folder, _ = asked
+    request = pending(folder)
+    form = {"plan.1.run": "yes", "plan.3.run": "yes"}
+    assert ticked(request, form) == [1, 3]
+    assert edited_plans(request, form) == {}
+    shares = {
+        f"plan.3.ratios.{d}": f"{100 * r:.1f}" for d, r in request.plans[2].plan.ratios.items()
+    }
+    assert edited_plans(request, {**form, **shares}) == {}
+    first, second, *_ = request.plans[2].plan.ratios
+    for name, by in ((first, -5.0), (second, 5.0)):
+        shares[f"plan.3.ratios.{name}"] = f"{float(shares[f'plan.3.ratios.{name}']) + by:.1f}"
+    assert list(edited_plans(request, {**form, **shares})) == [3]
+    with pytest.raises(UsageError, match="no plan is ticked"):
+        ticked(request, {})
