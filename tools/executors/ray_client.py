@@ -256,7 +256,6 @@ def connect(settings: Settings) -> None:
         address=settings.config.address or "local",
         namespace=settings.namespace,
         log_to_driver=False,
-        runtime_env={"env_vars": settings.environment},
         **own,
     )
 
