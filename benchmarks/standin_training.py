@@ -31,9 +31,7 @@ def run(folder: Path) -> bool:
     return attempt.run(folder, train)
 
 
-def train(
-    job: TrainJob, place: Workplace, progress: Progress, stopping: Stopping
-) -> TrainResult:
+def train(job: TrainJob, place: Workplace, progress: Progress, stopping: Stopping) -> TrainResult:
     """Take all steps, from the last checkpoint on."""
     settings = json.loads(Path(place.paths[TRAINING_SET]).read_text())
     if WRONG in settings:

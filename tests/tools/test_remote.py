@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -72,10 +73,8 @@ class ScriptedEngine:
 
             return standin.train(job, place, told, stopping)
 
-        try:
+        with suppress(Killed):
             files.run(attempt, train)
-        except Killed:
-            pass
         self.states[attempt] = State.ENDED
 
     def attach(self, attempt):
@@ -175,7 +174,9 @@ def test_a_worker_that_was_cut_off_and_the_one_in_its_place_make_one_result(orde
     # It writes on in its own folder, comes to the same bytes, and is too late.
     engine.work(cut_off, "works")
     assert (Path(made.place.work) / files.DONE).read_bytes() == stood
-    assert files.read_done(Path(made.place.work), made.job.content_digest).attempt == replacement.name
+    assert (
+        files.read_done(Path(made.place.work), made.job.content_digest).attempt == replacement.name
+    )
     assert weights(result) == standin.expected(made.job)
 
 
