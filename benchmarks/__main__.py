@@ -58,6 +58,7 @@ BENCHMARKS = {
     "crash": "durability",
     "power_loss": "durability",
     "mutants": "mutants",
+    "ray": "ray",
     "sft_step": "training",
     "templates": "templates",
     "vllm_rounds": "serving",

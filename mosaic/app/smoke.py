@@ -9,6 +9,7 @@ from agent.observe import static_plan
 from mosaic.app.bases import base_folder
 from mosaic.app.config import RunConfig
 from mosaic.app.estimate import KnownSpeeds
+from mosaic.app.runs import RUNS
 from mosaic.app.shapes import Finding
 from mosaic.app.wiring import Inputs, build_executor, build_smoke_generator
 from mosaic.core.store import file_digest
@@ -44,10 +45,13 @@ def answer_prompts(
         generator.close()
 
 
-def smoke_test(config: RunConfig, inputs: Inputs, serve: bool) -> tuple[Finding, KnownSpeeds]:
+def smoke_test(
+    config: RunConfig, inputs: Inputs, serve: bool, runs: Path = RUNS
+) -> tuple[Finding, KnownSpeeds]:
     """Two training steps on the largest batch to come, and eight prompts; how fast the steps were.
 
-    Training runs in the config's executor. A batch that does not fit into memory fails here, not
+    `runs` is the folder of the run directories: what other machines train lies beside these, on the
+    storage that they share. Training runs in the config's executor. A batch that does not fit into memory fails here, not
     hours into the first round. The second step is the larger one: the optimiser then has its
     moments.
     """
@@ -55,7 +59,12 @@ def smoke_test(config: RunConfig, inputs: Inputs, serve: bool) -> tuple[Finding,
     lengths = curated.n_tokens.tolist()
     largest = largest_batch(lengths, config.recipe)
     base = base_folder(config.base_model)
-    with tempfile.TemporaryDirectory() as folder:
+    elsewhere = config.executor.kind in ("ray", "slurm")
+    if elsewhere:
+        runs.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        prefix="smoke-", dir=runs.resolve() if elsewhere else None, ignore_cleanup_errors=True
+    ) as folder:
         path = Path(folder) / "training_set.parquet"
         write_training_set(inputs.pool, curated.part(largest), path)
         job = TrainJob(

@@ -23,7 +23,7 @@ from mosaic.app.faults import FaultList
 from mosaic.app.judging import check_judge
 from mosaic.app.lengths import chat_lengths, model_length
 from mosaic.app.practice_check import method_findings, practice_sizes
-from mosaic.app.runs import check_budget
+from mosaic.app.runs import RUNS, check_budget
 from mosaic.app.sample_size import check_floors, sample_size
 from mosaic.app.scorable import check_scorable, check_valid
 from mosaic.app.shapes import Finding
@@ -115,7 +115,7 @@ def check_before_run(
         if finding.check == WARNING:
             say(f"warning: {finding.result}")
     _asked(config, inputs, say, runs, meters)
-    _, measured = smoke_test(config, inputs, serve=False)
+    _, measured = smoke_test(config, inputs, serve=False, runs=runs or RUNS)
     *_, whole = _cost(config, inputs, KnownSpeeds(), measured)
     say(f"the whole run is expected to take {whole.result}")
 

@@ -7,22 +7,53 @@ from typing import get_args
 import pytest
 
 from mosaic.core.errors import StopRequested, UsageError
-from tools.executors.base import ExecutorConfig, SubprocessExecutorConfig
+from tools.executors.base import (
+    ExecutorConfig,
+    RayExecutorConfig,
+    SlurmExecutorConfig,
+    SubprocessExecutorConfig,
+)
 from tools.executors.inline import InlineExecutor
+from tools.executors.ray import RayEngine
+from tools.executors.remote import RemoteExecutor
+from tools.executors.slurm import SlurmEngine
 from tools.executors.subprocess import SubprocessExecutor
 from training.methods.base import never
 from training.models.adapter import check_adapter
 
-# kind -> makes one; the folder is for its logs
+
+def on_ray(folder):
+    """On a Ray of this machine's own."""
+    pytest.importorskip("ray", reason="the extra `ray` is not installed")
+    config = RayExecutorConfig(workers=2)
+    return RemoteExecutor(RayEngine(config, folder), config, folder / "logs")
+
+
+def on_slurm(folder):
+    """As processes that submitit starts here: there is no Slurm to test with."""
+    pytest.importorskip("submitit", reason="the extra `slurm` is not installed")
+    config = SlurmExecutorConfig(cluster="local")
+    return RemoteExecutor(SlurmEngine(config), config, folder / "logs")
+
+
+# kind -> makes one; the folder is the run's
 EXECUTORS = {
     "inline": lambda folder: InlineExecutor(),
-    "subprocess": lambda folder: SubprocessExecutor(SubprocessExecutorConfig(), folder),
+    "subprocess": lambda folder: SubprocessExecutor(
+        SubprocessExecutorConfig(slots=2), folder / "logs"
+    ),
+    "ray": on_ray,
+    "slurm": on_slurm,
 }
+# Their workers are started, or import torch, anew: minutes. tests/tools/test_remote.py has the rest.
+SLOW = ("ray", "slurm")
 
 
-@pytest.fixture(params=EXECUTORS)
+@pytest.fixture(
+    params=[pytest.param(kind, marks=[pytest.mark.slow] * (kind in SLOW)) for kind in EXECUTORS]
+)
 def executor(request, tmp_path):
-    return EXECUTORS[request.param](tmp_path / "logs")
+    return EXECUTORS[request.param](tmp_path / "run")
 
 
 @pytest.fixture(scope="module")

@@ -70,8 +70,9 @@ class RayEngine:
                 "executor.kind: ray is not installed; pip install 'mosaic-curation[ray]'"
             )
         self.config = config
+        folder = folder.resolve()
         self.log = folder / "logs" / "ray.log"
-        whole = str(folder.resolve()).encode()
+        whole = str(folder).encode()
         self.namespace = f"mosaic-{hashlib.sha256(whole).hexdigest()[:16]}"
         self.runs = runs
         self._link = Link()
@@ -139,14 +140,12 @@ class RayEngine:
         return self._child
 
     def _start_client(self) -> subprocess.Popen[str]:
-        paths = [str(sources()), os.environ.get("PYTHONPATH", "")]
-        search_path = os.pathsep.join(path for path in paths if path)
         handed_on = {name: os.environ[name] for name in HANDED_ON if name in os.environ}
         settings = {
             "config": self.config.json_data(),
             "namespace": self.namespace,
             "runs": self.runs,
-            "environment": {"OMP_NUM_THREADS": "1", **handed_on, "PYTHONPATH": search_path},
+            "environment": {"OMP_NUM_THREADS": "1", **handed_on},
         }
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as stderr:
@@ -157,7 +156,8 @@ class RayEngine:
                 stderr=stderr,
                 text=True,
                 start_new_session=True,
-                env={**os.environ, "PYTHONPATH": search_path},
+                # Ray's workers look for packages where the process that asks for them has started.
+                cwd=sources(),
             )
         threading.Thread(target=self._link.read, args=(child,), daemon=True).start()
         weakref.finalize(self, _say_goodbye, child)

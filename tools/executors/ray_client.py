@@ -247,6 +247,8 @@ def connect(settings: Settings) -> None:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if settings.config.address is None:
+        # Ray's workers give way to everything else of a machine unless they are told not to.
+        os.environ.setdefault("RAY_worker_niceness", "0")
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     import ray
@@ -256,7 +258,6 @@ def connect(settings: Settings) -> None:
         address=settings.config.address or "local",
         namespace=settings.namespace,
         log_to_driver=False,
-        runtime_env={"env_vars": settings.environment},
         **own,
     )
 

@@ -6,8 +6,10 @@ frees its slot by itself once no controller has asked for it for the time of its
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
+import sys
 import threading
 import time
 from importlib import import_module
@@ -103,10 +105,7 @@ def installed_version() -> str:
 
 def _free_memory() -> None:
     """Give the GPU memory of a training back: others of the machine may want it meanwhile."""
-    import gc
-    import sys
-
-    gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
+        gc.collect()
         torch.cuda.empty_cache()

@@ -181,54 +181,60 @@ class RemoteExecutor:
 
     def _look(self, handle: RemoteHandle, stopping: Stopping) -> None:
         """Read what is new in a job's folder, then ask the engine, and act on it."""
-        if handle.outcome is not None:
-            return
-        self._tell_progress(handle)
-        done = files.read_done(handle.work, handle.job)
-        if done is not None:
-            handle.outcome = _adopted(handle, done)
+        if handle.outcome is not None or self._read(handle):
             return
         attempt = handle.attempt
         assert attempt is not None
-        if (attempt / files.FAILURE).exists():
-            self._take_failure(handle, attempt)
-            return
         now = time.monotonic()
         if handle.asked is None and stopping():
             (attempt / files.STOP).touch()
             handle.asked = now
-        if handle.asked is not None:
-            unbegun = handle.began is None
-            if unbegun or now - handle.asked > GRACE:
-                self.engine.end(attempt)
-                handle.outcome = StopRequested(
-                    "training was asked to stop "
-                    + ("before it began" if unbegun else "and did not; its last checkpoint is kept")
-                )
-                carry_over(handle.order.job, attempt, handle.work)
-                return
-        if handle.began is not None:
-            try:
-                check_limits(self.config, now - handle.began, now - handle.beat)
-            except TrainingError as error:
-                self.engine.end(attempt)
-                carry_over(handle.order.job, attempt, handle.work)
-                handle.outcome = error
-                return
+        try:
+            self._check_time(handle, now)
+        except MosaicError as error:
+            self.engine.end(attempt)
+            carry_over(handle.order.job, attempt, handle.work)
+            handle.outcome = error
+            return
         state, why = self.engine.state(attempt)
         if state is not State.ENDED:
             handle.gone = None
             return
-        # Its last words may not be visible here yet.
+        if self._read(handle):  # it may have ended since the last look
+            return
         if handle.gone is None:
             handle.gone = now
         if now - handle.gone <= SETTLING and not why:
-            return
+            return  # its last words may not be visible here yet
         if handle.asked is not None:
             carry_over(handle.order.job, attempt, handle.work)
             handle.outcome = StopRequested("training was asked to stop, and its worker ended")
             return
         self._replace(handle, attempt, why)
+
+    def _read(self, handle: RemoteHandle) -> bool:
+        """Take what an attempt wrote; whether the job's outcome, or another attempt, came of it."""
+        self._tell_progress(handle)
+        done = files.read_done(handle.work, handle.job)
+        if done is not None:
+            handle.outcome = _adopted(handle, done)
+            return True
+        assert handle.attempt is not None
+        if (handle.attempt / files.FAILURE).exists():
+            self._take_failure(handle, handle.attempt)
+            return True
+        return False
+
+    def _check_time(self, handle: RemoteHandle, now: float) -> None:
+        """Raise StopRequested or TrainingError if a job had its time; waiting has no limit."""
+        if handle.asked is not None and handle.began is None:
+            raise StopRequested("training was asked to stop before it began")
+        if handle.asked is not None and now - handle.asked > GRACE:
+            raise StopRequested(
+                "training was asked to stop and did not; it continues from its last checkpoint"
+            )
+        if handle.began is not None:
+            check_limits(self.config, now - handle.began, now - handle.beat)
 
     def _tell_progress(self, handle: RemoteHandle) -> None:
         """Pass on the whole lines that an attempt wrote since the last look."""
