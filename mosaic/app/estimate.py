@@ -329,8 +329,9 @@ def _generation(config: RunConfig, suites: Sequence[SuiteSize], known: Speeds) -
     generator = config.generator
     if isinstance(generator, VllmGeneratorConfig) and not generator.base_url:
         starts = models + AUDITED if generator.memory == "stop" else 1
+    tests = " and independent suites" if config.audit_also else ""
     text = (
-        f"{models} models answer steering and selection, {AUDITED} answer audit: "
+        f"{models} models answer steering and selection, {AUDITED} answer audit{tests}: "
         f"{written:,.0f} tokens"
     )
     pace = _Pace("generation", "tokens/s", known.get("generation"), "--generation-speed")
