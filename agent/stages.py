@@ -31,7 +31,9 @@ from prompts.levels import HIGHEST
 from tools.effects.practice import PracticeTool
 from tools.effects.preference_pairs import PairTool
 from tools.effects.wishes import WishTool
+from training.data.judged_rows import graded_doubts, graded_levels
 from training.data.preferences import LOW_YIELD
+from training.methods.level_reward import RewardScale, read_scale
 
 # Trains a job, as often as the config allows.
 Training = Callable[[TrainJob, Usage], Adapter]
@@ -155,11 +157,16 @@ def _level_stage(task: _Task) -> Stage:
     batches = tool.draw(steps, start, recipe, tokens, task.weights, seed)
     judged = tool.judged(steps, batches, recipe, tokens, seed)
     usage = Usage(sampled=judged.report.sampled)
+    declared = {o.name: o.datasets for o in context.settings.objectives}
+    levels = graded_levels(context.pool, recipe.graded)
+    doubts = graded_doubts(recipe.graded, declared, levels)
+    for line in doubts:
+        task.say(line)
     done = Stage(
         method=recipe.kind,
         tokens=stage.tokens,
         usage=usage,
-        levels=LevelReport(judged=judged.report),
+        levels=LevelReport(judged=judged.report, doubts=doubts),
     )
     if not judged.report.prompts:
         return _ended(done, "its tokens do not pay for the answers to a single practice prompt")
@@ -179,8 +186,12 @@ def _level_stage(task: _Task) -> Stage:
     usage = usage + model.usage
     classes = {head.objective: head.classes for head in card.heads}
     heads = [HeadReport.model_validate(head.model_dump(include=HEAD)) for head in card.heads]
+    flat = flat_levels(read_scale(steps.store.path(model.digest)))
+    for line in flat:
+        task.say(line)
     report = LevelReport(
         judged=judged.report,
+        doubts=[*doubts, *flat],
         heads=heads,
         left_out=card.left_out,
         reward_model=model.tokens,
@@ -213,6 +224,15 @@ def _level_stage(task: _Task) -> Stage:
             "levels": report.model_copy(update=update),
         }
     )
+
+
+def flat_levels(scale: RewardScale) -> list[str]:
+    """The levels that earn nothing since no answer was likelier to have them; a sentence each."""
+    return [
+        f"level {level} of {objective} has one probability for all {scale.answers[objective]:,} "
+        "reference answers: prompts that ask for it earn no reward for it"
+        for objective, level in scale.flat()
+    ]
 
 
 def wish_within(wished: Mapping[str, int], classes: Mapping[str, Sequence[int]]) -> dict[str, int]:

@@ -20,7 +20,7 @@ from agent.approval import Approver
 from agent.context import RunContext
 from agent.graph import run as run_graph
 from eval.generators.base import TextLikelihood
-from eval.reward_model import CARD, RewardModelCard
+from eval.reward_model import CARD, HeadCard, RewardModelCard
 from mosaic.app import runs
 from mosaic.app.config import RunConfig
 from mosaic.app.config_file import load_config
@@ -45,6 +45,7 @@ from mosaic.core.types.runs import (
 from tools.effects.evaluate import Evaluator
 from tools.executors.inline import InlineHandle
 from training.methods.base import Progress, Stopping
+from training.methods.level_reward import SCALE, measure
 from training.methods.reward_model import head_cards
 from training.models.adapter import CONFIG, WEIGHTS
 
@@ -135,11 +136,27 @@ class StandInExecutor:
             known = {"dtype": job.recipe.dtype, "max_length": job.recipe.max_length}
             card = RewardModelCard(base=job.inputs[BASE], heads=heads, left_out=left_out, **known)
             (out / CARD).write_text(json.dumps(card.json_data()))
+            # Every level is as likely for one of two reference answers as for the other; but the last.
+            scale = measure([_alike(heads, 0.4), _alike(heads, 0.6)])
+            (out / SCALE).write_text(json.dumps(scale.json_data()))
         self.witness.note(f"train {seed}")
         return TrainResult(
             adapter=place.out, tokens=tokens, supervised=tokens, steps=1, loss=1.0, seconds=0.0, train_seconds=0.0,
             real_token_share=1.0, sampled=sampled,
         )  # fmt: skip
+
+
+def _alike(heads: Sequence[HeadCard], last: float) -> dict[str, dict[int, float]]:
+    """Probabilities of an answer's levels: `last` for the highest and the lowest, else equal."""
+    found = {}
+    for head in heads:
+        inner = head.classes[1:-1]
+        found[head.objective] = {
+            **dict.fromkeys(inner, 0.1),
+            head.classes[0]: 1 - last - 0.1 * len(inner),
+            head.classes[-1]: last,
+        }
+    return found
 
 
 class StandInGenerator:
@@ -233,7 +250,12 @@ class StandIn:
         context = build_context(self.config, folder, journal, self.inputs, Reporting())
         old = context.evaluator
         context.evaluator = Evaluator(
-            StandInGenerator(witness), old.judge, old.objectives, old.suites, old.identity
+            StandInGenerator(witness),
+            old.judge,
+            old.objectives,
+            old.suites,
+            old.identity,
+            independent=old.independent,
         )
         if context.practice is not None:
             context.practice.evaluator = context.evaluator

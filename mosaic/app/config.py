@@ -262,6 +262,29 @@ class RunConfig(FrozenModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
+        """Raise ValueError with a line for every check that finds a contradiction."""
+        faults = []
+        checks = (
+            self._check_objectives,
+            self._check_generator,
+            self._check_candidates,
+            self._check_tests,
+            self._check_methods,
+            self._check_influence,
+            self._check_fidelity,
+            self._check_prices,
+        )
+        for check in checks:
+            try:
+                check()
+            except ValueError as fault:
+                faults.append(str(fault))
+        if faults:
+            raise ValueError("\n".join(faults))
+        return self
+
+    def _check_objectives(self) -> None:
+        """Raise ValueError for objectives that contradict themselves, or serve nothing."""
         served: set[str] = set()
         for name, objective in self.objectives.items():
             if not LABEL.fullmatch(name):
@@ -277,6 +300,15 @@ class RunConfig(FrozenModel):
                 )
             if isinstance(floor, float) and target is not None and floor > target:
                 raise ValueError(f"objectives.{name}: floor {floor} is above target {target}")
+        if self.stop.at_targets and not any(o.target for o in self.objectives.values()):
+            raise ValueError("stop.at_targets: no objective has a target")
+        if not served:
+            raise ValueError(
+                "objectives: no objective has a data set, so there is nothing to train on"
+            )
+
+    def _check_generator(self) -> None:
+        """Raise ValueError if the generator cannot answer with the attention that is trained with."""
         attention = self.recipe.attn_implementation or ""
         if self.generator.kind == "transformers" and self.generator.dtype == "float32":
             if attention.startswith("flash"):
@@ -284,19 +316,6 @@ class RunConfig(FrozenModel):
                     f"generator.dtype: {attention} (methods.sft.attn_implementation) answers too, "
                     "and computes in 16 bits; set it to bfloat16"
                 )
-        if self.stop.at_targets and not any(o.target for o in self.objectives.values()):
-            raise ValueError("stop.at_targets: no objective has a target")
-        self._check_candidates()
-        self._check_tests()
-        self._check_methods()
-        self._check_influence()
-        self._check_fidelity()
-        self._check_prices()
-        if not served:
-            raise ValueError(
-                "objectives: no objective has a data set, so there is nothing to train on"
-            )
-        return self
 
     def _check_candidates(self) -> None:
         """Raise ValueError for a planner that has one plan a round where several are wanted."""

@@ -188,7 +188,7 @@ def explain(error: ValidationError, schema: str = "config") -> str:
             )
             if kind == PUBLISHED:
                 message += "; an objective of your own says its `kind`"
-        lines.append(f"  {field}: {message}{shown}")
+        lines += [f"  {field}: {line}{shown}" for line in message.splitlines()]
     return "\n".join(lines)
 
 

@@ -353,8 +353,9 @@ def _generation(config: RunConfig, suites: Sequence[SuiteSize], known: Speeds) -
     if isinstance(generator, VllmGeneratorConfig) and not generator.base_url:
         starts = models + _looks(config) + AUDITED if generator.memory == "stop" else 1
     looks = f"{_looks(config)} looks answer steering, " if _looks(config) else ""
+    tests = " and independent suites" if config.audit_also else ""
     text = (
-        f"{models} models answer steering and selection, {looks}{AUDITED} answer audit: "
+        f"{models} models answer steering and selection, {looks}{AUDITED} answer audit{tests}: "
         f"{written:,.0f} tokens"
     )
     pace = _Pace("generation", "tokens/s", known.get("generation"), "--generation-speed")

@@ -1,6 +1,6 @@
 """The evaluations of a run as logs of Inspect, so that `inspect view` opens them.
 
-A log per model, objective and suite role: the conversations with their scores, labels and the
+A log per model, objective and suite role, or independent suite: the conversations with their scores, labels and the
 items that the judge answered. `inspect_ai` itself writes and reads them (extra `inspect`). The logs
 hold what models wrote under attack, and say so in their metadata.
 
@@ -112,6 +112,7 @@ def evaluations(folder: Path) -> Iterator[Evaluated]:
         for objective, digests in recorded.items():
             for name, digest in digests.items():
                 roles[objective, digest] = name
+        tests = {suite: name for name, suite in journal.recorded.inputs.independent.items()}
         adapters = {}
         for made in journal.steps(Generate):
             adapters[made.result.responses] = made.inputs.adapter, made.inputs.wish
@@ -119,7 +120,7 @@ def evaluations(folder: Path) -> Iterator[Evaluated]:
         for step in journal.steps(JudgeSuite):
             inputs, files = step.inputs, step.result
             objective = inputs.objective
-            role = roles.get((objective, inputs.suite))
+            role = roles.get((objective, inputs.suite)) or tests.get(inputs.suite)
             if role is None or inputs.responses[0] not in adapters:
                 continue  # judged before a change of the suite, or read without answers
             adapter, wish = adapters[inputs.responses[0]]
@@ -165,10 +166,13 @@ def _name_all(names: dict[str, str], trials: list[Trial], name: str) -> None:
 
 
 def _prompts(config: RunConfig, objective: str, role: str, digest: str) -> list[Prompt]:
-    suite = Path(config.objectives[objective].suite)
-    prompts, found = read_prompts(suite, role)
+    if role in config.audit_also:
+        suite, file = Path(config.audit_also[role]), "audit"
+    else:
+        suite, file = Path(config.objectives[objective].suite), role
+    prompts, found = read_prompts(suite, file)
     if found != digest:
-        raise UsageError(f"{suite}/{role}.jsonl changed since it was answered; restore it")
+        raise UsageError(f"{suite}/{file}.jsonl changed since it was answered; restore it")
     return prompts
 
 

@@ -14,6 +14,7 @@ from typing import Any, ParamSpec
 from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 
+from agent.planners.base import LlmPlannerConfig
 from mosaic import __version__
 from mosaic.app import decisions, loop, runs
 from mosaic.app.files import parse_plan
@@ -41,7 +42,10 @@ def make_server(root: Path) -> MCPServer:
         """The names of the runs there are, and where each stands."""
         found = {}
         for path in sorted(root.glob(f"*/{FILE}")):
-            found[path.parent.name] = status_data(path.parent).state
+            try:
+                found[path.parent.name] = str(status_data(path.parent).state)
+            except MosaicError as error:
+                found[path.parent.name] = f"damaged: {error}"
         return {"runs": found}
 
     @server.tool()
@@ -70,13 +74,21 @@ def make_server(root: Path) -> MCPServer:
 
     @server.tool()
     @_told
-    def propose_plan(run: str) -> Result:
+    def propose_plan(run: str, may_cost_money: bool = False) -> Result:
         """The plan that the run's planner would propose next, and what is wrong with it.
 
-        Executes and records nothing. A planner that is a model is asked, which may cost money.
+        Executes and records nothing. A planner that is a model is asked anew, outside of the limits of
+        the run, which may cost money: then a person has to agree to `may_cost_money` first.
         """
         folder = _folder(root, run)
-        return dict(loop.propose(folder, runs.run_config(folder)))
+        config = runs.run_config(folder)
+        if isinstance(config.planner, LlmPlannerConfig) and not may_cost_money:
+            raise UsageError(
+                f"the planner of {run} is the model {config.planner.chat.model}: a proposal asks it in up "
+                f"to {config.planner.max_calls} calls, which the limits of the run do not count and which "
+                "may cost money; ask a person, then call again with may_cost_money: true"
+            )
+        return dict(loop.propose(folder, config))
 
     @server.tool()
     @_told

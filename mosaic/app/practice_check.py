@@ -13,8 +13,10 @@ from mosaic.app.training_plan import WARNING
 from mosaic.app.wiring import Inputs, build_judge
 from mosaic.core.errors import UsageError
 from mosaic.core.types.evaluation import Prompt
+from mosaic.core.types.recipes import RlRecipe
 from mosaic.core.types.runs import DpoRecipe
 from tools.effects.practice import PracticePrompt, practice_prompts
+from training.data.judged_rows import graded_doubts, graded_levels
 from training.data.preferences import expected_pairs, opposed
 
 
@@ -31,6 +33,12 @@ def method_findings(config: RunConfig, inputs: Inputs) -> list[Finding]:
         result += f"; none of them is judged under both {named}"
     _check_scorable(config, inputs, prompts)
     findings = [Finding(check="methods", result=result)]
+    declared = {name: objective.datasets for name, objective in config.objectives.items()}
+    for recipe in config.later_recipes.values():
+        if isinstance(recipe, RlRecipe) and recipe.graded:
+            levels = graded_levels(inputs.pool, recipe.graded)
+            for doubt in graded_doubts(recipe.graded, declared, levels):
+                findings.append(Finding(check=WARNING, result=f"methods.rl.{doubt}"))
     most = max(len(practised.objectives) for practised in prompts)
     for method, recipe in config.later_recipes.items():
         if not isinstance(recipe, DpoRecipe) or recipe.rule != "consistent":

@@ -109,9 +109,10 @@ class Run:
         """Scores as a data frame: a row per trial, objective and suite role.
 
         Columns: `run`, `round` (0 is the base), `trial`, `planner`, `objective`, `role` (steering,
-        selection or audit), `mean` (1 to 5), `low`, `high` (95 % interval), `n_scored`, `accepted`,
-        `chosen`, `tokens` (trained in this trial). Audit rows exist for the base and the chosen
-        trial. Raises UsageError if pandas is not installed.
+        selection, audit, or the name of an independent suite), `mean` (1 to 5), `low`, `high` (95 %
+        interval), `n_scored`, `accepted`, `chosen`, `tokens` (trained in this trial). Rows of audit and
+        of independent suites exist for the base and the chosen trial. Raises UsageError if pandas is
+        not installed.
         """
         try:
             import pandas
@@ -158,6 +159,11 @@ def score_rows(report: Report) -> list[dict[str, object]]:
             audited = {0: report.audit.base, report.chosen: report.audit.chosen}
             for objective, score in audited.get(round_.round, {}).items():
                 scores.setdefault(objective, {})["audit"] = score
+            for name, test in report.audit.independent.items():
+                models = {0: test.base, report.chosen: test.chosen}
+                tested = models.get(round_.round)
+                if tested is not None:
+                    scores.setdefault(test.objective, {})[name] = tested
         for objective, roles in scores.items():
             for role, score in roles.items():
                 row = {

@@ -225,6 +225,22 @@ class TargetShape(FrozenModel):
     score: Score
 
 
+class IndependentShape(FrozenModel):
+    """An independent suite, opened at the end alone and read by no decision.
+
+    `objective` names what judged it. `static` and `chosen` are None where no such model was audited.
+    `against_static` and `against_base` say of the chosen round's differences what may be read from
+    them.
+    """
+
+    objective: str
+    base: Score
+    static: Score | None
+    chosen: Score | None
+    against_static: Comparison | None
+    against_base: Comparison | None
+
+
 class AuditShape(FrozenModel):
     """Audit scores by objective; `chosen` is empty if no round was chosen.
 
@@ -245,6 +261,9 @@ class AuditShape(FrozenModel):
     )
     against_static: list[Comparison] = []
     compared_to_base: list[Comparison] = []
+    independent: dict[str, IndependentShape] = Field(
+        default={}, description="independent suite -> scores, apart from those that decisions read"
+    )
 
 
 class RankedShape(FrozenModel):
@@ -278,6 +297,17 @@ class AuditOpening(FrozenModel):
     chosen: int | None
     stop: str
     decided_after: list[int]
+
+
+class NoteShape(FrozenModel):
+    """A person's guidance to the planner. `told_from` is the first round whose planner was told it.
+
+    None if none was planned since.
+    """
+
+    by: str
+    text: str
+    told_from: int | None
 
 
 class BudgetShape(FrozenModel):
@@ -321,7 +351,7 @@ class Report(FrozenModel):
     `traded` are the objectives that have data: those of dominance and hypervolume. The others are
     constraints. `ranking` is the archive by merit, the best first. `hypervolume` is of all accepted
     rounds after each round, on the selection suites. `verdicts` are the targets, `headline`,
-    `why_chosen` and `unknown` sentences about the result.
+    `why_chosen` and `unknown` sentences about the result. `notes` is what people asked of the planner.
     """
 
     run: str
@@ -347,6 +377,7 @@ class Report(FrozenModel):
     why_chosen: str = ""
     unknown: list[str] = []
     audits: list[AuditOpening]
+    notes: list[NoteShape] = []
     hypervolume: list[float]
     budget: BudgetShape
     model_calls: dict[str, ModelCalls]

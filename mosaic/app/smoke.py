@@ -131,8 +131,9 @@ def _few_prompts(inputs: Inputs) -> list[Prompt]:
 def _longest_texts(inputs: Inputs) -> list[str]:
     """The longest text of each objective that reads likelihoods: one that does not fit fails here."""
     longest = []
-    for name, objective in inputs.objectives.items():
+    suites = inputs.all_suites
+    for name, objective in inputs.all_objectives.items():
         if objective.evidence == "likelihood":
-            prompts = [p for suite in inputs.suites[name].values() for p in suite.prompts]
+            prompts = [p for suite in suites[name].values() for p in suite.prompts]
             longest.append(max((p.turns[0] for p in prompts), key=len))
     return longest

@@ -349,7 +349,10 @@ def _mixture(config: RunConfig, inputs: Inputs) -> list[Finding]:
             "budget.tokens_per_round: not one row of the pools' own mixture fits into "
             f"{config.budget.tokens_per_round:,} tokens; raise it"
         )
-    result = f"{total.selected:,} of {total.requested:,} tokens in {total.rows:,} rows"
+    result = (
+        f"{total.selected:,} tokens in {total.rows:,} rows; the buckets' shares, rounded down, are "
+        f"{total.requested:,}"
+    )
     return [Finding(check="dry mixture", result=result)]
 
 
@@ -429,11 +432,16 @@ def refuse_contaminated(config: RunConfig, found: Sequence[SuiteOverlap]) -> Non
                 f"row {first.row}"
             )
     if lines:
-        where = " or in other suites" if config.audit_also else ""
+        where = advice = ""
+        if config.audit_also:
+            where = " or in other suites"
+            advice = (
+                "take prompts of independent suites that stand in other suites out of one of both; "
+            )
         raise UsageError(
             f"contamination: suites stand in the pool{where} word for word:\n"
             + "\n".join(lines)
-            + "\n"
+            + f"\n{advice}"
             "import the pool's rows again with --without SUITE_FOLDER, or raise "
             "contamination.max_share.<role>; "
             "`python -m mosaic pool contamination CONFIG --json` names the rows"

@@ -16,6 +16,7 @@ from mosaic.app.decisions import approve, note, pending, reject
 from mosaic.app.replay import replay
 from mosaic.app.views import trace
 from mosaic.app.views.diff import diff_data
+from mosaic.app.views.html import write_html
 from mosaic.app.views.provenance import why_data, why_text
 from mosaic.app.views.report_data import load, report_data, status_data
 from mosaic.app.views.story_text import story_text
@@ -67,6 +68,14 @@ def test_a_note_reaches_the_next_observation_and_stands_in_the_trace(standin, as
     told = story_text(story_of(folder), 100)
     assert "ann left a note to the planner" in told
     assert "Mind the refusals." in told
+    report = report_data(folder)
+    (shown,) = report.notes
+    assert (shown.by, shown.text, shown.told_from) == ("ann", "Mind the refusals.", 2)
+    assert "ann, told from round 2 on: Mind the refusals." in report_text(report)
+    note(folder, "And be brief.", "bob")
+    assert report_data(folder).notes[1].told_from is None
+    write_html(folder, report, folder / "report.html")
+    assert "<q>Mind the refusals.</q>" in (folder / "report.html").read_text()
 
 
 def test_an_approved_plan_runs_and_the_next_one_is_asked_for(standin, asked):

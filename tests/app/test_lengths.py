@@ -84,9 +84,18 @@ def test_validate_and_the_start_of_a_run_both_ask(tiny_model, monkeypatch):
     def asked(config, inputs):
         raise UsageError("lengths asked")
 
-    before = ("check_base_of", "check_pool", "_contamination", "_suites")
+    others = (
+        "check_base_of",
+        "_pool",
+        "_contamination",
+        "_suites",
+        "_forged",
+        "_counted",
+        "_recipe",
+    )
+    after = ("_mixture", "training_findings", "_influence", "method_findings")
     config = SimpleNamespace(telemetry=None)
-    for name in ("check_budget", "open_inputs", *before):
+    for name in ("check_budget", "open_inputs", *others, *after):
         monkeypatch.setattr(validation, name, lambda *words: [])
     monkeypatch.setattr(validation, "_lengths", asked)
     for call in (

@@ -322,8 +322,7 @@ def test_a_pool_that_cannot_serve_every_data_set_is_refused(lab):
 def test_a_pool_that_was_counted_otherwise_is_refused(lab, tiny_model):
     from mosaic.app.config import MethodsConfig
     from mosaic.app.config_file import load_config
-    from mosaic.app.validation import _mixture
-    from mosaic.app.validation import check_pool as _pool
+    from mosaic.app.validation import _counted, _mixture
     from mosaic.app.wiring import open_inputs
     from mosaic.core.errors import UsageError
 
@@ -335,9 +334,9 @@ def test_a_pool_that_was_counted_otherwise_is_refused(lab, tiny_model):
         }
     )
     with pytest.raises(UsageError, match=r"a row has \d+ tokens, methods\.sft\.max_length is 64"):
-        _pool(short, inputs)
+        _counted(short, inputs)
     with pytest.raises(UsageError, match="counted with another tokenizer or chat template"):
-        _pool(config.model_copy(update={"base_model": str(tiny_model)}), inputs)
+        _counted(config.model_copy(update={"base_model": str(tiny_model)}), inputs)
     tiny = config.model_copy(
         update={"budget": config.budget.model_copy(update={"tokens_per_round": 1})}
     )

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import shutil
+import sqlite3
+from contextlib import closing
 
 import pytest
 
@@ -10,6 +12,7 @@ from benchmarks.waiting import waiting_run
 from mosaic.app.decisions import pending
 from mosaic.app.views.report_data import report_data, status_data
 from mosaic.app.views.trace import trace_data
+from mosaic.core.tables import FILE
 
 mcp = pytest.importorskip("mcp", reason="by mcp, which the extra `mcp` brings")
 
@@ -55,6 +58,38 @@ def test_a_plan_that_waits_can_be_read_and_another_one_checked(waiting):
     found = answer(root, "check_plan", run=name, plan=json.dumps(plan))["violations"]
     assert found[0]["path"].startswith("ratios")
     assert pending(waiting) == asked  # nothing was decided
+
+
+def test_a_planner_that_costs_money_is_asked_only_if_that_is_agreed_to(finished):
+    asked = ask(finished.parent, "propose_plan", run="run")
+    assert asked.is_error
+    said = asked.content[0].text
+    assert "the planner of run is the model mosaic" in said
+    assert "may_cost_money: true" in said
+    agreed = ask(finished.parent, "propose_plan", run="run", may_cost_money=True)
+    # Every planned round has run, so that nobody is asked; but nothing is in the way.
+    assert "may_cost_money" not in agreed.content[0].text
+
+
+@pytest.mark.parametrize("fault", ["cut", "garbage", "rows", "release"])
+def test_a_damaged_run_is_listed_as_such_beside_the_others(finished, tmp_path, fault):
+    shutil.copytree(finished, tmp_path / "good")
+    shutil.copytree(finished, tmp_path / "bad")
+    path = tmp_path / "bad" / FILE
+    if fault == "cut":
+        path.write_bytes(path.read_bytes()[:3000])
+    elif fault == "garbage":
+        path.write_bytes(b"no database" * 500)
+    else:
+        change = {
+            "rows": "UPDATE steps SET result = '{}' WHERE kind = 'round'",
+            "release": "UPDATE meta SET value = '0' WHERE name = 'version'",
+        }[fault]
+        with closing(sqlite3.connect(path)) as database, database:
+            assert database.execute(change).rowcount
+    found = answer(tmp_path, "list_runs")["runs"]
+    assert found["good"] == "finished"
+    assert found["bad"].startswith("damaged: ")
 
 
 def test_no_tool_decides_starts_or_stops(finished):

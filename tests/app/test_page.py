@@ -1,5 +1,6 @@
 """The page: refused without its token, and used by a person in a real browser where there is one."""
 
+import os
 import re
 import shutil
 import sqlite3
@@ -22,9 +23,9 @@ from mosaic.app.decisions import approve, pending
 from mosaic.app.views.html import write_html
 from mosaic.app.views.report_data import report_data, status_data
 from mosaic.app.web import pages
-from mosaic.app.web.guard import TOKEN_FILE, csrf_of, new_token
+from mosaic.app.web.guard import DAY, KEPT_DAYS, TOKEN_FILE, csrf_of, new_token, token_of
 from mosaic.app.wiring import run_digests
-from mosaic.core.errors import HeldError, WaitingError
+from mosaic.core.errors import HeldError, UsageError, WaitingError
 from mosaic.core.journal import Journal
 from mosaic.core.tables import FILE
 
@@ -67,6 +68,39 @@ def test_the_token_file_is_the_users_alone(tmp_path):
     first = new_token(tmp_path)
     assert stat.S_IMODE((tmp_path / TOKEN_FILE).stat().st_mode) == 0o600
     assert new_token(tmp_path) != first
+
+
+def test_the_token_outlives_a_restart_so_that_links_and_open_pages_do(tmp_path):
+    first = token_of(tmp_path)
+    assert token_of(tmp_path) == first
+    path = tmp_path / TOKEN_FILE
+    path.unlink()
+    assert token_of(tmp_path) != first
+
+
+@pytest.mark.parametrize("fault", ["old", "future", "readable", "link", "cut", "directory"])
+def test_a_token_that_is_not_this_users_alone_is_replaced(tmp_path, fault):
+    path, known = tmp_path / TOKEN_FILE, "k" * 43
+    if fault == "link":
+        (tmp_path / "elsewhere").write_text(known)
+        (tmp_path / "elsewhere").chmod(0o600)
+        path.symlink_to(tmp_path / "elsewhere")
+    else:
+        path.write_text(known[:10] if fault == "cut" else known)
+        path.chmod(0o644 if fault == "readable" else 0o600)
+    if fault in ("old", "future"):
+        days = (KEPT_DAYS + 1) * DAY * (-1 if fault == "old" else 1)
+        os.utime(path, (time.time() + days, time.time() + days))
+    if fault == "directory":
+        path.unlink()
+        path.mkdir()
+        with pytest.raises(UsageError, match="view-token"):
+            token_of(tmp_path)
+        return
+    found = token_of(tmp_path)
+    assert found != known
+    assert token_of(tmp_path) == found
+    assert stat.S_IMODE(path.lstat().st_mode) == 0o600
 
 
 def test_the_log_in_link_sets_a_strict_cookie_and_pages_carry_a_policy(tmp_path):

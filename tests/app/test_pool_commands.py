@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from mosaic.app.cli.main import app
 from mosaic.app.config_file import BUNDLED, load_config
-from mosaic.app.validation import _suites, contaminated, refuse_contaminated
+from mosaic.app.validation import _forged, contaminated, refuse_contaminated
 from mosaic.app.wiring import open_inputs
 from mosaic.core.errors import UsageError
 
@@ -195,4 +195,4 @@ def test_a_prompt_that_would_end_its_turn_is_refused_and_named():
     with pytest.raises(
         UsageError, match=rf"safety/audit: the prompt '{asked[3].id}' holds <\|end\|>"
     ):
-        _suites(config, inputs)
+        _forged(config, inputs)

@@ -13,6 +13,7 @@ from benchmarks import page
 from benchmarks.standins import ALL_METHODS, StandIn, Witness
 from mosaic.app.decisions import approve, pending, reject
 from mosaic.app.schemas import schema_of
+from mosaic.app.telemetry.spans import spans_of
 from mosaic.app.views.report_data import report_data
 from mosaic.app.views.story import flat
 from mosaic.app.views.story_markdown import entry_markdown
@@ -442,3 +443,6 @@ def test_a_run_with_the_bases_floor_and_several_methods_is_told_whole(tmp_path):
             notes += [bar.note for bar in part.bars] if part.kind == "bars" else []
     assert any("floor base" in note for note in notes)
     assert any(entry.title.startswith("paired answers of") for entry in entries)
+    spans = {span.name: span for span in spans_of(tmp_path / "run")}
+    assert spans["form judged answers"].attributes["mosaic.answers"] > 0
+    assert spans["form wishes"].attributes["mosaic.prompts"] > 0

@@ -31,8 +31,7 @@ from mosaic.core.types.runs import (
 )
 from prompts.levels import wish
 from training.methods import reward_model, rl, sft
-from training.methods.level_reward import reward
-from training.methods.reward_model import read_scale
+from training.methods.level_reward import read_scale, reward
 from training.models.adapter import model_digest
 from training.models.chat_template import tokenise
 from training.models.tokenizer import load_tokenizer

@@ -14,16 +14,15 @@ from eval.reward_model import CARD, HEADS, HeadCard, RewardModel
 from mosaic.core.errors import StopRequested, TrainingError, UsageError
 from mosaic.core.types.data import JudgedAnswer
 from mosaic.core.types.runs import BASE, TrainJob, Workplace
+from training.methods.level_reward import SCALE, read_scale
 from training.methods.reward_model import (
     JUDGED_ANSWERS,
     MIN_ANSWERS,
-    SCALE,
     LabelledRows,
     RewardModelRecipe,
     draw,
     head_cards,
     masked_loss,
-    read_scale,
     split,
     train,
 )

@@ -54,6 +54,49 @@ def by_cell(answers: Sequence[JudgedAnswer], seed: int) -> dict[Cell, list[int]]
     return cells
 
 
+def graded_levels(pool: Pool, graded: Mapping[str, str]) -> dict[str, dict[int, int]]:
+    """Data set -> level -> rows of the pool, for the data sets whose qualities are levels."""
+    found: dict[str, dict[int, int]] = {}
+    for dataset in sorted(graded):
+        counts: dict[int, int] = {}
+        for bucket in pool.buckets(dataset).values():
+            levels, rows = np.unique(pool.slice("quality", bucket), return_counts=True)
+            for level, count in zip(levels.tolist(), rows.tolist(), strict=True):
+                counts[level] = counts.get(level, 0) + count
+        found[dataset] = dict(sorted(counts.items()))
+    return found
+
+
+def graded_doubts(
+    graded: Mapping[str, str],
+    declared: Mapping[str, Sequence[str]],
+    levels: Mapping[str, Mapping[int, int]],
+) -> list[str]:
+    """Why qualities of rows may not be the levels that `graded` takes them for; a sentence each.
+
+    `declared` is objective -> the data sets that serve it, `levels` what `graded_levels` counts.
+
+    >>> graded_doubts({"talk": "safety"}, {"safety": ["guard"]}, {"talk": {5: 80}})[0]
+    'graded.talk: safety does not name talk among its data sets (guard); its qualities count all the same'
+    """
+    found = []
+    for dataset, objective in sorted(graded.items()):
+        serving = declared.get(objective, [])
+        if dataset not in serving:
+            found.append(
+                f"graded.{dataset}: {objective} does not name {dataset} among its data sets "
+                f"({', '.join(serving) or 'none'}); its qualities count all the same"
+            )
+        counts = levels[dataset]
+        if len(counts) == 1:
+            (level, rows), *_ = counts.items()
+            found.append(
+                f"graded.{dataset}: all {rows:,} rows have quality {level}: they tell the data set from "
+                f"others rather than one level of {objective} from another"
+            )
+    return found
+
+
 def pool_answers(
     pool: Pool, graded: Mapping[str, str], tokens: int, max_length: int, seed: int
 ) -> list[JudgedAnswer]:

@@ -1,4 +1,4 @@
-"""From class probabilities to one reward: MOSLIM's mapping (arXiv 2505.20336). Pure.
+"""From class probabilities to one reward: MOSLIM's mapping (arXiv 2505.20336). Reads one file, no more.
 
     r(x, y) = 1/k sum_i mask_i (p_i(c_i) - mean_i(c_i)) / std_i(c_i)
 
@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import fmean
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from mosaic.core.errors import UsageError
 from mosaic.core.types.base import FrozenModel
@@ -25,6 +26,8 @@ Probabilities = Mapping[str, Mapping[int, float]]
 """objective -> level -> probability"""
 # Probabilities that differ by less do so by rounding.
 LEAST_DEVIATION = 1e-6
+SCALE = "reward_scale.json"
+"""Beside a reward model's card: the `RewardScale` over the held-out answers."""
 
 
 class LevelStatistics(FrozenModel):
@@ -84,6 +87,15 @@ def measure(references: Sequence[Probabilities]) -> RewardScale:
             )
     answers = {objective: len(heads) for objective, heads in by_head.items()}
     return RewardScale(answers=answers, levels=levels)
+
+
+def read_scale(folder: Path) -> RewardScale:
+    """The scale in a reward model's folder. Raises UsageError if it cannot be read."""
+    try:
+        return RewardScale.model_validate_json((folder / SCALE).read_text())
+    except (OSError, ValidationError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise UsageError(f"{folder / SCALE}: not the scale of a reward: {first}") from None
 
 
 def check_wish(wish: Mapping[str, int], scale: RewardScale) -> None:

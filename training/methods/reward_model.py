@@ -58,7 +58,7 @@ from training.methods.base import Progress, Stopping, never
 from training.methods.batches import by_length, positions
 from training.methods.checkpoints import last_checkpoint
 from training.methods.failures import classify_failure
-from training.methods.level_reward import RewardScale, measure
+from training.methods.level_reward import SCALE, RewardScale, measure
 from training.methods.sft import check_recipe, template_of
 from training.models.chat_template import IGNORED
 from training.models.tokenizer import load_tokenizer
@@ -68,8 +68,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel, Trainer, TrainerCallback
 
-SCALE = "reward_scale.json"
-"""Beside the card: the `RewardScale` over the held-out answers."""
 # With fewer answers a level gets no class: drawn evenly, each would be seen too often.
 MIN_ANSWERS = 10
 Cell = tuple[str, int]
@@ -387,15 +385,6 @@ def reference_scale(
                 own = probabilities[number].tolist()
                 references[number][head.objective] = dict(zip(head.classes, own, strict=True))
     return measure(references)
-
-
-def read_scale(folder: Path) -> RewardScale:
-    """The scale in a reward model's folder. Raises UsageError if it cannot be read."""
-    try:
-        return RewardScale.model_validate_json((folder / SCALE).read_text())
-    except (OSError, ValidationError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise UsageError(f"{folder / SCALE}: not the scale of a reward: {first}") from None
 
 
 def _dataset(rows: LabelledRows, classes: list[list[int]], order: Sequence[int]) -> Dataset:

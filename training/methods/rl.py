@@ -49,8 +49,7 @@ from training.methods import hf, sft
 from training.methods.base import Progress, Stopping, never
 from training.methods.checkpoints import last_checkpoint
 from training.methods.failures import classify_failure
-from training.methods.level_reward import RewardScale, check_wish, reward
-from training.methods.reward_model import read_scale
+from training.methods.level_reward import RewardScale, check_wish, read_scale, reward
 from training.methods.sft import template_of
 from training.models.adapter import canonicalise
 from training.models.tokenizer import load_tokenizer

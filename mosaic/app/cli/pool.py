@@ -56,6 +56,12 @@ def import_(
         ),
     ] = None,
     per_role: Annotated[int, typer.Option(min=1, help="With --suite: prompts in each role.")] = 200,
+    independent: Annotated[
+        bool,
+        typer.Option(
+            "--independent", help="With --suite: one for `audit_also`, all prompts in audit.jsonl."
+        ),
+    ] = False,
     quality: Annotated[
         int | None, typer.Option(min=1, max=5, help="For rows that carry none.")
     ] = None,
@@ -129,8 +135,11 @@ def import_(
             raise UsageError(
                 "--without, --quality, --bucket and --id-prefix are for pool rows, not for --suite"
             )
-        tally = import_suite(job, published_objective(suite), out, per_role)
-        wrote, next_ = str(out), f"name it as objectives.{suite}.suite in a config"
+        tally = import_suite(job, published_objective(suite), out, per_role, independent)
+        named = f"audit_also.{dataset}" if independent else f"objectives.{suite}.suite"
+        wrote, next_ = str(out), f"name it as {named} in a config"
+    elif independent:
+        raise UsageError("--independent is for --suite, which says what judges it")
     else:
         tally = import_rows(job, out, lambda rows: say(f"{rows:,} rows read"))
         wrote = f"{out} and {card_of(out)}"

@@ -20,6 +20,7 @@ from mosaic.core.types.events import (
     CalibratedEvent,
     CuratedEvent,
     FailedEvent,
+    JudgedAnswersEvent,
     LookedEvent,
     MeasuredEvent,
     ObservedEvent,
@@ -27,7 +28,13 @@ from mosaic.core.types.events import (
     PlannedEvent,
     TrainedEvent,
 )
-from mosaic.core.types.practice_records import FormPairs, SamplePractice, ScorePractice
+from mosaic.core.types.practice_records import (
+    FormJudged,
+    FormPairs,
+    FormWishes,
+    SamplePractice,
+    ScorePractice,
+)
 from mosaic.core.types.records import (
     AskVerdict,
     Audit,
@@ -92,6 +99,8 @@ class _Steps:
         self.roles: dict[str, str] = {}
         for digests in journal.recorded.inputs.suites.values():
             self.roles |= {digest: role for role, digest in digests.items()}
+        independent = journal.recorded.inputs.independent
+        self.roles |= {digest: name for name, digest in independent.items()}
 
     def all(self) -> Iterable[Timed]:
         yield from self._planning()
@@ -142,6 +151,21 @@ class _Steps:
             pairs: Attributes = {"mosaic.pairs": paired.result.report.pairs}
             event = f"paired {paired.result.pairs}"
             yield self._timed(paired, OTHER, "form pairs", pairs, event=event)
+        for formed in self.journal.steps(FormJudged):
+            report = formed.result.report
+            answers: Attributes = {
+                "mosaic.answers": report.answers,
+                "mosaic.pool_rows": report.pool_rows,
+            }
+            event = f"judged answers {formed.result.answers}"
+            yield self._timed(formed, OTHER, "form judged answers", answers, event=event)
+        for wished in self.journal.steps(FormWishes):
+            chats: Attributes = {
+                "mosaic.rows": wished.result.rows,
+                "mosaic.tokens": wished.result.tokens,
+                "mosaic.prompts": len(wished.result.prompts),
+            }
+            yield self._timed(wished, OTHER, "form wishes", chats)
         for influence in self.journal.steps(EstimateInfluence):
             yield self._timed(influence, OTHER, "estimate influence", {})
         for merged in self.journal.steps(MergeAdapters):
@@ -215,6 +239,8 @@ def _ends(journal: Journal) -> dict[str, float]:
                 ends[f"curated {curated.training_set}"] = event.at
             case PairedEvent() as paired:
                 ends[f"paired {paired.pairs}"] = event.at
+            case JudgedAnswersEvent() as judged:
+                ends[f"judged answers {judged.answers}"] = event.at
             case TrainedEvent() as trained:
                 ends[f"trained {trained.adapter.digest}"] = event.at
             case ObservedEvent() as observed:

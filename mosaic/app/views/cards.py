@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import yaml
 
-from mosaic.app.shapes import AuditShape, Report
+from mosaic.app.shapes import AuditShape, IndependentShape, Report
 from mosaic.app.views.levels import control_table
 from mosaic.core.types.evaluation import Difference, Score
 from mosaic.core.types.plans import ActionPlan
@@ -85,6 +85,7 @@ def model_card(run: str, base: str, round_: Round, report: Report, origins: list
         "",
         f"Scores are means from 1 to 5, higher is better. {_trust(role)}",
         *(_against_lines(report.audit) if report.audit and audited else []),
+        *(_independent_lines(report.audit.independent) if report.audit and audited else []),
         *_fallen_lines(round_, report),
         "",
         "## Mixture",
@@ -120,6 +121,24 @@ def _against_lines(audit: AuditShape) -> list[str]:
         "trained with the same recipe and budget.",
     ]
     return lines
+
+
+def _independent_lines(suites: Mapping[str, IndependentShape]) -> list[str]:
+    """The independent suites, apart from those that decisions read."""
+    if not suites:
+        return []
+    header = ["suite", "judged as", "mean", "95 % interval", "prompts", "base", "less the base"]
+    lines = ["", "## Independent suites", "", *_table(header)]
+    for name, test in suites.items():
+        score, before = test.chosen, test.base.mean
+        shown = ["not scored", "", "0"]
+        if score is not None and score.mean is not None:
+            interval = f"{score.low:.2f} to {score.high:.2f}"
+            shown = [f"{score.mean:.2f}", interval, str(score.n_scored)]
+        base = "" if before is None else f"{before:.2f}"
+        change = against(test.against_base.change if test.against_base else None)
+        lines.append(_row(cell(name), cell(test.objective), *shown, base, change))
+    return [*lines, "", "They were opened at the end alone, and no decision read them."]
 
 
 def against(change: Difference | None) -> str:

@@ -173,6 +173,9 @@ def _same_places(first: OpenedRun, other: OpenedRun) -> set[str]:
     for objective, digests in ours.suites.items():
         if theirs.suites.get(objective) == digests:
             same.add(f"objectives.{objective}.suite")
+    for name, digest in ours.independent.items():
+        if theirs.independent.get(name) == digest:
+            same.add(f"audit_also.{name}")
     return same
 
 

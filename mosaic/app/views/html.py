@@ -19,6 +19,7 @@ from mosaic.app.views.result import target_text, worse_sentences
 from mosaic.app.views.spending import spending_lines
 from mosaic.app.views.story import Entry, Messages, Raw
 from mosaic.app.views.telling import Teller
+from mosaic.app.views.text import told_text
 from mosaic.app.views.trace_html import HERE, STYLE, add_filters
 from mosaic.core.journal import Journal
 from mosaic.core.store import Store
@@ -114,6 +115,7 @@ def add_result_filters(environment: Environment) -> None:
     environment.filters["score"] = _score
     environment.filters["slug"] = lambda text: str(text).replace(" ", "-")
     environment.filters["target_text"] = target_text
+    environment.filters["told_text"] = told_text
     environment.filters["worse"] = worse_sentences
     environment.filters["duration"] = duration
 

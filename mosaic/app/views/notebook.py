@@ -43,7 +43,16 @@ def _audit(report: Report) -> str:
             ]
         )
     header = ["objective", "base", "static", "chosen", "chosen less static", "chosen less base"]
-    return _table("Audit: prompts that no decision saw", header, rows)
+    shown = _table("Audit: prompts that no decision saw", header, rows)
+    tests = []
+    for name, test in audit.independent.items():
+        sides = (test.against_static, test.against_base)
+        changes = [_change(side.change if side else None) for side in sides]
+        scores = [_score(score) for score in (test.base, test.static, test.chosen)]
+        tests.append([f"{name} ({test.objective})", *scores, *changes])
+    if tests:
+        shown += _table("Independent suites", ["suite", *header[1:]], tests)
+    return shown
 
 
 def _table(caption: str, header: list[str], rows: list[list[str]]) -> str:

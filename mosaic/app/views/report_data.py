@@ -16,6 +16,7 @@ from mosaic.app.shapes import (
     LooksShape,
     ModelCalls,
     NoiseShape,
+    NoteShape,
     RankedShape,
     Report,
     ReportRound,
@@ -26,6 +27,7 @@ from mosaic.app.standing import standing_of
 from mosaic.app.views.result import (
     compared,
     headline,
+    independent_of,
     static_of,
     targets_of,
     unknowns,
@@ -37,6 +39,7 @@ from mosaic.core.journal import Journal
 from mosaic.core.types.base import digest_of
 from mosaic.core.types.data import BucketReport
 from mosaic.core.types.evaluation import FailureProfile
+from mosaic.core.types.events import NotedEvent
 from mosaic.core.types.look_records import TakeLooks, look_of
 from mosaic.core.types.plans import ObjectiveSpec
 from mosaic.core.types.records import Audited, CloseRound, PlannerReplaced, ReplacePlanner
@@ -103,6 +106,7 @@ def report_of(journal: Journal, state: RunState) -> Report:
         audit=audited,
         verdicts=targets_of(targets, audited),
         audits=openings(state),
+        notes=notes_of(journal),
         hypervolume=state.hypervolumes,
         budget=BudgetShape(total=cap, spent=spent, reserved=held, left=cap - spent - held),
         model_calls=model_calls(journal),
@@ -129,6 +133,7 @@ def _audit_shape(audit: Audited, state: RunState) -> AuditShape:
         fell=[name for name, change in changes if change.fell(noise[name])],
         against_static=compared(audit.gain, noise),
         compared_to_base=compared(audit.against_base, noise),
+        independent=independent_of(audit.independent, state.calibration),
     )
 
 
@@ -144,6 +149,19 @@ def openings(state: RunState) -> list[AuditOpening]:
             decided_after=later,
         )
         found.append(opening)
+    return found
+
+
+def notes_of(journal: Journal) -> list[NoteShape]:
+    """What people asked of the planner, oldest first, and from which round on it was told."""
+    observed = journal.events(kind="observed")
+    found = []
+    for event in journal.events(kind="noted"):
+        if not isinstance(event.record, NotedEvent):
+            continue
+        note = event.record.note
+        later = [seen.round for seen in observed if seen.seq > event.seq]
+        found.append(NoteShape(by=note.by, text=note.text, told_from=min(later, default=None)))
     return found
 
 

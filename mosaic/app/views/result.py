@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from statistics import fmean
 
+from agent.noise import mean_noise
 from agent.pareto import hypervolume
 from agent.state import RunState
 from eval.statistics import summarise
@@ -18,6 +19,7 @@ from mosaic.app.shapes import (
     AuditShape,
     Compared,
     Comparison,
+    IndependentShape,
     Met,
     RankedShape,
     Report,
@@ -25,7 +27,7 @@ from mosaic.app.shapes import (
     TargetShape,
 )
 from mosaic.core.store import Store
-from mosaic.core.types.evaluation import Difference, Score, Scored
+from mosaic.core.types.evaluation import Difference, IndependentScores, Score, Scored
 from mosaic.core.types.runs import Calibration
 from tools.effects.evaluate import BOOTSTRAP_SEED
 
@@ -109,6 +111,33 @@ def compared(changes: Mapping[str, Difference], noise: Mapping[str, float]) -> l
     return found
 
 
+def independent_of(
+    found: Mapping[str, IndependentScores], calibration: Calibration | None
+) -> dict[str, IndependentShape]:
+    """Independent suites by name, each held against the static mixture and the base.
+
+    The noise of a training is that of the objective which judges the suite, or what is usual if the
+    run has no such objective.
+    """
+    shapes = {}
+    for name, scores in found.items():
+        measured = calibration is not None and scores.objective in calibration.noise
+        noise = mean_noise(calibration if measured else None, scores.objective).deviation
+        sides = [
+            compared({name: change}, {name: noise})[0] if change is not None else None
+            for change in (scores.gain, scores.against_base)
+        ]
+        shapes[name] = IndependentShape(
+            objective=scores.objective,
+            base=scores.base,
+            static=scores.static,
+            chosen=scores.chosen,
+            against_static=sides[0],
+            against_base=sides[1],
+        )
+    return shapes
+
+
 def targets_of(targets: Mapping[str, float | None], audit: AuditShape | None) -> list[TargetShape]:
     """Each target held against the chosen round's audit; none without a chosen round.
 
@@ -184,9 +213,16 @@ def worse_sentences(report: Report) -> list[str]:
     if report.audit is None:
         return []
     found = []
-    sides = ((report.audit.against_static, STATIC), (report.audit.compared_to_base, "the base"))
+    tests = report.audit.independent.values()
+    sides = (
+        (report.audit.against_static, STATIC),
+        (report.audit.compared_to_base, "the base"),
+        ([test.against_static for test in tests], f"{STATIC} on independent suites"),
+        ([test.against_base for test in tests], "the base on independent suites"),
+    )
     for comparisons, than in sides:
-        parts = [difference_text(one) for one in comparisons if one.verdict == "worse"]
+        worse = [one for one in comparisons if one is not None and one.verdict == "worse"]
+        parts = [difference_text(one) for one in worse]
         if parts:
             found.append(f"worse than {than}: {', '.join(parts)}")
     return found
@@ -263,16 +299,23 @@ def unknowns(report: Report) -> list[str]:
         lines += _chances(report)
     audit = report.audit
     for objective, score in (audit.chosen if audit else {}).items():
-        name, total = objective.replace("_", " "), score.n_scored + score.n_unscored
-        if score.n_unscored:
-            lines.append(
-                f"{score.n_unscored:,} of {total:,} audit prompts of {name} have no score."
-            )
-        if score.few:
-            lines.append(
-                f"Only {score.clusters} independent audit prompts of {name} were scored, too few "
-                "to rely on its interval."
-            )
+        lines += _thin(score, "audit prompts of " + objective.replace("_", " "))
+    for name, test in (audit.independent if audit else {}).items():
+        lines += _thin(test.chosen or test.base, f"prompts of the independent suite {name}")
+    return lines
+
+
+def _thin(score: Score, prompts: str) -> list[str]:
+    """What is not known since too little was scored; `prompts` says of what."""
+    lines = []
+    if score.n_unscored:
+        total = score.n_scored + score.n_unscored
+        lines.append(f"{score.n_unscored:,} of {total:,} {prompts} have no score.")
+    if score.few:
+        lines.append(
+            f"Only {score.clusters} {prompts} that do not depend on each other were scored, too few "
+            "to rely on the interval."
+        )
     return lines
 
 

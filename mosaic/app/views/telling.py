@@ -39,6 +39,7 @@ from mosaic.app.views.story import (
     Table,
     Words,
 )
+from mosaic.app.views.telling_audit import audited
 from mosaic.app.views.telling_looks import looked
 from mosaic.app.views.telling_practice import judged_answers, paired
 from mosaic.app.views.tool_turns import Conversation
@@ -392,6 +393,11 @@ class Teller:
                         Bar(label=objective, mean=score.mean, low=score.low, high=score.high)
                     )
             parts.append(Bars(title="selection mean, as measured", bars=bars))
+        for stage in closed.trial.stages if closed is not None else []:
+            doubts = stage.levels.doubts if stage.levels else []
+            if doubts:
+                label = f"what levels of {stage.method} may not be"
+                parts.append(Words(by="MOSAIC", label=label, text="\n".join(doubts)))
         if record.forecast:
             parts.append(outcome_table(record.forecast))
         verdict = "accepted" if record.accepted else "not accepted"
@@ -448,7 +454,8 @@ def _plain(event: Event) -> Entry:
         case CuratedEvent():
             total = record.total
             title = (
-                f"selected {total.rows:,} rows, {total.selected:,} of {total.requested:,} tokens"
+                f"selected {total.rows:,} rows, {total.selected:,} tokens; the plan's shares, rounded down, "
+                f"are {total.requested:,}"
             )
             return _entry(title)
         case PairedEvent():
@@ -482,24 +489,8 @@ def _plain(event: Event) -> Entry:
             title, facts, table = looked(record)
             return _entry(title, facts=facts, parts=[table])
         case AuditedEvent():
-            chosen = (
-                "no round was chosen" if record.chosen is None else f"round {record.chosen} chosen"
-            )
-            bars = []
-            for name, score in record.base.items():
-                bars.append(
-                    Bar(label=f"{name}, base", mean=score.mean, low=score.low, high=score.high)
-                )
-                after = record.scores.get(name)
-                if after is not None:
-                    bars.append(
-                        Bar(
-                            label=f"{name}, chosen", mean=after.mean, low=after.low, high=after.high
-                        )
-                    )
-            shown = Bars(title="audit mean", bars=bars)
-            title = f"audited: {chosen} ({record.stop})"
-            return _entry(title, objectives=list(record.base), parts=[shown])
+            title, parts = audited(record)
+            return _entry(title, objectives=list(record.base), parts=parts)
         case DroppedEvent():
             dropped = []
             if record.adapters:

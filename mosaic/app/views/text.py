@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mosaic.app.shapes import Report, ReportRound
+from mosaic.app.shapes import IndependentShape, NoteShape, Report, ReportRound
 from mosaic.app.terminal import safe
 from mosaic.app.views.levels import agreement_lines, control_lines, levels_line
 from mosaic.app.views.result import STATIC, target_text, worse_sentences
@@ -29,6 +29,9 @@ def report_text(report: Report, width: int | None = None) -> str:
     lines += _noise_lines(report)
     lines += _looks_lines(report)
     lines += _audit_lines(report, width)
+    if report.notes:
+        lines += ["", "what people asked of the planner"]
+        lines += [f"  - {note.by}, {told_text(note)}: {note.text}" for note in report.notes]
     if report.unknown:
         lines += ["", "what this run could not know"]
         lines += [f"  - {sentence}" for sentence in report.unknown]
@@ -43,6 +46,17 @@ def report_text(report: Report, width: int | None = None) -> str:
     for one in report.trials:
         lines += _remarks(one)
     return "\n".join(safe(line) for line in _wrapped(lines, width))
+
+
+def told_text(note: NoteShape) -> str:
+    """From when on a note was told.
+
+    >>> told_text(NoteShape(by="ann", text="more of it", told_from=2))
+    'told from round 2 on'
+    """
+    if note.told_from is None:
+        return "not told yet: no round was planned since"
+    return f"told from round {note.told_from} on"
 
 
 def _wrapped(lines: Sequence[str], width: int | None) -> list[str]:
@@ -188,22 +202,17 @@ def _audit_lines(report: Report, width: int | None) -> list[str]:
     if audit:
         times = len(report.audits)
         opened = "opened once" if times == 1 else f"opened {times} times"
-        rows = (("base", audit.base), ("static", audit.static), ("chosen", audit.chosen))
+        rows = {"base": audit.base, "static": audit.static, "chosen": audit.chosen}
+        changes = {"-static": audit.gain, "-base": audit.against_base}
         lines += ["", f"audit suites, {opened}"]
-        for names in _blocks(report.objectives, width):
-            lines.append(_header(names))
-            for label, row in rows:
-                if row:
-                    lines.append(f"{label:>{LABEL}} {_cells(names, row)}")
-            for label, changes in (("-static", audit.gain), ("-base", audit.against_base)):
-                if changes:
-                    lines.append(f"{label:>{LABEL}} {_changes(names, changes)}")
+        lines += _models_table(report.objectives, rows, changes, width)
         if audit.chosen:
             lines.append(
                 f"chosen: round {report.chosen_name}; -static and -base: chosen less either, on equal "
                 "prompts"
             )
         lines += control_lines(audit.control)
+        lines += _independent_lines(audit.independent, width)
     for opening in report.audits:
         if opening.decided_after:
             later = ", ".join(str(number) for number in opening.decided_after)
@@ -212,6 +221,54 @@ def _audit_lines(report: Report, width: int | None) -> list[str]:
                 f"it: {later}"
             )
     return lines
+
+
+def _models_table(
+    columns: Sequence[str],
+    scores: Mapping[str, Mapping[str, Score]],
+    changes: Mapping[str, Mapping[str, Difference]],
+    width: int | None,
+) -> list[str]:
+    """A column per suite; a row per model, then one per difference. What is empty has no row."""
+    lines = []
+    for names in _blocks(columns, width):
+        lines.append(_header(names))
+        for label, row in scores.items():
+            if row:
+                lines.append(f"{label:>{LABEL}} {_cells(names, row)}")
+        for label, change in changes.items():
+            if change:
+                lines.append(f"{label:>{LABEL}} {_changes(names, change)}")
+    return lines
+
+
+def _independent_lines(suites: Mapping[str, IndependentShape], width: int | None) -> list[str]:
+    """Independent suites, apart from those that decisions read."""
+    if not suites:
+        return []
+    scores: dict[str, dict[str, Score]] = {"base": {}, "static": {}, "chosen": {}}
+    changes: dict[str, dict[str, Difference]] = {"-static": {}, "-base": {}}
+    for name, test in suites.items():
+        models = {"base": test.base, "static": test.static, "chosen": test.chosen}
+        for label, score in models.items():
+            if score is not None:
+                scores[label][name] = score
+        sides = {"-static": test.against_static, "-base": test.against_base}
+        for label, comparison in sides.items():
+            if comparison is not None:
+                changes[label][name] = comparison.change
+    judged = []
+    for name, test in suites.items():
+        own = test.objective == name
+        judged.append(
+            f"{name} " + ("by an objective of its own" if own else f"as {test.objective}")
+        )
+    return [
+        "",
+        "independent suites, opened at the end; no decision read them",
+        *_models_table(list(suites), scores, changes, width),
+        f"judged: {', '.join(judged)}",
+    ]
 
 
 def _cells(names: Sequence[str], scores: Mapping[str, Score]) -> str:
@@ -236,6 +293,9 @@ def _cell(score: Score) -> str:
 def _remarks(round_: ReportRound) -> list[str]:
     name = round_.name if round_.round else "0"
     lines = [stage_line(name, stage) for stage in round_.stages]
+    for stage in round_.stages:
+        for doubt in stage.levels.doubts if stage.levels else ():
+            lines.append(f"round {name}, {stage.method}: {doubt}")
     lines += agreement_lines(name, round_.agreement)
     if round_.replaced and round_.counts:
         lines.append(f"round {round_.round}: planner replaced: {round_.replaced.reason}")

@@ -3,6 +3,10 @@
 Every request needs a known Host and, except for the log-in link, the cookie; every POST needs our
 Origin and the CSRF token as well. The checks stand in one middleware before all routes, so that a
 new route has them too.
+
+The token outlives the server, so that a link to a page, a bookmark or an open form still works after a
+restart. It is kept as a private file beside the runs, which whoever can read it can read as well, and
+is replaced after `KEPT_DAYS`, or as soon as the file is deleted.
 """
 
 from __future__ import annotations
@@ -10,7 +14,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+import re
 import secrets
+import stat
+import time
 from pathlib import Path
 from urllib.parse import parse_qs
 
@@ -18,10 +25,18 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from mosaic.core.errors import UsageError
+
 LOGIN = "/login"
 TOKEN_FILE = ".view-token"
+TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
+KEPT_DAYS = 30
+DAY = 24 * 3600
 LARGEST_BODY = 256 * 1024
-LINK = "use the link that `python -m mosaic view` printed"
+LINK = (
+    "open the link that `python -m mosaic view` printed, which stays the same for 30 days, and then "
+    "this address again"
+)
 METHODS = ("GET", "HEAD", "POST")
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -35,12 +50,39 @@ HEADERS = {
 }
 
 
+def token_of(folder: Path) -> str:
+    """The 256-bit token of the pages over a folder: the kept one while it is good, else a new one."""
+    return _kept_token(folder / TOKEN_FILE) or new_token(folder)
+
+
+def _kept_token(path: Path) -> str | None:
+    """The token of an earlier start. None if it is too old, or the file is not this user's alone."""
+    try:
+        # A link could lead to a text that somebody else knows.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        found = os.fstat(descriptor)
+        private = stat.S_ISREG(found.st_mode) and not found.st_mode & 0o077
+        recent = 0 <= time.time() - found.st_mtime < KEPT_DAYS * DAY
+        if not private or not recent or found.st_uid != os.geteuid():
+            return None
+        text = os.read(descriptor, 100).decode("ascii", errors="replace")
+    finally:
+        os.close(descriptor)
+    return text if TOKEN.fullmatch(text) else None
+
+
 def new_token(folder: Path) -> str:
     """A fresh 256-bit token, kept in a file that only this user can read."""
     token = secrets.token_urlsafe(32)
     path = folder / TOKEN_FILE
-    path.unlink(missing_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        path.unlink(missing_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written: {error.strerror}; remove it") from None
     os.write(descriptor, token.encode())
     os.close(descriptor)
     return token
@@ -117,6 +159,7 @@ class Guard:
         if not hmac.compare_digest(given.encode(), self.token.encode()):
             return PlainTextResponse(f"wrong token; {LINK}", 403)
         answer = RedirectResponse("/", 303)
+        # Gone with the browser: it is sent to whatever else listens on this machine.
         answer.set_cookie(self.cookie, self.token, httponly=True, samesite="strict", path="/")
         return answer
 

@@ -44,7 +44,7 @@ from mosaic.app.web.form import (
     ticked,
     typed_shares,
 )
-from mosaic.app.web.guard import LOGIN, Guard, csrf_of, form_of, new_token
+from mosaic.app.web.guard import LOGIN, Guard, csrf_of, form_of, token_of
 from mosaic.app.web.sections import Section, changed, marks_of, sections_of
 from mosaic.core.errors import MosaicError, UsageError
 from mosaic.core.lock import other_holder
@@ -464,7 +464,7 @@ def serve(root: Path, port: int, control: bool, say: Callable[[str], None]) -> N
             ) from None
         listener.listen()
         bound = int(listener.getsockname()[1])
-        token = new_token(root)
+        token = token_of(root)
         print(f"http://127.0.0.1:{bound}{LOGIN}?token={token}", flush=True)
         may = "this page may start `resume`; " if control else ""
         say(f"runs below {root}; {may}Ctrl-C ends it, and no run that it started")

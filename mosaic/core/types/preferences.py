@@ -81,7 +81,8 @@ class LevelReport(FrozenModel):
     `left_out` are objectives that the reward model cannot tell, with the reason. `warm_rows` judged
     answers were learned from below their levels, then `chats` prompts with drawn wishes were
     rewarded. Tokens: `reward_model`, `warm` and `policy` are trained on, all epochs counted,
-    `policy_sampled` drawn by the policy. `wish` is stated wherever the adapter is measured.
+    `policy_sampled` drawn by the policy. `wish` is stated wherever the adapter is measured. `doubts` are
+    sentences about what its levels may not be.
     """
 
     judged: JudgedReport
@@ -94,3 +95,4 @@ class LevelReport(FrozenModel):
     policy: int = 0
     policy_sampled: int = 0
     wish: dict[str, int] = {}
+    doubts: list[str] = Field(default=[], exclude_if=lambda doubts: not doubts)

@@ -230,7 +230,8 @@ def _requests(messages: Chat) -> list[str]:
 def _suite_prompts(folder: Path) -> list[Prompt]:
     """All prompts of a suite's folder. Raises UsageError with file:line for anything else."""
     prompts: list[Prompt] = []
-    for role in ROLES:
+    there = [role for role in ROLES if (folder / f"{role}.jsonl").is_file()]
+    for role in there if there == ["audit"] else ROLES:  # an independent suite has no other role
         if not (folder / f"{role}.jsonl").is_file():
             raise UsageError(
                 f"--without {folder}: {role}.jsonl: no such file; give a suite's folder"

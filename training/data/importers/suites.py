@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from eval.objectives.base import Objective
+from eval.suite_defaults import DEFAULTS
 from mosaic.core.errors import UsageError
 from mosaic.core.types.base import canonical_json
 from mosaic.core.types.evaluation import ROLES, Prompt
@@ -40,26 +41,34 @@ UNNAMED = "-"
 NAME_LENGTH = 16
 
 
-def import_suite(job: ImportJob, objective: Objective, out: Path, per_role: int) -> Tally:
+def import_suite(
+    job: ImportJob, objective: Objective, out: Path, per_role: int, independent: bool = False
+) -> Tally:
     """Write suite prompts of an objective into the folder `out`, and the card.
 
     The three roles are disjoint, `per_role` prompts each, or thirds if the file has fewer. A hash
-    of the request chooses them, so that the order of the file does not matter. Raises UsageError
-    naming the bad rows.
+    of the request chooses them, so that the order of the file does not matter. An `independent` suite
+    has one role, audit, and a `suite.yaml` that names the objective. Raises UsageError naming the bad
+    rows.
     """
+    roles = ("audit",) if independent else ROLES
     check_names(job)
     tally = Tally()
     shape = partial(_prompt_shape(job, objective.name, tally), objective)
     check_place(out / SUITE_CARD)
     check_absent(out / SUITE_CARD, *(out / f"{role}.jsonl" for role in ROLES))
+    if independent:
+        check_absent(out / DEFAULTS)
     prompts = _distinct_prompts(job, shape, tally)
     check_tally(job, tally, len(prompts), f"{out} was not written")
-    size = min(per_role, len(prompts) // len(ROLES))
+    size = min(per_role, len(prompts) // len(roles))
     if size == 0:
-        sources = ", ".join(job.sources)
-        raise UsageError(f"{sources}: {len(prompts)} usable prompts cannot fill three roles")
-    _write_roles(prompts, size, out)
-    tally.rows = size * len(ROLES)
+        sources, wanted = ", ".join(job.sources), "a suite" if independent else "three roles"
+        raise UsageError(f"{sources}: {len(prompts)} usable prompts cannot fill {wanted}")
+    _write_roles(prompts, size, roles, out)
+    if independent:
+        (out / DEFAULTS).write_text(f"objective: {objective.name}\n", encoding="utf-8")
+    tally.rows = size * len(roles)
     if len(prompts) > tally.rows:
         tally.left_out["not drawn (see --per-role)"] = len(prompts) - tally.rows
     write_card(out / SUITE_CARD, origin(job, tally))
@@ -118,10 +127,10 @@ def _named_prompt(
     return prompt, left_out
 
 
-def _write_roles(prompts: Sequence[Prompt], size: int, out: Path) -> None:
+def _write_roles(prompts: Sequence[Prompt], size: int, roles: Sequence[str], out: Path) -> None:
     """The first `size` prompts for the first role, the next for the second, and so on."""
     out.mkdir(parents=True, exist_ok=True)
-    for number, role in enumerate(ROLES):
+    for number, role in enumerate(roles):
         part = prompts[number * size : (number + 1) * size]
         lines = [canonical_json(prompt.json_data()) + "\n" for prompt in part]
         (out / f"{role}.jsonl").write_text("".join(lines), encoding="utf-8")
