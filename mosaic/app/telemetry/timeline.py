@@ -28,6 +28,7 @@ from mosaic.core.types.events import (
     PlannedEvent,
     TrainedEvent,
 )
+from mosaic.core.types.look_records import MergeAdapters, TakeLooks
 from mosaic.core.types.practice_records import (
     FormJudged,
     FormPairs,
@@ -45,10 +46,8 @@ from mosaic.core.types.records import (
     Generate,
     JudgeSuite,
     MeasureLikelihood,
-    MergeAdapters,
     Observe,
     ProposePlan,
-    TakeLooks,
     Train,
 )
 
