@@ -45,11 +45,18 @@ def ray(quick: bool) -> Rows:
     kills, losses, controllers = (6, 2, 3) if quick else (100, 20, 20)
     with tempfile.TemporaryDirectory(dir=_memory()) as name, cluster() as nodes:
         folder = Path(name)
-        rows = warm_jobs(folder / "warm", nodes.address, 5 if quick else 30)
-        rows += side_by_side(folder / "side", nodes.address, NODES * CPUS)
-        rows += worker_kills(folder / "workers", nodes.address, kills)
-        rows += node_losses(folder / "nodes", nodes, losses)
-        rows += controller_kills(folder / "controllers", nodes.address, controllers)
+        address, rows = nodes.address, []
+        for part in (
+            lambda: warm_jobs(folder / "warm", address, 5 if quick else 30),
+            lambda: side_by_side(folder / "side", address, NODES * CPUS),
+            lambda: worker_kills(folder / "workers", address, kills),
+            lambda: controller_kills(folder / "controllers", address, controllers),
+            lambda: node_losses(folder / "nodes", nodes, losses),
+        ):
+            measured = part()
+            rows += measured
+            for row in measured:  # it takes long: what is known is said
+                print(f"{row['what']}: {row['figure']} {row['unit']}", file=sys.stderr, flush=True)
     return rows
 
 
@@ -71,11 +78,19 @@ def cluster() -> Iterator[Any]:
         raise CannotRun("ray is not installed; pip install -e '.[ray]'") from None
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     try:
-        for _ in range(NODES):
-            nodes.add_node(num_cpus=CPUS)
+        add_nodes(nodes)
         yield nodes
     finally:
         nodes.shutdown()
+
+
+def add_nodes(nodes: Any) -> None:
+    """Start nodes in place of those that are missing."""
+    while len(nodes.worker_nodes) < NODES:
+        try:
+            nodes.add_node(num_cpus=CPUS)
+        except Exception as error:  # Ray gives a node 30 s to start, which a busy machine may not
+            print(f"a node did not start: {error}", file=sys.stderr)
 
 
 def open_executor(folder: Path, address: str, workers: int = NODES * CPUS) -> RemoteExecutor:
@@ -171,7 +186,7 @@ def worker_kills(folder: Path, address: str, count: int) -> Rows:
     for batch in batches(count, NODES * CPUS):
         orders = [job(folder, number) for number in batch]
         handles = [
-            executor.submit(o.job, o.place, AtStep(dice.randrange(1, STEPS - 2), kill))
+            executor.submit(o.job, o.place, AtStep(dice.randrange(1, STEPS - 5), kill))
             for o in orders
         ]
         finish(executor, handles)
@@ -181,7 +196,7 @@ def worker_kills(folder: Path, address: str, count: int) -> Rows:
 
 
 def node_losses(folder: Path, nodes: Any, count: int) -> Rows:
-    """Kill the raylet of a node that trains, so many times, and start another in its place.
+    """Kill the raylet of a node that trains, so many times, and then start another in its place.
 
     Two jobs are at work each time, on this node or on two.
     """
@@ -192,12 +207,12 @@ def node_losses(folder: Path, nodes: Any, count: int) -> Rows:
         node = node_of(nodes, process)
         if node is not None:
             nodes.remove_node(node, allow_graceful=False)
-            nodes.add_node(num_cpus=CPUS)
             lost.append(process)
 
     for round_ in range(count):
+        add_nodes(nodes)
         orders = [job(folder, round_ * 2 + number) for number in range(2)]
-        watch = AtStep(dice.randrange(1, STEPS - 2), lose)
+        watch = AtStep(dice.randrange(1, STEPS - 5), lose)
         handles = [
             executor.submit(order.job, order.place, progress)
             for order, progress in zip(orders, (watch, None), strict=True)
