@@ -27,6 +27,7 @@ from mosaic.core.types.events import (
     PlannedEvent,
     TrainedEvent,
 )
+from mosaic.core.types.look_records import MergeAdapters, TakeLooks
 from mosaic.core.types.practice_records import FormPairs, SamplePractice, ScorePractice
 from mosaic.core.types.records import (
     AskVerdict,
@@ -38,10 +39,8 @@ from mosaic.core.types.records import (
     Generate,
     JudgeSuite,
     MeasureLikelihood,
-    MergeAdapters,
     Observe,
     ProposePlan,
-    TakeLooks,
     Train,
 )
 
