@@ -119,7 +119,7 @@ def looked_ratios(
     {'guard': 0.1875, 'tasks': 0.5625, 'talk': 0.25}
     """
     declared = [dataset for group in grouped for dataset in group]
-    shares = _group_shares(ratios, grouped)
+    shares = group_shares(ratios, grouped)
     return _ratios(shares, share_of(proportions, declared), grouped, proportions)
 
 
@@ -134,14 +134,14 @@ def affine_weights(
     >>> [round(w, 6) for w in affine_weights({"guard": 0.6, "tasks": 0.4}, points, [("guard",), ("tasks",)])]
     [0.7, 0.3]
     """
-    corner = np.array([_group_shares(point, grouped) for point in points])
-    wanted = np.array(_group_shares(ratios, grouped))
+    corner = np.array([group_shares(point, grouped) for point in points])
+    wanted = np.array(group_shares(ratios, grouped))
     # Where a scarce data set makes two corners one, there are many such weights: the smallest do.
     found, *_ = np.linalg.lstsq(corner.T, wanted, rcond=None)
     return [round(float(weight), 6) for weight in found / math.fsum(found)]
 
 
-def _group_shares(ratios: Mapping[str, float], grouped: Sequence[Group]) -> list[float]:
+def group_shares(ratios: Mapping[str, float], grouped: Sequence[Group]) -> list[float]:
     """Each group's share of the tokens that serve an objective; even if none does."""
     shares = [share_of(ratios, group) for group in grouped]
     total = math.fsum(shares)

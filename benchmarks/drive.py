@@ -6,28 +6,36 @@ pools' own proportions, then its own rounds.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
+from agent.fidelity import ExpertsConfig, affine_weights, corners, groups
 from agent.noise import noise_of
 from agent.pareto import archive, hypervolume
 from agent.planners.base import Planner
+from agent.planners.looks import mixtures_to_look_at
 from agent.planners.search import Surrogate
 from agent.state import mark_dominated
 from agent.weights import Cell, Weights, plan_shares, proportions
 from mosaic.core.types.data import Stock
 from mosaic.core.types.evaluation import FailureProfile, Score, SliceProfile
 from mosaic.core.types.plans import ActionPlan, Forecast, Limits, ObjectiveSpec
-from mosaic.core.types.runs import Calibration, Observation, Round, Trial, TrialSpec
+from mosaic.core.types.runs import Adapter, Calibration, Observation, Round, Trial, TrialSpec
 from tools.planning.toolbox import Toolbox
 
 ROUNDS, REPEATS = 5, 3
 # Standard deviations in points: of a training, which moves an objective's slices together, and of a
 # slice's mean and an objective's selection mean by their prompts.
 TRAINING_NOISE, SLICE_NOISE, SELECTION_NOISE = 0.08, 0.10, 0.06
+# How far looks that are added up lie off the truth, in points: an objective's all alike, and each by
+# itself. No landscape knows it; on the laboratory `python -m benchmarks looks` measures it.
+LOOK_BIAS, LOOK_ERROR = 0.3, 0.3
+# What a logarithm of a training's tokens adds, in points: a quarter of them cost 1.17 on the laboratory.
+TOKENS_EFFECT = 0.84
 PROMPTS = 40
 BUDGET = 100_000
 FREE = Limits(max_ratio_step=None, max_bucket_step=None)
@@ -81,9 +89,16 @@ class Drive:
         seed: int,
         limits: Limits | None = None,
         foresee: bool = False,
+        fidelity: ExpertsConfig | None = None,
+        repeats: int = REPEATS,
     ) -> None:
-        """`foresee` asks the surrogate for its forecast of every plan."""
+        """`foresee` asks the surrogate for its forecast of every plan. `fidelity` trains experts after
+        the calibration's `repeats`, and takes looks before each round.
+        """
         self.foresee = foresee
+        self.fidelity = fidelity
+        self.repeats = repeats
+        self.looks: list[Trial] = []
         self.landscape = landscape
         self.seed = seed
         self.limits = limits or Limits()
@@ -100,13 +115,15 @@ class Drive:
         """Base, calibration and so many rounds."""
         static = ActionPlan(rationale="static", ratios=self.own.ratios)
         static = static.model_copy(update={"bucket_weights": self.own.buckets})
-        repeats = [self._trial(static, number) for number in range(REPEATS)]
+        repeats = [self._trial(static, number) for number in range(self.repeats)]
         calibration = Calibration(trials=repeats, noise=noise_of(repeats))
         done = [self._round(0, self._trial(None, 0), [])]
         latest, last_plan = repeats[0], static
+        self._train_experts()
         points, forecasts = [], []
         for number in range(1, rounds + 1):
             seen = self.observation(number, rounds, done, calibration, latest.profile, last_plan)
+            seen = self._after_looks(seen)
             [plan] = planner.propose(seen, Toolbox(seen, lambda *wanted: [], lambda draft: []))
             trial = self._trial(plan, number)
             before = self._selection(latest if number > 1 else None, repeats)
@@ -155,6 +172,50 @@ class Drive:
             budget_left=BUDGET * (rounds - number + 1),
         )
 
+    def _train_experts(self) -> None:
+        if self.fidelity is None:
+            return
+        grouped = groups(self.landscape.objectives)
+        for number, ratios in enumerate(corners(self.fidelity.corner, grouped, self.own.ratios)):
+            plan = ActionPlan(rationale="expert", ratios=ratios)
+            lost = TOKENS_EFFECT * math.log(self.fidelity.fraction)
+            trial = self._trial(plan, number, dict.fromkeys(self.names, lost))
+            tokens = int(self.fidelity.fraction * BUDGET)
+            spec = trial.spec.model_copy(update={"tokens": tokens})
+            adapter = Adapter(
+                digest=f"expert {number}",
+                base="base",
+                tokens=BUDGET,
+                supervised=BUDGET,
+                steps=1,
+                loss=1.0,
+                seconds=0.0,
+            )
+            self.looks.append(trial.model_copy(update={"adapter": adapter, "spec": spec}))
+        # All looks of an objective are off by the same in one run.
+        self._bias = {name: LOOK_BIAS * self._draws.standard_normal() for name in self.names}
+
+    def _after_looks(self, seen: Observation) -> Observation:
+        """The observation with what was seen of the mixtures that the surrogate finds best."""
+        if self.fidelity is None:
+            return seen
+        seen = seen.model_copy(update={"looks": list(self.looks)})
+        grouped = groups(self.landscape.objectives)
+        experts = [look for look in self.looks if look.adapter]
+        points = [expert.plan.ratios for expert in experts if expert.plan]
+        for plan in mixtures_to_look_at(seen, self.fidelity, self.fidelity.looks):
+            weights = affine_weights(plan.ratios, points, grouped)
+            digests = [expert.adapter.digest for expert in experts if expert.adapter]
+            off = {
+                n: self._bias[n] + LOOK_ERROR * self._draws.standard_normal() for n in self.names
+            }
+            trial = self._trial(plan, len(self.looks), off)
+            spec = trial.spec.model_copy(
+                update={"tokens": 0, "merged": dict(zip(digests, weights, strict=True))}
+            )
+            self.looks.append(trial.model_copy(update={"spec": spec, "scores": {}}))
+        return seen.model_copy(update={"looks": list(self.looks)})
+
     def true_point(self, plan: ActionPlan) -> list[float]:
         """The true means of the objectives."""
         means = self.landscape.means(plan_shares(plan, self.own.buckets))
@@ -166,13 +227,18 @@ class Drive:
         short = np.array(targets) - np.array(points)
         return bool((short.max(axis=1) <= 0).any())
 
-    def _trial(self, plan: ActionPlan | None, seed: int) -> Trial:
-        """A plan measured: its truth, with the luck of a training and of prompts."""
+    def _trial(
+        self, plan: ActionPlan | None, seed: int, off: Mapping[str, float] | None = None
+    ) -> Trial:
+        """A plan measured: its truth, with the luck of a training and of prompts.
+
+        `off` is objective -> points that a look lies off.
+        """
         shares = plan_shares(plan, self.own.buckets) if plan else {}
         means = self.landscape.means(shares)
         slices, scores = [], {}
         for name in self.names:
-            luck = TRAINING_NOISE * self._draws.standard_normal()
+            luck = TRAINING_NOISE * self._draws.standard_normal() + (off or {}).get(name, 0.0)
             for objective, slice_ in means:
                 if objective != name:
                     continue

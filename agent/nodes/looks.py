@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from agent.context import RunContext
 from agent.fidelity import (
     ExpertsConfig,
@@ -14,13 +12,12 @@ from agent.fidelity import (
     affine_weights,
     corners,
     groups,
-    looked_ratios,
 )
 from agent.nodes.state import State
 from agent.observe import observation, static_plan, stop_reason
-from agent.planners.search import MIN_NEWS, Surrogate
+from agent.planners.looks import mixtures_to_look_at
 from agent.trial import ROUND_ROLES, plan_spec, run_trial
-from agent.weights import distance, fill, normalize
+from agent.weights import fill, normalize
 from mosaic.core.errors import TrainingError
 from mosaic.core.steps import Outcome
 from mosaic.core.types.base import digest_of
@@ -28,10 +25,6 @@ from mosaic.core.types.events import LookedEvent
 from mosaic.core.types.look_records import ChooseLooks, LooksChosen, LooksTaken, TakeLooks, look_of
 from mosaic.core.types.plans import ActionPlan
 from mosaic.core.types.runs import Trial, TrialSpec
-
-# The surrogate's best mixtures often differ in buckets alone, of which experts say nothing: so many
-# times more are asked for.
-SEARCHED = 3
 
 
 def look(context: RunContext, state: State) -> State:
@@ -105,26 +98,13 @@ def _choice(context: RunContext, settings: FidelityConfig) -> LooksChosen:
         count = min(count, max(0, spare // cost))
         if count < settings.looks:
             note = f"the budget pays for {count} of {settings.looks} looks"
-    grouped = groups(context.settings.objectives)
-    experts = isinstance(settings, ExpertsConfig)
-    if experts and len(state.experts) < len(grouped):
+    if isinstance(settings, ExpertsConfig) and len(state.experts) < context.settings.summed:
         return LooksChosen(plans=[], note="an expert is missing, so that nothing can be added up")
-    if not count:
-        return LooksChosen(plans=[], note=note)
     seen = observation(state, context.settings, context.pool, context.budget_left(), [])
-    plans: list[ActionPlan] = []
-    known = [one.plan.ratios for one in state.looks if one.plan] if experts else []
-    for weights in Surrogate(seen).best(count * SEARCHED if experts else count):
-        ratios, buckets = dict(weights.ratios), dict(weights.buckets)
-        if experts:
-            ratios, buckets = looked_ratios(ratios, grouped, seen.proportions), {}
-            if any(distance(ratios, other) < MIN_NEWS for other in known):
-                continue
-            known.append(ratios)
-        plans.append(ActionPlan(rationale="A look.", ratios=ratios, bucket_weights=buckets))
+    plans = mixtures_to_look_at(seen, settings, count)
     if len(plans) < count:
         note = f"the limits leave {len(plans)} of {settings.looks} looks that differ"
-    return LooksChosen(plans=plans[:count], note=note)
+    return LooksChosen(plans=plans, note=note)
 
 
 def _spec(context: RunContext, plan: ActionPlan) -> TrialSpec:
@@ -143,7 +123,7 @@ def _weights_of_experts(
     points = [expert.plan.ratios for expert in experts if expert.plan]
     weights = affine_weights(plan.ratios, points, grouped)
     adapters = [expert.adapter.digest for expert in experts if expert.adapter]
-    return dict(zip(adapters, np.round(weights, 6).tolist(), strict=True))
+    return dict(zip(adapters, weights, strict=True))
 
 
 def _take(

@@ -17,7 +17,7 @@ from agent.feasible import FeasibleSpace
 from agent.planners.acquisition import NOISE_WEIGHTS, Acquisition, predicted_means
 from agent.planners.canonical import Names
 from agent.planners.fallen import raised_ratios, shares_to_reach
-from agent.planners.response_model import ResponseModel, fit_responses
+from agent.planners.response_model import LookError, ResponseModel, fit_responses
 from agent.planners.rough import RoughSpace
 from agent.prediction import Change, expected_changes
 from agent.weights import Floats, Weights, cell_shares, share_row, weights_of
@@ -102,6 +102,12 @@ class Surrogate:
             effects[real] = self.model.doubling_effect((objective, name))
         return effects
 
+    @property
+    def looks(self) -> dict[str, dict[str, LookError]]:
+        """Objective -> kind of look -> how such looks were off in this run; empty without looks."""
+        real = self._names.real_objectives
+        return {real[name]: dict(errors) for name, errors in self.model.looks.items()}
+
     def changes(self, plan: ActionPlan) -> dict[str, Change]:
         """What a plan's mixture is expected to change of each objective's selection mean."""
         plain = self._names.plan(plan)
@@ -146,6 +152,12 @@ class Surrogate:
             points = [one for one, is_far in zip(points, far, strict=True) if is_far]
             values = worth.of(points) if points else np.zeros(0)
         return [self._names.real(point) for point in chosen]
+
+    def searched(self) -> list[Weights]:
+        """All mixtures inside the limits that one search valued, the best first."""
+        points, values, _ = self._points({})
+        order = np.argsort(-values, kind="stable")
+        return [self._names.real(points[place]) for place in order]
 
     def shown(self, most: int, apart: float) -> tuple[int, list[Candidate], Candidate]:
         """How many mixtures were looked at, the best that lie `apart` (L1), and the one executed last."""

@@ -277,7 +277,22 @@ def _fitted(line: ToolCall, where: Conversation) -> Entry:
         header=["slice", "points"],
         rows=rows,
     )
-    return turn("tool", title, parts=[table])
+    parts: list[Part] = [table]
+    if "looks" in found:
+        parts.append(_look_errors([_object(item) for item in _list(found["looks"])]))
+    return turn("tool", title, parts=parts)
+
+
+def _look_errors(errors: Sequence[Mapping[str, Any]]) -> Table:
+    rows = []
+    for error in errors:
+        name = f"{error['objective']}, {error['kind']}"
+        rows.append([name, signed(error["bias"]), figure(error["deviation"])])
+    return Table(
+        title="how looks differ from full trainings, as far as this run knows",
+        header=["objective and kind of look", "all alike, points", "each by itself, points"],
+        rows=rows,
+    )
 
 
 def _searched(line: ToolCall, where: Conversation) -> Entry:
