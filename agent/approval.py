@@ -49,7 +49,8 @@ class HumanApprovalConfig(FrozenModel):
 class Rule(FrozenModel):
     """Matches a plan that stays within every limit it states; `then` is what happens to such a plan.
 
-    Steps are L1 distances from the plan executed last (0-2). `max_tokens` is what the round costs.
+    Steps are L1 distances from the plan executed last (0-2). `max_tokens` is what the round costs,
+    all of its trials together. Of several plans each must match.
     `max_regression` is the largest fall of a selection mean, in points, that our own prediction
     allows: its lower bound counts, and a plan that cannot be predicted does not match. What the
     plan claims of itself is not read. A plan with another focus, other method shares or other
@@ -123,7 +124,7 @@ class PolicyApprover:
 
     def decide(self, request: ApprovalRequest, observation: Observation) -> Decision | None:
         for number, rule in enumerate(self.rules, 1):
-            if not all(matches(rule, shown, observation, request) for shown in request.plans):
+            if not all(matches(rule, shown, observation) for shown in request.plans):
                 continue
             if rule.then == "human":
                 return None
@@ -132,10 +133,8 @@ class PolicyApprover:
         return None
 
 
-def matches(
-    rule: Rule, shown: ProposedPlan, observation: Observation, request: ApprovalRequest
-) -> bool:
-    """Whether a plan of a request stays within every limit that the rule states."""
+def matches(rule: Rule, shown: ProposedPlan, observation: Observation) -> bool:
+    """Whether a plan stays within every limit that the rule states."""
     plan, last = shown.plan, observation.last_plan
     measures = (rule.max_ratio_step, rule.max_bucket_step, rule.max_regression)
     blind = any(limit is not None for limit in measures)
@@ -147,7 +146,7 @@ def matches(
     if rule.max_bucket_step is not None:
         if _bucket_step(plan, observation) > rule.max_bucket_step:
             return False
-    if rule.max_tokens is not None and request.cost.tokens > rule.max_tokens:
+    if rule.max_tokens is not None and observation.cost_of_candidates > rule.max_tokens:
         return False
     if rule.max_regression is not None:
         return _regresses_at_most(rule.max_regression, shown, observation)
