@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Protocol
 from pydantic import Field
 
 from agent.methods import differ_in_weights_only, mixture_tokens, shares_of
+from agent.planners.response_model import ResponseModel, fit_responses
 from agent.prediction import predicted_changes
 from agent.weights import bucket_weights, distance
 from mosaic.core.types.base import FrozenModel, digest_of
@@ -198,6 +199,7 @@ def request_of(
     }
     cost = observation.cost_per_round * len(plans)
     left = observation.budget_left
+    model = fit_responses(observation) if len(plans) > 1 else None
     floors = []
     for objective in observation.objectives:
         if objective.floor is not None:
@@ -212,7 +214,7 @@ def request_of(
         experiment=experiment,
         observation=observation_digest,
         planner=planner,
-        plans=[shown_plan(plan, observation) for plan in plans],
+        plans=[shown_plan(plan, observation, model) for plan in plans],
         cost=Cost(tokens=cost, left_before=left, left_after=left - cost),
         floors=floors,
     )
@@ -249,8 +251,13 @@ def calibration_request(
     return asked.model_copy(update=changed)
 
 
-def shown_plan(plan: ActionPlan, observation: Observation) -> ProposedPlan:
-    """A plan with its changes against the plan executed last, and what it asks of the pool."""
+def shown_plan(
+    plan: ActionPlan, observation: Observation, model: ResponseModel | None = None
+) -> ProposedPlan:
+    """A plan with its changes against the plan executed last, and what it asks of the pool.
+
+    `model` is as for `predicted_changes`.
+    """
     last = observation.last_plan
     budget = mixture_tokens(plan, observation.methods, observation.budget_per_round)
     changes, demands = [], []
@@ -285,7 +292,7 @@ def shown_plan(plan: ActionPlan, observation: Observation) -> ProposedPlan:
         stock=demands,
         expected=plan.expected,
         rationale=plan.rationale,
-        predicted=predicted_changes(plan, observation),
+        predicted=predicted_changes(plan, observation, model),
     )
 
 
