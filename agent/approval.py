@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Protocol
 from pydantic import Field
 
 from agent.methods import differ_in_weights_only, mixture_tokens, shares_of
+from agent.planners.response_model import ResponseModel, fit_responses
 from agent.prediction import predicted_changes
 from agent.weights import bucket_weights, distance
 from mosaic.core.types.base import FrozenModel, digest_of
@@ -49,7 +50,8 @@ class HumanApprovalConfig(FrozenModel):
 class Rule(FrozenModel):
     """Matches a plan that stays within every limit it states; `then` is what happens to such a plan.
 
-    Steps are L1 distances from the plan executed last (0-2). `max_tokens` is what the round costs.
+    Steps are L1 distances from the plan executed last (0-2). `max_tokens` is what the round costs,
+    all of its trials together. Of several plans each must match.
     `max_regression` is the largest fall of a selection mean, in points, that our own prediction
     allows: its lower bound counts, and a plan that cannot be predicted does not match. What the
     plan claims of itself is not read. A plan with another focus, other method shares or other
@@ -123,7 +125,7 @@ class PolicyApprover:
 
     def decide(self, request: ApprovalRequest, observation: Observation) -> Decision | None:
         for number, rule in enumerate(self.rules, 1):
-            if not all(matches(rule, shown, observation, request) for shown in request.plans):
+            if not all(matches(rule, shown, observation) for shown in request.plans):
                 continue
             if rule.then == "human":
                 return None
@@ -132,10 +134,8 @@ class PolicyApprover:
         return None
 
 
-def matches(
-    rule: Rule, shown: ProposedPlan, observation: Observation, request: ApprovalRequest
-) -> bool:
-    """Whether a plan of a request stays within every limit that the rule states."""
+def matches(rule: Rule, shown: ProposedPlan, observation: Observation) -> bool:
+    """Whether a plan stays within every limit that the rule states."""
     plan, last = shown.plan, observation.last_plan
     measures = (rule.max_ratio_step, rule.max_bucket_step, rule.max_regression)
     blind = any(limit is not None for limit in measures)
@@ -147,7 +147,7 @@ def matches(
     if rule.max_bucket_step is not None:
         if _bucket_step(plan, observation) > rule.max_bucket_step:
             return False
-    if rule.max_tokens is not None and request.cost.tokens > rule.max_tokens:
+    if rule.max_tokens is not None and observation.cost_of_candidates > rule.max_tokens:
         return False
     if rule.max_regression is not None:
         return _regresses_at_most(rule.max_regression, shown, observation)
@@ -199,6 +199,7 @@ def request_of(
     }
     cost = observation.cost_per_round * len(plans)
     left = observation.budget_left
+    model = fit_responses(observation) if len(plans) > 1 else None
     floors = []
     for objective in observation.objectives:
         if objective.floor is not None:
@@ -213,7 +214,7 @@ def request_of(
         experiment=experiment,
         observation=observation_digest,
         planner=planner,
-        plans=[shown_plan(plan, observation) for plan in plans],
+        plans=[shown_plan(plan, observation, model) for plan in plans],
         cost=Cost(tokens=cost, left_before=left, left_after=left - cost),
         floors=floors,
     )
@@ -254,8 +255,13 @@ def calibration_request(
     return asked.model_copy(update=changed)
 
 
-def shown_plan(plan: ActionPlan, observation: Observation) -> ProposedPlan:
-    """A plan with its changes against the plan executed last, and what it asks of the pool."""
+def shown_plan(
+    plan: ActionPlan, observation: Observation, model: ResponseModel | None = None
+) -> ProposedPlan:
+    """A plan with its changes against the plan executed last, and what it asks of the pool.
+
+    `model` is as for `predicted_changes`.
+    """
     last = observation.last_plan
     budget = mixture_tokens(plan, observation.methods, observation.budget_per_round)
     changes, demands = [], []
@@ -290,7 +296,7 @@ def shown_plan(plan: ActionPlan, observation: Observation) -> ProposedPlan:
         stock=demands,
         expected=plan.expected,
         rationale=plan.rationale,
-        predicted=predicted_changes(plan, observation),
+        predicted=predicted_changes(plan, observation, model),
     )
 
 

@@ -32,9 +32,12 @@ class Change(NamedTuple):
     deviation: float
 
 
-def predicted_changes(plan: ActionPlan, observation: Observation) -> list[Prediction]:
+def predicted_changes(
+    plan: ActionPlan, observation: Observation, model: ResponseModel | None = None
+) -> list[Prediction]:
     """The predicted change of every objective's selection mean against the plan executed last.
 
+    `model` is what was fitted to the observation, for who asks about several plans.
     An objective that no slice measures is left out, and all are if a plan moves method shares or
     practice weights, which the fit does not see. The lower bound takes off what the fit does
     not know of the result and the noise of one training: a change of +0.20 with a fit that is
@@ -46,7 +49,7 @@ def predicted_changes(plan: ActionPlan, observation: Observation) -> list[Predic
     if moves_methods(plan, observation):
         return []
     proportions = observation.bucket_proportions
-    model = fit_responses(observation)
+    model = model or fit_responses(observation)
     after, before = (
         share_row(model.cells, cell_shares(*weights_of(one, proportions)))
         for one in (plan, observation.last_plan)

@@ -39,6 +39,8 @@ from mosaic.core.types.runs import TRAINING_SET, Adapter, SftRecipe, TrainJob
 from mosaic.core.types.step_inputs import StepInputs
 
 AnyInputs = StepInputs[FrozenModel]
+# Plans a round of the runs that try several.
+CANDIDATES = 3
 NO_INPUTS = InputDigests(pool="", base_model="", suites={}, judge="")
 RECORD = RunRecord(run={}, inputs=NO_INPUTS)
 ADAPTER = Adapter(digest="0", base="0", tokens=0, supervised=0, steps=0, loss=0.0, seconds=0.0)
@@ -56,11 +58,12 @@ def memory() -> tempfile.TemporaryDirectory[str]:
 
 def watched(run: Callable[[], None], witness: Witness) -> None:
     """Run with a line in the witness for each step that is begun anew and for each that is done."""
-    begin, finish = Journal.begin, Journal.finish
+    begin, finish = Journal.begin_many, Journal.finish
 
-    def noting_begin(self: Journal, inputs: AnyInputs, place: Place, reserve: int = 0) -> None:
-        begin(self, inputs, place, reserve)
-        witness.note(f"begin {inputs.key}")
+    def noting_begin(self: Journal, begun: Sequence[tuple[AnyInputs, Place, int]]) -> None:
+        begin(self, begun)
+        for inputs, _, _ in begun:
+            witness.note(f"begin {inputs.key}")
 
     def noting_finish(
         self: Journal,
@@ -75,7 +78,7 @@ def watched(run: Callable[[], None], witness: Witness) -> None:
         witness.note(f"done {inputs.key}")
 
     with (
-        patch.object(Journal, "begin", noting_begin),
+        patch.object(Journal, "begin_many", noting_begin),
         patch.object(Journal, "finish", noting_finish),
     ):
         run()
@@ -221,37 +224,46 @@ def _small() -> StandIn:
     return StandIn.make(*ALL_METHODS, tokens, per_slice=1, objectives=objectives)
 
 
+def _several() -> StandIn:
+    """Two rounds of three candidates, trained at once in threads."""
+    return StandIn.make(f"candidates={CANDIDATES}", "rounds=2", per_slice=1)
+
+
 def crash(quick: bool) -> Rows:
     """`kill -9` at write points of a four-round run, and a second time in the recovery.
 
-    Half of the killed runs also lose their checkpoint. Unless quick, the real laboratory is killed
-    at random times too.
+    The same of a run with several candidates a round. Half of the killed runs also lose their
+    checkpoint. Unless quick, the real laboratory is killed at random times too.
     """
     rows = []
     if not quick:
         what = "the real laboratory killed at 10 random times: unequal"
         rows.append(figure(what, _lab_kills(10), "of 10", at_most=0))
-    found = crash_points(_small(), 40 if quick else 1, power=False)
-    tried = "kill -9: points tried, each with a second kill in recovery"
-    unequal = "kill -9: resumed runs unlike the uninterrupted one"
-    return [
-        *rows,
-        figure(tried, found["points"], "points"),
-        figure("kill -9: kills", found["kills"], "kills"),
-        figure(unequal, found["unequal"], "runs", at_most=0),
-        figure("kill -9: completed steps repeated", found["repeated"], "steps", at_most=0),
-    ]
+    for standin, what in ((_small(), "kill -9"), (_several(), f"kill -9, k = {CANDIDATES}")):
+        found = crash_points(standin, 40 if quick else 1, power=False)
+        tried = f"{what}: points tried, each with a second kill in recovery"
+        unequal = f"{what}: resumed runs unlike the uninterrupted one"
+        rows += [
+            figure(tried, found["points"], "points"),
+            figure(f"{what}: kills", found["kills"], "kills"),
+            figure(unequal, found["unequal"], "runs", at_most=0),
+            figure(f"{what}: completed steps repeated", found["repeated"], "steps", at_most=0),
+        ]
+    return rows
 
 
 def power_loss(quick: bool) -> Rows:
     """The same, but what was not flushed is taken away at each kill, in three ways."""
-    found = crash_points(_small(), 40 if quick else 1, power=True)
-    unequal = "power loss: resumed runs unlike the uninterrupted one"
-    return [
-        figure("power loss: points tried", found["points"], "points"),
-        figure(unequal, found["unequal"], "runs", at_most=0),
-        figure("power loss: completed steps repeated", found["repeated"], "steps", at_most=0),
-    ]
+    rows = []
+    for standin, what in ((_small(), "power loss"), (_several(), f"power loss, k = {CANDIDATES}")):
+        found = crash_points(standin, 40 if quick else 1, power=True)
+        unequal = f"{what}: resumed runs unlike the uninterrupted one"
+        rows += [
+            figure(f"{what}: points tried", found["points"], "points"),
+            figure(unequal, found["unequal"], "runs", at_most=0),
+            figure(f"{what}: completed steps repeated", found["repeated"], "steps", at_most=0),
+        ]
+    return rows
 
 
 def races(quick: bool) -> Rows:

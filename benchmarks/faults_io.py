@@ -13,6 +13,7 @@ import random
 import shutil
 import signal
 import sqlite3
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import patch
@@ -33,12 +34,14 @@ class Points:
         self.count = 0
         self.kill_at = kill_at
         self.before_kill = before_kill
+        self._turn = threading.Lock()
 
     def pass_by(self) -> None:
-        self.count += 1
-        if self.count == self.kill_at:
-            self.before_kill()
-            os.kill(os.getpid(), signal.SIGKILL)
+        with self._turn:
+            self.count += 1
+            if self.count == self.kill_at:
+                self.before_kill()
+                os.kill(os.getpid(), signal.SIGKILL)
 
 
 def install(

@@ -74,8 +74,8 @@ MUTANTS = [
         "an approval is not bound to its plan",
         (
             ("agent/approval.py", "        if given != asked:", "        if False:"),
-            ("agent/nodes/approving.py", "    (runs,) = stands.executes", '    runs = state["plan"]'),
-            ("agent/nodes/trials.py", " or digest not in approval.plans:", ":"),
+            ("agent/nodes/approving.py", "    runs = stands.executes", '    runs = state["plans"]'),
+            ("agent/nodes/trials.py", " or not {*plans} <= {*approval.plans}:", ":"),
         ),
         "approvals",
     ),

@@ -187,14 +187,15 @@ def _task(request: ChatRequest) -> Task | None:
 
 
 def _step(request: ChatRequest) -> float:
-    """How far to go: half as far for each plan or draft that was turned down."""
+    """How far to go: half as far for each plan or draft that was turned down, or taken before."""
     refused = 0
     for message in request["messages"]:
         text, role = message.get("content") or "", message.get("role")
         draft = role == "tool" and '"violations":[{' in text
         plan = role in ("tool", "user") and "was not accepted" in text
         earlier = role == "user" and "was turned down" in text
-        refused += draft or plan or earlier
+        sibling = role in ("tool", "user") and "is taken. Submit the next" in text
+        refused += draft or plan or earlier or sibling
     return FIRST_STEP * 0.5**refused
 
 

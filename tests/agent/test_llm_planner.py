@@ -352,3 +352,49 @@ def test_a_server_that_is_not_there_uses_up_nothing(observe, small_pool, journal
     assert model_calls(journal) == {}
     with ScriptedServer() as server:
         planner(server, ask, max_calls=6).propose(seen, toolbox(seen, small_pool))
+
+
+@pytest.mark.parametrize("tools", [True, False])
+def test_several_plans_come_of_one_conversation_and_differ(observe, small_pool, tools):
+    seen = observe(candidates=3)
+
+    def check(plan, siblings=()):
+        return check_plan(plan, seen, small_pool, siblings)
+
+    box = Toolbox(seen, lambda *wanted: [], check)
+    asked = []
+
+    def script(request):
+        asked.append(request)
+        return reply(request)
+
+    with ScriptedServer(script=script) as server:
+        plans = planner(server, tool_calls=tools).propose(seen, box, 3)
+    first, last = asked[0], asked[-1]
+    for number, plan in enumerate(plans):
+        assert check(plan, plans[:number]) == []
+    assert "This round tries 3 plans" in first["messages"][1]["content"]
+    told = [str(message.get("content")) for message in last["messages"]]
+    assert sum("is taken. Submit the next one" in text for text in told) == 2
+
+
+def test_plans_submitted_at_once_are_taken_up_to_the_first_that_is_wrong(observe, small_pool):
+    seen = observe(candidates=2)
+
+    def check(plan, siblings=()):
+        return check_plan(plan, seen, small_pool, siblings)
+
+    def twice(request):
+        message = reply(request)
+        one = message["tool_calls"][0]
+        if one["function"]["name"] != "submit_plan":
+            return message
+        return {**message, "tool_calls": [one, {**one, "id": "again"}]}
+
+    box = Toolbox(seen, lambda *wanted: [], check)
+    with ScriptedServer(script=twice) as server:
+        plans = planner(server).propose(seen, box, 2)
+    assert check(plans[1], plans[:1]) == []
+    (repair,) = [c for c in box.trace() if c["tool"] == "repair"]
+    assert repair["result"]["problems"][0].startswith("(whole): 1 of 2 plans are taken")
+    assert "near_repeat" in repair["result"]["problems"][1]

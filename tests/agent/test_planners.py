@@ -18,6 +18,7 @@ from agent.planners.acquisition import (
     scalarized,
 )
 from agent.planners.baselines import NeedPlanner, RandomPlanner, StaticPlanner
+from agent.planners.ideal import IdealPlanner
 from agent.planners.response_model import MeasuredMixture, ResponseModel
 from agent.planners.surrogate import SurrogatePlanner
 from agent.weights import cell_shares, distance, proportions
@@ -25,6 +26,7 @@ from mosaic.core.errors import UsageError
 from mosaic.core.types.data import Stock
 from mosaic.core.types.evaluation import Score
 from mosaic.core.types.plans import ActionPlan, Limits, ObjectiveSpec
+from tests.agent.conftest import influence
 from tools.planning.toolbox import Toolbox
 
 STEPS = ("max_ratio_step", "max_bucket_step")
@@ -246,13 +248,30 @@ def test_the_profile_planner_tells_what_it_searched_and_why_the_winner_won(obser
     assert f"({best[1]['value']:.3f})" in why
 
 
-@pytest.mark.parametrize("planner", [StaticPlanner(), RandomPlanner(), NeedPlanner()])
-def test_a_planner_of_one_plan_a_round_says_so_when_more_are_asked_for(
-    observe, small_pool, planner
-):
+def test_a_planner_of_one_plan_a_round_says_so_when_more_are_asked_for(observe, small_pool):
     seen = observe()
     with pytest.raises(UsageError, match="proposes one plan a round, not 2"):
-        planner.propose(seen, toolbox(seen, small_pool), n=2)
+        StaticPlanner().propose(seen, toolbox(seen, small_pool), n=2)
+
+
+@pytest.mark.parametrize("planner", [RandomPlanner(), NeedPlanner(), IdealPlanner()])
+def test_other_planners_draw_siblings_that_are_legal_and_differ(observe, small_pool, planner):
+    seen = observe(influence=influence())
+    alone = planner.propose(seen, toolbox(seen, small_pool))
+    plans = planner.propose(seen, toolbox(seen, small_pool), n=4)
+    assert plans == planner.propose(seen, toolbox(seen, small_pool), n=4)
+    assert plans[:1] == alone
+    for number, plan in enumerate(plans):
+        assert check_plan(plan, seen, small_pool, plans[:number]) == []
+
+
+def test_a_plan_near_a_sibling_is_refused_even_if_the_limit_is_zero(observe, small_pool):
+    seen = observe(limits=Limits(min_quality=2, near_repeat=0.0))
+    [plan] = NeedPlanner().propose(seen, toolbox(seen, small_pool))
+    other = plan.model_copy(update={"rationale": "in other words"})
+    (found,) = check_plan(other, seen, small_pool, [plan])
+    assert (found.rule, found.path) == ("near_repeat", "ratios")
+    assert "plan 1 of this round" in found.hint
 
 
 def test_the_profile_planner_proposes_several_legal_plans_that_differ(observe, small_pool):
@@ -272,6 +291,9 @@ def test_more_plans_than_the_limits_leave_room_for_are_refused(observe, small_po
     seen = observe(limits=tight)
     with pytest.raises(UsageError, match="plans that differ, not 5"):
         SurrogatePlanner().propose(seen, toolbox(seen, small_pool), n=5)
+    apart = observe(limits=tight.model_copy(update={"near_repeat": 1.0}))
+    with pytest.raises(UsageError, match="planner need: the limits leave 1 plans that differ"):
+        NeedPlanner().propose(apart, toolbox(apart, small_pool), n=2)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4])

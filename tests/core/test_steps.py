@@ -10,9 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from mosaic.core.errors import BudgetError, DamageError, MosaicError, StopRequested, TrainingError
+from mosaic.core.errors import (
+    BudgetError,
+    DamageError,
+    MosaicError,
+    PausedError,
+    StopRequested,
+    TrainingError,
+)
 from mosaic.core.rows import Calls, Place, SmallStep
-from mosaic.core.steps import Outcome, Steps
+from mosaic.core.steps import Outcome, Steps, Task
 from mosaic.core.store import Store
 from mosaic.core.tables import COLUMNS, FILE, checksum
 from mosaic.core.types.evaluation import Verdict
@@ -328,3 +335,72 @@ def test_an_unknown_field_in_a_stored_event_is_damage_with_its_file_and_row(
         db.execute("update events set checksum = ?", (checksum(row),))
     with pytest.raises(DamageError, match=rf"{journal.folder / FILE}: events row 1: .*"):
         journal.events()
+
+
+def test_many_steps_run_side_by_side_and_are_recorded_as_they_end(
+    steps, journal, training, adapter
+):
+    together = threading.Barrier(3)
+
+    def effect(number):
+        def run():
+            together.wait(timeout=30)
+            while number and journal.find(training(number - 1)) is None:
+                pass  # until the one before it is recorded, which must not wait for this one
+            made = adapter(number)
+            return Outcome(made, [TrainedEvent(adapter=made)], usage=Usage(trained=20))
+
+        return run
+
+    reserve = Usage(trained=30)
+    tasks = [Task(training(n), effect(n), reserve, trial=f"trial {n}") for n in (2, 0, 1)]
+    found = steps.at(4).run_many([*tasks, tasks[0]])
+    assert found == [adapter(2), adapter(0), adapter(1), adapter(2)]
+    assert journal.ledger() == (100, 0, 60)
+    rows = journal.rows()
+    assert [row.place for row in rows] == [Place(4, f"trial {n}") for n in (2, 0, 1)]
+    ended = [event.record.adapter.digest for event in journal.events()]
+    assert ended == ["adapter 0", "adapter 1", "adapter 2"]
+    assert steps.run_many([Task(training(1), _never)]) == [adapter(1)]
+
+
+def _never():
+    raise AssertionError("a step that is done ran again")
+
+
+def test_many_steps_are_reserved_together_or_not_at_all(steps, journal, training):
+    reserve = Usage(trained=60)
+    with pytest.raises(BudgetError, match="train needs 60 tokens"):
+        steps.run_many([Task(training(n), _never, reserve) for n in range(2)])
+    assert journal.ledger() == (100, 0, 0)
+    assert journal.rows() == []
+
+
+def test_a_failure_among_many_keeps_what_the_others_made(steps, journal, training, adapter):
+    def fails():
+        raise TrainingError("no luck", "hang")
+
+    def breaks():
+        raise PausedError("the endpoint is down")
+
+    def works():
+        return Outcome(adapter(), usage=Usage(trained=10))
+
+    reserve = Usage(trained=20)
+    effects = (works, fails)
+    found = steps.run_many([Task(training(n), run, reserve) for n, run in enumerate(effects)])
+    assert found[0] == adapter()
+    assert isinstance(found[1], TrainingError)
+    assert [row.state for row in journal.rows()] == ["done", "failed"]
+    effects = (_never, works, breaks, works)
+    with pytest.raises(PausedError, match="endpoint is down"):
+        steps.run_many([Task(training(n), run, reserve) for n, run in enumerate(effects)])
+    assert [row.state for row in journal.rows()] == ["done", "done", "intent", "done"]
+    assert journal.ledger() == (100, 20, 30)
+
+
+def test_many_steps_are_not_begun_if_the_run_is_to_stop(journal, training):
+    stopped = Steps(journal, Store(journal.folder), lambda: True)
+    with pytest.raises(StopRequested, match="stopped before train"):
+        stopped.run_many([Task(training(n), _never) for n in range(2)])
+    assert journal.rows() == []
