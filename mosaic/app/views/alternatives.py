@@ -108,6 +108,6 @@ def caption_of(found: Sequence[Alternative]) -> str:
     hits, total = inside(found)
     return (
         "What the surrogate foretold before each round, with 90 % intervals: of the plan that ran, and of "
-        f"the plan that the rule {OTHER} would have made, which nobody ran. Filled marks were measured. "
+        f"the plan that the planner {OTHER} would have made, which nobody ran. Filled marks were measured. "
         f"Of {total} forecasts of what ran, {hits} lie within their interval: believe the others as much."
     )

@@ -9,10 +9,12 @@ from mosaic.app.shapes import Report
 from mosaic.app.views.alternatives import OTHER, Alternative, Foretold
 from mosaic.app.views.plot_theme import (
     INK,
+    MARGIN,
     MUTE,
     ROUND,
     STATIC,
     plain,
+    scale_of,
     scale_text,
     set_scale,
     words,
@@ -34,10 +36,19 @@ def draw_alternatives(figure: Figure, report: Report, found: Sequence[Alternativ
         _panel(axes, report, found, name)
     for axes in panels[len(names) :]:
         axes.set_visible(False)
+    lowest = min(_lows(found))
+    low = scale_of(report)[0]
+    if lowest < low:  # panels share their scale
+        panels[0].set_ylim(bottom=lowest - MARGIN)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False, fontsize=8)
-    figure.supylabel(scale_text(report), fontsize=9)
+    figure.supylabel(scale_text(report, min(low, lowest)), fontsize=9)
     figure.supxlabel("round", fontsize=9)
+
+
+def _lows(found: Sequence[Alternative]) -> list[float]:
+    """The lower ends of all intervals that are foretold."""
+    return [told.low for one in found for plan in (one.ran, one.other) for told in plan.values()]
 
 
 def _panel(axes: Axes, report: Report, found: Sequence[Alternative], objective: str) -> None:
