@@ -30,6 +30,11 @@ WITH_KINDS = ("planner", "approval", "generator", "judge", "executor")
 MOVED = {"training": "methods.sft", "judge.canaries": "judge.gold_checks"}
 # What PyYAML raises for a scalar or tag whose value it cannot make: `2024-13-45`, `!!int x`.
 UNBUILT = (ValueError, KeyError, AttributeError, TypeError)
+POOL_OF_HUB = (
+    "python -m mosaic pool import hub:{name} --as SHAPE --dataset NAME --out rows.jsonl, then "
+    "python -m mosaic pool build rows.jsonl --model BASE --out POOL"
+)
+SUITE_OF_HUB = "python -m mosaic pool import hub:{name} --as SHAPE --dataset NAME --suite OBJECTIVE --out SUITE"
 SECRET = {
     "key",
     "keys",
@@ -331,19 +336,41 @@ def _resolved(data: JsonObject, folder: Path) -> JsonObject:
     named = data.get("base_model")
     if not (isinstance(named, str) and is_hub_name(named, folder)):
         _resolve(data, "base_model", "base_model", folder)
+    _refuse_hub(data, "pool", "pool", POOL_OF_HUB, folder)
     for key in ("chat_template", "pool"):
         _resolve(data, key, key, folder)
     _resolve(data.get("judge"), "cache", "judge.cache", folder)
     tests = data.get("audit_also")
     for name in tests if isinstance(tests, dict) else ():
+        _refuse_hub(tests, name, f"audit_also.{name}", SUITE_OF_HUB + " --independent", folder)
         _resolve(tests, name, f"audit_also.{name}", folder)
     objectives = data.get("objectives")
     if isinstance(objectives, dict):
-        for objective in objectives.values():
+        for name, objective in objectives.items():
+            _refuse_hub(objective, "suite", f"objectives.{name}.suite", SUITE_OF_HUB, folder)
             _resolve(objective, "suite", "objectives.*.suite", folder)
             _resolve(objective, "rubric", "objectives.*.rubric", folder)
             _resolve_class(objective, folder)
     return data
+
+
+def _refuse_hub(group: JsonValue, key: str, field: str, command: str, folder: Path) -> None:
+    """Raise UsageError with the command that fetches, if a data set of the hub stands for a folder.
+
+    It is `hub:owner/name`, with or without a revision, or `owner/name@revision`.
+    """
+    text = group.get(key) if isinstance(group, dict) else None
+    if not isinstance(text, str):
+        return
+    name = text.removeprefix("hub:")
+    if name == text and not is_hub_name(text, folder):
+        return
+    if "@" not in name:
+        name += "@REVISION"
+    raise UsageError(
+        f"{field}: {text} is a data set of the hub, whose rows have to become a folder first; fetch "
+        f"and write them with\n    {command.format(name=name)}\n  and name what that wrote"
+    )
 
 
 def _resolve(group: JsonValue, key: str, field: str, folder: Path) -> None:

@@ -10,6 +10,8 @@ from agent.nodes.closing import control_of
 from agent.state import fold
 from agent.trial import run_trial
 from benchmarks.standins import ALL_METHODS, StandIn, StandInGenerator, Witness
+from mosaic.app.config_file import load_config
+from mosaic.app.practice_check import method_findings
 from mosaic.app.views.cards import model_card
 from mosaic.app.views.levels import control_lines
 from mosaic.app.views.report_data import report_data
@@ -17,12 +19,14 @@ from mosaic.app.views.story_text import story_text
 from mosaic.app.views.telling import story_of
 from mosaic.app.views.text import report_text
 from mosaic.app.views.trace import trace_data
+from mosaic.app.wiring import open_inputs
 from mosaic.core.errors import UsageError
 from mosaic.core.journal import Journal
 from mosaic.core.types.data import JudgedAnswer, WishedChat
 from mosaic.core.types.practice_records import FormJudged, FormWishes, SamplePractice
 from mosaic.core.types.records import Generate, Train
 from prompts.levels import read_stated
+from training.data.judged_rows import graded_doubts, graded_levels
 
 OBJECTIVES = ("over_refusal", "instruction_following", "safety")
 SETTINGS = ("rounds=1", "budget.tokens_per_round=40000", *ALL_METHODS)
@@ -167,6 +171,40 @@ class CutGenerator(StandInGenerator):
     def _answer(self, prompt, name):
         cut = ["length"] * len(prompt.turns)
         return super()._answer(prompt, name).model_copy(update={"finish_reasons": cut})
+
+
+def test_levels_that_earn_nothing_are_told_in_report_and_trace(finished):
+    _, journal = finished
+    levels = trial_of(finished).stages[-1].levels
+    inner = [(head.objective, level) for head in levels.heads for level in head.classes[1:-1]]
+    assert inner
+    told = [doubt for doubt in levels.doubts if "earn no reward for it" in doubt]
+    assert len(told) == len(inner)
+    objective, level = inner[0]
+    assert told[0].startswith(
+        f"level {level} of {objective} has one probability for all 2 reference"
+    )
+    assert told[0] in report_text(report_data(journal.folder))
+    assert told[0] in story_text(story_of(journal.folder), 200)
+
+
+def test_data_sets_whose_grades_may_be_no_levels_are_told_before_and_in_the_run():
+    """`talk` serves no objective, and all its rows have one quality; `guard` is declared for safety."""
+    config = load_config(
+        "lab", ["methods.rl={graded: {talk: safety, guard: safety}}", "method_shares={sft: 1}"]
+    )
+    inputs = open_inputs(config)
+    found = [f.result for f in method_findings(config, inputs) if f.check == "warning"]
+    assert any("graded.talk: safety does not name talk among its data sets" in f for f in found)
+    assert not any("graded.guard: safety does not name" in line for line in found)
+    levels = graded_levels(inputs.pool, {"talk": "safety", "guard": "safety"})
+    assert sum(levels["talk"].values()) == sum(
+        bucket.rows for bucket in inputs.pool.stock(1)["talk"].values()
+    )
+    one = {"talk": {5: 10}, "guard": {1: 3, 5: 4}}
+    doubts = graded_doubts({"guard": "safety", "talk": "care"}, {"safety": ["guard"]}, one)
+    assert len(doubts) == 2
+    assert "all 10 rows have quality 5" in doubts[1]
 
 
 def test_a_stage_without_an_answer_to_learn_from_trains_nothing_and_says_so(finished, monkeypatch):

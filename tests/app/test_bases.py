@@ -52,6 +52,34 @@ def cache(tiny_model, tmp_path, monkeypatch):
     bases._snapshot.cache_clear()
 
 
+@pytest.mark.parametrize("text", ["hub:org/data", "hub:org/data@abc", "org/data@abc"])
+@pytest.mark.parametrize(
+    ("field", "part"),
+    [
+        ("pool", "pool build rows.jsonl --model BASE --out POOL"),
+        ("objectives.safety.suite", "--suite OBJECTIVE --out SUITE\n"),
+        ("audit_also.more", "--suite OBJECTIVE --out SUITE --independent"),
+    ],
+)
+def test_a_data_set_of_the_hub_is_not_a_folder_and_the_command_that_makes_one_is_told(
+    field, part, text
+):
+    with pytest.raises(UsageError) as caught:
+        load_config("lab", [f"{field}={text}"])
+    told = str(caught.value)
+    assert told.startswith(f"{field}: {text} is a data set of the hub")
+    revision = "abc" if "@" in text else "REVISION"
+    assert f"pool import hub:org/data@{revision} --as SHAPE" in told
+    assert part in told
+
+
+def test_a_folder_of_that_name_is_a_folder(tmp_path, monkeypatch):
+    (tmp_path / "org/data@abc").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    config = load_config("lab", ["objectives.safety.suite=org/data@abc"])
+    assert config.objectives["safety"].suite == str(tmp_path / "org/data@abc")
+
+
 def config_file(folder: Path, base: str) -> Path:
     """The laboratory's config with another base."""
     lab = load_config("lab").json_data()

@@ -33,7 +33,7 @@ def check(base, *overrides):
             "audit": SimpleNamespace(prompts=[LONG, SHORT]),
         }
     }
-    return validation._lengths(config, SimpleNamespace(suites=suites))
+    return validation._lengths(config, SimpleNamespace(all_suites=suites, practice={}))
 
 
 def test_the_longest_conversation_and_its_need_are_named(tiny_model):

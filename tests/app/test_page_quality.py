@@ -13,8 +13,11 @@ import pytest
 from agent.approval import AutoApprover, HumanApprover
 from benchmarks.standins import StandIn, Witness
 from benchmarks.waiting import waiting_run
+from mosaic.app.decisions import note
 from mosaic.app.views.html import write_html
 from mosaic.app.views.report_data import report_data
+from mosaic.core.journal import Journal
+from mosaic.lab.server import ScriptedServer
 
 CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser") if (found := shutil.which(name))), None
@@ -34,11 +37,12 @@ new PerformanceObserver((list) => {
 }).observe({ type: "layout-shift", buffered: true });
 """
 MAX_SHIFT = 0.1
+NO_FLOORS = ("objectives.safety.floor=null", "objectives.over_refusal.floor=null")
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A folder with one run that waits and two that are finished, and the stand-in behind them."""
+    """Runs: one that waits, two that are finished, one that a model planned; and the stand-in behind them."""
     root = tmp_path_factory.mktemp("runs")
     standin = StandIn.make("rounds=3", per_slice=4)
     waiting = replace(standin, approver=HumanApprover())
@@ -47,6 +51,13 @@ def world(tmp_path_factory):
         ready = replace(standin, approver=AutoApprover())
         ready.create(root / name)
         ready.run(root / name, Witness(root / f"{name}.witness"))
+    with ScriptedServer() as server:
+        model = ("planner.kind=llm", f"planner.chat.base_url={server.url}")
+        talking = StandIn.make("rounds=1", *model, *NO_FLOORS, per_slice=4)
+        talking.approver = AutoApprover()
+        talking.create(root / "talk")
+        note(root / "talk", "Mind the refusals.", "ann")
+        talking.run(root / "talk", Witness(root / "talk.witness"))
     return root, standin
 
 
@@ -82,6 +93,9 @@ def test_axe_finds_nothing_on_any_page_in_light_and_dark(world, address, browser
     root, _ = world
     write_html(root / "one", report_data(root / "one"), tmp_path / "report.html")
     site = address.split("/login")[0]
+    journal = Journal.open(root / "talk")
+    planned = journal.events(kind="planned")[0].seq
+    journal.close()
     context = browser.new_context(color_scheme=scheme, bypass_csp=True)
     tab = context.new_page()
     tab.goto(address)
@@ -92,6 +106,10 @@ def test_axe_finds_nothing_on_any_page_in_light_and_dark(world, address, browser
         "cell": f"{site}/run/one",
         "compare": f"{site}/compare?run=one&run=two",
         "round": f"{site}/run/one/round/1",
+        "conversation": f"{site}/run/talk/round/1",
+        "event": f"{site}/run/talk/event/{planned}",
+        "trace": f"{site}/run/talk/trace",
+        "missing": f"{site}/run/nosuch",
         "report": (tmp_path / "report.html").as_uri(),
     }
     for width in (1280, 390):

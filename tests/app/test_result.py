@@ -7,17 +7,23 @@ import pytest
 
 from agent.approval import AutoApprover
 from agent.planners.kinds import settings_by_kind
+from agent.planners.toolbox import SurrogateTools
 from benchmarks.standins import StandIn, Witness
+from mosaic.app.replay import replay
 from mosaic.app.views import plots
+from mosaic.app.views.alternatives import alternatives, caption_of, inside
 from mosaic.app.views.compare import OpenedRun, compare, why_apart
 from mosaic.app.views.compare_text import compare_text
 from mosaic.app.views.html import write_comparison, write_html
 from mosaic.app.views.plot_theme import DARK, LIGHT
-from mosaic.app.views.report_data import report_data
+from mosaic.app.views.report_data import load, report_data
 from mosaic.app.views.result import compared, headline, unknowns, why_chosen
 from mosaic.app.views.text import report_text
 from mosaic.core.errors import UsageError
+from mosaic.core.store import Store
 from mosaic.core.types.evaluation import Difference
+from mosaic.core.types.records import Observe
+from mosaic.core.types.runs import Observation
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +57,35 @@ def worse(report):
     found = compared({"safety": change}, {"safety": 0.3})
     audit = report.audit.model_copy(update={"against_static": found})
     return report.model_copy(update={"audit": audit})
+
+
+def test_what_would_have_happened_is_what_the_surrogate_says_of_both_plans(finished, tmp_path):
+    folder = finished[0]
+    journal, state = load(folder)
+    found = alternatives(journal, state)
+    observed = journal.steps(Observe)
+    journal.close()
+    assert [one.round for one in found] == [1, 2]
+    others = {line.round: line.plan for line in replay(folder, "need")}
+    for one, step in zip(found, observed, strict=True):
+        seen = Observation.model_validate(Store(folder).get_json(step.result.observation))
+        surrogate = SurrogateTools(seen)
+        for told, plan in ((one.ran, state.rounds[one.round].plan), (one.other, others[one.round])):
+            predicted = surrogate.predict(plan)["selection"]
+            assert {name: told[name].mean for name in told} == {
+                name: values["mean"] for name, values in predicted.items()
+            }
+            for foretold in told.values():
+                assert 1 <= foretold.low <= foretold.mean <= foretold.high <= 5
+        measured = state.rounds[one.round].scores
+        assert one.measured == {name: roles["selection"] for name, roles in measured.items()}
+    hits, total = inside(found)
+    assert total == 4
+    assert f"Of 4 forecasts of what ran, {hits} lie within their interval" in caption_of(found)
+    write_html(folder, report_data(folder), tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    assert "What would have happened" in text
+    assert caption_of(found) in text
 
 
 def test_the_static_mixture_is_the_mean_of_its_trainings(report):

@@ -5,12 +5,14 @@ import json
 import os
 import tempfile
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from pydantic import ValidationError
 
 from mosaic.app.config_file import load_config
+from mosaic.app.telemetry import trackio_scores
 from mosaic.app.telemetry.config import TelemetryConfig
 from mosaic.app.telemetry.deliver import check_telemetry, deliver
 from mosaic.app.telemetry.spans import spans_of
@@ -226,6 +228,26 @@ def test_round_scores_stand_once_in_trackio_however_often_they_are_written(finis
         assert said == []
     (run,) = list(trackio.Api().runs("mosaic-test"))
     assert run.name.startswith("run-")
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("import time; time.sleep(60)", "trackio did not end within 1 s"),
+        ("import sys; sys.exit('no room on the disk')", "trackio: no room on the disk"),
+    ],
+)
+def test_a_tracker_that_hangs_or_fails_holds_nobody(finished, tmp_path, monkeypatch, code, said):
+    """The worker is a program that misbehaves, in place of trackio's."""
+    (tmp_path / "misbehaving.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(trackio_scores, "WORKER", "misbehaving")
+    monkeypatch.setattr(trackio_scores, "SECONDS", 1.0)
+    monkeypatch.setattr("mosaic.app.telemetry.deliver.needs", lambda module, extra: None)
+    told, began = [], time.monotonic()
+    deliver(finished, TelemetryConfig(spans=False, trackio="x"), told.append)
+    assert told == [f"telemetry: trackio not handed on: {said}"]
+    assert time.monotonic() - began < 50
 
 
 def test_a_library_that_is_missing_is_named_by_validate(monkeypatch):

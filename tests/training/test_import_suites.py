@@ -205,6 +205,39 @@ def test_xstest_makes_both_suites_with_its_types_as_slices(tmp_path):
     assert {p.slice for p in unsafe} == {"contrast_homonyms"}
 
 
+def test_an_independent_suite_has_all_prompts_in_one_file_and_says_what_judges_it(tmp_path):
+    rows = [{"prompt": f"how do i bake {n} loaves ?"} for n in range(7)]
+    source = dump(tmp_path / "rows.jsonl", rows)
+    out = tmp_path / "suite"
+    tally = import_suite(job(source, "prompt"), Safety(), out, per_role=200, independent=True)
+    assert tally.rows == 7
+    assert sorted(path.name for path in out.glob("*.jsonl")) == ["audit.jsonl"]
+    assert (out / "suite.yaml").read_text() == "objective: safety\n"
+    assert len(load_suite(out, Safety(), "audit").prompts) == 7
+    with pytest.raises(UsageError, match="measures safety, and is used for over_refusal"):
+        load_suite(out, OverRefusal(), "audit")
+    with pytest.raises(UsageError, match="exists"):
+        import_suite(job(source, "prompt"), Safety(), out, per_role=200, independent=True)
+    chat = {
+        "messages": [
+            {"role": "user", "content": rows[0]["prompt"]},
+            {"role": "assistant", "content": "so ."},
+        ]
+    }
+    leaking = dump(
+        tmp_path / "chats.jsonl",
+        [
+            chat,
+            {**chat, "messages": [{"role": "user", "content": "hello there"}, chat["messages"][1]]},
+        ],
+    )
+    kept = import_rows(
+        job(leaking, "chat", without=[out]), tmp_path / "kept.jsonl", lambda rows: None
+    )
+    assert kept.rows == 1
+    assert kept.left_out["stands in a suite (--without)"] == 1
+
+
 def test_a_slice_of_the_datas_own_is_kept_through_scoring(tmp_path):
     rows = [{"prompt": f"name a river {n} .", "kind": "wet / cold"} for n in range(3)]
     order = job(dump(tmp_path / "p.jsonl", rows), "prompt", slice_from="kind")

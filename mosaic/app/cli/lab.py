@@ -42,14 +42,17 @@ def model(
 
 @group.command()
 def data(
-    base: Annotated[Path, typer.Option(help="Folder of any base model.")],
+    base: Annotated[
+        str, typer.Option(help="Folder of any base model, or org/name@revision of the hub.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for pool, suites and config.")],
     seed: Annotated[int, typer.Option(help="Another seed draws other names and rows.")] = 1,
 ) -> None:
     """Make a pool and suites in ordinary English for a base model, to try the loop without data."""
+    from mosaic.app.bases import base_folder
     from mosaic.lab.english.folder import make_data
 
-    emit(make_data(base, out, seed, progress=say))
+    emit(make_data(base_folder(base), out, seed, progress=say))
     say(f"run it with: python -m mosaic run {out / 'config.yaml'}")
 
 

@@ -20,11 +20,11 @@ SECONDS = 60.0  # that trackio may take, its imports among them
 WORKER = "mosaic.app.telemetry.trackio_worker"
 
 
-def log_rounds(report: Report, run: str, project: str, seconds: float = SECONDS) -> None:
+def log_rounds(report: Report, run: str, project: str) -> None:
     """Write every round as a step of one run of `project`, in place of what stood there before.
 
     `run` is the run's own id, unlike any other's. Raises BoundaryError if trackio fails, or takes
-    longer than so many seconds.
+    longer than `SECONDS`.
     """
     order = {
         "project": project,
@@ -40,11 +40,11 @@ def log_rounds(report: Report, run: str, project: str, seconds: float = SECONDS)
         start_new_session=True,
     ) as worker:
         try:
-            _, said = worker.communicate(json.dumps(order).encode(), timeout=seconds)
+            _, said = worker.communicate(json.dumps(order).encode(), timeout=SECONDS)
         except subprocess.TimeoutExpired:
             with suppress(ProcessLookupError):
                 os.killpg(worker.pid, signal.SIGKILL)
-            raise BoundaryError(f"trackio did not end within {seconds:g} s") from None
+            raise BoundaryError(f"trackio did not end within {SECONDS:g} s") from None
     if worker.returncode:
         lines = said.decode(errors="replace").strip().splitlines()
         raise BoundaryError(f"trackio: {lines[-1] if lines else worker.returncode}")

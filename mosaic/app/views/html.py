@@ -5,6 +5,7 @@ Plots are inline SVG by matplotlib, text is by Jinja.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from agent.state import RunState
 from mosaic.app.shapes import Report
 from mosaic.app.stage import duration
 from mosaic.app.views import plots
+from mosaic.app.views.alternatives import Alternative, alternatives, caption_of
 from mosaic.app.views.compare import RunComparison
 from mosaic.app.views.report_data import INFLUENCE, PARTS, load
 from mosaic.app.views.result import target_text, worse_sentences
@@ -64,6 +66,7 @@ def write_html(folder: Path, report: Report, path: Path) -> None:
     journal, state = load(folder)
     try:
         influence = _latest_influence(journal, folder)
+        others = alternatives(journal, state)
         told = {r.round: _reasoning(journal, folder, r.round) for r in state.rounds}
     finally:
         journal.close()
@@ -76,7 +79,7 @@ def write_html(folder: Path, report: Report, path: Path) -> None:
             spending=spending_lines(report.spending),
             told=told,
             links=NoLinks(),
-            pictures=_pictures(report, state, influence),
+            pictures=_pictures(report, state, influence, others),
             style=_style(),
         )
     )
@@ -120,7 +123,9 @@ def add_result_filters(environment: Environment) -> None:
     environment.filters["duration"] = duration
 
 
-def _pictures(report: Report, state: RunState, influence: Influence | None) -> list[Picture]:
+def _pictures(
+    report: Report, state: RunState, influence: Influence | None, others: Sequence[Alternative]
+) -> list[Picture]:
     found = []
     for name, kind in plots.KINDS.items():
         if kind.shown(report):
@@ -128,6 +133,9 @@ def _pictures(report: Report, state: RunState, influence: Influence | None) -> l
     heat = plots.heat(state.rounds, "page")
     if heat:
         found.append(Picture("Slices", "Means on the steering suites, by round.", heat))
+    if others:
+        drawn = plots.what_if(report, others, "page")
+        found.append(Picture("What would have happened", caption_of(others), drawn))
     if influence is not None and influence.buckets:
         drawn = plots.influence_map(influence, report.objectives, "page")
         caption = "The influence of buckets before the newest round."

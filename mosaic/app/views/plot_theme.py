@@ -83,10 +83,11 @@ def scale_of(report: Report) -> tuple[float, float]:
     return max(lowest, math.floor(2 * min(lows)) / 2), highest
 
 
-def scale_text(report: Report) -> str:
-    """What an axis says of its scale."""
+def scale_text(report: Report, lowest: float | None = None) -> str:
+    """What an axis says of its scale, which may begin lower than that of other pictures."""
     low, high = scale_of(report)
-    zoom = "" if low == SCALE[0] else f" (shown: {low:g} to {high:g})"
+    low = low if lowest is None else lowest
+    zoom = "" if low == SCALE[0] else f" (shown: {low:.2g} to {high:g})"
     return f"selection mean, 1 to 5{zoom}"
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from mosaic.app.shapes import Report
+from mosaic.app.views.plot_alternatives import draw_alternatives
 from mosaic.app.views.plot_grids import draw_heat, draw_influence, draw_mixture, heat_keys
 from mosaic.app.views.plot_scores import draw_pairs, draw_parallel, draw_scores, pair_count
 from mosaic.app.views.plot_theme import DARK, INK, LIGHT_NAMES
@@ -22,6 +23,8 @@ from mosaic.core.types.runs import Round
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from mosaic.app.views.alternatives import Alternative
 
 # How colours are written: those of a light page, of a dark one, or as variables of a page's style.
 Theme = Literal["light", "dark", "page"]
@@ -80,6 +83,13 @@ def influence_map(influence: Influence, objectives: Sequence[str], theme: Theme 
     estimated = [name for name in objectives if name in influence.buckets[0].effects]
     height = 1.2 + 0.27 * len(influence.buckets)
     return _svg(lambda figure: draw_influence(figure, influence, estimated), height, theme)
+
+
+def what_if(report: Report, found: Sequence[Alternative], theme: Theme = "light") -> str:
+    """Forecasts of plans that ran and of others, beside what was measured."""
+    panels = sum(name in found[-1].ran for name in report.objectives)
+    height = 1.0 + 1.9 * -(-panels // 2)
+    return _svg(lambda figure: draw_alternatives(figure, report, found), height, theme)
 
 
 def _svg(draw: Callable[[Figure], None], height: float, theme: Theme) -> str:

@@ -194,8 +194,10 @@ function showSums(form) {
     const group = [...form.querySelectorAll(".plan input")].filter((input) => input.name.startsWith(output.dataset.sum));
     const values = group.map((input) => percent(input.value));
     const sum = values.includes(null) ? null : values.reduce((total, value) => total + value, 0);
-    output.textContent = sum === null ? "not a number" : `${sum.toFixed(1)} %`;
-    output.classList.toggle("down", sum === null || Math.abs(sum - 100) > 0.051 * group.length);
+    // Tenths that were rounded one by one: such a group is scaled to exactly 100 when it is taken.
+    const whole = sum !== null && Math.abs(sum - 100) <= 0.051 * group.length;
+    output.textContent = sum === null ? "not a number" : whole ? "100 %" : `${sum.toFixed(1)} %`;
+    output.classList.toggle("down", !whole);
   }
   for (const row of form.querySelectorAll("tr[data-before]")) {
     const input = row.querySelector("input");
