@@ -36,7 +36,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RUNS = "benchmarks.standin_training:run"
 NODES, CPUS = 2, 2
 # Every step writes a checkpoint, so that what a killed worker did is mostly kept.
-STEPS, SECONDS = 10, 0.1
+STEPS, LONG, SECONDS = 10, 40, 0.1
 CONTROLLER = "--controller"
 
 
@@ -205,14 +205,20 @@ def node_losses(folder: Path, nodes: Any, count: int) -> Rows:
 
     def lose(process: int) -> None:
         node = node_of(nodes, process)
-        if node is not None:
-            nodes.remove_node(node, allow_graceful=False)
-            lost.append(process)
+        if node is None:
+            return
+        workers = children_of(parent_of(process))
+        nodes.remove_node(node, allow_graceful=False)
+        # A machine that is gone takes all its processes with it; here they would go on for a while.
+        for worker in workers:
+            with suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGKILL)
+        lost.append(process)
 
     for round_ in range(count):
         add_nodes(nodes)
-        orders = [job(folder, round_ * 2 + number) for number in range(2)]
-        watch = AtStep(dice.randrange(1, STEPS - 5), lose)
+        orders = [job(folder, round_ * 2 + number, LONG) for number in range(2)]
+        watch = AtStep(dice.randrange(1, LONG // 2), lose)
         handles = [
             executor.submit(order.job, order.place, progress)
             for order, progress in zip(orders, (watch, None), strict=True)
@@ -240,15 +246,27 @@ class AtStep:
 
 def node_of(nodes: Any, process: int) -> Any:
     """The node whose raylet started a worker, None if the worker has ended."""
-    try:
-        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
+    parent = parent_of(process)
     for node in nodes.worker_nodes:
         raylets = node.all_processes.get("raylet", [])
-        if any(raylet.process.pid == int(fields[1]) for raylet in raylets):
+        if any(raylet.process.pid == parent for raylet in raylets):
             return node
     return None
+
+
+def parent_of(process: int) -> int:
+    """The process that started another; 0 if that has ended."""
+    try:
+        stat = Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return 0
+    return int(stat.rpartition(")")[2].split()[1])
+
+
+def children_of(process: int) -> list[int]:
+    """What a process has started."""
+    numbers = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()]
+    return [number for number in numbers if parent_of(number) == process]
 
 
 def controller_kills(folder: Path, address: str, count: int) -> Rows:
@@ -294,8 +312,8 @@ def be_controller(folder: Path, address: str, names: Sequence[str]) -> None:
 # -- small things ---------------------------------------------------------------------------------
 
 
-def job(folder: Path, name: object) -> Order:
-    return standin.order(folder, str(name), steps=STEPS, seconds=SECONDS, save_every=1)
+def job(folder: Path, name: object, steps: int = STEPS) -> Order:
+    return standin.order(folder, str(name), steps=steps, seconds=SECONDS, save_every=1)
 
 
 def finish(executor: RemoteExecutor, handles: Sequence[Any], stopping: Any = never) -> None:

@@ -7,6 +7,7 @@ harmless. Workers return results: the controller stays the only writer of journa
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Protocol, TypeVar
@@ -58,6 +59,13 @@ class RayExecutorConfig(FrozenModel):
     lease_seconds: float = Field(default=600, gt=0)
     max_seconds: float | None = Field(default=None, gt=0)
     heartbeat_seconds: float | None = Field(default=1800, gt=0)
+
+    @field_validator("address")
+    @classmethod
+    def _of_a_head(cls, address: str | None) -> str | None:
+        if address is None or address == "auto" or re.fullmatch(r"[^:/\s]+:[0-9]{1,5}", address):
+            return address
+        raise ValueError(f"address: {address!r} is neither host:port nor auto")
 
     @field_validator("resources")
     @classmethod

@@ -15,6 +15,7 @@ import asyncio
 import json
 import os
 import secrets
+import socket
 import sys
 import uuid
 from contextlib import suppress
@@ -253,6 +254,11 @@ def connect(settings: Settings) -> None:
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     import ray
 
+    address = settings.config.address
+    if address is not None and address != "auto":
+        # Ray itself would wait for minutes.
+        host, _, port = address.rpartition(":")
+        socket.create_connection((host, int(port)), ANSWER_SECONDS).close()
     own = {"include_dashboard": False} if settings.config.address is None else {}
     ray.init(
         address=settings.config.address or "local",
