@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 
 from agent.fidelity import affine_weights, corners, groups
-from agent.planners.response_model import FRACTION, MERGED, MeasuredMixture, ResponseModel
+from agent.planners.response_model import (
+    FRACTION,
+    MAX_LOOKS,
+    MERGED,
+    MeasuredMixture,
+    ResponseModel,
+    looks_read,
+)
+from agent.planners.track_record import known_before
 from benchmarks.standins import StandIn, StandInExecutor, StandInGenerator, Witness, outcome
 from mosaic.app.config_file import load_config
 from mosaic.app.runs import check_budget
@@ -21,7 +29,7 @@ from mosaic.core.journal import Journal
 from mosaic.core.types.look_records import TakeLooks
 from mosaic.core.types.plans import ObjectiveSpec
 from mosaic.core.types.records import Observe, Retain, Train
-from mosaic.core.types.runs import GREEDY
+from mosaic.core.types.runs import GREEDY, Adapter
 from tools.effects.evaluate import Evaluator
 from training.models.adapter import CONFIG, WEIGHTS
 
@@ -174,10 +182,10 @@ def test_the_budget_covers_looks():
     experts = load_config("lab", ["budget.tokens_per_round=1000", "fidelity.kind=experts"])
     parts = load_config("lab", ["budget.tokens_per_round=1000", "fidelity.kind=fraction"])
     assert plain.tokens_total == 8 * 4000
-    assert experts.tokens_total == 11 * 4000
+    assert experts.tokens_total == 8 * 4000 + 3 * 667 * 4
     assert parts.tokens_total == 8 * 4000 + 5 * 2 * 1000
     few = load_config("lab", ["fidelity.kind=experts", "budget.tokens_total=200000"])
-    with pytest.raises(BudgetError, match="experts 144,000"):
+    with pytest.raises(BudgetError, match="experts 96,000"):
         check_budget(few)
 
 
@@ -189,7 +197,7 @@ def test_the_budget_covers_looks():
         (["fidelity.kind=guess"], "fidelity"),
         (["fidelity.kind=experts", "fidelity.looks=-1"], "looks"),
         (["fidelity.kind=experts", "methods.dpo.n=4"], "dpo"),
-        (["fidelity.kind=fraction", "budget.tokens_per_round=3"], "less than a token"),
+        (["fidelity.kind=fraction", "budget.tokens_per_round=1"], "less than a token"),
     ],
 )
 def test_looks_that_cannot_be_taken_are_refused(overrides, said):
@@ -285,3 +293,28 @@ def test_a_sum_has_the_luck_of_its_experts():
     tied = ResponseModel(CELLS, DATASETS, [*pair, *sums]).spread(rows, "one")[0]
     untied = ResponseModel(CELLS, DATASETS, [*pair, *free]).spread(rows, "one")[0]
     assert tied >= untied
+
+
+def test_what_was_known_before_a_round_has_no_later_looks(observe, trial):
+    seen = observe()
+    looks = []
+    for number in (0, 1, 2):
+        profile = seen.profile.model_copy(update={"round": number})
+        looks.append(trial(seen.last_plan, {}, profile))
+    seen = observe(round=3, looks=looks)
+    assert [look.profile.round for look in known_before(1, seen).looks] == [0, 1]
+
+
+def test_the_oldest_looks_are_left_out_and_experts_stay(observe, trial):
+    seen = observe()
+    adapter = Adapter(
+        digest="e", base="base", tokens=1, supervised=1, steps=1, loss=1.0, seconds=1.0
+    )
+    expert = trial(seen.last_plan, {}, seen.profile, adapter=adapter)
+    looks = []
+    for number in range(MAX_LOOKS + 5):
+        look = trial(seen.last_plan, {}, seen.profile)
+        spec = look.spec.model_copy(update={"merged": {"e": 1.0}, "seed": number})
+        looks.append(look.model_copy(update={"spec": spec}))
+    read = looks_read(observe(looks=[expert, *looks]))
+    assert read == [expert, *looks[5:]]
