@@ -24,12 +24,12 @@ from mosaic.app.runs import check_budget
 from mosaic.app.views.report_data import report_data
 from mosaic.app.views.story_text import story_text
 from mosaic.app.views.telling import story_of
-from mosaic.core.errors import BudgetError, UsageError
+from mosaic.core.errors import BudgetError, TrainingError, UsageError
 from mosaic.core.journal import Journal
 from mosaic.core.types.look_records import TakeLooks
 from mosaic.core.types.plans import ObjectiveSpec
 from mosaic.core.types.records import Observe, Retain, Train
-from mosaic.core.types.runs import GREEDY, Adapter
+from mosaic.core.types.runs import GREEDY, TRAINING_SET, Adapter
 from tools.effects.evaluate import Evaluator
 from training.models.adapter import CONFIG, WEIGHTS
 
@@ -38,11 +38,23 @@ PARTS = ("planner.kind=profile", "rounds=2", "fidelity.kind=fraction", "fidelity
 
 
 class LoraExecutor(StandInExecutor):
-    """Writes a LoRA of one layer, whose numbers follow from what it was trained on."""
+    """Writes a LoRA of one layer, whose numbers follow from what it was trained on.
+
+    Trainings on few tokens fail if `fails` says so.
+    """
+
+    def __init__(self, witness, fails=False):
+        super().__init__(witness)
+        self.fails = fails
 
     def wait(self, handles, stopping):
+        from pyarrow.parquet import read_table
         from safetensors.numpy import save_file
 
+        for handle in handles:
+            rows = read_table(handle.place.paths[TRAINING_SET], columns=["n_tokens"])
+            if self.fails and sum(rows["n_tokens"].to_pylist()) < 3000:
+                raise TrainingError("there is no memory left", "out_of_memory")
         results = super().wait(handles, stopping)
         for result in results:
             folder = Path(result.adapter)
@@ -81,6 +93,7 @@ class HashGenerator(StandInGenerator):
 @dataclass
 class LoraStandIn(StandIn):
     left: int = 1000
+    fails: bool = False
 
     def context(self, folder, journal, witness):
         context = super().context(folder, journal, witness)
@@ -89,7 +102,7 @@ class LoraStandIn(StandIn):
         context.evaluator = Evaluator(
             generator, old.judge, old.objectives, old.suites, old.identity
         )
-        context.trainer = replace(context.trainer, executor=LoraExecutor(witness))
+        context.trainer = replace(context.trainer, executor=LoraExecutor(witness, self.fails))
         return context
 
 
@@ -172,6 +185,24 @@ def test_looks_on_a_part_of_the_tokens_are_charged_and_a_short_budget_is_told(tm
     assert 0 < first.looks[0].trained <= 1000
     assert (len(first.looks), first.note) == (2, "")
     assert (len(second.looks), second.note) == (0, "the budget pays for 0 of 2 looks")
+
+
+@pytest.mark.parametrize("overrides", [EXPERTS, PARTS])
+def test_a_look_that_cannot_be_trained_is_left_out_and_told(overrides, tmp_path):
+    skip = ("failures.failed_round=skip", "failures.train_retries=0")
+    made = LoraStandIn.make(*overrides, *skip, per_slice=4)
+    made.fails = True
+    made.create(tmp_path / "run")
+    made.run(tmp_path / "run", Witness(tmp_path / "witness"))
+    report = report_data(tmp_path / "run")
+    assert [round_.accepted for round_ in report.rounds] == [True, True, True]
+    first, *later = report.looks
+    assert first.looks == []
+    assert "1 failed: out_of_memory" in first.note
+    if overrides == EXPERTS:
+        assert {taken.note for taken in later} == {
+            "an expert is missing, so that nothing can be added up"
+        }
 
 
 # -- what a config may ask for ---------------------------------------------------------------------
