@@ -23,6 +23,8 @@ from agent.weights import normalize, share_of
 from mosaic.core.types.base import FrozenModel
 from mosaic.core.types.plans import ObjectiveSpec
 
+TWO_THIRDS = 0.6667
+
 
 class ExpertsConfig(FrozenModel):
     """Looks through adapters that are added up. They cost an evaluation on steering each.
@@ -30,12 +32,13 @@ class ExpertsConfig(FrozenModel):
     One expert is trained after the calibration for each group of data sets that serve the same
     objectives. `corner` is the share of its group in an expert's tokens, of those that serve any
     objective; the others share the rest. `fraction` is the part of a round's tokens that an expert
-    is trained on. `looks` mixtures are looked at before each round is planned.
+    is trained on; by default three take as many as two repeats of the calibration. `looks` mixtures
+    are looked at before each round is planned.
     """
 
     kind: Literal["experts"] = "experts"
     looks: int = Field(default=6, ge=0, le=64)
-    fraction: float = Field(default=1.0, gt=0, le=1)
+    fraction: float = Field(default=TWO_THIRDS, gt=0, le=1)
     corner: float = Field(default=0.7, gt=0, lt=1)
 
 

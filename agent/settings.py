@@ -98,7 +98,7 @@ class Settings(FrozenModel):
     @property
     def look_tokens(self) -> int:
         """Tokens that are selected for an expert, or for a look of kind `fraction`."""
-        return int(self.fidelity.fraction * self.tokens_per_round) if self.fidelity else 0
+        return round(self.fidelity.fraction * self.tokens_per_round) if self.fidelity else 0
 
     @property
     def summed(self) -> int:

@@ -34,10 +34,9 @@ SEED = 1
 
 @dataclass(frozen=True)
 class Looked:
-    """A mixture in full on selection, and each look at it on steering."""
+    """A mixture in full and each look at it, on steering."""
 
     full: Measured
-    steering: Measured
     looks: Mapping[str, Measured]
 
 
@@ -47,8 +46,13 @@ def looks(quick: bool) -> Rows:
     for lab, folder in labs(True).items():
         world = World(load_config(str(folder / "config.yaml")), Path("runs/looks") / lab)
         found = [_looked(world, mixture) for mixture in drawn(world, 4 if quick else MIXTURES)]
+        selection = [world.evaluated(one.full.adapter).volume for one in found]
         for kind in found[0].looks:
-            rows += _compared(f"lab {lab}: look of kind {kind}", kind, found)
+            what = f"lab {lab}: look of kind {kind}"
+            rows += _compared(what, kind, found)
+            seen = [one.looks[kind].volume for one in found]
+            what = f"{what}: its volume on steering and that of the training on selection"
+            rows.append(figure(f"{what}, rank correlation", _ranks(selection, seen), ""))
     return rows
 
 
@@ -72,13 +76,13 @@ def _moved(
 
 def _looked(world: World, mixture: Weights) -> Looked:
     tokens = world.config.budget.tokens_per_round
-    full = world.measure(mixture.ratios, mixture.buckets, SEED)
+    full = world.measure(mixture.ratios, mixture.buckets, SEED, "steering")
     part = round(FractionConfig().fraction * tokens)
     made = {
         "experts": world.evaluated(_merged(world, mixture), "steering"),
         "fraction": world.measure(mixture.ratios, mixture.buckets, SEED, "steering", part),
     }
-    return Looked(full, world.evaluated(full.adapter, "steering"), made)
+    return Looked(full, made)
 
 
 def _merged(world: World, mixture: Weights) -> str:
@@ -102,10 +106,10 @@ def _merged(world: World, mixture: Weights) -> str:
 
 
 def _compared(what: str, kind: str, found: Sequence[Looked]) -> Rows:
-    """Looks on steering against full trainings on steering; then their ranking of selection."""
+    """Looks against full trainings, both on steering."""
     rows: Rows = []
     for name in found[0].full.traded:
-        full = [one.steering.means[name] for one in found]
+        full = [one.full.means[name] for one in found]
         look = [one.looks[kind].means[name] for one in found]
         spread = statistics.pstdev(full)
         rows.append(figure(f"{what}: {name}, spread of full trainings", spread, "points"))
@@ -115,11 +119,8 @@ def _compared(what: str, kind: str, found: Sequence[Looked]) -> Rows:
         rows.append(figure(f"{what}: {name}, bias", bias, "points"))
         rows.append(figure(f"{what}: {name}, error without the bias", error, "points"))
     volumes = [one.looks[kind].volume for one in found]
-    full = [one.steering.volume for one in found]
-    rows.append(figure(f"{what}: volume on steering, rank correlation", _ranks(full, volumes), ""))
-    chosen = [one.full.volume for one in found]
-    what = f"{what}: volume on selection, rank correlation"
-    rows.append(figure(what, _ranks(chosen, volumes), ""))
+    full = [one.full.volume for one in found]
+    rows.append(figure(f"{what}: volume, rank correlation", _ranks(full, volumes), ""))
     return rows
 
 

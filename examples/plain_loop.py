@@ -21,7 +21,8 @@ NEXT = {
     "base": "permit",
     "permit": "calibrate",
     "calibrate": "retain",
-    "retain": "observe",
+    "retain": "look",
+    "look": "observe",
     "run": "retain",
 }
 CHOICES = {"observe": after_observe, "plan": after_plan, "check": after_check, "ask": after_ask}

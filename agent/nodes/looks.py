@@ -48,6 +48,8 @@ def look(context: RunContext, state: State) -> State:
     context.begin(number)
     if isinstance(settings, ExpertsConfig):
         _train_experts(context, settings)
+    if not settings.looks:
+        return {}
 
     def effect() -> Outcome[LooksChosen]:
         return Outcome(_choice(context, settings))

@@ -43,6 +43,8 @@ ROLE_SD = 0.3
 LOOK_BIAS_SD = 0.5
 LOOK_ERRORS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 USUAL_LOOK_ERROR, LOOK_ERROR_SPREAD = 0.3, 1.0
+# So many of the latest looks are read, and all experts: more of the same few adapters say little.
+MAX_LOOKS = 60
 # Looks that are added up of experts, and those that are trained on a part of the tokens.
 MERGED, FRACTION = "merged", "fraction"
 
@@ -326,18 +328,28 @@ def measured_mixtures(observation: Observation) -> list[MeasuredMixture]:
         trials += observation.calibration.trials
     measured = [_measured(trial, observation) for trial in trials]
     places: dict[str, int] = {}
-    for look in observation.looks:
+    for look in looks_read(observation):
         if not look.spec.merged:
             if look.adapter is not None:
                 places[look.adapter.digest] = len(measured)
             part = look.spec.tokens < observation.budget_per_round
             mixture = _measured(look, observation)
             measured.append(replace(mixture, look=FRACTION if part else ""))
-    for look in observation.looks:
+    for look in looks_read(observation):
         if look.spec.merged.keys() <= places.keys() and look.spec.merged:
             experts = {places[digest]: weight for digest, weight in look.spec.merged.items()}
             measured.append(_summed(look, experts, measured))
     return measured
+
+
+def looks_read(observation: Observation) -> list[Trial]:
+    """The looks that the fit reads: the experts that others are added up of, and the latest."""
+    summed: set[str] = set()
+    for look in observation.looks:
+        summed |= look.spec.merged.keys()
+    experts = [one for one in observation.looks if one.adapter and one.adapter.digest in summed]
+    others = [one for one in observation.looks if one not in experts]
+    return [*experts, *others[-MAX_LOOKS:]]
 
 
 def _measured(trial: Trial, observation: Observation) -> MeasuredMixture:

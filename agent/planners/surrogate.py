@@ -16,7 +16,7 @@ from typing import Literal
 
 from agent.methods import with_methods_of
 from agent.planners.base import Planner, PlannerSettings
-from agent.planners.response_model import measured_mixtures
+from agent.planners.response_model import looks_read, measured_mixtures
 from agent.planners.search import Candidate, Surrogate
 from agent.weights import Weights, cell_shares, weights_of
 from mosaic.core.errors import UsageError
@@ -124,6 +124,7 @@ def _tell_fit(observation: Observation, surrogate: Surrogate, toolbox: Toolbox) 
     fitted: JsonObject = {"mixtures": len(measured_mixtures(observation)), "slices": slices}
     if surrogate.looks:
         fitted["looks"] = _look_errors(surrogate)
+        fitted["looks_left_out"] = len(observation.looks) - len(looks_read(observation))
     toolbox.record("fit_responses", {}, fitted)
 
 

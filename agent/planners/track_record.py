@@ -73,6 +73,7 @@ def known_before(number: int, observation: Observation) -> Observation:
         "feedback": [],
         "below_floor": [],
         "influence": None,
+        "looks": [look for look in observation.looks if look.profile.round <= number],
     }
     if last is not None:
         changes |= {"last_plan": last.plan, "profile": last.profile}

@@ -407,7 +407,7 @@ class RunConfig(FrozenModel):
                 "fidelity: experts are trained where one objective's data have most of the tokens, "
                 "and all data sets here serve the same; take kind: fraction"
             )
-        if int(self.fidelity.fraction * self.budget.tokens_per_round) < 1:
+        if round(self.fidelity.fraction * self.budget.tokens_per_round) < 1:
             raise ValueError(
                 f"fidelity.fraction: {self.fidelity.fraction:g} of budget.tokens_per_round is less "
                 "than a token"

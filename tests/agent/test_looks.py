@@ -9,19 +9,27 @@ import numpy as np
 import pytest
 
 from agent.fidelity import affine_weights, corners, groups
-from agent.planners.response_model import FRACTION, MERGED, MeasuredMixture, ResponseModel
+from agent.planners.response_model import (
+    FRACTION,
+    MAX_LOOKS,
+    MERGED,
+    MeasuredMixture,
+    ResponseModel,
+    looks_read,
+)
+from agent.planners.track_record import known_before
 from benchmarks.standins import StandIn, StandInExecutor, StandInGenerator, Witness, outcome
 from mosaic.app.config_file import load_config
 from mosaic.app.runs import check_budget
 from mosaic.app.views.report_data import report_data
 from mosaic.app.views.story_text import story_text
 from mosaic.app.views.telling import story_of
-from mosaic.core.errors import BudgetError, UsageError
+from mosaic.core.errors import BudgetError, TrainingError, UsageError
 from mosaic.core.journal import Journal
 from mosaic.core.types.look_records import TakeLooks
 from mosaic.core.types.plans import ObjectiveSpec
 from mosaic.core.types.records import Observe, Retain, Train
-from mosaic.core.types.runs import GREEDY
+from mosaic.core.types.runs import GREEDY, TRAINING_SET, Adapter
 from tools.effects.evaluate import Evaluator
 from training.models.adapter import CONFIG, WEIGHTS
 
@@ -30,11 +38,23 @@ PARTS = ("planner.kind=profile", "rounds=2", "fidelity.kind=fraction", "fidelity
 
 
 class LoraExecutor(StandInExecutor):
-    """Writes a LoRA of one layer, whose numbers follow from what it was trained on."""
+    """Writes a LoRA of one layer, whose numbers follow from what it was trained on.
+
+    Trainings on few tokens fail if `fails` says so.
+    """
+
+    def __init__(self, witness, fails=False):
+        super().__init__(witness)
+        self.fails = fails
 
     def wait(self, handles, stopping):
+        from pyarrow.parquet import read_table
         from safetensors.numpy import save_file
 
+        for handle in handles:
+            rows = read_table(handle.place.paths[TRAINING_SET], columns=["n_tokens"])
+            if self.fails and sum(rows["n_tokens"].to_pylist()) < 3000:
+                raise TrainingError("there is no memory left", "out_of_memory")
         results = super().wait(handles, stopping)
         for result in results:
             folder = Path(result.adapter)
@@ -73,6 +93,7 @@ class HashGenerator(StandInGenerator):
 @dataclass
 class LoraStandIn(StandIn):
     left: int = 1000
+    fails: bool = False
 
     def context(self, folder, journal, witness):
         context = super().context(folder, journal, witness)
@@ -81,7 +102,7 @@ class LoraStandIn(StandIn):
         context.evaluator = Evaluator(
             generator, old.judge, old.objectives, old.suites, old.identity
         )
-        context.trainer = replace(context.trainer, executor=LoraExecutor(witness))
+        context.trainer = replace(context.trainer, executor=LoraExecutor(witness, self.fails))
         return context
 
 
@@ -166,6 +187,24 @@ def test_looks_on_a_part_of_the_tokens_are_charged_and_a_short_budget_is_told(tm
     assert (len(second.looks), second.note) == (0, "the budget pays for 0 of 2 looks")
 
 
+@pytest.mark.parametrize("overrides", [EXPERTS, PARTS])
+def test_a_look_that_cannot_be_trained_is_left_out_and_told(overrides, tmp_path):
+    skip = ("failures.failed_round=skip", "failures.train_retries=0")
+    made = LoraStandIn.make(*overrides, *skip, per_slice=4)
+    made.fails = True
+    made.create(tmp_path / "run")
+    made.run(tmp_path / "run", Witness(tmp_path / "witness"))
+    report = report_data(tmp_path / "run")
+    assert [round_.accepted for round_ in report.rounds] == [True, True, True]
+    first, *later = report.looks
+    assert first.looks == []
+    assert "1 failed: out_of_memory" in first.note
+    if overrides == EXPERTS:
+        assert {taken.note for taken in later} == {
+            "an expert is missing, so that nothing can be added up"
+        }
+
+
 # -- what a config may ask for ---------------------------------------------------------------------
 
 
@@ -174,10 +213,10 @@ def test_the_budget_covers_looks():
     experts = load_config("lab", ["budget.tokens_per_round=1000", "fidelity.kind=experts"])
     parts = load_config("lab", ["budget.tokens_per_round=1000", "fidelity.kind=fraction"])
     assert plain.tokens_total == 8 * 4000
-    assert experts.tokens_total == 11 * 4000
+    assert experts.tokens_total == 8 * 4000 + 3 * 667 * 4
     assert parts.tokens_total == 8 * 4000 + 5 * 2 * 1000
     few = load_config("lab", ["fidelity.kind=experts", "budget.tokens_total=200000"])
-    with pytest.raises(BudgetError, match="experts 144,000"):
+    with pytest.raises(BudgetError, match="experts 96,000"):
         check_budget(few)
 
 
@@ -189,7 +228,7 @@ def test_the_budget_covers_looks():
         (["fidelity.kind=guess"], "fidelity"),
         (["fidelity.kind=experts", "fidelity.looks=-1"], "looks"),
         (["fidelity.kind=experts", "methods.dpo.n=4"], "dpo"),
-        (["fidelity.kind=fraction", "budget.tokens_per_round=3"], "less than a token"),
+        (["fidelity.kind=fraction", "budget.tokens_per_round=1"], "less than a token"),
     ],
 )
 def test_looks_that_cannot_be_taken_are_refused(overrides, said):
@@ -285,3 +324,28 @@ def test_a_sum_has_the_luck_of_its_experts():
     tied = ResponseModel(CELLS, DATASETS, [*pair, *sums]).spread(rows, "one")[0]
     untied = ResponseModel(CELLS, DATASETS, [*pair, *free]).spread(rows, "one")[0]
     assert tied >= untied
+
+
+def test_what_was_known_before_a_round_has_no_later_looks(observe, trial):
+    seen = observe()
+    looks = []
+    for number in (0, 1, 2):
+        profile = seen.profile.model_copy(update={"round": number})
+        looks.append(trial(seen.last_plan, {}, profile))
+    seen = observe(round=3, looks=looks)
+    assert [look.profile.round for look in known_before(1, seen).looks] == [0, 1]
+
+
+def test_the_oldest_looks_are_left_out_and_experts_stay(observe, trial):
+    seen = observe()
+    adapter = Adapter(
+        digest="e", base="base", tokens=1, supervised=1, steps=1, loss=1.0, seconds=1.0
+    )
+    expert = trial(seen.last_plan, {}, seen.profile, adapter=adapter)
+    looks = []
+    for number in range(MAX_LOOKS + 5):
+        look = trial(seen.last_plan, {}, seen.profile)
+        spec = look.spec.model_copy(update={"merged": {"e": 1.0}, "seed": number})
+        looks.append(look.model_copy(update={"spec": spec}))
+    read = looks_read(observe(looks=[expert, *looks]))
+    assert read == [expert, *looks[5:]]

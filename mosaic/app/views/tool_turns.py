@@ -280,6 +280,8 @@ def _fitted(line: ToolCall, where: Conversation) -> Entry:
     parts: list[Part] = [table]
     if "looks" in found:
         parts.append(_look_errors([_object(item) for item in _list(found["looks"])]))
+        left_out = int(str(found.get("looks_left_out", 0)))
+        title += f"; {count(left_out, 'older look')} left out" if left_out else ""
     return turn("tool", title, parts=parts)
 
 
