@@ -23,6 +23,7 @@ from mosaic.core.types.records import (
     RoundClosed,
 )
 from mosaic.core.types.runs import Adapter, Calibration, Round, SftRecipe
+from tools.effects.evaluate import AuditAnswers
 
 NAMES = ["safety", "help"]
 OBJECTIVES = [ObjectiveSpec(name=n, datasets=["d"], target=4.0) for n in NAMES]
@@ -153,12 +154,11 @@ def test_the_audit_is_of_the_round_furthest_above_its_targets_in_noise_and_happe
 
     opened = []
 
-    def evaluate(steps, adapter, roles, wish=None):
-        assert roles == ["audit"]
+    def answers(steps, adapter, wish):
         opened.append(adapter)
         value = 2 if adapter == STATIC else 4
         items = [Scored(id=str(i), status="ok", score=value) for i in range(3)]
-        return SimpleNamespace(of_role=lambda role: dict.fromkeys(NAMES, items))
+        return AuditAnswers(dict.fromkeys(NAMES, items), {})
 
     def start():
         """One start of the controller, at its last node; the audit that stands after it."""
@@ -168,7 +168,7 @@ def test_the_audit_is_of_the_round_furthest_above_its_targets_in_noise_and_happe
         context = SimpleNamespace(
             steps=steps, settings=settings,
             notify=lambda text: None, state=fold(journal, NAMES),
-            evaluator=SimpleNamespace(evaluate=evaluate),
+            evaluator=SimpleNamespace(audit=answers, independent={}),
         )  # fmt: skip
         audit(context, {"stop": "done"})
         assert context.state == fold(journal, NAMES)
@@ -216,5 +216,5 @@ def test_a_static_mixture_whose_adapter_was_deleted_is_not_measured_and_that_is_
     calibration = calibrated({"safety": 0.3, "help": 0.02})
     state = RunState(tuple(NAMES), (executed(0, (2.0, 2.0)),), calibration)
     context = SimpleNamespace(steps=steps, state=state, notify=said.append)
-    assert _static(context, 1) == {}
+    assert _static(context, 1) == AuditAnswers({}, {})
     assert "the adapter of the static mixture was deleted" in said[0]

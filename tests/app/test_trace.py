@@ -24,6 +24,7 @@ from mosaic.app.views.trace_html import write_trace
 from mosaic.app.views.turns import money_of
 from mosaic.core.errors import UsageError, WaitingError
 from mosaic.core.journal import Journal
+from mosaic.core.types.practice_records import FormWishes
 from mosaic.core.types.records import AskPlanner
 from mosaic.lab.script import reply
 from mosaic.lab.server import ScriptedServer
@@ -445,4 +446,9 @@ def test_a_run_with_the_bases_floor_and_several_methods_is_told_whole(tmp_path):
     assert any(entry.title.startswith("paired answers of") for entry in entries)
     spans = {span.name: span for span in spans_of(tmp_path / "run")}
     assert spans["form judged answers"].attributes["mosaic.answers"] > 0
-    assert spans["form wishes"].attributes["mosaic.prompts"] > 0
+    journal = Journal.open(tmp_path / "run")
+    formed = [step.result for step in journal.steps(FormWishes)]
+    journal.close()
+    named = [span for span in spans_of(tmp_path / "run") if span.name == "form wishes"]
+    assert [span.attributes["mosaic.rows"] for span in named] == [one.rows for one in formed]
+    assert formed

@@ -281,7 +281,7 @@ def test_what_a_whole_suite_shares_is_written_once_and_is_part_of_its_digest(tmp
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("rule: {}", r"rule: Extra inputs.*the fields are rules, system"),
+        ("rule: {}", r"rule: Extra inputs.*the fields are objective, rules, system"),
         ("rules: [", "not YAML"),
         ("rules: {refusal: {explicit_refusal: {any: ['(']}}}", r"audit\.jsonl:1: .*refusal"),
         ("slice_from: colour", r"audit\.jsonl:1: .*slice_from"),
