@@ -115,10 +115,10 @@ class Tally:
         self.unequal += (out / WEIGHTS).read_text() != standin.expected(order.job)
         done = (work / files.DONE).stat().st_mtime_ns
         winner = files.read_done(work, order.job.content_digest)
-        for attempt in (work / files.ATTEMPTS).iterdir():
+        # An attempt that no worker ever had, has none of these.
+        for events in (work / files.ATTEMPTS).glob(f"*/{files.EVENTS}"):
             self.attempts += 1
-            events = attempt / files.EVENTS
-            if winner and attempt.name != winner.attempt and events.exists():
+            if winner and events.parent.name != winner.attempt:
                 self.late += events.stat().st_mtime_ns > done
 
     def rows(self, what: str) -> Rows:
@@ -126,7 +126,7 @@ class Tally:
             figure(f"{what}: jobs without a result", self.failed, "jobs", at_most=0),
             figure(f"{what}: jobs with other bytes", self.unequal, "jobs", at_most=0),
             figure(f"{what}: trained after the job was done", self.late, "attempts", at_most=0),
-            figure(f"{what}: attempts for {self.jobs} jobs", self.attempts, "attempts"),
+            figure(f"{what}: attempts that began, for {self.jobs} jobs", self.attempts, "attempts"),
         ]
 
 

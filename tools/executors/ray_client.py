@@ -259,12 +259,11 @@ def connect(settings: Settings) -> None:
         # Ray itself would wait for minutes.
         host, _, port = address.rpartition(":")
         socket.create_connection((host, int(port)), ANSWER_SECONDS).close()
-    own = {"include_dashboard": False} if settings.config.address is None else {}
     ray.init(
-        address=settings.config.address or "local",
+        address=address or "local",
         namespace=settings.namespace,
         log_to_driver=False,
-        **own,
+        include_dashboard=None if address else False,
     )
 
 
