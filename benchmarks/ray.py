@@ -23,6 +23,7 @@ from typing import Any
 
 from benchmarks import standin_training as standin
 from benchmarks.figures import CannotRun, Rows, figure
+from benchmarks.ray_runs import killed_runs
 from mosaic.core.errors import MosaicError
 from tools.executors.base import RayExecutorConfig
 from tools.executors.ray import RayEngine
@@ -42,7 +43,7 @@ CONTROLLER = "--controller"
 
 def ray(quick: bool) -> Rows:
     """Cost of a warm job, jobs side by side, and kills of workers, nodes and controllers."""
-    kills, losses, controllers = (6, 2, 3) if quick else (100, 20, 20)
+    kills, losses, controllers = (6, 2, 4) if quick else (100, 20, 20)
     with tempfile.TemporaryDirectory(dir=_memory()) as name, cluster() as nodes:
         folder = Path(name)
         address, rows = nodes.address, []
@@ -51,6 +52,7 @@ def ray(quick: bool) -> Rows:
             lambda: side_by_side(folder / "side", address, NODES * CPUS),
             lambda: worker_kills(folder / "workers", address, kills),
             lambda: controller_kills(folder / "controllers", address, controllers),
+            lambda: killed_runs(folder / "runs", address, controllers),
             lambda: node_losses(folder / "nodes", nodes, losses),
         ):
             measured = part()
