@@ -23,6 +23,7 @@ from typing import Any
 
 from benchmarks import standin_training as standin
 from benchmarks.figures import CannotRun, Rows, figure
+from benchmarks.ray_runs import killed_runs
 from mosaic.core.errors import MosaicError
 from tools.executors.base import RayExecutorConfig
 from tools.executors.ray import RayEngine
@@ -42,7 +43,7 @@ CONTROLLER = "--controller"
 
 def ray(quick: bool) -> Rows:
     """Cost of a warm job, jobs side by side, and kills of workers, nodes and controllers."""
-    kills, losses, controllers = (6, 2, 3) if quick else (100, 20, 20)
+    kills, losses, controllers = (6, 2, 4) if quick else (100, 20, 20)
     with tempfile.TemporaryDirectory(dir=_memory()) as name, cluster() as nodes:
         folder = Path(name)
         address, rows = nodes.address, []
@@ -51,6 +52,7 @@ def ray(quick: bool) -> Rows:
             lambda: side_by_side(folder / "side", address, NODES * CPUS),
             lambda: worker_kills(folder / "workers", address, kills),
             lambda: controller_kills(folder / "controllers", address, controllers),
+            lambda: killed_runs(folder / "runs", address, controllers),
             lambda: node_losses(folder / "nodes", nodes, losses),
         ):
             measured = part()
@@ -115,10 +117,10 @@ class Tally:
         self.unequal += (out / WEIGHTS).read_text() != standin.expected(order.job)
         done = (work / files.DONE).stat().st_mtime_ns
         winner = files.read_done(work, order.job.content_digest)
-        for attempt in (work / files.ATTEMPTS).iterdir():
+        # An attempt that no worker ever had, has none of these.
+        for events in (work / files.ATTEMPTS).glob(f"*/{files.EVENTS}"):
             self.attempts += 1
-            events = attempt / files.EVENTS
-            if winner and attempt.name != winner.attempt and events.exists():
+            if winner and events.parent.name != winner.attempt:
                 self.late += events.stat().st_mtime_ns > done
 
     def rows(self, what: str) -> Rows:
@@ -126,7 +128,7 @@ class Tally:
             figure(f"{what}: jobs without a result", self.failed, "jobs", at_most=0),
             figure(f"{what}: jobs with other bytes", self.unequal, "jobs", at_most=0),
             figure(f"{what}: trained after the job was done", self.late, "attempts", at_most=0),
-            figure(f"{what}: attempts for {self.jobs} jobs", self.attempts, "attempts"),
+            figure(f"{what}: attempts that began, for {self.jobs} jobs", self.attempts, "attempts"),
         ]
 
 

@@ -31,7 +31,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
-from mosaic.core.errors import MosaicError, UsageError
+from mosaic.core.errors import DamageError, MosaicError, UsageError
 from mosaic.core.types.base import FrozenModel
 from mosaic.core.types.runs import TrainJob, TrainResult, Workplace
 from training import worker
@@ -132,11 +132,18 @@ def file_digests(folder: Path) -> dict[str, str]:
 
 
 def read_done(work: Path, job: str) -> Done | None:
-    """How a job ended well, if it did. Raises UsageError if the folder is another job's."""
+    """How a job ended well, if it did.
+
+    Raises UsageError if the folder is another job's, DamageError if the file is not whole.
+    """
     try:
         done = Done.model_validate_json((work / DONE).read_text())
     except FileNotFoundError:
         return None
+    except ValueError:
+        raise DamageError(
+            f"{work / DONE}: does not hold a result; remove {work} to train again"
+        ) from None
     if done.job != job:
         raise UsageError(f"{work}: holds the result of job {done.job[:12]}, not of {job[:12]}")
     return done

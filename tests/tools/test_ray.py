@@ -39,7 +39,7 @@ def test_killed_workers_nodes_and_controllers_cost_no_job_and_none_twice():
         assert any(name.startswith(f"{what} ") for name in rows)
     # They were killed while they worked: others had to take their place.
     for what, jobs in (("worker killed", 6), ("node lost", 4)):
-        assert rows[f"{what}: attempts for {jobs} jobs"]["figure"] > jobs
+        assert rows[f"{what}: attempts that began, for {jobs} jobs"]["figure"] > jobs
 
 
 def open_executor(folder, **settings):

@@ -247,6 +247,16 @@ def test_a_result_whose_bytes_are_not_its_own_is_damage(order, tmp_path):
         executor.wait([handle], never)
 
 
+def test_a_done_file_that_is_not_whole_is_damage(order, tmp_path):
+    made = order()
+    executor = executor_of(ScriptedEngine("works"), tmp_path)
+    executor.submit(made.job, made.place)
+    done = Path(made.place.work) / files.DONE
+    done.write_text(done.read_text()[:40])
+    with pytest.raises(DamageError, match="does not hold a result; remove"):
+        executor.submit(made.job, made.place)
+
+
 def test_a_folder_that_holds_another_jobs_result_is_refused(order, tmp_path):
     made, other = order("job"), order("other")
     run(executor_of(ScriptedEngine("works"), tmp_path), made)

@@ -194,3 +194,63 @@ def test_a_child_that_dies_leaves_no_scratch_folder(order, tmp_path, monkeypatch
     handle = executor.submit(made.job, made.place)
     failure_of(lambda: executor.wait([handle], never))
     assert not os.path.exists(handle.scratch.name)
+
+
+# Says which devices it sees, and ends well once `begun` children of this folder have begun.
+TOGETHER = """
+import json, os, sys, time
+from pathlib import Path
+order, result = sys.argv[1:]
+out = Path(json.load(open(order))["place"]["out"])
+out.with_suffix(".devices").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
+until = time.monotonic() + 60
+while len(list(out.parent.glob("*.devices"))) < BEGUN and time.monotonic() < until:
+    time.sleep(0.02)
+numbers = dict.fromkeys(["tokens", "supervised", "steps", "loss", "seconds", "train_seconds"], 1)
+text = json.dumps({"adapter": str(out), "real_token_share": 1.0, **numbers})
+if time.monotonic() < until:
+    Path(result).write_text(text)
+"""
+
+
+def devices_of(orders):
+    return [Path(made.place.out).with_suffix(".devices").read_text() for made in orders]
+
+
+def test_as_many_children_as_there_are_slots_train_at_once_on_devices_of_their_own(
+    order, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(subprocess, "Popen", in_place_of_training(TOGETHER.replace("BEGUN", "2")))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
+    executor = SubprocessExecutor(SubprocessExecutorConfig(slots=2), tmp_path / "logs")
+    orders = [order(name) for name in ("a", "b", "c")]
+    executor.wait([executor.submit(made.job, made.place) for made in orders], never)
+    first, second, third = devices_of(orders)
+    assert {first, second} == {"4,5", "6,7"}
+    assert third in {first, second}
+
+
+def test_with_one_slot_children_train_one_after_the_other_on_what_there_is(
+    order, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(subprocess, "Popen", in_place_of_training(TOGETHER.replace("BEGUN", "1")))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    executor = SubprocessExecutor(SubprocessExecutorConfig(), tmp_path / "logs")
+    orders = [order(name) for name in ("a", "b")]
+    handles = [executor.submit(made.job, made.place) for made in orders]
+    # Whoever is waited for first does not have to be the one who holds the slot.
+    executor.wait(handles[::-1], never)
+    assert devices_of(orders) == ["4,5", "4,5"]
+
+
+def test_a_job_that_waits_for_a_slot_stops_at_once(order, tmp_path, monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", in_place_of_training(TOGETHER.replace("BEGUN", "2")))
+    executor = SubprocessExecutor(SubprocessExecutorConfig(), tmp_path / "logs")
+    holding, waiting = order("a"), order("b")
+    held = executor.submit(holding.job, holding.place)
+    queued = executor.submit(waiting.job, waiting.place)
+    with pytest.raises(StopRequested, match="before it began"):
+        executor.wait([queued], lambda: True)
+    assert queued.child is None
+    Path(waiting.place.out).with_suffix(".devices").touch()
+    executor.wait([held], never)

@@ -151,6 +151,9 @@ class Client:
             try:
                 await asyncio.wait_for(worker.actor.hello.remote(), ANSWER_SECONDS)
                 return worker
+            except asyncio.CancelledError:
+                worker.attempt = None
+                raise
             except Exception:  # it has died, or its machine is gone
                 self._drop(worker)
         return None
@@ -165,7 +168,7 @@ class Client:
             "num_gpus": resources.pop("GPU", 0),
             "memory": resources.pop("memory", None),
         }
-        actor = (
+        actor: Any = (
             ray.remote(RayWorker)
             .options(
                 name=f"worker-{uuid.uuid4().hex[:12]}",
@@ -206,11 +209,15 @@ class Client:
 
         for name in ray.util.list_named_actors():
             try:
-                actor = ray.get_actor(name, self.settings.namespace)
-                doing = await asyncio.wait_for(actor.doing.remote(), ANSWER_SECONDS)
+                actor: Any = ray.get_actor(name, self.settings.namespace)
+                doing: str | None = await asyncio.wait_for(actor.doing.remote(), ANSWER_SECONDS)
             except Exception:  # it has died meanwhile, or cannot be reached: nobody can use it
                 continue
             self.workers.append(Worker(actor, doing))
+        idle = [worker for worker in self.workers if worker.attempt is None]
+        surplus = max(0, len(self.workers) - self.settings.config.workers)
+        for worker in idle[:surplus]:
+            self._drop(worker)
 
     async def _renew(self) -> None:
         while True:
@@ -259,12 +266,11 @@ def connect(settings: Settings) -> None:
         # Ray itself would wait for minutes.
         host, _, port = address.rpartition(":")
         socket.create_connection((host, int(port)), ANSWER_SECONDS).close()
-    own = {"include_dashboard": False} if settings.config.address is None else {}
     ray.init(
-        address=settings.config.address or "local",
+        address=address or "local",
         namespace=settings.namespace,
         log_to_driver=False,
-        **own,
+        include_dashboard=None if address else False,
     )
 
 
