@@ -36,6 +36,8 @@ def look(context: RunContext, state: State) -> State:
     if settings is None:
         return {}
     number = state["round"]
+    if context.steps.journal.steps(TakeLooks, number):
+        return {}  # taken before a restart
     inputs = ChooseLooks(
         run=context.run,
         round=number,

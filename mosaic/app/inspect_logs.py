@@ -152,6 +152,8 @@ def model_names(state: RunState) -> dict[str, str]:
     calibration = state.calibration.trials if state.calibration else []
     for number, trial in enumerate(calibration, start=1):
         _name_all(names, [trial], f"calibration-{number}")
+    for number, look in enumerate(state.looks, start=1):
+        _name_all(names, [look], f"look-{number}")
     return names
 
 

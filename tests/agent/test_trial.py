@@ -228,6 +228,7 @@ SPEC = TrialSpec(plan=PLAN, tokens=100, recipe=SftRecipe(), seed=1, base="base",
         {"pool": "another pool"},
         {"stages": [StageSpec(recipe=DpoRecipe(), tokens=50)]},
         {"practice": "practice prompts"},
+        {"merged": {"an adapter": 1.0}},
     ],
     ids=lambda change: next(iter(change)),
 )
@@ -237,6 +238,6 @@ def test_the_id_of_a_trial_changes_with_everything_that_decides_what_it_measures
 
 def test_nothing_else_is_part_of_the_id():
     varied = {"plan", "tokens", "recipe", "seed", "start_from", "base", "pool"}
-    varied |= {"stages", "practice"}
+    varied |= {"stages", "practice", "merged"}
     assert set(TrialSpec.model_fields) == varied
     assert TrialSpec.model_validate_json(SPEC.model_dump_json()).id == SPEC.id
