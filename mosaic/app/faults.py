@@ -23,7 +23,7 @@ class SeveralFaults(UsageError):
 
 
 class FaultList:
-    """Collects what checks raise.
+    """Collects what checks raise:
 
     faults = FaultList()
     with faults.kept():
