@@ -19,6 +19,8 @@ from mosaic.core.types.base import digest_of
 from mosaic.core.types.evaluation import Prompt, Response
 
 MAX_BYTES = 16 * 1024 * 1024
+# Faults of one file that a message names; the others are counted.
+MAX_TOLD = 10
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class IndependentSuite:
 def load_suite(folder: Path, objective: Objective, role: str) -> Suite:
     """Read `<folder>/<role>.jsonl` and `<folder>/suite.yaml`, which holds what prompts share.
 
-    Every fault is a UsageError with file:line. So is a folder that says it measures something else.
+    All lines with faults are named in a UsageError with file:line. So is a folder that says it measures something else.
 
     The stored slice, weight and validity must be what the objective's prompt-side rules say, so
     that slice means are comparable between rounds and with pool buckets.
@@ -57,10 +59,15 @@ def load_suite(folder: Path, objective: Objective, role: str) -> Suite:
             f"{objective.name}"
         )
     prompts: list[Prompt] = []
-    for where, prompt in _lines(folder, role):
-        if objective.evidence == "answers" or isinstance(objective, LabelsPrompts):
-            _check_labels(prompt, objective, where)
+    faults: list[str] = []
+    for where, prompt in _lines(folder, role, faults):
         prompts.append(prompt)
+        if objective.evidence == "answers" or isinstance(objective, LabelsPrompts):
+            try:
+                _check_labels(prompt, objective, where)
+            except UsageError as fault:
+                faults.append(str(fault))
+    _tell(faults)
     return Suite(objective.name, role, prompts, prompts_digest(prompts))
 
 
@@ -75,7 +82,9 @@ def read_prompts(folder: Path, role: str) -> tuple[list[Prompt], str]:
 
     No objective is opened, so no code of somebody's own runs, and labels are not checked.
     """
-    prompts = [prompt for _, prompt in _lines(folder, role)]
+    faults: list[str] = []
+    prompts = [prompt for _, prompt in _lines(folder, role, faults)]
+    _tell(faults)
     return prompts, prompts_digest(prompts)
 
 
@@ -84,8 +93,16 @@ def prompts_digest(prompts: Sequence[Prompt]) -> str:
     return digest_of([prompt.json_data() for prompt in prompts])
 
 
-def _lines(folder: Path, role: str) -> Iterator[tuple[str, Prompt]]:
-    """Each prompt of a suite with its file:line."""
+def _tell(faults: Sequence[str]) -> None:
+    """Raise UsageError with the first faults of a file, if there are any; the others are counted."""
+    if faults:
+        more = len(faults) - MAX_TOLD
+        last = [f"and {more:,} more lines of this file"] if more > 0 else []
+        raise UsageError("\n".join([*faults[:MAX_TOLD], *last]))
+
+
+def _lines(folder: Path, role: str, faults: list[str]) -> Iterator[tuple[str, Prompt]]:
+    """Each usable prompt of a suite with its file:line; what is wrong with others goes to `faults`."""
     path = folder / f"{role}.jsonl"
     defaults = read_defaults(folder)
     try:
@@ -99,14 +116,17 @@ def _lines(folder: Path, role: str) -> Iterator[tuple[str, Prompt]]:
         if not line.strip():
             continue
         where = f"{path}:{number}"
-        prompt = _prompt(line, where, defaults)
+        try:
+            prompt = _prompt(line, where, defaults)
+        except UsageError as fault:
+            faults.append(str(fault))
+            continue
         if prompt.id in seen:
-            raise UsageError(
-                f"{where}: the id {prompt.id!r} stands on line {seen[prompt.id]} already"
-            )
+            faults.append(f"{where}: the id {prompt.id!r} stands on line {seen[prompt.id]} already")
+            continue
         seen[prompt.id] = number
         yield where, prompt
-    if not seen:
+    if not seen and not faults:
         raise UsageError(f"{path}: no prompt in it")
 
 

@@ -23,15 +23,7 @@ class SeveralFaults(UsageError):
 
 
 class FaultList:
-    """Collects what checks raise.
-
-    faults = FaultList()
-    with faults.kept():
-        check_pool(...)
-    with faults.kept():
-        check_suites(...)
-    faults.tell()
-    """
+    """Keeps what fails inside `with faults.kept():`, check by check; `tell` raises all of it at once."""
 
     def __init__(self) -> None:
         self.found: list[MosaicError] = []

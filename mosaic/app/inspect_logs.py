@@ -113,35 +113,57 @@ def evaluations(folder: Path) -> Iterator[Evaluated]:
             for name, digest in digests.items():
                 roles[objective, digest] = name
         tests = {suite: name for name, suite in journal.recorded.inputs.independent.items()}
-        adapters = {}
-        for made in journal.steps(Generate):
-            adapters[made.result.responses] = made.inputs.adapter, made.inputs.wish
+        owners = answered_by(journal)
         names, store = model_names(state), Store(folder)
         for step in journal.steps(JudgeSuite):
             inputs, files = step.inputs, step.result
             objective = inputs.objective
             role = roles.get((objective, inputs.suite)) or tests.get(inputs.suite)
-            if role is None or inputs.responses[0] not in adapters:
+            models = owners.get((inputs.suite, *inputs.responses), [])
+            if role is None or not models:
                 continue  # judged before a change of the suite, or read without answers
-            adapter, wish = adapters[inputs.responses[0]]
             asked = _prompts(config, objective, role, inputs.suite)
             responses = [Response.model_validate(line) for line in store.get_json(files.responses)]
             judgments = [Judgment.model_validate(line) for line in store.get_json(files.judgments)]
             scored = [Scored.model_validate(line) for line in store.get_json(files.scored)]
-            yield Evaluated(
-                model="base" if adapter is None else names.get(adapter, f"adapter-{adapter[:12]}"),
-                objective=objective,
-                role=role,
-                judge=inputs.judge,
-                at=_time_of(journal, step.place.round),
-                prompts={prompt.id: prompt for prompt in wishing(asked, wish)},
-                responses=responses,
-                judgments={judgment.id: judgment for judgment in judgments},
-                scored={one.id: one for one in scored},
-                wish=wish,
-            )
+            for adapter, wish in models:
+                model = "base"
+                if adapter is not None:
+                    model = names.get(adapter, f"adapter-{adapter[:12]}")
+                yield Evaluated(
+                    model=model,
+                    objective=objective,
+                    role=role,
+                    judge=inputs.judge,
+                    at=_time_of(journal, step.place.round),
+                    prompts={prompt.id: prompt for prompt in wishing(asked, wish)},
+                    responses=responses,
+                    judgments={judgment.id: judgment for judgment in judgments},
+                    scored={one.id: one for one in scored},
+                    wish=wish,
+                )
     finally:
         journal.close()
+
+
+def answered_by(journal: Journal) -> dict[tuple[str, ...], list[tuple[str | None, dict[str, int]]]]:
+    """(suite, answers by shard) -> every model that gave them: its adapter, and the wish it was told.
+
+    Models that answer alike share what is filed, and the judgment of it.
+    """
+    shards: dict[tuple[str, str | None, str], dict[tuple[int, int], str]] = {}
+    wishes = {}
+    for made in journal.steps(Generate):
+        inputs = made.inputs
+        model = (inputs.suite, inputs.adapter, digest_of(inputs.wish))
+        shards.setdefault(model, {})[inputs.shard] = made.result.responses
+        wishes[model] = inputs.wish
+    owners: dict[tuple[str, ...], list[tuple[str | None, dict[str, int]]]] = {}
+    for model, answers in shards.items():
+        suite, adapter, _ = model
+        key = (suite, *(digest for _, digest in sorted(answers.items())))
+        owners.setdefault(key, []).append((adapter, wishes[model]))
+    return owners
 
 
 def model_names(state: RunState) -> dict[str, str]:

@@ -59,7 +59,7 @@ def faults_of(*overrides):
 
 def test_base_pool_data_sets_suites_and_budget_are_told_at_once(lab, monkeypatch):
     audit = lab / "suites/safety/audit.jsonl"
-    audit.write_text("{}\n" + audit.read_text())
+    audit.write_text("{}\nno json\n" + audit.read_text())
     (lab / "suites/over_refusal/steering.jsonl").unlink()
     told = faults_of(
         f"base_model={lab / 'nothing'}",
@@ -75,6 +75,7 @@ def test_base_pool_data_sets_suites_and_budget_are_told_at_once(lab, monkeypatch
         f"base_model: {lab / 'nothing'}",
         "objectives.instruction_following.datasets: 'tusks' is not in the pool",
         "safety/audit.jsonl:1: ",
+        "safety/audit.jsonl:2: ",
         "over_refusal/steering.jsonl: No such file",
     ):
         assert part in told

@@ -13,6 +13,7 @@ from benchmarks.standins import StandIn, Witness
 from eval.suite import Suite
 from mosaic.app.config_file import BUNDLED, load_config, parse_config
 from mosaic.app.estimate import AUDITED, SuiteSize, _times
+from mosaic.app.inspect_logs import evaluations
 from mosaic.app.python_api import score_rows
 from mosaic.app.schemas import schema_of
 from mosaic.app.validation import contaminated, refuse_contaminated, validate
@@ -162,6 +163,8 @@ def test_every_view_tells_them_apart(finished, tmp_path):
         (1, "over_refusal", "tricky"),
         (1, "sums", "sums"),
     ]
+    tested = {one.model for one in evaluations(finished) if one.role == "sums"}
+    assert tested == {"base", "calibration-1", "round-01"}
     journal, state = load(finished)
     journal.close()
     card = model_card("run", "org/base", state.rounds[1], report, [])

@@ -3,9 +3,14 @@
 import pytest
 
 from mosaic.app.extras import needs
-from mosaic.app.inspect_logs import evaluations, write_inspect
+from mosaic.app.inspect_logs import answered_by, evaluations, write_inspect
 from mosaic.app.views.report_data import load
 from mosaic.core.errors import UsageError
+from mosaic.core.steps import Outcome, Steps
+from mosaic.core.store import Store
+from mosaic.core.types.records import Generate
+from mosaic.core.types.runs import GREEDY
+from mosaic.core.types.step_inputs import Generated
 
 READER = "read by inspect_ai, which the extra `inspect` brings"
 
@@ -80,3 +85,22 @@ def test_logs_go_into_a_new_folder_only(finished, tmp_path):
     pytest.importorskip("inspect_ai", reason=READER)
     with pytest.raises(UsageError, match="name a new folder"):
         write_inspect(finished, tmp_path)
+
+
+def test_models_that_answer_alike_are_told_apart(new_journal, tmp_path):
+    journal = new_journal(tmp_path / "run")
+    steps = Steps(journal, Store(journal.folder))
+
+    def generated(adapter, shard, answers):
+        inputs = Generate(
+            base="b", generator={}, sampling=GREEDY, adapter=adapter, suite="s", shard=shard
+        )
+        found = Generated(responses=answers, tokens=1, conversations=1)
+        steps.run(inputs, lambda: Outcome(found))
+
+    for adapter, last in ((None, "same"), ("one", "same"), ("two", "other")):
+        generated(adapter, (256, 300), last)
+        generated(adapter, (0, 256), "first")
+    owners = answered_by(journal)
+    assert owners["s", "first", "same"] == [(None, {}), ("one", {})]
+    assert owners["s", "first", "other"] == [("two", {})]

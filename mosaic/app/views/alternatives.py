@@ -9,29 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from agent.planners.base import PlannerSettings
 from agent.planners.kinds import settings_by_kind
 from agent.planners.toolbox import SurrogateTools
 from agent.state import RunState
 from mosaic.core.journal import Journal
 from mosaic.core.store import Store
+from mosaic.core.types.base import FrozenModel
 from mosaic.core.types.evaluation import Score
 from mosaic.core.types.plans import ActionPlan
 from mosaic.core.types.records import Observe
 from mosaic.core.types.runs import Observation
 from tools.planning.toolbox import Toolbox
 
-if TYPE_CHECKING:
-    from pydantic import JsonValue
-
 OTHER = "need"
 # Each takes one fit of the surrogate.
 NEWEST = 12
 
 
-@dataclass(frozen=True)
-class Foretold:
+class Foretold(FrozenModel):
     """A predicted selection mean with its 90 % interval, in 1-5."""
 
     mean: float
@@ -76,7 +73,9 @@ def alternatives(journal: Journal, state: RunState) -> list[Alternative]:
 def _plan_of_other(seen: Observation) -> ActionPlan:
     """What the rule would have planned, within the limits of that round. It looks at no example."""
     toolbox = Toolbox(seen, examples=lambda *asked: [], check=lambda draft: [])
-    (plan,) = settings_by_kind()[OTHER]().build().propose(seen, toolbox)
+    settings = settings_by_kind()[OTHER]()
+    assert isinstance(settings, PlannerSettings)
+    (plan,) = settings.build().propose(seen, toolbox)
     return plan
 
 
@@ -84,11 +83,11 @@ def _foretold(surrogate: SurrogateTools, plan: ActionPlan) -> dict[str, Foretold
     """Objective -> forecast; empty for a plan that moves method shares."""
     selection = surrogate.predict(plan)["selection"]
     assert isinstance(selection, dict)
-    return {name: _of(told) for name, told in selection.items()}
-
-
-def _of(told: JsonValue) -> Foretold:
-    return Foretold(**{name: told[name] for name in ("mean", "low", "high")})  # type: ignore[index]
+    found = {}
+    for name, told in selection.items():
+        assert isinstance(told, dict)
+        found[name] = Foretold.model_validate({key: told[key] for key in Foretold.model_fields})
+    return found
 
 
 def inside(found: Sequence[Alternative]) -> tuple[int, int]:

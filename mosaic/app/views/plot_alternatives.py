@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mosaic.app.shapes import Report
-from mosaic.app.views.alternatives import OTHER, Alternative, Foretold
+from mosaic.app.views.alternatives import OTHER, Alternative
 from mosaic.app.views.plot_theme import (
     INK,
     MARGIN,
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Mark = tuple[float, float, float, float]
 APART = 0.22  # of a round, between marks that belong to it
 
 
@@ -54,25 +55,20 @@ def _lows(found: Sequence[Alternative]) -> list[float]:
 def _panel(axes: Axes, report: Report, found: Sequence[Alternative], objective: str) -> None:
     set_scale(axes, report)
     plain(axes)
-    measured = [(one.round, one.measured[objective]) for one in found]
-    known = [(x, score) for x, score in measured if score.mean is not None]
-    below = [score.mean - score.low for _, score in known]  # type: ignore[operator]
-    above = [score.high - score.mean for _, score in known]  # type: ignore[operator]
-    axes.errorbar(
-        [x for x, _ in known],
-        [score.mean for _, score in known],
-        yerr=[below, above],
-        fmt="o",
-        ms=5,
-        color=ROUND,
-        capsize=2,
-        elinewidth=0.8,
-        label="measured, 95 % interval",
-    )
-    own = {one.round: one.ran[objective] for one in found if objective in one.ran}
-    other = {one.round: one.other[objective] for one in found if objective in one.other}
-    _forecasts(axes, own, -APART, "s", INK, "foretold of the plan that ran")
-    _forecasts(axes, other, APART, "^", MUTE, f"foretold of the plan of {OTHER}, which did not run")
+    measured: list[Mark] = []
+    ran: list[Mark] = []
+    other: list[Mark] = []
+    for one in found:
+        score = one.measured[objective]
+        if score.mean is not None and score.low is not None and score.high is not None:
+            measured.append((one.round, score.mean, score.low, score.high))
+        for marks, told, beside in ((ran, one.ran, -APART), (other, one.other, APART)):
+            if objective in told:
+                known = told[objective]
+                marks.append((one.round + beside, known.mean, known.low, known.high))
+    _marks(axes, measured, "o", ROUND, "measured, 95 % interval", hollow=False)
+    _marks(axes, ran, "s", INK, "foretold of the plan that ran")
+    _marks(axes, other, "^", MUTE, f"foretold of the plan of {OTHER}, which did not run")
     static = report.static.selection.get(objective) if report.static else None
     if static is not None and static.mean is not None:
         axes.axhline(static.mean, color=STATIC, lw=0.9, ls="--", zorder=1, label="static mixture")
@@ -82,23 +78,25 @@ def _panel(axes: Axes, report: Report, found: Sequence[Alternative], objective: 
     axes.set_xticks(numbers)
 
 
-def _forecasts(
+def _marks(
     axes: Axes,
-    found: Mapping[int, Foretold],
-    beside: float,
+    marks: Sequence[Mark],
     marker: str,
     colour: str,
     label: str,
+    *,
+    hollow: bool = True,
 ) -> None:
-    """Hollow marks with their intervals, beside the round that they are of."""
-    told = found.values()
+    """Means with their intervals: (place, mean, lower end, upper end) each."""
+    below = [mean - low for _, mean, low, _ in marks]
+    above = [high - mean for _, mean, _, high in marks]
     axes.errorbar(
-        [number + beside for number in found],
-        [one.mean for one in told],
-        yerr=[[one.mean - one.low for one in told], [one.high - one.mean for one in told]],
+        [place for place, *_ in marks],
+        [mean for _, mean, *_ in marks],
+        yerr=[below, above],
         fmt=marker,
         ms=5,
-        mfc="none",
+        mfc="none" if hollow else colour,
         color=colour,
         capsize=2,
         elinewidth=0.8,
