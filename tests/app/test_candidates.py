@@ -1,15 +1,18 @@
 """Several candidates a round: plans that differ, one question, trials side by side, one that counts."""
 
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
 
 from agent.approval import HumanApprover
 from agent.constraints import differ
+from agent.graph import run as run_graph
 from agent.pareto import merit
+from agent.state import fold
 from benchmarks import page
-from benchmarks.standins import StandIn, Witness
+from benchmarks.standins import StandIn, StandInExecutor, Witness
 from benchmarks.waiting import trainings, until_asked, waiting_run
 from mosaic.app.cli.main import app
 from mosaic.app.decisions import approve, pending, reject
@@ -21,7 +24,7 @@ from mosaic.app.views.story_text import story_text
 from mosaic.app.views.telling import story_of
 from mosaic.app.views.text import report_text
 from mosaic.app.web.form import edited_plans, ticked
-from mosaic.core.errors import UsageError
+from mosaic.core.errors import TrainingError, UsageError
 from mosaic.core.journal import Journal
 from mosaic.core.store import Store
 from mosaic.core.types.records import Train
@@ -226,3 +229,53 @@ def test_every_view_of_a_run_tells_its_trials_apart(folder, tmp_path):
     assert len(chosen) == 1
     link_rounds(folder)
     assert (folder / "rounds" / "01" / str(K) / "plan.json").is_file()
+
+
+class FailingOnce(StandInExecutor):
+    """Fails the first training of a planned round, for good."""
+
+    def __init__(self, witness, seed):
+        super().__init__(witness)
+        self.seed = seed
+        self.failed = []
+
+    def _train(self, job, place):
+        if job.seed == self.seed and self.failed in ([], [job]):
+            self.failed = [job]
+            raise TrainingError("the loss is nan", "nan_loss")
+        return super()._train(job, place)
+
+
+@pytest.mark.parametrize("failed_round", ["skip", "stop"])
+def test_a_training_that_fails_loses_its_own_trial_alone(failed_round, tmp_path):
+    standin = StandIn.make(
+        f"candidates={K}", "rounds=1", f"failures.failed_round={failed_round}", per_slice=2
+    )
+    folder, witness = tmp_path / "run", Witness(tmp_path / "witness")
+    standin.create(folder)
+    journal = Journal.open(folder)
+    journal.acquire()
+    context = standin.context(folder, journal, witness)
+    executor = FailingOnce(witness, standin.config.seed)
+    context.trainer = replace(context.trainer, executor=executor)
+    if failed_round == "stop":
+        with pytest.raises(TrainingError, match="the loss is nan"):
+            run_graph(context, folder)
+        # What the others made is kept: only the one that failed is trained by the next start.
+        executor.failed = [None]
+        before = trainings(witness)
+        context.state = fold(journal, ["over_refusal", "safety"])
+        run_graph(context, folder)
+        assert trainings(witness) == before + 1
+        assert [t.failure for t in context.state.rounds[1].trials] == [None] * K
+    else:
+        run_graph(context, folder)
+        round_ = context.state.rounds[1]
+        (lost,) = (one for one in round_.by_trial if one.failure)
+        assert lost.reason == "training failed: nan_loss: the loss is nan"
+        assert (lost.accepted, lost.dominated) == (False, True)
+        assert round_.counts not in (None, lost.trial.id)
+        assert sum(event.kind == "trained" for event in journal.events(1)) == K - 1
+        assert "training failed" in report_text(report_data(folder))
+    assert journal.ledger()[1] == 0
+    journal.close()
