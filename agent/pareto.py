@@ -9,8 +9,9 @@ import moocore
 import numpy as np
 
 from mosaic.core.types.evaluation import MIN_CLUSTERS
-from mosaic.core.types.plans import BASE_FLOOR, ObjectiveSpec, TrialVerdict
+from mosaic.core.types.plans import BASE_FLOOR, ObjectiveSpec
 from mosaic.core.types.runs import Round, Trial, each_trial
+from mosaic.core.types.verdicts import TrialVerdict
 
 REFERENCE = 1.0
 SPAN = 4.0
@@ -35,22 +36,39 @@ def dominates(a: Sequence[float], b: Sequence[float], tolerance: Sequence[float]
     return better
 
 
+def dominated(
+    points: Sequence[Sequence[float]],
+    others: Sequence[Sequence[float]],
+    tolerance: Sequence[float],
+) -> list[bool]:
+    """For each point whether one of the others dominates it, as `dominates` has it for two.
+
+    >>> dominated([[4.0, 3.0], [4.2, 3.0]], [[4.2, 3.0]], [0.1, 0.1])
+    [True, False]
+    """
+    if not len(points) or not len(others):
+        return [False] * len(points)
+    mine, theirs = np.array(points)[:, None], np.array(others)[None]
+    nowhere_worse = (theirs >= mine).all(axis=2)
+    somewhere_better = (theirs > mine + np.array(tolerance)).any(axis=2)
+    found: list[bool] = (nowhere_worse & somewhere_better).any(axis=1).tolist()
+    return found
+
+
 def archived(
     rounds: Sequence[Round], objectives: Sequence[str], noise: Mapping[str, float]
 ) -> list[Round]:
     """The accepted trials that no other accepted trial dominates, each as a round of its own."""
     tolerance = [noise.get(objective, MIN_NOISE) for objective in objectives]
-    scored = []
+    accepted, points = [], []
     for one in each_trial(rounds):
         point = one.point(list(objectives))
         if one.accepted and point is not None:
-            scored.append((one, point))
-    kept = []
-    for one, point in scored:
-        # No point dominates itself.
-        if not any(dominates(other, point, tolerance) for _, other in scored):
-            kept.append(one)
-    return kept
+            accepted.append(one)
+            points.append(point)
+    # No point dominates itself.
+    beaten = dominated(points, points, tolerance)
+    return [one for one, is_beaten in zip(accepted, beaten, strict=True) if not is_beaten]
 
 
 def archive(

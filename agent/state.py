@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from agent.pareto import MIN_NOISE, archive, archived, dominates, hypervolume
+from agent.pareto import MIN_NOISE, archive, archived, dominated, hypervolume
 from mosaic.core.journal import Journal
 from mosaic.core.types.look_records import TakeLooks
 from mosaic.core.types.plans import ActionPlan
@@ -186,25 +186,29 @@ def mark_dominated(
     Missing a floor is not yet being dominated.
     """
     tolerance = [noise.get(o, MIN_NOISE) for o in objectives]
-    accepted = []
+    scored, points, accepted = [], [], []
+    beaten: set[tuple[int, str]] = set()
     for one in each_trial(rounds):
         point = one.point(objectives)
-        if one.accepted and point:
-            accepted.append(point)
-
-    def beaten(trial: Trial) -> bool:
-        if trial.failure is not None:
-            return True
-        point = trial.point(objectives)
-        return point is not None and any(dominates(one, point, tolerance) for one in accepted)
-
+        if one.failure is not None:
+            beaten.add((one.round, one.trial.id))
+        elif point is not None:
+            scored.append((one.round, one.trial.id))
+            points.append(point)
+            if one.accepted:
+                accepted.append(point)
+    for trial, is_beaten in zip(scored, dominated(points, accepted, tolerance), strict=True):
+        if is_beaten:
+            beaten.add(trial)
     marked = []
     for round_ in rounds:
         siblings = {}
         for trial in round_.trials:
             if trial.id in round_.siblings:
                 verdict = round_.siblings[trial.id]
-                siblings[trial.id] = verdict.model_copy(update={"dominated": beaten(trial)})
-        update = {"dominated": beaten(round_.trial), "siblings": siblings}
+                is_beaten = (round_.round, trial.id) in beaten
+                siblings[trial.id] = verdict.model_copy(update={"dominated": is_beaten})
+        is_beaten = (round_.round, round_.trial.id) in beaten
+        update = {"dominated": is_beaten, "siblings": siblings}
         marked.append(round_.model_copy(update=update))
     return marked

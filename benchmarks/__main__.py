@@ -47,6 +47,7 @@ BENCHMARKS = {
     "resume_speed": "waiting",
     "page": "page",
     "long_runs": "long_runs",
+    "candidates": "long_runs",
     "reads": "reads",
     "resumes": "resumes",
     "faults": "faults",

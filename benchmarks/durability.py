@@ -225,8 +225,8 @@ def _small() -> StandIn:
 
 
 def _several() -> StandIn:
-    """Two rounds of three candidates, trained at once in threads."""
-    return StandIn.make(f"candidates={CANDIDATES}", "rounds=2", per_slice=1)
+    """A round of three candidates, trained at once in threads."""
+    return StandIn.make(f"candidates={CANDIDATES}", "rounds=1", per_slice=1)
 
 
 def crash(quick: bool) -> Rows:

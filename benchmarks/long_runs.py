@@ -3,6 +3,8 @@
 Fifty rounds by the stand-ins, then 100,000 events and 100,000 verdicts through the journal's own
 methods. A command's figure is the CPU time of its whole process; the page's are CPU time and bytes
 of a request, after the first one has imported what pages need.
+
+`candidates` makes a run of four plans a round, and measures what the controller takes while it goes on.
 """
 
 from __future__ import annotations
@@ -14,8 +16,11 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 
+from agent.graph import run as run_graph
 from agent.state import RunState, fold
 from benchmarks.durability import memory
 from benchmarks.figures import Rows, figure
@@ -44,6 +49,10 @@ from mosaic.core.types.records import (
 OBJECTIVES = ("safety", "over_refusal", "instruction_following")
 COMMANDS = (("status",), ("report", "--json"))
 GROUP = 1_000  # verdicts that are written in one transaction
+
+
+CANDIDATES = 4
+ENDS = 10  # rounds at either end of a run that are compared
 
 
 @dataclass(frozen=True)
@@ -179,6 +188,52 @@ def long_runs(quick: bool) -> Rows:
             rows.append(figure(what, command_seconds(root / "long", words), "s", at_most=1))
         rows += page_rows(root, "long")
     return rows
+
+
+def candidates(quick: bool) -> Rows:
+    """CPU seconds a trial of a run of four plans a round: at its beginning, and at its end.
+
+    Everything counts but training and generation, which the stand-ins do not do: planning, checks,
+    curation, judging by rules, intervals, the journal.
+    """
+    rounds = ENDS if quick else FULL.rounds
+    with memory() as name:
+        folder = Path(name) / "run"
+        each = cpu_of_rounds(folder, rounds)
+    ends = min(ENDS, len(each) // 2)
+    early, late = fmean(each[:ends]), fmean(each[-ends:])
+    what = f"CPU a trial, k = {CANDIDATES}"
+    return [
+        figure(f"{what}, first {ends} of {rounds} rounds", early / CANDIDATES, "s", at_most=0.2),
+        figure(f"{what}, last {ends} of {rounds} rounds", late / CANDIDATES, "s", at_most=0.2),
+    ]
+
+
+def cpu_of_rounds(folder: Path, rounds: int) -> list[float]:
+    """CPU seconds of each planned round, from one approval to the next."""
+    standin = StandIn.make(
+        f"rounds={rounds}",
+        f"candidates={CANDIDATES}",
+        "planner.kind=profile",
+        per_slice=4,
+        objectives=OBJECTIVES,
+    )
+    standin.create(folder)
+    approved: list[float] = []
+    journal = Journal.open(folder)
+    try:
+        journal.acquire()
+        context = standin.context(folder, journal, Witness(folder.with_name("witness")))
+
+        def notify(text: str) -> None:
+            if text.endswith("planned; curating"):
+                approved.append(time.process_time())
+
+        context.notify = notify
+        run_graph(context, folder)
+    finally:
+        journal.close()
+    return [later - earlier for earlier, later in pairwise(approved)]
 
 
 def page_rows(root: Path, name: str) -> Rows:

@@ -170,7 +170,9 @@ def model_names(state: RunState) -> dict[str, str]:
     """Digest of an adapter -> what people call its model."""
     names: dict[str, str] = {}
     for round_ in state.rounds:
-        _name_all(names, round_.trials, f"round-{round_.round:02d}")
+        name = f"round-{round_.round:02d}"
+        for number, trial in enumerate(round_.trials, start=1):
+            _name_all(names, [trial], f"{name}-{number}" if len(round_.trials) > 1 else name)
     calibration = state.calibration.trials if state.calibration else []
     for number, trial in enumerate(calibration, start=1):
         _name_all(names, [trial], f"calibration-{number}")

@@ -396,7 +396,8 @@ class Report(FrozenModel):
     @property
     def chosen_name(self) -> str:
         """What the chosen trial is called; empty if none is."""
-        return "" if self.chosen is None else self.rounds[self.chosen].name
+        names = {one.round: one.name for one in self.rounds}
+        return "" if self.chosen is None else names.get(self.chosen, str(self.chosen))
 
 
 class Status(FrozenModel):

@@ -1,21 +1,35 @@
 """Several candidates a round: plans that differ, one question, trials side by side, one that counts."""
 
+from contextlib import closing
+from dataclasses import replace
+
 import pytest
 from typer.testing import CliRunner
 
 from agent.approval import HumanApprover
 from agent.constraints import differ
+from agent.graph import run as run_graph
 from agent.pareto import merit
-from benchmarks.standins import StandIn, Witness
+from agent.state import fold
+from benchmarks import page
+from benchmarks.standins import StandIn, StandInExecutor, Witness
 from benchmarks.waiting import trainings, until_asked, waiting_run
 from mosaic.app.cli.main import app
 from mosaic.app.decisions import approve, pending, reject
+from mosaic.app.python_api import score_rows
+from mosaic.app.views.html import write_html
+from mosaic.app.views.links import link_rounds
 from mosaic.app.views.report_data import load, report_data
+from mosaic.app.views.story_text import story_text
+from mosaic.app.views.telling import story_of
+from mosaic.app.views.text import report_text
 from mosaic.app.web.form import edited_plans, ticked
-from mosaic.core.errors import UsageError
+from mosaic.core.errors import TrainingError, UsageError
+from mosaic.core.journal import Journal
 from mosaic.core.store import Store
 from mosaic.core.types.records import Train
 from mosaic.core.types.runs import Observation, each_trial
+from tests.app.test_page import HEADERS, form_fields
 
 K = 3
 
@@ -171,3 +185,97 @@ def test_the_form_ticks_and_edits_each_plan_by_its_own_fields(asked):
     assert list(edited_plans(request, {**form, **shares})) == [3]
     with pytest.raises(UsageError, match="no plan is ticked"):
         ticked(request, {})
+
+
+def test_the_page_takes_the_plans_that_are_ticked_and_edited(several, asked):
+    folder, _ = asked
+    web = page.client(folder.parent)
+    shown = web.get(f"/run/{folder.name}")
+    assert shown.status_code == 200
+    assert f"Round 1: {K} plans wait for you" in shown.text
+    fields = form_fields(shown.text)
+    assert {f"plan.{number}.run" for number in range(1, K + 1)} <= set(fields)
+    request = pending(folder)
+    first, second, *_ = request.plans[1].plan.ratios
+    typed = {name: text for name, text in fields.items() if name != "plan.3.run"}
+    for name, by in ((first, -2.0), (second, 2.0)):
+        path = f"plan.2.ratios.{name}"
+        typed[path] = f"{float(fields[path]) + by:.1f}"
+    told = web.post(f"/run/{folder.name}/check", headers=HEADERS, data=typed).json()
+    assert told["violations"] == []
+    assert {path.split(".")[1] for path in told["asked"]} == {"1", "2"}
+    answer = web.post(f"/run/{folder.name}/decide", headers=HEADERS, data={**typed, "kind": "edit"})
+    assert answer.status_code == 303, answer.text
+    with closing(Journal.open(folder)) as journal:
+        made = journal.decision(1, request.request)
+    assert (made.kind, made.kept) == ("edit", [request.plans[0].plan_digest])
+    assert len(made.edited) == 1
+
+
+def test_every_view_of_a_run_tells_its_trials_apart(folder, tmp_path):
+    text = report_text(report_data(folder))
+    names = [f"{number}.{candidate}" for number in (1, 2) for candidate in range(1, K + 1)]
+    lines = text.splitlines()
+    assert all(any(line.split()[:1] == [name] for line in lines) for name in names)
+    told = story_text(story_of(folder, 1), 120)
+    assert "candidate 1" in told
+    assert told.count(", which counts: ") == 1
+    write_html(folder, report_data(folder), tmp_path / "report.html")
+    html = (tmp_path / "report.html").read_text()
+    assert all(f'<th scope="row">{name}</th>' in html for name in names)
+    rows = score_rows(report_data(folder))
+    assert len({row["trial"] for row in rows}) == 1 + 2 * K
+    chosen = {row["trial"] for row in rows if row["chosen"]}
+    assert len(chosen) == 1
+    link_rounds(folder)
+    assert (folder / "rounds" / "01" / str(K) / "plan.json").is_file()
+
+
+class FailingOnce(StandInExecutor):
+    """Fails the first training of a planned round, for good."""
+
+    def __init__(self, witness, seed):
+        super().__init__(witness)
+        self.seed = seed
+        self.failed = []
+
+    def _train(self, job, place):
+        if job.seed == self.seed and self.failed in ([], [job]):
+            self.failed = [job]
+            raise TrainingError("the loss is nan", "nan_loss")
+        return super()._train(job, place)
+
+
+@pytest.mark.parametrize("failed_round", ["skip", "stop"])
+def test_a_training_that_fails_loses_its_own_trial_alone(failed_round, tmp_path):
+    standin = StandIn.make(
+        f"candidates={K}", "rounds=1", f"failures.failed_round={failed_round}", per_slice=2
+    )
+    folder, witness = tmp_path / "run", Witness(tmp_path / "witness")
+    standin.create(folder)
+    journal = Journal.open(folder)
+    journal.acquire()
+    context = standin.context(folder, journal, witness)
+    executor = FailingOnce(witness, standin.config.seed)
+    context.trainer = replace(context.trainer, executor=executor)
+    if failed_round == "stop":
+        with pytest.raises(TrainingError, match="the loss is nan"):
+            run_graph(context, folder)
+        # What the others made is kept: only the one that failed is trained by the next start.
+        executor.failed = [None]
+        before = trainings(witness)
+        context.state = fold(journal, ["over_refusal", "safety"])
+        run_graph(context, folder)
+        assert trainings(witness) == before + 1
+        assert [t.failure for t in context.state.rounds[1].trials] == [None] * K
+    else:
+        run_graph(context, folder)
+        round_ = context.state.rounds[1]
+        (lost,) = (one for one in round_.by_trial if one.failure)
+        assert lost.reason == "training failed: nan_loss: the loss is nan"
+        assert (lost.accepted, lost.dominated) == (False, True)
+        assert round_.counts not in (None, lost.trial.id)
+        assert sum(event.kind == "trained" for event in journal.events(1)) == K - 1
+        assert "training failed" in report_text(report_data(folder))
+    assert journal.ledger()[1] == 0
+    journal.close()

@@ -1,6 +1,7 @@
 """What every executor promises: results in the order of the handles, or the first failure once all is still."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import get_args
 
@@ -90,6 +91,20 @@ def test_results_come_in_the_order_of_the_handles_and_are_the_same_everywhere(
     # The same job gives the same adapter in every executor.
     adapters.append([files(result.adapter) for result in results])
     assert adapters[0] == adapters[-1]
+
+
+def test_threads_that_wait_at_once_each_get_what_their_job_yields_alone(executor, order, adapters):
+    """Several candidates of a round: one that fails leaves the others alone."""
+    made = [order("one"), order("two", max_steps=1), order("wrong", n_tokens=[99] * 12)]
+    handles = [executor.submit(one.job, one.place) for one in made]
+    with ThreadPoolExecutor(len(made)) as threads:
+        waits = [threads.submit(executor.wait, [handle], never) for handle in handles]
+    with pytest.raises(UsageError, match="the pool counted 99 tokens"):
+        waits[2].result()
+    results = [result for wait in waits[:2] for result in wait.result()]
+    assert [r.adapter for r in results] == [one.place.out for one in made[:2]]
+    trained = [files(result.adapter) for result in results]
+    assert trained[::-1] == adapters[-1]
 
 
 def test_nothing_to_wait_for_is_no_result(executor):

@@ -24,6 +24,13 @@ def test_a_killed_run_ends_like_one_that_was_not(standin):
     assert (found["unequal"], found["repeated"]) == (0, 0)
 
 
+def test_a_killed_run_of_several_candidates_ends_like_one_that_was_not():
+    several = StandIn.make("candidates=3", "rounds=1", per_slice=1)
+    found = durability.crash_points(several, 640, power=False)
+    assert found["points"] > 2
+    assert (found["unequal"], found["repeated"]) == (0, 0)
+
+
 def test_lost_power_takes_nothing_that_was_done(standin):
     found = durability.crash_points(standin, 270, power=True)
     assert found["points"] > 8

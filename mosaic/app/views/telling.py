@@ -234,8 +234,10 @@ class Teller:
             title += f"; below the floor: {', '.join(seen.below_floor)}"
         facts = [
             f"{seen.budget_left:,} training tokens left",
-            f"{seen.cost_per_round:,} a round",
+            f"{seen.cost_of_candidates:,} a round",
         ]
+        if seen.candidates > 1:
+            facts.append(f"{seen.candidates} plans wanted")
         parts: list[Part] = [
             Bars(title="objectives, selection mean", bars=_objective_bars(seen)),
             Bars(title="slices, steering mean, worst first", bars=slice_bars(seen)),

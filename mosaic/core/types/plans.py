@@ -229,15 +229,6 @@ class Forecast(FrozenModel):
     actual: float | None
 
 
-class TrialVerdict(FrozenModel):
-    """What a round says of a trial that does not count, as it does itself of the one that does."""
-
-    accepted: bool = False
-    reason: str = ""
-    dominated: bool = False
-    forecast: list[Forecast] = []
-
-
 class Note(FrozenModel):
     """A person's standing guidance to the planner, and who gave it."""
 

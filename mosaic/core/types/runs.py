@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
 
@@ -17,17 +18,10 @@ from mosaic.core.types.evaluation import (
     SuiteFiles,
 )
 from mosaic.core.types.influence import Influence
-from mosaic.core.types.plans import (
-    ActionPlan,
-    Forecast,
-    Limits,
-    Note,
-    ObjectiveSpec,
-    TrialVerdict,
-    Violation,
-)
+from mosaic.core.types.plans import ActionPlan, Forecast, Limits, Note, ObjectiveSpec, Violation
 from mosaic.core.types.preferences import LevelReport, PairReport
 from mosaic.core.types.spending import Usage
+from mosaic.core.types.verdicts import TrialVerdict
 
 ALL_LINEAR = "all-linear"
 
@@ -430,7 +424,7 @@ class Round(FrozenModel):
     forecast: list[Forecast] = []
     siblings: dict[str, TrialVerdict] = Field(default={}, exclude_if=lambda found: not found)
 
-    @property
+    @cached_property
     def by_trial(self) -> list[Round]:
         """The round once for each of its trials, as if that one were alone: itself if it has one."""
         if len(self.trials) == 1:
@@ -439,11 +433,15 @@ class Round(FrozenModel):
         for trial in self.trials:
             counts = None if trial.failure else trial.id
             update: dict[str, object] = {"trials": [trial], "counts": counts, "siblings": {}}
-            verdict = self.siblings.get(trial.id)
-            if verdict is not None:
-                update |= {name: getattr(verdict, name) for name in TrialVerdict.model_fields}
+            update |= dict(self.siblings.get(trial.id, ()))
             found.append(self.model_copy(update=update))
         return found
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Round:
+        """A copy with other values, which says anew what it is by trial."""
+        copied = super().model_copy(update=update, deep=deep)
+        copied.__dict__.pop("by_trial", None)
+        return copied
 
     @property
     def trial(self) -> Trial:
