@@ -197,9 +197,9 @@ def mark_dominated(
             points.append(point)
             if one.accepted:
                 accepted.append(point)
-    for trial, is_beaten in zip(scored, dominated(points, accepted, tolerance), strict=True):
+    for known, is_beaten in zip(scored, dominated(points, accepted, tolerance), strict=True):
         if is_beaten:
-            beaten.add(trial)
+            beaten.add(known)
     marked = []
     for round_ in rounds:
         siblings = {}

@@ -121,7 +121,7 @@ def _tell_fit(observation: Observation, surrogate: Surrogate, toolbox: Toolbox) 
     slices: list[dict[str, object]] = []
     for (objective, name), effect in sorted(surrogate.slices.items()):
         slices.append({"objective": objective, "slice": name, "doubling": round(effect, 4)})
-    fitted: JsonObject = {"mixtures": len(measured_mixtures(observation)), "slices": slices}
+    fitted: dict[str, object] = {"mixtures": len(measured_mixtures(observation)), "slices": slices}
     if surrogate.looks:
         fitted["looks"] = _look_errors(surrogate)
         fitted["looks_left_out"] = len(observation.looks) - len(looks_read(observation))
@@ -134,7 +134,12 @@ def _look_errors(surrogate: Surrogate) -> list[JsonObject]:
     for objective, kinds in sorted(surrogate.looks.items()):
         for kind, error in kinds.items():
             bias, deviation = round(error.bias, 3), round(error.deviation, 3)
-            line = {"objective": objective, "kind": kind, "bias": bias, "deviation": deviation}
+            line: JsonObject = {
+                "objective": objective,
+                "kind": kind,
+                "bias": bias,
+                "deviation": deviation,
+            }
             found.append(line)
     return found
 
