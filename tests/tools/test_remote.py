@@ -12,8 +12,11 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from benchmarks import standin_training as standin
+from mosaic.app.config_file import load_config
+from mosaic.app.wiring import build_executor
 from mosaic.core.errors import (
     DamageError,
     PausedError,
@@ -21,9 +24,15 @@ from mosaic.core.errors import (
     TrainingError,
     UsageError,
 )
-from tools.executors.base import RayExecutorConfig, SlurmExecutorConfig
+from tools.executors.base import (
+    RayExecutorConfig,
+    SlurmExecutorConfig,
+    SubprocessExecutorConfig,
+)
+from tools.executors.inline import InlineExecutor
 from tools.executors.remote import RemoteExecutor, State
 from tools.executors.slurm import SlurmEngine
+from tools.executors.subprocess import SubprocessExecutor
 from training import attempt as files
 from training.methods.base import never
 from training.methods.checkpoints import carry_over
@@ -358,6 +367,20 @@ def test_a_job_of_slurm_whose_process_is_killed_is_submitted_again(order, slurm)
     assert 2 <= lost["from_step"] < 12
 
 
+def test_a_job_of_slurm_that_is_preempted_goes_on_in_its_own_attempt(order, slurm):
+    made, told = order(steps=12, seconds=0.2, save_every=1), []
+
+    def progress(event):
+        told.append(event)
+        if event.get("step") == 2:
+            os.kill(told[0]["process"], signal.SIGUSR2)
+
+    result = run(slurm(), made, progress)
+    assert weights(result) == standin.expected(made.job)
+    assert len(list((Path(made.place.work) / files.ATTEMPTS).iterdir())) == 1
+    assert len([event for event in told if "process" in event]) == 2
+
+
 def test_a_later_controller_finds_the_job_that_an_earlier_one_submitted(order, slurm):
     made = order(steps=10, seconds=0.1)
     slurm().submit(made.job, made.place)
@@ -366,6 +389,20 @@ def test_a_later_controller_finds_the_job_that_an_earlier_one_submitted(order, s
     assert handle.attempt.name == "1"
     (result,) = executor.wait([handle], never)
     assert weights(result) == standin.expected(made.job)
+
+
+def has_ended(process):
+    """Whether a process that was killed ends at once; one that nobody waits for stays as a zombie."""
+    until = time.monotonic() + 10
+    while time.monotonic() < until:
+        try:
+            state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def test_a_job_of_slurm_is_ended_with_all_its_processes(order, slurm):
@@ -378,10 +415,41 @@ def test_a_job_of_slurm_is_ended_with_all_its_processes(order, slurm):
         executor.wait(handles, never)
     for event in told:
         if "process" in event:
-            assert not Path(f"/proc/{event['process']}").exists()
+            assert has_ended(event["process"])
 
 
 def test_a_parameter_that_submitit_does_not_know_is_refused_by_its_name(order, slurm):
     made = order()
     with pytest.raises(UsageError, match=r"executor.parameters.*slurm_partitoin"):
         slurm(slurm_partitoin="gpu").submit(made.job, made.place)
+
+
+# -- configs --------------------------------------------------------------------------------------
+
+
+def test_a_config_of_an_earlier_release_keeps_its_digest():
+    assert "slots" not in SubprocessExecutorConfig().json_data()
+    assert SubprocessExecutorConfig(slots=2).json_data()["slots"] == 2
+
+
+@pytest.mark.parametrize("address", ["head", "ray://head:10001", "head:port", "", "head:6379/x"])
+def test_an_address_that_is_none_is_refused_by_its_name(address):
+    with pytest.raises(ValidationError, match="is neither host:port nor auto"):
+        RayExecutorConfig(address=address)
+
+
+@pytest.mark.parametrize("resources", [{"CPU": -1}, {"tpu": 0}, {"GPU": float("nan")}])
+def test_resources_that_are_no_amount_are_refused(resources):
+    with pytest.raises(ValidationError, match=r"resources"):
+        RayExecutorConfig(resources=resources)
+
+
+def test_each_kind_of_a_config_is_built(tmp_path):
+    kinds = {
+        "inline": InlineExecutor,
+        "subprocess": SubprocessExecutor,
+        "slurm": RemoteExecutor,
+    }
+    for kind, made in kinds.items():
+        config = load_config("lab", [f"executor={{kind: {kind}}}"])
+        assert isinstance(build_executor(config, tmp_path), made)
