@@ -20,7 +20,6 @@ from agent.planners.response_model import looks_read, measured_mixtures
 from agent.planners.search import Candidate, Surrogate
 from agent.weights import Weights, cell_shares, weights_of
 from mosaic.core.errors import UsageError
-from mosaic.core.types.base import JsonObject
 from mosaic.core.types.evaluation import SliceProfile
 from mosaic.core.types.plans import ActionPlan
 from mosaic.core.types.runs import Observation
@@ -121,20 +120,25 @@ def _tell_fit(observation: Observation, surrogate: Surrogate, toolbox: Toolbox) 
     slices: list[dict[str, object]] = []
     for (objective, name), effect in sorted(surrogate.slices.items()):
         slices.append({"objective": objective, "slice": name, "doubling": round(effect, 4)})
-    fitted: JsonObject = {"mixtures": len(measured_mixtures(observation)), "slices": slices}
+    fitted: dict[str, object] = {"mixtures": len(measured_mixtures(observation)), "slices": slices}
     if surrogate.looks:
         fitted["looks"] = _look_errors(surrogate)
         fitted["looks_left_out"] = len(observation.looks) - len(looks_read(observation))
     toolbox.record("fit_responses", {}, fitted)
 
 
-def _look_errors(surrogate: Surrogate) -> list[JsonObject]:
+def _look_errors(surrogate: Surrogate) -> list[dict[str, object]]:
     """By how much looks lie above full trainings, all alike, and how far each is off by itself."""
-    found: list[JsonObject] = []
+    found: list[dict[str, object]] = []
     for objective, kinds in sorted(surrogate.looks.items()):
         for kind, error in kinds.items():
             bias, deviation = round(error.bias, 3), round(error.deviation, 3)
-            line = {"objective": objective, "kind": kind, "bias": bias, "deviation": deviation}
+            line: dict[str, object] = {
+                "objective": objective,
+                "kind": kind,
+                "bias": bias,
+                "deviation": deviation,
+            }
             found.append(line)
     return found
 
