@@ -20,7 +20,6 @@ from agent.planners.response_model import looks_read, measured_mixtures
 from agent.planners.search import Candidate, Surrogate
 from agent.weights import Weights, cell_shares, weights_of
 from mosaic.core.errors import UsageError
-from mosaic.core.types.base import JsonObject
 from mosaic.core.types.evaluation import SliceProfile
 from mosaic.core.types.plans import ActionPlan
 from mosaic.core.types.runs import Observation
@@ -128,13 +127,13 @@ def _tell_fit(observation: Observation, surrogate: Surrogate, toolbox: Toolbox) 
     toolbox.record("fit_responses", {}, fitted)
 
 
-def _look_errors(surrogate: Surrogate) -> list[JsonObject]:
+def _look_errors(surrogate: Surrogate) -> list[dict[str, object]]:
     """By how much looks lie above full trainings, all alike, and how far each is off by itself."""
-    found: list[JsonObject] = []
+    found: list[dict[str, object]] = []
     for objective, kinds in sorted(surrogate.looks.items()):
         for kind, error in kinds.items():
             bias, deviation = round(error.bias, 3), round(error.deviation, 3)
-            line: JsonObject = {
+            line: dict[str, object] = {
                 "objective": objective,
                 "kind": kind,
                 "bias": bias,
