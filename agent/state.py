@@ -175,9 +175,9 @@ def mark_dominated(
             points.append(point)
             if one.accepted:
                 accepted.append(point)
-    for trial, is_beaten in zip(scored, dominated(points, accepted, tolerance), strict=True):
+    for place, is_beaten in zip(scored, dominated(points, accepted, tolerance), strict=True):
         if is_beaten:
-            beaten.add(trial)
+            beaten.add(place)
     marked = []
     for round_ in rounds:
         siblings = {}
