@@ -285,6 +285,9 @@ def _check_repeats(plan: ActionPlan, observation: Observation) -> list[Violation
     for past in each_trial(observation.history):
         if past.plan is None or not past.dominated:
             continue
+        # Cells lie at least as far apart as their data sets do: most are told apart by these alone.
+        if distance(plan.ratios, past.plan.ratios) > observation.limits.near_repeat + ROUNDING:
+            continue
         if not differ_in_weights_only(plan, past.plan, observation.methods):
             continue
         step = plan_distance(plan, past.plan, observation.bucket_proportions)

@@ -34,7 +34,8 @@ class Points:
         self.count = 0
         self.kill_at = kill_at
         self.before_kill = before_kill
-        self._turn = threading.Lock()
+        # What is done before a kill may pass by points itself.
+        self._turn = threading.RLock()
 
     def pass_by(self) -> None:
         with self._turn:

@@ -27,7 +27,7 @@ from mosaic.app.config import RunConfig
 from mosaic.app.config_file import load_config
 from mosaic.app.wiring import Inputs, Reporting, build_context, open_inputs, run_digests
 from mosaic.core.journal import Journal
-from mosaic.core.types.base import canonical_json, digest_of
+from mosaic.core.types.base import digest_of
 from mosaic.core.types.data import JudgedAnswer
 from mosaic.core.types.evaluation import Prompt, Response
 from mosaic.core.types.runs import (
@@ -291,17 +291,19 @@ def _some(prompts: list[Prompt], per_slice: int) -> list[Prompt]:
 def outcome(folder: Path) -> dict[str, Any]:
     """What must be equal between a run that was interrupted and one that was not.
 
-    Steps with their results, events, ledger; the clock of a round is left out. Trainings that ran at
-    once are told in the order in which they ended, which is no part of the outcome.
+    Steps with their results, events, ledger; the clock of a round is left out. So is the order in
+    which trainings of several trials ended that ran at once.
     """
     journal = Journal.open(folder)
     try:
         run = journal.run
         steps = [(row.kind, row.state, row.result) for row in journal.rows()]
         events: list[tuple[int, object]] = []
-        for together, found in groupby(journal.events(), key=lambda e: e.kind == "trained"):
-            told = [(e.place.round, e.record.json_data()) for e in found]
-            events += sorted(told, key=canonical_json) if together else told
+        for together, found in groupby(journal.events(), key=lambda event: event.kind == "trained"):
+            group = list(found)
+            if together:
+                group.sort(key=lambda event: event.place.trial)
+            events += [(event.place.round, event.record.json_data()) for event in group]
         whole = json.dumps({"steps": steps, "events": events, "ledger": journal.ledger()})
         return json.loads(whole.replace(run, "RUN"))
     finally:

@@ -247,9 +247,11 @@ def _starts(observation: Observation) -> list[Weights]:
     """
     plans = [observation.last_plan]
     for past in reversed(each_trial(observation.history)):
+        if len(plans) == MAX_STARTS:
+            break
         if past.plan and past.plan not in plans:
             plans.append(past.plan)
-    starts = [weights_of(plan, observation.bucket_proportions) for plan in plans[:MAX_STARTS]]
+    starts = [weights_of(plan, observation.bucket_proportions) for plan in plans]
     buckets = {d: dict(weights) for d, weights in observation.bucket_proportions.items()}
     ratios = {dataset: observation.proportions[dataset] for dataset in buckets}
     even = {d: dict.fromkeys(weights, 1.0) for d, weights in buckets.items()}
