@@ -472,22 +472,3 @@ def test_references_that_a_suite_lacks_come_from_answers_that_were_judged(lab, t
     page = tmp_path / "report.html"
     mosaic("report", folder, "--html", page)
     assert re.search(r"None on .*safety: too few references that differ", page.read_text())
-
-
-@pytest.mark.slow
-def test_a_run_looks_at_sums_of_adapters_that_it_trained(lab, tmp_path):
-    folder = tmp_path / "run"
-    looks = ("rounds=1", "calibration.repeats=1", "fidelity.kind=experts", "fidelity.looks=2")
-    done = mosaic("run", lab / "config.yaml", "--run-dir", folder, "--json", *sets(*looks))
-    assert done.returncode == 0, done.stderr
-    experts, taken = json.loads(done.stdout)["looks"]
-    assert [look["trained"] > 0 for look in experts["looks"]] == [True] * 3
-    digests = {expert["trial"] for expert in experts["looks"]}
-    for look in taken["looks"]:
-        assert look["trial"] not in digests
-        assert len(look["experts"]) == 3
-        assert look["means"].keys() == experts["looks"][0]["means"].keys()
-    page = tmp_path / "report.html"
-    assert mosaic("report", folder, "--html", page).returncode == 0
-    assert "Looks, mixtures that were tried cheaply" in page.read_text()
-    assert mosaic("verify", folder).returncode == 0
