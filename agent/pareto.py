@@ -259,12 +259,13 @@ def choose(
 ) -> int | None:
     """The archived round of greatest merit, the earliest of equals. None for an empty archive.
 
-    `kept` are the archive's round numbers.
+    `kept` are the archive's round numbers. A round whose counting trial another one dominates is
+    there for a sibling, and is not chosen.
     """
     names = [objective.name for objective in objectives]
     ranked = []
     for round_ in rounds:
         point = round_.point(names)
-        if round_.round in kept and point is not None:
+        if round_.round in kept and point is not None and not round_.dominated:
             ranked.append((merit(point, objectives, noise), -round_.round))
     return -max(ranked)[1] if ranked else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from agent.state import RunState
 from mosaic.core.journal import Journal
-from mosaic.core.types.look_records import MergeAdapters
+from mosaic.core.types.look_records import MergeAdapters, TakeLooks
 from mosaic.core.types.records import (
     AskVerdict,
     ChargeCalls,
@@ -54,6 +54,7 @@ def spare_adapters(journal: Journal, state: RunState, last: int) -> list[str]:
     kept.add(state.reward_model)
     kept |= {expert.adapter.digest for expert in state.experts if expert.adapter}
     several = any(trial.spec.stages for trial in state.trials.values())
+    experts = journal.steps(TakeLooks, 0)
     trained = set()
     for step in journal.steps(Train):
         # A later plan may share a mixture with an earlier one, and go on from its adapter.
@@ -61,7 +62,9 @@ def spare_adapters(journal: Journal, state: RunState, last: int) -> list[str]:
         shared = TRAINING_SET in job.inputs and job.start_from is None
         # One that trains the same again reads what its reward model tells apart.
         needed = several and (shared or JUDGED_ANSWERS in job.inputs)
-        if step.place.round <= last and not needed:
+        # Experts that are added to a run under way are of round 0, and are known when all are taken.
+        unknown = step.place.round == 0 and not experts and step.place.trial not in state.trials
+        if step.place.round <= last and not needed and not unknown:
             trained.add(step.result.digest)
     for merged in journal.steps(MergeAdapters):
         if merged.place.round <= last:

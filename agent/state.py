@@ -154,9 +154,15 @@ class RunState:
 def _with(
     audits: tuple[tuple[int, Audited], ...], rounds: int, audit: Audited
 ) -> tuple[tuple[int, Audited], ...]:
-    """One more opening. One that adds independent suites takes the place of that after equal rounds."""
-    earlier = audits[:-1] if audits and audits[-1][0] == rounds else audits
-    return (*earlier, (rounds, audit))
+    """One more opening. One that adds independent suites takes the place of that after equal rounds.
+
+    What was measured on other independent suites stands.
+    """
+    if audits and audits[-1][0] == rounds:
+        *earlier, (_, before) = audits
+        independent = {**before.independent, **audit.independent}
+        return (*earlier, (rounds, audit.model_copy(update={"independent": independent})))
+    return (*audits, (rounds, audit))
 
 
 def fold(journal: Journal, objectives: Sequence[str]) -> RunState:

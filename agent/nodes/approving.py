@@ -35,7 +35,8 @@ def ask(context: RunContext, state: State) -> State:
         journal.wait_for("")  # from here on nobody can answer any more
         if journal.decision(seen.round, request.request) is None:
             update: State = {"request": None, **_decided(context, state, decision)}
-            refused = len(update.get("rejected", []))
+            decided = journal.steps(RecordDecision, seen.round)
+            refused = sum(step.result.kind == "reject" for step in decided)
             if decision.kind == "reject" and refused > context.settings.max_repairs:
                 reason = f"{decision.by} kept refusing plans ({decision.reason})"
                 update |= replace_planner(context, state, reason, None)

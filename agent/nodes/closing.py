@@ -56,7 +56,7 @@ def audit(context: RunContext, state: State) -> State:
     """
     current = context.state
     tests = {name: test.suite.digest for name, test in context.evaluator.independent.items()}
-    if current.audit is not None and set(tests) <= set(current.audit.independent):
+    if current.audit is not None and _opened(context, tests):
         context.notify("audited already: the result stands")
         _drop(context, current.rounds[-1].round, [])
         return {}
@@ -104,6 +104,12 @@ def audit(context: RunContext, state: State) -> State:
     context.state = current.audited(stands)
     _drop(context, last, [])
     return {}
+
+
+def _opened(context: RunContext, tests: Mapping[str, str]) -> bool:
+    """Whether the audit that stands opened these independent suites: name -> digest."""
+    opened = context.steps.journal.steps(Audit)[-1].inputs.independent
+    return all(opened.get(name) == digest for name, digest in tests.items())
 
 
 def _audited(context: RunContext, round_: int, trial: Trial) -> AuditAnswers:

@@ -57,7 +57,9 @@ def look(context: RunContext, state: State) -> State:
         return Outcome(_choice(context, settings))
 
     chosen = context.steps.at(number).run(inputs, effect)
-    specs = [_spec(context, plan) for plan in chosen.plans]
+    # As they are filed: rows are drawn in the order of names that a restart would read.
+    filed = [context.plan(context.file_plan(plan)) for plan in chosen.plans]
+    specs = [_spec(context, plan) for plan in filed]
     _take(context, number, specs, ("steering",), chosen.note)
     return {}
 
@@ -98,7 +100,7 @@ def _choice(context: RunContext, settings: FidelityConfig) -> LooksChosen:
     state, note = context.state, ""
     count, cost = settings.looks, context.settings.cost_of_look
     if cost:
-        spare = context.budget_left() - context.settings.cost_per_round
+        spare = context.budget_left() - context.settings.cost_of_candidates
         count = min(count, max(0, spare // cost))
         if count < settings.looks:
             note = f"the budget pays for {count} of {settings.looks} looks"

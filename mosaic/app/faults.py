@@ -37,8 +37,11 @@ class FaultList:
             self.add(error)
 
     def add(self, fault: MosaicError) -> None:
-        """Keep a fault; several told as one are kept one by one."""
-        self.found += fault.faults if isinstance(fault, SeveralFaults) else [fault]
+        """Keep a fault; several told as one are kept one by one. The same words are told once."""
+        known = {str(each) for each in self.found}
+        for one in fault.faults if isinstance(fault, SeveralFaults) else [fault]:
+            if str(one) not in known:
+                self.found.append(one)
 
     def tell(self) -> None:
         """Raise what was kept: a single fault as it was raised, several as one."""

@@ -171,7 +171,11 @@ def seen(request, observe, trial):
 
 def toolbox(seen, pool):
     example = {"label": {"depth": 1}, "score": 1.0, "failed": True, "answer": "an answer"}
-    return Toolbox(seen, lambda *wanted: [example], lambda plan: check_plan(plan, seen, pool))
+    return Toolbox(
+        seen,
+        lambda *wanted: [example],
+        lambda plan, siblings=(): check_plan(plan, seen, pool, siblings),
+    )
 
 
 # In every situation

@@ -207,17 +207,29 @@ class Client:
         """The workers that an earlier controller of this run has left."""
         import ray
 
-        for name in ray.util.list_named_actors():
-            try:
-                actor: Any = ray.get_actor(name, self.settings.namespace)
-                doing: str | None = await asyncio.wait_for(actor.doing.remote(), ANSWER_SECONDS)
-            except Exception:  # it has died meanwhile, or cannot be reached: nobody can use it
-                continue
-            self.workers.append(Worker(actor, doing))
+        await asyncio.gather(*(self._find_worker(name) for name in ray.util.list_named_actors()))
         idle = [worker for worker in self.workers if worker.attempt is None]
         surplus = max(0, len(self.workers) - self.settings.config.workers)
         for worker in idle[:surplus]:
             self._drop(worker)
+
+    async def _find_worker(self, name: str) -> None:
+        """Take up a worker that was left, if it answers. One that was never placed is removed."""
+        import ray
+
+        try:
+            actor: Any = ray.get_actor(name, self.settings.namespace)
+        except ValueError:  # it has died meanwhile
+            return
+        try:
+            doing: str | None = await asyncio.wait_for(actor.doing.remote(), ANSWER_SECONDS)
+        except TimeoutError:
+            # It still waits for resources, or its node is gone: nobody would use it again.
+            self._drop(Worker(actor))
+        except Exception:  # it has died meanwhile: nobody can use it
+            return
+        else:
+            self.workers.append(Worker(actor, doing))
 
     async def _renew(self) -> None:
         while True:

@@ -62,6 +62,8 @@ class Engine(Protocol):
     def state(self, attempt: Path) -> tuple[State, str]:
         """The state of an attempt that was started or attached to; with ENDED, why if it is known.
 
+        WAITING with a reason is sure: an attempt that ran before is in the queue again.
+
         Raises PausedError if the engine cannot be reached any more.
         """
         ...
@@ -189,6 +191,11 @@ class RemoteExecutor:
         if handle.asked is None and stopping():
             (attempt / files.STOP).touch()
             handle.asked = now
+        state, why = self.engine.state(attempt)
+        if state is State.WAITING and why:
+            handle.began = (
+                None  # it was put back in the queue: limits count from its next beginning
+            )
         try:
             self._check_time(handle, now)
         except MosaicError as error:
@@ -196,7 +203,6 @@ class RemoteExecutor:
             carry_over(handle.order.job, attempt, handle.work)
             handle.outcome = error
             return
-        state, why = self.engine.state(attempt)
         if state is not State.ENDED:
             handle.gone = None
             return

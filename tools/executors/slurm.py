@@ -25,6 +25,9 @@ from tools.executors.remote import State
 FOLDER = "slurm"
 RUNS = "training.attempt:run"
 ENDING = 30.0
+ASKED_EVERY = 2.0  # seconds between two questions to accounting
+# Words of accounting for a job that is in the queue, for the first time or again.
+QUEUED = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED")
 POLL = 1.0
 
 
@@ -64,9 +67,12 @@ class SlurmEngine:
 
         config = self.config
         with self._turn, _search_path():
-            executor = submitit.AutoExecutor(
-                attempt / FOLDER, cluster=config.cluster, **self._limits()
-            )
+            try:
+                executor = submitit.AutoExecutor(
+                    attempt / FOLDER, cluster=config.cluster, **self._limits()
+                )
+            except RuntimeError as error:
+                raise UsageError(f"executor.cluster: {error}") from None
             try:
                 parameters: dict[str, Any] = {
                     "name": f"mosaic-{attempt.parent.parent.name}",
@@ -101,8 +107,9 @@ class SlurmEngine:
             if self.config.cluster == "local":
                 return _state_here(job)
             if not job.done():
-                running = job.watcher.get_state(job.job_id, mode="cache") == "RUNNING"
-                return (State.RUNNING if running else State.WAITING), ""
+                told = job.watcher.get_state(job.job_id, mode="cache")
+                queued = f"Slurm says {told}" if told in QUEUED else ""
+                return (State.RUNNING if told == "RUNNING" else State.WAITING), queued
             why = job.watcher.get_state(job.job_id, mode="cache")
         # COMPLETED is a job that has said all: its last words need only become visible here.
         return State.ENDED, "" if why in ("COMPLETED", "UNKNOWN") else f"Slurm says {why}"
@@ -120,6 +127,13 @@ class SlurmEngine:
         until = time.monotonic() + ENDING
         while self.state(attempt)[0] is not State.ENDED and time.monotonic() < until:
             time.sleep(0.2)
+            if self.config.cluster != "local":
+                # What is known of an old job is up to ten minutes old: ask accounting itself.
+                with self._turn:
+                    job.watcher.get_state(job.job_id, mode="force")
+                time.sleep(ASKED_EVERY)
+        if self.config.cluster == "local":
+            _kill_left(job)
 
     def wait(self, seconds: float) -> None:
         """Sleep: Slurm does not call."""
@@ -157,6 +171,15 @@ def _watched_here(job: Any) -> bool:
         # One that has ended and was not waited for has an empty command line.
         return str(job.paths.folder).encode() in (process / "cmdline").read_bytes()
     return False
+
+
+def _kill_left(job: Any) -> None:
+    """Kill the processes of a job whose watcher was interrupted before it could end them."""
+    folder = str(job.paths.folder).encode()
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if folder in (process / "cmdline").read_bytes().split(b"\0"):
+                os.kill(int(process.name), signal.SIGKILL)
 
 
 def _end_here(job: Any) -> None:

@@ -181,8 +181,13 @@ class Decision(FrozenModel):
 
     @property
     def dropped(self) -> list[str]:
-        """Digests of the shown plans that do not run, though others of the question do."""
-        return [digest for digest in self.plans if digest not in self.kept] if self.kept else []
+        """Digests of the shown plans that do not run as they are, where some of the question run.
+
+        None where each shown plan was replaced by one of its own.
+        """
+        if self.kept or 0 < len(self.edited) < len(self.plans):
+            return [digest for digest in self.plans if digest not in self.kept]
+        return []
 
 
 METHOD_STEP = 1.0
