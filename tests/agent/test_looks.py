@@ -187,6 +187,17 @@ def test_looks_on_a_part_of_the_tokens_are_charged_and_a_short_budget_is_told(tm
     assert (len(second.looks), second.note) == (0, "the budget pays for 0 of 2 looks")
 
 
+def test_looks_leave_the_budget_of_all_candidates(tmp_path):
+    several = ("candidates=3", "rounds=1", "fidelity.looks=4", "budget.tokens_total=17500")
+    made = LoraStandIn.make(*PARTS, *several, per_slice=4)
+    made.create(tmp_path / "run")
+    made.run(tmp_path / "run", Witness(tmp_path / "witness"))
+    report = report_data(tmp_path / "run")
+    assert report.looks[0].note == "the budget pays for 1 of 4 looks"
+    assert len(report.rounds) == 2
+    assert len(steps(tmp_path / "run", Train, 1)) == 4  # a look, and three candidates
+
+
 @pytest.mark.parametrize("overrides", [EXPERTS, PARTS])
 def test_a_look_that_cannot_be_trained_is_left_out_and_told(overrides, tmp_path):
     skip = ("failures.failed_round=skip", "failures.train_retries=0")

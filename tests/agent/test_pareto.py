@@ -52,6 +52,15 @@ def test_a_gain_within_the_noise_costs_nobody_a_place():
     assert archive(made, NAMES, {"s": 0.1, "o": 0.1}) == [3]
 
 
+def test_a_round_that_is_archived_for_a_sibling_is_not_chosen():
+    made = [
+        round_.model_copy(update={"dominated": round_.round == 1})
+        for round_ in rounds((4.0, 1.0), (4.5, 1.0))
+    ]
+    goals = [ObjectiveSpec(name=name, datasets=["d"]) for name in NAMES]
+    assert choose(made, [1, 2], goals, NOISE) == 2
+
+
 def test_the_archive_does_not_depend_on_order_and_is_never_empty():
     points = np.random.default_rng(0).uniform(1, 5, (6, 2)).tolist()
     made = rounds(*points)

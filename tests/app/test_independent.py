@@ -10,7 +10,7 @@ import pytest
 
 from agent.approval import AutoApprover
 from benchmarks.standins import StandIn, Witness
-from eval.suite import Suite
+from eval.suite import Suite, prompts_digest
 from mosaic.app.config_file import BUNDLED, load_config, parse_config
 from mosaic.app.estimate import AUDITED, SuiteSize, _times
 from mosaic.app.inspect_logs import evaluations
@@ -206,6 +206,22 @@ def test_a_suite_that_is_named_after_the_end_is_opened_by_resume(standin, suites
     assert [opening.decided_after for opening in after.audits] == [[]]
     standin.run(folder, witness)
     assert len(witness.lines()) == asked + 3
+
+
+def test_a_suite_that_changed_under_its_name_is_opened_again_and_others_stand(
+    standin, finished, tmp_path
+):
+    folder, witness = tmp_path / "run", Witness(tmp_path / "witness")
+    shutil.copytree(finished, folder)
+    before = report_data(folder).audit.independent
+    test = standin.inputs.independent["sums"]
+    kept = test.suite.prompts[:-1]
+    shorter = replace(test, suite=replace(test.suite, prompts=kept, digest=prompts_digest(kept)))
+    changed = replace(standin, inputs=replace(standin.inputs, independent={"sums": shorter}))
+    changed.run(folder, witness)
+    after = report_data(folder).audit.independent
+    assert after["tricky"] == before["tricky"]
+    assert after["sums"].base.n_scored == before["sums"].base.n_scored - 1
 
 
 class Killed(BaseException):

@@ -126,6 +126,24 @@ def order(tmp_path):
     return make
 
 
+def test_a_job_that_is_put_back_in_the_queue_is_not_a_silent_one(order, tmp_path):
+    class Queue(ScriptedEngine):
+        asked = 0
+
+        def state(self, attempt):
+            self.asked += 1
+            if self.asked == 200:  # two seconds, four times what a job may be silent
+                self.work(attempt, "works")
+            elif self.asked < 200:
+                return State.WAITING, "in the queue again"
+            return super().state(attempt)
+
+    engine, made = Queue("mute"), order(steps=2)
+    result = run(executor_of(engine, tmp_path, heartbeat_seconds=0.5), made)
+    assert weights(result) == standin.expected(made.job)
+    assert engine.ended == []
+
+
 def test_a_job_whose_worker_dies_goes_on_from_its_last_checkpoint(order, tmp_path):
     engine, made, told = ScriptedEngine(5, "works"), order(steps=8, save_every=2), []
     result = run(executor_of(engine, tmp_path), made, told.append)
