@@ -60,7 +60,7 @@ def test_pre_training_twice_gives_the_same_weights():
     words = make_words(3)
     chats = list(corpus.corpus(words, 3, 400))
     tokenizer = pretrain.make_tokenizer(pretrain.contents(chats))
-    one, two = (pretrain.pretrain(tokenizer, chats, 3, steps=20).state_dict() for _ in range(2))
+    one, two = (pretrain.pretrain(tokenizer, chats, 3, steps=8).state_dict() for _ in range(2))
     assert all(one[name].equal(two[name]) for name in one)
 
 

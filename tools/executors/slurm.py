@@ -25,6 +25,7 @@ from tools.executors.remote import State
 FOLDER = "slurm"
 RUNS = "training.attempt:run"
 ENDING = 30.0
+STARTING = 2.0  # seconds until a process has a command line
 ASKED_EVERY = 2.0  # seconds between two questions to accounting
 # Words of accounting for a job that is in the queue, for the first time or again.
 QUEUED = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED")
@@ -167,9 +168,16 @@ def _state_here(job: Any) -> tuple[State, str]:
 def _watched_here(job: Any) -> bool:
     """Whether the process that watches a job lives, though an earlier controller started it."""
     process = Path("/proc") / job.job_id
+    until = time.monotonic() + STARTING
     with suppress(OSError):
-        # One that has ended and was not waited for has an empty command line.
-        return str(job.paths.folder).encode() in (process / "cmdline").read_bytes()
+        # Empty are the command lines of one that is just starting, and of one that has ended and
+        # was not waited for.
+        while True:
+            words = (process / "cmdline").read_bytes()
+            ended = (process / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
+            if words or ended or time.monotonic() > until:
+                return str(job.paths.folder).encode() in words
+            time.sleep(0.01)
     return False
 
 
