@@ -80,7 +80,7 @@ class Settings(FrozenModel):
     keep_judge_requests: bool = Field(default=True, exclude_if=lambda keep: keep)
     # Left out of what is written if nobody asks: the digests of other settings stay.
     ask_calibration: bool = Field(default=False, exclude_if=lambda ask: not ask)
-    # Left out of what is written if there are no looks: the digests of other settings stay.
+    # Left out of what is written without looks: the digests of other settings stay.
     fidelity: FidelityConfig | None = Field(default=None, exclude_if=lambda looks: looks is None)
     # Left out of what is written if there is one: the digests of other settings stay.
     candidates: int = Field(default=1, ge=1, exclude_if=lambda candidates: candidates == 1)

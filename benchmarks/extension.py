@@ -80,7 +80,7 @@ def extension(quick: bool) -> Rows:
 
 
 def section(title: str, text: str | None = None) -> list[Block]:
-    """The blocks below one `##` heading. Raises KeyError if there is no such heading."""
+    """The blocks below one `##` heading. Raises KeyError for an unknown heading."""
     parts = {}
     for part in re.split(r"^## ", text or DOCUMENT.read_text(), flags=re.MULTILINE)[1:]:
         heading, _, body = part.partition("\n")

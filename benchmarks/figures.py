@@ -10,7 +10,7 @@ from scipy.stats import t as student
 
 
 class Row(TypedDict):
-    """A figure. `figure` is None if it could not be measured, `met` is None if there is no goal."""
+    """A figure. `figure` is None if it could not be measured, `met` is None without a goal."""
 
     what: str
     figure: float | None

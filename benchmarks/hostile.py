@@ -350,7 +350,7 @@ def _gate(dice: random.Random, message: str) -> str:
         return "value"
     except Fault:
         return "typed"
-    except Exception:  # what has no type is what this figure counts
+    except Exception:  # counted: whatever escapes the typed failures
         return "untyped"
 
 

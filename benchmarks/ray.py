@@ -36,6 +36,8 @@ from training.worker import Order
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = "benchmarks.standin_training:run"
 NODES, CPUS = 2, 2
+# Starts beside those that are needed, before the machine counts as too busy.
+MORE_TRIES = 5
 # Every step writes a checkpoint, so that what a killed worker did is mostly kept.
 STEPS, LONG, SECONDS = 10, 40, 0.1
 CONTROLLER = "--controller"
@@ -87,12 +89,17 @@ def cluster() -> Iterator[Any]:
 
 
 def add_nodes(nodes: Any) -> None:
-    """Start nodes in place of those that are missing."""
-    while len(nodes.worker_nodes) < NODES:
+    """Start nodes in place of those that are missing. Raises CannotRun if too many do not start."""
+    for _ in range(NODES + MORE_TRIES):
+        if len(nodes.worker_nodes) >= NODES:
+            return
         try:
             nodes.add_node(num_cpus=CPUS)
-        except Exception as error:  # Ray gives a node 30 s to start, which a busy machine may not
+        except Exception as error:
+            # Ray raises a bare Exception if a node has not started within 30 s, as on a busy machine.
             print(f"a node did not start: {error}", file=sys.stderr)
+    if len(nodes.worker_nodes) < NODES:
+        raise CannotRun(f"{len(nodes.worker_nodes)} of {NODES} nodes of Ray started")
 
 
 def open_executor(folder: Path, address: str, workers: int = NODES * CPUS) -> RemoteExecutor:

@@ -232,7 +232,7 @@ def _trial(identifier: str, params: str) -> str | None:
             f"{identifier}: the checker does not take {params} "
             "and would draw other parameters at random"
         )
-    except Exception as error:  # whatever the library raises for parameters it was not written for
+    except Exception as error:  # the library checks no parameters and fails with any exception
         return f"{identifier}: the checker cannot use {params} ({type(error).__name__}: {error})"
     return None
 

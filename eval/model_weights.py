@@ -26,7 +26,7 @@ class DamagedWeights(ValueError):
 def indexed_files(folder: Path) -> list[str]:
     """Names of the shards that the folder's index lists, whether they exist or not.
 
-    Empty if there is no index. Raises ValueError if the index is not one.
+    Empty without an index. Raises ValueError if the index is not one.
     """
     path = folder / INDEX
     if not path.is_file():

@@ -78,7 +78,7 @@ class RewardModelCard(FrozenModel):
     dropped: dict[str, int] = {}
 
     def head(self, objective: str) -> HeadCard:
-        """UsageError if there is no head of this objective."""
+        """UsageError if the model has no head of this objective."""
         for head in self.heads:
             if head.objective == objective:
                 return head

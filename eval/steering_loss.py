@@ -119,7 +119,7 @@ def mean_loss(model: PreTrainedModel, made: Sequence[Contrast]) -> Tensor:
 
     if not made:
         raise ValueError(
-            "no prompt has a good and a bad reference answer, so there is no steering loss; "
+            "no prompt has a good and a bad reference answer, so a steering loss cannot be computed; "
             "add `good` and `bad` to steering.jsonl"
         )
     parts = [torch.nn.functional.softplus(-margins) for margins in _margins(model, made)]

@@ -120,6 +120,6 @@ def read_stated(system: str | None, names: Iterable[str]) -> tuple[dict[str, int
     ValueError if the first line is not a wish.
     """
     if system is None:
-        raise ValueError("no wish is stated: there is no system message")
+        raise ValueError("no wish is stated: the system message is missing")
     line, found, rest = system.partition("\n")
     return read_wish(line, names), rest if found else None

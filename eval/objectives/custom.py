@@ -68,7 +68,7 @@ def describe(config: PythonConfig, folder: Path) -> Described:
 def open_python(name: str, config: PythonConfig, folder: Path, digest: str = "") -> PythonObjective:
     """Import the class that a config names, and make the objective called `name` of it.
 
-    UsageError if there is no such class, it cannot be made, or a member of `Objective` is missing;
+    UsageError if the class is missing or cannot be made, or a member of `Objective` is missing;
     and, if `digest` is given, unless it is the file's: what a person was shown is what runs.
     """
     file = config.file(folder)
@@ -81,7 +81,7 @@ def open_python(name: str, config: PythonConfig, folder: Path, digest: str = "")
     where = f"{file}: {class_name}"
     made = getattr(module, class_name, None)
     if not inspect.isclass(made):
-        raise UsageError(f"{where}: there is no class of that name in the file")
+        raise UsageError(f"{where}: the file has no class of that name")
     try:
         inner = made()
     except Exception as error:

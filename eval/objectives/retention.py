@@ -72,7 +72,7 @@ class RetentionObjective:
         if len(prompt.turns) != 1 or prompt.system is not None:
             raise Malformed("turns: a held-out text is one turn without a system prompt")
         if not prompt.turns[0].strip():
-            raise Malformed("turns.0 is blank: there is no text to read")
+            raise Malformed("turns.0 is blank: it needs a text to read")
         return attribute_slice(prompt, self.config.slice_from), 1, 1
 
     def prompt_side(

@@ -24,7 +24,7 @@ def load_tokenizer(base: Path, template: Path | None = None) -> PreTrainedTokeni
     `template` is a file that replaces the folder's chat template. Of several named templates the
     one called `default` is taken.
 
-    Raises UsageError if there is no chat template, if the tokenizer has no fast form, and if the
+    Raises UsageError without a chat template, if the tokenizer has no fast form, and if the
     folder asks for remote code or is damaged.
     """
     from transformers import AutoTokenizer

@@ -98,7 +98,7 @@ def _snapshot(named: str) -> Path:
         ) from None
     except RepositoryNotFoundError:
         raise UsageError(
-            f"{where}: there is no such folder, and no such model at the hub (a private one needs "
+            f"{where}: neither a folder here nor a model at the hub (a private one needs "
             "HF_TOKEN); give the folder's path or org/name@revision"
         ) from None
     except RevisionNotFoundError:
@@ -118,7 +118,7 @@ def _not_to_be_had(name: str, revision: str, error: Exception) -> str:
     if isinstance(error, IncompleteSnapshotError):
         state = "the hub's cache holds only a part of it"
     else:
-        state = "there is no such folder, and the hub's cache does not hold it"
+        state = "the folder does not exist, and the hub's cache does not hold it"
     if is_offline_mode():
         reach = "HF_HUB_OFFLINE is set, so the hub was not asked"
     else:

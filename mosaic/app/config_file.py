@@ -383,7 +383,7 @@ def _resolve(group: JsonValue, key: str, field: str, folder: Path) -> None:
     try:
         group[key] = str((folder / Path(text).expanduser()).resolve())
     except (RuntimeError, ValueError, OSError) as error:
-        # There is no such home, or the path holds a NUL byte or a loop of links.
+        # The home does not exist, or the path holds a NUL byte or a loop of links.
         raise UsageError(f"{field}: {text!r} is not a path ({error})") from None
 
 

@@ -269,7 +269,7 @@ def note(folder: Path, text: str, by: str | None = None) -> tuple[Note, int]:
 
 
 def user_name() -> str:
-    """The name of the user, or the number if there is no name (a container)."""
+    """The name of the user, or the number of one without a name (a container)."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):

@@ -48,7 +48,7 @@ def open_objective(
 ) -> Objective:
     """An objective of a config. What code of its own it brings is said before it is imported.
 
-    Raises UsageError if there is no such objective, or its file is missing or broken.
+    Raises UsageError if the objective is unknown, or its file is missing or broken.
     """
     if isinstance(settings, RubricObjectiveConfig):
         return open_rubric(name, Path(settings.rubric))

@@ -76,7 +76,7 @@ class Run:
     def trace(self, number: int | None = None) -> list[JsonObject]:
         """What happened, in order: the events of the run, or of one round.
 
-        The shape is `python -m mosaic schema trace`. Raises UsageError if there is no such round.
+        The shape is `python -m mosaic schema trace`. Raises UsageError for an unknown round.
         """
         from mosaic.app.views.trace import trace_data
 

@@ -79,7 +79,7 @@ class RayEngine:
         self._child: subprocess.Popen[str] | None = None
 
     def start(self, attempt: Path) -> None:
-        """Hand an attempt to the client. Raises PausedError if there is no cluster."""
+        """Hand an attempt to the client. Raises PausedError if the cluster cannot be reached."""
         self._command("start", attempt)
 
     def attach(self, attempt: Path) -> bool:

@@ -1,6 +1,6 @@
 """From a mixture to the rows of a training set: exact quotas, seeded order, focus, top-up.
 
-There is no loop over rows. Every row has an order key: the stored 64-bit hash of its id, mixed
+Rows are never looped over. Every row has an order key: the stored 64-bit hash of its id, mixed
 with the seed by fixed integer arithmetic, ties by id.
 
 A bucket's quota is the floor of its exact share of the budget. A bucket has two streams in key

@@ -75,7 +75,7 @@ def _train(
     tokenizer = load_tokenizer(base, template)
     rows = read_pairs(Path(place.paths[PAIRS]))
     if not rows:
-        raise UsageError("there is no preference pair to train on")
+        raise UsageError("preference pairs to train on are missing")
     pairs = tokenised_pairs(rows, tokenizer, recipe.max_length)
     out = Path(place.out)
     if out.exists():
@@ -211,7 +211,7 @@ def make_trainer(
         train_sampling_strategy="sequential",
         max_length=None,
         beta=recipe.beta,
-        # Experts and routers are frozen: there is no balance of theirs to keep.
+        # Experts and routers are frozen, so their balance is left alone.
         router_aux_loss_coef=0.0,
     )
     fresh = None if job.start_from else hf.lora(Path(place.paths[BASE]), recipe)

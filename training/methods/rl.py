@@ -402,7 +402,7 @@ def make_trainer(
         temperature=recipe.temperature,
         beta=recipe.kl,
         disable_dropout=True,
-        # Experts and routers are frozen: there is no balance of theirs to keep.
+        # Experts and routers are frozen, so their balance is left alone.
         router_aux_loss_coef=0.0,
     )
     fresh = None if job.start_from else hf.lora(Path(place.paths[BASE]), recipe)

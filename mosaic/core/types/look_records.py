@@ -43,7 +43,7 @@ class ChooseLooks(StepInputs[LooksChosen]):
 
 
 class LooksTaken(FrozenModel):
-    """Trials that are no candidates: they tell the surrogate what mixtures do, for less."""
+    """Trials that cannot be chosen: they tell the surrogate what mixtures do, for less."""
 
     trials: list[Trial]
     note: str = ""
