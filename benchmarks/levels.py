@@ -85,8 +85,8 @@ def trained(world: World, seed: int) -> tuple[Stage, str | None]:
     return last, warm
 
 
-def obeyed(world: World, adapter: str | None, stage: Stage) -> Obeyed:
-    """How far an adapter gives the levels that prompts ask for, on audit."""
+def obeyed(world: World, adapter: str | None, stage: Stage, role: str = "audit") -> Obeyed:
+    """How far an adapter gives the levels that a suite's prompts ask for."""
     report = stage.levels
     assert report is not None
     found: Obeyed = {}
@@ -95,10 +95,10 @@ def obeyed(world: World, adapter: str | None, stage: Stage) -> Obeyed:
         asked, measured, means = [], [], []
         for level in head.classes:
             evaluation = world.context.evaluator.evaluate(
-                world.context.steps, adapter, ["audit"], {**report.wish, name: level}, [name]
+                world.context.steps, adapter, [role], {**report.wish, name: level}, [name]
             )
             scores = [
-                one.score for one in evaluation.scored[name]["audit"] if one.score is not None
+                one.score for one in evaluation.scored[name][role] if one.score is not None
             ]
             asked += [level] * len(scores)
             measured += scores

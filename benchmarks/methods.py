@@ -16,16 +16,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import TYPE_CHECKING
 
 from benchmarks.figures import Rows, compared, figure
 from benchmarks.levels import EXAMPLE, trained
 from benchmarks.world import World
 from mosaic.app.config_file import load_config
+from mosaic.core.types.evaluation import Prompt
 from mosaic.core.types.runs import PAIRS, DpoRecipe
 from mosaic.core.types.spending import Usage
 from tools.effects.preference_pairs import PairTool
-from training.methods.preference_rows import PreferenceRow, read_pairs, write_pairs
+from training.methods.preference_rows import PreferenceRow, conversation, read_pairs, write_pairs
+from training.models.chat_template import tokenise
 from training.models.combine import combine_adapters
+from training.models.tokenizer import load_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 SHARE = 0.6
 SEEDS = (1, 2, 3, 4, 5)
@@ -37,6 +44,7 @@ RECIPE = (
 )
 OWN, INSTRUCTIONS = "ranked by the folder's own objective", "ranked by instruction following"
 AGREEING, WEIGHTED = "reward consistency", "ranked by the mean"
+BEFORE, GIVEN = "before the pairs", "pairs of given answers, one known to be better"
 SOUP, POLICY = "rewarded soup", "one policy for stated wishes, asked for 5"
 # Selected tokens of a round: the laboratory's, and those from which levels can be learnt.
 SMALL, LARGE = 12_000, 110_000
@@ -77,7 +85,7 @@ def arms(
     part = world.measure(world.ratios, world.buckets, seed, role, round(SHARE * selected))
     found = [
         Arm("all tokens to the mixture", seed, {n: whole.means[n] for n in traded}),
-        Arm("before the pairs", seed, {n: part.means[n] for n in traded}),
+        Arm(BEFORE, seed, {n: part.means[n] for n in traded}),
     ]
     if tokens is None:
         tokens = round((1 - SHARE) * context.settings.cost_per_round)
@@ -104,6 +112,7 @@ def arms(
         adapter = _trained(world, recipe, [rows[i] for i in shared], seed, part.adapter)
         found.append(measured(name, adapter))
     found.append(measured(SOUP, _soup(world, recipe, ranked, shared, seed, part.adapter)))
+    found.append(measured(GIVEN, _given(world, recipe, seed, part.adapter)))
     prompts = sum(len(batch.prompts) for batch in batches)
     return found, {"prompts": prompts, "agreeing": len(pairs[AGREEING]), "pairs": len(shared)}
 
@@ -155,6 +164,45 @@ def _soup(
         out = Path(folder) / "adapter"
         combine_adapters(weights, out)
         return store.put_folder(out)
+
+
+def _given(world: World, recipe: DpoRecipe, seed: int, start: str | None) -> str:
+    """Digest of an adapter trained on the good and bad reference answers of the steering suites.
+
+    The case with a known answer: if pairs move anything, these move every objective. They cost more
+    than a round pays for, so this is no arm at equal tokens.
+    """
+    context = world.context
+    prompts = []
+    for objective in context.settings.traded:
+        prompts += context.evaluator.suites[objective.name]["steering"].prompts
+    rows = given_pairs(prompts, load_tokenizer(Path(world.config.base_model)))
+    return _trained(world, recipe, rows, seed, start)
+
+
+def given_pairs(
+    prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase
+) -> list[PreferenceRow]:
+    """One pair for each prompt with reference answers: they differ in the last turn alone."""
+    rows = []
+    for prompt in prompts:
+        if not prompt.good or not prompt.bad:
+            continue
+        asked, better = conversation(prompt, prompt.good)
+        _, worse = conversation(prompt, [*prompt.good[:-1], prompt.bad[-1]])
+        (chosen, rejected), _ = tokenise(tokenizer, [[*asked, *better], [*asked, *worse]])
+        row = PreferenceRow(
+            id=prompt.id,
+            slice=prompt.slice,
+            prompt=asked,
+            chosen=better,
+            rejected=worse,
+            chosen_tokens=len(chosen),
+            rejected_tokens=len(rejected),
+            gap=0.0,
+        )
+        rows.append(row)
+    return rows
 
 
 def policy(world: World, seed: int) -> Arm:

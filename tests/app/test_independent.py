@@ -18,7 +18,9 @@ from mosaic.app.python_api import score_rows
 from mosaic.app.schemas import schema_of
 from mosaic.app.validation import contaminated, refuse_contaminated, validate
 from mosaic.app.views.cards import model_card
-from mosaic.app.views.html import write_html
+from mosaic.app.views.compare import compare
+from mosaic.app.views.compare_text import compare_text
+from mosaic.app.views.html import write_comparison, write_html
 from mosaic.app.views.notebook import run_html
 from mosaic.app.views.report_data import load, report_data
 from mosaic.app.views.result import worse_sentences
@@ -122,6 +124,27 @@ def test_base_static_and_chosen_are_tested_after_everything_else(standin, finish
     before = [step.seq for step in steps(finished, Generate) if step.inputs.suite in others]
     assert len(opened) == 6  # two suites, three models
     assert min(opened) > max(before)
+
+
+def test_runs_are_compared_on_independent_suites_too(suites, finished, tmp_path):
+    planned = "planner.kind=need"
+    other = StandIn.make("rounds=1", "keep=all", planned, *named(suites), per_slice=4)
+    other.approver = AutoApprover()
+    folder = tmp_path / "other"
+    other.create(folder)
+    other.run(folder, Witness(tmp_path / "witness"))
+    found = compare([finished, folder])
+    assert found.independent == ["sums", "tricky"]
+    (pair,) = found.pairs
+    one, two = found.runs
+    assert any(pair.changes[name].mean for name in found.independent)
+    for name in found.independent:
+        change = pair.changes[name].mean
+        assert change == pytest.approx(two.independent[name].mean - one.independent[name].mean)
+    text = compare_text(found)
+    assert "the same on independent suites" in text
+    write_comparison(found, tmp_path / "compare.html")
+    assert "Independent suites" in (tmp_path / "compare.html").read_text()
 
 
 def test_no_decision_differs_from_that_of_a_run_without_them(standin, finished, tmp_path):

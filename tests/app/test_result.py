@@ -197,7 +197,7 @@ def test_runs_of_one_seed_are_compared_prompt_by_prompt(finished):
         assert change.mean == pytest.approx(other[objective].mean - one[objective].mean)
     assert 'planner.kind: "random" -> "static"' in pair.config
     text = compare_text(found)
-    assert "static less random, on equal audit prompts" in text
+    assert "static less random, on equal prompts" in text
 
 
 def test_what_cannot_be_compared_says_why(finished):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from agent.state import RunState
 from eval.statistics import paired_interval
@@ -17,6 +18,7 @@ from mosaic.core.journal import Journal
 from mosaic.core.store import Store
 from mosaic.core.types.base import FrozenModel
 from mosaic.core.types.evaluation import Difference, Score, Scored
+from mosaic.core.types.inputs import InputDigests
 from mosaic.core.types.plans import ActionPlan
 from mosaic.core.types.records import Generate, JudgeSuite, MeasureLikelihood
 from tools.effects.evaluate import BOOTSTRAP_SEED
@@ -27,6 +29,7 @@ AUDIT = "audit"
 class RunColumn(FrozenModel):
     """One run. Scores are by objective, of the audit; empty while it is closed.
 
+    `independent` are those of the chosen round on the suites of `audit_also`, by name.
     `started` and `seconds` are wall time: since 1970, and from the first event to the last.
     """
 
@@ -40,6 +43,7 @@ class RunColumn(FrozenModel):
     base: dict[str, Score]
     static: dict[str, Score]
     scores: dict[str, Score]
+    independent: dict[str, Score] = {}
     plan: ActionPlan | None
     hypervolume: float | None
     tokens: int
@@ -49,9 +53,10 @@ class RunColumn(FrozenModel):
 
 
 class RunPair(FrozenModel):
-    """The chosen round of one run less that of the first, on equal audit prompts.
+    """The chosen round of one run less that of the first, on equal prompts.
 
-    `changes` is by objective. `apart` says of the others why they cannot be compared.
+    `changes` is by objective, and by independent suite of both runs. `apart` says of the others why
+    they cannot be compared.
     """
 
     first: str
@@ -62,9 +67,13 @@ class RunPair(FrozenModel):
 
 
 class RunComparison(FrozenModel):
-    """`compare --json`: the runs in the order in which they were named, each against the first."""
+    """`compare --json`: the runs in the order in which they were named, each against the first.
+
+    `independent` names the suites of `audit_also` of any of them.
+    """
 
     objectives: list[str]
+    independent: list[str] = []
     runs: list[RunColumn]
     pairs: list[RunPair]
 
@@ -79,7 +88,8 @@ class OpenedRun:
             self.report: Report = report_of(journal, state)
             self.config: RunConfig = config_of(journal)
             self.record = journal.recorded.inputs
-            self.answers = _answers(journal, state, self.config)
+            self.measured = _measured(state, self.config, self.record)
+            self.answers = _answers(journal, state, self.measured)
             self.started, self.seconds = clock_of(journal)
         finally:
             journal.close()
@@ -101,6 +111,7 @@ class OpenedRun:
             base=audit.base if audit else {},
             static=audit.static if audit else {},
             scores=audit.chosen if audit else {},
+            independent=_independent(report),
             plan=chosen,
             hypervolume=report.hypervolume[-1] if report.hypervolume else None,
             tokens=report.budget.spent,
@@ -118,11 +129,14 @@ def compare(folders: Sequence[Path]) -> RunComparison:
         raise UsageError("compare: a run is named twice")
     opened = [OpenedRun(folder) for folder in folders]
     names: dict[str, None] = {}
+    tests: dict[str, None] = {}
     for one in opened:
         names |= dict.fromkeys(one.report.objectives)
+        tests |= dict.fromkeys(_independent(one.report))
     first, *others = opened
     return RunComparison(
         objectives=list(names),
+        independent=list(tests),
         runs=[one.column() for one in opened],
         pairs=[_pair(first, other) for other in others],
     )
@@ -138,19 +152,19 @@ def clock_of(journal: Journal) -> tuple[float | None, float | None]:
 
 def _pair(first: OpenedRun, other: OpenedRun) -> RunPair:
     changes, apart = {}, {}
-    for objective in first.report.objectives:
-        if objective not in other.report.objectives:
+    for name in first.measured:
+        if name not in other.measured:
             continue
-        reason = why_apart(first, other, objective)
+        reason = why_apart(first, other, name)
         found = None
         if not reason:
-            before, after = first.answers[objective], other.answers[objective]
+            before, after = first.answers[name], other.answers[name]
             found = paired_interval(before, after, BOOTSTRAP_SEED)
             reason = "no prompt was scored in both"
         if found is not None:
-            changes[objective] = found
+            changes[name] = found
         else:
-            apart[objective] = reason
+            apart[name] = reason
     told = differences(first.config.json_data(), other.config.json_data())
     same = _same_places(first, other)
     return RunPair(
@@ -179,45 +193,70 @@ def _same_places(first: OpenedRun, other: OpenedRun) -> set[str]:
     return same
 
 
-def why_apart(first: OpenedRun, other: OpenedRun, objective: str) -> str:
-    """Why an objective of two runs cannot be compared prompt by prompt; empty if it can."""
+def why_apart(first: OpenedRun, other: OpenedRun, name: str) -> str:
+    """Why an objective or independent suite of two runs cannot be compared prompt by prompt, or ""."""
     if first.config.seed != other.config.seed:
         return f"the seeds differ: {first.config.seed} and {other.config.seed}"
     for one in (first, other):
-        if objective not in one.answers:
+        if name not in one.answers:
             return f"{one.report.run} has no audit of a chosen round"
-    suites = [one.record.suites[objective][AUDIT] for one in (first, other)]
-    if suites[0] != suites[1]:
-        return "the audit suites differ"
+    ours, theirs = first.measured[name], other.measured[name]
+    if ours.suite != theirs.suite:
+        told = "independent" if name in first.config.audit_also else "audit"
+        return f"the {told} suites differ"
     if first.record.judge != other.record.judge:
         return "the judges differ"
-    rules = [one.record.objectives.get(objective) for one in (first, other)]
-    return "the rules of scoring differ" if rules[0] != rules[1] else ""
+    rules = [one.record.objectives.get(one.measured[name].objective) for one in (first, other)]
+    same = ours.objective == theirs.objective and rules[0] == rules[1]
+    return "" if same else "the rules of scoring differ"
 
 
-def _answers(journal: Journal, state: RunState, config: RunConfig) -> dict[str, list[Scored]]:
-    """Scored answers of the chosen round to the audit suites, by objective; empty without one."""
+class _Suite(NamedTuple):
+    """Digest of a suite that was opened at the end, and the objective that judged it."""
+
+    suite: str
+    objective: str
+
+
+def _measured(state: RunState, config: RunConfig, record: InputDigests) -> dict[str, _Suite]:
+    """The audit suites by objective, then the independent suites that were opened, by name."""
+    found = {name: _Suite(record.suites[name][AUDIT], name) for name in config.objectives}
+    for name, scores in (state.audit.independent if state.audit else {}).items():
+        if name in record.independent:
+            found[name] = _Suite(record.independent[name], scores.objective)
+    return found
+
+
+def _independent(report: Report) -> dict[str, Score]:
+    """What the chosen round was scored on independent suites."""
+    tests = report.audit.independent if report.audit else {}
+    return {name: test.chosen for name, test in tests.items() if test.chosen is not None}
+
+
+def _answers(
+    journal: Journal, state: RunState, measured: Mapping[str, _Suite]
+) -> dict[str, list[Scored]]:
+    """Scored answers of the chosen round, by objective or independent suite; empty without one."""
     if state.audit is None or state.audit.chosen is None:
         return {}
     adapter = state.rounds[state.audit.chosen].adapter
     generated = journal.steps(Generate)
-    measured = journal.steps(MeasureLikelihood)
+    likelihoods = journal.steps(MeasureLikelihood)
     judged = journal.steps(JudgeSuite)
     store = Store(journal.folder)
     found = {}
-    for objective in config.objectives:
-        suite = journal.recorded.inputs.suites[objective][AUDIT]
+    for name, (suite, objective) in measured.items():
         shards = []
         for step in generated:
             if step.inputs.suite == suite and step.inputs.adapter == adapter:
                 shards.append((step.inputs.shard, step.result.responses))
         responses = [digest for _, digest in sorted(shards)]
-        for reading in measured:
+        for reading in likelihoods:
             if reading.inputs.suite == suite and reading.inputs.adapter in (None, adapter):
                 responses.append(reading.result.responses)
         for judgment in judged:
             inputs = judgment.inputs
             if inputs.objective == objective and inputs.responses == responses:
                 lines = store.get_json(judgment.result.scored)
-                found[objective] = [Scored.model_validate(line) for line in lines]
+                found[name] = [Scored.model_validate(line) for line in lines]
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mosaic.app.stage import duration
 from mosaic.app.terminal import safe
@@ -15,7 +15,10 @@ CONFIG_LINES, CONFIG_WIDTH = 12, 120  # of what two configs differ in
 def compare_text(found: RunComparison) -> str:
     """A row a run, then each run against the first, then the plans."""
     lines = ["audit of the chosen rounds (mean, 95 % interval)"]
-    lines += aligned([["run", *found.objectives], *(_scores(run, found) for run in found.runs)])
+    lines += _table(found.objectives, [(run.run, run.scores) for run in found.runs])
+    if found.independent:
+        lines += ["", "the same on independent suites, which no decision read"]
+        lines += _table(found.independent, [(run.run, run.independent) for run in found.runs])
     lines += ["", "how they came about"]
     head = ["run", "state", "planner", "seed", "rounds", "chosen", "hypervolume", "tokens", "time"]
     lines += aligned([head, *(_facts(run) for run in found.runs)])
@@ -33,8 +36,14 @@ def compare_text(found: RunComparison) -> str:
     return "\n".join(safe(line) for line in lines)
 
 
-def _scores(run: RunColumn, found: RunComparison) -> list[str]:
-    return [run.run, *(_cell(run.scores.get(name)) for name in found.objectives)]
+def _table(
+    names: Sequence[str], scores: Sequence[tuple[str, Mapping[str, Score]]]
+) -> list[str]:
+    """A row of scores for each run, in this order of columns."""
+    rows = [["run", *names]]
+    for run, own in scores:
+        rows.append([run, *(_cell(own.get(name)) for name in names)])
+    return aligned(rows)
 
 
 def _cell(score: Score | None) -> str:
@@ -58,7 +67,7 @@ def _facts(run: RunColumn) -> list[str]:
 
 
 def _pair_lines(pair: RunPair) -> list[str]:
-    lines = [f"{pair.other} less {pair.first}, on equal audit prompts"]
+    lines = [f"{pair.other} less {pair.first}, on equal prompts"]
     for objective, change in pair.changes.items():
         lines.append(f"  {objective}: {change.mean:+.2f} ({change.low:+.2f} to {change.high:+.2f})")
     for objective, reason in pair.apart.items():
