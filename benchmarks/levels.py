@@ -97,9 +97,7 @@ def obeyed(world: World, adapter: str | None, stage: Stage, role: str = "audit")
             evaluation = world.context.evaluator.evaluate(
                 world.context.steps, adapter, [role], {**report.wish, name: level}, [name]
             )
-            scores = [
-                one.score for one in evaluation.scored[name][role] if one.score is not None
-            ]
+            scores = [one.score for one in evaluation.scored[name][role] if one.score is not None]
             asked += [level] * len(scores)
             measured += scores
             means.append(fmean(scores))

@@ -36,9 +36,7 @@ def compare_text(found: RunComparison) -> str:
     return "\n".join(safe(line) for line in lines)
 
 
-def _table(
-    names: Sequence[str], scores: Sequence[tuple[str, Mapping[str, Score]]]
-) -> list[str]:
+def _table(names: Sequence[str], scores: Sequence[tuple[str, Mapping[str, Score]]]) -> list[str]:
     """A row of scores for each run, in this order of columns."""
     rows = [["run", *names]]
     for run, own in scores:
