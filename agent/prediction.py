@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from agent.methods import shares_of
-from agent.planners.response_model import ResponseModel, fit_responses
+from agent.planners.response_model import FORECAST_SCALE, ResponseModel, fit_responses
 from agent.weights import Cell, cell_shares, share_row, weights_of
 from eval.statistics import shrink_noise
 from mosaic.core.types.plans import ActionPlan, Prediction
@@ -88,7 +88,7 @@ def expected_changes(
         if objective not in model.objectives or objective not in reference:
             continue
         mean = float(model.predict(row, objective, 0.0, np.zeros(1))[0, 0])
-        unsure = float(model.spread(row, objective)[0])
+        unsure = float(model.spread(row, objective, FORECAST_SCALE)[0])
         believed = math.hypot(unsure, selection_noise(observation, objective))
         deviation = _as_it_turned_out(believed, observation, objective)
         found[objective] = Change(mean - reference[objective], deviation)

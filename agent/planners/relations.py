@@ -1,7 +1,8 @@
 """Which cells speak for which slices, and what is believed of it before anything is measured.
 
-On the 1-5 scale, a slice's mean is linear in logarithms of shares of tokens, log(share + 0.01), where
-to a single bucket's share a tenth of an even share is added if that is less:
+On the 1-5 scale, a slice's mean is linear in logarithms of shares of tokens, log(share + 0.01), less
+those of the pools' own mixture, where to a single bucket's share a tenth of an even share is added if
+that is less:
 
     mean = c(slice)
          + own(slice) log(own bucket) + kin(slice) log(other buckets of its objective's data)
@@ -20,7 +21,7 @@ the last two are the same for all of them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -40,7 +41,7 @@ ALIKE = 0.8
 # Data of other objectives may hurt as much as an objective's own help. Those declared for it are
 # accounted for already.
 OTHER_SD, DECLARED_SD, CELL_SD = 0.5, 0.2, 0.1
-INTERCEPT_SD, INTERCEPT_ALIKE = 3.0, 0.8
+LEVEL, LEVEL_SD, LEVEL_ALIKE = 3.0, 3.0, 0.8
 ABSENT_SD = 1e-3
 
 
@@ -49,7 +50,9 @@ class Relations:
     """The features of one objective's slices.
 
     `own`, `kin`, `namesake` have shape (slices, cells), `shared` (data sets and cells, cells): the
-    weights of cells in each share. `prior` is over the coefficients, in the order of `columns`.
+    weights of cells in each share. `prior` is over the coefficients. `center` (slices, coefficients)
+    is taken off the logarithms, so that a coefficient says what moving away from one mixture does,
+    and the level of a slice says nothing of what data do.
     """
 
     slices: Sequence[str]
@@ -58,6 +61,7 @@ class Relations:
     namesake: Floats
     shared: Floats
     prior: Prior
+    center: Floats
 
     def features(self, shares: Floats) -> Floats:
         """Features of mixtures (n, cells) for each slice: shape (n, slices, coefficients)."""
@@ -68,8 +72,8 @@ class Relations:
         floors = (self.bucket_floor, MIN_SHARE, self.bucket_floor)
         for place, groups in enumerate((self.own, self.kin, self.namesake), start=1):
             found[:, at, place * size + at] = log_shares(shares, groups, floors[place - 1])
-        found[:, :, 4 * size :] = log_shares(shares, self.shared)[:, None, :]
-        return found
+        found[:, :, self.first_shared :] = log_shares(shares, self.shared)[:, None, :]
+        return found - self.center
 
     def mean_features(self, shares: Floats) -> Floats:
         """The mean of the slices' features: shape (n, coefficients)."""
@@ -78,7 +82,17 @@ class Relations:
         parts.append(log_shares(shares, self.own, self.bucket_floor) / size)
         parts.append(log_shares(shares, self.kin) / size)
         parts.append(log_shares(shares, self.namesake, self.bucket_floor) / size)
-        return np.hstack([*parts, log_shares(shares, self.shared)])
+        return np.hstack([*parts, log_shares(shares, self.shared)]) - self.center.mean(axis=0)
+
+    @property
+    def slopes(self) -> Mask:
+        """Which coefficients are not levels."""
+        return np.asarray(np.arange(len(self.prior.mean)) >= len(self.slices))
+
+    @property
+    def first_shared(self) -> int:
+        """The first of the coefficients that all slices share."""
+        return 4 * len(self.slices)
 
     @property
     def bucket_floor(self) -> float:
@@ -110,11 +124,13 @@ def relations(
     slices: Sequence[str],
     declared: Sequence[str],
     hardness: Mapping[str, float],
+    center: Floats,
 ) -> Relations:
     """The relations of one objective's slices to all cells.
 
     `declared` are the objective's data sets. `hardness` is bucket -> weight in the suites: a harder
-    bucket's rows hold what easier ones ask for, and more. A missing one counts as 1.
+    bucket's rows hold what easier ones ask for, and more. A missing one counts as 1. `center` (cells,)
+    are the shares of the mixture at which slices are believed to stand at `LEVEL`.
     """
     names = np.array([bucket for _, bucket in cells])
     sets = [dataset for dataset, _ in cells]
@@ -131,7 +147,8 @@ def relations(
             namesake[row] = ~mine & same
     shared, deviations = _shared(cells, mine, several=len(declared) > 1)
     prior = _prior(own, kin, namesake, deviations)
-    return Relations(slices, own, kin, namesake, shared, prior)
+    plain = Relations(slices, own, kin, namesake, shared, prior, np.zeros((len(slices), 1)))
+    return replace(plain, center=plain.features(center[None])[0] * plain.slopes)
 
 
 def _shared(cells: Sequence[Cell], mine: Mask, several: bool) -> tuple[Floats, Floats]:
@@ -171,7 +188,7 @@ def _prior(own: Floats, kin: Floats, namesake: Floats, shared: Floats) -> Prior:
         np.where(alone, ALONE_SD, KIN_SD),
     )
     blocks = [
-        (np.zeros(size), np.full(size, INTERCEPT_SD), INTERCEPT_ALIKE),
+        (np.full(size, LEVEL), np.full(size, LEVEL_SD), LEVEL_ALIKE),
         (has_own * own_effect, np.where(has_own, own_sd, ABSENT_SD), ALIKE),
         (has_kin * kin_effect, np.where(has_kin, kin_sd, ABSENT_SD), ALIKE),
         (has_namesake * NAMESAKE_EFFECT, np.where(has_namesake, NAMESAKE_SD, ABSENT_SD), ALIKE),

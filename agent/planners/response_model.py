@@ -20,7 +20,7 @@ import numpy as np
 from agent.noise import slice_noise
 from agent.planners.regression import Fitted, Prior, fit_censored, log_evidence
 from agent.planners.relations import Relations, relations
-from agent.weights import Cell, Floats, plan_shares, share_row
+from agent.weights import Cell, Floats, cell_shares, plan_shares, share_row
 from mosaic.core.types.evaluation import FailureProfile
 from mosaic.core.types.runs import Observation, Trial, each_trial
 
@@ -33,8 +33,9 @@ SLICE_MISFIT, MEAN_MISFIT, LUCK = 0.15, 0.08, 0.1
 # The base is trained on nothing, which is more than having a hundredth of every share.
 BASE_MISFIT = 0.5
 # The fit's own uncertainty is too wide as it stands, since the prior must leave room for declarations
-# that are wrong. Found on pools of a table that no figure is taken of.
-FIT_SCALE = 0.5
+# that are wrong: for the search, and for intervals of forecasts. Both were found on pools of a table
+# that no figure is taken of.
+FIT_SCALE, FORECAST_SCALE = 0.5, 0.8
 # How far selection prompts may be easier or harder than steering prompts, in points.
 ROLE_SD = 0.3
 # How far looks of one kind may lie above or below full trainings, all of them alike; how far each is
@@ -92,24 +93,28 @@ class ResponseModel:
         measured: Sequence[MeasuredMixture],
         hardness: Mapping[str, float] | None = None,
         noise: Mapping[str, float] | None = None,
+        usual: Mapping[Cell, float] | None = None,
     ) -> None:
         """Fit one regression for each objective that any mixture measured.
 
         `datasets` is objective -> data sets; `cells` gives the columns of all rows. `hardness` is
         bucket -> weight in the suites, `noise` objective -> how far a slice's mean moves from one
-        training to the next, in points.
+        training to the next, in points. `usual` is the mixture about which least is unknown, the
+        pools' own, else even shares.
         """
         self.cells = list(cells)
         self.slices: list[SliceKey] = []
         self._objectives: dict[str, _Objective] = {}
         shares = np.array([share_row(self.cells, mixture.shares) for mixture in measured])
+        center = np.array(share_row(self.cells, usual or dict.fromkeys(self.cells, 1.0)))
+        center = center / center.sum() if len(center) else center
         for objective, declared in datasets.items():
             names: dict[str, None] = {}
             for mixture in measured:
                 names.update({name: None for of, name in mixture.means if of == objective})
             if not names:
                 continue
-            related = relations(self.cells, list(names), declared, hardness or {})
+            related = relations(self.cells, list(names), declared, hardness or {}, center)
             found = _fit(objective, related, shares, measured, (noise or {}).get(objective, 0.1))
             self._objectives[objective] = found
             self.slices += [(objective, name) for name in names]
@@ -145,14 +150,17 @@ class ResponseModel:
             total += np.clip(column[:, None] + spread[:, None] * deviates, 1.0, 5.0)
         return total / latent.shape[1]
 
-    def spread(self, shares: Floats, objective: str) -> Floats:
-        """How unsure the fit is of an objective's mean at each mixture: shape (n,), in points."""
+    def spread(self, shares: Floats, objective: str, scale: float = FIT_SCALE) -> Floats:
+        """How unsure the fit is of an objective's mean at each mixture: shape (n,), in points.
+
+        `scale` is the share of what the regression says that is believed.
+        """
         found = self._objectives[objective]
         features = _with_role(found.relations.mean_features(shares))
         size = features.shape[1]
         covariance = found.fitted.covariance[:size, :size]
         variance = ((features @ covariance) * features).sum(axis=1)
-        return np.asarray(FIT_SCALE * np.sqrt(np.maximum(variance, 0.0)))
+        return np.asarray(scale * np.sqrt(np.maximum(variance, 0.0)))
 
     def difference(
         self, after: Floats, before: Floats, objective: str
@@ -246,6 +254,10 @@ def _rows(
     """Steering means of slices, and selection means. A sum of experts has their luck, too."""
     by_slice = related.features(shares)
     of_mean = related.mean_features(shares)
+    # The base has no tokens of anything, which says nothing of which data matter to which objective.
+    base = [place for place, mixture in enumerate(measured) if not mixture.shares]
+    by_slice[base, :, related.first_shared :] = 0.0
+    of_mean[base, related.first_shared :] = 0.0
     lucks = len(measured)
     rows, seen, spread = [], [], []
     for number, mixture in enumerate(measured):
@@ -255,18 +267,18 @@ def _rows(
             extra[1 + place] += weight
         if mixture.look:
             extra[1 + lucks + kinds.index(mixture.look)] = 1.0
-        base = BASE_MISFIT if not mixture.shares else 0.0
+        misfit = BASE_MISFIT if not mixture.shares else 0.0
         for place, name in enumerate(related.slices):
             mean = mixture.means.get((objective, name))
             if mean is not None:
                 rows.append(np.concatenate([by_slice[number, place], extra]))
                 seen.append(mean)
-                spread.append(np.sqrt(SLICE_MISFIT**2 + noise**2 + base**2))
+                spread.append(np.sqrt(SLICE_MISFIT**2 + noise**2 + misfit**2))
         if objective in mixture.selection:
             extra[0] = 1.0
             rows.append(np.concatenate([of_mean[number], extra]))
             seen.append(mixture.selection[objective])
-            spread.append(np.sqrt(MEAN_MISFIT**2 + noise**2 / 4 + base**2))
+            spread.append(np.sqrt(MEAN_MISFIT**2 + noise**2 / 4 + misfit**2))
     return _Rows(np.array(rows), np.array(seen), np.array(spread))
 
 
@@ -306,6 +318,7 @@ def fit_responses(observation: Observation) -> ResponseModel:
         measured_mixtures(observation),
         hardness(observation.profile),
         {name: estimate.deviation for name, estimate in noise.items()},
+        cell_shares(observation.proportions, observation.bucket_proportions),
     )
 
 
