@@ -41,6 +41,7 @@ RECIPE = (
     "methods.dpo.batch_size=4",
     "methods.dpo.epochs=4",
     "methods.dpo.beta=0.1",
+    "methods.dpo.sft_weight=1.0",
 )
 OWN, INSTRUCTIONS = "ranked by the folder's own objective", "ranked by instruction following"
 AGREEING, WEIGHTED = "reward consistency", "ranked by the mean"

@@ -1,8 +1,9 @@
 """Direct preference optimisation: TRL's `DPOTrainer` on pairs, from an adapter or from the base.
 
     loss = -log sigmoid(beta (log pi/pi_ref (chosen) - log pi/pi_ref (rejected)))
+           + sft_weight * mean over the chosen answers' tokens of -log pi
 
-(arXiv 2305.18290, equation 7.) The policy begins as the adapter of the stage before, or as a fresh
+(arXiv 2305.18290, equation 7; the second part, 0 by default, after arXiv 2404.19733.) The policy begins as the adapter of the stage before, or as a fresh
 one; the reference is where it began, and does not move. Its log-likelihoods are computed once
 before training. Only the model's own words count, in conversations of several turns those of every
 turn. No pair is truncated or dropped.
@@ -211,6 +212,8 @@ def make_trainer(
         train_sampling_strategy="sequential",
         max_length=None,
         beta=recipe.beta,
+        loss_type=["sigmoid", "sft"] if recipe.sft_weight else ["sigmoid"],
+        loss_weights=[1.0, recipe.sft_weight] if recipe.sft_weight else None,
         # Experts and routers are frozen, so their balance is left alone.
         router_aux_loss_coef=0.0,
     )

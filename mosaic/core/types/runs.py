@@ -137,7 +137,9 @@ class DpoRecipe(LoraRecipe):
     below it, under every objective. Of several pairs the one with the largest gap is taken: the
     `sum` of the objectives' gaps in standard deviations, or their `minimum`.
 
-    `beta` is DPO's, how strongly the policy is held to where it began. A learning rate for LoRA.
+    `beta` is DPO's, how strongly the policy is held to where it began. `sft_weight` adds the mean
+    negative log-likelihood of the chosen answers' tokens, so many times: DPO alone may make both
+    answers of a pair less likely, and a third one likely. A learning rate for LoRA.
     """
 
     trains_on: ClassVar[Literal["mixture", "practice"]] = "practice"
@@ -145,6 +147,8 @@ class DpoRecipe(LoraRecipe):
     kind: Literal["dpo"] = "dpo"
     learning_rate: float = Field(default=5e-5, gt=0)
     beta: float = Field(default=0.1, gt=0)
+    # Left out where it is 0: jobs of earlier releases stay.
+    sft_weight: float = Field(default=0.0, ge=0, exclude_if=lambda weight: weight == 0)
     n: int = Field(default=8, ge=2, le=64)
     temperature: float = Field(default=1.0, gt=0, le=2)
     top_p: float = Field(default=1.0, gt=0, le=1)
