@@ -15,13 +15,16 @@ from typing import NamedTuple
 import numpy as np
 
 from agent.fidelity import ExpertsConfig
-from agent.planners.base import Planner, require_one_plan
+from agent.pareto import hypervolume
+from agent.planners.base import LlmPlannerConfig, Planner, require_one_plan
 from agent.planners.baselines import NeedPlanner
 from agent.planners.surrogate import SurrogatePlanner
-from benchmarks.drive import FREE, Drive, Driven
+from benchmarks.directions import TRUTH, WithInfluence
+from benchmarks.drive import FREE, ROUNDS, Drive, Driven
 from benchmarks.figures import Rows, figure
 from benchmarks.landscapes import TableLandscape, table_landscapes
 from benchmarks.planners import available, half_width
+from benchmarks.scripted import Adversary, ScriptedPlanner, takes_the_first_suggestion
 from benchmarks.surface import Surface, explained, read_table
 from mosaic.core.types.evaluation import FailureProfile, Score, SliceProfile
 from mosaic.core.types.plans import ActionPlan, Limits
@@ -162,6 +165,9 @@ def table(folder: Path, quick: bool) -> Rows:
             if name not in ABLATIONS or setting.landscape is right:
                 rows += _ahead_of(name, make, setting, pools)
     for setting in settings[:2]:
+        rows += _with_influence(setting, pools)
+    rows += _with_scripts(settings[0], pools)
+    for setting in settings[:2]:
         rows += _with_looks(setting, pools)
     return rows
 
@@ -199,6 +205,56 @@ def _ahead_of(name: str, make: Callable[[], Planner], setting: Setting, pools: r
     )
     goal = None if name in ABLATIONS else 0.0
     rows = [figure(label, statistics.fmean(ahead), "share", at_least=goal)]
+    _say(rows)
+    return rows
+
+
+def _with_influence(setting: Setting, pools: range) -> Rows:
+    """`profile` that is told of influence, ahead of the one that is not: `benchmarks.directions`."""
+    plain = [run.volume for run in setting.own]
+    rows: Rows = []
+    for told in TRUTH:
+        planner = WithInfluence(setting.landscape, told)
+        volumes = [Drive(setting.landscape, pool).run(planner).volume for pool in pools]
+        ahead = np.subtract(volumes, plain).tolist()
+        half = half_width(ahead)
+        text = (
+            f"{setting.what}: with influence that is {told}, ahead of without (95 % +- {half:.3f})"
+        )
+        rows.append(figure(text, statistics.fmean(ahead), "share", at_least=-half))
+        _say(rows[-1:])
+    return rows
+
+
+def _with_scripts(setting: Setting, pools: range) -> Rows:
+    """A model that takes every suggestion equals `profile`; one that does harm is held by the limits."""
+    apart, lost, behind, explored = [], [], [], []
+    for pool, own in zip(pools, setting.own, strict=True):
+        suggested = ScriptedPlanner(takes_the_first_suggestion)
+        points = Drive(setting.landscape, pool).run(suggested).points
+        apart.append(float(np.abs(np.subtract(points, own.points)).max()))
+        drive = Drive(setting.landscape, pool)
+        harm = ScriptedPlanner(Adversary(drive))
+        volume = drive.run(harm).volume
+        explored.append(harm.explored)
+        lost.append(1 - volume / own.volume)
+        behind.append(hypervolume(own.points[: ROUNDS - harm.explored]) - volume)
+    share = LlmPlannerConfig().explore_share
+    worse = "rounds clearly worse than the best suggestion, the most of any run"
+    less = f"share of profile's volume lost (95 % +- {half_width(lost):.3f})"
+    half = half_width(behind)
+    more = f"behind profile after the rounds that are left (95 % +- {half:.3f})"
+    rows = [
+        figure(
+            f"{setting.what}: first suggestions, largest difference to profile in a true mean",
+            max(apart),
+            "points",
+            at_most=1e-9,
+        ),
+        figure(f"{setting.what}: adversary, {worse}", max(explored), "", at_most=share * ROUNDS),
+        figure(f"{setting.what}: adversary, {less}", statistics.fmean(lost), "", at_most=share),
+        figure(f"{setting.what}: adversary, {more}", statistics.fmean(behind), "", at_most=half),
+    ]
     _say(rows)
     return rows
 
