@@ -6,22 +6,25 @@ observations and by reasoning; pools 1 to 20 are only measured on.
 
 from __future__ import annotations
 
-import importlib.util
 import statistics
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from agent.fidelity import ExpertsConfig
-from agent.planners.base import Planner, require_one_plan
+from agent.pareto import hypervolume
+from agent.planners.base import LlmPlannerConfig, Planner, require_one_plan
 from agent.planners.baselines import NeedPlanner
 from agent.planners.surrogate import SurrogatePlanner
-from benchmarks.drive import FREE, Drive, Driven
-from benchmarks.figures import Rows, figure, not_measured
+from benchmarks.directions import TRUTH, WithInfluence
+from benchmarks.drive import FREE, ROUNDS, Drive, Driven
+from benchmarks.figures import Rows, figure
 from benchmarks.landscapes import TableLandscape, table_landscapes
-from benchmarks.planners import PLANNERS, half_width
+from benchmarks.planners import available, half_width
+from benchmarks.scripted import Adversary, ScriptedPlanner, takes_the_first_suggestion
 from benchmarks.surface import Surface, explained, read_table
 from mosaic.core.types.evaluation import FailureProfile, Score, SliceProfile
 from mosaic.core.types.plans import ActionPlan, Limits
@@ -29,6 +32,8 @@ from mosaic.core.types.runs import Observation, Trial
 from tools.planning.toolbox import Toolbox
 
 POOLS = 20
+# Planners of which a run takes seconds of processor time.
+SLOW = ("botorch_qnehvi",)
 # Ends of a 90 % interval, in standard deviations.
 HALF_90 = 1.645
 
@@ -123,6 +128,15 @@ ABLATIONS: dict[str, Callable[[], Planner]] = {
 }
 
 
+class Setting(NamedTuple):
+    """A landscape with limits on steps, and what `profile` did there on each pool."""
+
+    what: str
+    landscape: TableLandscape
+    limits: Limits | None
+    own: list[Driven]
+
+
 def table(folder: Path, quick: bool) -> Rows:
     """Hypervolume after five rounds over 20 pools, `profile` less each other planner, paired."""
     pools = range(1, 4 if quick else POOLS + 1)
@@ -130,31 +144,46 @@ def table(folder: Path, quick: bool) -> Rows:
     surface = Surface(found.shares, found.losses)
     known = float(explained(found, surface.lengths).mean())
     rows = [figure("the surface explains, of the variance of losses left out", known, "share")]
-    others: dict[str, Callable[[], Planner]] = {n: p for n, p in PLANNERS.items() if n != "profile"}
-    if importlib.util.find_spec("optuna") is None:
-        others = {name: make for name, make in others.items() if not name.startswith("optuna")}
-        rows.append(not_measured("TPE, GP and NSGA-II need optuna: pip install -e '.[bench]'"))
-    landscapes = table_landscapes(found, surface)
-    right, wrong = landscapes.values()
-    rows += _compared("table", right, None, pools, {**others, **ABLATIONS})
-    rows += _compared("table, wrong declarations", wrong, None, pools, others)
-    for what, landscape in landscapes.items():
-        rows += _with_looks(what, landscape, pools)
-    rows += _compared("table, limits off", right, FREE, pools, {**others, **ABLATIONS})
+    others, missing = available()
+    del others["profile"]
+    rows += missing
+    _say(rows)
+    (right_name, right), (wrong_name, wrong) = table_landscapes(found, surface).items()
+    settings = []
+    for what, landscape, limits in (
+        (right_name, right, None),
+        (wrong_name, wrong, None),
+        (f"{right_name}, limits off", right, FREE),
+    ):
+        own = _driven(landscape, pools, SurrogatePlanner, limits, foresee=True)
+        settings.append(Setting(what, landscape, limits, own))
+        rows += _own_rows(what, own)
+    # What takes longest comes last: every row is printed when it is known.
+    slow = {name: others.pop(name) for name in SLOW if name in others}
+    for name, make in {**others, **ABLATIONS, **slow}.items():
+        for setting in settings:
+            if name not in ABLATIONS or setting.landscape is right:
+                rows += _ahead_of(name, make, setting, pools)
+    for setting in settings[:2]:
+        rows += _with_influence(setting, pools)
+    rows += _with_scripts(settings[0], pools)
+    for setting in settings[:2]:
+        rows += _with_looks(setting, pools)
     return rows
 
 
-def _compared(
-    what: str,
+def _driven(
     landscape: TableLandscape,
-    limits: Limits | None,
     pools: range,
-    others: Mapping[str, Callable[[], Planner]],
-) -> Rows:
-    def driven(make: Callable[[], Planner], foresee: bool = False) -> list[Driven]:
-        return [Drive(landscape, pool, limits, foresee).run(make()) for pool in pools]
+    make: Callable[[], Planner],
+    limits: Limits | None = None,
+    foresee: bool = False,
+) -> list[Driven]:
+    """One run on each pool."""
+    return [Drive(landscape, pool, limits, foresee).run(make()) for pool in pools]
 
-    own = driven(SurrogatePlanner, foresee=True)
+
+def _own_rows(what: str, own: list[Driven]) -> Rows:
     volumes = [run.volume for run in own]
     rows = [
         figure(f"{what}: hypervolume of profile", statistics.fmean(volumes), "share"),
@@ -162,32 +191,89 @@ def _compared(
         *_forecasts(what, own),
     ]
     _say(rows)
-    for name, make in others.items():
-        runs = driven(make)
-        ahead = np.subtract(volumes, [run.volume for run in runs]).tolist()
-        mean, half = statistics.fmean(ahead), half_width(ahead)
-        goal = None if name in ABLATIONS else 0.0
-        label = f"{what}: profile ahead of {name} (95 % +- {half:.3f}, targets {_met(runs):.2f})"
-        rows.append(figure(label, mean, "share", at_least=goal))
+    return rows
+
+
+def _ahead_of(name: str, make: Callable[[], Planner], setting: Setting, pools: range) -> Rows:
+    """How far `profile` is ahead of another planner, paired over pools."""
+    runs = _driven(setting.landscape, pools, make, setting.limits)
+    volumes = [run.volume for run in setting.own]
+    ahead = np.subtract(volumes, [run.volume for run in runs]).tolist()
+    half = half_width(ahead)
+    label = (
+        f"{setting.what}: profile ahead of {name} (95 % +- {half:.3f}, targets {_met(runs):.2f})"
+    )
+    goal = None if name in ABLATIONS else 0.0
+    rows = [figure(label, statistics.fmean(ahead), "share", at_least=goal)]
+    _say(rows)
+    return rows
+
+
+def _with_influence(setting: Setting, pools: range) -> Rows:
+    """`profile` that is told of influence, ahead of the one that is not: `benchmarks.directions`."""
+    plain = [run.volume for run in setting.own]
+    rows: Rows = []
+    for told in TRUTH:
+        planner = WithInfluence(setting.landscape, told)
+        volumes = [Drive(setting.landscape, pool).run(planner).volume for pool in pools]
+        ahead = np.subtract(volumes, plain).tolist()
+        half = half_width(ahead)
+        text = (
+            f"{setting.what}: with influence that is {told}, ahead of without (95 % +- {half:.3f})"
+        )
+        rows.append(figure(text, statistics.fmean(ahead), "share", at_least=-half))
         _say(rows[-1:])
     return rows
 
 
-def _with_looks(what: str, landscape: TableLandscape, pools: range) -> Rows:
+def _with_scripts(setting: Setting, pools: range) -> Rows:
+    """A model that takes every suggestion equals `profile`; one that does harm is held by the limits."""
+    apart, lost, behind, explored = [], [], [], []
+    for pool, own in zip(pools, setting.own, strict=True):
+        suggested = ScriptedPlanner(takes_the_first_suggestion)
+        points = Drive(setting.landscape, pool).run(suggested).points
+        apart.append(float(np.abs(np.subtract(points, own.points)).max()))
+        drive = Drive(setting.landscape, pool)
+        harm = ScriptedPlanner(Adversary(drive))
+        volume = drive.run(harm).volume
+        explored.append(harm.explored)
+        lost.append(1 - volume / own.volume)
+        behind.append(hypervolume(own.points[: ROUNDS - harm.explored]) - volume)
+    share = LlmPlannerConfig().explore_share
+    worse = "rounds clearly worse than the best suggestion, the most of any run"
+    less = f"share of profile's volume lost (95 % +- {half_width(lost):.3f})"
+    half = half_width(behind)
+    more = f"behind profile after the rounds that are left (95 % +- {half:.3f})"
+    rows = [
+        figure(
+            f"{setting.what}: first suggestions, largest difference to profile in a true mean",
+            max(apart),
+            "points",
+            at_most=1e-9,
+        ),
+        figure(f"{setting.what}: adversary, {worse}", max(explored), "", at_most=share * ROUNDS),
+        figure(f"{setting.what}: adversary, {less}", statistics.fmean(lost), "", at_most=share),
+        figure(f"{setting.what}: adversary, {more}", statistics.fmean(behind), "", at_most=half),
+    ]
+    _say(rows)
+    return rows
+
+
+def _with_looks(setting: Setting, pools: range) -> Rows:
     """Experts in place of two repeats of the calibration, at equal tokens: how far ahead of without.
 
     How far looks lie off is drawn (`benchmarks.drive`), since no landscape knows it.
     """
-    plain = [Drive(landscape, pool).run(SurrogatePlanner()).volume for pool in pools]
+    plain = [run.volume for run in setting.own]
     rows: Rows = []
     for label, looks in (("experts alone", 0), ("experts and looks", 6)):
         fidelity, volumes = ExpertsConfig(looks=looks), []
         for pool in pools:
-            drive = Drive(landscape, pool, fidelity=fidelity, repeats=1)
+            drive = Drive(setting.landscape, pool, fidelity=fidelity, repeats=1)
             volumes.append(drive.run(SurrogatePlanner()).volume)
         ahead = np.subtract(volumes, plain).tolist()
         half = half_width(ahead)
-        text = f"{what}: {label} ahead of three repeats (95 % +- {half:.3f})"
+        text = f"{setting.what}: {label} ahead of three repeats (95 % +- {half:.3f})"
         rows.append(figure(text, statistics.fmean(ahead), "share", at_least=-half))
         _say(rows[-1:])
     return rows
@@ -212,6 +298,6 @@ def _forecasts(what: str, runs: list[Driven]) -> Rows:
 
 
 def _say(rows: Rows) -> None:
-    """Progress, for whoever waits: this takes a quarter of an hour."""
+    """Rows as they come, for whoever waits: all of them take minutes of processor time."""
     for row in rows:
         print(f"{row['what']}: {row['figure']}", file=sys.stderr, flush=True)

@@ -1,5 +1,7 @@
 """Planners on a table of mixtures: the surface over it, and the runs that are driven on a landscape."""
 
+import importlib.util
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,10 @@ from agent.planners.baselines import StaticPlanner
 from agent.planners.surrogate import SurrogatePlanner
 from benchmarks.drive import FREE, Drive
 from benchmarks.figures import CannotRun
+from benchmarks.landscapes import TableLandscape
+from benchmarks.planners import OPTIONAL, available
 from benchmarks.planning import LogLandscape
+from benchmarks.samplers import QnehviPlanner
 from benchmarks.surface import Surface, explained, read_table
 
 DOMAINS, TARGETS = ("one", "two", "three"), ("one", "two")
@@ -34,6 +39,35 @@ def test_a_surface_foretells_losses_that_it_has_not_seen(folder):
     assert (table.domains, table.targets) == (list(DOMAINS), list(TARGETS))
     surface = Surface(table.shares, table.losses)
     assert explained(table, surface.lengths).min() > 0.8
+
+
+@pytest.fixture
+def landscape(folder):
+    """Two objectives over the table: one data set has a bucket for each of two slices."""
+    table = read_table(folder)
+    groups = {"first": ["one"], "second": ["two", "three"]}
+    return TableLandscape(table, Surface(table.shares, table.losses), groups)
+
+
+def test_qnehvi_tries_a_new_mixture_each_round_and_the_same_one_again(landscape):
+    pytest.importorskip("botorch")
+    searched = Drive(landscape, seed=1, limits=FREE).run(QnehviPlanner(), rounds=2)
+    static = Drive(landscape, seed=1, limits=FREE).run(StaticPlanner(), rounds=1)
+    assert len({tuple(point) for point in [*searched.points, *static.points]}) == 3
+    again = Drive(landscape, seed=1, limits=FREE).run(QnehviPlanner(), rounds=1)
+    assert again.points == searched.points[:1]
+
+
+@pytest.mark.parametrize("library", OPTIONAL)
+def test_a_planner_whose_library_is_missing_is_a_row_that_says_so(monkeypatch, library):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == library else found(name)
+    )
+    planners, rows = available()
+    assert not planners.keys() & set(OPTIONAL[library])
+    assert "profile" in planners
+    assert any(f"need {library}" in row["what"] and row["figure"] is None for row in rows)
 
 
 def test_a_folder_without_the_table_is_named(tmp_path):

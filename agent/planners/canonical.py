@@ -14,6 +14,7 @@ from agent.constraints import refused_plans
 from agent.weights import Weights, bucket_weights
 from mosaic.core.types.data import CurationReport
 from mosaic.core.types.evaluation import FailureProfile
+from mosaic.core.types.influence import Influence
 from mosaic.core.types.plans import ActionPlan, Violation
 from mosaic.core.types.runs import Observation, Round, Trial, each_trial
 
@@ -101,11 +102,27 @@ class Names:
             "attributes": {},
             "last_plan": self.plan(seen.last_plan),
             "feedback": feedback,
-            "influence": None,
+            "influence": self._influence(seen.influence),
             "looks": [self._trial(look) for look in seen.looks],
             "below_floor": sorted(self.objectives[o] for o in seen.below_floor),
         }
         return seen.model_copy(update=changes)
+
+    def _influence(self, influence: Influence | None) -> Influence | None:
+        if influence is None:
+            return None
+        buckets = []
+        for one in influence.buckets:
+            names = {
+                "dataset": self.datasets[one.dataset],
+                "bucket": self.buckets[one.bucket],
+                "effects": _by_name({self.objectives[o]: e for o, e in one.effects.items()}),
+            }
+            buckets.append(one.model_copy(update=names))
+        buckets.sort(key=lambda one: (one.dataset, one.bucket))
+        prompts = _by_name({self.objectives[o]: read for o, read in influence.prompts.items()})
+        changes = {"buckets": buckets, "prompts": prompts, "without_rows": []}
+        return influence.model_copy(update=changes)
 
     def _round(self, past: Round) -> Round:
         return past.model_copy(update={"trials": [self._trial(trial) for trial in past.trials]})
@@ -216,8 +233,19 @@ class _Figures:
             weights.append(bucket_weights(plan, dataset, proportions))
         keys: dict[str, Key] = {}
         for bucket, stock in seen.stock[dataset].items():
-            keys[bucket] = (stock.tokens, tuple(each.get(bucket, 0.0) for each in weights))
+            key: Key = (stock.tokens, tuple(each.get(bucket, 0.0) for each in weights))
+            if seen.influence is not None:
+                key += (self._influence_of(dataset, bucket),)
+            keys[bucket] = key
         return keys
+
+    def _influence_of(self, dataset: str, bucket: str) -> Key:
+        """What was estimated of a bucket; empty if nothing was."""
+        assert self._seen.influence is not None
+        for one in self._seen.influence.buckets:
+            if (one.dataset, one.bucket) == (dataset, bucket):
+                return (one.mean.value, *sorted(e.value for e in one.effects.values()))
+        return ()
 
     def _plans(self) -> Sequence[ActionPlan]:
         plans = [self._seen.last_plan]

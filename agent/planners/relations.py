@@ -16,6 +16,8 @@ to be zero and are learned: data that were declared for another objective may he
 a data set that was declared may do nothing, and so may each of its buckets. `own`, `kin` and
 `namesake` of an objective's slices are believed to be alike, so that each slice tells of the others;
 the last two are the same for all of them.
+
+Where influence was estimated, it may turn the whole (`with_influence`): its weight is learned too.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from agent.planners.influence_prior import Slopes
 from agent.planners.regression import Mask, Prior
 from agent.weights import Cell, Floats
 
@@ -43,6 +46,8 @@ ALIKE = 0.8
 OTHER_SD, DECLARED_SD, CELL_SD = 0.5, 0.2, 0.1
 LEVEL, LEVEL_SD, LEVEL_ALIKE = 3.0, 3.0, 0.8
 ABSENT_SD = 1e-3
+# How much of the way from what is declared to what influence says is believed, and how sure that is.
+INFLUENCE_WEIGHT, INFLUENCE_SD = 0.15, 0.3
 
 
 @dataclass(frozen=True)
@@ -50,9 +55,11 @@ class Relations:
     """The features of one objective's slices.
 
     `own`, `kin`, `namesake` have shape (slices, cells), `shared` (data sets and cells, cells): the
-    weights of cells in each share. `prior` is over the coefficients. `center` (slices, coefficients)
-    is taken off the logarithms, so that a coefficient says what moving away from one mixture does,
-    and the level of a slice says nothing of what data do.
+    weights of cells in each share. `prior` is over the coefficients, in this order, four for each
+    slice. `turn` (cells,) is how far influence would turn the slopes, of each log share; None if
+    there is no influence. `center` (slices, coefficients) is taken off the logarithms, so that a
+    coefficient says what moving away from one mixture does, and the level of a slice says nothing of
+    what data do.
     """
 
     slices: Sequence[str]
@@ -62,6 +69,7 @@ class Relations:
     shared: Floats
     prior: Prior
     center: Floats
+    turn: Floats | None = None
 
     def features(self, shares: Floats) -> Floats:
         """Features of mixtures (n, cells) for each slice: shape (n, slices, coefficients)."""
@@ -72,7 +80,7 @@ class Relations:
         floors = (self.bucket_floor, MIN_SHARE, self.bucket_floor)
         for place, groups in enumerate((self.own, self.kin, self.namesake), start=1):
             found[:, at, place * size + at] = log_shares(shares, groups, floors[place - 1])
-        found[:, :, self.first_shared :] = log_shares(shares, self.shared)[:, None, :]
+        found[:, :, self.first_shared :] = self._shared_features(shares)[:, None, :]
         return found - self.center
 
     def mean_features(self, shares: Floats) -> Floats:
@@ -82,12 +90,15 @@ class Relations:
         parts.append(log_shares(shares, self.own, self.bucket_floor) / size)
         parts.append(log_shares(shares, self.kin) / size)
         parts.append(log_shares(shares, self.namesake, self.bucket_floor) / size)
-        return np.hstack([*parts, log_shares(shares, self.shared)]) - self.center.mean(axis=0)
+        return np.hstack([*parts, self._shared_features(shares)]) - self.center.mean(axis=0)
 
-    @property
-    def slopes(self) -> Mask:
-        """Which coefficients are not levels."""
-        return np.asarray(np.arange(len(self.prior.mean)) >= len(self.slices))
+    def _shared_features(self, shares: Floats) -> Floats:
+        """Those that all slices share: shape (n, coefficients)."""
+        features = log_shares(shares, self.shared)
+        if self.turn is None:
+            return features
+        logs = np.log(shares + self.bucket_floor)
+        return np.hstack([features, (logs @ self.turn)[:, None]])
 
     @property
     def first_shared(self) -> int:
@@ -99,6 +110,20 @@ class Relations:
         """What is added to the share of a bucket: a tenth of an even share, at most a hundredth."""
         return min(MIN_SHARE, 0.1 / self.own.shape[1])
 
+    def believed_slopes(self, shares: Floats) -> Floats:
+        """What a log share of each cell is believed to add to the mean beforehand: shape (cells,).
+
+        `shares` (cells,) add up to 1, and stay so: a cell's share is taken from all.
+        """
+        size = len(self.slices)
+        slopes = np.zeros(len(shares))
+        floors = (self.bucket_floor, MIN_SHARE, self.bucket_floor)
+        for place, groups in enumerate((self.own, self.kin, self.namesake), start=1):
+            effects = self.prior.mean[place * size : (place + 1) * size] / size
+            parts = groups * shares / (groups @ shares + floors[place - 1])[:, None]
+            slopes += effects @ parts
+        return np.asarray(slopes - shares * slopes.sum())
+
     @property
     def own_columns(self) -> Floats:
         """For each slice, the coefficients that its objective's tokens have: (slices, coefficients)."""
@@ -108,6 +133,30 @@ class Relations:
         found[at, size + at] = 1.0
         found[at, 2 * size + at] = 1.0
         return found
+
+
+def with_influence(related: Relations, slopes: Slopes) -> Relations:
+    """The relations with one more, that all slices share: a turn from what is declared to influence.
+
+    With g the slopes of the mean that are believed without it, at the mixture that influence was
+    estimated at, and u its direction, the feature is
+
+        trust * sum over cells b of (|g| u_b - g_b) log(bucket b)
+
+    so that a coefficient of 1 puts influence in place of what is declared, as large as that was, and
+    one of 0 leaves it out. Where both say the same there is nothing to turn.
+    """
+    believed = related.believed_slopes(slopes.shares)
+    turn = slopes.trust * (np.linalg.norm(believed) * slopes.direction - believed)
+    prior = related.prior
+    size = len(prior.mean)
+    covariance = np.zeros((size + 1, size + 1))
+    covariance[:size, :size] = prior.covariance
+    covariance[size, size] = INFLUENCE_SD**2
+    turned = Prior(
+        np.append(prior.mean, INFLUENCE_WEIGHT), covariance, np.append(prior.at_least_zero, True)
+    )
+    return replace(related, prior=turned, turn=turn)
 
 
 def log_shares(shares: Floats, groups: Floats, floor: float = MIN_SHARE) -> Floats:
@@ -124,13 +173,11 @@ def relations(
     slices: Sequence[str],
     declared: Sequence[str],
     hardness: Mapping[str, float],
-    center: Floats,
 ) -> Relations:
     """The relations of one objective's slices to all cells.
 
     `declared` are the objective's data sets. `hardness` is bucket -> weight in the suites: a harder
-    bucket's rows hold what easier ones ask for, and more. A missing one counts as 1. `center` (cells,)
-    are the shares of the mixture at which slices are believed to stand at `LEVEL`.
+    bucket's rows hold what easier ones ask for, and more. A missing one counts as 1.
     """
     names = np.array([bucket for _, bucket in cells])
     sets = [dataset for dataset, _ in cells]
@@ -147,8 +194,19 @@ def relations(
             namesake[row] = ~mine & same
     shared, deviations = _shared(cells, mine, several=len(declared) > 1)
     prior = _prior(own, kin, namesake, deviations)
-    plain = Relations(slices, own, kin, namesake, shared, prior, np.zeros((len(slices), 1)))
-    return replace(plain, center=plain.features(center[None])[0] * plain.slopes)
+    return Relations(slices, own, kin, namesake, shared, prior, np.zeros((len(slices), 1)))
+
+
+def centered(related: Relations, shares: Floats) -> Relations:
+    """The relations around a mixture (cells,), at which slices are believed to stand at `LEVEL`.
+
+    Without it a level that lies far from what the prior says would be explained by everything that
+    all mixtures have in common: by a little harm of each of the other data sets, say.
+    """
+    size = len(related.slices)
+    around = related.features(shares[None])[0]
+    around[:, :size] = 0.0
+    return replace(related, center=around)
 
 
 def _shared(cells: Sequence[Cell], mine: Mask, several: bool) -> tuple[Floats, Floats]:

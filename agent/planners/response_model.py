@@ -18,8 +18,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from agent.noise import slice_noise
+from agent.planners.influence_prior import Slopes, influence_slopes
 from agent.planners.regression import Fitted, Prior, fit_censored, log_evidence
-from agent.planners.relations import Relations, relations
+from agent.planners.relations import Relations, centered, relations, with_influence
 from agent.weights import Cell, Floats, cell_shares, plan_shares, share_row
 from mosaic.core.types.evaluation import FailureProfile
 from mosaic.core.types.runs import Observation, Trial, each_trial
@@ -94,13 +95,15 @@ class ResponseModel:
         hardness: Mapping[str, float] | None = None,
         noise: Mapping[str, float] | None = None,
         usual: Mapping[Cell, float] | None = None,
+        slopes: Mapping[str, Slopes] | None = None,
     ) -> None:
         """Fit one regression for each objective that any mixture measured.
 
         `datasets` is objective -> data sets; `cells` gives the columns of all rows. `hardness` is
         bucket -> weight in the suites, `noise` objective -> how far a slice's mean moves from one
-        training to the next, in points. `usual` is the mixture about which least is unknown, the
-        pools' own, else even shares.
+        training to the next, in points. `usual` is the mixture at which slices are believed to stand
+        in the middle of the scale: the pools' own, else even shares. `slopes` is objective -> what
+        influence says of it.
         """
         self.cells = list(cells)
         self.slices: list[SliceKey] = []
@@ -114,7 +117,10 @@ class ResponseModel:
                 names.update({name: None for of, name in mixture.means if of == objective})
             if not names:
                 continue
-            related = relations(self.cells, list(names), declared, hardness or {}, center)
+            related = relations(self.cells, list(names), declared, hardness or {})
+            if slopes and objective in slopes:
+                related = with_influence(related, slopes[objective])
+            related = centered(related, center)
             found = _fit(objective, related, shares, measured, (noise or {}).get(objective, 0.1))
             self._objectives[objective] = found
             self.slices += [(objective, name) for name in names]
@@ -128,6 +134,16 @@ class ResponseModel:
     def looks(self) -> dict[str, Mapping[str, LookError]]:
         """Objective -> kind of look -> how such looks were off in this run."""
         return {name: found.looks for name, found in self._objectives.items() if found.looks}
+
+    @property
+    def influence_weights(self) -> dict[str, float]:
+        """Objective -> the weight that its influence has by now: 0 for none, 1 in place of the declared."""
+        weights = {}
+        for name, found in self._objectives.items():
+            if found.relations.turn is not None:
+                place = len(found.relations.prior.mean) - 1
+                weights[name] = float(found.fitted.mean[place])
+        return weights
 
     def predict(self, shares: Floats, objective: str, noise: float, deviates: Floats) -> Floats:
         """Predicted selection mean of an objective, its slices counting alike, as in the suites.
@@ -319,6 +335,7 @@ def fit_responses(observation: Observation) -> ResponseModel:
         hardness(observation.profile),
         {name: estimate.deviation for name, estimate in noise.items()},
         cell_shares(observation.proportions, observation.bucket_proportions),
+        influence_slopes(observation.influence, cells),
     )
 
 

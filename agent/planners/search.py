@@ -103,6 +103,12 @@ class Surrogate:
         return effects
 
     @property
+    def influence_weights(self) -> dict[str, float]:
+        """Objective -> the weight that the fit gives its influence; empty without influence."""
+        real = self._names.real_objectives
+        return {real[name]: weight for name, weight in self.model.influence_weights.items()}
+
+    @property
     def looks(self) -> dict[str, dict[str, LookError]]:
         """Objective -> kind of look -> how such looks were off in this run; empty without looks."""
         real = self._names.real_objectives

@@ -125,6 +125,18 @@ def _tell_fit(observation: Observation, surrogate: Surrogate, toolbox: Toolbox) 
         fitted["looks"] = _look_errors(surrogate)
         fitted["looks_left_out"] = len(observation.looks) - len(looks_read(observation))
     toolbox.record("fit_responses", {}, fitted)
+    if observation.influence is not None:
+        toolbox.conclude(_influence_words(observation, surrogate))
+
+
+def _influence_words(observation: Observation, surrogate: Surrogate) -> str:
+    """What is made of the influence of each objective."""
+    told = []
+    for objective in observation.traded:
+        weight = surrogate.influence_weights.get(objective)
+        told.append(f"{objective} {'not used' if weight is None else f'{weight:.2f}'}")
+    words = "; ".join(told)
+    return f"weight of influence against what the config declares, 0 to about 1: {words}"
 
 
 def _look_errors(surrogate: Surrogate) -> list[dict[str, object]]:

@@ -3,11 +3,14 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from agent.planners.baselines import NeedPlanner
+from agent.planners.search import Surrogate
 from agent.planners.surrogate import SurrogatePlanner
 from mosaic.core.types.data import BucketReport, CurationReport, DatasetReport
+from mosaic.core.types.influence import Effect
 from mosaic.core.types.runs import Observation
 from tools.planning.toolbox import Toolbox
 
@@ -71,6 +74,25 @@ def test_buckets_that_look_alike_until_a_tool_tells_them_apart_keep_their_weight
     }
     data = seen.json_data()
     assert_same_weights(SurrogatePlanner(), data, names)
+
+
+def test_influence_has_the_same_weight_under_other_names(observe):
+    draws = np.random.default_rng(3)
+    seen = observe()
+    buckets = []
+    for one in seen.influence.buckets:
+        effects = {}
+        for name in one.effects:
+            effects[name] = Effect(value=float(draws.normal()), standard_error=0.1)
+        buckets.append(one.model_copy(update={"effects": effects}))
+    told = seen.influence.model_copy(update={"buckets": buckets})
+    seen = seen.model_copy(update={"influence": told})
+    assert len(Surrogate(seen).influence_weights) == 2
+    without = proposed(SurrogatePlanner(), seen.model_copy(update={"influence": None}))
+    assert proposed(SurrogatePlanner(), seen).ratios != without.ratios
+    names = {"a": "z", "b": "y", "x": "w_5", "y": "v_9", "z": "u_1"}
+    objectives = {"safety": "over", "over_refusal": "s"}
+    assert_same_weights(SurrogatePlanner(), seen.json_data(), names | objectives)
 
 
 def test_need_asks_the_suites_how_hard_a_slice_is_and_not_its_name(observe):

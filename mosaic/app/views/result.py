@@ -326,7 +326,13 @@ def _chances(report: Report) -> list[str]:
     if chosen is None or not others:
         return []
     rival = max(others, key=lambda one: one.best)
-    return [
+    lines = [
         f"Round {chosen.name} is the best of its archive with a probability of "
         f"{100 * chosen.best:.0f} %, round {rival.name} with {100 * rival.best:.0f} %."
     ]
+    if rival.best > chosen.best and rival.shortfall > chosen.shortfall:
+        lines.append(
+            f"Round {chosen.name} is chosen because it is expected to miss its targets by less: "
+            f"{chosen.shortfall:.3f} points in all, round {rival.name} {rival.shortfall:.3f}."
+        )
+    return lines
