@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 from agent.observe import static_plan
+from eval.generators.base import Generator
 from mosaic.app.bases import base_folder
 from mosaic.app.config import RunConfig
 from mosaic.app.estimate import KnownSpeeds
@@ -24,19 +25,9 @@ PROMPTS = 8
 
 
 def answer_prompts(
-    config: RunConfig,
-    prompts: list[Prompt],
-    texts: list[str],
-    adapter: Path,
-    folder: Path,
-    serve: bool,
+    generator: Generator, prompts: list[Prompt], texts: list[str], adapter: Path
 ) -> list[Response]:
-    """Answers of a freshly trained adapter, by the config's generator, which also reads `texts`.
-
-    A vLLM server is started only with `serve`: the start of a run leaves that to round 0, which
-    comes next and costs no training either.
-    """
-    generator = build_smoke_generator(config, folder, serve, PROMPTS)
+    """Answers of a freshly trained adapter, by a generator that also reads `texts`."""
     try:
         if texts:
             generator.log_likelihood(texts, adapter)
@@ -53,7 +44,8 @@ def smoke_test(
     `runs` is the folder of the run directories: what other machines train lies beside these, on the
     storage that they share. Training runs in the config's executor. A batch that does not fit into memory fails here, not
     hours into the first round. The second step is the larger one: the optimiser then has its
-    moments.
+    moments. A vLLM server is started only with `serve`: the start of a run leaves that to round 0,
+    which comes next and costs no training either.
     """
     curated = first_training_set(config, inputs)
     lengths = curated.n_tokens.tolist()
@@ -87,7 +79,10 @@ def smoke_test(
         executor = build_executor(config, Path(folder))
         (done,) = executor.wait([executor.submit(job, place)], never)
         prompts, texts = _few_prompts(inputs), _longest_texts(inputs)
-        answers = answer_prompts(config, prompts, texts, Path(done.adapter), Path(folder), serve)
+        generator = build_smoke_generator(
+            config, Path(folder), serve, PROMPTS, executor, inputs.base_digest
+        )
+        answers = answer_prompts(generator, prompts, texts, Path(done.adapter))
     speed = done.tokens / done.train_seconds if done.train_seconds else None
     trained = f"loss {done.loss:.3f} after {done.steps} steps on the largest batch"
     finding = Finding(check="smoke", result=f"{trained}, {len(answers)} prompts answered")

@@ -270,7 +270,7 @@ def test_a_result_whose_bytes_are_not_its_own_is_damage(order, tmp_path):
     executor = executor_of(ScriptedEngine("works"), tmp_path)
     handle = executor.submit(made.job, made.place)
     (handle.attempt / "adapter" / WEIGHTS).write_text("other")
-    with pytest.raises(DamageError, match=r"DONE.json says; remove .*job.work to train again"):
+    with pytest.raises(DamageError, match=r"DONE.json says; remove .*job.work to begin anew"):
         executor.wait([handle], never)
 
 
