@@ -75,6 +75,11 @@ class Done(FrozenModel):
     files: dict[str, str]
 
 
+def product(made: Job | Result) -> str:
+    """The folder of an attempt that holds what its job yields."""
+    return "adapter" if isinstance(made, TrainJob | TrainResult) else "answers"
+
+
 def activity(job: Job) -> str:
     """What a job does, in the words of its messages."""
     return "training" if isinstance(job, TrainJob) else "answering"
@@ -174,6 +179,22 @@ def read_done(work: Path, job: str) -> Done | None:
     if done.job != job:
         raise UsageError(f"{work}: holds the result of job {done.job[:12]}, not of {job[:12]}")
     return done
+
+
+def adopt(done: Done, work: Path, out: Path) -> Result:
+    """The result of a job that has ended, its files linked to `out`, whoever asks for it.
+
+    The attempt keeps its own: whoever is interrupted before they are filed asks again. Raises
+    DamageError if they are not those that were published.
+    """
+    made = work / ATTEMPTS / done.attempt / product(done.result)
+    if file_digests(made) != done.files:
+        raise DamageError(f"{made}: is not what {work / DONE} says; remove {work} to begin anew")
+    shutil.rmtree(out, ignore_errors=True)
+    shutil.copytree(made, out, copy_function=os.link)
+    if isinstance(done.result, TrainResult):
+        return done.result.model_copy(update={"adapter": str(out)})
+    return done.result
 
 
 def _say(events: TextIO, event: Event) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from agent.observe import static_plan
@@ -37,7 +38,11 @@ def answer_prompts(
 
 
 def smoke_test(
-    config: RunConfig, inputs: Inputs, serve: bool, runs: Path = RUNS
+    config: RunConfig,
+    inputs: Inputs,
+    serve: bool,
+    runs: Path = RUNS,
+    say: Callable[[str], None] = lambda text: None,
 ) -> tuple[Finding, KnownSpeeds]:
     """Two training steps on the largest batch to come, and eight prompts; how fast the steps were.
 
@@ -45,7 +50,7 @@ def smoke_test(
     storage that they share. Training runs in the config's executor. A batch that does not fit into memory fails here, not
     hours into the first round. The second step is the larger one: the optimiser then has its
     moments. A vLLM server is started only with `serve`: the start of a run leaves that to round 0,
-    which comes next and costs no training either.
+    which comes next and costs no training either. `say` is told what may keep a training waiting.
     """
     curated = first_training_set(config, inputs)
     lengths = curated.n_tokens.tolist()
@@ -76,7 +81,7 @@ def smoke_test(
             out=str(Path(folder) / "adapter"),
             work=str(Path(folder) / "work"),
         )
-        executor = build_executor(config, Path(folder))
+        executor = build_executor(config, Path(folder), say)
         (done,) = executor.wait([executor.submit(job, place)], never)
         prompts, texts = _few_prompts(inputs), _longest_texts(inputs)
         generator = build_smoke_generator(

@@ -467,12 +467,15 @@ def generator_identity(config: RunConfig, base_digest: str) -> GeneratorIdentity
     return GeneratorIdentity(base_digest, {**generation_settings(config), **rendering})
 
 
-def build_executor(config: RunConfig, folder: Path) -> Executor[Any]:
+def build_executor(
+    config: RunConfig, folder: Path, notify: Callable[[str], None] = lambda text: None
+) -> Executor[Any]:
+    """What runs the trainings of a run directory. `notify` is told what may keep them waiting."""
     executor, logs = config.executor, folder / "logs"
     if executor.kind == "subprocess":
         return SubprocessExecutor(executor, logs)
     if executor.kind == "ray":
-        return RemoteExecutor(RayEngine(executor, folder), executor, logs)
+        return RemoteExecutor(RayEngine(executor, folder, notify=notify), executor, logs)
     if executor.kind == "slurm":
         return RemoteExecutor(SlurmEngine(executor), executor, logs)
     return InlineExecutor()
@@ -526,7 +529,7 @@ def build_context(
     steps = Steps(journal, Store(folder), reporting.stopping)
     base = base_folder(config.base_model)
     identity = generator_identity(config, inputs.base_digest)
-    executor = build_executor(config, folder)
+    executor = build_executor(config, folder, reporting.notify)
     meters = open_meters(config, journal)
     evaluator = Evaluator(
         build_generator(config, folder, reporting, executor, identity),

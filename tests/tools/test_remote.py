@@ -24,6 +24,11 @@ from mosaic.core.errors import (
     TrainingError,
     UsageError,
 )
+from mosaic.core.steps import Steps
+from mosaic.core.store import Store
+from mosaic.core.types.runs import TRAINING_SET, SftRecipe, Workplace
+from mosaic.core.types.spending import Usage
+from tools.effects.train import TrainTool
 from tools.executors.base import (
     RayExecutorConfig,
     SlurmExecutorConfig,
@@ -179,6 +184,32 @@ def test_what_ended_while_no_controller_lived_is_adopted_without_the_engine(orde
     again.engine.gone = True
     for _ in range(2):  # whoever is killed before the adapter is filed asks again
         assert weights(run(again, made)) == standin.expected(made.job)
+
+
+def test_what_a_worker_brought_to_its_end_is_not_trained_again_by_another_executor(
+    order, tmp_path, new_journal
+):
+    class NoExecutor:
+        def submit(self, job, place, progress=None):
+            raise AssertionError("trained again")
+
+    journal = new_journal(tmp_path / "run", cap=100)
+    steps = Steps(journal, Store(journal.folder))
+    training_set = steps.store.put_bytes(b'{"seconds": 0}')
+    tool = TrainTool(NoExecutor(), tmp_path / "base", "base", SftRecipe(epochs=3))
+    job = tool.job(training_set, seed=1)
+    work = journal.folder / "work" / job.content_digest[:16]
+    place = Workplace(
+        paths={TRAINING_SET: str(steps.store.path(training_set))},
+        out=str(work / "adapter"),
+        work=str(work),
+    )
+    executor_of(ScriptedEngine("works"), tmp_path).submit(job, place)  # and this run is stopped
+    adapter = tool.train(steps, job, Usage(trained=10))
+    filed = steps.store.path(adapter.digest) / WEIGHTS
+    assert filed.read_text() == standin.expected(job)
+    assert adapter.tokens == 3
+    assert not work.exists()
 
 
 def test_an_attempt_of_an_earlier_controller_is_followed_not_started_again(order, tmp_path):

@@ -10,8 +10,6 @@ know neither journal nor store.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -187,7 +185,7 @@ class RemoteExecutor:
         attempt = handle.work / files.ATTEMPTS / str(max(numbers, default=0) + 1)
         attempt.mkdir(parents=True)
         handle.carry_over(handle.work, attempt)
-        out = attempt / Path(place.out).name
+        out = attempt / files.product(job)
         own = Workplace(paths=place.paths, out=str(out), work=str(attempt))
         order = files.Order(job=job, place=own)
         (attempt / "order.tmp").write_text(order.model_dump_json())
@@ -243,7 +241,10 @@ class RemoteExecutor:
         self._tell_progress(handle)
         done = files.read_done(handle.work, handle.job)
         if done is not None:
-            handle.outcome = _adopted(handle, done)
+            try:
+                handle.outcome = files.adopt(done, handle.work, Path(handle.order.place.out))
+            except DamageError as error:
+                handle.outcome = error
             return True
         assert handle.attempt is not None
         if (handle.attempt / files.FAILURE).exists():
@@ -338,22 +339,3 @@ def _settled(handles: Sequence[RemoteHandle]) -> list[files.Result] | None:
             raise handle.outcome
         results.append(handle.outcome)
     return results
-
-
-def _adopted(handle: RemoteHandle, done: files.Done) -> files.Result | DamageError:
-    """The result of a job, its files linked to where they were asked for, if its bytes are right.
-
-    The attempt keeps its own: whoever is interrupted before they are filed asks again.
-    """
-    out = Path(handle.order.place.out)
-    made = handle.work / files.ATTEMPTS / done.attempt / out.name
-    if files.file_digests(made) != done.files:
-        return DamageError(
-            f"{made}: is not what {handle.work / files.DONE} says; remove {handle.work} to begin "
-            "anew"
-        )
-    shutil.rmtree(out, ignore_errors=True)
-    shutil.copytree(made, out, copy_function=os.link)
-    if isinstance(done.result, TrainResult):
-        return done.result.model_copy(update={"adapter": str(out)})
-    return done.result
