@@ -7,6 +7,8 @@ the real generator, and lets a worker die where its script says so.
 import json
 import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +23,7 @@ from mosaic.core.types.runs import GREEDY, Sampling
 from tools.effects.evaluate import Evaluator
 from tools.executors.answering import WorkersGenerator
 from tools.executors.base import RayExecutorConfig
+from tools.executors.ray import RayEngine
 from tools.executors.remote import RemoteExecutor, State
 from training import answering
 from training import attempt as files
@@ -177,6 +180,25 @@ def test_two_suites_that_ask_the_same_are_drawn_once(workers, prompts):
         thread.join()
     assert found[0] == found[1]
     assert len(engine.started) == 1
+
+
+@pytest.mark.slow
+def test_workers_of_a_real_ray_train_and_then_answer_to_the_byte(
+    tiny_model, here, prompts, order, tmp_path
+):
+    pytest.importorskip("ray", reason="the extra `ray` is not installed: pip install -e '.[ray]'")
+    config = RayExecutorConfig(workers=2)
+    executor = RemoteExecutor(RayEngine(config, tmp_path), config, tmp_path / "logs")
+    generator = WorkersGenerator(executor, tmp_path, tiny_model, "base", CONFIG.json_data(), never)
+    made = order()
+    (trained,) = executor.wait([executor.submit(made.job, made.place)], never)
+    adapter = Path(trained.adapter)
+    asked = [(prompts, None, GREEDY), (prompts, adapter, GREEDY), (prompts, adapter, FEW)]
+    with ThreadPoolExecutor(len(asked)) as threads:
+        drawn = [threads.submit(generator.generate, *one) for one in asked]
+        read = threads.submit(generator.log_likelihood, TEXTS, adapter)
+    assert [one.result() for one in drawn] == [here.generate(*one) for one in asked]
+    assert read.result() == here.log_likelihood(TEXTS, adapter)
 
 
 # -- whole runs ------------------------------------------------------------------------------------
