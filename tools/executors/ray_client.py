@@ -302,11 +302,14 @@ def doubt_of_resources(wanted: Mapping[str, float], nodes: Sequence[Mapping[str,
     'no node of Ray has CPU 2 and GPU 1 for a worker, the largest amounts are CPU 4 and GPU 0; \
 trainings wait until a node with them joins'
     """
-    held = [node["Resources"] for node in nodes if node["Alive"]]
-    for resources in held:
-        if all(resources.get(name, 0) >= amount for name, amount in wanted.items()):
+    most = dict.fromkeys(wanted, 0.0)
+    for node in nodes:
+        if not node["Alive"]:
+            continue
+        held = {name: node["Resources"].get(name, 0.0) for name in wanted}
+        if all(held[name] >= amount for name, amount in wanted.items()):
             return ""
-    most = {name: max((r.get(name, 0) for r in held), default=0) for name in wanted}
+        most = {name: max(most[name], held[name]) for name in wanted}
     asked = " and ".join(f"{name} {amount:g}" for name, amount in wanted.items())
     there = " and ".join(f"{name} {amount:g}" for name, amount in most.items())
     return (
