@@ -11,9 +11,9 @@ from agent.planners.base import Planner
 from agent.settings import Settings
 from agent.state import RunState, fold
 from mosaic.core.steps import Steps
-from mosaic.core.types.base import canonical_json
+from mosaic.core.types.base import canonical_json, canonical_object
 from mosaic.core.types.plans import ActionPlan, Violation
-from mosaic.core.types.runs import Observation
+from mosaic.core.types.runs import Observation, Round
 from tools.effects.evaluate import Evaluator
 from tools.effects.influence import InfluenceTool
 from tools.effects.practice import PracticeTool
@@ -33,6 +33,24 @@ class Approval:
     round: int
     request: str
     plans: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FiledRound:
+    """A round, its canonical JSON, and the round that a restart would read from it."""
+
+    round: Round
+    text: str
+    reread: Round
+
+    @classmethod
+    def of(cls, round_: Round) -> FiledRound:
+        text = canonical_json(round_.json_data())
+        return cls(round_, text, Round.model_validate_json(text))
+
+    def stands_for(self, round_: Round) -> bool:
+        """Whether a round is the one that was encoded, in every field."""
+        return all(getattr(self.round, n) == getattr(round_, n) for n in Round.model_fields)
 
 
 @dataclass
@@ -64,6 +82,7 @@ class RunContext:
     _started: dict[int, float] = field(default_factory=dict)
     _plans: dict[str, ActionPlan] = field(default_factory=dict)
     _observations: dict[str, Observation] = field(default_factory=dict)
+    _rounds: dict[int, FiledRound] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.state = fold(self.steps.journal, [o.name for o in self.settings.traded])
@@ -105,11 +124,28 @@ class RunContext:
         return self._plans[digest]
 
     def file_observation(self, observation: Observation) -> str:
-        """File an observation and keep it at hand as it was filed; its digest."""
-        text = canonical_json(observation.json_data())
-        digest = self.steps.store.put_bytes(text.encode())
-        self._observations = {digest: Observation.model_validate_json(text)}
+        """File an observation and keep it at hand as it was filed; its digest.
+
+        Each round of the history is encoded once, and again only if a later one dominates it.
+        """
+        history = [self._filed(round_) for round_ in observation.history]
+        fields = {}
+        for name, value in observation.model_dump(mode="json", exclude={"history"}).items():
+            fields[name] = canonical_json(value)
+        texts = ",".join(filed.text for filed in history)
+        whole = canonical_object({**fields, "history": f"[{texts}]"})
+        digest = self.steps.store.put_bytes(whole.encode())
+        alone = Observation.model_validate_json(canonical_object({**fields, "history": "[]"}))
+        reread = [filed.reread for filed in history]
+        self._observations = {digest: alone.model_copy(update={"history": reread})}
         return digest
+
+    def _filed(self, round_: Round) -> FiledRound:
+        """A round of the history as it is filed, encoded once for as long as it stays the same."""
+        known = self._rounds.get(round_.round)
+        if known is None or not known.stands_for(round_):
+            known = self._rounds[round_.round] = FiledRound.of(round_)
+        return known
 
     def observation(self, digest: str, feedback: list[Violation]) -> Observation:
         """A filed observation with what the planner was told since: read from the store once."""

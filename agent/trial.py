@@ -22,7 +22,7 @@ from mosaic.core.types.records import Curated, Train
 from mosaic.core.types.runs import Adapter, Stage, StageSpec, TrainJob, Trial, TrialSpec, wish_of
 from mosaic.core.types.spending import Usage
 from tools.effects.curate import curate_step
-from tools.effects.evaluate import BOOTSTRAP_SEED, Evaluation, read_scored
+from tools.effects.evaluate import BOOTSTRAP_SEED, Asked, Evaluation, read_scored
 from tools.effects.merge import merge_step
 from tools.effects.train import TrainWork
 from training.data.curate import mixture_of
@@ -84,11 +84,14 @@ def run_trials(
 ) -> list[Trial | TrainingError]:
     """Execute the trials of a round; how its training failed in place of one that kept failing.
 
-    Their mixtures are trained side by side, as far as the executor does so. What follows needs the
-    one generator: later stages and the evaluation, one trial after the other.
+    Their mixtures are trained side by side, as far as the executor does so, and then answer side by
+    side if workers draw the answers. What follows goes one trial after the other: later stages,
+    judging, and answers by a generator of which there is one.
     """
+    mixtures = _mixtures(context, specs, round_, "")
+    _answer_ahead(context, specs, round_, mixtures)
     found: list[Trial | TrainingError] = []
-    for number, mixture in enumerate(_mixtures(context, specs, round_, ""), 1):
+    for number, mixture in enumerate(mixtures, 1):
         saying = f", candidate {number} of {len(specs)}" if len(specs) > 1 else ""
         outcome: Trial | TrainingError
         try:
@@ -158,6 +161,21 @@ def _train_all(
         for place, outcome in zip(again, tried, strict=True):
             found[place] = outcome
     return found
+
+
+def _answer_ahead(
+    context: RunContext,
+    specs: Sequence[TrialSpec],
+    round_: int,
+    mixtures: Sequence[_Mixture | TrainingError],
+) -> None:
+    """Have all adapters that are complete answer at once; one with later stages is not yet."""
+    models = []
+    for spec, mixture in zip(specs, mixtures, strict=True):
+        if isinstance(mixture, _Mixture) and mixture.adapter is not None and not spec.stages:
+            models.append(Asked(spec.id, mixture.adapter.digest, ROUND_ROLES))
+    if len(models) > 1:
+        context.evaluator.answer_ahead(context.steps.at(round_), models)
 
 
 def _measured(

@@ -41,6 +41,8 @@ from mosaic.core.types.step_inputs import StepInputs
 AnyInputs = StepInputs[FrozenModel]
 # Plans a round of the runs that try several.
 CANDIDATES = 3
+# So often it is said how many points were tried.
+TOLD_EVERY = 100
 NO_INPUTS = InputDigests(pool="", base_model="", suites={}, judge="")
 RECORD = RunRecord(run={}, inputs=NO_INPUTS)
 ADAPTER = Adapter(digest="0", base="0", tokens=0, supervised=0, steps=0, loss=0.0, seconds=0.0)
@@ -169,6 +171,8 @@ def crash_points(standin: StandIn, every: int, power: bool, seed: int = 1) -> di
             found["unequal"] += code != 0 or outcome(folder) != expected or bool(verify(folder))
             found["repeated"] += repeated(witness.lines())
             shutil.rmtree(trial)
+            if found["points"] % TOLD_EVERY == 0:  # it takes long: what is known is said
+                print(f"point {at} of {total}: {found}", file=sys.stderr, flush=True)
     return found
 
 

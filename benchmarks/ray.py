@@ -12,10 +12,10 @@ import random
 import secrets
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -40,7 +40,6 @@ NODES, CPUS = 2, 2
 MORE_TRIES = 5
 # Every step writes a checkpoint, so that what a killed worker did is mostly kept.
 STEPS, LONG, SECONDS = 10, 40, 0.1
-CONTROLLER = "--controller"
 
 
 def ray(quick: bool) -> Rows:
@@ -80,7 +79,8 @@ def cluster() -> Iterator[Any]:
         from ray.cluster_utils import Cluster
     except ImportError:
         raise CannotRun("ray is not installed; pip install -e '.[ray]'") from None
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    head = {"num_cpus": 0, "include_dashboard": False}
+    nodes = Cluster(initialize_head=True, head_node_args=head)
     try:
         add_nodes(nodes)
         yield nodes
@@ -283,19 +283,17 @@ def controller_kills(folder: Path, address: str, count: int) -> Rows:
     dice, tally, killed, unattended = random.Random(3), Tally(), 0, 0
     while killed < count:
         orders = [job(folder, killed * 2 + number) for number in range(2)]
-        names = [Path(order.place.out).name.removesuffix(".adapter") for order in orders]
-        command = [sys.executable, "-m", "benchmarks.ray", CONTROLLER, str(folder), address, *names]
         for last in (False, True):
-            controller = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+            controller = start_controller(folder, address, orders)
             if last:
-                controller.wait()
+                os.waitpid(controller, 0)
                 break
             begun = Path(orders[0].place.work) / files.ATTEMPTS / "1" / files.EVENTS
-            while not begun.exists() and controller.poll() is None:
-                time.sleep(0.01)
+            while not begun.exists() and not has_ended(controller):
+                time.sleep(0.05)
             time.sleep(dice.random() * STEPS * SECONDS)
-            controller.kill()
-            controller.wait()
+            os.kill(controller, signal.SIGKILL)
+            os.waitpid(controller, 0)
             killed += 1
             if dice.random() < 0.3:  # the jobs end while nobody is there
                 time.sleep(2 * STEPS * SECONDS)
@@ -311,11 +309,28 @@ def controller_kills(folder: Path, address: str, count: int) -> Rows:
     ]
 
 
-def be_controller(folder: Path, address: str, names: Sequence[str]) -> None:
-    """What is killed: submit jobs, or find what became of them."""
-    executor = open_executor(folder, address)
-    orders = [job(folder, name) for name in names]
-    finish(executor, [executor.submit(order.job, order.place) for order in orders])
+def start_controller(folder: Path, address: str, orders: Sequence[Order]) -> int:
+    """Fork what is killed: it submits jobs, or finds what became of them. Its process.
+
+    A fork has imported everything: a new interpreter would take seconds to come to the first job.
+    """
+    process = os.fork()
+    if process:
+        return process
+    code = 1
+    try:
+        executor = open_executor(folder, address)
+        finish(executor, [executor.submit(order.job, order.place) for order in orders])
+        del executor  # it says goodbye to its workers
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    os._exit(code)
+
+
+def has_ended(process: int) -> bool:
+    """Whether a child has ended; it still has to be waited for."""
+    return os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 # -- small things ---------------------------------------------------------------------------------
@@ -341,7 +356,3 @@ def batches(count: int, size: int) -> Iterator[range]:
 def _memory() -> str | None:
     """A folder in memory, if this machine has one: no figure here is about the disk."""
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-
-
-if __name__ == "__main__":
-    be_controller(Path(sys.argv[2]), sys.argv[3], sys.argv[4:])

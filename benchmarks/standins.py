@@ -23,9 +23,17 @@ from agent.graph import run as run_graph
 from eval.generators.base import TextLikelihood
 from eval.reward_model import CARD, HeadCard, RewardModelCard
 from mosaic.app import runs
+from mosaic.app.bases import base_folder
 from mosaic.app.config import RunConfig
 from mosaic.app.config_file import load_config
-from mosaic.app.wiring import Inputs, Reporting, build_context, open_inputs, run_digests
+from mosaic.app.wiring import (
+    Inputs,
+    Reporting,
+    build_context,
+    generator_identity,
+    open_inputs,
+    run_digests,
+)
 from mosaic.core.journal import Journal
 from mosaic.core.types.base import digest_of
 from mosaic.core.types.data import JudgedAnswer
@@ -48,7 +56,7 @@ from tools.executors.inline import InlineHandle
 from training.methods.base import Progress, Stopping
 from training.methods.level_reward import SCALE, measure
 from training.methods.reward_model import head_cards
-from training.models.adapter import CONFIG, WEIGHTS
+from training.models.adapter import CONFIG, WEIGHTS, adapter_bytes
 
 SETTINGS = (
     "name=standin",
@@ -223,7 +231,8 @@ class StandIn:
         per_slice: int = 10,
         objectives: tuple[str, ...] = ("over_refusal", "safety"),
     ) -> StandIn:
-        # What the controller imports when it starts is imported here, once, so that forked children start at once.
+        # What a controller imports and works out when it starts is done here, once, so that forked children start at
+        # once: of 2.7 s of CPU that one took, 2.4 s were this.
         for name in (
             "langgraph.graph",
             "langgraph.checkpoint.sqlite",
@@ -234,6 +243,8 @@ class StandIn:
         kept = {name: o for name, o in config.objectives.items() if name in objectives}
         config = config.model_copy(update={"objectives": kept})
         inputs = open_inputs(config)
+        generator_identity(config, inputs.base_digest)
+        adapter_bytes(base_folder(config.base_model), config.recipe)
         suites = {
             name: {
                 role: replace(suite, prompts=_some(suite.prompts, per_slice))

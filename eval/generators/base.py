@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, Protocol
+from typing import Annotated, Literal, NamedTuple, Protocol, runtime_checkable
 
 from pydantic import Field, field_validator
 
@@ -57,8 +57,23 @@ class Generator(Protocol):
         ...
 
 
+@runtime_checkable
+class SharedGenerator(Generator, Protocol):
+    """A generator that answers several callers at once, and keeps what it drew for them.
+
+    Whoever is interrupted before answers are filed asks again, and gets them without drawing.
+    """
+
+    def filed(self) -> None:
+        """All answers that were handed out are filed: they need not be kept any longer."""
+        ...
+
+
 class TransformersGeneratorConfig(FrozenModel):
-    """Decoding in this process. `max_new_tokens` counts per answer."""
+    """Decoding by transformers, in this process or in workers of the executor.
+
+    `max_new_tokens` counts per answer.
+    """
 
     kind: Literal["transformers"] = "transformers"
     batch_size: int = Field(default=64, ge=1)

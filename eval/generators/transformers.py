@@ -189,6 +189,8 @@ class TransformersGenerator:
                 logits = model(input_ids=ids).logits[0, :-1].float()
                 chosen = torch.log_softmax(logits, dim=-1).gather(1, ids[0, 1:, None])
                 values.append(TextLikelihood(float(chosen.mean()), chosen.shape[0]))
+                if self.progress:
+                    self.progress(len(values), len(texts))
         return values
 
     def release(self) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from agent.observe import static_plan
+from eval.generators.base import Generator
 from mosaic.app.bases import base_folder
 from mosaic.app.config import RunConfig
 from mosaic.app.estimate import KnownSpeeds
@@ -24,19 +26,9 @@ PROMPTS = 8
 
 
 def answer_prompts(
-    config: RunConfig,
-    prompts: list[Prompt],
-    texts: list[str],
-    adapter: Path,
-    folder: Path,
-    serve: bool,
+    generator: Generator, prompts: list[Prompt], texts: list[str], adapter: Path
 ) -> list[Response]:
-    """Answers of a freshly trained adapter, by the config's generator, which also reads `texts`.
-
-    A vLLM server is started only with `serve`: the start of a run leaves that to round 0, which
-    comes next and costs no training either.
-    """
-    generator = build_smoke_generator(config, folder, serve, PROMPTS)
+    """Answers of a freshly trained adapter, by a generator that also reads `texts`."""
     try:
         if texts:
             generator.log_likelihood(texts, adapter)
@@ -46,14 +38,19 @@ def answer_prompts(
 
 
 def smoke_test(
-    config: RunConfig, inputs: Inputs, serve: bool, runs: Path = RUNS
+    config: RunConfig,
+    inputs: Inputs,
+    serve: bool,
+    runs: Path = RUNS,
+    say: Callable[[str], None] = lambda text: None,
 ) -> tuple[Finding, KnownSpeeds]:
     """Two training steps on the largest batch to come, and eight prompts; how fast the steps were.
 
     `runs` is the folder of the run directories: what other machines train lies beside these, on the
     storage that they share. Training runs in the config's executor. A batch that does not fit into memory fails here, not
     hours into the first round. The second step is the larger one: the optimiser then has its
-    moments.
+    moments. A vLLM server is started only with `serve`: the start of a run leaves that to round 0,
+    which comes next and costs no training either. `say` is told what may keep a training waiting.
     """
     curated = first_training_set(config, inputs)
     lengths = curated.n_tokens.tolist()
@@ -84,10 +81,13 @@ def smoke_test(
             out=str(Path(folder) / "adapter"),
             work=str(Path(folder) / "work"),
         )
-        executor = build_executor(config, Path(folder))
+        executor = build_executor(config, Path(folder), say)
         (done,) = executor.wait([executor.submit(job, place)], never)
         prompts, texts = _few_prompts(inputs), _longest_texts(inputs)
-        answers = answer_prompts(config, prompts, texts, Path(done.adapter), Path(folder), serve)
+        generator = build_smoke_generator(
+            config, Path(folder), serve, PROMPTS, executor, inputs.base_digest
+        )
+        answers = answer_prompts(generator, prompts, texts, Path(done.adapter))
     speed = done.tokens / done.train_seconds if done.train_seconds else None
     trained = f"loss {done.loss:.3f} after {done.steps} steps on the largest batch"
     finding = Finding(check="smoke", result=f"{trained}, {len(answers)} prompts answered")

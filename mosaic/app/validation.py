@@ -88,7 +88,7 @@ def validate(
     show("known answers", asked)
     if full:
         say("training two steps and answering eight prompts")
-        finding, measured = smoke_test(config, inputs, serve=True)
+        finding, measured = smoke_test(config, inputs, serve=True, say=say)
         asked.append(finding)
         cost = _cost(config, inputs, given, measured)
         show("measured", [finding, *cost])
@@ -115,7 +115,7 @@ def check_before_run(
         if finding.check == WARNING:
             say(f"warning: {finding.result}")
     _asked(config, inputs, say, runs, meters)
-    _, measured = smoke_test(config, inputs, serve=False, runs=runs or RUNS)
+    _, measured = smoke_test(config, inputs, serve=False, runs=runs or RUNS, say=say)
     *_, whole = _cost(config, inputs, KnownSpeeds(), measured)
     say(f"the whole run is expected to take {whole.result}")
 

@@ -56,6 +56,7 @@ from tools.effects.steering_judge import SteeringJudge
 from tools.effects.train import TrainTool
 from tools.effects.verdict_cache import FOLDER as CACHE
 from tools.effects.verdict_cache import VerdictCache
+from tools.executors.answering import WorkersGenerator
 from tools.executors.base import Executor
 from tools.executors.inline import InlineExecutor
 from tools.executors.ray import RayEngine
@@ -349,9 +350,28 @@ def build_run_judge(
     return RecordedJudge(judge, steps, cache, gold, reporting.evaluating)
 
 
-def build_generator(config: RunConfig, folder: Path, reporting: Reporting) -> Generator:
-    """The generator of a run directory; close it when the run ends."""
+def build_generator(
+    config: RunConfig,
+    folder: Path,
+    reporting: Reporting,
+    executor: Executor[Any],
+    identity: GeneratorIdentity,
+) -> Generator:
+    """The generator of a run directory; close it when the run ends.
+
+    Workers of Ray that train answer too: with `identity`, which says what answers depend on.
+    """
     base, loading = base_folder(config.base_model), loading_of(config.recipe)
+    if isinstance(executor, RemoteExecutor) and _workers_answer(config):
+        return WorkersGenerator(
+            executor,
+            folder,
+            base,
+            identity.base,
+            identity.settings,
+            reporting.stopping,
+            config.template,
+        )
     if config.generator.kind == "vllm":
         rank = check_servable(config.recipe, config.settings().summed)
         logs = folder / "logs" / "vllm"
@@ -370,8 +390,21 @@ def build_generator(config: RunConfig, folder: Path, reporting: Reporting) -> Ge
     )
 
 
+def _workers_answer(config: RunConfig) -> bool:
+    """Whether answers are drawn where trainings run.
+
+    A job of Slurm would wait in the queue for each shard, and a vLLM server is one process.
+    """
+    return config.executor.kind == "ray" and config.generator.kind == "transformers"
+
+
 def build_smoke_generator(
-    config: RunConfig, folder: Path, serve: bool, batch_size: int
+    config: RunConfig,
+    folder: Path,
+    serve: bool,
+    batch_size: int,
+    executor: Executor[Any],
+    base_digest: str,
 ) -> Generator:
     """The generator of the smoke test.
 
@@ -379,7 +412,8 @@ def build_smoke_generator(
     the server would use.
     """
     if config.generator.kind != "vllm" or serve:
-        return build_generator(config, folder, Reporting())
+        identity = generator_identity(config, base_digest)
+        return build_generator(config, folder, Reporting(), executor, identity)
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     if config.generator.dtype == "float32":
         dtype = "float32"
@@ -427,12 +461,21 @@ def generation_settings(config: RunConfig) -> JsonObject:
     return settings
 
 
-def build_executor(config: RunConfig, folder: Path) -> Executor[Any]:
+def generator_identity(config: RunConfig, base_digest: str) -> GeneratorIdentity:
+    """What the answers of a config depend on beside prompts and adapter."""
+    rendering = rendering_identity(base_folder(config.base_model), config.template)
+    return GeneratorIdentity(base_digest, {**generation_settings(config), **rendering})
+
+
+def build_executor(
+    config: RunConfig, folder: Path, notify: Callable[[str], None] = lambda text: None
+) -> Executor[Any]:
+    """What runs the trainings of a run directory. `notify` is told what may keep them waiting."""
     executor, logs = config.executor, folder / "logs"
     if executor.kind == "subprocess":
         return SubprocessExecutor(executor, logs)
     if executor.kind == "ray":
-        return RemoteExecutor(RayEngine(executor, folder), executor, logs)
+        return RemoteExecutor(RayEngine(executor, folder, notify=notify), executor, logs)
     if executor.kind == "slurm":
         return RemoteExecutor(SlurmEngine(executor), executor, logs)
     return InlineExecutor()
@@ -485,20 +528,21 @@ def build_context(
     reporting = reporting or Reporting()
     steps = Steps(journal, Store(folder), reporting.stopping)
     base = base_folder(config.base_model)
-    settings = {**generation_settings(config), **rendering_identity(base, config.template)}
+    identity = generator_identity(config, inputs.base_digest)
+    executor = build_executor(config, folder, reporting.notify)
     meters = open_meters(config, journal)
     evaluator = Evaluator(
-        build_generator(config, folder, reporting),
+        build_generator(config, folder, reporting, executor, identity),
         build_run_judge(config, folder, steps, inputs, reporting, meters.judge),
         inputs.objectives,
         inputs.suites,
-        GeneratorIdentity(inputs.base_digest, settings),
+        identity,
         reporting.evaluating,
         build_steering_judge(config),
         inputs.independent,
     )
     trainer = TrainTool(
-        build_executor(config, folder),
+        executor,
         base,
         inputs.base_digest,
         config.recipe,
@@ -511,7 +555,7 @@ def build_context(
         fallback = build_planner(config.planner.on_failure, config.planner)
     experiment = {
         "base": inputs.base_digest,
-        "generator": settings,
+        "generator": identity.settings,
         "recipe": config.recipe.json_data(),
         **({"methods": config.methods.json_data()} if config.later_recipes else {}),
         **run_digests(config, inputs).json_data(),

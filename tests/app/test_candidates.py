@@ -10,7 +10,7 @@ from agent.approval import HumanApprover
 from agent.constraints import differ
 from agent.graph import run as run_graph
 from agent.pareto import merit
-from agent.state import fold
+from agent.state import fold, mark_dominated
 from benchmarks import page
 from benchmarks.standins import StandIn, StandInExecutor, Witness
 from benchmarks.waiting import trainings, until_asked, waiting_run
@@ -27,6 +27,7 @@ from mosaic.app.web.form import edited_plans, ticked
 from mosaic.core.errors import TrainingError, UsageError
 from mosaic.core.journal import Journal
 from mosaic.core.store import Store
+from mosaic.core.types.base import canonical_json
 from mosaic.core.types.records import Train
 from mosaic.core.types.runs import Observation, each_trial
 from tests.app.test_page import HEADERS, form_fields
@@ -71,6 +72,18 @@ def test_a_round_trains_and_measures_plans_that_differ(folder):
     paid = sum(one.trial.usage.cost for one in each_trial(state.rounds))
     assert held == 0
     assert spent == paid + sum(trial.usage.cost for trial in state.calibration.trials)
+    journal.close()
+
+
+def test_earlier_rounds_are_filed_as_they_stand_though_they_are_encoded_once(folder):
+    journal, state = load(folder)
+    names = sorted(state.noise)
+    for number in (1, 2):
+        filed = Store(folder).path(_observed(journal, number)).read_bytes()
+        seen = Observation.model_validate_json(filed)
+        assert canonical_json(seen.json_data()).encode() == filed
+        stood = mark_dominated(state.rounds[:number], names, state.noise)
+        assert [one.json_data() for one in seen.history] == [one.json_data() for one in stood]
     journal.close()
 
 

@@ -42,9 +42,10 @@ def test_killed_workers_nodes_and_controllers_cost_no_job_and_none_twice():
         assert rows[f"{what}: attempts that began, for {jobs} jobs"]["figure"] > jobs
 
 
-def open_executor(folder, **settings):
+def open_executor(folder, notify=lambda text: None, **settings):
     config = RayExecutorConfig(**settings)
-    return RemoteExecutor(RayEngine(config, folder, RUNS), config, folder / "logs")
+    engine = RayEngine(config, folder, RUNS, notify)
+    return RemoteExecutor(engine, config, folder / "logs")
 
 
 @pytest.fixture
@@ -140,3 +141,18 @@ def test_no_cluster_pauses_the_run(tmp_path):
     executor = open_executor(tmp_path, address="127.0.0.1:1")
     with pytest.raises(PausedError, match=r"Ray at 127\.0\.0\.1:1 does not answer"):
         executor.submit(made.job, made.place)
+
+
+def test_resources_that_no_node_has_are_named_before_a_job_waits_for_them(cluster, tmp_path):
+    address, _ = cluster
+    told = []
+    made = standin.order(tmp_path, "job")
+    modest = open_executor(tmp_path, told.append, address=address)
+    modest.wait([modest.submit(made.job, made.place)], never)
+    assert told == []
+    waits = standin.order(tmp_path, "waits")
+    greedy = open_executor(tmp_path, told.append, address=address, resources={"CPU": 1, "TPU": 2})
+    greedy.submit(waits.job, waits.place)
+    (warning,) = told
+    assert "no node of Ray has CPU 1 and TPU 2 for a worker" in warning
+    assert "CPU 1 and TPU 0" in warning

@@ -24,6 +24,11 @@ from mosaic.core.errors import (
     TrainingError,
     UsageError,
 )
+from mosaic.core.steps import Steps
+from mosaic.core.store import Store
+from mosaic.core.types.runs import TRAINING_SET, SftRecipe, Workplace
+from mosaic.core.types.spending import Usage
+from tools.effects.train import TrainTool
 from tools.executors.base import (
     RayExecutorConfig,
     SlurmExecutorConfig,
@@ -181,6 +186,32 @@ def test_what_ended_while_no_controller_lived_is_adopted_without_the_engine(orde
         assert weights(run(again, made)) == standin.expected(made.job)
 
 
+def test_what_a_worker_brought_to_its_end_is_not_trained_again_by_another_executor(
+    order, tmp_path, new_journal
+):
+    class NoExecutor:
+        def submit(self, job, place, progress=None):
+            raise AssertionError("trained again")
+
+    journal = new_journal(tmp_path / "run", cap=100)
+    steps = Steps(journal, Store(journal.folder))
+    training_set = steps.store.put_bytes(b'{"seconds": 0}')
+    tool = TrainTool(NoExecutor(), tmp_path / "base", "base", SftRecipe(epochs=3))
+    job = tool.job(training_set, seed=1)
+    work = journal.folder / "work" / job.content_digest[:16]
+    place = Workplace(
+        paths={TRAINING_SET: str(steps.store.path(training_set))},
+        out=str(work / "adapter"),
+        work=str(work),
+    )
+    executor_of(ScriptedEngine("works"), tmp_path).submit(job, place)  # and this run is stopped
+    adapter = tool.train(steps, job, Usage(trained=10))
+    filed = steps.store.path(adapter.digest) / WEIGHTS
+    assert filed.read_text() == standin.expected(job)
+    assert adapter.tokens == 3
+    assert not work.exists()
+
+
 def test_an_attempt_of_an_earlier_controller_is_followed_not_started_again(order, tmp_path):
     made, engine = order(steps=3), ScriptedEngine("mute")
     executor_of(engine, tmp_path).submit(made.job, made.place)
@@ -270,7 +301,7 @@ def test_a_result_whose_bytes_are_not_its_own_is_damage(order, tmp_path):
     executor = executor_of(ScriptedEngine("works"), tmp_path)
     handle = executor.submit(made.job, made.place)
     (handle.attempt / "adapter" / WEIGHTS).write_text("other")
-    with pytest.raises(DamageError, match=r"DONE.json says; remove .*job.work to train again"):
+    with pytest.raises(DamageError, match=r"DONE.json says; remove .*job.work to begin anew"):
         executor.wait([handle], never)
 
 

@@ -3,7 +3,8 @@
 An objective that reads likelihoods has no responses: each text is measured with the adapter and
 with the base, whose likelihoods are one step of their own and measured once.
 
-A shard holds at most 256 conversations of one suite, so that a kill costs little. Roles are
+A shard holds at most 256 conversations of one suite, so that a kill costs little. Where workers
+draw the answers, all shards of an evaluation are drawn side by side. Roles are
 evaluated as asked: the audit suites are not touched before the end of a run because nobody asks for
 them earlier.
 """
@@ -11,18 +12,20 @@ them earlier.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from eval.generators.base import Generator
+from eval.generators.base import Generator, SharedGenerator
 from eval.judges.base import Judge
 from eval.objectives.base import Objective
 from eval.scoring import judge_and_score, score_judgments
 from eval.statistics import summarise
 from eval.suite import IndependentSuite, Suite
-from mosaic.core.steps import Outcome, Steps
+from mosaic.core.errors import BoundaryError
+from mosaic.core.steps import Outcome, Steps, Task
 from mosaic.core.types.base import JsonObject
 from mosaic.core.types.evaluation import (
     Judgment,
@@ -119,6 +122,50 @@ class OpenModel:
     judge: LevelJudge
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A model that is to answer suites: of which trial, its adapter's digest, and what prompts wish.
+
+    `adapter` None is the base. `names` are objectives, all if None.
+    """
+
+    trial: str
+    adapter: str | None
+    roles: Sequence[str]
+    wish: Mapping[str, int] = field(default_factory=dict)
+    names: Collection[str] | None = None
+
+
+@dataclass(frozen=True)
+class _ShardTask(Task[Any]):
+    """A step in which a model answers so many prompts, or reads so many texts."""
+
+    prompts: int = 0
+
+
+class _Together:
+    """The progress of shards that are drawn at once, as that of one."""
+
+    def __init__(self, tell: Progress | None, total: int) -> None:
+        self._tell = tell
+        self._total = total
+        self._done = 0
+        self._turn = threading.Lock()
+
+    def after(self, task: _ShardTask) -> _ShardTask:
+        """The same task, counted when its effect is over."""
+
+        def effect() -> Outcome[Any]:
+            outcome = task.effect()
+            with self._turn:
+                self._done += task.prompts
+                if self._tell:
+                    self._tell("answers", self._done, self._total)
+            return outcome
+
+        return replace(task, effect=effect)
+
+
 class Evaluator:
     """Evaluates one base model with or without an adapter on the suites of a run."""
 
@@ -163,6 +210,32 @@ class Evaluator:
             self._serving = False
             self.generator.release()
 
+    def answer_ahead(self, steps: Steps, models: Sequence[Asked]) -> None:
+        """Draw the answers of several models side by side if the generator can, else do nothing.
+
+        `evaluate` finds them in the journal. Raises the first BoundaryError once all are over.
+        """
+        if not isinstance(self.generator, SharedGenerator):
+            return
+        tasks: list[_ShardTask] = []
+        for model in models:
+            for name, role in self._asked(model):
+                suite = self.suites[name][role]
+                tasks += self._tasks(steps, self.objectives[name], suite, model)
+        tasks = [task for task in tasks if not steps.finished(task.inputs)]
+        progress = _Together(self.progress, sum(task.prompts for task in tasks))
+        for outcome in steps.run_many([progress.after(task) for task in tasks]):
+            if isinstance(outcome, BoundaryError):
+                raise outcome
+        self.generator.filed()
+
+    def _asked(self, model: Asked) -> Iterator[tuple[str, str]]:
+        """Objective and role of the suites that a model is to answer, in order."""
+        for name in self.objectives:
+            if model.names is None or name in model.names:
+                for role in model.roles:
+                    yield name, role
+
     def evaluate(
         self,
         steps: Steps,
@@ -187,9 +260,10 @@ class Evaluator:
         """Open the audit suites and the independent ones for one model."""
         try:
             evaluation = self._evaluate(steps, adapter, ["audit"], wish, None, None)
+            asked = Asked(steps.place.trial, adapter, [], wish)
             tested = {}
             for name, test in self.independent.items():
-                shards = self._answered(steps, test.objective, test.suite, adapter, wish)
+                shards = self._answered(steps, test.objective, test.suite, asked)
                 filed = self._judged(steps, test.objective, test.suite, shards, None)
                 tested[name] = read_scored(steps, filed)
             return AuditAnswers(evaluation.of_role("audit"), tested)
@@ -205,14 +279,13 @@ class Evaluator:
         names: Collection[str] | None,
         reward_model: str | None,
     ) -> Evaluation:
+        asked = Asked(steps.place.trial, adapter, roles, wish, names)
+        self.answer_ahead(steps, [asked])
         shards: dict[str, dict[str, list[str]]] = {}
-        for name, objective in self.objectives.items():
-            if names is not None and name not in names:
-                continue
-            shards[name] = {}
-            for role in roles:
-                suite = self.suites[name][role]
-                shards[name][role] = self._answered(steps, objective, suite, adapter, wish)
+        for name, role in self._asked(asked):
+            suite = self.suites[name][role]
+            answered = self._answered(steps, self.objectives[name], suite, asked)
+            shards.setdefault(name, {})[role] = answered
         model = None
         if reward_model is not None and self.steering is not None and "steering" in roles:
             # The reward model is loaded beside no server that still holds the device.
@@ -248,42 +321,46 @@ class Evaluator:
         return Evaluation(scored, files)
 
     def _answered(
-        self,
-        steps: Steps,
-        objective: Objective,
-        suite: Suite,
-        adapter: str | None,
-        wish: Mapping[str, int],
+        self, steps: Steps, objective: Objective, suite: Suite, asked: Asked
     ) -> list[str]:
-        """Digests of what one model answered to a suite, or of the likelihoods of its texts."""
-        if objective.evidence == "likelihood":
-            return self._likelihoods(steps, suite, adapter)
-        return self._generated(steps, suite, adapter, wish)
+        """Digests of what one model answered to a suite, in shards.
 
-    def _generated(
-        self, steps: Steps, suite: Suite, adapter: str | None, wish: Mapping[str, int]
-    ) -> list[str]:
-        """Digests of the filed response shards of one suite."""
-        shards = []
-        total = len(suite.prompts)
-        for start in range(0, total, SHARD):
+        Of an objective that reads texts: of their likelihoods under the base, then the adapter.
+        """
+        digests = []
+        done = 0
+        for task in self._tasks(steps, objective, suite, asked):
+            digests.append(steps.run(task.inputs, task.effect).responses)
+            if self.progress:
+                done = min(done + task.prompts, len(suite.prompts))
+                self.progress(f"{suite.objective} {suite.role}", done, len(suite.prompts))
+        return digests
+
+    def _tasks(
+        self, steps: Steps, objective: Objective, suite: Suite, asked: Asked
+    ) -> list[_ShardTask]:
+        """The steps in which one model answers a suite."""
+        if objective.evidence == "likelihood":
+            models = [None] if asked.adapter is None else [None, asked.adapter]
+            return [self._measuring(steps, suite, model, asked.trial) for model in models]
+        tasks = []
+        for start in range(0, len(suite.prompts), SHARD):
             prompts = suite.prompts[start : start + SHARD]
-            end = start + len(prompts)
             inputs = Generate(
                 base=self.identity.base,
                 generator=self.identity.settings,
                 sampling=GREEDY,
-                adapter=adapter,
+                adapter=asked.adapter,
                 suite=suite.digest,
-                shard=(start, end),
-                wish=dict(wish),
+                shard=(start, start + len(prompts)),
+                wish=dict(asked.wish),
             )
-            shards.append(self._shard(steps, inputs, wishing(prompts, wish)).responses)
-            if self.progress:
-                self.progress(f"{suite.objective} {suite.role}", end, total)
-        return shards
+            tasks.append(self._generating(steps, inputs, wishing(prompts, asked.wish), asked.trial))
+        return tasks
 
-    def _shard(self, steps: Steps, inputs: Generate, prompts: Sequence[Prompt]) -> Generated:
+    def _generating(
+        self, steps: Steps, inputs: Generate, prompts: Sequence[Prompt], trial: str
+    ) -> _ShardTask:
         """The answers to some prompts of one suite, filed."""
 
         def effect() -> Outcome[Generated]:
@@ -294,17 +371,10 @@ class Evaluator:
             tokens = sum(r.n_tokens for r in responses)
             return Outcome(Generated(responses=digest, tokens=tokens, conversations=len(prompts)))
 
-        return steps.run(inputs, effect)
+        return _ShardTask(inputs, effect, trial=trial, prompts=len(prompts))
 
-    def _likelihoods(self, steps: Steps, suite: Suite, adapter: str | None) -> list[str]:
-        """Digests of the filed likelihoods of a suite's texts: the base's, then the adapter's."""
-        digests = [self._measured(steps, suite, None)]
-        if adapter is not None:
-            digests.append(self._measured(steps, suite, adapter))
-        return digests
-
-    def _measured(self, steps: Steps, suite: Suite, adapter: str | None) -> str:
-        """Digest of the filed list of `{"id", "log_likelihood", "tokens"}`, one per text.
+    def _measuring(self, steps: Steps, suite: Suite, adapter: str | None, trial: str) -> _ShardTask:
+        """The filed list of `{"id", "log_likelihood", "tokens"}`, one per text.
 
         A likelihood that is not finite is filed as null.
         """
@@ -319,8 +389,6 @@ class Evaluator:
                 mean = value.mean if math.isfinite(value.mean) else None
                 line = {"id": prompt.id, "log_likelihood": mean, "tokens": value.tokens}
                 lines.append(line)
-            if self.progress:
-                self.progress(f"{suite.objective} {suite.role}", len(lines), len(lines))
             return Outcome(LikelihoodMeasured(responses=steps.store.put_json(lines)))
 
         inputs = MeasureLikelihood(
@@ -329,7 +397,7 @@ class Evaluator:
             adapter=adapter,
             suite=suite.digest,
         )
-        return steps.run(inputs, effect).responses
+        return _ShardTask(inputs, effect, trial=trial, prompts=len(suite.prompts))
 
     def _judged(
         self,

@@ -31,6 +31,7 @@ from mosaic.core.types.runs import (
 )
 from mosaic.core.types.spending import Usage
 from tools.executors.base import Executor
+from training import attempt
 from training.methods.base import Event, Progress
 
 WORK = "work"
@@ -176,9 +177,17 @@ class TrainTool:
         return Task(Train(job=job), effect, reserve, room, work.trial)
 
     def _run(self, steps: Steps, job: TrainJob, progress: Progress | None) -> TrainResult:
-        """Train in the run's work folder, continuing from what an earlier try left there."""
+        """Train in the run's work folder, continuing from what an earlier try left there.
+
+        What a worker elsewhere has brought to its end is taken, whatever the executor is by now.
+        """
         work = self._work(steps, job)
         out = work / "adapter"
+        ended = attempt.read_done(work, job.content_digest)
+        if ended is not None:
+            found = attempt.adopt(ended, work, out)
+            assert isinstance(found, TrainResult)
+            return found
         shutil.rmtree(out, ignore_errors=True)
         paths = {BASE: str(self.base_model)}
         if self.template is not None:

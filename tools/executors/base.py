@@ -104,14 +104,16 @@ ExecutorConfig = Annotated[
 Limited = SubprocessExecutorConfig | RayExecutorConfig | SlurmExecutorConfig
 
 
-def check_limits(config: Limited, running: float, silent: float) -> None:
+def check_limits(
+    config: Limited, running: float, silent: float, activity: str = "training"
+) -> None:
     """Raise TrainingError (`hang`) for a job at work; seconds since its start and its last word."""
     limit, heartbeat = config.max_seconds, config.heartbeat_seconds
     if limit is not None and running > limit:
-        what = f"training ran longer than executor.max_seconds = {limit:g}"
+        what = f"{activity} ran longer than executor.max_seconds = {limit:g}"
         raise TrainingError(what, "hang")
     if heartbeat is not None and silent > heartbeat:
-        what = f"training showed no progress for executor.heartbeat_seconds = {heartbeat:g}"
+        what = f"{activity} showed no progress for executor.heartbeat_seconds = {heartbeat:g}"
         raise TrainingError(what, "hang")
 
 

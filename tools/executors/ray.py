@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -33,6 +34,7 @@ class Link:
     changed: threading.Condition = field(default_factory=threading.Condition)
     states: dict[str, tuple[State, str]] = field(default_factory=dict)
     connected: bool = False
+    doubt: str = ""
     lost: str = ""
 
     def read(self, child: subprocess.Popen[str]) -> None:
@@ -49,6 +51,8 @@ class Link:
                     self.states[event["attempt"]] = (State(event["state"]), event["why"])
                 elif "connected" in event:
                     self.connected = True
+                elif "doubt" in event:
+                    self.doubt = event["doubt"]
                 else:
                     lost = event["lost"]
                 self.changed.notify_all()
@@ -61,10 +65,17 @@ class Link:
 class RayEngine:
     """Starts attempts on Ray. `folder` is the run's: its controllers share workers, others do not.
 
-    `runs` names the function that a worker runs an attempt with.
+    `runs` names the function that a worker runs an attempt with. `notify` is told if the cluster
+    has no node for a worker.
     """
 
-    def __init__(self, config: RayExecutorConfig, folder: Path, runs: str = RUNS) -> None:
+    def __init__(
+        self,
+        config: RayExecutorConfig,
+        folder: Path,
+        runs: str = RUNS,
+        notify: Callable[[str], None] = lambda text: None,
+    ) -> None:
         if find_spec("ray") is None:
             raise UsageError(
                 "executor.kind: ray is not installed; pip install 'mosaic-curation[ray]'"
@@ -75,6 +86,7 @@ class RayEngine:
         whole = str(folder).encode()
         self.namespace = f"mosaic-{hashlib.sha256(whole).hexdigest()[:16]}"
         self.runs = runs
+        self.notify = notify
         self._link = Link()
         self._child: subprocess.Popen[str] | None = None
 
@@ -137,6 +149,9 @@ class RayEngine:
             link.changed.wait(1)
         if link.lost or not link.connected:
             raise self._paused()
+        if link.doubt:
+            self.notify(f"warning: executor.resources: {link.doubt}")
+            link.doubt = ""
         return self._child
 
     def _start_client(self) -> subprocess.Popen[str]:

@@ -18,6 +18,7 @@ import secrets
 import socket
 import sys
 import uuid
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -61,6 +62,11 @@ class Client:
 
     async def serve(self) -> None:
         """Obey the controller until it is gone."""
+        import ray
+
+        doubt = doubt_of_resources(self.settings.config.resources, ray.nodes())
+        if doubt:
+            say({"doubt": doubt})
         await self._find_workers()
         say({"connected": True})
         renewing = asyncio.create_task(self._renew())
@@ -74,8 +80,6 @@ class Client:
                 await asyncio.gather(*(self._kill(worker) for worker in idle))
                 break
             self._obey(command)
-        import ray
-
         renewing.cancel()
         ray.shutdown()
         # An end that cancels tasks would end the workers that they follow.
@@ -283,6 +287,34 @@ def connect(settings: Settings) -> None:
         namespace=settings.namespace,
         log_to_driver=False,
         include_dashboard=None if address else False,
+    )
+
+
+def doubt_of_resources(wanted: Mapping[str, float], nodes: Sequence[Mapping[str, Any]]) -> str:
+    """What to tell a person if no node of a cluster has what one worker takes; empty if one has.
+
+    `nodes` are Ray's own (`ray.nodes()`). A cluster that grows by itself may still get such a node.
+
+    >>> one = {"Alive": True, "NodeName": "a", "Resources": {"CPU": 4.0, "memory": 8e9}}
+    >>> doubt_of_resources({"CPU": 2}, [one])
+    ''
+    >>> doubt_of_resources({"CPU": 2, "GPU": 1}, [one])
+    'no node of Ray has CPU 2 and GPU 1 for a worker, the largest amounts are CPU 4 and GPU 0; \
+trainings wait until a node with them joins'
+    """
+    most = dict.fromkeys(wanted, 0.0)
+    for node in nodes:
+        if not node["Alive"]:
+            continue
+        held = {name: node["Resources"].get(name, 0.0) for name in wanted}
+        if all(held[name] >= amount for name, amount in wanted.items()):
+            return ""
+        most = {name: max(most[name], held[name]) for name in wanted}
+    asked = " and ".join(f"{name} {amount:g}" for name, amount in wanted.items())
+    there = " and ".join(f"{name} {amount:g}" for name, amount in most.items())
+    return (
+        f"no node of Ray has {asked} for a worker, the largest amounts are {there}; trainings wait "
+        "until a node with them joins"
     )
 
 

@@ -1,4 +1,4 @@
-"""Training by workers elsewhere that share the run's storage: what Ray and Slurm have in common.
+"""Jobs of workers elsewhere that share the run's storage: what Ray and Slurm have in common.
 
 A job's truth lies in its folder (`training.attempt`): `DONE.json` is looked at before the engine is
 asked, so that a result is adopted whoever made it and whenever. The engine only starts attempts,
@@ -10,18 +10,16 @@ know neither journal nor store.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 from mosaic.core.errors import DamageError, MosaicError, PausedError, StopRequested, TrainingError
-from mosaic.core.types.runs import TrainJob, TrainResult, Workplace
+from mosaic.core.types.runs import TrainResult, Workplace
 from tools.executors.base import (
     RayExecutorConfig,
     SlurmExecutorConfig,
@@ -30,6 +28,7 @@ from tools.executors.base import (
 )
 from training import attempt as files
 from training import worker
+from training.answering import AnswerJob
 from training.methods.base import Progress, Stopping
 from training.methods.checkpoints import carry_over
 
@@ -81,7 +80,7 @@ class Engine(Protocol):
 class RemoteHandle:
     """A job, and its newest attempt. Times are of the monotonic clock."""
 
-    order: worker.Order
+    order: files.Order
     progress: Progress | None
     attempt: Path | None = None
     read: int = 0
@@ -91,7 +90,7 @@ class RemoteHandle:
     gone: float | None = None
     deaths: int = 0
     furthest: int = 0
-    outcome: TrainResult | MosaicError | OSError | None = None
+    outcome: files.Result | MosaicError | OSError | None = None
 
     @property
     def job(self) -> str:
@@ -100,6 +99,18 @@ class RemoteHandle:
     @property
     def work(self) -> Path:
         return Path(self.order.place.work)
+
+    @property
+    def activity(self) -> str:
+        return files.activity(self.order.job)
+
+    def carry_over(self, source: Path, target: Path) -> int:
+        """Link the newest checkpoint from folder to folder; its step, 0 if there is none.
+
+        A shard of answers has no checkpoints: it is short, and begun anew.
+        """
+        job = self.order.job
+        return 0 if isinstance(job, AnswerJob) else carry_over(job, source, target)
 
 
 class RemoteExecutor:
@@ -113,10 +124,10 @@ class RemoteExecutor:
         self.logs = logs
 
     def submit(
-        self, job: TrainJob, place: Workplace, progress: Progress | None = None
+        self, job: files.Job, place: Workplace, progress: Progress | None = None
     ) -> RemoteHandle:
         """Start an attempt, unless the job is done or one of an earlier controller is at work."""
-        handle = RemoteHandle(worker.Order(job=job, place=absolute(place)), progress)
+        handle = RemoteHandle(files.Order(job=job, place=absolute(place)), progress)
         handle.work.mkdir(parents=True, exist_ok=True)
         if files.read_done(handle.work, handle.job) is not None:
             return handle
@@ -126,11 +137,15 @@ class RemoteExecutor:
                 self._follow(handle, earlier[-1])
                 return handle
         for attempt in earlier:
-            carry_over(job, attempt, handle.work)
+            handle.carry_over(attempt, handle.work)
         self._begin(handle)
         return handle
 
     def wait(self, handles: Sequence[RemoteHandle], stopping: Stopping) -> list[TrainResult]:
+        """The results of trainings; see `follow`."""
+        return cast(list[TrainResult], self.follow(handles, stopping))
+
+    def follow(self, handles: Sequence[RemoteHandle], stopping: Stopping) -> list[files.Result]:
         """Follow all jobs at once; whatever ends this ends them all, but for a PausedError.
 
         When the engine cannot be reached, nothing can be ended: what still runs goes on, and the
@@ -152,7 +167,7 @@ class RemoteExecutor:
             for handle in handles:
                 if handle.outcome is None and handle.attempt is not None:
                     self.engine.end(handle.attempt)
-                    carry_over(handle.order.job, handle.attempt, handle.work)
+                    handle.carry_over(handle.attempt, handle.work)
             raise
 
     def _let_stop(self, handles: Sequence[RemoteHandle]) -> None:
@@ -169,9 +184,10 @@ class RemoteExecutor:
         numbers = [int(path.name) for path in _attempts(handle.work)]
         attempt = handle.work / files.ATTEMPTS / str(max(numbers, default=0) + 1)
         attempt.mkdir(parents=True)
-        carry_over(job, handle.work, attempt)
-        own = Workplace(paths=place.paths, out=str(attempt / "adapter"), work=str(attempt))
-        order = worker.Order(job=job, place=own)
+        handle.carry_over(handle.work, attempt)
+        out = attempt / files.product(job)
+        own = Workplace(paths=place.paths, out=str(out), work=str(attempt))
+        order = files.Order(job=job, place=own)
         (attempt / "order.tmp").write_text(order.model_dump_json())
         (attempt / "order.tmp").rename(attempt / files.ORDER)
         self._follow(handle, attempt)
@@ -200,7 +216,7 @@ class RemoteExecutor:
             self._check_time(handle, now)
         except MosaicError as error:
             self.engine.end(attempt)
-            carry_over(handle.order.job, attempt, handle.work)
+            handle.carry_over(attempt, handle.work)
             handle.outcome = error
             return
         if state is not State.ENDED:
@@ -213,8 +229,10 @@ class RemoteExecutor:
         if now - handle.gone <= SETTLING and not why:
             return  # its last words may not be visible here yet
         if handle.asked is not None:
-            carry_over(handle.order.job, attempt, handle.work)
-            handle.outcome = StopRequested("training was asked to stop, and its worker ended")
+            handle.carry_over(attempt, handle.work)
+            handle.outcome = StopRequested(
+                f"{handle.activity} was asked to stop, and its worker ended"
+            )
             return
         self._replace(handle, attempt, why)
 
@@ -223,7 +241,10 @@ class RemoteExecutor:
         self._tell_progress(handle)
         done = files.read_done(handle.work, handle.job)
         if done is not None:
-            handle.outcome = _adopted(handle, done)
+            try:
+                handle.outcome = files.adopt(done, handle.work, Path(handle.order.place.out))
+            except DamageError as error:
+                handle.outcome = error
             return True
         assert handle.attempt is not None
         if (handle.attempt / files.FAILURE).exists():
@@ -234,13 +255,14 @@ class RemoteExecutor:
     def _check_time(self, handle: RemoteHandle, now: float) -> None:
         """Raise StopRequested or TrainingError if a job had its time; waiting has no limit."""
         if handle.asked is not None and handle.began is None:
-            raise StopRequested("training was asked to stop before it began")
+            raise StopRequested(f"{handle.activity} was asked to stop before it began")
         if handle.asked is not None and now - handle.asked > GRACE:
             raise StopRequested(
-                "training was asked to stop and did not; it continues from its last checkpoint"
+                f"{handle.activity} was asked to stop and did not; it continues from its last "
+                "checkpoint, if it has one"
             )
         if handle.began is not None:
-            check_limits(self.config, now - handle.began, now - handle.beat)
+            check_limits(self.config, now - handle.began, now - handle.beat, handle.activity)
 
     def _tell_progress(self, handle: RemoteHandle) -> None:
         """Pass on the whole lines that an attempt wrote since the last look."""
@@ -269,7 +291,7 @@ class RemoteExecutor:
         """Take an attempt's own word on how it failed; one that another controller stopped goes on."""
         failure = worker.Failure.model_validate_json((attempt / files.FAILURE).read_text())
         error = failure.exception()
-        carry_over(handle.order.job, attempt, handle.work)
+        handle.carry_over(attempt, handle.work)
         if isinstance(error, StopRequested) and handle.asked is None:
             self._begin(handle)
             return
@@ -279,7 +301,7 @@ class RemoteExecutor:
 
     def _replace(self, handle: RemoteHandle, attempt: Path, why: str) -> None:
         """Go on with another worker, or give the job up if it keeps losing them where it stands."""
-        step = carry_over(handle.order.job, attempt, handle.work)
+        step = handle.carry_over(attempt, handle.work)
         if step > handle.furthest:
             handle.furthest, handle.deaths = step, 0
         handle.deaths += 1
@@ -287,7 +309,7 @@ class RemoteExecutor:
         self._log(f"{attempt}: {why}; its newest checkpoint is of step {step}")
         if handle.deaths >= MAX_DEATHS:
             handle.outcome = TrainingError(
-                f"training lost {handle.deaths} workers in a row at step {handle.furthest}, the last "
+                f"{handle.activity} lost {handle.deaths} workers in a row at step {handle.furthest}, the last "
                 f"one so: {why} (log: {self.logs / 'train.log'})",
                 "killed",
             )
@@ -307,9 +329,9 @@ def _attempts(work: Path) -> list[Path]:
     return sorted((work / files.ATTEMPTS).glob("[0-9]*"), key=lambda path: int(path.name))
 
 
-def _settled(handles: Sequence[RemoteHandle]) -> list[TrainResult] | None:
+def _settled(handles: Sequence[RemoteHandle]) -> list[files.Result] | None:
     """All results; None as long as one is missing. Raises the first failure in their order."""
-    results = []
+    results: list[files.Result] = []
     for handle in handles:
         if handle.outcome is None:
             return None
@@ -317,20 +339,3 @@ def _settled(handles: Sequence[RemoteHandle]) -> list[TrainResult] | None:
             raise handle.outcome
         results.append(handle.outcome)
     return results
-
-
-def _adopted(handle: RemoteHandle, done: files.Done) -> TrainResult | DamageError:
-    """The result of a job, its adapter linked to where it was asked for, if its bytes are right.
-
-    The attempt keeps its own: whoever is interrupted before the adapter is filed asks again.
-    """
-    adapter = handle.work / files.ATTEMPTS / done.attempt / Path(done.result.adapter).name
-    out = Path(handle.order.place.out)
-    if files.file_digests(adapter) != done.files:
-        return DamageError(
-            f"{adapter}: is not what {handle.work / files.DONE} says; remove {handle.work} to train "
-            "again"
-        )
-    shutil.rmtree(out, ignore_errors=True)
-    shutil.copytree(adapter, out, copy_function=os.link)
-    return done.result.model_copy(update={"adapter": str(out)})

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import (
@@ -42,6 +43,16 @@ def canonical_json(value: object) -> str:
     '{"a":[0.5,null],"b":1}'
     """
     return _canonical.encode(value)
+
+
+def canonical_object(fields: Mapping[str, str]) -> str:
+    """The canonical JSON of an object whose values are canonical JSON already.
+
+    >>> canonical_object({"b": canonical_json([1]), "a": canonical_json(None)})
+    '{"a":null,"b":[1]}'
+    """
+    parts = [f"{canonical_json(name)}:{fields[name]}" for name in sorted(fields)]
+    return "{" + ",".join(parts) + "}"
 
 
 def digest_of(value: object) -> str:
