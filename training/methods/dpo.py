@@ -3,10 +3,10 @@
     loss = -log sigmoid(beta (log pi/pi_ref (chosen) - log pi/pi_ref (rejected)))
            + sft_weight * mean over the chosen answers' tokens of -log pi
 
-(arXiv 2305.18290, equation 7; the second part, 0 by default, after arXiv 2404.19733.) The policy begins as the adapter of the stage before, or as a fresh
-one; the reference is where it began, and does not move. Its log-likelihoods are computed once
-before training. Only the model's own words count, in conversations of several turns those of every
-turn. No pair is truncated or dropped.
+(arXiv 2305.18290, equation 7; the second part, which is 0 by default, after arXiv 2404.19733.) The
+policy begins as the adapter of the stage before, or as a fresh one; the reference is where it began,
+and does not move. Its log-likelihoods are computed once before training. Only the model's own words
+count, in conversations of several turns those of every turn. No pair is truncated or dropped.
 
 With a chosen answer that became 1.0 more likely than in the reference and a rejected one 1.0 less,
 beta 0.1 gives a loss of -log sigmoid(0.2) = 0.598; it begins at log 2 = 0.693.
