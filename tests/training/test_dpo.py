@@ -139,6 +139,30 @@ def test_the_first_loss_is_log_2_and_the_chosen_answer_gains(tiny_model, order):
     assert all(late > early for early, late in zip(before, after, strict=True))
 
 
+def test_the_likelihood_of_chosen_answers_is_a_part_of_the_loss_where_it_is_asked_for(
+    tiny_model, order
+):
+    from peft import PeftModel
+
+    assert "sft_weight" not in DpoRecipe().model_dump(), "jobs of earlier releases stay"
+    gains = {}
+    for weight in (0.0, 2.0):
+        seen = []
+        job, place = order(epochs=10, batch_size=8, warmup_ratio=0.0, sft_weight=weight)
+        result = train(job, place, seen.append)
+        rows = read_pairs(Path(place.paths[PAIRS]))
+        pairs = tokenised_pairs(rows, load_tokenizer(tiny_model), 512)
+        ids, masks = [p.chosen for p in pairs], [p.chosen_mask for p in pairs]
+        base = load_model(tiny_model, "float32")
+        before = sum(log_likelihoods(base, ids, masks))
+        first = next(event["loss"] for event in seen if "loss" in event)
+        unlikely = -before / sum(sum(mask) for mask in masks)
+        assert first == pytest.approx(math.log(2) + weight * unlikely, abs=2e-3)
+        trained = PeftModel.from_pretrained(base, result.adapter)
+        gains[weight] = sum(log_likelihoods(trained, ids, masks)) - before
+    assert gains[2.0] > gains[0.0]
+
+
 def test_a_stage_continues_from_the_adapter_before_it(tiny_model, order):
     """With a learning rate of nearly nothing the adapter stays what it was, and not a fresh one."""
     from safetensors.torch import load_file
