@@ -43,7 +43,9 @@ def influence_slopes(influence: Influence | None, cells: Sequence[Cell]) -> dict
     Cells without an estimate have no slope.
     """
     found: dict[str, Slopes] = {}
-    for name in influence.prompts if influence else ():
+    if influence is None:
+        return found
+    for name in influence.prompts:
         slopes = _slopes_of(name, influence, cells)
         if slopes is not None:
             found[name] = slopes
