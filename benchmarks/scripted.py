@@ -81,7 +81,8 @@ class Adversary:
 
     While the run has rounds in which a plan may be clearly worse than the surrogate's best, it
     submits the worst mixture that it knows. After them it goes from the first suggestion toward that
-    mixture as far as `predict` does not call it clearly worse.
+    mixture as far as `predict` does not call it clearly worse. If its plan is refused, it takes the
+    suggestion.
     """
 
     def __init__(self, drive: Drive) -> None:
@@ -96,12 +97,14 @@ class Adversary:
         free = used + 1 <= self._explore_share * observation.rounds
 
         def script(request: ChatRequest) -> Message:
-            if free:
-                return _submit(worst.ratios, worst.bucket_weights, still)
             answers = _answers(request)
             if not answers:
                 return _call("suggest", {"n": 1, "bounds": []})
             [best] = answers[0]
+            if _refused(request):
+                return _submit(best["ratios"], best["bucket_weights"], still)
+            if free:
+                return _submit(worst.ratios, worst.bucket_weights, still)
             low, high = 0.0, 1.0
             for told in answers[1:]:
                 middle = (low + high) / 2
@@ -127,8 +130,15 @@ class Adversary:
 
 
 def _answers(request: ChatRequest) -> list[JsonObject]:
-    """What the tools have said so far in this conversation."""
-    return [json.loads(m["content"]) for m in request["messages"] if m["role"] == "tool"]
+    """What the tools that look have said so far in this conversation, which is JSON."""
+    asked = [m["content"] or "" for m in request["messages"] if m["role"] == "tool"]
+    return [json.loads(text) for text in asked if text.startswith(("[", "{"))]
+
+
+def _refused(request: ChatRequest) -> bool:
+    """Whether a plan came back, which is said in words."""
+    asked = [m["content"] or "" for m in request["messages"] if m["role"] == "tool"]
+    return any(not text.startswith(("[", "{")) for text in asked)
 
 
 def _call(name: str, arguments: JsonObject) -> Message:

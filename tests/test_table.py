@@ -13,6 +13,7 @@ from benchmarks.landscapes import TableLandscape
 from benchmarks.planners import OPTIONAL, available
 from benchmarks.planning import LogLandscape
 from benchmarks.samplers import QnehviPlanner
+from benchmarks.scripted import Adversary, ScriptedPlanner, takes_the_first_suggestion
 from benchmarks.surface import Surface, explained, read_table
 
 DOMAINS, TARGETS = ("one", "two", "three"), ("one", "two")
@@ -56,6 +57,17 @@ def test_qnehvi_tries_a_new_mixture_each_round_and_the_same_one_again(landscape)
     assert len({tuple(point) for point in [*searched.points, *static.points]}) == 3
     again = Drive(landscape, seed=1, limits=FREE).run(QnehviPlanner(), rounds=1)
     assert again.points == searched.points[:1]
+
+
+def test_a_run_of_first_suggestions_is_that_of_profile_and_harm_has_few_rounds(landscape):
+    own = Drive(landscape, seed=1).run(SurrogatePlanner(), rounds=3)
+    suggested = Drive(landscape, seed=1).run(ScriptedPlanner(takes_the_first_suggestion), rounds=3)
+    assert suggested.points == own.points
+    drive = Drive(landscape, seed=1)
+    harm = ScriptedPlanner(Adversary(drive))
+    harmed = drive.run(harm, rounds=3)
+    assert harm.explored == 1  # of three rounds 0.4 at most
+    assert harmed.volume < own.volume
 
 
 @pytest.mark.parametrize("library", OPTIONAL)
