@@ -57,10 +57,10 @@ def not_measured(what: str, met: bool | None = None) -> Row:
     return {"what": what, "figure": None, "unit": "", "goal": None, "met": met}
 
 
-def compared(what: str, values: Sequence[float]) -> Row:
+def compared(what: str, values: Sequence[float], unit: str = "points") -> Row:
     """A mean over seeds, with its 95 % interval by Student's t in the text if there are several."""
     if len(values) > 1:
         half = float(student.ppf(0.975, len(values) - 1)) * stdev(values) / len(values) ** 0.5
         mean = fmean(values)
         what += f" ({mean - half:+.2f} to {mean + half:+.2f})"
-    return figure(what, fmean(values), "points")
+    return figure(what, fmean(values), unit)
