@@ -274,8 +274,10 @@ def _rows(
     base = [place for place, mixture in enumerate(measured) if not mixture.shares]
     by_slice[base, :, related.first_shared :] = 0.0
     of_mean[base, related.first_shared :] = 0.0
-    lucks = len(measured)
-    rows, seen, spread = [], [], []
+    size, lucks = of_mean.shape[1], len(measured)
+    rows = np.zeros((lucks * (len(related.slices) + 1), size + 1 + lucks + len(kinds)))
+    seen: list[float] = []
+    spread: list[float] = []
     for number, mixture in enumerate(measured):
         extra = np.zeros(1 + lucks + len(kinds))
         extra[1 + number] = 1.0
@@ -287,15 +289,17 @@ def _rows(
         for place, name in enumerate(related.slices):
             mean = mixture.means.get((objective, name))
             if mean is not None:
-                rows.append(np.concatenate([by_slice[number, place], extra]))
+                rows[len(seen), :size] = by_slice[number, place]
+                rows[len(seen), size:] = extra
                 seen.append(mean)
                 spread.append(np.sqrt(SLICE_MISFIT**2 + noise**2 + misfit**2))
         if objective in mixture.selection:
             extra[0] = 1.0
-            rows.append(np.concatenate([of_mean[number], extra]))
+            rows[len(seen), :size] = of_mean[number]
+            rows[len(seen), size:] = extra
             seen.append(mixture.selection[objective])
             spread.append(np.sqrt(MEAN_MISFIT**2 + noise**2 / 4 + misfit**2))
-    return _Rows(np.array(rows), np.array(seen), np.array(spread))
+    return _Rows(rows[: len(seen)], np.array(seen), np.array(spread))
 
 
 def _prior(

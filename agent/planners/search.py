@@ -91,6 +91,7 @@ class Surrogate:
         self._seen = self._names.observation(observation)
         self.model: ResponseModel = fit_responses(self._seen)
         self._space = RoughSpace(self._seen)
+        self._past = _Past.of(self._seen, self.model)
         self._searched: dict[object, tuple[list[Weights], Floats, int]] = {}
 
     @property
@@ -181,7 +182,7 @@ class Surrogate:
 
     def _worth(self, bounds: Bounds) -> _Worth:
         plain = {self._names.datasets[dataset]: bound for dataset, bound in bounds.items()}
-        return _Worth(self._seen, self.model, self._space, plain)
+        return _Worth(self._seen, self.model, self._space, plain, self._past)
 
     def _points(self, bounds: Bounds) -> tuple[list[Weights], Floats, int]:
         """All points of one search and their values. A search is made once."""
@@ -267,6 +268,28 @@ def _starts(observation: Observation) -> list[Weights]:
     return starts
 
 
+@dataclass(frozen=True)
+class _Past:
+    """Cell shares of earlier plans, shape (plans, cells): all that were tried or refused, and those
+    that were accepted.
+    """
+
+    tried: Floats
+    executed: Floats
+
+    @classmethod
+    def of(cls, observation: Observation, model: ResponseModel) -> _Past:
+        def rows_of(plans: Sequence[ActionPlan]) -> Floats:
+            points = [weights_of(plan, observation.bucket_proportions) for plan in plans]
+            return _rows(points, model).reshape(len(plans), len(model.cells))
+
+        # The calibration's mixture is none that the run can choose.
+        history = each_trial(observation.history)
+        executed = [past.plan for past in history if past.plan and past.accepted]
+        tried = [past.plan for past in history if past.plan] + refused_plans(observation)
+        return cls(rows_of(tried), rows_of(executed))
+
+
 class _Worth:
     """Values points: what they are expected to gain, less a price if they were tried before.
 
@@ -280,18 +303,14 @@ class _Worth:
         model: ResponseModel,
         space: RoughSpace,
         bounds: Mapping[str, tuple[float, float]],
+        past: _Past,
     ) -> None:
         self._model = model
         self._space = space
         self._bounds = bounds
         self._needed = shares_to_reach(observation)
-        # The calibration's mixture is none that the run can choose.
-        history = each_trial(observation.history)
-        executed = [past.plan for past in history if past.plan and past.accepted]
-        refused = refused_plans(observation)
-        tried = [past.plan for past in history if past.plan] + refused
-        self._tried = self._rows_of(tried, observation)
-        self._acquisition = Acquisition(observation, model, self._rows_of(executed, observation))
+        self._tried = past.tried
+        self._acquisition = Acquisition(observation, model, past.executed)
 
     def pretend(self, rows: Floats) -> None:
         """Value points from now on as if these mixtures (m, cells) had come out as predicted."""
@@ -328,10 +347,6 @@ class _Worth:
             outside += np.clip(low - held, 0, None) + np.clip(held - high, 0, None)
         price = STALE_COST * stale + MISSING_COST * missing + OUTSIDE_COST * outside
         return {**self._acquisition.parts(rows), "price": price}
-
-    def _rows_of(self, plans: Sequence[ActionPlan], observation: Observation) -> Floats:
-        points = [weights_of(plan, observation.bucket_proportions) for plan in plans]
-        return _rows(points, self._model).reshape(len(plans), len(self._model.cells))
 
 
 def _rows(points: Sequence[Weights], model: ResponseModel) -> Floats:
