@@ -113,7 +113,6 @@ def arms(
         adapter = _trained(world, recipe, [rows[i] for i in shared], seed, part.adapter)
         found.append(measured(name, adapter))
     found.append(measured(SOUP, _soup(world, recipe, ranked, shared, seed, part.adapter)))
-    found.append(measured(GIVEN, _given(world, recipe, seed, part.adapter)))
     prompts = sum(len(batch.prompts) for batch in batches)
     return found, {"prompts": prompts, "agreeing": len(pairs[AGREEING]), "pairs": len(shared)}
 
@@ -167,18 +166,24 @@ def _soup(
         return store.put_folder(out)
 
 
-def _given(world: World, recipe: DpoRecipe, seed: int, start: str | None) -> str:
-    """Digest of an adapter trained on the good and bad reference answers of the steering suites.
+def given(world: World, seed: int, role: str = "audit") -> Arm:
+    """What pairs of the good and bad reference answers of the steering suites make of an adapter.
 
     The case with a known answer: if pairs move anything, these move every objective. They cost more
     than a round pays for, so this is no arm at equal tokens.
     """
     context = world.context
+    recipe = context.settings.stages["dpo"]
+    assert isinstance(recipe, DpoRecipe)
+    part = round(SHARE * context.settings.tokens_per_round)
+    start = world.measure(world.ratios, world.buckets, seed, role, part).adapter
     prompts = []
     for objective in context.settings.traded:
         prompts += context.evaluator.suites[objective.name]["steering"].prompts
     rows = given_pairs(prompts, load_tokenizer(Path(world.config.base_model)))
-    return _trained(world, recipe, rows, seed, start)
+    means = world.evaluated(_trained(world, recipe, rows, seed, start), role).means
+    names = [objective.name for objective in context.settings.traded]
+    return Arm(GIVEN, seed, {name: means[name] for name in names})
 
 
 def given_pairs(
@@ -254,6 +259,8 @@ def _of_size(size: int, seeds: Sequence[int]) -> Rows:
         rows.append(figure(f"seed {seed}: prompts drawn", counts["prompts"], "prompts"))
         rows.append(figure(f"seed {seed}: with a consistent pair", share, "", at_least=0.2))
         rows.append(figure(f"seed {seed}: pairs in every arm", counts["pairs"], "pairs"))
+    if size == SMALL:
+        found += [given(world, seed) for seed in seeds]
     if size == LARGE:
         wishing = World(load_config(str(EXAMPLE)), Path("runs") / "methods-levels")
         assert wishing.context.settings.cost_per_round == charged
@@ -265,7 +272,7 @@ def _of_size(size: int, seeds: Sequence[int]) -> Rows:
             mean = fmean(each[objective] for each in means)
             rows.append(figure(f"{name}, audit: {objective}", mean, "of 5"))
     for other in names:
-        if other == AGREEING:
+        if other in (AGREEING, GIVEN):
             continue
         for objective, values in differences(found, AGREEING, other).items():
             rows.append(compared(f"{AGREEING} less {other}: {objective}", values))
