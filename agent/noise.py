@@ -63,21 +63,6 @@ def mean_noise(calibration: Calibration | None, objective: str) -> NoiseEstimate
     return shrink_noise(measured, repeats, MEAN_NOISE, MEAN_NOISE_REPEATS)
 
 
-def calibrated_noise(
-    calibration: Calibration | None, objectives: Iterable[str]
-) -> dict[str, NoiseEstimate]:
-    """Objective -> the noise that its repeats showed, which is what the choice of a round counts.
-
-    How little few repeats say is in the freedom: those beyond the first training, at least 1.
-    """
-    measured = calibration.noise if calibration is not None else {}
-    repeats = len(calibration.trials) - 1 if calibration is not None else 0
-    found = {}
-    for name in objectives:
-        found[name] = NoiseEstimate(measured.get(name, MIN_NOISE), max(1, repeats))
-    return found
-
-
 def believed_noise(calibration: Calibration | None, objectives: Iterable[str]) -> dict[str, float]:
     """Objective -> the standard deviation that is believed of its selection mean, in points."""
     return {name: mean_noise(calibration, name).deviation for name in objectives}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agent.pareto import REFERENCE, SPAN, merit
+from agent.pareto import MIN_NOISE, REFERENCE, SPAN, merit
 from agent.weights import Floats
 from eval.statistics import NoiseEstimate
 from mosaic.core.types.base import SCALE
@@ -44,15 +44,14 @@ def ranked(
     kept: Sequence[int],
     objectives: Sequence[ObjectiveSpec],
     noise: Mapping[str, NoiseEstimate],
+    calibrated: Mapping[str, float],
 ) -> list[Ranked]:
     """The archived trials by merit, the best first; of equals the earlier one.
 
     `rounds` has each as a round of its own (`RunState.archived`), `kept` the numbers of the rounds
-    that are ranked; the base is left out, since it cannot be chosen. The order is that of `choose`,
-    and `noise` is the calibration's, which both the choice and the probabilities count.
-
-    A round can be chosen and another be the best more probably: it may seldom be the best, and miss
-    its targets by little whenever it is not.
+    that are ranked; the base is left out, since it cannot be chosen. The
+    order is that of `choose`, by the calibration's own noise; `noise` is what is believed of it,
+    which the probabilities are drawn with.
     """
     names = [objective.name for objective in objectives]
     places, points = [], []
@@ -63,7 +62,7 @@ def ranked(
             points.append(point)
     if not points:
         return []
-    deviations = {name: noise[name].deviation for name in names}
+    deviations = {name: calibrated.get(name, MIN_NOISE) for name in names}
     chances = chances_of_best(np.array(points), objectives, noise)
     found = []
     for (number, trial), point, best in zip(places, points, chances, strict=True):
@@ -78,7 +77,7 @@ def chances_of_best(
     """The probability that each of r measured points is the best in truth, shape (r,).
 
     `points` are selection means, shape (r, objectives). The truth is each mean plus a draw of
-    Student's t with the noise, kept within the scale, and the best has the least shortfall
+    Student's t with the believed noise, kept within the scale, and the best has the least shortfall
     below the targets and then the greatest volume, which is the product of (mean - 1) / 4.
 
     Two rounds that differ by half of a noise of 0.1 points, the difference having 0.14:

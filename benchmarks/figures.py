@@ -62,5 +62,5 @@ def compared(what: str, values: Sequence[float], unit: str = "points") -> Row:
     if len(values) > 1:
         half = float(student.ppf(0.975, len(values) - 1)) * stdev(values) / len(values) ** 0.5
         mean = fmean(values)
-        what += f" ({mean - half:+.2f} to {mean + half:+.2f})"
+        what += f" ({mean - half:+.3f} to {mean + half:+.3f})"
     return figure(what, fmean(values), unit)

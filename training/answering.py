@@ -6,6 +6,7 @@ A worker keeps the base that it has loaded for its next shard, and gives it back
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 from eval.generators.base import TransformersGeneratorConfig
@@ -38,9 +39,13 @@ class AnswerJob(FrozenModel):
 
 
 class AnswerResult(FrozenModel):
-    """What an answering hands back beside its file: how many prompts or texts that covers."""
+    """What an answering hands back beside its file: how many prompts or texts that covers.
+
+    `seconds` is how long it took, loading the model included and waiting for a worker not.
+    """
 
     answered: int
+    seconds: float
 
 
 class _Held:
@@ -85,7 +90,9 @@ def answer(
         if stopping():
             raise StopRequested("answering was asked to stop")
 
+    began = time.monotonic()
     generator = _held.of(job, place)
+    progress({"answered": 0, "of": len(job.prompts) + len(job.texts)})
     generator.progress = tell
     adapter = Path(place.paths[START]) if job.adapter is not None else None
     lines: list[object] = []
@@ -98,7 +105,8 @@ def answer(
     out = Path(place.out)
     out.mkdir(parents=True)
     (out / ANSWERS).write_text(json.dumps(lines))
-    return AnswerResult(answered=len(job.prompts) + len(job.texts))
+    answered = len(job.prompts) + len(job.texts)
+    return AnswerResult(answered=answered, seconds=time.monotonic() - began)
 
 
 def release() -> None:

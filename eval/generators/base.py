@@ -68,6 +68,11 @@ class SharedGenerator(Generator, Protocol):
         """All answers that were handed out are filed: they need not be kept any longer."""
         ...
 
+    @property
+    def seconds(self) -> float | None:
+        """How long this thread's last answers took to draw, waiting left out; None if unknown."""
+        ...
+
 
 class TransformersGeneratorConfig(FrozenModel):
     """Decoding by transformers, in this process or in workers of the executor.

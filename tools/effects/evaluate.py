@@ -222,12 +222,16 @@ class Evaluator:
             for name, role in self._asked(model):
                 suite = self.suites[name][role]
                 tasks += self._tasks(steps, self.objectives[name], suite, model)
-        tasks = [task for task in tasks if not steps.finished(task.inputs)]
-        progress = _Together(self.progress, sum(task.prompts for task in tasks))
-        for outcome in steps.run_many([progress.after(task) for task in tasks]):
+        self._draw(steps, self.generator, tasks)
+
+    def _draw(self, steps: Steps, generator: SharedGenerator, tasks: Sequence[_ShardTask]) -> None:
+        """Run the steps that are not finished side by side, each once."""
+        wanted = {t.inputs.key: t for t in tasks if not steps.finished(t.inputs)}
+        progress = _Together(self.progress, sum(task.prompts for task in wanted.values()))
+        for outcome in steps.run_many([progress.after(task) for task in wanted.values()]):
             if isinstance(outcome, BoundaryError):
                 raise outcome
-        self.generator.filed()
+        generator.filed()
 
     def _asked(self, model: Asked) -> Iterator[tuple[str, str]]:
         """Objective and role of the suites that a model is to answer, in order."""
@@ -261,6 +265,11 @@ class Evaluator:
         try:
             evaluation = self._evaluate(steps, adapter, ["audit"], wish, None, None)
             asked = Asked(steps.place.trial, adapter, [], wish)
+            if isinstance(self.generator, SharedGenerator):
+                tasks: list[_ShardTask] = []
+                for test in self.independent.values():
+                    tasks += self._tasks(steps, test.objective, test.suite, asked)
+                self._draw(steps, self.generator, tasks)
             tested = {}
             for name, test in self.independent.items():
                 shards = self._answered(steps, test.objective, test.suite, asked)
@@ -369,7 +378,8 @@ class Evaluator:
             responses = self.generator.generate(prompts, folder)
             digest = steps.store.put_json([r.json_data() for r in responses])
             tokens = sum(r.n_tokens for r in responses)
-            return Outcome(Generated(responses=digest, tokens=tokens, conversations=len(prompts)))
+            generated = Generated(responses=digest, tokens=tokens, conversations=len(prompts))
+            return Outcome(generated, seconds=self._seconds())
 
         return _ShardTask(inputs, effect, trial=trial, prompts=len(prompts))
 
@@ -389,7 +399,8 @@ class Evaluator:
                 mean = value.mean if math.isfinite(value.mean) else None
                 line = {"id": prompt.id, "log_likelihood": mean, "tokens": value.tokens}
                 lines.append(line)
-            return Outcome(LikelihoodMeasured(responses=steps.store.put_json(lines)))
+            measured = LikelihoodMeasured(responses=steps.store.put_json(lines))
+            return Outcome(measured, seconds=self._seconds())
 
         inputs = MeasureLikelihood(
             base=self.identity.base,
@@ -398,6 +409,10 @@ class Evaluator:
             suite=suite.digest,
         )
         return _ShardTask(inputs, effect, trial=trial, prompts=len(suite.prompts))
+
+    def _seconds(self) -> float | None:
+        """What the answers took that were asked for last, if others may have been drawn before them."""
+        return self.generator.seconds if isinstance(self.generator, SharedGenerator) else None
 
     def _judged(
         self,

@@ -10,6 +10,7 @@ import json
 import shutil
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from mosaic.core.types.base import JsonObject
 from mosaic.core.types.evaluation import Prompt, Response
 from mosaic.core.types.runs import BASE, GREEDY, START, TEMPLATE, Sampling, Workplace
 from tools.executors.remote import RemoteExecutor
-from training.answering import ANSWERS, AnswerJob
+from training.answering import ANSWERS, AnswerJob, AnswerResult
 from training.methods.base import Stopping
 
 # In the run's `work/`, beside the folders of trainings.
@@ -52,7 +53,7 @@ class WorkersGenerator:
         self.stopping = stopping
         self.template = template
         self._turn = threading.Lock()
-        self._handed_out: set[Path] = set()
+        self._took = threading.local()
         self._turns: dict[str, threading.Lock] = {}
 
     def generate(
@@ -80,12 +81,23 @@ class WorkersGenerator:
         return [TextLikelihood(mean, tokens) for mean, tokens in self._lines(job, adapter)]
 
     def filed(self) -> None:
-        """Remove the folders of what was handed out."""
+        """Remove all folders of answers, those that an earlier controller left among them.
+
+        They are set aside first: a folder that is half removed must not be taken for a whole one.
+        """
         with self._turn:
-            over, self._handed_out = self._handed_out, set()
             self._turns.clear()
-        for work in over:
-            shutil.rmtree(work, ignore_errors=True)
+            folder = self.folder / "work" / FOLDER
+            over = folder.with_name(f"{FOLDER}.filed")
+            shutil.rmtree(over, ignore_errors=True)
+            with suppress(FileNotFoundError):
+                folder.rename(over)
+            shutil.rmtree(over, ignore_errors=True)
+
+    @property
+    def seconds(self) -> float | None:
+        """How long a worker took for what this thread asked for last; None if it asked for nothing."""
+        return getattr(self._took, "seconds", None)
 
     def release(self) -> None:
         """Nothing to give back: a worker frees its memory itself before it trains."""
@@ -110,14 +122,13 @@ class WorkersGenerator:
             turn = self._turns.setdefault(job.content_digest, threading.Lock())
         with turn:
             try:
-                self.executor.follow([self.executor.submit(job, place)], self.stopping)
+                [result] = self.executor.follow([self.executor.submit(job, place)], self.stopping)
             except TrainingError as error:
                 # No training failed, and none is to be tried again.
                 raise BoundaryError(str(error)) from error
-            lines = json.loads((out / ANSWERS).read_text())
-        with self._turn:
-            self._handed_out.add(work)
-        return lines
+            assert isinstance(result, AnswerResult)
+            self._took.seconds = result.seconds
+            return json.loads((out / ANSWERS).read_text())
 
 
 def _digest(adapter: Path | None) -> str | None:

@@ -18,6 +18,9 @@ from pathlib import Path
 
 from training.attempt import EVENTS
 
+# A worker that has had no job for so many seconds gives the model back that answered.
+IDLE = 5.0
+
 
 class RayWorker:
     """Methods are called by threads of Ray's; one attempt is trained at a time.
@@ -36,7 +39,7 @@ class RayWorker:
         self._changed = threading.Condition()
         self._attempt: str | None = None
         self._ended: dict[str, bool] = {}
-        self._renewed = time.monotonic()
+        self._renewed = self._busy = time.monotonic()
         threading.Thread(target=self._watch_lease, daemon=True).start()
 
     def hello(self) -> dict[str, str]:
@@ -70,16 +73,26 @@ class RayWorker:
             _free_memory()
             with self._changed:
                 self._attempt = None
+                self._busy = time.monotonic()
                 self._ended[attempt] = well
                 self._changed.notify_all()
         return well
 
     def _watch_lease(self) -> None:
         while True:
-            time.sleep(min(self._lease / 4, 5))
+            time.sleep(min(self._lease / 4, IDLE))
+            self._give_back()
             if time.monotonic() - self._renewed > self._lease and not self._at_work():
                 # Ray frees what the actor holds as soon as its process has ended.
                 os._exit(0)
+
+    def _give_back(self) -> None:
+        """Let go of the model that answered, if nobody has asked for a while: it holds the device."""
+        answering = sys.modules.get("training.answering")  # it imports torch
+        with self._changed:
+            idle = self._attempt is None and time.monotonic() - self._busy > IDLE
+            if answering is not None and idle:
+                answering.release()
 
     def _at_work(self) -> bool:
         """Whether an attempt is trained that has shown progress within the heartbeat."""

@@ -153,7 +153,8 @@ def clock_of(journal: Journal) -> tuple[float | None, float | None]:
 def _pair(first: OpenedRun, other: OpenedRun) -> RunPair:
     changes, apart = {}, {}
     for name in first.measured:
-        if name not in other.measured:
+        kinds = [name in one.config.objectives for one in (first, other)]
+        if name not in other.measured or kinds[0] != kinds[1]:
             continue
         reason = why_apart(first, other, name)
         found = None

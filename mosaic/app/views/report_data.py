@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from agent.noise import believed_noise, calibrated_noise, mean_noise
+from agent.noise import believed_noise, mean_noise
 from agent.ranking import ranked
 from agent.state import RunState, fold
 from mosaic.app.runs import config_of
@@ -166,10 +166,10 @@ def notes_of(journal: Journal) -> list[NoteShape]:
 
 
 def _ranking(state: RunState, objectives: list[ObjectiveSpec]) -> list[RankedShape]:
-    """The archive by merit, under the calibration's noise."""
-    noise = calibrated_noise(state.calibration, [o.name for o in objectives])
+    """The archive by merit, under what is believed of the noise."""
+    noise = {o.name: mean_noise(state.calibration, o.name) for o in objectives}
     shapes = []
-    for one in ranked(state.archived, state.archive, objectives, noise):
+    for one in ranked(state.archived, state.archive, objectives, noise, state.noise):
         ids = [trial.id for trial in state.rounds[one.round].trials]
         shape = RankedShape(
             round=one.round,

@@ -330,9 +330,16 @@ def _chances(report: Report) -> list[str]:
         f"Round {chosen.name} is the best of its archive with a probability of "
         f"{100 * chosen.best:.0f} %, round {rival.name} with {100 * rival.best:.0f} %."
     ]
-    if rival.best > chosen.best and rival.shortfall > chosen.shortfall:
+    if rival.best <= chosen.best:
+        return lines
+    if rival.shortfall > chosen.shortfall:
         lines.append(
             f"Round {chosen.name} is chosen because it is expected to miss its targets by less: "
             f"{chosen.shortfall:.3f} points in all, round {rival.name} {rival.shortfall:.3f}."
+        )
+    else:
+        lines.append(
+            f"Round {chosen.name} is chosen because its means dominate more of the volume: "
+            f"{chosen.volume:.3f}, those of round {rival.name} {rival.volume:.3f}."
         )
     return lines
