@@ -113,16 +113,23 @@ class Names:
             return None
         buckets = []
         for one in influence.buckets:
+            if one.dataset not in self.datasets or one.bucket not in self.buckets:
+                continue
             names = {
                 "dataset": self.datasets[one.dataset],
                 "bucket": self.buckets[one.bucket],
-                "effects": _by_name({self.objectives[o]: e for o, e in one.effects.items()}),
+                "effects": self._known(one.effects),
             }
             buckets.append(one.model_copy(update=names))
         buckets.sort(key=lambda one: (one.dataset, one.bucket))
-        prompts = _by_name({self.objectives[o]: read for o, read in influence.prompts.items()})
+        prompts = self._known(influence.prompts)
         changes = {"buckets": buckets, "prompts": prompts, "without_rows": []}
         return influence.model_copy(update=changes)
+
+    def _known(self, by_objective: Mapping[str, Value]) -> dict[str, Value]:
+        """The same by the names inside, of objectives that the observation has."""
+        found = {self.objectives[o]: one for o, one in by_objective.items() if o in self.objectives}
+        return _by_name(found)
 
     def _round(self, past: Round) -> Round:
         return past.model_copy(update={"trials": [self._trial(trial) for trial in past.trials]})

@@ -56,9 +56,9 @@ def _slopes_of(name: str, influence: Influence, cells: Sequence[Cell]) -> Slopes
     places = {cell: place for place, cell in enumerate(cells)}
     shares, effects, errors = (np.zeros(len(cells)) for _ in range(3))
     for bucket in influence.buckets:
-        if name not in bucket.effects:
+        place = places.get((bucket.dataset, bucket.bucket))
+        if place is None or name not in bucket.effects:
             continue
-        place = places[bucket.dataset, bucket.bucket]
         shares[place] = bucket.share
         effects[place] = bucket.effects[name].value
         errors[place] = bucket.effects[name].standard_error

@@ -199,8 +199,32 @@ def settled(plan):
     return sum(ratio * plan.bucket_weights[d]["x"] for d, ratio in plan.ratios.items())
 
 
+def since(seen, means):
+    """The observation with these means (slice -> mean) of the base."""
+    base = seen.history[0].trial
+    slices = []
+    for one in base.profile.slices:
+        score = one.score.model_copy(update={"mean": means[one.slice]})
+        slices.append(one.model_copy(update={"score": score}))
+    profile = base.profile.model_copy(update={"slices": slices})
+    trials = [base.model_copy(update={"profile": profile})]
+    return seen.model_copy(
+        update={"history": [seen.history[0].model_copy(update={"trials": trials})]}
+    )
+
+
+def test_the_profile_planner_moves_no_tokens_to_data_that_did_nothing(observe, small_pool):
+    """Slice z is where the base was, or lower, although a third of the tokens were its own."""
+    plans = []
+    for base in ({"x": 1.5, "y": 1.5, "z": 1.0}, {"x": 1.5, "y": 1.5, "z": 2.0}):
+        seen = since(observe(), base)
+        plans += SurrogatePlanner().propose(seen, toolbox(seen, small_pool))
+    gained, lost = (plan.ratios["a"] * plan.bucket_weights["a"]["z"] for plan in plans)
+    assert gained > lost
+
+
 def test_the_profile_planner_moves_tokens_from_settled_slices_to_failing_ones(observe, small_pool):
-    seen = observe()
+    seen = since(observe(influence=None), {"x": 3.5, "y": 1.5, "z": 1.0})
     box = toolbox(seen, small_pool)
     [plan] = SurrogatePlanner().propose(seen, box)
     assert settled(plan) < 0.9 * settled(seen.last_plan)

@@ -138,8 +138,20 @@ def test_answers_that_are_filed_are_kept_no_longer(workers, prompts, tmp_path):
     generator.generate(prompts, None)
     folder = tmp_path / "work/answers"
     assert len(list(folder.iterdir())) == 1
+    (tmp_path / "work/answers.filed/torn").mkdir(parents=True)  # an earlier controller was killed
     generator.filed()
-    assert list(folder.iterdir()) == []
+    assert list((tmp_path / "work").iterdir()) == []
+    generator.filed()
+
+
+def test_the_time_of_a_shard_is_what_its_worker_took_and_waiting_left_out(workers, prompts):
+    generator = workers(HereEngine())
+    assert generator.seconds is None
+    generator.generate(prompts, None)
+    first = generator.seconds
+    assert 0 < first < 60
+    with ThreadPoolExecutor(1) as other:
+        assert other.submit(lambda: generator.seconds).result() is None
 
 
 def test_a_shard_whose_worker_dies_is_drawn_by_another(workers, here, prompts):
@@ -162,7 +174,7 @@ def test_a_stop_ends_a_shard_between_two_batches(tiny_model, prompts, tmp_path):
     place = files.Workplace(paths={"base": str(tiny_model)}, out=str(tmp_path / "out"), work="")
     with pytest.raises(StopRequested):
         answering.answer(job, place, said.append, lambda: bool(said))
-    assert [event["answered"] for event in said] == [2]
+    assert [event["answered"] for event in said] == [0, 2]
     assert not (tmp_path / "out").exists()
 
 
@@ -229,6 +241,10 @@ class MeetingGenerator(StandInGenerator):
 
     def filed(self):
         self.filings += 1
+
+    @property
+    def seconds(self):
+        return 0.25
 
 
 class OnWorkers(StandIn):
