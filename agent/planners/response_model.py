@@ -37,7 +37,7 @@ BASE_MISFIT = 1.5
 # The fit's own uncertainty is too wide as it stands, since the prior must leave room for declarations
 # that are wrong: for the search, and for intervals of forecasts. Both were found on pools of a table
 # that no figure is taken of.
-FIT_SCALE, FORECAST_SCALE = 0.5, 0.8
+FIT_SCALE, FORECAST_SCALE = 0.5, 0.7
 # How far selection prompts may be easier or harder than steering prompts, in points.
 ROLE_SD = 0.3
 # How far looks of one kind may lie above or below full trainings, all of them alike; how far each is
