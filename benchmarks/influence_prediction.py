@@ -54,6 +54,11 @@ class _Bench:
         return cls(World(config, FOLDER), tool)
 
     @property
+    def objectives(self) -> list[str]:
+        """Those that have data: a constraint may have no answers to tell apart."""
+        return [objective.name for objective in self.world.context.settings.traded]
+
+    @property
     def own(self) -> dict[Cell, float]:
         """Bucket -> its share in the pools' own mixture."""
         return cell_shares(self.world.ratios, self.world.buckets)
@@ -81,7 +86,7 @@ class _Bench:
         return adapter, delivered_shares(curated.report)
 
     def losses(self, adapter: Adapter) -> list[float]:
-        """The steering loss of every objective, in nats."""
+        """The steering loss of every objective that has data, in nats."""
         import torch
 
         folder = self.world.context.steps.store.path(adapter.digest)
@@ -92,8 +97,8 @@ class _Bench:
             torch.no_grad(),
         ):
             model.eval()
-            for suite in self.tool.suites.values():
-                usable = contrasts(tokenizer, suite.prompts).usable
+            for objective in self.objectives:
+                usable = contrasts(tokenizer, self.tool.suites[objective].prompts).usable
                 found.append(float(mean_loss(model, usable)))
         return found
 
@@ -120,7 +125,7 @@ def influence_prediction(quick: bool) -> Rows:
         datasets.setdefault(cell[0], []).append(cell)
         buckets[" ".join(cell)] = [cell]
     rows = []
-    for objective, mean in zip(bench.tool.suites, losses.mean(axis=0), strict=True):
+    for objective, mean in zip(bench.objectives, losses.mean(axis=0), strict=True):
         rows.append(figure(f"steering loss of {objective} before", float(mean), "nats"))
     rows += _compared(bench, "data set", datasets, influence, losses, 0.7)
     if not quick:
@@ -155,12 +160,12 @@ def _compared(
     rank = float(spearmanr(expected.ravel(), found.ravel()).statistic)
     name = f"by {what}: rank correlation of predicted and measured changes"
     rows.append(figure(name, rank, "correlation", at_least=goal))
-    for column, objective in enumerate(bench.tool.suites):
+    for column, objective in enumerate(bench.objectives):
         alone = float(spearmanr(expected[:, column], found[:, column]).statistic)
         rows.append(figure(f"by {what}: the same for {objective} alone", alone, "correlation"))
     if what == "data set":
         for number, domain in enumerate(domains):
-            for column, objective in enumerate(bench.tool.suites):
+            for column, objective in enumerate(bench.objectives):
                 told = f"{expected[number, column]:+.4f} predicted, +- {noise[number, column]:.4f}"
                 label = f"loss of {objective} with more {domain} ({told})"
                 rows.append(figure(label, float(found[number, column]), "nats"))
@@ -181,7 +186,7 @@ def _predicted(bench: _Bench, members: list[Cell], influence: Influence) -> list
     """The change of every objective's steering loss, in nats."""
     raised = _raised(bench.own, members)
     changes = []
-    for objective in bench.tool.suites:
+    for objective in bench.objectives:
         fall = 0.0
         for found in influence.buckets:
             cell = (found.dataset, found.bucket)
