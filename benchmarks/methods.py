@@ -170,7 +170,7 @@ def given(world: World, seed: int, role: str = "audit") -> Arm:
     """What pairs of the good and bad reference answers of the steering suites make of an adapter.
 
     The case with a known answer: if pairs move anything, these move every objective. They cost more
-    than a round pays for, so this is no arm at equal tokens.
+    than a round pays for, so they are not compared at equal tokens.
     """
     context = world.context
     recipe = context.settings.stages["dpo"]

@@ -60,25 +60,18 @@ class WorkersGenerator:
         self, prompts: Sequence[Prompt], adapter: Path | None, sampling: Sampling = GREEDY
     ) -> list[Response]:
         """See `Generator`. Raises BoundaryError if no worker could answer."""
-        job = AnswerJob(
-            base=self.base,
-            settings=self.settings,
-            adapter=_digest(adapter),
-            sampling=sampling,
-            prompts=list(prompts),
-        )
+        job = self._job(adapter, sampling).model_copy(update={"prompts": list(prompts)})
         return [Response.model_validate(line) for line in self._lines(job, adapter)]
 
     def log_likelihood(self, texts: Sequence[str], adapter: Path | None) -> list[TextLikelihood]:
         """See `Generator`."""
-        job = AnswerJob(
-            base=self.base,
-            settings=self.settings,
-            adapter=_digest(adapter),
-            sampling=GREEDY,
-            texts=list(texts),
-        )
+        job = self._job(adapter, GREEDY).model_copy(update={"texts": list(texts)})
         return [TextLikelihood(mean, tokens) for mean, tokens in self._lines(job, adapter)]
+
+    def _job(self, adapter: Path | None, sampling: Sampling) -> AnswerJob:
+        """A job that asks for nothing yet."""
+        digest = None if adapter is None else path_digest(adapter)
+        return AnswerJob(base=self.base, settings=self.settings, adapter=digest, sampling=sampling)
 
     def filed(self) -> None:
         """Remove all folders of answers, those that an earlier controller left among them.
@@ -129,7 +122,3 @@ class WorkersGenerator:
             assert isinstance(result, AnswerResult)
             self._took.seconds = result.seconds
             return json.loads((out / ANSWERS).read_text())
-
-
-def _digest(adapter: Path | None) -> str | None:
-    return None if adapter is None else path_digest(adapter)
