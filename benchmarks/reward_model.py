@@ -29,11 +29,10 @@ from mosaic.core.types.data import JudgedAnswer, Message
 from mosaic.core.types.runs import BASE, GREEDY, Sampling, TrainJob, Workplace
 from prompts.levels import HIGHEST, wish
 from training.data.pool import Pool
-from training.methods.level_reward import reward
+from training.methods.level_reward import read_scale, reward
 from training.methods.reward_model import (
     JUDGED_ANSWERS,
     RewardModelRecipe,
-    read_scale,
     train,
 )
 from training.models.adapter import model_digest

@@ -1,6 +1,7 @@
 """The benchmarks as a whole: one that raises does not stop the others, and seeded mistakes still apply."""
 
 import json
+from importlib import import_module
 
 import pytest
 
@@ -14,6 +15,11 @@ def test_every_benchmark_is_a_function_of_its_module():
     for name, module in benchmarks.BENCHMARKS.items():
         source = (ROOT / "benchmarks" / f"{module}.py").read_text()
         assert f"\ndef {name}(quick: bool)" in source
+
+
+@pytest.mark.parametrize("module", sorted(set(benchmarks.BENCHMARKS.values())))
+def test_every_module_of_a_benchmark_finds_what_it_imports(module):
+    import_module(f"benchmarks.{module}")
 
 
 def test_all_goes_on_after_one_that_raises_and_does_not_count_what_cannot_run(monkeypatch, capsys):
