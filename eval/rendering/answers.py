@@ -4,6 +4,9 @@ A chat is rendered a second time with a placeholder for each answer. What stands
 placeholders is the template's own text and the user's. The answers put back in between must give
 the first rendering again, character by character; then their places are exact. No
 `{% generation %}` markers are needed, and none are trusted.
+
+Most templates write the same round the messages of any chat with the same roles. That frame is
+rendered once: where it is filled with a chat's messages exactly, no second rendering is needed.
 """
 
 from __future__ import annotations
@@ -54,6 +57,38 @@ def marked(chat: Chat, stem: str) -> Chat:
         else:
             copy.append(message)
     return copy
+
+
+def frame_of(template: str, count: int, stem: str) -> list[str] | None:
+    """What a template writes before, between and after `count` messages.
+
+    `template` is the rendering of a chat whose messages are all placeholders. None if it leaves
+    one out, repeats one or changes their order.
+
+    >>> frame_of("Q: Zqanswer0x A: Zqanswer1x!", 2, "Zqanswer")
+    ['Q: ', ' A: ', '!']
+    """
+    try:
+        return _between(template, count, stem)
+    except NotLocated:
+        return None
+
+
+def filled(text: str, frame: Sequence[str], contents: Sequence[str]) -> list[Span] | None:
+    """The place of each message in `text` if that is the frame filled with them, else None.
+
+    >>> filled("Q: hi A: yes!", ["Q: ", " A: ", "!"], ["hi", "yes"])
+    [Span(start=3, end=5), Span(start=9, end=12)]
+    """
+    spans: list[Span] = []
+    position = 0
+    for before, content in zip(frame[:-1], contents, strict=True):
+        start = position + len(before)
+        position = start + len(content)
+        if not text.startswith(before, start - len(before)) or not text.startswith(content, start):
+            return None
+        spans.append(Span(start, position))
+    return spans if text[position:] == frame[-1] else None
 
 
 def placeholder(stem: str, number: int) -> str:

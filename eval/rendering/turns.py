@@ -13,7 +13,18 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from eval.rendering.answers import STEM, NotLocated, Span, answers_of, locate, marked, stem_for
+from eval.rendering.answers import (
+    STEM,
+    NotLocated,
+    Span,
+    answers_of,
+    filled,
+    frame_of,
+    locate,
+    marked,
+    placeholder,
+    stem_for,
+)
 from eval.rendering.render import Chat, ChatError, is_off, texts_of
 
 if TYPE_CHECKING:
@@ -56,6 +67,8 @@ class TurnEncoder:
     tokenizer: PreTrainedTokenizerBase
     shape: TurnShape | None = None
     _headers: dict[str, list[int]] = field(default_factory=dict)
+    # What the template writes round the messages of chats with these roles; None if that is unclear.
+    _frames: dict[tuple[str, ...], list[str] | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._backend = plain_backend(self.tokenizer)
@@ -140,17 +153,48 @@ class TurnEncoder:
     def _located(self, chats: Sequence[Chat]) -> Iterator[tuple[str, Encoding, list[Span]]]:
         """(text, its encoding, characters of each answer) of each chat."""
         texts = texts_of(self.tokenizer, chats)
-        stem = stem_for(chats)
-        templates = texts_of(self.tokenizer, [marked(chat, stem) for chat in chats])
+        framed = [self._framed(text, chat) for text, chat in zip(texts, chats, strict=True)]
+        unclear = [position for position, spans in enumerate(framed) if spans is None]
+        stem = stem_for([chats[position] for position in unclear])
+        doubtful = [marked(chats[position], stem) for position in unclear]
+        try:
+            templates = dict(zip(unclear, texts_of(self.tokenizer, doubtful), strict=True))
+        except ChatError as error:
+            raise ChatError(unclear[error.position], error.reason) from None
         encodings = self._backend.encode_batch(texts, add_special_tokens=False)
         for position, chat in enumerate(chats):
-            text = texts[position]
-            try:
-                spans = locate(text, templates[position], answers_of(chat), stem)
-                _check_others(text, chat)
-            except NotLocated as reason:
-                raise ChatError(position, str(reason)) from None
+            text, spans = texts[position], framed[position]
+            if spans is None:
+                try:
+                    spans = locate(text, templates[position], answers_of(chat), stem)
+                    _check_others(text, chat)
+                except NotLocated as reason:
+                    raise ChatError(position, str(reason)) from None
             yield text, encodings[position], spans
+
+    def _framed(self, text: str, chat: Chat) -> list[Span] | None:
+        """The places of the answers in a rendered chat if it is what its roles let expect."""
+        roles = tuple(message["role"] for message in chat)
+        frame = self._frame(roles)
+        places = frame and filled(text, frame, [message["content"] for message in chat])
+        if not places:
+            return None
+        return [place for place, role in zip(places, roles, strict=True) if role == "assistant"]
+
+    def _frame(self, roles: tuple[str, ...]) -> list[str] | None:
+        """What the template writes round messages of these roles, rendered once."""
+        if roles in self._frames:
+            return self._frames[roles]
+        chat: Chat = []
+        for number, role in enumerate(roles):
+            chat.append({"role": role, "content": placeholder(STEM, number)})
+        try:
+            frame = frame_of(texts_of(self.tokenizer, [chat])[0], len(chat), STEM)
+        except ChatError:
+            frame = None
+        if len(self._frames) < MANY:
+            self._frames[roles] = frame
+        return frame
 
     def _prompts(self, chats: Sequence[Chat]) -> list[str | None]:
         """What the model is given before it writes the last answer; None if no answer is last."""

@@ -221,6 +221,43 @@ def test_a_chat_is_counted_as_it_is_tokenised():
         assert encoder.lengths(rows) == [len(ids) for ids in plain]
 
 
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_frame_says_of_answers_what_a_second_rendering_says(name, monkeypatch):
+    tokenizer = tokenizer_of(SHAPES[name])
+    rows = chats_of(SHAPES[name])
+    for texts in (
+        ("Q?", "yes "),
+        ("yes", "yes", "Zqanswer0x", "Zqanswer1x"),
+        ("</think>", "a </think> b"),
+    ):
+        rows.append(chat(*texts))
+
+    def found(encoder, row):
+        try:
+            return encoder.encode([row])
+        except ChatError as error:
+            return error.reason
+
+    quick = TurnEncoder(tokenizer, turn_shape(tokenizer))
+    ours = [found(quick, row) for row in rows]
+    monkeypatch.setattr(TurnEncoder, "_framed", lambda *_: None)
+    slow = TurnEncoder(tokenizer, turn_shape(tokenizer))
+    assert ours == [found(slow, row) for row in rows]
+
+
+def test_a_template_that_looks_into_messages_is_rendered_twice():
+    """Its frame fits some chats and not others; both are labelled exactly."""
+    added = "{% if 'sad' in messages[0].content %}Be kind. {% endif %}"
+    tokenizer = chatml(lambda template: added + template)
+    encoder = TurnEncoder(tokenizer, turn_shape(tokenizer))
+    plain, kind = chat("I wait", "yes"), chat("I am sad", "yes")
+    plain_text, kind_text = texts_of(tokenizer, [plain, kind])
+    assert encoder._framed(plain_text, plain)
+    assert encoder._framed(kind_text, kind) is None
+    for messages in (plain, kind):
+        assert learnt(tokenizer, messages)[0].replace(" ", "") == "yes<|im_end|>"
+
+
 # Folders
 
 
