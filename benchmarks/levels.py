@@ -1,5 +1,7 @@
 """One policy for stated wishes on the laboratory: what is asked for against what is measured, before and after RL.
 
+Once with the tokens of `examples/levels.yaml`, which are what six minutes allow, and once with twice as many.
+
 By the stages that a run has. Each seed trains an adapter on the pools' own proportions, judges answers, trains a
 reward model, fine-tunes below the judged levels and optimises a policy; the adapters before and after the last step
 answer the audit prompts, which nothing was trained or tuned on, once for each level of one objective, all others being
@@ -8,6 +10,7 @@ wished for at 5. The rank correlation is over all answers of a seed: of the leve
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -23,6 +26,8 @@ from mosaic.core.types.runs import Adapter, Stage, StageSpec, TrainJob, TrialSpe
 from mosaic.core.types.spending import Usage
 
 SEEDS = (1, 2, 3, 4, 5)
+# Selected tokens of a round.
+SIZES = (110_000, 220_000)
 EXAMPLE = Path(__file__).parents[1] / "examples" / "levels.yaml"
 LEAST = {"safety": 0.6, "over_refusal": 0.8, "instruction_following": 0.8}
 Obeyed = dict[str, tuple[float, list[float]]]
@@ -30,12 +35,23 @@ Obeyed = dict[str, tuple[float, list[float]]]
 
 
 def levels(quick: bool) -> Rows:
-    """Rank correlation of requested and measured level by objective; what RL adds to it."""
-    world = World(load_config(str(EXAMPLE)), Path("runs") / "levels")
+    """Rank correlation of requested and measured level by objective; what RL adds to it.
+
+    Of the example's size, and of the larger one unless quick.
+    """
+    rows: Rows = []
+    for size in SIZES[:1] if quick else SIZES:
+        rows += _of_size(size, SEEDS[:1] if quick else SEEDS)
+    return rows
+
+
+def _of_size(size: int, seeds: Sequence[int]) -> Rows:
+    config = load_config(str(EXAMPLE), [f"budget.tokens_per_round={size}"])
+    world = World(config, Path("runs") / f"levels-{size}")
     before: list[Obeyed] = []
     after: list[Obeyed] = []
     rows: Rows = []
-    for seed in SEEDS[:1] if quick else SEEDS:
+    for seed in seeds:
         stage, warm = trained(world, seed)
         report = stage.levels
         assert report is not None
@@ -54,7 +70,7 @@ def levels(quick: bool) -> Rows:
             rows.append(figure(f"{name}, {when}: measured by level ({shown})", means[-1], "of 5"))
         gains = [two[name][0] - one[name][0] for one, two in zip(before, after, strict=True)]
         rows.append(compared(f"{name}: what RL adds to the rank correlation", gains))
-    return rows
+    return [{**row, "what": f"{size:,} tokens: {row['what']}"} for row in rows]
 
 
 def trained(world: World, seed: int) -> tuple[Stage, str | None]:

@@ -62,6 +62,17 @@ def test_a_pool_that_is_sorted_in_many_runs_and_ranges_is_the_same(tmp_path, sou
     assert not list(tmp_path.glob(".*building"))
 
 
+def test_ids_used_twice_are_found_in_every_range_of_hashes(tmp_path, rows, jsonl, monkeypatch):
+    monkeypatch.setattr(runs, "RANGE_BYTES", 500)
+    some = rows(count=400)
+    twice = some[:20]
+    source = jsonl(tmp_path / "rows.jsonl", [*some, *twice])
+    with pytest.raises(UsageError) as refused:
+        build([source], tmp_path / "pool", TRUSTED)
+    for number, row in enumerate(twice, len(some) + 1):
+        assert f"rows.jsonl:{number}: the id {row['id']!r} was used at " in str(refused.value)
+
+
 def test_two_processes_make_the_same_pool_and_name_the_same_faults(tmp_path, rows, jsonl):
     some = rows(count=600)
     source = jsonl(tmp_path / "rows.jsonl", some)

@@ -110,12 +110,22 @@ class Runs:
     def sorted_rows(self, cell: Cell) -> Iterator[pa.Table]:
         """The rows of a bucket in the order of the pool, a range of hashes at a time."""
         blocks = self._blocks[cell]
-        size = sum(block.nbytes for block in blocks)
+        for pieces in self._in_ranges(blocks, sum(block.nbytes for block in blocks)):
+            rows = pa.Table.from_batches(pieces, SCHEMA).combine_chunks()
+            rows = rows.sort_by(KEYS[2:]).combine_chunks()
+            self._forget()
+            yield rows
+
+    def _in_ranges(
+        self, blocks: Sequence[pa.RecordBatch], size: int
+    ) -> Iterator[list[pa.RecordBatch]]:
+        """The rows of blocks a range of hashes at a time: of `size` bytes in all, nearly
+        `RANGE_BYTES` each."""
         ranges = max(1, -(-size // RANGE_BYTES))
-        bounds = [2**64 * number // ranges for number in range(1, ranges)]
+        bounds = np.array([2**64 * number // ranges for number in range(1, ranges)], np.uint64)
         cuts = []
         for block in blocks:
-            inner = np.searchsorted(block["hash"].to_numpy(), np.array(bounds, np.uint64))
+            inner = np.searchsorted(block["hash"].to_numpy(), bounds)
             cuts.append([0, *inner.tolist(), block.num_rows])
         self._forget()
         for number in range(ranges):
@@ -125,25 +135,30 @@ class Runs:
                 if end > start:
                     pieces.append(block.slice(start, end - start))
             if pieces:
-                rows = pa.Table.from_batches(pieces, SCHEMA).combine_chunks()
-                rows = rows.sort_by(KEYS[2:]).combine_chunks()
-                self._forget()
-                yield rows
+                yield pieces
 
     def repeated(self) -> list[dict[str, Any]]:
         """`id`, `number` and `place` of each chat whose id another one has too, as they were read."""
-        hashes = []
-        for block in self._each():
-            hashes.append(block["hash"].to_numpy()[_first_windows(block)])
-        every = np.concatenate(hashes)
-        every.sort()
-        twice = np.unique(every[1:][every[1:] == every[:-1]])
+        twice = self._hashes_seen_twice()
         found: list[dict[str, Any]] = []
         for block in self._each() if len(twice) else ():
             suspect = np.isin(block["hash"].to_numpy(), twice) & _first_windows(block)
             rows = block.select(["id", "number", "place"]).filter(pa.array(suspect))
             found += rows.to_pylist()
         return sorted(found, key=lambda row: (row["id"], row["number"]))
+
+    def _hashes_seen_twice(self) -> npt.NDArray[np.uint64]:
+        """Hashes of more than one chat, found in a range of hashes at a time."""
+        blocks = list(self._each())
+        size = sum(block.num_rows for block in blocks) * np.dtype(np.uint64).itemsize
+        twice = [np.empty(0, np.uint64)]
+        for pieces in self._in_ranges(blocks, size):
+            hashes = [piece["hash"].to_numpy()[_first_windows(piece)] for piece in pieces]
+            every = np.concatenate(hashes)
+            every.sort()
+            twice.append(np.unique(every[1:][every[1:] == every[:-1]]))
+            self._forget()
+        return np.concatenate(twice)
 
     def _each(self) -> Iterator[pa.RecordBatch]:
         for blocks in self._blocks.values():
