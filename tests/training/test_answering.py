@@ -80,8 +80,8 @@ def prompts():
 
 @pytest.fixture
 def workers(tiny_model, tmp_path):
-    def make(engine, stopping=never):
-        executor = RemoteExecutor(engine, RayExecutorConfig(), tmp_path / "logs")
+    def make(engine, stopping=never, **limits):
+        executor = RemoteExecutor(engine, RayExecutorConfig(**limits), tmp_path / "logs")
         return WorkersGenerator(
             executor, tmp_path, tiny_model, "base", CONFIG.json_data(), stopping
         )
@@ -124,6 +124,30 @@ def test_a_worker_keeps_the_base_between_shards_and_lets_go_of_it_before_it_trai
     generator.executor.submit(made.job, made.place)
     generator.log_likelihood(TEXTS, None)
     assert len(loaded) == 2
+
+
+class MuteEngine(HereEngine):
+    """The first `deaths` workers begin, and are never heard of again."""
+
+    def state(self, attempt):
+        return State.RUNNING, ""
+
+    def wait(self, seconds):
+        threading.Event().wait(0.01)
+
+
+def test_answers_that_hang_with_one_worker_are_drawn_by_another(workers, here, prompts):
+    engine = MuteEngine(deaths=2)
+    generator = workers(engine, heartbeat_seconds=0.1)
+    assert generator.generate(prompts, None) == here.generate(prompts, None)
+    assert len(engine.started) == 3
+
+
+def test_answers_that_hang_with_every_worker_end_the_call(workers, prompts):
+    engine = MuteEngine(deaths=9)
+    with pytest.raises(BoundaryError, match=r"heartbeat_seconds = 0\.1"):
+        workers(engine, heartbeat_seconds=0.1).generate(prompts, None)
+    assert len(engine.started) == 3
 
 
 def test_what_was_answered_while_no_controller_lived_is_not_drawn_again(workers, here, prompts):

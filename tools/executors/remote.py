@@ -216,6 +216,12 @@ class RemoteExecutor:
             self._check_time(handle, now)
         except MosaicError as error:
             self.engine.end(attempt)
+            hangs = isinstance(error, TrainingError) and handle.asked is None
+            if hangs and isinstance(handle.order.job, AnswerJob):
+                # Answers that hang with one worker are drawn by another; a training that hangs is
+                # for the round to decide on.
+                self._replace(handle, attempt, str(error))
+                return
             handle.carry_over(attempt, handle.work)
             handle.outcome = error
             return
