@@ -13,6 +13,7 @@ from benchmarks.standins import ALL_METHODS, StandIn, StandInGenerator, Witness
 from mosaic.app.config_file import load_config
 from mosaic.app.practice_check import method_findings
 from mosaic.app.views.cards import model_card
+from mosaic.app.views.html import write_html
 from mosaic.app.views.levels import control_lines
 from mosaic.app.views.report_data import report_data
 from mosaic.app.views.story_text import story_text
@@ -136,7 +137,7 @@ def test_the_adapter_is_measured_by_prompts_that_state_its_wish_and_the_base_is_
     assert json.dumps(trial.wish) in wishes[trial.adapter.digest]
 
 
-def test_an_adapter_is_asked_for_every_level_on_audit(finished):
+def test_an_adapter_is_asked_for_every_level_on_audit(finished, tmp_path):
     context, journal = finished
     trial = trial_of(finished)
     found = control_of(context, 1, trial)
@@ -154,6 +155,14 @@ def test_an_adapter_is_asked_for_every_level_on_audit(finished):
     card = model_card("run", "base", round_, audited, [])
     assert "level 1 requested" in card
     assert "over refusal 5 of 5" in card
+    write_html(journal.folder, audited, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "What was asked for, and what was measured" in page
+    for levels in found.values():
+        for level, score in levels.items():
+            assert f"level {level} asked for" in page
+            assert f"{score.mean:.2f}" in page
+    assert f"{trial.stages[-1].levels.judged.answers} judged answers" in page
 
 
 def test_report_and_trace_say_what_was_learnt_from(finished):

@@ -16,6 +16,7 @@ from mosaic.app.stage import duration
 from mosaic.app.views import plots
 from mosaic.app.views.alternatives import Alternative, alternatives, caption_of
 from mosaic.app.views.compare import RunComparison
+from mosaic.app.views.levels import levels_line
 from mosaic.app.views.report_data import INFLUENCE, PARTS, load
 from mosaic.app.views.result import target_text, worse_sentences
 from mosaic.app.views.spending import spending_lines
@@ -121,6 +122,7 @@ def add_result_filters(environment: Environment) -> None:
     environment.filters["told_text"] = told_text
     environment.filters["worse"] = worse_sentences
     environment.filters["duration"] = duration
+    environment.filters["levels_text"] = levels_line
 
 
 def _pictures(
