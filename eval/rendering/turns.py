@@ -183,8 +183,8 @@ class TurnEncoder:
 
     def _frame(self, roles: tuple[str, ...]) -> list[str] | None:
         """What the template writes round messages of these roles, rendered once."""
-        if roles in self._frames:
-            return self._frames[roles]
+        if roles in self._frames or len(self._frames) >= MANY:
+            return self._frames.get(roles)
         chat: Chat = []
         for number, role in enumerate(roles):
             chat.append({"role": role, "content": placeholder(STEM, number)})
@@ -192,8 +192,7 @@ class TurnEncoder:
             frame = frame_of(texts_of(self.tokenizer, [chat])[0], len(chat), STEM)
         except ChatError:
             frame = None
-        if len(self._frames) < MANY:
-            self._frames[roles] = frame
+        self._frames[roles] = frame
         return frame
 
     def _prompts(self, chats: Sequence[Chat]) -> list[str | None]:

@@ -157,11 +157,14 @@ def test_an_adapter_is_asked_for_every_level_on_audit(finished, tmp_path):
     assert "over refusal 5 of 5" in card
     write_html(journal.folder, audited, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
-    assert "What was asked for, and what was measured" in page
-    for levels in found.values():
+    table = page.partition("What was asked for, and what was measured")[2].partition("</table>")[0]
+    for name, levels in found.items():
+        row = table.partition(f'<th scope="row">{name.replace("_", " ")}</th>')[2].partition(
+            "</tr>"
+        )[0]
         for level, score in levels.items():
-            assert f"level {level} asked for" in page
-            assert f"{score.mean:.2f}" in page
+            assert f"level {level} asked for" in table
+            assert f">{score.mean:.2f} <" in row or f">{score.mean:.2f}</strong>" in row
     assert f"{trial.stages[-1].levels.judged.answers} judged answers" in page
 
 

@@ -225,6 +225,9 @@ def test_a_chat_is_counted_as_it_is_tokenised():
 def test_a_frame_says_of_answers_what_a_second_rendering_says(name, monkeypatch):
     tokenizer = tokenizer_of(SHAPES[name])
     rows = chats_of(SHAPES[name])
+    quick = TurnEncoder(tokenizer, turn_shape(tokenizer))
+    fits = [quick._framed(*one) for one in zip(texts_of(tokenizer, rows), rows, strict=True)]
+    assert fits.count(None) <= 1
     for texts in (
         ("Q?", "yes "),
         ("yes", "yes", "Zqanswer0x", "Zqanswer1x"),
@@ -238,7 +241,6 @@ def test_a_frame_says_of_answers_what_a_second_rendering_says(name, monkeypatch)
         except ChatError as error:
             return error.reason
 
-    quick = TurnEncoder(tokenizer, turn_shape(tokenizer))
     ours = [found(quick, row) for row in rows]
     monkeypatch.setattr(TurnEncoder, "_framed", lambda *_: None)
     slow = TurnEncoder(tokenizer, turn_shape(tokenizer))
@@ -256,6 +258,19 @@ def test_a_template_that_looks_into_messages_is_rendered_twice():
     assert encoder._framed(kind_text, kind) is None
     for messages in (plain, kind):
         assert learnt(tokenizer, messages)[0].replace(" ", "") == "yes<|im_end|>"
+
+
+def test_a_chat_that_the_second_rendering_refuses_is_named_by_its_place():
+    refusing = (
+        "{% if 'sad' in messages[0].content %}"
+        "{% if 'Zq' in messages[-1].content %}{{ raise_exception('no') }}{% endif %}"
+        "Be kind. {% endif %}"
+    )
+    tokenizer = chatml(lambda template: refusing + template)
+    encoder = TurnEncoder(tokenizer, turn_shape(tokenizer))
+    with pytest.raises(ChatError, match="no") as refused:
+        encoder.encode([chat("I wait", "yes"), chat("I am sad", "yes")])
+    assert refused.value.position == 1
 
 
 # Folders

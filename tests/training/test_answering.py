@@ -127,10 +127,22 @@ def test_a_worker_keeps_the_base_between_shards_and_lets_go_of_it_before_it_trai
 
 
 class MuteEngine(HereEngine):
-    """The first `deaths` workers begin, and are never heard of again."""
+    """The first `deaths` workers begin, and are not heard of until they are ended.
+
+    `last` is what a worker still writes while it is ended.
+    """
+
+    def __init__(self, deaths, last=lambda attempt: None):
+        super().__init__(deaths)
+        self.last = last
+        self.ended = []
 
     def state(self, attempt):
         return State.RUNNING, ""
+
+    def end(self, attempt):
+        self.ended.append(attempt)
+        self.last(attempt)
 
     def wait(self, seconds):
         threading.Event().wait(0.01)
@@ -141,6 +153,36 @@ def test_answers_that_hang_with_one_worker_are_drawn_by_another(workers, here, p
     generator = workers(engine, heartbeat_seconds=0.1)
     assert generator.generate(prompts, None) == here.generate(prompts, None)
     assert len(engine.started) == 3
+    assert engine.ended == engine.started[:2]
+
+
+def test_answers_that_come_while_their_worker_is_ended_are_taken(workers, here, prompts):
+    engine = MuteEngine(deaths=1, last=files.run)
+    generator = workers(engine, heartbeat_seconds=0.1)
+    assert generator.generate(prompts, None) == here.generate(prompts, None)
+    assert len(engine.started) == 1
+
+
+def test_a_worker_is_ended_when_one_that_was_given_up_answers_after_all(workers, here, prompts):
+    late = []
+
+    class Late(MuteEngine):
+        def wait(self, seconds):
+            super().wait(seconds)
+            if len(self.started) == 2 and not late:
+                late.append(files.run(self.started[0]))
+
+    engine = Late(deaths=2)
+    generator = workers(engine, heartbeat_seconds=0.3)
+    assert generator.generate(prompts, None) == here.generate(prompts, None)
+    assert engine.ended == engine.started[:2]
+
+
+def test_answers_that_take_longer_than_they_may_are_not_begun_again(workers, prompts):
+    engine = MuteEngine(deaths=9)
+    with pytest.raises(BoundaryError, match=r"max_seconds = 0\.1"):
+        workers(engine, heartbeat_seconds=None, max_seconds=0.1).generate(prompts, None)
+    assert len(engine.started) == 1
 
 
 def test_answers_that_hang_with_every_worker_end_the_call(workers, prompts):

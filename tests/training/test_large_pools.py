@@ -1,5 +1,6 @@
 """Pools larger than memory: sorted on disk, in shards, by processes, and read a part at a time."""
 
+import gc
 import json
 import os
 from dataclasses import replace
@@ -60,6 +61,19 @@ def test_a_pool_that_is_sorted_in_many_runs_and_ranges_is_the_same(tmp_path, sou
     build([source], tmp_path / "small", TRUSTED)
     assert content(tmp_path / "small") == content(tmp_path / "whole")
     assert not list(tmp_path.glob(".*building"))
+
+
+def test_a_build_leaves_the_collector_of_garbage_as_it_was(tmp_path, source):
+    before = gc.get_threshold(), gc.get_freeze_count()
+    build([source], tmp_path / "pool", TRUSTED)
+    assert (gc.get_threshold(), gc.get_freeze_count()) == before
+    gc.freeze()
+    try:
+        frozen = gc.get_freeze_count()
+        build([source], tmp_path / "again", TRUSTED)
+        assert gc.get_freeze_count() >= frozen > 0
+    finally:
+        gc.unfreeze()
 
 
 def test_ids_used_twice_are_found_in_every_range_of_hashes(tmp_path, rows, jsonl, monkeypatch):

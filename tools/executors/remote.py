@@ -216,8 +216,9 @@ class RemoteExecutor:
             self._check_time(handle, now)
         except MosaicError as error:
             self.engine.end(attempt)
-            hangs = isinstance(error, TrainingError) and handle.asked is None
-            if hangs and isinstance(handle.order.job, AnswerJob):
+            if self._read(handle):  # its last words came while it was ended
+                return
+            if handle.asked is None and self._is_silent(handle, now):
                 # Answers that hang with one worker are drawn by another; a training that hangs is
                 # for the round to decide on.
                 self._replace(handle, attempt, str(error))
@@ -247,6 +248,8 @@ class RemoteExecutor:
         self._tell_progress(handle)
         done = files.read_done(handle.work, handle.job)
         if done is not None:
+            if handle.attempt is not None and handle.attempt.name != done.attempt:
+                self.engine.end(handle.attempt)  # an attempt that was given up ended well after all
             try:
                 handle.outcome = files.adopt(done, handle.work, Path(handle.order.place.out))
             except DamageError as error:
@@ -269,6 +272,13 @@ class RemoteExecutor:
             )
         if handle.began is not None:
             check_limits(self.config, now - handle.began, now - handle.beat, handle.activity)
+
+    def _is_silent(self, handle: RemoteHandle, now: float) -> bool:
+        """Whether a shard of answers began, and its worker has not been heard of for too long."""
+        limit = self.config.heartbeat_seconds
+        if limit is None or handle.began is None or not isinstance(handle.order.job, AnswerJob):
+            return False
+        return now - handle.beat > limit
 
     def _tell_progress(self, handle: RemoteHandle) -> None:
         """Pass on the whole lines that an attempt wrote since the last look."""
@@ -314,9 +324,11 @@ class RemoteExecutor:
         why = why or "its worker ended without a word"
         self._log(f"{attempt}: {why}; its newest checkpoint is of step {step}")
         if handle.deaths >= MAX_DEATHS:
+            answers = isinstance(handle.order.job, AnswerJob)
+            where = "" if answers else f" at step {handle.furthest}"
             handle.outcome = TrainingError(
-                f"{handle.activity} lost {handle.deaths} workers in a row at step {handle.furthest}, the last "
-                f"one so: {why} (log: {self.logs / 'train.log'})",
+                f"{handle.activity} lost {handle.deaths} workers in a row{where}, the last one so: "
+                f"{why} (log: {self.logs / 'train.log'})",
                 "killed",
             )
             return

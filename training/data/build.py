@@ -225,14 +225,15 @@ def _groups(
     """The groups of a part of the rows, checked and counted, in the order of the rows."""
     processes = options.processes
     if processes == 1:
-        before = gc.get_threshold()
+        before, frozen = gc.get_threshold(), gc.get_freeze_count()
         _collect_rarely()
         try:
             for numbers, rows in _read_groups(sources, part):
                 yield counted(rows, numbers, counter, options.max_length)
         finally:
             gc.set_threshold(*before)
-            gc.unfreeze()
+            if not frozen:
+                gc.unfreeze()
         return
     # A process that starts anew has no threads of ours in it, as one that is forked would.
     with ProcessPoolExecutor(

@@ -14,7 +14,7 @@ def levels_line(report: LevelReport) -> str:
     for head in report.heads:
         known = f"{head.objective} {'/'.join(map(str, head.classes))}"
         if head.balanced_accuracy is not None:
-            known += f" (balanced accuracy {head.balanced_accuracy:.2f} of {head.held_out})"
+            known += f" (balanced accuracy {head.balanced_accuracy:.2f} on {head.held_out} held-out answers)"
         heads.append(known)
     judged = f"{report.judged.answers} judged answers and {report.judged.pool_rows} pool rows"
     return (
