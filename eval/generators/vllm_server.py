@@ -7,6 +7,7 @@ register and remove LoRA adapters. Nothing here knows what is asked of the model
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -32,6 +33,8 @@ LOG_BYTES = 8 * 1024 * 1024
 REPORT_EVERY = 15.0
 STOP_SECONDS = 30.0
 PATIENCE = 30.0
+# Which process of vLLM wrote a line, how urgent it is, when, and where in its code.
+SPEAKER = re.compile(r"^\(\w+ pid=\d+\) (?:[A-Z]+ [\d-]+ [\d:.]+ \[[^\]]*\] ?)?")
 
 
 class Server(Protocol):
@@ -239,7 +242,7 @@ class OwnServer(ControlRequests):
                 raise BoundaryError("vLLM: its start was given up")
             if child.poll() is not None:
                 raise BoundaryError(
-                    f"vLLM ended while starting: {self._last_words()} (log: {self.log})"
+                    f"vLLM ended while starting: {self._last_error()} (log: {self.log})"
                 )
             try:
                 if self.healthy() and self.has(BASE):
@@ -254,17 +257,32 @@ class OwnServer(ControlRequests):
                 )
             if now - reported > REPORT_EVERY:
                 reported = now
-                self.say(f"vLLM: starting for {now - started:.0f} s; {self._last_words()[:100]}")
+                self.say(f"vLLM: starting for {now - started:.0f} s; {self._last_line()[:100]}")
             time.sleep(0.2)
         self.say(f"vLLM: ready after {time.monotonic() - started:.0f} s")
 
-    def _last_words(self) -> str:
+    def _last_line(self) -> str:
+        """What the log says last, without who says it and when."""
+        return (self._lines() or ["no output"])[-1][:300]
+
+    def _last_error(self) -> str:
         """The last line of the log that tells of an error, or else its last line."""
-        if self._log is not None and self._child is not None and self._child.poll() is not None:
+        if self._log is not None:
             self._log.join(5.0)
-        lines = self.log.read_text(errors="replace").splitlines() if self.log.is_file() else []
-        errors = [line for line in lines[-200:] if "Error" in line]
-        return (errors or lines or ["no output"])[-1].strip()[:300]
+        for line in reversed(self._lines()[-200:]):
+            if "Error" in line:
+                return line[:300]
+        return self._last_line()
+
+    def _lines(self) -> list[str]:
+        """The log's lines but for warnings; each state of a progress bar is one."""
+        text = self.log.read_text(errors="replace") if self.log.is_file() else ""
+        found = []
+        for line in text.splitlines():
+            said = SPEAKER.sub("", line).strip()
+            if said and " WARNING " not in line:
+                found.append(said)
+        return found
 
     def stop(self) -> None:
         """End the whole process group and wait until it is gone."""

@@ -307,6 +307,28 @@ def test_a_server_that_is_never_ready_is_given_up(stand_in):
         generator.generate(prompts(1), None)
 
 
+def test_a_start_tells_what_the_log_says_last_and_a_failure_what_went_wrong(tiny_model, tmp_path):
+    server = OwnServer(tiny_model, VllmGeneratorConfig(), 16, tmp_path, print)
+    assert server._last_line() == "no output"
+    server.log.parent.mkdir(parents=True, exist_ok=True)
+    lines = [
+        "(APIServer pid=27) WARNING 11-29 22:18:24 [utils.py:299] This can cause errors like `OSError`.",
+        "(EngineCore pid=30) INFO 11-29 22:19:31 [kv_cache_utils.py:2146] GPU KV cache size: 9,649 tokens",
+    ]
+    server.log.write_text("\n".join(lines) + "\n")
+    assert server._last_line() == "GPU KV cache size: 9,649 tokens"
+    assert server._last_error() == "GPU KV cache size: 9,649 tokens"
+    bar = "\rCapturing CUDA graphs:   0%|  | 0/102\rCapturing CUDA graphs:  33%|=  | 34/102"
+    with server.log.open("a", newline="") as log:
+        log.write(f"(EngineCore pid=30) {bar}\n")
+    assert server._last_line() == "Capturing CUDA graphs:  33%|=  | 34/102"
+    with server.log.open("a") as log:
+        log.write(
+            "(EngineCore pid=30) TypeError: load() got an argument\nguard: the server ended\n"
+        )
+    assert server._last_error() == "TypeError: load() got an argument"
+
+
 def test_a_second_interrupt_ends_a_restart_that_would_take_long(stand_in, monkeypatch):
     generator, _ = stand_in({"start_seconds": 60}, dies_after=3)
 
