@@ -1,6 +1,6 @@
 """One policy for stated wishes on the laboratory: what is asked for against what is measured, before and after RL.
 
-Once with the tokens of `examples/levels.yaml`, a run of which may take six minutes, and once with twice as many.
+As `examples/levels.yaml` spends a round, with more tokens than its six minutes allow, and again with twice as many.
 
 By the stages that a run has. Each seed trains an adapter on the pools' own proportions, judges answers, trains a
 reward model, fine-tunes below the judged levels and optimises a policy; the adapters before and after the last step
@@ -40,7 +40,7 @@ A seed whose reward model has no head for an objective asks for no levels of it.
 def levels(quick: bool) -> Rows:
     """Rank correlation of requested and measured level by objective; what RL adds to it.
 
-    Of the example's size, and of the larger one unless quick.
+    With the smaller budget, and with the larger one unless quick.
     """
     rows: Rows = []
     for size in SIZES[:1] if quick else SIZES:

@@ -262,7 +262,8 @@ def _of_size(size: int, seeds: Sequence[int]) -> Rows:
     if size == SMALL:
         found += [given(world, seed) for seed in seeds]
     if size == LARGE:
-        wishing = World(load_config(str(EXAMPLE)), Path("runs") / "methods-levels")
+        config = load_config(str(EXAMPLE), [budget])
+        wishing = World(config, Path("runs") / "methods-levels")
         assert wishing.context.settings.cost_per_round == charged
         found += [policy(wishing, seed) for seed in seeds]
     names = list(dict.fromkeys(arm.name for arm in found))
