@@ -39,6 +39,7 @@ from tools.executors.remote import RemoteExecutor, State
 from tools.executors.slurm import SlurmEngine
 from tools.executors.subprocess import SubprocessExecutor
 from training import attempt as files
+from training import worker
 from training.methods.base import never
 from training.methods.checkpoints import carry_over
 from training.models.adapter import WEIGHTS
@@ -287,6 +288,20 @@ def test_a_job_that_began_and_is_silent_is_ended(order, tmp_path, limit):
         run(executor_of(engine, tmp_path, **{limit: 0.1}), order())
     assert caught.value.failure == "hang"
     assert engine.ended == engine.started
+
+
+def test_a_silent_job_that_stops_when_it_is_ended_is_not_begun_again(order, tmp_path):
+    class Obedient(ScriptedEngine):
+        def end(self, attempt):
+            failure = worker.Failure(error="StopRequested", message="asked to stop")
+            (attempt / files.FAILURE).write_text(failure.model_dump_json())
+            super().end(attempt)
+
+    engine = Obedient("mute")
+    with pytest.raises(TrainingError, match="heartbeat_seconds") as caught:
+        run(executor_of(engine, tmp_path, heartbeat_seconds=0.1), order())
+    assert caught.value.failure == "hang"
+    assert len(engine.started) == 1
 
 
 def test_an_engine_that_is_gone_pauses_the_run_and_ends_nothing(order, tmp_path):

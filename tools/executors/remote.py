@@ -216,8 +216,8 @@ class RemoteExecutor:
             self._check_time(handle, now)
         except MosaicError as error:
             self.engine.end(attempt)
-            if self._read(handle):  # its last words came while it was ended
-                return
+            if files.read_done(handle.work, handle.job) is not None and self._read(handle):
+                return  # its result came while its worker was ended
             if handle.asked is None and self._is_silent(handle, now):
                 # Answers that hang with one worker are drawn by another; a training that hangs is
                 # for the round to decide on.
