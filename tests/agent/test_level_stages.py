@@ -13,6 +13,7 @@ from benchmarks.standins import ALL_METHODS, StandIn, StandInGenerator, Witness
 from mosaic.app.config_file import load_config
 from mosaic.app.practice_check import method_findings
 from mosaic.app.views.cards import model_card
+from mosaic.app.views.compare import _answers, _Suite
 from mosaic.app.views.html import write_html
 from mosaic.app.views.levels import control_lines
 from mosaic.app.views.report_data import report_data
@@ -166,6 +167,24 @@ def test_an_adapter_is_asked_for_every_level_on_audit(finished, tmp_path):
             assert f"level {level} asked for" in table
             assert f">{score.mean:.2f} <" in row or f">{score.mean:.2f}</strong>" in row
     assert f"{trial.stages[-1].levels.judged.answers} judged answers" in page
+
+
+def test_answers_that_were_asked_for_by_a_wish_can_be_compared(finished):
+    """Those of other wishes to the same suite are left out."""
+    context, journal = finished
+    trial = trial_of(finished)
+    steps = context.steps.at(1, trial.id)
+    other = dict.fromkeys(trial.wish, 1)
+    whole = context.evaluator.evaluate(steps, trial.adapter.digest, ["audit"], trial.wish)
+    context.evaluator.evaluate(steps, trial.adapter.digest, ["audit"], other)
+    state = fold(journal, context.settings.names)
+    state = state.audited(state.audit.model_copy(update={"chosen": 1}))
+    suites = journal.recorded.inputs.suites
+    measured = {name: _Suite(suites[name]["audit"], name) for name in trial.wish}
+    found = _answers(journal, state, measured)
+    assert {name: found[name] for name in trial.wish} == {
+        name: whole.scored[name]["audit"] for name in trial.wish
+    }
 
 
 def test_report_and_trace_say_what_was_learnt_from(finished):

@@ -240,7 +240,8 @@ def _answers(
     """Scored answers of the chosen round, by objective or independent suite; empty without one."""
     if state.audit is None or state.audit.chosen is None:
         return {}
-    adapter = state.rounds[state.audit.chosen].adapter
+    chosen = state.rounds[state.audit.chosen]
+    adapter = chosen.adapter
     generated = journal.steps(Generate)
     likelihoods = journal.steps(MeasureLikelihood)
     judged = journal.steps(JudgeSuite)
@@ -249,7 +250,8 @@ def _answers(
     for name, (suite, objective) in measured.items():
         shards = []
         for step in generated:
-            if step.inputs.suite == suite and step.inputs.adapter == adapter:
+            asked = step.inputs
+            if (asked.suite, asked.adapter, asked.wish) == (suite, adapter, chosen.trial.wish):
                 shards.append((step.inputs.shard, step.result.responses))
         responses = [digest for _, digest in sorted(shards)]
         for reading in likelihoods:
