@@ -62,7 +62,7 @@ def without_thoughts(text: str) -> Thoughts:
 
 
 def json_text(text: str) -> str:
-    """The JSON text inside of what a model said, or the text as it is if there is no one reading.
+    """The JSON text inside of what a model said, or the text as it is unless it has exactly one reading.
 
     >>> json_text('```json\\n{"x": 1}\\n```')
     '{"x": 1}'

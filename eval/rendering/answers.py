@@ -5,8 +5,8 @@ placeholders is the template's own text and the user's. The answers put back in 
 the first rendering again, character by character; then their places are exact. No
 `{% generation %}` markers are needed, and none are trusted.
 
-Most templates write the same round the messages of any chat with the same roles. That frame is
-rendered once: where it is filled with a chat's messages exactly, no second rendering is needed.
+Most templates write the same text around the messages of every chat with the same roles. That frame
+is rendered once: a chat whose rendering is the frame filled with its messages needs no second one.
 """
 
 from __future__ import annotations

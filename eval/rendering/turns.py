@@ -67,7 +67,7 @@ class TurnEncoder:
     tokenizer: PreTrainedTokenizerBase
     shape: TurnShape | None = None
     _headers: dict[str, list[int]] = field(default_factory=dict)
-    # What the template writes round the messages of chats with these roles; None if that is unclear.
+    # Roles -> what the template writes around the messages of such chats; None if that is unclear.
     _frames: dict[tuple[str, ...], list[str] | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -173,7 +173,7 @@ class TurnEncoder:
             yield text, encodings[position], spans
 
     def _framed(self, text: str, chat: Chat) -> list[Span] | None:
-        """The places of the answers in a rendered chat if it is what its roles let expect."""
+        """The places of the answers in a rendered chat if it is the frame of its roles, filled."""
         roles = tuple(message["role"] for message in chat)
         frame = self._frame(roles)
         places = frame and filled(text, frame, [message["content"] for message in chat])
@@ -182,7 +182,7 @@ class TurnEncoder:
         return [place for place, role in zip(places, roles, strict=True) if role == "assistant"]
 
     def _frame(self, roles: tuple[str, ...]) -> list[str] | None:
-        """What the template writes round messages of these roles, rendered once."""
+        """What the template writes around messages with these roles, rendered once."""
         if roles in self._frames or len(self._frames) >= MANY:
             return self._frames.get(roles)
         chat: Chat = []
