@@ -108,6 +108,9 @@ def campaign(calls: int, rate: float, seed: int = 1) -> Campaign:
 def faults(quick: bool) -> Rows:
     """30 % bad replies of all kinds, then a sweep of the rate."""
     calls = 200 if quick else 2000
+    # Eight bad replies in a row are chance: 0.13 of 2,000 calls expected, and a busy machine adds
+    # attempts that run out of time. One of 200 calls is more than 0.1 %.
+    least = 0.99 if quick else 0.999
     got = campaign(calls, 0.3)
     succeeded = got.ends["value"] / calls
     uncharged = got.failed - got.charged
@@ -116,7 +119,7 @@ def faults(quick: bool) -> Rows:
         figure(
             "calls that end as a value or one typed failure", got.typed / calls, "of 1", at_least=1
         ),
-        figure(f"of {calls} calls succeed", succeeded, "of 1", at_least=0.999),
+        figure(f"of {calls} calls succeed", succeeded, "of 1", at_least=least),
         figure("attempts per call", got.attempts, "", at_most=1.6),
         figure("most attempts of a call", got.max_attempts, "", at_most=8),
         figure("attempt past its time limit by", got.over, "s", at_most=SLACK),

@@ -57,10 +57,13 @@ def executor(request, tmp_path):
     return EXECUTORS[request.param](tmp_path / "run")
 
 
-@pytest.fixture(scope="module")
-def adapters():
-    """What the adapters of the same two jobs were in each executor so far."""
-    return []
+@pytest.fixture
+def adapters(order):
+    """What the jobs of three steps and of one come to in this process."""
+    made = [order("here"), order("here-shorter", max_steps=1)]
+    executor = InlineExecutor()
+    handles = [executor.submit(one.job, one.place) for one in made]
+    return [files(result.adapter) for result in executor.wait(handles, never)]
 
 
 def files(folder):
@@ -89,8 +92,7 @@ def test_results_come_in_the_order_of_the_handles_and_are_the_same_everywhere(
         steps = {event["step"] for event in told[result.adapter] if "step" in event}
         assert steps == set(range(1, result.steps + 1))
     # The same job gives the same adapter in every executor.
-    adapters.append([files(result.adapter) for result in results])
-    assert adapters[0] == adapters[-1]
+    assert [files(result.adapter) for result in results[::-1]] == adapters
 
 
 def test_threads_that_wait_at_once_each_get_what_their_job_yields_alone(executor, order, adapters):
@@ -103,8 +105,7 @@ def test_threads_that_wait_at_once_each_get_what_their_job_yields_alone(executor
         waits[2].result()
     results = [result for wait in waits[:2] for result in wait.result()]
     assert [r.adapter for r in results] == [one.place.out for one in made[:2]]
-    trained = [files(result.adapter) for result in results]
-    assert trained[::-1] == adapters[-1]
+    assert [files(result.adapter) for result in results] == adapters
 
 
 def test_nothing_to_wait_for_is_no_result(executor):
