@@ -1,10 +1,10 @@
 """What a mixture is worth: by how much it is expected to widen what the run can choose from.
 
     worth = P(floors hold) * (expected gain in hypervolume over the mixtures that were measured
-                              + expected fall of the least shortfall from targets, in points)
+                              + expected fall of the least shortfall from targets, in points / 4)
 
-So targets come first until a mixture that meets them is known; from then on what counts is what the
-archive does not have yet. What was measured is taken at what the fit makes of it, not at face value.
+So targets pull until a mixture that meets them is known, and what the archive does not have yet
+pulls always. What was measured is taken at what the fit makes of it, not at face value.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from agent.weights import Floats
 from mosaic.core.types.plans import BASE_FLOOR
 from mosaic.core.types.runs import Observation
 
-# A point nearer to a target is worth the whole volume. A round gains a few hundredths of the volume,
-# so that targets come first until what is missed is within the noise, as when the result is chosen.
-TARGET_WORTH = 1.0
+# A point nearer to a target is worth this share of the volume, about what a point adds to the volume
+# itself: both pull alike. A higher worth spends every round of a run whose targets are out of reach
+# on the same corner, for next to nothing (docs/planner-profile.md).
+TARGET_WORTH = 0.25
 # The noise of a training is standard normal: nodes and weights of Gauss and Hermite's quadrature.
 NOISE_NODES, NOISE_WEIGHTS = np.polynomial.hermite_e.hermegauss(7)
 NOISE_WEIGHTS = NOISE_WEIGHTS / NOISE_WEIGHTS.sum()

@@ -70,7 +70,7 @@ class Candidate:
 class Lag(NamedTuple):
     """How much worse a plan is predicted than the best mixture found, and half the 90 % interval of it.
 
-    In shares of the volume, of which a point below a target costs one.
+    In shares of the volume, of which a point below a target costs a quarter.
     """
 
     mean: float
