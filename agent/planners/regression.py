@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -46,18 +46,73 @@ class Fitted:
     covariance: Floats
 
 
-def fit_censored(features: Floats, seen: Floats, noise: Floats, prior: Prior) -> Fitted:
-    """Fit a linear model whose results are cut off at 1 and 5.
+@dataclass(frozen=True)
+class Seen:
+    """What was seen: `features` (n, k), `results` (n,) and the deviations of their errors, `noise` (n,).
 
-    `features` has shape (n, k), `seen` and `noise` (n,): results and their standard deviations.
+    Neighbours of one `group` (n,) share one more error, of deviation `luck` (n,), which is the same
+    within a group; 0 is none. Such an error costs no coefficient: it is summed over.
+    """
+
+    features: Floats
+    results: Floats
+    noise: Floats
+    group: npt.NDArray[np.int_]
+    luck: Floats
+
+    def whitened(self, counted: Mask) -> tuple[Floats, Floats]:
+        """Features and results whose errors are independent and of deviation 1; 0 unless `counted`.
+
+        With u the inverse noise of a group's results, their covariance in units of the noise is
+        1 + luck^2 u u', and what makes it 1 is
+
+            x - (1 - 1 / sqrt(1 + luck^2 u'u)) u u'x / u'u
+        """
+        inverse = counted / self.noise
+        rows = np.column_stack([self.features, self.results]) * inverse[:, None]
+        sizes = self._summed(inverse**2)
+        shares = (1 - 1 / np.sqrt(1 + self.luck**2 * sizes)) / np.where(sizes > 0, sizes, 1.0)
+        rows -= self._summed(rows * inverse[:, None]) * (inverse * shares)[:, None]
+        return rows[:, :-1], rows[:, -1]
+
+    def lucks(self, left: Floats, counted: Mask) -> Floats:
+        """The most probable shared error of each result, given what is `left` to explain (n,)."""
+        weights = counted / self.noise**2
+        variance = self.luck**2
+        return variance * self._summed(weights * left) / (1 + variance * self._summed(weights))
+
+    def log_volume(self, counted: Mask) -> float:
+        """Half the logarithm of the determinant of the covariance that `whitened` makes 1."""
+        within = 1 + self.luck**2 * self._summed(counted / self.noise**2)
+        return float(np.log(self.noise[counted]).sum() + np.log(within[self._starts]).sum() / 2)
+
+    def _summed(self, values: Floats) -> Floats:
+        """For each result the sum over its group: shape of `values`, (n, ...)."""
+        if not len(values):
+            return values
+        sums = np.add.reduceat(values, self._starts)
+        return np.asarray(sums[np.cumsum(self._begins) - 1])
+
+    @property
+    def _begins(self) -> Mask:
+        return np.diff(self.group, prepend=-1) != 0
+
+    @property
+    def _starts(self) -> npt.NDArray[np.int_]:
+        return np.flatnonzero(self._begins)
+
+
+def fit_censored(seen: Seen, prior: Prior) -> Fitted:
+    """Fit a linear model whose results are cut off at 1 and 5.
 
     Three results around 3 give about 3, drawn a little toward the prior at 0:
 
     >>> wide = Prior(np.zeros(1), np.array([[25.0]]), np.array([False]))
-    >>> def fit(*seen):
-    ...     n = len(seen)
-    ...     fitted = fit_censored(np.ones((n, 1)), np.array(seen), np.full(n, 0.35), wide)
-    ...     return round(float(fitted.mean[0]), 2)
+    >>> def fit(*results, luck=0.0):
+    ...     n = len(results)
+    ...     lucks, group = np.full(n, luck), np.zeros(n, dtype=int)
+    ...     seen = Seen(np.ones((n, 1)), np.array(results), np.full(n, 0.35), group, lucks)
+    ...     return round(float(fit_censored(seen, wide).mean[0]), 2)
     >>> fit(2.9, 3.0, 3.1)
     3.0
 
@@ -65,52 +120,59 @@ def fit_censored(features: Floats, seen: Floats, noise: Floats, prior: Prior) ->
 
     >>> fit(5.0), fit(5.0, 4.8)
     (5.27, 5.04)
+
+    Results that share an error of 5 points say little more than one of them:
+
+    >>> fit(2.9, 3.0, 3.1, luck=5.0)
+    1.5
     """
     prior_precision = np.linalg.inv(prior.covariance)
     prior_evidence = prior_precision @ prior.mean
-    low, high = seen < NEAR_BOTTOM, seen > NEAR_TOP
-    edge = seen + CENSORED_BY * high - CENSORED_BY * low
-    scaled, results = features / noise[:, None], edge / noise
+    low, high = seen.results < NEAR_BOTTOM, seen.results > NEAR_TOP
+    edge = seen.results + CENSORED_BY * high - CENSORED_BY * low
+    seen = replace(seen, results=edge)
     # What is cut off says only "at least" or "at most": a prediction further out is not wrong.
-    binding = np.ones(len(seen), dtype=bool)
+    every = binding = np.ones(len(edge), dtype=bool)
     mean = prior.mean
     for _ in range(MAX_PASSES):
-        rows = scaled[binding]
+        rows, results = seen.whitened(binding)
         precision = prior_precision + rows.T @ rows
-        evidence = prior_evidence + rows.T @ results[binding]
-        mean = solve_bounded(precision, evidence, prior.at_least_zero)
-        predicted = features @ mean
+        mean = solve_bounded(precision, prior_evidence + rows.T @ results, prior.at_least_zero)
+        predicted = seen.features @ mean
+        predicted += seen.lucks(edge - predicted, binding)
         beyond = np.where(high, predicted >= edge, low & (predicted <= edge))
         if (binding == ~beyond).all():
             break
         binding = ~beyond
-    factor = cho_factor(prior_precision + scaled.T @ scaled)
+    rows, _ = seen.whitened(every)
+    factor = cho_factor(prior_precision + rows.T @ rows)
     covariance = cho_solve(factor, np.eye(len(mean)))
     return Fitted(np.asarray(mean), np.asarray(covariance))
 
 
-def log_evidence(features: Floats, seen: Floats, noise: Floats, prior: Prior) -> float:
+def log_evidence(seen: Seen, prior: Prior) -> float:
     """Logarithm of how probable the results were beforehand, up to a constant of the data.
 
-    Arguments are those of `fit_censored`. Results that are cut off, and bounds, are not counted.
+    Results that are cut off, and bounds, are not counted.
     Results near 4 are more probable under a prior that has its mean there:
 
     >>> near = Prior(np.array([4.0]), np.array([[1.0]]), np.array([False]))
     >>> far = Prior(np.array([1.0]), np.array([[1.0]]), np.array([False]))
-    >>> rows, seen, noise = np.ones((2, 1)), np.array([3.9, 4.1]), np.full(2, 0.3)
-    >>> log_evidence(rows, seen, noise, near) > log_evidence(rows, seen, noise, far)
+    >>> alone, none = np.arange(2), np.zeros(2)
+    >>> seen = Seen(np.ones((2, 1)), np.array([3.9, 4.1]), np.full(2, 0.3), alone, none)
+    >>> log_evidence(seen, near) > log_evidence(seen, far)
     True
     """
-    whole = (seen >= NEAR_BOTTOM) & (seen <= NEAR_TOP)
-    scaled = features[whole] / noise[whole, None]
-    rest = (seen[whole] - features[whole] @ prior.mean) / noise[whole]
+    whole = (seen.results >= NEAR_BOTTOM) & (seen.results <= NEAR_TOP)
+    rest = replace(seen, results=seen.results - seen.features @ prior.mean)
+    rows, results = rest.whitened(whole)
     prior_factor = cho_factor(prior.covariance)
-    precision = cho_solve(prior_factor, np.eye(len(prior.mean))) + scaled.T @ scaled
+    precision = cho_solve(prior_factor, np.eye(len(prior.mean))) + rows.T @ rows
     factor = cho_factor(precision)
-    evidence = scaled.T @ rest
-    fitted = rest @ rest - evidence @ cho_solve(factor, evidence)
+    evidence = rows.T @ results
+    fitted = results @ results - evidence @ cho_solve(factor, evidence)
     volumes = np.log(np.diag(prior_factor[0])).sum() + np.log(np.diag(factor[0])).sum()
-    return float(-0.5 * fitted - volumes - np.log(noise[whole]).sum())
+    return float(-0.5 * fitted - volumes - seen.log_volume(whole))
 
 
 def solve_bounded(precision: Floats, evidence: Floats, at_least_zero: Mask) -> Floats:

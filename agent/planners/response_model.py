@@ -19,7 +19,7 @@ import numpy as np
 
 from agent.noise import slice_noise
 from agent.planners.influence_prior import Slopes, influence_slopes
-from agent.planners.regression import Fitted, Prior, fit_censored, log_evidence
+from agent.planners.regression import Fitted, Prior, Seen, fit_censored, log_evidence
 from agent.planners.relations import Relations, centered, relations, with_influence
 from agent.weights import Cell, Floats, cell_shares, plan_shares, share_row
 from mosaic.core.types.evaluation import FailureProfile
@@ -219,15 +219,6 @@ class ResponseModel:
         return np.asarray(features @ mean[:size] + mean[size])
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """What was seen of one objective: features (n, k), results and their noise (n,)."""
-
-    features: Floats
-    seen: Floats
-    noise: Floats
-
-
 def _fit(
     objective: str,
     related: Relations,
@@ -235,24 +226,23 @@ def _fit(
     measured: Sequence[MeasuredMixture],
     noise: float,
 ) -> _Objective:
-    """The coefficients of `related`, then the role, the luck of each mixture, the bias of looks.
+    """The coefficients of `related`, then the role, lucks that looks share, and the bias of looks.
 
     How far looks are off by themselves is what makes all that was seen most probable.
     """
     kinds = sorted({mixture.look for mixture in measured} - {""})
-    rows = _rows(objective, related, shares, measured, noise, kinds)
+    seen = _seen(objective, related, shares, measured, noise, kinds)
     deviations = dict.fromkeys(kinds, USUAL_LOOK_ERROR)
     for kind in kinds:
         likely = -np.inf
         for deviation in LOOK_ERRORS:
             tried = _prior(related, measured, {**deviations, kind: deviation})
             off = np.log(deviation / USUAL_LOOK_ERROR) / LOOK_ERROR_SPREAD
-            likelihood = log_evidence(rows.features, rows.seen, rows.noise, tried) - off * off / 2
+            likelihood = log_evidence(seen, tried) - off * off / 2
             if likelihood > likely:
                 likely, best = likelihood, deviation
         deviations[kind] = best
-    prior = _prior(related, measured, deviations)
-    fitted = fit_censored(rows.features, rows.seen, rows.noise, prior)
+    fitted = fit_censored(seen, _prior(related, measured, deviations))
     biases = fitted.mean[len(fitted.mean) - len(kinds) :]
     looks = {}
     for kind, bias in zip(kinds, biases.tolist(), strict=True):
@@ -260,14 +250,24 @@ def _fit(
     return _Objective(related, fitted, looks)
 
 
-def _rows(
+def _with_own_luck(measured: Sequence[MeasuredMixture]) -> list[int]:
+    """Places of the mixtures whose luck has a coefficient: looks, and what looks are added up of.
+
+    A look has the luck of its experts too, and its deviation is found out. The luck of all others
+    is theirs alone.
+    """
+    summed = {place for mixture in measured for place in mixture.experts}
+    return [place for place, one in enumerate(measured) if one.look or place in summed]
+
+
+def _seen(
     objective: str,
     related: Relations,
     shares: Floats,
     measured: Sequence[MeasuredMixture],
     noise: float,
     kinds: Sequence[str],
-) -> _Rows:
+) -> Seen:
     """Steering means of slices, and selection means. A sum of experts has their luck, too."""
     by_slice = related.features(shares)
     of_mean = related.mean_features(shares)
@@ -275,17 +275,20 @@ def _rows(
     base = [place for place, mixture in enumerate(measured) if not mixture.shares]
     by_slice[base, :, related.first_shared :] = 0.0
     of_mean[base, related.first_shared :] = 0.0
-    size, lucks = of_mean.shape[1], len(measured)
-    rows = np.zeros((lucks * (len(related.slices) + 1), size + 1 + lucks + len(kinds)))
+    own = {place: column for column, place in enumerate(_with_own_luck(measured), start=1)}
+    size, extras = of_mean.shape[1], 1 + len(own) + len(kinds)
+    rows = np.zeros((len(measured) * (len(related.slices) + 1), size + extras))
     seen: list[float] = []
     spread: list[float] = []
+    group: list[int] = []
     for number, mixture in enumerate(measured):
-        extra = np.zeros(1 + lucks + len(kinds))
-        extra[1 + number] = 1.0
+        extra = np.zeros(extras)
+        if number in own:
+            extra[own[number]] = 1.0
         for place, weight in mixture.experts.items():
-            extra[1 + place] += weight
+            extra[own[place]] += weight
         if mixture.look:
-            extra[1 + lucks + kinds.index(mixture.look)] = 1.0
+            extra[1 + len(own) + kinds.index(mixture.look)] = 1.0
         misfit = BASE_MISFIT if not mixture.shares else 0.0
         for place, name in enumerate(related.slices):
             mean = mixture.means.get((objective, name))
@@ -294,20 +297,26 @@ def _rows(
                 rows[len(seen), size:] = extra
                 seen.append(mean)
                 spread.append(np.sqrt(SLICE_MISFIT**2 + noise**2 + misfit**2))
+                group.append(number)
         if objective in mixture.selection:
             extra[0] = 1.0
             rows[len(seen), :size] = of_mean[number]
             rows[len(seen), size:] = extra
             seen.append(mixture.selection[objective])
             spread.append(np.sqrt(MEAN_MISFIT**2 + noise**2 / 4 + misfit**2))
-    return _Rows(rows[: len(seen)], np.array(seen), np.array(spread))
+            group.append(number)
+    luck = [0.0 if number in own else LUCK for number in group]
+    return Seen(
+        rows[: len(seen)], np.array(seen), np.array(spread), np.array(group), np.array(luck)
+    )
 
 
 def _prior(
     related: Relations, measured: Sequence[MeasuredMixture], deviations: Mapping[str, float]
 ) -> Prior:
     """What is believed of all coefficients; `deviations` is kind of look -> how far each is off."""
-    lucks = [deviations.get(mixture.look, LUCK) ** 2 for mixture in measured]
+    own = [measured[place] for place in _with_own_luck(measured)]
+    lucks = [deviations.get(mixture.look, LUCK) ** 2 for mixture in own]
     extra = np.array([ROLE_SD**2, *lucks, *[LOOK_BIAS_SD**2] * len(deviations)])
     prior = related.prior
     size = len(prior.mean)
