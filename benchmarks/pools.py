@@ -212,9 +212,11 @@ def building(source: Path, model: Path, out: Path, processes: int) -> dict[str, 
     What it takes to import libraries is not counted: it does not grow with the pool.
     """
     from training.data.build import BuildOptions, build
+    from training.data.counting import SCHEMA
 
     options = BuildOptions(max_length=4096, model=model, processes=processes)
     options.counter()
+    SCHEMA.empty_table()  # pyarrow imports pandas for the first one
     clocks = _clocks()
     build([source], out, options)
     return _since(clocks)

@@ -108,6 +108,7 @@ class ResponseModel:
         """
         self.cells = list(cells)
         self.slices: list[SliceKey] = []
+        self.mixtures = len(measured)
         self._objectives: dict[str, _Objective] = {}
         shares = np.array([share_row(self.cells, mixture.shares) for mixture in measured])
         center = np.array(share_row(self.cells, usual or dict.fromkeys(self.cells, 1.0)))

@@ -16,7 +16,7 @@ from typing import Literal
 
 from agent.methods import with_methods_of
 from agent.planners.base import Planner, PlannerSettings
-from agent.planners.response_model import looks_read, measured_mixtures
+from agent.planners.response_model import looks_read
 from agent.planners.search import Candidate, Surrogate
 from agent.weights import Weights, cell_shares, weights_of
 from mosaic.core.errors import UsageError
@@ -28,8 +28,8 @@ from tools.planning.toolbox import Toolbox
 # The slices that are looked at, and the examples that are asked for of the worst one.
 MAX_SLICES, MAX_EXAMPLES = 4, 3
 NEAR_TOP = 4.9
-# The trace is told of so many mixtures, which lie further apart than this (L1 over cells); of what
-# sets the first apart from the next, what is worth at least so much.
+# The trace is told of so many past trials and mixtures, which lie further apart than this (L1 over
+# cells); of what sets the first apart from the next, what is worth at least so much.
 SHOWN, APART, MENTIONED = 10, 0.05, 0.0005
 
 
@@ -43,7 +43,7 @@ class SurrogatePlanner:
 
         Raises UsageError if the limits leave fewer than `n` that differ.
         """
-        toolbox.past_rounds()
+        toolbox.past_rounds(last=SHOWN)
         worst = _look(observation, toolbox)
         surrogate = Surrogate(observation)
         for note in observation.notes:
@@ -120,7 +120,7 @@ def _tell_fit(observation: Observation, surrogate: Surrogate, toolbox: Toolbox) 
     slices: list[dict[str, object]] = []
     for (objective, name), effect in sorted(surrogate.slices.items()):
         slices.append({"objective": objective, "slice": name, "doubling": round(effect, 4)})
-    fitted: dict[str, object] = {"mixtures": len(measured_mixtures(observation)), "slices": slices}
+    fitted: dict[str, object] = {"mixtures": surrogate.model.mixtures, "slices": slices}
     if surrogate.looks:
         fitted["looks"] = _look_errors(surrogate)
         fitted["looks_left_out"] = len(observation.looks) - len(looks_read(observation))

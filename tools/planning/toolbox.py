@@ -123,9 +123,15 @@ class Toolbox:
         self.record("pool_stock", {"dataset": dataset}, answer)
         return answer
 
-    def past_rounds(self) -> list[Answer]:
-        """Each past round: plan, selection means, acceptance, forecast against outcome."""
-        lines = [self._past_round(past) for past in each_trial(self._observation.history)]
+    def past_rounds(self, last: int | None = None) -> list[Answer]:
+        """Each past round: plan, selection means, acceptance, forecast against outcome.
+
+        With `last` the base and so many of the latest.
+        """
+        past = each_trial(self._observation.history)
+        if last is not None and len(past) > last:
+            past = [*past[:1], *past[-last:]]
+        lines = [self._past_round(one) for one in past]
         self.record("past_rounds", {}, lines)
         return lines
 
