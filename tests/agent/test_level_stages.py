@@ -15,7 +15,7 @@ from mosaic.app.practice_check import method_findings
 from mosaic.app.views.cards import model_card
 from mosaic.app.views.compare import _answers, _Suite
 from mosaic.app.views.html import write_html
-from mosaic.app.views.levels import control_lines
+from mosaic.app.views.levels import control_lines, levels_line
 from mosaic.app.views.report_data import report_data
 from mosaic.app.views.story_text import story_text
 from mosaic.app.views.telling import story_of
@@ -193,7 +193,9 @@ def test_report_and_trace_say_what_was_learnt_from(finished):
     told = report_text(report_data(journal.folder))
     assert f"{rl.levels.judged.answers} judged answers" in told
     assert "judged_answers" in [event["kind"] for event in trace_data(journal.folder)]
-    assert "for a reward model" in story_text(story_of(journal.folder), 120)
+    story = story_text(story_of(journal.folder), 400)
+    assert "for a reward model" in story
+    assert levels_line(rl.levels) in story
 
 
 class CutGenerator(StandInGenerator):

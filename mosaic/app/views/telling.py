@@ -41,7 +41,7 @@ from mosaic.app.views.story import (
 )
 from mosaic.app.views.telling_audit import audited
 from mosaic.app.views.telling_looks import looked
-from mosaic.app.views.telling_practice import judged_answers, paired
+from mosaic.app.views.telling_practice import judged_answers, learnt, paired
 from mosaic.app.views.tool_turns import Conversation
 from mosaic.app.views.turns import Turns, said_messages
 from mosaic.core.errors import DamageError, MosaicError, UsageError
@@ -395,11 +395,7 @@ class Teller:
                         Bar(label=objective, mean=score.mean, low=score.low, high=score.high)
                     )
             parts.append(Bars(title="selection mean, as measured", bars=bars))
-        for stage in closed.trial.stages if closed is not None else []:
-            doubts = stage.levels.doubts if stage.levels else []
-            if doubts:
-                label = f"what levels of {stage.method} may not be"
-                parts.append(Words(by="MOSAIC", label=label, text="\n".join(doubts)))
+        parts += learnt(closed.trial.stages if closed is not None else [])
         if record.forecast:
             parts.append(outcome_table(record.forecast))
         verdict = "accepted" if record.accepted else "not accepted"

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from mosaic.app.views.levels import levels_line
 from mosaic.app.views.parts import count
-from mosaic.app.views.story import Table
+from mosaic.app.views.story import Table, Words
 from mosaic.core.types.events import JudgedAnswersEvent, PairedEvent
 from mosaic.core.types.preferences import JudgedReport, PairReport
+from mosaic.core.types.runs import Stage
 from prompts.levels import HIGHEST
 
 Told = tuple[str, list[str], Table]
@@ -58,3 +62,14 @@ def _left_out(report: PairReport | JudgedReport) -> list[str]:
     if report.unscored:
         facts.append(f"{count(report.unscored, 'answer')} without a score")
     return facts
+
+
+def learnt(stages: Sequence[Stage]) -> list[Words]:
+    """What stages that train for stated wishes learnt from, and what their levels may not be."""
+    found = []
+    for stage in stages:
+        if stage.levels is not None:
+            text = "\n".join([levels_line(stage.levels), *stage.levels.doubts])
+            label = f"what {stage.method} learnt from"
+            found.append(Words(by="MOSAIC", label=label, text=text))
+    return found
