@@ -14,24 +14,31 @@ from training.data.faults import Faults
 from training.data.importers.chats import check_numbers
 from training.data.importers.containers import read_file
 from training.data.importers.fields import Unusable
+from training.data.importers.json_rows import decoded_line, has_lines, lines_of
 from training.data.importers.reading import BadRow, Row, Unread
+from training.data.importers.streams import bare_suffix
 from training.data.learnable import LATE_SYSTEM, learnable_part, why_nothing
 from training.models.chat_template import LEARN, Chat, Message
 
 COLUMNS = (".parquet", ".arrow")
+JSON = (".jsonl", ".ndjson", ".json")
 
-PlacedRow = tuple[str, Row | BadRow]
-"""`file:line`, and the row there as plain data, or why it is none."""
+PlacedRow = tuple[str, Row | BadRow | bytes]
+"""`file:line`, and the row there as plain data, or why it is none, or a line of JSON not read yet."""
 PlacedExample = tuple[str, Example]
 
 
 def read_rows(path: Path) -> Iterator[PlacedRow]:
     """(file:line, row as plain data, or why it is none) of a file of pool rows.
 
-    Raises UsageError for a file that cannot be read.
+    Lines of JSON come as they are: decoding them is a part of the work on a row, which other
+    processes do. Raises UsageError for a file that cannot be read.
     """
     if not path.is_file():
         raise UsageError(f"{path}: no such file; give JSONL or Parquet files of pool rows")
+    if bare_suffix(path) in JSON and has_lines(path):
+        yield from lines_of(path)
+        return
     columns = path.suffix in COLUMNS
     for where, row in read_file(path):
         if isinstance(row, Unread):
@@ -86,9 +93,14 @@ def used_twice(where: str, identifier: str, first: str) -> str:
 
 
 def checked(
-    where: str, row: Row | BadRow, faults: Faults, defaults: Mapping[str, object] | None = None
+    where: str,
+    row: Row | BadRow | bytes,
+    faults: Faults,
+    defaults: Mapping[str, object] | None = None,
 ) -> Example | None:
     """A row as an example that can be trained on; None, and a fault added, if it cannot be."""
+    if isinstance(row, bytes):
+        row = decoded_line(row)
     if isinstance(row, BadRow):
         faults.add(f"{where}: {row.reason}")
         return None

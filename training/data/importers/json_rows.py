@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import io
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -67,17 +68,24 @@ def _plain(value: object) -> Row | BadRow:
 _decoder = strict_decoder(quote=True)
 
 
-def read_lines(path: Path) -> Read:
-    """Lines of JSON objects."""
+def lines_of(path: Path) -> Iterator[tuple[str, bytes]]:
+    """(place, line) of each line that is not empty, for who decodes it elsewhere."""
     with binary(path) as stream:
         for number, line in enumerate(stream, start=1):
             if line.startswith(codecs.BOM_UTF8):
                 line = line.replace(codecs.BOM_UTF8, b"", 1)
             if line.strip():
-                yield f"{path}:{number}", _decoded_line(line)
+                yield f"{path}:{number}", line
 
 
-def _decoded_line(line: bytes) -> Row | BadRow:
+def has_lines(path: Path) -> bool:
+    """Whether a file of JSON begins with an object on a line of its own, so that `lines_of` reads it."""
+    with binary(path) as start:
+        first, line, rest = _beginning(start)
+    return first == "{" and _stands_alone(line, rest)
+
+
+def decoded_line(line: bytes) -> Row | BadRow:
     """One line as a row. Joined files have byte order marks in the middle too."""
     try:
         return _plain(_decoder.decode(line.decode("utf-8").lstrip(BOM)))
@@ -100,7 +108,8 @@ def read_json(path: Path) -> ReadFile:
         return
     if bare_suffix(path) == ".json" and not first.startswith("{"):
         raise UsageError(f"{path}: neither an array of objects nor lines of objects")
-    yield from read_lines(path)
+    for where, text in lines_of(path):
+        yield where, decoded_line(text)
 
 
 def _beginning(stream: IO[bytes]) -> tuple[str, str, str]:
@@ -189,7 +198,7 @@ def _lines_from(path: Path, first: int) -> Read:
     with binary(path) as stream:
         for number, line in enumerate(stream, start=1):
             if number >= first and line.strip().removeprefix(codecs.BOM_UTF8):
-                yield f"{path}:{number}", _decoded_line(line)
+                yield f"{path}:{number}", decoded_line(line)
 
 
 def _unwrapped(path: Path, text: str, value: Row, name: str) -> ReadFile:
