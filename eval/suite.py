@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -106,7 +107,7 @@ def _lines(folder: Path, role: str, faults: list[str]) -> Iterator[tuple[str, Pr
     path = folder / f"{role}.jsonl"
     defaults = read_defaults(folder)
     try:
-        lines = path.read_bytes().split(b"\n")
+        lines = path.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
     except OSError as error:
         raise UsageError(
             f"{path}: {error.strerror}; a suite folder holds steering, selection and audit.jsonl"

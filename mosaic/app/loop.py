@@ -17,6 +17,7 @@ from agent.planners.toolbox import open_toolbox
 from eval.chat.client import ChatUnavailable
 from mosaic.app import runs
 from mosaic.app.config import RunConfig
+from mosaic.app.decisions import Question, waiting_question
 from mosaic.app.notices import Tell, told
 from mosaic.app.progress import Bars
 from mosaic.app.standing import note_end, noted
@@ -231,6 +232,14 @@ def stop_signals(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
+def _asked(question: Question) -> str:
+    """What became of a question about plans."""
+    made = question.decision
+    if made is None:
+        return "waits for a decision on plans that were proposed"
+    return f"was decided ({made.kind} by {made.by}), which the next controller takes up"
+
+
 def propose(
     folder: Path, config: RunConfig, say: Callable[[str], None] = lambda text: None
 ) -> dict[str, object]:
@@ -242,6 +251,9 @@ def propose(
     runs.same_inputs(folder, config, run_digests(config, inputs))
     journal = Journal.open(folder)
     try:
+        question = waiting_question(journal)
+        if question is not None:
+            say(f"round {question.request.round} {_asked(question)}; this is another proposal")
         context = build_context(config, folder, journal, inputs)
         state, settings = context.state, context.settings
         if not state.rounds or state.calibration is None or state.latest is None:

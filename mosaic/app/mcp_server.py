@@ -14,10 +14,10 @@ from typing import Any, ParamSpec
 from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 
-from agent.planners.base import LlmPlannerConfig
 from mosaic import __version__
 from mosaic.app import decisions, loop, runs
 from mosaic.app.files import parse_plan
+from mosaic.app.uncounted import uncounted
 from mosaic.app.views.report_data import report_data, status_data
 from mosaic.app.views.trace import trace_data
 from mosaic.core.errors import MosaicError, UsageError
@@ -82,12 +82,9 @@ def make_server(root: Path) -> MCPServer:
         """
         folder = _folder(root, run)
         config = runs.run_config(folder)
-        if isinstance(config.planner, LlmPlannerConfig) and not may_cost_money:
-            raise UsageError(
-                f"the planner of {run} is the model {config.planner.chat.model}: a proposal asks it in up "
-                f"to {config.planner.max_calls} calls, which the limits of the run do not count and which "
-                "may cost money; ask a person, then call again with may_cost_money: true"
-            )
+        told = uncounted(config)
+        if told is not None and not may_cost_money:
+            raise UsageError(f"{told}; ask a person, then call again with may_cost_money: true")
         return dict(loop.propose(folder, config))
 
     @server.tool()

@@ -98,9 +98,6 @@ def standing_of(journal: Journal, *, finished: bool) -> Standing:
         since = began.at if began else None
         stop = f"python -m mosaic stop {folder}"
         return Standing(state="running", by=doing, since=since, stage=stage, next=stop)
-    if finished:
-        since = ended.at if ended else None
-        return Standing(state="finished", since=since, next=f"python -m mosaic report {folder}")
     question = waiting_question(journal)
     if question is not None and question.decision is None:
         return Standing(
@@ -113,6 +110,9 @@ def standing_of(journal: Journal, *, finished: bool) -> Standing:
         made = question.decision
         why = f"round {made.round}: {made.kind} by {made.by}; no controller has taken it up yet"
         return Standing(state="decided", by=made.by, why=why, next=resume)
+    if finished and not _went_on(journal, began, ended):
+        since = ended.at if ended else None
+        return Standing(state="finished", since=since, next=f"python -m mosaic report {folder}")
     if ended is not None and ended.fence == int(journal.meta("fence")):
         state = _STATES[ended.kind]
         return Standing(state=state, since=ended.at, why=ended.why, next=resume)
@@ -125,6 +125,15 @@ def standing_of(journal: Journal, *, finished: bool) -> Standing:
         why="its controller is gone and has not said how it ended; nothing finished is lost",
         next=resume,
     )
+
+
+def _went_on(journal: Journal, began: Began | None, ended: Ended | None) -> bool:
+    """Whether a run that was finished was extended since: the audit stands until a round closes."""
+    if began is None or ended is None:
+        return False
+    if ended.fence == int(journal.meta("fence")):
+        return ended.kind != "finished"
+    return began.fence > ended.fence  # a later one is gone without a word
 
 
 _STATES: dict[Ending, Literal["stopped", "paused", "failed"]] = {

@@ -182,6 +182,19 @@ def test_the_command_line_drops_by_number(several, asked):
     assert request.plans[0].plan_digest in text.split('"kept"')[1]
 
 
+def test_a_plan_that_is_edited_twice_is_refused(asked, tmp_path):
+    folder, _ = asked
+    request = pending(folder)
+    file = tmp_path / "plan.json"
+    file.write_text(canonical_json(request.plans[0].plan.json_data()))
+    for first, second in ((f"1={file}", f"1={file}"), (str(file), str(file))):
+        call = ["approve", str(folder), "--edit", first, "--edit", second]
+        answer = CliRunner().invoke(app, call)
+        assert isinstance(answer.exception, UsageError)
+        assert "is edited twice" in str(answer.exception)
+    assert pending(folder) == request
+
+
 def test_the_form_ticks_and_edits_each_plan_by_its_own_fields(asked):
     folder, _ = asked
     request = pending(folder)

@@ -3,7 +3,11 @@
 import json
 import shutil
 
-from mosaic.app.config_file import BUNDLED
+import pytest
+
+from mosaic.app.config_file import BUNDLED, load_config
+from mosaic.app.uncounted import check_consent
+from mosaic.core.errors import UsageError
 from mosaic.core.journal import Journal
 from mosaic.core.types.events import ToolCall
 from mosaic.core.types.records import AskPlanner
@@ -73,3 +77,22 @@ def test_an_outage_pauses_the_run_and_resume_lets_the_model_plan(tmp_path):
     )
     key = KEY.encode()
     assert all(p.is_dir() or key not in p.read_bytes() for p in folder.rglob("*"))
+
+
+def test_a_plan_that_no_limit_counts_is_asked_for_only_if_that_is_agreed_to():
+    """`plan` and `replay` ask the model outside of the run."""
+    chat = "planner.chat.base_url=http://127.0.0.1:9/v1"
+    free = load_config("lab", ["planner.kind=llm", chat, "planner.chat.model=m"])
+    limited = free.model_copy(
+        update={"budget": free.budget.model_copy(update={"planner_tokens": 9})}
+    )
+    said = []
+    with pytest.raises(UsageError, match=r"the model m .* do not count .*add --may-cost-money"):
+        check_consent(limited, False, said.append)
+    assert said == []
+    check_consent(limited, True, said.append)
+    check_consent(free, False, said.append)
+    assert len(said) == 2
+    assert "may cost money" in said[0]
+    check_consent(load_config("lab"), False, said.append)
+    assert len(said) == 2

@@ -64,7 +64,7 @@ def test_a_planner_that_costs_money_is_asked_only_if_that_is_agreed_to(finished)
     asked = ask(finished.parent, "propose_plan", run="run")
     assert asked.is_error
     said = asked.content[0].text
-    assert "the planner of run is the model mosaic" in said
+    assert "a plan asks the model mosaic" in said
     assert "may_cost_money: true" in said
     agreed = ask(finished.parent, "propose_plan", run="run", may_cost_money=True)
     # Every planned round has run, so that nobody is asked; but nothing is in the way.

@@ -136,6 +136,24 @@ def test_why_a_round_was_chosen_is_said_with_its_numbers(report):
         assert f"round {second.round}, by {second.shortfall:.2f}" in sentence
 
 
+def test_rounds_that_came_to_the_same_are_not_told_apart(report):
+    first = report.ranking[0].model_copy(update={"best": 0.3})
+    second = first.model_copy(update={"round": first.round + 1, "best": 0.4})
+    alike = {"ranking": [first, second], "chosen": first.round}
+    told = report.model_copy(update=alike)
+    assert "their volumes are equal too, and it is the earlier one" in why_chosen(told)
+    assert "it is the earlier one: what the two came to is equal" in " ".join(unknowns(told))
+    free = told.model_copy(update={"targets": dict.fromkeys(report.targets)})
+    assert "was chosen as the earliest of equal volume" in why_chosen(free)
+
+
+def test_a_target_of_a_constraint_is_none_that_a_round_is_chosen_by(report):
+    targets = dict.fromkeys(report.targets) | {"retention": 4.5}
+    assert "retention" not in report.traded
+    told = why_chosen(report.model_copy(update={"targets": targets}))
+    assert "targets" not in told
+
+
 def test_what_the_run_could_not_know_is_said(report):
     text = " ".join(unknowns(report))
     assert "2 trainings of one mixture" in text

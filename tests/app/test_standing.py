@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 
 import pytest
 from typer.testing import CliRunner
@@ -92,6 +93,31 @@ def test_a_controller_that_ended_without_a_word_is_dead_and_the_next_one_makes_t
         raise PausedError("full")
     journal.close()
     assert stands(folder).state == "paused"
+
+
+@pytest.mark.parametrize(
+    ("error", "state"), [(PausedError("no money is left"), "paused"), (None, "finished")]
+)
+def test_a_finished_run_that_was_extended_is_what_its_next_controller_says(folder, error, state):
+    """Its audit stands until another round closes."""
+    for ends in (None, error):
+        journal = Journal.open(folder)
+        journal.acquire()
+        with suppress(PausedError), noted(journal):
+            if ends is not None:
+                raise ends
+        journal.close()
+    assert stands(folder, finished=True).state == state
+    journal = Journal.open(folder)
+    journal.acquire()
+    journal.keep("controller", began_of(journal))
+    journal.close()
+    assert stands(folder, finished=True).state == "dead"
+
+
+def began_of(journal):
+    """What a controller notes that is then killed."""
+    return json.dumps({"fence": journal.fence, "process": 1, "host": "here", "at": 0.0})
 
 
 def test_a_run_that_another_process_holds_is_running(held):

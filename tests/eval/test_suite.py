@@ -1,3 +1,4 @@
+import codecs
 import json
 from dataclasses import replace
 
@@ -123,6 +124,13 @@ def test_lines_end_at_line_feeds_only_and_blank_ones_are_passed_over(tmp_path):
     ]
     with pytest.raises(UsageError, match=r"steering\.jsonl:4: "):
         load(write(tmp_path, "", text, "", "{broken"))
+
+
+def test_a_byte_order_mark_before_the_first_prompt_is_passed_over(tmp_path):
+    folder = write(tmp_path, json.dumps(prompt()))
+    path = folder / "steering.jsonl"
+    path.write_bytes(codecs.BOM_UTF8 + path.read_bytes())
+    assert len(load(folder).prompts) == 1
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import typer
 
 from mosaic.app.cli.options import APPROVE, Json, Request, Run
 from mosaic.app.terminal import emit, say
+from mosaic.core.errors import UsageError
 
 if TYPE_CHECKING:
     from mosaic.core.types.plans import Decision
@@ -67,6 +68,9 @@ def approve(
     edits, edited = {}, None
     for text in edit or ():
         number, file = _numbered(text)
+        if number in edits or (number is None and edited is not None):
+            which = "the plan" if number is None else f"plan {number}"
+            raise UsageError(f"--edit {text}: {which} is edited twice; give one file for it")
         if number is None:
             edited = read_plan(Path(file))
         else:

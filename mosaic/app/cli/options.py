@@ -31,3 +31,7 @@ Template = Annotated[
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="Override a config value: a.b=c.")
 ]
+MayCostMoney = Annotated[
+    bool,
+    typer.Option("--may-cost-money", help="Ask a model although no limit of the run counts it."),
+]

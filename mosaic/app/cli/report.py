@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mosaic.app.cli.options import READ, Json, RoundOption, Run
+from mosaic.app.cli.options import READ, Json, MayCostMoney, RoundOption, Run
 from mosaic.app.terminal import columns, emit, number, say, show, table
 from mosaic.core.errors import UsageError
 
@@ -135,7 +135,7 @@ def trace(
     elif as_json:
         emit(events.trace_data(folder, round_))
     else:
-        print(story_text(story_of(folder, round_), terminal_width()))
+        print(story_text(story_of(folder, round_), terminal_width(), str(folder)))
 
 
 @commands.command(rich_help_panel=READ)
@@ -234,13 +234,18 @@ def replay(
         str,
         typer.Option("--planner", help="profile, static, random, need; llm if the config has one."),
     ],
+    may_cost_money: MayCostMoney = False,
     as_json: Json = False,
 ) -> None:
     """Show what another planner would have proposed each round; executes nothing."""
     from mosaic.app.replay import replay as replayed
-    from mosaic.app.runs import find_run
+    from mosaic.app.runs import find_run, run_config
+    from mosaic.app.uncounted import check_consent
 
-    lines = replayed(find_run(run), planner)
+    folder = find_run(run)
+    if planner == "llm":
+        check_consent(run_config(folder), may_cost_money, say)
+    lines = replayed(folder, planner)
     if as_json:
         emit([line.json_data() for line in lines])
         return

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mosaic.app.cli.options import RUN, Config, Json, Overrides, Run
+from mosaic.app.cli.options import RUN, Config, Json, MayCostMoney, Overrides, Run
 from mosaic.app.terminal import columns, emit, say
 
 commands = typer.Typer()
@@ -90,11 +90,14 @@ def finish(folder: Path, as_json: bool) -> None:
 
 
 @commands.command(rich_help_panel=RUN)
-def plan(run: Run) -> None:
+def plan(run: Run, may_cost_money: MayCostMoney = False) -> None:
     """Propose and check the next plan of a run; execute and record nothing."""
     from mosaic.app import runs
     from mosaic.app.loop import propose
+    from mosaic.app.uncounted import check_consent
 
     folder = runs.find_run(run)
-    emit(propose(folder, runs.run_config(folder), say))
-    say(f"to execute plans: python -m mosaic resume {folder}")
+    config = runs.run_config(folder)
+    check_consent(config, may_cost_money, say)
+    emit(propose(folder, config, say))
+    say(f"to go on with the run: python -m mosaic resume {folder}")

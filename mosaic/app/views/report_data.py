@@ -95,7 +95,7 @@ def report_of(journal: Journal, state: RunState) -> Report:
         floors={name: o.floor for name, o in config.objectives.items()},
         state=standing.state,
         why=standing.why,
-        stop=audit.stop if audit else None,
+        stop=audit.stop if audit and standing.state == "finished" else None,
         rounds=rounds,
         calibration=_calibration(state.calibration),
         static=static_of(journal.folder, state),

@@ -252,16 +252,21 @@ def why_chosen(report: Report) -> str:
     if not others:
         return f"{lead} because it is the only planned round of the archive."
     second = others[0]
-    if not any(target is not None for target in report.targets.values()):
+    # Targets of constraints count for `stop.at_targets` only.
+    if all(report.targets.get(name) is None for name in report.traded):
+        if first.volume == second.volume:
+            return f"{lead} as the earliest of equal volume, {_volumes(first, second)}."
         return f"{lead} for its volume, {_volumes(first, second)}."
     short = (
         f"{lead} because it is expected to fall short of the targets by {first.shortfall:.2f} "
         f"points in all, noise counted, the next best, round {second.name}, by "
         f"{second.shortfall:.2f}"
     )
-    if first.shortfall == second.shortfall:
-        return f"{short}; of the two its volume is greater, {_volumes(first, second)}."
-    return f"{short}."
+    if first.shortfall != second.shortfall:
+        return f"{short}."
+    if first.volume == second.volume:
+        return f"{short}; their volumes are equal too, and it is the earlier one."
+    return f"{short}; of the two its volume is greater, {_volumes(first, second)}."
 
 
 def _volumes(first: RankedShape, second: RankedShape) -> str:
@@ -336,6 +341,10 @@ def _chances(report: Report) -> list[str]:
         lines.append(
             f"Round {chosen.name} is chosen because it is expected to miss its targets by less: "
             f"{chosen.shortfall:.3f} points in all, round {rival.name} {rival.shortfall:.3f}."
+        )
+    elif rival.volume == chosen.volume:
+        lines.append(
+            f"Round {chosen.name} is chosen because it is the earlier one: what the two came to is equal."
         )
     else:
         lines.append(

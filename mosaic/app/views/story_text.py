@@ -41,14 +41,16 @@ def terminal_width() -> int:
     return max(MIN_WIDTH, shutil.get_terminal_size((PIPE_WIDTH, 24)).columns)
 
 
-def story_text(story: Story, width: int) -> str:
-    """The whole story, folded parts as a line each."""
+def story_text(story: Story, width: int, folder: str = "") -> str:
+    """The whole story, folded parts as a line each. `folder` is where the run lies, for commands."""
     lines = [*wrapped(f"{story.run}: planner {story.planner}; {LEGEND}", width)]
     for chapter in story.chapters:
         lines += ["", *chapter_lines(chapter, width)]
     lines += [
         "",
-        *wrapped(f"more of one event: python -m mosaic trace {story.run} --event ID", width),
+        *wrapped(
+            f"more of one event: python -m mosaic trace {folder or story.run} --event ID", width
+        ),
     ]
     return "\n".join(lines)
 
