@@ -219,7 +219,7 @@ def _rationale(
             f"Doubling {slice_.objective}'s tokens "
             f"is believed to add {effect:.2f} to {slice_.slice}."
         )
-    changes = ", ".join(f"{objective} {change:+.2f}" for objective, change in expected.items())
+    changes = ", ".join(f"{objective} {change:+z.2f}" for objective, change in expected.items())
     sentences.append(f"Expected against what was measured last: {changes}.")
     return " ".join(sentences)
 

@@ -15,6 +15,7 @@ from mosaic.app.views.alternatives import alternatives, caption_of, inside
 from mosaic.app.views.compare import OpenedRun, compare, why_apart
 from mosaic.app.views.compare_text import compare_text
 from mosaic.app.views.html import write_comparison, write_html
+from mosaic.app.views.parts import signed
 from mosaic.app.views.plot_theme import DARK, LIGHT
 from mosaic.app.views.report_data import load, report_data
 from mosaic.app.views.result import compared, headline, unknowns, why_chosen
@@ -117,6 +118,11 @@ def test_the_first_line_says_that_a_result_is_worse_than_the_static_mixture(repo
     first, *_ = report_text(worse(report)).splitlines()
     assert "; worse than the pools' own proportions: safety -0.40 (-0.60 to -0.20)" in first
     assert "worse than" not in report_text(report.model_copy(update={"audit": None}))
+
+
+@pytest.mark.parametrize(("value", "told"), [(-0.001, "+0.00"), (0.2, "+0.20"), (None, "-")])
+def test_a_difference_that_rounds_to_nothing_has_no_minus(value, told):
+    assert signed(value) == told
 
 
 def test_the_headline_holds_the_result_against_the_static_mixture_before_the_base(report):

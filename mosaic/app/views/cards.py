@@ -156,7 +156,7 @@ def against(change: Difference | None) -> str:
         word = "better"
     elif change.high < 0:
         word = "worse"
-    return f"{word}: {change.mean:+.2f} ({change.low:+.2f} to {change.high:+.2f})"
+    return f"{word}: {change.mean:+z.2f} ({change.low:+z.2f} to {change.high:+z.2f})"
 
 
 def _fallen_lines(round_: Round, report: Report) -> list[str]:

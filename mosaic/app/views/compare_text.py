@@ -67,7 +67,9 @@ def _facts(run: RunColumn) -> list[str]:
 def _pair_lines(pair: RunPair) -> list[str]:
     lines = [f"{pair.other} less {pair.first}, on equal prompts"]
     for objective, change in pair.changes.items():
-        lines.append(f"  {objective}: {change.mean:+.2f} ({change.low:+.2f} to {change.high:+.2f})")
+        lines.append(
+            f"  {objective}: {change.mean:+z.2f} ({change.low:+z.2f} to {change.high:+z.2f})"
+        )
     for objective, reason in pair.apart.items():
         lines.append(f"  {objective}: not compared, {reason}")
     if pair.config:

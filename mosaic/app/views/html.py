@@ -17,6 +17,7 @@ from mosaic.app.views import plots
 from mosaic.app.views.alternatives import Alternative, alternatives, caption_of
 from mosaic.app.views.compare import RunComparison
 from mosaic.app.views.levels import levels_line
+from mosaic.app.views.parts import signed
 from mosaic.app.views.report_data import INFLUENCE, PARTS, load
 from mosaic.app.views.result import target_text, worse_sentences
 from mosaic.app.views.spending import spending_lines
@@ -117,6 +118,7 @@ def _style() -> str:
 def add_result_filters(environment: Environment) -> None:
     """What the templates of a result call."""
     environment.filters["score"] = _score
+    environment.filters["signed"] = signed
     environment.filters["slug"] = lambda text: str(text).replace(" ", "-")
     environment.filters["target_text"] = target_text
     environment.filters["told_text"] = told_text

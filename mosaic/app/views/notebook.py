@@ -76,4 +76,4 @@ def _score(score: Score | None) -> str:
 def _change(change: Difference | None) -> str:
     if change is None:
         return "-"
-    return f"{change.mean:+.2f} ({change.low:+.2f} to {change.high:+.2f})"
+    return f"{change.mean:+z.2f} ({change.low:+z.2f} to {change.high:+z.2f})"

@@ -34,7 +34,8 @@ def figure(value: object) -> str:
 
 
 def signed(value: object) -> str:
-    return f"{value:+.2f}" if isinstance(value, int | float) else "-"
+    """A difference with its sign and two digits, or a dash if there is none; what rounds to 0 is +0.00."""
+    return f"{value:+z.2f}" if isinstance(value, int | float) else "-"
 
 
 def percent(value: object) -> str:
@@ -76,7 +77,7 @@ def slice_note(slice_: SliceProfile) -> str:
     if slice_.failure_rate is not None:
         notes.append(f"{100 * slice_.failure_rate:.0f} % fail")
     if slice_.significant and slice_.change is not None:
-        notes.append(f"{slice_.change:+.2f} since the last round")
+        notes.append(f"{slice_.change:+z.2f} since the last round")
     if slice_.reliability != "high":
         notes.append(f"reliability {slice_.reliability}")
     return ", ".join(notes)

@@ -205,7 +205,7 @@ def comparison_text(found: Sequence[Comparison]) -> str:
 def difference_text(one: Comparison) -> str:
     change = one.change
     name = one.objective.replace("_", " ")
-    return f"{name} {change.mean:+.2f} ({change.low:+.2f} to {change.high:+.2f})"
+    return f"{name} {change.mean:+z.2f} ({change.low:+z.2f} to {change.high:+z.2f})"
 
 
 def worse_sentences(report: Report) -> list[str]:

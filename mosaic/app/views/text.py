@@ -279,7 +279,7 @@ def _changes(names: Sequence[str], changes: Mapping[str, Difference]) -> str:
     cells = []
     for name in names:
         change = changes.get(name)
-        text = f"{change.mean:+.2f} ({change.low:+.2f}/{change.high:+.2f})" if change else "-"
+        text = f"{change.mean:+z.2f} ({change.low:+z.2f}/{change.high:+z.2f})" if change else "-"
         cells.append(f"{text:>{max(MIN_CELL, len(name))}}")
     return "  ".join(cells)
 
@@ -354,9 +354,11 @@ def _plan_lines(shown: ProposedPlan) -> list[str]:
         )
     broken = [f"{v.path}: {v.rule}" for v in shown.violations]
     lines += ["", "violations: " + (", ".join(broken) if broken else "none")]
-    predicted = [f"{p.objective} {p.change:+.2f} (at least {p.low:+.2f})" for p in shown.predicted]
+    predicted = [
+        f"{p.objective} {p.change:+z.2f} (at least {p.low:+z.2f})" for p in shown.predicted
+    ]
     lines.append("predicted by the surrogate: " + (", ".join(predicted) or "nothing"))
-    expected = [f"{o} {change:+.2f}" for o, change in shown.expected.items()]
+    expected = [f"{o} {change:+z.2f}" for o, change in shown.expected.items()]
     lines.append("expected by the planner: " + (", ".join(expected) or "nothing"))
     lines += ["", "+-- the planner's words (not checked) " + "-" * 40]
     words = textwrap.wrap(shown.rationale, 74) or ["(none)"]

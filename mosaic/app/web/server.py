@@ -117,7 +117,6 @@ class Site:
         add_filters(self._templates)
         add_result_filters(self._templates)
         self._templates.filters["share"] = _percent
-        self._templates.filters["signed"] = _signed
         self._templates.filters["badge"] = lambda state: BADGES.get(state, "")
         self._templates.filters["iso"] = _iso
 
@@ -439,10 +438,6 @@ def _back(folder: Path) -> Response:
 
 def _percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f}"
-
-
-def _signed(change: float | None) -> str:
-    return "-" if change is None else f"{change:+.2f}"
 
 
 def _iso(at: float) -> str:
