@@ -95,8 +95,7 @@ def add_nodes(nodes: Any) -> None:
             return
         try:
             nodes.add_node(num_cpus=CPUS)
-        except Exception as error:
-            # Ray raises a bare Exception if a node has not started within 30 s, as on a busy machine.
+        except Exception as error:  # Ray raises a bare one if a node takes over 30 s to start
             print(f"a node did not start: {error}", file=sys.stderr)
     if len(nodes.worker_nodes) < NODES:
         raise CannotRun(f"{len(nodes.worker_nodes)} of {NODES} nodes of Ray started")

@@ -57,7 +57,7 @@ class Relations:
     `own`, `kin`, `namesake` have shape (slices, cells), `shared` (data sets and cells, cells): the
     weights of cells in each share. `prior` is over the coefficients, in this order, four for each
     slice. `turn` (cells,) is how far influence would turn the slopes, of each log share; None if
-    there is no influence. `center` (slices, coefficients) is taken off the logarithms, so that a
+    influence was not estimated. `center` (slices, coefficients) is taken off the logarithms, so that a
     coefficient says what moving away from one mixture does, and the level of a slice says nothing of
     what data do.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, create_model
 
@@ -50,9 +50,9 @@ class _Reply(BaseModel):
 def reply_model(items: ItemSet) -> type[BaseModel]:
     """The typed L3 schema of a reply: first a reason, then each channel's items in order."""
     channels = {c.name: (_channel_model(items.name, c), ...) for c in items.channels}
-    fields = {"reason": (str, ...), **channels}
-    # The stubs know fields by keyword only, and these names are known at run time.
-    return create_model(items.name, __base__=_Reply, **fields)  # type: ignore[call-overload]
+    # Name -> (type, default). The names are known at run time only.
+    fields: dict[str, Any] = {"reason": (str, ...), **channels}
+    return create_model(items.name, __base__=_Reply, **fields)
 
 
 def _channel_model(name: str, channel: Channel) -> type[BaseModel]:

@@ -21,7 +21,7 @@ def uncounted(config: RunConfig) -> str | None:
 
 
 def check_consent(config: RunConfig, agreed: bool, say: Callable[[str], None]) -> None:
-    """Say what no limit counts. Raises UsageError where the config sets one and nobody `agreed`."""
+    """Say what no limit counts. Raises UsageError if the config sets one and nobody `agreed`."""
     told = uncounted(config)
     if told is None:
         return

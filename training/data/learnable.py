@@ -14,7 +14,7 @@ LATE_SYSTEM = "messages: a system message comes after the first message"
 
 
 def learnable_part(messages: Chat) -> Chat:
-    """The messages up to the last answer that is learnt; none if there is no such answer.
+    """The messages up to the last answer that is learnt; empty without such an answer.
 
     >>> learnable_part([{"role": "assistant", "content": "a"}, {"role": "user", "content": "b"}])
     [{'role': 'assistant', 'content': 'a'}]

@@ -101,7 +101,7 @@ def _csv(path: Path) -> Read:
             elif cells == header:
                 yield f"{path}:{number}", BadRow("the header again, as in files that were joined")
             else:
-                # An empty cell is the only way in which a table can say that there is no value.
+                # An empty cell is the only way a table has to leave a value out.
                 values = [cell or None for cell in cells]
                 yield f"{path}:{number}", dict(zip(header, values, strict=True))
 
