@@ -286,7 +286,7 @@ def test_json_text_stands_for_an_object_only_where_no_text_may_stand():
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.text(min_size=1), st.lists(st.text(), max_size=3))
+@given(st.text(min_size=1).filter(str.strip), st.lists(st.text(), max_size=3))
 def test_a_stream_is_the_reply_that_it_streams(text, arguments):
     calls = []
     for number, argument in enumerate(arguments):
